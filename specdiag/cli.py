@@ -1,0 +1,198 @@
+"""The command line: a skin over the library. Results on stdout, progress and errors on stderr.
+
+Nothing heavy is imported before a command runs, so that `specdiag --help` answers at once.
+"""
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from specdiag.checkpoint import Checkpoint, Tensor
+    from specdiag.layers import Layer
+
+# Multiplications of about two seconds of work; a progress bar for less would only flicker.
+_LONG = 5e10
+
+# What the library raises, each with one line that says what is wrong and what to do.
+_ERRORS = (ValueError, OSError, MemoryError)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="specdiag")
+def cli() -> None:
+    """Read a neural network's health from the eigenvalue spectra of its weights."""
+
+
+@cli.command()
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="FILE..."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, NaN as null.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a row a matrix.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write the xarray Dataset, eigenvalues included, as netCDF.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(file_okay=False, writable=True, path_type=Path),
+    metavar="DIR",
+    help="Draw the spectrum of every fitted layer, and alpha by layer, into this folder.",
+)
+@click.option("--layers", metavar="GLOB", help="Only matrices whose name matches, e.g. '*.query*'.")
+@click.option(
+    "--min-eigenvalues",
+    type=click.IntRange(min=2),
+    default=50,
+    show_default=True,
+    help="Skip matrices with fewer; a matrix with fewer above rounding is degenerate.",
+)
+@click.option("--include-embeddings", is_flag=True, help="Measure embedding tables too.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def alpha(
+    files: tuple[Path, ...],
+    as_json: bool,
+    as_csv: bool,
+    output: Path | None,
+    plot: Path | None,
+    layers: str | None,
+    debug: bool,
+    **settings: Any,
+) -> None:
+    """Fit a power law to the spectrum of every weight matrix of each FILE.
+
+    A FILE is a .ckpt, .pt, .pth, .bin or .safetensors file, an index of shards (*.index.json), or
+    a folder that holds one of these. No code in it is ever run.
+
+    \b
+    Examples:
+      specdiag alpha model.safetensors
+      specdiag alpha last.ckpt --layers '*.to_qkv.*' --plot figures
+      specdiag alpha a.pt b.pt -o both.nc
+    """
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other")
+    if output and not output.resolve().parent.is_dir():
+        raise click.UsageError(f"-o {output}: there is no folder {output.parent}")
+    if plot and not find_spec("matplotlib"):
+        raise click.UsageError("--plot needs matplotlib: pip install 'specdiag[figures]'")
+    from specdiag import tables
+
+    checkpoints, measured = [], []
+    failed = False
+    for file in files:
+        try:
+            checkpoint, found = _measure(file, layers, settings)
+        except _ERRORS as error:
+            if debug:
+                raise
+            _complain(error)
+            failed = True
+        else:
+            checkpoints.append(checkpoint)
+            measured.append(found)
+    if as_json:
+        click.echo(tables.as_json(checkpoints, measured))
+    elif as_csv:
+        click.echo(tables.as_csv(checkpoints, measured), nl=False)
+    else:
+        _print_tables(checkpoints, measured)
+    if checkpoints and (output or plot):
+        _write(checkpoints, measured, {"layers": layers, **settings}, output, plot)
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def _complain(error: Exception) -> None:
+    from specdiag.tables import printable
+
+    click.echo(f"specdiag: {printable(str(error) or 'not enough memory')}", err=True)
+
+
+def _measure(
+    file: Path, pattern: str | None, settings: dict[str, Any]
+) -> tuple["Checkpoint", list["Layer"]]:
+    from specdiag.checkpoint import open_checkpoint
+    from specdiag.layers import matrices, measure
+
+    checkpoint = open_checkpoint(file)
+    tensors = matrices(checkpoint, pattern)
+    return checkpoint, list(_with_progress(measure(tensors, **settings), tensors, checkpoint.name))
+
+
+def _with_progress(
+    measured: Iterator["Layer"], tensors: Sequence["Tensor"], label: str
+) -> Iterator["Layer"]:
+    """Yield the layers, with a progress bar on a terminal's stderr when they will take long."""
+    costs = [math.prod(t.shape) * min(t.shape[:2]) for t in tensors]
+    if sum(costs) < _LONG or not sys.stderr.isatty():
+        yield from measured
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=sum(costs))
+        for layer, cost in zip(measured, costs, strict=True):
+            progress.advance(task, cost)
+            yield layer
+
+
+def _print_tables(
+    checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence["Layer"]]
+) -> None:
+    from rich.console import Console
+
+    from specdiag import tables
+
+    # In a pipe every row is one line, however long, for grep and less.
+    console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
+    for checkpoint, layers in zip(checkpoints, measured, strict=True):
+        console.print(tables.printable(str(checkpoint.path)), markup=False, style="bold")
+        console.print(tables.as_table(layers))
+        for line in tables.summary_lines(checkpoint, layers):
+            console.print(line, markup=False, soft_wrap=True)
+        console.print()
+
+
+def _write(
+    checkpoints: Sequence["Checkpoint"],
+    measured: Sequence[Sequence["Layer"]],
+    settings: dict[str, Any],
+    output: Path | None,
+    plot: Path | None,
+) -> None:
+    from specdiag import spectra
+
+    dataset = spectra.build(checkpoints, measured, settings)
+    if output:
+        spectra.save(dataset, output)
+        click.echo(f"wrote {output}", err=True)
+    if plot:
+        from specdiag.figures import draw_all
+
+        written = draw_all(dataset, plot)
+        click.echo(f"drew {len(written)} figures in {plot}", err=True)
+
+
+def main() -> None:
+    """Run the command line; an error of the library is one line and exit status 1."""
+    try:
+        cli(prog_name="specdiag")
+    except _ERRORS as error:
+        if "--debug" in sys.argv:
+            raise
+        _complain(error)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

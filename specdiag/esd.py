@@ -1,0 +1,184 @@
+"""Weight matrix -> eigenvalues of its correlation matrix, and what random-matrix theory says of them.
+
+Plain arrays in and out. For a matrix W of shape (n, m), N = max(n, m) and M = min(n, m); the
+empirical spectral density (ESD) is that of the M eigenvalues of W'W / N (or WW' / N, whichever is
+smaller). Martin & Mahoney (2021), JMLR 22(165), section 2.
+"""
+
+import functools
+import math
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+Array = NDArray[np.float64]
+
+# 95 % quantile of the Tracy-Widom law of real matrices (beta = 1): Johnstone (2001),
+# Annals of Statistics 29, table 1.
+TRACY_WIDOM_95 = 0.9793
+
+
+def eigenvalues(W: ArrayLike) -> Array:
+    """Return the eigenvalues of the correlation matrix of W, largest first.
+
+    A kernel with more than two axes, (out, in, *kernel), is read as WeightWatcher reads Conv2d:
+    every position of the kernel is one (out, in) matrix, and the eigenvalues of all of them are
+    pooled. (WeightWatcher also multiplies those matrices by sqrt(1/2), which moves no exponent.)
+
+    The eigenvalues come from the float64 Gram matrix, about three times cheaper than singular
+    values. Its arithmetic cannot resolve eigenvalues below about N * 2.2e-16 of the largest;
+    `rank_gate` accounts for that.
+
+    Parameters
+    ----------
+    W : array_like of shape (n, m) or (out, in, *kernel)
+        Real numbers, of any dtype.
+
+    Returns
+    -------
+    ndarray of shape (n_eigenvalues,)
+        float64, descending, never negative; n_eigenvalues = min(n, m) * prod(kernel). Divided by
+        N = max(n, m).
+
+    Raises
+    ------
+    ValueError
+        When W has fewer than two axes, no elements, values that are not finite, or values whose
+        squares leave the range of float64.
+    """
+    W = np.asarray(W)
+    if W.ndim < 2 or W.size == 0:
+        raise ValueError(f"W has shape {W.shape}: expected a matrix (n, m) or a kernel (out, in, …)")
+    if W.dtype.kind == "c":
+        raise ValueError("W is complex: expected real numbers")
+    slices = W.reshape(*W.shape[:2], -1)
+    pooled = [_gram_eigenvalues(slices[:, :, i]) for i in range(slices.shape[2])]
+    values: Array = np.concatenate(pooled)
+    values[::-1].sort()
+    return values
+
+
+def _gram_eigenvalues(W: NDArray[np.generic]) -> Array:
+    A = W.astype(np.float64)
+    largest = max(abs(A.min()), abs(A.max()))
+    if not math.isfinite(largest):
+        bad = np.count_nonzero(~np.isfinite(A))
+        raise ValueError(f"{bad:,} of {A.size:,} values are NaN or infinite")
+    if largest > 1e150 or 0 < largest < 1e-140:
+        raise ValueError(f"the largest value is {largest:.1e}: its square leaves the float64 range")
+    n, m = A.shape
+    gram = A.T @ A if n >= m else A @ A.T
+    del A  # the peak stays at two matrices: the Gram matrix and LAPACK's copy of it
+    gram /= max(n, m)
+    return np.maximum(np.linalg.eigvalsh(gram), 0.0)
+
+
+def rank_gate(eigenvalues: Array, shape: tuple[int, ...], dtype: DTypeLike) -> float:
+    """Return the value that an eigenvalue must exceed to be more than rounding.
+
+    The largest of three floors, each proportional to the spectrum, so that the gate is the same
+    at every scale of W:
+
+    - arithmetic of the network: lambda_1 (N eps)^2, the square of the usual bound on singular
+      values (Golub & Van Loan, section 5.5.8), eps of the stored dtype but at most that of
+      float32, because 16-bit weights come out of 32-bit arithmetic (with the eps of bfloat16 the
+      bound would exceed lambda_1 itself from N = 128 on);
+    - storage: rounding to the stored dtype adds an error matrix of independent entries whose
+      variance is at most (eps^2 E[w^2] + tiny^2) / 12, tiny the smallest subnormal number, so its
+      largest eigenvalue is that variance times (sqrt(N) + sqrt(M))^2 / N;
+    - our own arithmetic: the float64 Gram matrix resolves lambda_1 N eps64.
+
+    Parameters
+    ----------
+    eigenvalues : ndarray of shape (n_eigenvalues,)
+        Of `eigenvalues`, descending.
+    shape : tuple of int
+        Shape of W.
+    dtype : dtype_like
+        In which W was stored, before any conversion. Integers are taken as exact.
+    """
+    largest = float(eigenvalues[0])
+    N, M = max(shape[:2]), min(shape[:2])
+    eps, tiny = _precision(np.dtype(dtype))
+    arithmetic = largest * (N * min(eps, float(np.finfo(np.float32).eps))) ** 2
+    variance = (eps**2 * float(eigenvalues.mean()) + tiny**2) / 12
+    storage = variance * (math.sqrt(N) + math.sqrt(M)) ** 2 / N
+    own = largest * N * float(np.finfo(np.float64).eps)
+    return max(arithmetic, storage, own)
+
+
+def _precision(dtype: np.dtype[np.generic]) -> tuple[float, float]:
+    if dtype.kind in "iub":
+        return 0.0, 0.0
+    info = ml_dtypes.finfo(dtype)  # knows NumPy's own types as well as bfloat16 and float8
+    return float(info.eps), float(info.smallest_subnormal)
+
+
+def stable_rank(eigenvalues: Array) -> float:
+    """Return the squared Frobenius norm over the squared spectral norm; NaN for a zero matrix.
+
+    Rudelson & Vershynin (2007), J. ACM 54(4). Between 1 and the rank.
+    """
+    return float(eigenvalues.sum() / eigenvalues[0]) if eigenvalues[0] > 0 else math.nan
+
+
+def spectral_entropy(eigenvalues: Array) -> float:
+    """Return -sum(p log p) / log(n) of p = lambda / sum(lambda); 1 when all are equal, NaN for one.
+
+    n is the number of eigenvalues given: pass those above the rank gate. Roy & Vetterli (2007),
+    EUSIPCO, normalised as in WeightWatcher.
+    """
+    if len(eigenvalues) < 2:
+        return math.nan
+    p = eigenvalues / eigenvalues.sum()
+    return float(-(p * np.log(p)).sum() / math.log(len(p)))
+
+
+def marchenko_pastur_edge(eigenvalues: Array, shape: tuple[int, ...]) -> float:
+    """Return the upper edge of the Marchenko-Pastur law fitted to the bulk of the spectrum.
+
+    The variance of the bulk is the median eigenvalue over the median of the law with unit
+    variance: up to half of the eigenvalues may be signal without moving it. Gavish & Donoho
+    (2014), IEEE Trans. Inf. Theory 60(8), section III-E. The edge is variance * (1 + sqrt(M/N))^2.
+
+    Parameters
+    ----------
+    eigenvalues : ndarray of shape (n_eigenvalues,)
+        Of `eigenvalues`: divided by N, all of them (zeros included).
+    shape : tuple of int
+        Shape of W; the first two axes set M / N.
+    """
+    ratio = min(shape[:2]) / max(shape[:2])
+    variance = float(np.median(eigenvalues)) / _marchenko_pastur_median(ratio)
+    return variance * (1 + math.sqrt(ratio)) ** 2
+
+
+@functools.lru_cache(maxsize=1024)
+def _marchenko_pastur_median(ratio: float) -> float:
+    """Return the median of the Marchenko-Pastur law of unit variance, ratio = M / N <= 1.
+
+    On x = 1 + ratio + 2 sqrt(ratio) cos(phi) the density is 2 sin(phi)^2 / (pi x) dphi: smooth,
+    so the trapezoidal rule on 4,001 points is good to 1e-7.
+    """
+    phi = np.linspace(0, np.pi, 4001)[:-1]
+    x = 1 + ratio + 2 * math.sqrt(ratio) * np.cos(phi)
+    density = 2 * np.sin(phi) ** 2 / (np.pi * x)
+    upper_tail = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2 * phi[1])])
+    return float(np.interp(0.5, upper_tail, x))
+
+
+def count_spikes(eigenvalues: Array, shape: tuple[int, ...]) -> int:
+    """Return how many eigenvalues lie beyond what the bulk's random matrix reaches by chance.
+
+    The threshold is the 95 % Tracy-Widom quantile of the largest eigenvalue of a Gaussian matrix
+    with the variance of the bulk: Johnstone (2001), Annals of Statistics 29, theorem 1.1. A
+    Gaussian matrix has a spike in 5 % of cases.
+    """
+    N, M = max(shape[:2]), min(shape[:2])
+    roots = math.sqrt(N - 1) + math.sqrt(M)
+    spread = roots * (1 / math.sqrt(N - 1) + 1 / math.sqrt(M)) ** (1 / 3) if N > 1 else 0.0
+    edge = marchenko_pastur_edge(eigenvalues, shape)
+    variance = edge / (1 + math.sqrt(M / N)) ** 2
+    threshold = variance * (roots**2 + TRACY_WIDOM_95 * spread) / N
+    return int(np.count_nonzero(eigenvalues > threshold))

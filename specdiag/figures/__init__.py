@@ -1,0 +1,35 @@
+"""Figures, one module each: `plot(dataset, ...)` reads a Dataset and returns a matplotlib Figure."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def draw_all(dataset: "xr.Dataset", folder: Path) -> list[Path]:
+    """Write alpha by layer, and the spectrum of every layer that was fit; return the files.
+
+    Several checkpoints get a folder each. Names of layers may hold anything, so a file is named by
+    the position of the layer and what of its name is safe on every file system.
+    """
+    from specdiag.figures import alpha_by_layer, esd
+
+    written = []
+    for i, checkpoint in enumerate(dataset.checkpoint.values):
+        home = folder / f"{i:02d}_{_slug(checkpoint)}" if dataset.sizes["checkpoint"] > 1 else folder
+        home.mkdir(parents=True, exist_ok=True)
+        figures = {"alpha_by_layer": alpha_by_layer.plot(dataset, checkpoint)}
+        for j, layer in enumerate(dataset.layer.values):
+            if dataset.status.values[i, j] == "fit":
+                figures[f"esd_{j:03d}_{_slug(layer)}"] = esd.plot(dataset, layer, checkpoint)
+        for name, figure in figures.items():
+            path = home / f"{name}.png"
+            figure.savefig(path, dpi=150)
+            written.append(path)
+    return written
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", name)[:80]

@@ -1,0 +1,49 @@
+"""Alpha of every fitted layer of a checkpoint, in the order of its tensors."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specdiag.layers import WELL_TRAINED
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+
+def plot(dataset: "xr.Dataset", checkpoint: str | None = None) -> "Figure":
+    """Return alpha against the position of the layer; marker area shows the size of the tail.
+
+    Degenerate layers have no alpha: crosses on the axis mark them.
+    """
+    from matplotlib.figure import Figure
+
+    name = str(dataset.checkpoint.values[0]) if checkpoint is None else checkpoint
+    one = dataset.drop_dims("sample").sel(checkpoint=name)
+    one = one.isel(layer=np.isin(one.status.values, ["fit", "degenerate"]))
+    position = np.arange(one.sizes["layer"])
+    fit = one.status.values == "fit"
+
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    ax = figure.add_subplot()
+    ax.axhspan(*WELL_TRAINED, color="#009e73", alpha=0.12, label="2 to 6", linewidth=0)
+    ax.scatter(
+        position[fit],
+        one.alpha.values[fit],
+        s=4 + one.n_tail.values[fit] / 3,
+        color="#0072b2",
+        alpha=0.8,
+        label=f"{fit.sum()} fit layers (area: eigenvalues in the tail)",
+    )
+    if not fit.all():
+        ax.scatter(
+            position[~fit],
+            np.zeros((~fit).sum()),
+            marker="x",
+            color="#d55e00",
+            label=f"{(~fit).sum()} degenerate layers",
+        )
+    ax.set(xlabel="matrix, in file order", ylabel="α", title=name.replace("$", r"\$"))
+    ax.set_ylim(bottom=0 if not fit.all() else None)
+    ax.legend(fontsize="small", frameon=False)
+    return figure

@@ -1,0 +1,295 @@
+"""Measured layers -> one labelled xarray Dataset: build, validate, save, open.
+
+`SCHEMA` says what is in it. Eigenvalues are ragged, so they are a CF contiguous ragged array: one
+long `eigenvalue(sample)`, and `row_size(checkpoint, layer)` says how many belong to each layer, in
+order (CF conventions 1.12, section 9.3.3). `spectrum` slices one layer out.
+
+xarray takes longer to import than a small network to measure, so only those who build or open a
+Dataset import it.
+"""
+
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specdiag.checkpoint import Checkpoint, open_checkpoint
+from specdiag.layers import MIN_EIGENVALUES, Layer, matrices, measure
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+SCHEMA_VERSION = 1
+_LAYER = ("checkpoint", "layer")
+
+
+class Variable(NamedTuple):
+    """One row of the schema."""
+
+    dims: tuple[str, ...]
+    dtype: str  # NumPy kind: f float64, i int64, O str
+    units: str
+    long_name: str
+
+
+SCHEMA: dict[str, Variable] = {
+    "checkpoint": Variable(("checkpoint",), "O", "", "checkpoint"),
+    "layer": Variable(("layer",), "O", "", "weight matrix"),
+    "status": Variable(_LAYER, "O", "", "fit, degenerate, skipped, failed or absent"),
+    "reason": Variable(_LAYER, "O", "", "why the status is not fit"),
+    "shape": Variable(_LAYER, "O", "", "shape of the stored tensor"),
+    "stored_dtype": Variable(_LAYER, "O", "", "number format of the stored tensor"),
+    "alpha": Variable(_LAYER, "f", "1", "power-law exponent of the eigenvalue density's tail"),
+    "xmin": Variable(_LAYER, "f", "1", "smallest eigenvalue of the tail"),
+    "ks_distance": Variable(_LAYER, "f", "1", "Kolmogorov-Smirnov distance of tail and power law"),
+    "n_tail": Variable(_LAYER, "i", "1", "eigenvalues in the tail"),
+    "rank": Variable(_LAYER, "i", "1", "eigenvalues above the rank gate"),
+    "stable_rank": Variable(_LAYER, "f", "1", "squared Frobenius norm over squared spectral norm"),
+    "spectral_norm": Variable(_LAYER, "f", "1", "largest singular value"),
+    "frobenius_norm": Variable(_LAYER, "f", "1", "Frobenius norm"),
+    "alpha_hat": Variable(_LAYER, "f", "1", "alpha times log10 of the squared spectral norm"),
+    "entropy": Variable(_LAYER, "f", "1", "normalised entropy of the spectrum"),
+    "mp_edge": Variable(_LAYER, "f", "1", "upper Marchenko-Pastur edge fitted to the bulk"),
+    "n_spikes": Variable(_LAYER, "i", "1", "eigenvalues beyond the bulk's Tracy-Widom 95 % reach"),
+    "row_size": Variable(_LAYER, "i", "1", "eigenvalues of this layer in `eigenvalue`"),
+    "eigenvalue": Variable(("sample",), "f", "1", "eigenvalues of W'W / N, descending by layer"),
+}
+
+
+def alpha(
+    *sources: Any,
+    layers: str | None = None,
+    min_eigenvalues: int = MIN_EIGENVALUES,
+    include_embeddings: bool = False,
+) -> "xr.Dataset":
+    """Return the Dataset of every weight matrix of one or several networks.
+
+    Parameters
+    ----------
+    *sources : path, torch.nn.Module, or mapping of names to arrays or tensors
+        Anything that `open_checkpoint` reads.
+    layers : str, optional
+        Shell pattern: only matrices whose name matches it are walked.
+    min_eigenvalues : int
+        A matrix with fewer is skipped, one with fewer above the rank gate is degenerate. 50: on
+        fewer, any heavy tail is a handful of points.
+    include_embeddings : bool
+        Measure lookup tables too (see `specdiag.layers.skip_reason`).
+
+    Returns
+    -------
+    xarray.Dataset
+        As in `SCHEMA`, dims (checkpoint, layer, sample); a layer that a checkpoint lacks has
+        status `absent`.
+
+    Raises
+    ------
+    ValueError
+        When a source is no checkpoint, holds no matrix, or none matches `layers`.
+    OSError
+        When a file cannot be read.
+
+    Examples
+    --------
+    >>> dataset = specdiag.alpha("model.safetensors")
+    >>> dataset.alpha.mean("layer")
+    """
+    if not sources:
+        raise ValueError("alpha() needs at least one checkpoint: a path, module or state dict")
+    checkpoints = [open_checkpoint(source) for source in sources]
+    settings = {"min_eigenvalues": min_eigenvalues, "include_embeddings": include_embeddings}
+    measured = [list(measure(matrices(c, layers), **settings)) for c in checkpoints]
+    return build(checkpoints, measured, {"layers": layers, **settings})
+
+
+def build(
+    checkpoints: Sequence[Checkpoint],
+    measured: Sequence[Sequence[Layer]],
+    settings: Mapping[str, Any],
+) -> "xr.Dataset":
+    """Return the Dataset of the layers measured of each checkpoint."""
+    import xarray as xr
+
+    names = list(dict.fromkeys(layer.name for layers in measured for layer in layers))
+    tables = [{layer.name: layer for layer in layers} for layers in measured]
+    absent = Layer(name="", shape=(), dtype="", status="absent", reason="no such tensor")
+    cells = [table.get(name, absent) for table in tables for name in names]
+    columns: dict[str, Any] = {
+        "checkpoint": unique_names(checkpoints),
+        "layer": names,
+        "eigenvalue": np.concatenate([cell.eigenvalues for cell in cells] or [np.empty(0)]),
+    }
+    for name in SCHEMA.keys() - columns.keys():
+        columns[name] = np.array([layer_value(cell, name) for cell in cells], dtype=object).reshape(
+            len(tables), len(names)
+        )
+    data = {
+        name: xr.Variable(
+            spec.dims,
+            np.asarray(columns[name], dtype={"f": float, "i": np.int64, "O": object}[spec.dtype]),
+            {"long_name": spec.long_name} | ({"units": spec.units} if spec.units else {}),
+        )
+        for name, spec in SCHEMA.items()
+    }
+    data["row_size"].attrs["sample_dimension"] = "sample"
+    return xr.Dataset(data, attrs=_attributes(checkpoints, settings)).set_coords(
+        ["status", "reason", "shape", "stored_dtype"]
+    )
+
+
+def layer_value(layer: Layer, name: str) -> Any:
+    """Return the value of a layer that a variable of the schema holds."""
+    if name in {"alpha", "xmin", "ks_distance", "n_tail"}:
+        return getattr(layer.tail, name)
+    if name == "shape":
+        return "x".join(map(str, layer.shape))
+    if name == "row_size":
+        return len(layer.eigenvalues)
+    return getattr(layer, {"stored_dtype": "dtype"}.get(name, name))
+
+
+def unique_names(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """Return the names of the checkpoints; those that share one are told apart by a number."""
+    count = Counter(c.name for c in checkpoints)
+    seen: Counter[str] = Counter()
+    names = []
+    for c in checkpoints:
+        seen[c.name] += 1
+        names.append(c.name if count[c.name] == 1 else f"{c.name}#{seen[c.name]}")
+    return names
+
+
+def _attributes(checkpoints: Sequence[Checkpoint], settings: Mapping[str, Any]) -> dict[str, Any]:
+    provenance = {
+        "specdiag": version("specdiag"),
+        "numpy": np.__version__,
+        "blas_threads_per_matrix": 1,
+        "settings": dict(settings),
+        "checkpoints": [
+            {"name": name, "path": str(c.path or ""), "notes": list(c.notes)}
+            for name, c in zip(unique_names(checkpoints), checkpoints, strict=True)
+        ],
+    }
+    return {
+        "Conventions": "CF-1.12",
+        "title": "Eigenvalue spectra of weight matrices",
+        "schema_version": SCHEMA_VERSION,
+        "provenance": json.dumps(provenance, sort_keys=True),
+    }
+
+
+def spectrum(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) -> NDArray[np.float64]:
+    """Return the eigenvalues of one layer, descending.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        Of `alpha` or `open_spectra`, not subset along checkpoint or layer.
+    layer, checkpoint : str
+        Coordinate values; the checkpoint may be left out when there is only one.
+
+    Raises
+    ------
+    ValueError
+        When there is no such layer or checkpoint, or the Dataset was subset.
+    """
+    labels = [str(c) for c in dataset.checkpoint.values]
+    if checkpoint is None:
+        if len(labels) > 1:
+            raise ValueError(f"several checkpoints: name one of {', '.join(labels)}")
+        checkpoint = labels[0]
+    position = []
+    for dim, wanted in (("checkpoint", checkpoint), ("layer", layer)):
+        known = [str(x) for x in dataset[dim].values]
+        if wanted not in known:
+            raise ValueError(f"no {dim} {wanted!r} in the dataset: it has {', '.join(known[:3])}, …")
+        position.append(known.index(wanted))
+    sizes = dataset.row_size.values
+    if sizes.sum() != dataset.sizes["sample"]:
+        raise ValueError("the dataset was subset: take the spectrum before selecting layers")
+    start = sizes.ravel()[: np.ravel_multi_index(position, sizes.shape)].sum()
+    return np.asarray(dataset.eigenvalue.values[start : start + sizes[tuple(position)]])
+
+
+def validate(dataset: "xr.Dataset") -> "xr.Dataset":
+    """Return the Dataset when it has all that `SCHEMA` says, with those dims and dtypes.
+
+    Raises
+    ------
+    ValueError
+        Naming the first variable that is missing or different.
+    """
+    found = dataset.attrs.get("schema_version")
+    if found != SCHEMA_VERSION:
+        raise ValueError(
+            f"schema_version is {found}: this specdiag reads {SCHEMA_VERSION}; is it a file of "
+            "specdiag, and is specdiag up to date?"
+        )
+    for name, spec in SCHEMA.items():
+        if name not in dataset.variables:
+            raise ValueError(f"variable {name} is missing")
+        variable = dataset[name]
+        kind = "O" if variable.dtype.kind in "OUST" else variable.dtype.kind
+        if variable.dims != spec.dims or kind != spec.dtype:
+            raise ValueError(
+                f"variable {name} has dims {variable.dims} and dtype {variable.dtype}: expected "
+                f"{spec.dims} and kind {spec.dtype}"
+            )
+    if int(dataset.row_size.sum()) != dataset.sizes["sample"]:
+        raise ValueError("row_size does not add up to the number of eigenvalues")
+    return dataset
+
+
+def save(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> None:
+    """Write a valid Dataset as netCDF-4: whole under its final name, or not at all.
+
+    Raises
+    ------
+    ValueError
+        When the Dataset is not valid.
+    OSError
+        When the file cannot be written.
+    """
+    target = Path(path)
+    validate(dataset)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        dataset.to_netcdf(temporary, engine="h5netcdf")
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def open_spectra(path: str | os.PathLike[str]) -> "xr.Dataset":
+    """Return the Dataset that `save` wrote.
+
+    Raises
+    ------
+    ValueError
+        When the file is not such a Dataset.
+    OSError
+        When it cannot be read.
+    """
+    import xarray as xr
+
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as dataset:
+            return validate(dataset.load())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except (ValueError, OSError, KeyError) as error:
+        raise ValueError(f"{path} is not a spectra file: {error}") from error
