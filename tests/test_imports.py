@@ -1,0 +1,80 @@
+"""Who may import whom, read from the source of every module."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "specdiag"
+NUMERICS = {"numpy", "scipy", "ml_dtypes"}
+
+# What a module may import besides the standard library, anywhere in its body.
+ALLOWED = {
+    "__init__": {"specdiag"},
+    "_pickle": set(),
+    "_torchfile": {"numpy", "ml_dtypes", "specdiag._pickle"},
+    "_safetensors": {"numpy", "ml_dtypes"},
+    "esd": NUMERICS,
+    "tail": NUMERICS,
+    "checkpoint": {"numpy", "ml_dtypes", "specdiag._torchfile", "specdiag._safetensors"},
+    "layers": {
+        "numpy",
+        "threadpoolctl",
+        "specdiag.checkpoint",
+        "specdiag.esd",
+        "specdiag.tail",
+    },
+    "spectra": {"numpy", "xarray", "specdiag.checkpoint", "specdiag.layers"},
+}
+HEAVY = {"torch", "lightning", "weightwatcher", "matplotlib", "ray", "pandas", "xarray", "scipy"}
+
+
+def imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.module == "specdiag":
+                yield from (f"specdiag.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def outside_standard_library(names):
+    return {n for n in names if n.split(".")[0] not in sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("module", ALLOWED)
+def test_a_module_imports_only_what_lies_below_it(module):
+    found = outside_standard_library(imports(ast.parse((PACKAGE / f"{module}.py").read_text())))
+    allowed = ALLOWED[module]
+    extra = {n for n in found if not any(n == a or n.startswith(f"{a}.") for a in allowed)}
+    assert extra == set()
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
+def test_heavy_libraries_are_imported_only_inside_functions(path):
+    tree = ast.parse(path.read_text())
+    at_top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    found = {n.split(".")[0] for node in at_top for n in imports(node)}
+    assert found & HEAVY == set()
+
+
+def loaded_by(code):
+    script = f"import sys; {code}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in done.stdout.splitlines()[-1].split()}
+
+
+def test_the_command_line_starts_without_anything_heavy():
+    assert loaded_by("import specdiag.cli") & (HEAVY | {"numpy", "rich"}) == set()
+
+
+def test_measuring_a_safetensors_file_imports_no_torch_and_no_xarray(minilm):
+    code = (
+        "from specdiag.checkpoint import open_checkpoint as o; from specdiag import layers as l;"
+        f"print(len(list(l.measure(l.matrices(o({str(minilm)!r}), '*layer.0.*')))))"
+    )
+    assert loaded_by(code) & HEAVY == set()
