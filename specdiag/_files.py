@@ -1,0 +1,160 @@
+"""Regular files, dtype names, and the values of one tensor: what every reader shares."""
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+# Bytes an element. The second group has no NumPy dtype of its own and is read through ml_dtypes.
+PLAIN_DTYPES = {
+    name: np.dtype(name).itemsize
+    for name in (
+        *("float64", "float32", "float16", "complex64", "complex128", "bool"),
+        *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    )
+}
+ML_DTYPES = {
+    "bfloat16": 2,
+    "float8_e4m3fn": 1,
+    "float8_e4m3fnuz": 1,
+    "float8_e5m2": 1,
+    "float8_e5m2fnuz": 1,
+    "float8_e8m0fnu": 1,
+}
+ITEMSIZE = PLAIN_DTYPES | ML_DTYPES
+
+MAX_DIMENSIONS = 64  # NumPy's own limit
+MAX_BYTES = 2**63 - 1
+
+
+def numpy_dtype(name: str) -> np.dtype:
+    """Return the NumPy dtype that holds elements of the dtype called `name`."""
+    if name in ML_DTYPES:
+        import ml_dtypes
+
+        dtype: np.dtype = np.dtype(getattr(ml_dtypes, name))
+        return dtype
+    return np.dtype(name)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Values:
+    """The values of one tensor before it has a name.
+
+    `identity` is equal for two tensors exactly when they are the same elements of the same memory.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
+    problem: str | None = None
+    identity: tuple[object, ...] | None = None
+
+
+def unreadable(shape: tuple[int, ...], dtype: str, problem: str) -> Values:
+    """Return values that are listed but cannot be read."""
+    return Values(shape=shape, dtype=dtype, problem=problem, read=_Refusal(problem))
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    problem: str
+
+    def __call__(self) -> np.ndarray:
+        raise ValueError(f"the values cannot be read: {self.problem}")
+
+
+class File(NamedTuple):
+    """A regular file as it was when it was opened."""
+
+    path: Path
+    size: int
+    stamp: tuple[int, int, int]
+
+    @property
+    def name(self) -> str:
+        """The file's name, safe to print."""
+        return shown(self.path.name, quote=False)
+
+
+def find_file(path: Path) -> File:
+    """Return the regular file at `path`; a pipe or device is refused without being opened."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{shown(path.name, quote=False)}: not a regular file; name a file")
+    return File(path, status.st_size, (status.st_mtime_ns, status.st_ino, status.st_dev))
+
+
+def open_file(file: File) -> BinaryIO:
+    """Open `file` for reading, provided that it is still the one found before."""
+    if find_file(file.path) != file:
+        raise ValueError(f"{file.name}: changed since it was opened; open it again")
+    # Without O_NONBLOCK a pipe put there in the meantime would block for ever.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    return os.fdopen(os.open(file.path, flags), "rb")
+
+
+def read_array(stream: BinaryIO, offset: int, n_bytes: int, where: str) -> np.ndarray:
+    """Return `n_bytes` bytes from `offset` as an array of uint8."""
+    try:
+        array = np.empty(n_bytes, dtype=np.uint8)
+    except MemoryError:
+        raise ValueError(f"{where}: {n_bytes:,} bytes do not fit in memory") from None
+    stream.seek(offset)
+    view, filled = array.data, 0
+    while filled < n_bytes:
+        count = stream.readinto(view[filled:])  # type: ignore[attr-defined]
+        if not count:
+            raise ValueError(f"{where}: the file ends {n_bytes - filled:,} bytes too early")
+        filled += count
+    return array
+
+
+def read_bytes(stream: BinaryIO, offset: int, n_bytes: int, where: str) -> bytes:
+    """Return `n_bytes` bytes from `offset`."""
+    return read_array(stream, offset, n_bytes, where).tobytes()
+
+
+def typed(data: np.ndarray, dtype: str, where: str) -> np.ndarray:
+    """Return bytes as elements of the dtype called `dtype`."""
+    if dtype == "bool" and data.size and data.max() > 1:
+        raise ValueError(f"{where}: a bool tensor holds bytes other than 0 and 1; it is damaged")
+    return data.view(numpy_dtype(dtype))
+
+
+def checked_shape(shape: object, itemsize: int, where: str) -> tuple[int, ...]:
+    """Return `shape` as a tuple of sizes whose bytes can be counted in 63 bits."""
+    if not isinstance(shape, list | tuple) or not all(type(size) is int for size in shape):
+        raise ValueError(f"{where}: the shape is not a sequence of whole numbers")
+    if len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"{where}: {len(shape):,} dimensions; at most {MAX_DIMENSIONS} are read")
+    if any(not 0 <= size < 2**63 for size in shape):
+        raise ValueError(f"{where}: a size in the shape is negative or beyond 63 bits")
+    if prod(size for size in shape if size) * max(itemsize, 1) > MAX_BYTES:
+        raise ValueError(f"{where}: the shape {shape_text(shape)} asks for more than 2**63 bytes")
+    return tuple(shape)
+
+
+def shape_text(shape: list[int] | tuple[int, ...]) -> str:
+    """Return a short text for a shape."""
+    return shown(str(tuple(shape)), quote=False)
+
+
+def shown(text: str, *, quote: bool = True, limit: int = 80) -> str:
+    """Return `text` in printable ASCII, on one line and cut to `limit` characters."""
+    short = text if len(text) <= limit else text[: limit - 3] + "..."
+    return ascii(short) if quote else ascii(short)[1:-1]
+
+
+def is_text(text: str) -> bool:
+    """Tell whether `text` can be encoded: half of a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

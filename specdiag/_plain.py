@@ -1,0 +1,230 @@
+"""Looking at unpickled nodes: the parts of containers, and plain values for the metadata."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from specdiag._files import is_text, shown
+from specdiag._pickle import Global, Key, Object, Reference
+from specdiag._torchfile import is_tensor
+
+MAX_NODES = 500_000
+MAX_LEVELS = 40
+
+_TABLES = {"collections.OrderedDict", "collections.defaultdict", "collections.Counter"}
+_LISTS = {"builtins.set", "builtins.frozenset", "__builtin__.set", "__builtin__.frozenset"}
+_MODULE_SLOTS = ("_parameters", "_buffers", "_modules")
+
+
+def is_table(node: object) -> bool:
+    """Tell whether a node is a dict or an object that behaves like one."""
+    if type(node) is Object:
+        return node.pairs is not None or _path(node.cls) in _TABLES
+    return type(node) is dict
+
+
+def table_items(node: object) -> Iterable[tuple[Any, Any]]:
+    """Return keys and values of a dict-like node."""
+    if type(node) is dict:
+        return node.items()
+    if type(node) is not Object:
+        return ()
+    if node.pairs is not None:
+        return node.pairs.items()
+    # Python 2 wrote OrderedDict([[key, value], ...]).
+    pairs = node.args[0] if node.args and type(node.args[0]) is list else []
+    return [tuple(p) for p in pairs if isinstance(p, list | tuple) and len(p) == 2]
+
+
+def children(node: object) -> Iterable[tuple[str, Any]] | None:
+    """Return the named parts of an unpickled node, or None for a leaf.
+
+    Of a pickled torch module they are those of its state dict.
+    """
+    if is_tensor(node):
+        return None
+    if is_table(node):
+        return [(key_text(key), value) for key, value in table_items(node)]
+    if isinstance(node, list | tuple):
+        return [(str(index), value) for index, value in enumerate(node)]
+    if type(node) is not Object:
+        return None
+    state = node.state
+    if type(state) is dict and all(slot in state for slot in _MODULE_SLOTS):
+        return _module_parts(state)
+    parts = [(str(index), value) for index, value in enumerate(node.items or ())]
+    parts += [(f"args.{index}", value) for index, value in enumerate(node.args)]
+    if type(state) is dict:
+        return parts + [(key_text(key), value) for key, value in state.items()]
+    return [*parts, ("state", state)]
+
+
+def _module_parts(state: dict[Any, Any]) -> list[tuple[str, Any]]:
+    hidden = state.get("_non_persistent_buffers_set")
+    omitted = set(filter(_is_str, _set_items(hidden))) if type(hidden) is Object else set()
+    return [
+        (key_text(key), value)
+        for slot in _MODULE_SLOTS
+        for key, value in table_items(state[slot])
+        if slot != "_buffers" or key not in omitted
+    ]
+
+
+def _is_str(value: object) -> bool:
+    return type(value) is str
+
+
+def _set_items(node: Object) -> list[Any]:
+    first = node.args[0] if node.args else None
+    return [*(first if isinstance(first, list | tuple) else ()), *(node.items or ())]
+
+
+def _path(cls: object) -> str:
+    return cls.path if type(cls) is Global else ""
+
+
+def key_text(key: object) -> str:
+    """Return the text under which a dict's key is listed."""
+    if isinstance(key, str):
+        return str(key)
+    if isinstance(key, Key):
+        key = key.value
+    plain = _scalar(key)
+    return plain if isinstance(plain, str) else str(plain)
+
+
+def _scalar(value: object) -> object:
+    """Return a plain value for anything that is no container; a text in angle brackets at worst."""
+    if value is None or isinstance(value, bool | str):
+        return str(value) if isinstance(value, str) else value
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(value)  # JSON has no infinity
+    if isinstance(value, bytes | bytearray):
+        return f"<{len(value):,} bytes>"
+    if isinstance(value, Global):
+        return f"<{shown(value.path, quote=False)}>"
+    if isinstance(value, Object):
+        return _object_scalar(value)
+    if isinstance(value, Reference):
+        return "<storage>"
+    if isinstance(value, list | tuple | Mapping):
+        return f"<{type(value).__name__} of {len(value):,}>"
+    return f"<{type(value).__module__}.{type(value).__qualname__}>"
+
+
+def _object_scalar(node: Object) -> object:
+    path = _path(node.cls)
+    if is_tensor(node):
+        return "<tensor>"
+    if path in ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"):
+        value = _numpy_scalar(node)
+        if value is not None:
+            return _scalar(value)
+    if path.startswith("pathlib.") and path.endswith("Path"):
+        parts = [part for part in node.args if type(part) is str]
+        if parts and len(parts) == len(node.args):
+            root = parts[0] if parts[0].endswith(("/", "\\")) else ""
+            return root + "/".join(parts[1:] if root else parts)
+    if path == "_codecs.encode":
+        return f"<{len(_bytes(node) or b''):,} bytes>"
+    return f"<{shown(path, quote=False) or 'object'}>"
+
+
+def _bytes(node: object) -> bytes | None:
+    """Protocol 2 writes bytes as a call that encodes text as Latin-1."""
+    if type(node) is bytes:
+        return node
+    if type(node) is Object and _path(node.cls) == "_codecs.encode":
+        text = node.args[0] if node.args else None
+        if type(text) is str and all(ord(character) < 256 for character in text):
+            return text.encode("latin-1")
+    return None
+
+
+def _numpy_scalar(node: Object) -> object:
+    """Return the value of a pickled NumPy scalar: ``scalar(dtype, bytes)``."""
+    if len(node.args) != 2 or type(node.args[0]) is not Object:
+        return None
+    described, data = node.args[0], _bytes(node.args[1])
+    code = described.args[0] if described.args else None
+    if _path(described.cls) != "numpy.dtype" or type(code) is not str or data is None:
+        return None
+    order = described.state[1] if type(described.state) is tuple and described.state[1:] else "<"
+    if code[:1] in ("U", "S") and code[1:].isdecimal() and len(code) < 12:
+        return _numpy_text(code[0], data, order)
+    if code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"):
+        return None
+    dtype = np.dtype(code).newbyteorder(">" if order == ">" else "<")
+    return np.frombuffer(data, dtype)[0] if len(data) == dtype.itemsize else None
+
+
+def _numpy_text(kind: str, data: bytes, order: object) -> str | None:
+    encoding = "ascii" if kind == "S" else "utf-32-be" if order == ">" else "utf-32-le"
+    try:
+        return data.decode(encoding).rstrip("\0")
+    except UnicodeDecodeError:
+        return None
+
+
+class Plainer:
+    """Turns nodes into values that JSON can hold, within one budget for a whole checkpoint.
+
+    `foreign` counts what could only be named.
+    """
+
+    def __init__(self, budget: int = MAX_NODES) -> None:
+        self.left = budget
+        self.foreign: Counter[str] = Counter()
+
+    def convert(self, node: Any, levels: int = MAX_LEVELS) -> Any:
+        """Return a plain value for a node; levels bound the recursion."""
+        self.left -= 1 + (len(node) // 64 if isinstance(node, str) else 0)
+        if self.left < 0 or levels == 0:
+            self.foreign["too large or too deep"] += 1
+            return "<too large or too deep>"
+        if isinstance(node, Mapping) or is_table(node):
+            pairs = node.items() if isinstance(node, Mapping) else table_items(node)
+            return self._table(pairs, levels)
+        if type(node) is Object and _path(node.cls) == "argparse.Namespace":
+            return self._table(table_items(node.state), levels)
+        if isinstance(node, list | tuple | set | frozenset):
+            return self._list(node, levels)
+        if type(node) is Object and _path(node.cls) in _LISTS:
+            return self._list(_set_items(node), levels)
+        if type(node) is Object and _path(node.cls) == "torch.Size" and node.args:
+            return self.convert(node.args[0], levels - 1)
+        value = _scalar(node)
+        if isinstance(value, str) and not isinstance(node, str | bytes | float):
+            self._note(value)
+        return value
+
+    def _list(self, items: Iterable[Any], levels: int) -> list[Any]:
+        values = []
+        for item in items:
+            values.append(self.convert(item, levels - 1))
+            if self.left < 0:
+                break
+        return values
+
+    def _table(self, pairs: Iterable[tuple[Any, Any]], levels: int) -> dict[str, Any]:
+        table: dict[str, Any] = {}
+        for key, value in pairs:
+            name = key_text(key)
+            if name in table:
+                self.foreign["a key that is written like another"] += 1
+                continue
+            table[name if is_text(name) else shown(name)] = self.convert(value, levels - 1)
+            if self.left < 0:
+                break
+        return table
+
+    def _note(self, value: str) -> None:
+        if value.startswith("<") and value.endswith(">"):
+            self.foreign[value[1:-1]] += 1

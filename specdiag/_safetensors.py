@@ -1,0 +1,164 @@
+"""Safetensors files: the header is JSON, the values lie behind it without gaps."""
+
+import json
+from functools import partial
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from specdiag._files import (
+    ITEMSIZE,
+    File,
+    Values,
+    checked_shape,
+    is_text,
+    open_file,
+    read_array,
+    read_bytes,
+    shown,
+    typed,
+    unreadable,
+)
+
+MAX_HEADER = 100_000_000  # the format's own limit
+
+_DTYPES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "U16": "uint16",
+    "I16": "int16",
+    "U32": "uint32",
+    "I32": "int32",
+    "U64": "uint64",
+    "I64": "int64",
+    "F16": "float16",
+    "F32": "float32",
+    "F64": "float64",
+    "C64": "complex64",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
+}
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    """Return what JSON says, refusing what readers disagree about: repeated keys, NaN, surrogates.
+
+    Raises
+    ------
+    ValueError
+        If the text is no such JSON, or nested too deeply.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise ValueError(f"the key {shown(key)} occurs twice")
+            if not is_text(key) or (isinstance(value, str) and not is_text(value)):
+                raise ValueError(f"{shown(key)} is not valid Unicode")
+            found[key] = value
+        return found
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not a number in JSON")
+
+    try:
+        return json.loads(data.decode(), object_pairs_hook=unique, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError(f"{where}: nested too deeply") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{where}: not UTF-8") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: not valid JSON ({error})") from None
+
+
+def read_header(file: File) -> tuple[dict[str, Values], dict[str, str]]:
+    """Return the tensors of a safetensors file, in the order of their bytes, and its metadata.
+
+    Raises
+    ------
+    ValueError
+        If the header is malformed, or the tensors overlap, leave holes or leave the file.
+    """
+    where = f"{file.name}: safetensors header"
+    with open_file(file) as stream:
+        if file.size < 10:
+            raise ValueError(f"{where}: cut short; copy or download the file again")
+        length = int.from_bytes(stream.read(8), "little")
+        if length > min(MAX_HEADER, file.size - 8):
+            raise ValueError(
+                f"{where}: {length:,} bytes are announced, the file has {file.size:,}; "
+                "it is damaged or was cut short"
+            )
+        header = parse_json(read_bytes(stream, 8, length, where), where)
+    if not isinstance(header, dict):
+        raise ValueError(f"{where}: not a table of tensors")  # noqa: TRY004
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ValueError(f"{where}: __metadata__ is not a table of texts")
+    entries = [_entry(name, entry, f"{where}: {shown(name)}") for name, entry in header.items()]
+    entries.sort(key=lambda entry: (entry.begin, entry.end))
+    _check_cover(entries, file.size - 8 - length, where)
+    return {entry.name: _values(file, 8 + length, entry) for entry in entries}, metadata
+
+
+class _Entry(NamedTuple):
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def _entry(name: str, entry: object, where: str) -> _Entry:
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{where}: dtype, shape and data_offsets are expected")
+    code, offsets = entry["dtype"], entry["data_offsets"]
+    if not isinstance(code, str):
+        raise ValueError(f"{where}: the dtype is not a text")  # noqa: TRY004
+    dtype = _DTYPES.get(code, shown(code, quote=False))
+    shape = checked_shape(entry["shape"], ITEMSIZE.get(dtype, 1), where)
+    if not isinstance(offsets, list) or len(offsets) != 2 or {type(o) for o in offsets} != {int}:
+        raise ValueError(f"{where}: data_offsets are not two whole numbers")
+    begin, end = offsets
+    if not 0 <= begin <= end:
+        raise ValueError(f"{where}: data_offsets run backwards")
+    if code in _DTYPES and end - begin != prod(shape) * ITEMSIZE[dtype]:
+        raise ValueError(
+            f"{where}: {end - begin:,} bytes for {prod(shape):,} elements of {dtype}; "
+            "the file is damaged"
+        )
+    return _Entry(name, dtype, shape, begin, end)
+
+
+def _check_cover(entries: list[_Entry], n_bytes: int, where: str) -> None:
+    position = 0
+    for entry in entries:
+        if entry.begin != position:
+            fault = "overlaps the tensor before it" if entry.begin < position else "follows a hole"
+            raise ValueError(f"{where}: {shown(entry.name)} {fault}; the file is damaged")
+        position = entry.end
+    if position != n_bytes:
+        raise ValueError(
+            f"{where}: the tensors take {position:,} bytes and the file has {n_bytes:,}; "
+            "it was cut short or changed: copy or download it again"
+        )
+
+
+def _values(file: File, start: int, entry: _Entry) -> Values:
+    if entry.dtype not in ITEMSIZE:
+        return unreadable(entry.shape, entry.dtype, f"dtype {entry.dtype} is not supported")
+    read = partial(_read, file, start + entry.begin, entry.end - entry.begin, entry)
+    return Values(shape=entry.shape, dtype=entry.dtype, read=read)
+
+
+def _read(file: File, offset: int, length: int, entry: _Entry) -> np.ndarray:
+    with open_file(file) as stream:
+        data = read_array(stream, offset, length, f"{file.name}: {shown(entry.name)}")
+    return typed(data, entry.dtype, f"{file.name}: {shown(entry.name)}").reshape(entry.shape)

@@ -1,0 +1,419 @@
+"""Files written by torch: the zip and the older container, and the tensors described in them."""
+
+import io
+import re
+import struct
+from collections.abc import Mapping
+from functools import partial
+from math import prod
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from specdiag import _zip
+from specdiag._files import (
+    ITEMSIZE,
+    File,
+    Values,
+    checked_shape,
+    numpy_dtype,
+    open_file,
+    read_array,
+    shape_text,
+    shown,
+    typed,
+    unreadable,
+)
+from specdiag._pickle import Global, Object, Reference, interpret
+from specdiag._zip import Record
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_PROTOCOL = 1001
+
+_STORAGE_DTYPES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "ComplexDoubleStorage": "complex128",
+    "ComplexFloatStorage": "complex64",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "QInt8Storage": "qint8",
+    "QInt32Storage": "qint32",
+    "QUInt8Storage": "quint8",
+    "QUInt4x2Storage": "quint4x2",
+    "QUInt2x4Storage": "quint2x4",
+}
+_SHORT_DTYPES = {"half": "float16", "float": "float32", "double": "float64", "long": "int64"}
+_PROBLEMS = {
+    "_rebuild_sparse_tensor": "sparse tensor",
+    "_rebuild_sparse_csr_tensor": "sparse tensor",
+    "_rebuild_qtensor": "quantised tensor",
+    "_rebuild_nested_tensor": "nested tensor",
+    "_rebuild_meta_tensor_no_storage": "meta tensor: it has no values",
+    "_rebuild_wrapper_subclass": "distributed or wrapped tensor",
+    "_rebuild_device_tensor_from_numpy": "tensor of another device",
+    "_rebuild_device_tensor_from_cpu_tensor": "tensor of another device",
+}
+_WRAPPED_LEVELS = 8  # a parameter of a subclass of a tensor takes three
+
+
+class Storage(NamedTuple):
+    """Where the elements of tensors lie: in a record of a zip archive, or bare in the file."""
+
+    n_bytes: int
+    offset: int
+    record: Record | None
+
+
+class TorchFile:
+    """The object that a torch file describes, and its storages.
+
+    `dtypes` remembers what each storage was read as, so that no two tensors disagree about it;
+    `verified` the records whose checksum has been seen to be right.
+    """
+
+    def __init__(self, file: File, root: Any, storages: Mapping[str, Storage]) -> None:
+        self.file = file
+        self.root = root
+        self.storages = storages
+        self.dtypes: dict[str, str] = {}
+        self.verified: set[str] = set()
+
+
+def read_zip(file: File) -> TorchFile:
+    """Read the description in a zip archive written by torch.
+
+    Raises
+    ------
+    ValueError
+        If the archive is damaged, holds no torch checkpoint, or was written on a big-endian
+        machine.
+    """
+    with open_file(file) as stream:
+        records = _zip.read_directory(stream, file.size, file.name)
+        root = _archive_root(records, file.name)
+        byteorder = records.get(f"{root}/byteorder")
+        if byteorder and _zip.read_record(stream, byteorder, file.name).tobytes() != b"little":
+            raise ValueError(f"{file.name}: not little-endian; save it again on a common machine")
+        record = records[f"{root}/data.pkl"]
+        data = _zip.read_record(stream, record, file.name)
+    content = io.BytesIO(data.data)
+    tree = interpret(content, len(data), f"{file.name}: {shown(record.name, quote=False)}")
+    if content.tell() != len(data):
+        raise ValueError(f"{file.name}: bytes follow the pickle in {shown(record.name)}")
+    prefix = f"{root}/data/"
+    storages = {
+        name.removeprefix(prefix): Storage(record.size, record.offset, record)
+        for name, record in records.items()
+        if name.startswith(prefix)
+    }
+    return TorchFile(file, tree, storages)
+
+
+def _archive_root(records: Mapping[str, Record], where: str) -> str:
+    pickles = [name for name in records if re.fullmatch(r"[^/]+/data\.pkl", name)]
+    if len(pickles) == 1:
+        return pickles[0].removesuffix("/data.pkl")
+    if pickles:
+        raise ValueError(f"{where}: {len(pickles)} records are called data.pkl; one is expected")
+    if records and all(name.endswith(".npy") for name in records):
+        raise ValueError(f"{where}: NumPy arrays (.npz), not a checkpoint; pass them as a dict")
+    raise ValueError(f"{where}: a zip archive without data.pkl, not written by torch.save")
+
+
+def starts_legacy(file: File) -> bool:
+    """Tell whether the file starts with the pickled number that marks torch's older format."""
+    with open_file(file) as stream:
+        try:
+            return bool(interpret(stream, min(file.size, 64), file.name) == LEGACY_MAGIC)
+        except ValueError:
+            return False
+
+
+def read_legacy(file: File) -> TorchFile:
+    """Read the description in a file of torch's older format: five pickles, then the storages.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, cut short or was written on a big-endian machine.
+    """
+    with open_file(file) as stream:
+        parts = [
+            interpret(stream, file.size, f"{file.name}: {part}")
+            for part in ("magic number", "protocol", "system", "object", "storage keys")
+        ]
+        _, protocol, system, root, keys = parts
+        if type(protocol) is not int or protocol != LEGACY_PROTOCOL:
+            raise ValueError(f"{file.name}: its protocol is not {LEGACY_PROTOCOL}")
+        if type(system) is not dict or system.get("little_endian") is not True:
+            raise ValueError(f"{file.name}: not little-endian; save it again on a common machine")
+        if type(keys) is not list or not all(type(key) is str for key in keys):
+            raise ValueError(f"{file.name}: the list of storage keys is damaged")
+        storages = _legacy_storages(stream, file, root, keys)
+    return TorchFile(file, root, storages)
+
+
+def _legacy_storages(
+    stream: BinaryIO, file: File, root: Any, keys: list[str]
+) -> dict[str, Storage]:
+    itemsizes: dict[str, tuple[int, int]] = {}
+    for reference in _references(root):
+        key, dtype, numel = _storage_id(reference, file.name)
+        itemsize = ITEMSIZE.get(dtype, 1)
+        if itemsizes.setdefault(key, (itemsize, numel)) != (itemsize, numel):
+            raise ValueError(f"{file.name}: storage {shown(key)} is described in two ways")
+    if len(set(keys)) != len(keys) or set(keys) != set(itemsizes):
+        raise ValueError(f"{file.name}: the storages in the file are not those described")
+    storages = {}
+    position = stream.tell()
+    for key in keys:
+        where = f"{file.name}: storage {shown(key)}"
+        stream.seek(position)
+        head = stream.read(8)
+        itemsize, numel = itemsizes[key]
+        if len(head) != 8 or struct.unpack("<q", head)[0] != numel:
+            raise ValueError(f"{where}: its length is missing or wrong; the file is damaged")
+        storages[key] = Storage(numel * itemsize, position + 8, None)
+        position += 8 + numel * itemsize
+        if position > file.size:
+            raise ValueError(f"{where}: the file ends before it does; copy or download it again")
+    if position != file.size:
+        raise ValueError(f"{file.name}: {file.size - position:,} bytes follow the last storage")
+    return storages
+
+
+def _references(root: Any) -> list[Reference]:
+    """Return all persistent ids below `root`; the walk keeps its own stack."""
+    found: list[Reference] = []
+    seen: set[int] = set()
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if not isinstance(node, dict | list | tuple | Object | Reference) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, Reference):
+            found.append(node)
+        elif isinstance(node, Object):
+            stack += [node.cls, node.args, node.state, node.items, node.pairs]
+        elif isinstance(node, dict):
+            stack += node.values()
+            stack += node.keys()
+        else:
+            stack += node
+    return found
+
+
+def _storage_id(reference: object, where: str) -> tuple[str, str, int]:
+    """Return key, dtype and number of elements from a storage's persistent id."""
+    damaged = ValueError(f"{where}: a storage is described in an unknown way")
+    if type(reference) is not Reference:
+        raise damaged
+    fields = reference.id
+    if type(fields) is str:  # protocol 0 writes the id as text
+        match = re.fullmatch(
+            r"\('storage', <class '([\w.]+)'>, '(\w+)', '[\w:]+', ([0-9]{1,18})(?:, None)?\)",
+            fields,
+        )
+        if not match:
+            raise damaged
+        fields = ("storage", Global(match[1]), match[2], "", int(match[3]), None)
+    if type(fields) is not tuple or len(fields) not in (5, 6) or fields[5:] not in ((), (None,)):
+        raise damaged
+    kind, cls, key, _, numel = fields[:5]
+    if type(kind) is not str or kind != "storage" or type(cls) is not Global:
+        raise damaged
+    if type(key) is not str or type(numel) is not int or not 0 <= numel < 2**60:
+        raise damaged
+    name = cls.path.removeprefix("torch.").removeprefix("cuda.").removeprefix("storage.")
+    if name == "UntypedStorage":
+        return key, "bytes", numel
+    if name not in _STORAGE_DTYPES:
+        raise ValueError(f"{where}: the storage class {shown(cls.path)} is unknown")
+    return key, _STORAGE_DTYPES[name], numel
+
+
+def is_tensor(node: object) -> bool:
+    """Tell whether a node describes a tensor of whatever kind."""
+    if type(node) is not Object or type(node.cls) is not Global:
+        return False
+    path = node.cls.path
+    last = path.rpartition(".")[2]
+    return path.startswith("torch.") and (
+        last.startswith("_rebuild_")
+        or (path.startswith("torch.distributed.") and last.endswith("Tensor"))
+    )
+
+
+def tensor_values(source: TorchFile, node: Object, where: str) -> Values:
+    """Return shape, dtype and values of the tensor that `node` describes.
+
+    Raises
+    ------
+    ValueError
+        If the description is malformed or points outside its storage.
+    """
+    for _ in range(_WRAPPED_LEVELS):
+        name, args = _called(node)
+        if name.startswith("_rebuild_parameter"):
+            inner = args[0] if args else None
+        elif name.startswith("_rebuild_from_type"):
+            inner = _retyped(args)
+        else:
+            break
+        if not isinstance(inner, Object):
+            raise ValueError(f"{where}: the tensor inside is missing")  # noqa: TRY004
+        node = inner
+    if name not in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"):
+        return _unsupported(name, args)
+    return _strided(source, name, args, where)
+
+
+def _called(node: Object) -> tuple[str, tuple[Any, ...]]:
+    path = node.cls.path if type(node.cls) is Global else ""
+    return path.rpartition(".")[2], node.args
+
+
+def _retyped(args: tuple[Any, ...]) -> Object | None:
+    """Return the call inside ``_rebuild_from_type_v2(function, type, args, state)``."""
+    if len(args) < 3 or type(args[2]) is not tuple:
+        return None
+    return Object(args[0], args[2])
+
+
+def _unsupported(name: str, args: tuple[Any, ...]) -> Values:
+    """List a tensor that cannot be read with whatever shape and dtype it gives."""
+    problem = _PROBLEMS.get(name, f"unsupported ({shown(name, quote=False)})")
+    shape: tuple[int, ...] = ()
+    dtype = "unknown"
+    if name.startswith("_rebuild_sparse") and len(args) > 1 and type(args[1]) is tuple:
+        args = args[1]
+    for arg in args:
+        if type(arg) is Object and arg.cls == Global("torch.Size"):
+            arg = arg.args[0] if arg.args else ()  # noqa: PLW2901
+        if type(arg) is Global and arg.path.startswith("torch.") and dtype == "unknown":
+            dtype = _dtype_name(arg)
+        if type(arg) is tuple and arg and not shape and all(type(size) is int for size in arg):
+            shape = arg if len(arg) <= 64 else ()
+    return unreadable(shape, dtype, problem)
+
+
+def _dtype_name(dtype: Global) -> str:
+    name = shown(dtype.path.removeprefix("torch."), quote=False)
+    return _SHORT_DTYPES.get(name, name)
+
+
+class _Layout(NamedTuple):
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    flips: tuple[str, ...]
+
+
+def _strided(source: TorchFile, name: str, args: tuple[Any, ...], where: str) -> Values:
+    untyped = name == "_rebuild_tensor_v3"
+    if len(args) < (7 if untyped else 4):
+        raise ValueError(f"{where}: its description is incomplete")
+    key, dtype, numel = _storage_id(args[0], where)
+    if untyped != (dtype == "bytes") or (untyped and type(args[6]) is not Global):
+        raise ValueError(f"{where}: its dtype is described in an unknown way")
+    if untyped:
+        dtype = _dtype_name(args[6])
+    if source.dtypes.setdefault(key, dtype) != dtype:
+        raise ValueError(
+            f"{where}: storage {shown(key)} is {source.dtypes[key]} elsewhere and {dtype} here"
+        )
+    shape = checked_shape(_plain_size(args[2]), ITEMSIZE.get(dtype, 1), where)
+    if dtype not in ITEMSIZE:
+        kind = "quantised tensor" if dtype.startswith("q") else f"dtype {dtype} is not supported"
+        return unreadable(shape, dtype, kind)
+    found = source.storages.get(key)
+    n_bytes = numel if untyped else numel * ITEMSIZE[dtype]
+    if found is None or found.n_bytes != n_bytes:
+        size = f"{found.n_bytes:,} bytes" if found else "missing"
+        raise ValueError(f"{where}: storage {shown(key)} is {size} instead of {n_bytes:,} bytes")
+    stride = checked_shape(_plain_size(args[3]), 1, f"{where}, strides")
+    layout = _Layout(args[1], shape, stride, _flips(args[-1], dtype, where))
+    return _view(source, key, dtype, layout, where)
+
+
+def _plain_size(size: object) -> object:
+    """Unwrap a ``torch.Size``."""
+    if type(size) is Object and size.cls == Global("torch.Size") and size.args:
+        return size.args[0]
+    return size
+
+
+def _flips(metadata: object, dtype: str, where: str) -> tuple[str, ...]:
+    """Return which of conjugation and negation torch has put off until the values are used."""
+    if type(metadata) is not dict:
+        return ()
+    flips = tuple(name for name in ("conj", "neg") if metadata.get(name) is True)
+    if flips and not dtype.startswith(("complex", "float16", "float32", "float64")):
+        raise ValueError(f"{where}: {dtype} values marked as {' and '.join(flips)}")
+    return flips
+
+
+def _view(source: TorchFile, key: str, dtype: str, layout: _Layout, where: str) -> Values:
+    offset, shape, stride, _ = layout
+    storage = source.storages[key]
+    capacity = storage.n_bytes // ITEMSIZE[dtype]
+    if type(offset) is not int or offset < 0 or len(stride) != len(shape):
+        raise ValueError(f"{where}: its offset or strides are damaged")
+    numel = prod(shape)
+    last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+    if numel and last >= capacity:
+        raise ValueError(
+            f"{where}: shape {shape_text(shape)} reaches element {last:,} "
+            f"of a storage of {capacity:,}; the file is damaged"
+        )
+    if numel and any(size > 1 and step == 0 for size, step in zip(shape, stride, strict=True)):
+        return unreadable(shape, dtype, "expanded (stride 0)")
+    if numel > capacity:
+        return unreadable(shape, dtype, "overlapping view with more elements than its storage")
+    read = partial(_read_view, source.file, source.verified, storage, dtype, layout)
+    identity = (source.file, key, *layout) if numel else None
+    return Values(shape=shape, dtype=dtype, read=read, identity=identity)
+
+
+def _read_view(
+    file: File, verified: set[str], storage: Storage, dtype: str, layout: _Layout
+) -> np.ndarray:
+    offset, shape, stride, flips = layout
+    kind = numpy_dtype(dtype)
+    if 0 in shape:
+        return np.empty(shape, dtype=kind)
+    extent = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+    data = _read_storage(file, verified, storage, offset * kind.itemsize, extent * kind.itemsize)
+    elements = typed(data, dtype, file.name)
+    strides = tuple(step * kind.itemsize for step in stride)
+    view = np.lib.stride_tricks.as_strided(elements, shape, strides)
+    values = np.ascontiguousarray(view).reshape(shape)  # it makes a scalar one-dimensional
+    if "conj" in flips:
+        values = np.conj(values)
+    return np.negative(values) if "neg" in flips else values
+
+
+def _read_storage(
+    file: File, verified: set[str], storage: Storage, start: int, length: int
+) -> np.ndarray:
+    """Return some bytes of a storage; all of it is verified when it is first read."""
+    record = storage.record
+    with open_file(file) as stream:
+        if record is None:
+            return read_array(stream, storage.offset + start, length, file.name)
+        if record.deflated or length == record.size:
+            data = _zip.read_record(stream, record, file.name)[start : start + length]
+        else:
+            if record.name not in verified:
+                _zip.verify_stored(stream, record, file.name)
+            data = read_array(stream, record.offset + start, length, file.name)
+    verified.add(record.name)
+    return data

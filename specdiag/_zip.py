@@ -1,0 +1,228 @@
+"""The zip container of torch files, read strictly: what two readers could see differently is refused."""
+
+import struct
+import zlib
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from specdiag._files import read_array, read_bytes, shown
+
+MAX_DIRECTORY = 256 * 2**20
+MAX_RATIO = 20  # weights hardly compress; a bomb does
+CHUNK = 2**20
+
+_CENTRAL = struct.Struct("<4s6H3L5H2L")
+_LOCAL = struct.Struct("<4s5H3L2H")
+_END = struct.Struct("<4s4H2LH")
+_END64_LOCATOR = struct.Struct("<4sLQL")
+_END64 = struct.Struct("<4sQ2H2L4Q")
+
+_UTF8, _DESCRIPTOR, _DEFLATE_LEVEL = 0x800, 0x8, 0x6
+_STORED, _DEFLATED = 0, 8
+
+
+class Record(NamedTuple):
+    """One file inside the archive: `size` bytes, kept as `packed` bytes at `offset`."""
+
+    name: str
+    offset: int
+    size: int
+    packed: int
+    deflated: bool
+    crc: int
+
+
+class _Entry(NamedTuple):
+    name: bytes
+    flags: int
+    method: int
+    crc: int
+    packed: int
+    size: int
+    header: int
+
+
+def read_directory(stream: BinaryIO, size: int, where: str) -> dict[str, Record]:
+    """Return the records of the zip archive, by name, in the order of its directory.
+
+    Raises
+    ------
+    ValueError
+        If names repeat, the two descriptions of a record differ, records overlap, or anything is
+        encrypted, marked as a directory or packed by a method other than stored and deflate.
+    """
+    n_entries, directory_size, directory_at = _read_end(stream, size, where)
+    data = read_bytes(stream, directory_at, directory_size, where)
+    records: dict[str, Record] = {}
+    spans = []
+    for entry in _entries(data, n_entries, where):
+        record = _check_entry(stream, entry, directory_at, where)
+        if record.name in records:
+            raise ValueError(f"{where}: the record {shown(record.name)} occurs twice")
+        records[record.name] = record
+        spans.append((entry.header, record.offset + record.packed, record.name))
+    spans.sort()
+    for (_, stop, _), (start, _, name) in pairwise(spans):
+        if start < stop:
+            raise ValueError(f"{where}: the record {shown(name)} overlaps the one before it")
+    return records
+
+
+def _read_end(stream: BinaryIO, size: int, where: str) -> tuple[int, int, int]:
+    """Return the number of entries, the size and the position of the central directory."""
+    cut = ValueError(f"{where}: the zip archive has no end, it was cut short; copy it again")
+    end_at = size - _END.size
+    if end_at < 0:
+        raise cut
+    end = _END.unpack(read_bytes(stream, end_at, _END.size, where))
+    if end[0] != b"PK\x05\x06" or end[-1] != 0:
+        raise cut
+    found = (end[4], end[5], end[6])
+    locator_at = end_at - _END64_LOCATOR.size
+    if locator_at >= _END64.size:
+        locator = _END64_LOCATOR.unpack(read_bytes(stream, locator_at, _END64_LOCATOR.size, where))
+        if locator[0] == b"PK\x06\x07":
+            end_at = locator_at - _END64.size
+            end64 = _END64.unpack(read_bytes(stream, end_at, _END64.size, where))
+            if end64[0] != b"PK\x06\x06" or locator[2] != end_at:
+                raise ValueError(f"{where}: the two ends of the zip archive do not fit together")
+            wide = (end64[7], end64[8], end64[9])
+            for narrow, value, full in zip(found, wide, (2**16, 2**32, 2**32), strict=True):
+                if narrow not in (value, full - 1):
+                    raise ValueError(f"{where}: the two ends of the zip archive disagree")
+            found = wide
+    if found[2] + found[1] != end_at or found[1] > MAX_DIRECTORY:
+        raise ValueError(f"{where}: the zip directory is not where the archive's end says")
+    return found
+
+
+def _entries(data: bytes, n_entries: int, where: str) -> Iterable[_Entry]:
+    position = 0
+    for index in range(n_entries):
+        if position + _CENTRAL.size > len(data):
+            raise ValueError(f"{where}: the zip directory ends before entry {index:,}")
+        fields = _CENTRAL.unpack_from(data, position)
+        name_length, extra_length, comment_length = fields[10:13]
+        start = position + _CENTRAL.size
+        name = data[start : start + name_length]
+        extra = data[start + name_length : start + name_length + extra_length]
+        position = start + name_length + extra_length + comment_length
+        if fields[0] != b"PK\x01\x02" or position > len(data):
+            raise ValueError(f"{where}: entry {index:,} of the zip directory is damaged")
+        if fields[15] & 0x10 or name.endswith(b"/"):
+            raise ValueError(f"{where}: entry {index:,} of the zip archive is a directory")
+        size, packed, header = _widen(extra, (fields[9], fields[8], fields[16]), where)
+        yield _Entry(name, fields[3], fields[4], fields[7], packed, size, header)
+    if position != len(data):
+        raise ValueError(f"{where}: the zip directory holds more than its {n_entries:,} entries")
+
+
+def _widen(extra: bytes, values: tuple[int, ...], where: str) -> list[int]:
+    """Replace the values that are all ones by the 64-bit ones of the extra field, in order."""
+    wide = b""
+    while len(extra) >= 4:
+        kind, length = struct.unpack_from("<2H", extra)
+        if kind == 1:
+            wide = extra[4 : 4 + length]
+        extra = extra[4 + length :]
+    result = []
+    for value in values:
+        if value != 2**32 - 1:
+            result.append(value)
+        elif len(wide) >= 8:
+            result.append(int.from_bytes(wide[:8], "little"))
+            wide = wide[8:]
+        else:
+            raise ValueError(f"{where}: a 64-bit size is missing in the zip archive")
+    return result
+
+
+def _check_entry(stream: BinaryIO, entry: _Entry, limit: int, where: str) -> Record:
+    try:
+        name = entry.name.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{where}: a record's name is not UTF-8: {entry.name[:60]!r}") from None
+    what = f"{where}: record {shown(name)}"
+    if entry.flags & ~(_UTF8 | _DESCRIPTOR | _DEFLATE_LEVEL):
+        raise ValueError(f"{what}: encrypted, or packed in an unknown way ({entry.flags:#x})")
+    if entry.method not in (_STORED, _DEFLATED):
+        raise ValueError(f"{what}: compression method {entry.method} is not supported")
+    if entry.method == _STORED and entry.packed != entry.size:
+        raise ValueError(f"{what}: stored without compression, and yet two different sizes")
+    start = _check_local(stream, entry, limit, what)
+    deflated = entry.method == _DEFLATED
+    return Record(name, start, entry.size, entry.packed, deflated, entry.crc)
+
+
+def _check_local(stream: BinaryIO, entry: _Entry, limit: int, what: str) -> int:
+    """Return where the data starts, once the header there says what the directory says."""
+    differs = ValueError(f"{what}: its two headers in the zip archive differ; the file is damaged")
+    name_end = entry.header + _LOCAL.size + len(entry.name)
+    if name_end > limit:
+        raise ValueError(f"{what}: lies outside the archive")
+    stream.seek(entry.header)
+    header = stream.read(_LOCAL.size + len(entry.name))
+    signature, _, flags, method, _, _, crc, packed, size, name_length, extra_length = (
+        _LOCAL.unpack_from(header)
+    )
+    start: int = name_end + extra_length
+    if start + entry.packed > limit:
+        raise ValueError(f"{what}: {entry.packed:,} bytes do not fit in the archive")
+    same = (signature, flags, method) == (b"PK\x03\x04", entry.flags, entry.method)
+    if not same or name_length != len(entry.name) or header[_LOCAL.size :] != entry.name:
+        raise differs
+    size, packed = _widen(stream.read(extra_length), (size, packed), what)
+    later = flags & _DESCRIPTOR and (crc, packed, size) == (0, 0, 0)
+    if not later and (crc, packed, size) != (entry.crc, entry.packed, entry.size):
+        raise differs
+    return start
+
+
+def read_record(stream: BinaryIO, record: Record, where: str) -> np.ndarray:
+    """Return all bytes of a record, its checksum verified, as an array of uint8."""
+    if record.deflated:
+        data = _inflate(stream, record, where)
+    else:
+        data = read_array(stream, record.offset, record.size, where)
+    _check_crc(zlib.crc32(data.data), record, where)
+    return data
+
+
+def verify_stored(stream: BinaryIO, record: Record, where: str) -> None:
+    """Check the checksum of a stored record, a piece at a time."""
+    crc = 0
+    for offset in range(0, record.size, CHUNK):
+        length = min(CHUNK, record.size - offset)
+        crc = zlib.crc32(read_bytes(stream, record.offset + offset, length, where), crc)
+    _check_crc(crc, record, where)
+
+
+def _check_crc(crc: int, record: Record, where: str) -> None:
+    # torch writes 0 when asked not to compute checksums.
+    if record.crc and crc != record.crc:
+        raise ValueError(
+            f"{where}: record {shown(record.name)}: the CRC-32 is {crc:08x}, not {record.crc:08x}; "
+            "the file is damaged: copy or download it again"
+        )
+
+
+def _inflate(stream: BinaryIO, record: Record, where: str) -> np.ndarray:
+    what = f"{where}: record {shown(record.name)}"
+    if record.size > MAX_RATIO * record.packed:
+        raise ValueError(
+            f"{what}: {record.packed:,} bytes would grow to {record.size:,}, "
+            f"more than {MAX_RATIO} times as many"
+        )
+    packed = read_bytes(stream, record.offset, record.packed, where)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        # One byte more than announced, to notice that there is more.
+        data = inflater.decompress(packed, record.size + 1)
+    except (zlib.error, MemoryError) as error:
+        raise ValueError(f"{what}: cannot be decompressed ({error})") from None
+    if len(data) != record.size or not inflater.eof:
+        raise ValueError(f"{what}: does not decompress to {record.size:,} bytes")
+    return np.frombuffer(data, dtype=np.uint8)

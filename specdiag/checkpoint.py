@@ -1,0 +1,340 @@
+"""Any checkpoint file -> named tensors, read one at a time.
+
+Nothing in a file is ever executed: pickles are interpreted by an inert reader that imports and
+calls nothing, so a stranger's checkpoint is as safe to open as a picture. No torch is needed.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from specdiag import _memory, _plain
+from specdiag._files import File, Values, find_file, open_file, read_bytes, shown
+from specdiag._safetensors import parse_json, read_header
+from specdiag._torchfile import (
+    TorchFile,
+    is_tensor,
+    read_legacy,
+    read_zip,
+    starts_legacy,
+    tensor_values,
+)
+from specdiag._tree import Model, Shape, find_model, strip_wrappers
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_INDEX = 100_000_000
+MAX_FOREIGN_SHOWN = 8
+
+_FILE_TREE = Shape(children=_plain.children, is_table=_plain.is_table, is_tensor=is_tensor)
+_MEMORY_TREE = Shape(
+    children=_memory.children, is_table=_memory.is_table, is_tensor=_memory.is_array
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """One named tensor of a checkpoint.
+
+    Attributes
+    ----------
+    name : str
+        Name in the state dict, without the prefixes of wrapper modules.
+    shape : tuple of int
+    dtype : str
+        Stored dtype: ``'float32'``, ``'bfloat16'``, ``'float8_e4m3fn'``, ...
+    tied_to : str or None
+        Name of the earlier tensor that has the very same elements.
+    problem : str or None
+        Why the values cannot be read, such as ``'sparse tensor'``.
+    read : callable
+        Returns the values, C-contiguous, in the stored dtype (ml_dtypes for bfloat16 and float8).
+        Raises ValueError or OSError if they cannot be read or fail their checksum.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    tied_to: str | None = None
+    problem: str | None = None
+    read: Callable[[], np.ndarray] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The tensors of a model, in the order of their file, and what was stored beside them.
+
+    Attributes
+    ----------
+    name : str
+        Stem of the file, name of the folder, or ``'model'`` for a model in memory.
+    path : Path or None
+    tensors : tuple of Tensor
+    metadata : dict
+        Plain values, fit for JSON: hyper-parameters, entries of the state dict that are no
+        tensors, epoch and the like. What is not plain is named in angle brackets.
+    notes : tuple of str
+        What was left aside.
+    """
+
+    name: str
+    path: Path | None
+    tensors: tuple[Tensor, ...]
+    metadata: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def open_checkpoint(
+    source: "str | os.PathLike[str] | Mapping[str, Any] | torch.nn.Module | Checkpoint",
+) -> Checkpoint:
+    """Return the named tensors of a checkpoint, without reading their values yet.
+
+    Parameters
+    ----------
+    source : path, mapping, torch module or Checkpoint
+        A file written by torch (Lightning checkpoints, state dicts, whole modules, TorchScript,
+        the older format) or safetensors, the index of a sharded checkpoint, a folder that holds
+        one of these; or a state dict or module in memory; a Checkpoint is returned as it is.
+
+    Returns
+    -------
+    Checkpoint
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file does not exist.
+    ValueError
+        If the file is not a checkpoint, or is damaged or malformed in any way.
+    TypeError
+        If `source` is none of the above.
+    """
+    if isinstance(source, Checkpoint):
+        return source
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        return _open_folder(path) if path.is_dir() else _open_path(path)
+    if isinstance(source, Mapping) or _memory.is_module(source):
+        model = find_model(_memory.memory_tree(source), _MEMORY_TREE, "model")
+        found = {name: _memory.array_values(array) for name, array in model.tensors}
+        return _assemble("model", None, found, *_metadata(model))
+    raise TypeError(f"a path, state dict or module is expected, not {type(source).__name__}")
+
+
+# Files are recognised by their content; their extension says nothing.
+_FOREIGN = (
+    (rb"version https://git-lfs", "a Git LFS pointer: fetch the content with 'git lfs pull'"),
+    (rb"(?i)\s*<(!doctype|html|\?xml)", "a web page: download the file itself"),
+    (rb"\x1f\x8b", "compressed by gzip: decompress it first"),
+    (rb"BZh", "compressed by bzip2: decompress it first"),
+    (rb"\xfd7zXZ", "compressed by xz: decompress it first"),
+    (rb"\x28\xb5\x2f\xfd", "compressed by zstd: decompress it first"),
+    (rb"(?s).{257}ustar", "a tar archive: unpack it first"),
+    (rb"\x89HDF", "an HDF5 file: export the model with safetensors or torch.save"),
+    (rb"GGUF", "a GGUF file: export the model with safetensors or torch.save"),
+    (rb"\x93NUMPY", "a NumPy array: pass a dict of arrays instead"),
+    (rb"PK\x05\x06", "an empty zip archive"),
+)
+
+
+def _open_path(path: Path) -> Checkpoint:
+    file = find_file(path)
+    head = _head(file)
+    if re.match(rb"\s*\{", head) and not _looks_like_safetensors(head, file):
+        return _open_index(file)
+    found, metadata, notes = _open_single(file, head)
+    return _assemble(path.stem, path, found, metadata, notes)
+
+
+_Opened = tuple[dict[str, Values], dict[str, Any], list[str]]
+
+
+def _head(file: File) -> bytes:
+    with open_file(file) as stream:
+        return stream.read(512)
+
+
+def _looks_like_safetensors(head: bytes, file: File) -> bool:
+    return head[8:9] == b"{" and 8 + int.from_bytes(head[:8], "little") <= file.size
+
+
+def _open_single(file: File, head: bytes) -> _Opened:
+    """Open one file of tensors, whatever its kind."""
+    if not head:
+        raise ValueError(f"{file.name}: the file is empty; copy or download it again")
+    if _looks_like_safetensors(head, file):
+        return _open_safetensors(file)
+    if head.startswith(b"PK\x03\x04"):
+        return _open_torch(read_zip(file))
+    for pattern, kind in _FOREIGN:
+        if re.match(pattern, head):
+            raise ValueError(f"{file.name}: {kind}")
+    if starts_legacy(file):
+        return _open_torch(read_legacy(file))
+    if head[8:9] == b"{":
+        return _open_safetensors(file)  # says what is wrong with its length
+    if re.match(rb"\x80[\x02-\x05]|[(\]}lcd].*\n", head):
+        raise ValueError(f"{file.name}: a pickle, but not written by torch.save")
+    raise ValueError(
+        f"{file.name}: not a checkpoint: it starts with {head[:8]!r}; torch and safetensors files "
+        "and sharded indexes are read"
+    )
+
+
+def _open_safetensors(file: File) -> _Opened:
+    found, metadata = read_header(file)
+    return found, dict(metadata), []
+
+
+def _open_torch(source: TorchFile) -> _Opened:
+    model = find_model(source.root, _FILE_TREE, source.file.name)
+    found = {
+        name: tensor_values(source, node, f"{source.file.name}: {shown(name)}")
+        for name, node in model.tensors
+    }
+    return found, *_metadata(model)
+
+
+def _metadata(model: Model) -> tuple[dict[str, Any], list[str]]:
+    """Return the plain entries beside the tensors, and notes about everything left out."""
+    notes = [
+        f"{count:,} tensor{'s' * (count > 1)} under {shown(key)} "
+        f"{'are' if count > 1 else 'is'} not part of the model"
+        for key, count in model.aside.items()
+    ]
+    strip = strip_wrappers([name for name, _ in model.tensors])
+    metadata: dict[str, Any] = {}
+    budget = _plain.MAX_NODES
+    for name, node in [*((strip(name), node) for name, node in model.entries), *model.top]:
+        plainer = _plain.Plainer(budget)
+        if name in metadata:
+            notes.append(f"a second entry called {shown(name)} was left out")
+            continue
+        metadata[name] = plainer.convert(node)
+        budget = plainer.left
+        if plainer.foreign:
+            notes.append(f"{shown(name, quote=False)} holds objects that were not rebuilt: "
+                         f"{_listed(plainer.foreign)}")  # fmt: skip
+    return metadata, notes
+
+
+def _listed(foreign: Mapping[str, int]) -> str:
+    named = [f"{name} ({count:,})" for name, count in list(foreign.items())[:MAX_FOREIGN_SHOWN]]
+    more = len(foreign) - len(named)
+    return ", ".join(named) + (f" and {more:,} more kinds" if more else "")
+
+
+def _assemble(
+    name: str,
+    path: Path | None,
+    found: Mapping[str, Values],
+    metadata: dict[str, Any],
+    notes: list[str],
+) -> Checkpoint:
+    strip = strip_wrappers(list(found))
+    first: dict[tuple[object, ...], str] = {}
+    tensors = []
+    for full_name, values in found.items():
+        short = strip(full_name)
+        tied_to = first.setdefault(values.identity, short) if values.identity else short
+        tensors.append(
+            Tensor(
+                name=short,
+                shape=values.shape,
+                dtype=values.dtype,
+                tied_to=None if tied_to == short else tied_to,
+                problem=values.problem,
+                read=values.read,
+            )
+        )
+    if not tensors:
+        notes = [*notes, "there are no tensors"]
+    return Checkpoint(
+        name=name, path=path, tensors=tuple(tensors), metadata=metadata, notes=tuple(notes)
+    )
+
+
+# What a folder may hold, the preferred kind first. Trainers leave the last line's files beside
+# the weights.
+_KINDS = (
+    r".*\.safetensors\.index\.json",
+    r".*\.safetensors",
+    r".*\.(bin|pt|pth)\.index\.json",
+    r".*\.(ckpt|pt|pth|bin)",
+)
+_NOT_WEIGHTS = re.compile(
+    r"training_args\.bin|(optimizer|scheduler|scaler|rng_state).*\.(pt|bin|pth)"
+)
+
+
+def _open_folder(path: Path) -> Checkpoint:
+    names = sorted(entry.name for entry in path.iterdir() if not _NOT_WEIGHTS.fullmatch(entry.name))
+    for kind in _KINDS:
+        candidates = [name for name in names if re.fullmatch(kind, name)]
+        if len(candidates) > 1:
+            listed = ", ".join(shown(name, quote=False) for name in candidates[:10])
+            raise ValueError(
+                f"{shown(path.name, quote=False)}: {len(candidates)} checkpoints in the folder "
+                f"({listed}); name one of them"
+            )
+        if candidates:
+            opened = _open_path(path / candidates[0])
+            return Checkpoint(
+                name=path.resolve().name,
+                path=path,
+                tensors=opened.tensors,
+                metadata=opened.metadata,
+                notes=opened.notes,
+            )
+    raise FileNotFoundError(
+        f"{shown(path.name, quote=False)}: no checkpoint in the folder "
+        "(.safetensors, .ckpt, .pt, .pth, .bin or an index of shards)"
+    )
+
+
+def _open_index(file: File) -> Checkpoint:
+    """Open the shards that an index names, and check that each key is where it should be."""
+    if file.size > MAX_INDEX:
+        raise ValueError(f"{file.name}: {file.size:,} bytes are too many for an index")
+    with open_file(file) as stream:
+        index = parse_json(read_bytes(stream, 0, file.size, file.name), file.name)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{file.name}: JSON without a weight_map, not an index of shards")
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or not _is_plain_name(shard):
+            raise ValueError(f"{file.name}: {shown(str(shard))} is not a plain file name")
+    expected: dict[str, set[str]] = {}
+    for key, shard in weight_map.items():
+        expected.setdefault(shard, set()).add(key)
+    found: dict[str, Values] = {}
+    notes: list[str] = []
+    for shard, keys in expected.items():
+        values, _, more = _open_shard(file, shard)
+        if values.keys() != keys:
+            key = min(values.keys() ^ keys)
+            fault = "is not in" if key in keys else "is not listed for"
+            raise ValueError(f"{file.name}: {shown(key)} {fault} {shown(shard)}; fetch both again")
+        found |= values
+        notes += more
+    about = _plain.Plainer(_plain.MAX_NODES).convert(index.get("metadata") or {})
+    metadata = about if isinstance(about, dict) else {}
+    return _assemble(file.path.name.split(".")[0], file.path, found, metadata, notes)
+
+
+def _is_plain_name(name: str) -> bool:
+    return name not in ("", ".", "..") and not re.search(r"[/\\:\x00-\x1f]", name)
+
+
+def _open_shard(index: File, shard: str) -> _Opened:
+    path = index.path.parent / shard
+    if not path.exists():
+        raise FileNotFoundError(f"{index.name}: the shard {shown(shard)} is missing; fetch it too")
+    file = find_file(path)
+    return _open_single(file, _head(file))
