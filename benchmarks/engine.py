@@ -153,7 +153,9 @@ def memory():
         specdiag = str(Path(sys.executable).with_name("specdiag"))
         base = peak_memory([sys.executable, "-c", "import specdiag.cli, specdiag.tables"])
         peak = peak_memory([specdiag, "alpha", str(path)])
-    print(f"\nfile of {size:.1f} GiB, {len(shapes)} layers, the largest {largest:.0f} MiB in float64")
+    print(
+        f"\nfile of {size:.1f} GiB, {len(shapes)} layers, the largest {largest:.0f} MiB in float64"
+    )
     print(f"peak {peak:.0f} MiB = interpreter and imports {base:.0f} MiB", end=" + ")
     print(f"{(peak - base) / largest:.2f} times the largest   (bar: 4)")
 

@@ -31,7 +31,11 @@ def cli() -> None:
 
 @cli.command()
 @click.argument(
-    "files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="FILE..."
+    "files",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+    metavar="FILE...",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, NaN as null.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a row a matrix.")
@@ -67,7 +71,7 @@ def alpha(
     debug: bool,
     **settings: Any,
 ) -> None:
-    """Fit a power law to the spectrum of every weight matrix of each FILE.
+    r"""Fit a power law to the spectrum of every weight matrix of each FILE.
 
     A FILE is a .ckpt, .pt, .pth, .bin or .safetensors file, an index of shards (*.index.json), or
     a folder that holds one of these. No code in it is ever run.
@@ -78,54 +82,57 @@ def alpha(
       specdiag alpha last.ckpt --layers '*.to_qkv.*' --plot figures
       specdiag alpha a.pt b.pt -o both.nc
     """
-    if as_json and as_csv:
-        raise click.UsageError("--json and --csv exclude each other")
-    if output and not output.resolve().parent.is_dir():
-        raise click.UsageError(f"-o {output}: there is no folder {output.parent}")
-    if plot and not find_spec("matplotlib"):
-        raise click.UsageError("--plot needs matplotlib: pip install 'specdiag[figures]'")
+    _check_usage(as_json, as_csv, output, plot)
     from specdiag import tables
 
-    checkpoints, measured = [], []
-    failed = False
-    for file in files:
-        try:
-            checkpoint, found = _measure(file, layers, settings)
-        except _ERRORS as error:
-            if debug:
-                raise
-            _complain(error)
-            failed = True
-        else:
-            checkpoints.append(checkpoint)
-            measured.append(found)
+    checkpoints, measured = _measure_all(files, layers, settings, debug)
     if as_json:
         click.echo(tables.as_json(checkpoints, measured))
     elif as_csv:
         click.echo(tables.as_csv(checkpoints, measured), nl=False)
     else:
         _print_tables(checkpoints, measured)
-    if checkpoints and (output or plot):
+    if checkpoints:
         _write(checkpoints, measured, {"layers": layers, **settings}, output, plot)
-    if failed:
+    if len(checkpoints) < len(files):
         raise click.exceptions.Exit(1)
+
+
+def _check_usage(as_json: bool, as_csv: bool, output: Path | None, plot: Path | None) -> None:
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other")
+    if output and not output.resolve().parent.is_dir():
+        raise click.UsageError(f"-o {output}: there is no folder {output.parent}")
+    if plot and not find_spec("matplotlib"):
+        raise click.UsageError("--plot needs matplotlib: pip install 'specdiag[figures]'")
+
+
+def _measure_all(
+    files: Sequence[Path], pattern: str | None, settings: dict[str, Any], debug: bool
+) -> tuple[list["Checkpoint"], list[list["Layer"]]]:
+    """Return the files that could be measured, and their layers; complain about the others."""
+    from specdiag.checkpoint import open_checkpoint
+    from specdiag.layers import matrices, measure
+
+    checkpoints, measured = [], []
+    for file in files:
+        try:
+            checkpoint = open_checkpoint(file)
+            tensors = matrices(checkpoint, pattern)
+            found = _with_progress(measure(tensors, **settings), tensors, checkpoint.name)
+            measured.append(list(found))
+            checkpoints.append(checkpoint)
+        except _ERRORS as error:
+            if debug:
+                raise
+            _complain(error)
+    return checkpoints, measured
 
 
 def _complain(error: Exception) -> None:
     from specdiag.tables import printable
 
     click.echo(f"specdiag: {printable(str(error) or 'not enough memory')}", err=True)
-
-
-def _measure(
-    file: Path, pattern: str | None, settings: dict[str, Any]
-) -> tuple["Checkpoint", list["Layer"]]:
-    from specdiag.checkpoint import open_checkpoint
-    from specdiag.layers import matrices, measure
-
-    checkpoint = open_checkpoint(file)
-    tensors = matrices(checkpoint, pattern)
-    return checkpoint, list(_with_progress(measure(tensors, **settings), tensors, checkpoint.name))
 
 
 def _with_progress(
@@ -170,6 +177,8 @@ def _write(
     output: Path | None,
     plot: Path | None,
 ) -> None:
+    if not (output or plot):
+        return
     from specdiag import spectra
 
     dataset = spectra.build(checkpoints, measured, settings)

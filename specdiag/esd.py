@@ -7,6 +7,7 @@ smaller). Martin & Mahoney (2021), JMLR 22(165), section 2.
 
 import functools
 import math
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -49,7 +50,9 @@ def eigenvalues(W: ArrayLike) -> Array:
     """
     W = np.asarray(W)
     if W.ndim < 2 or W.size == 0:
-        raise ValueError(f"W has shape {W.shape}: expected a matrix (n, m) or a kernel (out, in, …)")
+        raise ValueError(
+            f"W has shape {W.shape}: expected a matrix (n, m) or a kernel (out, in, …)"
+        )
     if W.dtype.kind == "c":
         raise ValueError("W is complex: expected real numbers")
     slices = W.reshape(*W.shape[:2], -1)
@@ -71,7 +74,8 @@ def _gram_eigenvalues(W: NDArray[np.generic]) -> Array:
     gram = A.T @ A if n >= m else A @ A.T
     del A  # the peak stays at two matrices: the Gram matrix and LAPACK's copy of it
     gram /= max(n, m)
-    return np.maximum(np.linalg.eigvalsh(gram), 0.0)
+    values: Array = np.maximum(np.linalg.eigvalsh(gram), 0.0)
+    return values
 
 
 def rank_gate(eigenvalues: Array, shape: tuple[int, ...], dtype: DTypeLike) -> float:
@@ -112,7 +116,7 @@ def rank_gate(eigenvalues: Array, shape: tuple[int, ...], dtype: DTypeLike) -> f
 def _precision(dtype: np.dtype[np.generic]) -> tuple[float, float]:
     if dtype.kind in "iub":
         return 0.0, 0.0
-    info = ml_dtypes.finfo(dtype)  # knows NumPy's own types as well as bfloat16 and float8
+    info: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]  # knows NumPy's own types as well as bfloat16 and float8
     return float(info.eps), float(info.smallest_subnormal)
 
 

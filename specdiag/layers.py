@@ -58,8 +58,10 @@ class Layer:
 
     @property
     def alpha_hat(self) -> float:
-        """alpha * log10 of the squared spectral norm, WeightWatcher's alpha_weighted."""
-        return self.tail.alpha * 2 * math.log10(self.spectral_norm) if self.tail.n_tail else math.nan
+        """Alpha * log10 of the squared spectral norm, WeightWatcher's alpha_weighted."""
+        return (
+            self.tail.alpha * 2 * math.log10(self.spectral_norm) if self.tail.n_tail else math.nan
+        )
 
 
 def matrices(checkpoint: Checkpoint, pattern: str | None = None) -> tuple[Tensor, ...]:
@@ -219,9 +221,7 @@ def _all_equal(
 
 
 def _record(tensor: Tensor, *, status: str, **values: Any) -> Layer:
-    return Layer(
-        name=tensor.name, shape=tensor.shape, dtype=tensor.dtype, status=status, **values
-    )
+    return Layer(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype, status=status, **values)
 
 
 def summarise(layers: Iterable[Layer]) -> dict[str, Any]:

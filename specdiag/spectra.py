@@ -104,7 +104,10 @@ def alpha(
     if not sources:
         raise ValueError("alpha() needs at least one checkpoint: a path, module or state dict")
     checkpoints = [open_checkpoint(source) for source in sources]
-    settings = {"min_eigenvalues": min_eigenvalues, "include_embeddings": include_embeddings}
+    settings: dict[str, Any] = {
+        "min_eigenvalues": min_eigenvalues,
+        "include_embeddings": include_embeddings,
+    }
     measured = [list(measure(matrices(c, layers), **settings)) for c in checkpoints]
     return build(checkpoints, measured, {"layers": layers, **settings})
 
@@ -185,7 +188,9 @@ def _attributes(checkpoints: Sequence[Checkpoint], settings: Mapping[str, Any]) 
     }
 
 
-def spectrum(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) -> NDArray[np.float64]:
+def spectrum(
+    dataset: "xr.Dataset", layer: str, checkpoint: str | None = None
+) -> NDArray[np.float64]:
     """Return the eigenvalues of one layer, descending.
 
     Parameters
@@ -209,7 +214,9 @@ def spectrum(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) -
     for dim, wanted in (("checkpoint", checkpoint), ("layer", layer)):
         known = [str(x) for x in dataset[dim].values]
         if wanted not in known:
-            raise ValueError(f"no {dim} {wanted!r} in the dataset: it has {', '.join(known[:3])}, …")
+            raise ValueError(
+                f"no {dim} {wanted!r} in the dataset: it has {', '.join(known[:3])}, …"
+            )
         position.append(known.index(wanted))
     sizes = dataset.row_size.values
     if sizes.sum() != dataset.sizes["sample"]:

@@ -44,9 +44,7 @@ def as_csv(checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence[Laye
     writer = csv.DictWriter(text, ["checkpoint", "layer", *_COLUMNS], lineterminator="\n")
     writer.writeheader()
     for name, layers in zip(unique_names(checkpoints), measured, strict=True):
-        writer.writerows(
-            {"checkpoint": name} | _without_nan(_row(layer)) for layer in layers
-        )
+        writer.writerows({"checkpoint": name} | _without_nan(_row(layer)) for layer in layers)
     return text.getvalue()
 
 
@@ -80,7 +78,7 @@ def as_table(layers: Sequence[Layer]) -> "Table":
             str(layer.tail.n_tail) if layer.tail.n_tail else "-",
             _number(layer.tail.ks_distance, ".3f"),
             _number(layer.stable_rank, ".1f"),
-            _number(layer.spectral_norm, ".3g"),
+            _number(layer.spectral_norm, "#.3g"),
             layer.status,
         ]
         table.add_row(
@@ -95,12 +93,14 @@ def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str
     n_vectors = sum(len(t.shape) < 2 for t in checkpoint.tensors)
     lines = []
     if found["n_fit"]:
-        lines += [
-            f"alpha over {found['n_fit']} fit layers: mean {found['mean_alpha']:.3f}, median "
-            f"{found['median_alpha']:.3f}",
+        lines.append(
+            f"alpha over {found['n_fit']} fit layers: mean {found['mean_alpha']:.3f}, "
+            f"median {found['median_alpha']:.3f}"
+        )
+        lines.append(
             f"below 2: {found['fraction_below_2']:.0%}   2 to 6: {found['fraction_2_to_6']:.0%}   "
-            f"above 6: {found['fraction_above_6']:.0%}",
-        ]
+            f"above 6: {found['fraction_above_6']:.0%}"
+        )
     else:
         lines.append("no layer could be fit: there is no alpha to report")
     buckets = " + ".join(

@@ -18,7 +18,9 @@ def draw_all(dataset: "xr.Dataset", folder: Path) -> list[Path]:
 
     written = []
     for i, checkpoint in enumerate(dataset.checkpoint.values):
-        home = folder / f"{i:02d}_{_slug(checkpoint)}" if dataset.sizes["checkpoint"] > 1 else folder
+        home = (
+            folder / f"{i:02d}_{_slug(checkpoint)}" if dataset.sizes["checkpoint"] > 1 else folder
+        )
         home.mkdir(parents=True, exist_ok=True)
         figures = {"alpha_by_layer": alpha_by_layer.plot(dataset, checkpoint)}
         for j, layer in enumerate(dataset.layer.values):

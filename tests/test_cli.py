@@ -1,0 +1,209 @@
+import csv
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from safetensors.numpy import save_file
+
+import specdiag
+from specdiag.cli import cli
+
+
+@pytest.fixture
+def file(rng, tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_file(
+        {
+            "model.fc1.weight": rng.standard_normal((120, 80)).astype(np.float32),
+            "model.fc2.weight": rng.standard_normal((80, 60)).astype(np.float32),
+            "model.dead.weight": np.zeros((70, 70), np.float32),
+            "model.unit_emb.weight": rng.standard_normal((300, 64)).astype(np.float32),
+            "model.readout.weight": rng.standard_normal((2, 64)).astype(np.float32),
+            "model.broken.weight": np.full((60, 60), np.nan, np.float32),
+            "model.fc1.bias": rng.standard_normal(120).astype(np.float32),
+        },
+        path,
+    )
+    return path
+
+
+def run(*arguments):
+    """Run the installed command as a user would; returns status, stdout, stderr."""
+    command = [sys.executable, "-m", "specdiag.cli", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_table_has_a_row_a_matrix_and_the_accounting(file):
+    status, out, err = run("alpha", file)
+    assert (status, err) == (0, "")
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
+    expected = specdiag.alpha(file).sel(layer="fc1.weight").squeeze()
+    assert rows["fc1.weight"][1:] == [
+        "120x80",
+        f"{expected.alpha.item():.2f}",
+        str(expected.n_tail.item()),
+        f"{expected.ks_distance.item():.3f}",
+        f"{expected.stable_rank.item():.1f}",
+        f"{expected.spectral_norm.item():#.3g}",
+        "fit",
+    ]
+    assert "walked 6 matrices = 2 fit + 1 degenerate + 2 skipped + 1 failed" in out
+    assert "degenerate: rank 0: fewer than 50 eigenvalues above rounding: dead.weight" in out
+    assert "failed: 3,600 of 3,600 values are NaN or infinite: broken.weight" in out
+    assert "skipped: embedding table, by its name: unit_emb.weight" in out
+    assert "skipped: too few eigenvalues: 2 of at least 50: readout.weight" in out
+    assert "alpha over 2 fit layers: mean" in out
+
+
+def test_json_holds_the_same_numbers_and_null_for_none(file):
+    status, out, _ = run("alpha", file, "--json")
+    (found,) = json.loads(out)["checkpoints"]
+    expected = specdiag.alpha(file)
+    assert status == 0
+    assert found["summary"]["mean_alpha"] == expected.alpha.mean().item()
+    assert found["summary"]["n_walked"] == 6
+    assert found["not_matrices"] == ["fc1.bias"]
+    by_name = {layer["layer"]: layer for layer in found["layers"]}
+    assert by_name["fc2.weight"]["alpha"] == expected.alpha.sel(layer="fc2.weight").item()
+    assert by_name["dead.weight"]["alpha"] is None
+
+
+def test_csv_has_a_row_a_matrix(file):
+    status, out, _ = run("alpha", file, file, "--csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert status == 0
+    assert [row["checkpoint"] for row in rows] == ["net#1"] * 6 + ["net#2"] * 6
+    expected = specdiag.alpha(file).alpha.sel(layer="fc2.weight").item()
+    assert [float(r["alpha"]) for r in rows if r["layer"] == "fc2.weight"] == [expected] * 2
+
+
+def test_the_options_choose_what_is_measured(file):
+    def summary(*options):
+        return json.loads(run("alpha", file, "--json", *options)[1])["checkpoints"][0]["summary"]
+
+    assert summary("--layers", "fc*")["n_walked"] == 2
+    assert summary("--include-embeddings")["n_fit"] == 3
+    assert summary("--min-eigenvalues", "70")["n_fit"] == 1
+
+
+def test_the_dataset_and_the_figures_are_written(file, tmp_path):
+    output, plots = tmp_path / "out.nc", tmp_path / "plots"
+    status, _, err = run("alpha", file, "-o", output, "--plot", plots)
+    assert status == 0
+    assert specdiag.open_spectra(output).sizes["layer"] == 6
+    assert sorted(p.name for p in plots.iterdir()) == [
+        "alpha_by_layer.png",
+        *(f"esd_{i:03d}_{n}.png" for i, n in fit_layers(file)),
+    ]
+    assert f"wrote {output}" in err
+    assert f"drew 3 figures in {plots}" in err
+
+
+def fit_layers(file):
+    found = specdiag.alpha(file)
+    pairs = zip(found.layer.values, found.status.values[0], strict=True)
+    return [(i, name) for i, (name, status) in enumerate(pairs) if status == "fit"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Missing argument 'FILE...'."),
+        (["none.pt"], "Path 'none.pt' does not exist."),
+        (["FILE", "--json", "--csv"], "--json and --csv exclude each other"),
+        (["FILE", "-o", "no/where/x.nc"], "-o no/where/x.nc: there is no folder no/where"),
+        (["FILE", "--min-eigenvalues", "1"], "1 is not in the range x>=2"),
+        (["FILE", "--nonsense"], "No such option '--nonsense'."),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_two(file, arguments, message):
+    status, out, err = run("alpha", *[str(file) if a == "FILE" else a for a in arguments])
+    assert (status, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_bad_file_is_one_line_and_status_one_and_the_others_are_measured(file, tmp_path):
+    bad = tmp_path / "bad.pt"
+    bad.write_bytes(b"")
+    status, out, err = run("alpha", bad, file)
+    assert status == 1
+    assert "fc1.weight" in out
+    assert err.startswith("specdiag: ")
+    assert err.count("\n") == 1
+    assert "bad.pt" in err
+    assert "Traceback" in run("alpha", bad, "--debug")[2]
+
+
+def test_a_pattern_without_match_is_one_line(file):
+    status, out, err = run("alpha", file, "--layers", "zzz*")
+    assert (status, out) == (1, "")
+    assert "no matrix of net matches 'zzz*': its 6 matrices begin with" in err
+
+
+def test_an_unwritable_output_leaves_nothing_behind(file, tmp_path):
+    status, _, err = run("alpha", file, "-o", "/dev/full/x.nc")
+    assert status == 2
+    assert "Traceback" not in err
+
+
+def test_names_cannot_break_a_line_or_colour_the_terminal(rng, tmp_path):
+    path = tmp_path / "hostile.safetensors"
+    name = "[bold]\x1b[31mred\nnext\u202e"
+    save_file({name: rng.standard_normal((60, 60)).astype(np.float32)}, path)
+    out = run("alpha", path)[1]
+    assert "\\x1b[31mred\\nnext\\u202e" in out
+    assert "[bold]" in out
+    assert "\x1b" not in out
+
+
+def on_a_terminal(command, columns):
+    """Return what a command prints on a terminal of that width."""
+    import fcntl
+    import struct
+    import termios
+
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    environment = {k: v for k, v in os.environ.items() if k not in {"COLUMNS", "NO_COLOR"}}
+    with subprocess.Popen(
+        command, stdout=slave, stderr=slave, stdin=slave, env=environment | {"TERM": "xterm"}
+    ) as child:
+        os.close(slave)
+        chunks = []
+        while True:
+            try:
+                chunk = os.read(master, 65536)
+            except OSError:  # the child has closed its end
+                break
+            if not chunk:
+                break
+            chunks.append(chunk)
+        child.wait()
+    os.close(master)
+    return b"".join(chunks).decode()
+
+
+def test_the_table_fits_a_terminal_of_a_hundred_columns(minilm):
+    import re
+
+    command = [sys.executable, "-m", "specdiag.cli", "alpha", str(minilm), "--layers", "*layer.0*"]
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", on_a_terminal(command, 100))
+    table = [line for line in text.splitlines() if "encoder.layer.0" in line]
+    assert len(table) == 6
+    assert all(len(line) <= 100 for line in table)
+    assert all("384" in line and line.rstrip().endswith("fit") for line in table)
+
+
+def test_help_of_every_command_has_an_example():
+    for command in cli.commands:
+        found = CliRunner().invoke(cli, [command, "--help"])
+        assert found.exit_code == 0
+        assert f"specdiag {command} " in found.output

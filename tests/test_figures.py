@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+import specdiag
+from specdiag.figures import alpha_by_layer, draw_all, esd
+
+
+@pytest.fixture
+def dataset(rng):
+    values = (1 - rng.random(80)) ** -0.6
+    U, _, V = np.linalg.svd(rng.standard_normal((120, 80)), full_matrices=False)
+    return specdiag.alpha(
+        {
+            "heavy/../$x_1$": U * np.sqrt(values) @ V,
+            "noise": rng.standard_normal((90, 60)),
+            "dead": np.zeros((60, 60)),
+        }
+    )
+
+
+def lines(ax):
+    return {line.get_label(): line for line in ax.get_lines()}
+
+
+def test_the_spectrum_shows_density_fit_xmin_and_edge(dataset):
+    layer = "heavy/../$x_1$"
+    (ax,) = esd.plot(dataset, layer).axes
+    cell = dataset.sel(layer=layer).squeeze()
+    found = lines(ax)
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert found["xmin"].get_xdata()[0] == cell.xmin.item()
+    assert found["Marchenko-Pastur edge"].get_xdata()[0] == cell.mp_edge.item()
+    power_law = found[f"power law, α = {cell.alpha.item():.2f}, n = {cell.n_tail.item()}"]
+    x, y = power_law.get_xdata(), power_law.get_ydata()
+    slope = np.polyfit(np.log(x), np.log(y), 1)[0]
+    assert slope == pytest.approx(-cell.alpha.item())
+    assert x[0] == pytest.approx(cell.xmin.item())
+
+
+def test_the_histogram_is_a_density(dataset):
+    (ax,) = esd.plot(dataset, "noise").axes
+    (stairs,) = [p for p in ax.patches if p.get_label() == "60 eigenvalues"]
+    data = stairs.get_data()
+    assert np.sum(data.values * np.diff(data.edges)) == pytest.approx(1)
+
+
+def test_alpha_by_layer_marks_the_degenerate(dataset):
+    (ax,) = alpha_by_layer.plot(dataset).axes
+    points = {c.get_label(): c.get_offsets() for c in ax.collections}
+    np.testing.assert_allclose(
+        points["2 fit layers (area: eigenvalues in the tail)"][:, 1], dataset.alpha.values[0, :2]
+    )
+    assert points["1 degenerate layers"].tolist() == [[2, 0]]
+
+
+def test_files_are_named_safely_and_stay_in_the_folder(dataset, tmp_path):
+    written = draw_all(dataset, tmp_path / "figures")
+    assert {p.parent for p in written} == {tmp_path / "figures"}
+    assert [p.name for p in written] == [
+        "alpha_by_layer.png",
+        "esd_000_heavy_.._x_1_.png",
+        "esd_001_noise.png",
+    ]
+    assert all(p.read_bytes().startswith(b"\x89PNG") for p in written)
+
+
+def test_several_checkpoints_get_a_folder_each(rng, tmp_path):
+    both = specdiag.alpha(*({"a": rng.standard_normal((60, 60))} for _ in range(2)))
+    written = draw_all(both, tmp_path)
+    assert sorted({p.parent.name for p in written}) == ["00_model_1", "01_model_2"]

@@ -1,0 +1,228 @@
+import math
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from specdiag import layers
+from specdiag.checkpoint import open_checkpoint
+from specdiag.layers import matrices, measure, summarise
+
+
+def measured(arrays, pattern=None, **settings):
+    return list(measure(matrices(open_checkpoint(arrays), pattern), **settings))
+
+
+def one(W, **settings):
+    (layer,) = measured({"a.weight": W}, **settings)
+    return layer
+
+
+def heavy(rng, n, m, alpha=2.5):
+    """A matrix whose eigenvalues are drawn from a power law."""
+    values = (1 - rng.random(min(n, m))) ** (-1 / (alpha - 1))
+    U, _, V = np.linalg.svd(rng.standard_normal((n, m)), full_matrices=False)
+    return U * np.sqrt(values) @ V
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e-3, 1e12])
+def test_alpha_and_status_do_not_know_the_scale(rng, factor):
+    W = heavy(rng, 120, 80)
+    one_layer, other = one(W), one(W * factor)
+    assert other.status == "fit"
+    assert other.tail.alpha == pytest.approx(one_layer.tail.alpha, rel=1e-9)
+    assert other.tail.ks_distance == pytest.approx(one_layer.tail.ks_distance, rel=1e-9)
+    assert (other.rank, other.n_spikes) == (one_layer.rank, one_layer.n_spikes)
+    assert other.mp_edge == pytest.approx(one_layer.mp_edge * factor**2, rel=1e-9)
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e12])
+def test_float32_weights_do_not_know_the_scale_either(rng, factor):
+    W = heavy(rng, 120, 80).astype(np.float32)
+    scaled = W * np.float32(2.0 ** round(math.log2(factor)))  # exact in float32
+    assert one(scaled).tail.alpha == pytest.approx(one(W).tail.alpha, rel=1e-9)
+
+
+def test_a_transpose_and_a_rotation_have_the_same_alpha(rng):
+    W = heavy(rng, 120, 80)
+    Q, _ = np.linalg.qr(rng.standard_normal((120, 120)))
+    expected = one(W)
+    for same in (W.T, Q @ W):
+        assert one(same).tail.alpha == pytest.approx(expected.tail.alpha, rel=1e-9)
+        assert one(same).status == expected.status
+
+
+@pytest.mark.parametrize(
+    ("W", "status", "reason"),
+    [
+        (np.zeros((80, 80)), "degenerate", "rank 0: fewer than 50 eigenvalues above rounding"),
+        (np.full((80, 80), 0.3), "degenerate", "rank 1: fewer than 50 eigenvalues above rounding"),
+        (np.eye(80), "degenerate", "all eigenvalues are equal: there is no tail"),
+        (np.ones((1, 300)), "skipped", "too few eigenvalues: 1 of at least 50"),
+        (np.ones((300, 1)), "skipped", "too few eigenvalues: 1 of at least 50"),
+        (np.ones((0, 300)), "skipped", "too few eigenvalues: 0 of at least 50"),
+        (np.eye(80) > 0, "skipped", "bool values, not real weights"),
+        (np.eye(80, dtype=np.int8), "skipped", "int8 values, not real weights"),
+        (np.eye(80) * 1j, "skipped", "complex128 values, not real weights"),
+        (np.full((80, 80), np.nan), "failed", "6,400 of 6,400 values are NaN or infinite"),
+        (
+            np.ones((2, 60, 60)),
+            "skipped",
+            "3 axes, not a convolution kernel (a side of 60)",
+        ),
+    ],
+)
+def test_every_odd_matrix_is_in_one_bucket_with_its_reason(W, status, reason):
+    layer = one(W)
+    assert (layer.status, layer.reason) == (status, reason)
+    assert math.isnan(layer.tail.alpha)
+    assert layer.tail.n_tail == 0
+
+
+def test_a_rotated_identity_is_as_degenerate_as_the_identity(rng):
+    Q, _ = np.linalg.qr(rng.standard_normal((80, 80)))
+    assert one(Q).status == one(Q.astype(np.float32)).status == "degenerate"
+
+
+@pytest.mark.parametrize("size", [49, 50, 51])
+def test_fifty_eigenvalues_are_enough(rng, size):
+    layer = one(rng.standard_normal((200, size)))
+    assert layer.status == ("skipped" if size < 50 else "fit")
+
+
+@pytest.mark.parametrize(("rank", "status"), [(10, "degenerate"), (49, "degenerate"), (50, "fit")])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_low_rank_is_degenerate_whatever_rounding_adds(rng, rank, status, dtype):
+    product = (rng.standard_normal((256, rank)) @ rng.standard_normal((rank, 128))).astype(dtype)
+    layer = one(product)
+    assert (layer.rank, layer.status) == (rank, status)
+
+
+def test_low_rank_with_real_noise_is_measured(rng):
+    W = rng.standard_normal((256, 10)) @ rng.standard_normal((10, 128))
+    layer = one(W + 1e-3 * rng.standard_normal(W.shape))
+    assert (layer.rank, layer.status) == (128, "fit")
+    assert layer.n_spikes == 10
+
+
+def test_bfloat16_is_measured_as_well(rng):
+    W = rng.standard_normal((512, 256)).astype(ml_dtypes.bfloat16)
+    layer = one(W)
+    assert (layer.dtype, layer.status, layer.rank) == ("bfloat16", "fit", 256)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unit_emb.weight",
+        "model.session_emb.weight",
+        "embeddings.word_embeddings.weight",
+        "embed_tokens.weight",
+        "transformer.wte.weight",
+        "pos_embed",
+        "token_embedding.weight",
+    ],
+)
+def test_embedding_tables_are_skipped_unless_asked_for(rng, name):
+    table = {name: rng.standard_normal((300, 64)), "head.weight": rng.standard_normal((64, 64))}
+    skipped, _ = measured(table)
+    assert (skipped.status, skipped.reason) == ("skipped", "embedding table, by its name")
+    assert measured(table, include_embeddings=True)[0].status == "fit"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["patch_embed.proj.weight", "embeddings.dense.weight", "member.weight", "time_embed.0.weight"],
+)
+def test_a_matrix_inside_something_called_embedding_is_no_table(rng, name):
+    assert measured({name: rng.standard_normal((64, 64))})[0].status == "fit"
+
+
+def test_a_tied_matrix_is_measured_once(rng):
+    W = rng.standard_normal((80, 60))
+    first, second = measured({"encoder.weight": W, "decoder.weight": W})
+    assert first.status == "fit"
+    assert (second.status, second.reason) == ("skipped", "tied to encoder.weight, measured once")
+
+
+def test_layers_come_in_order_whatever_their_size(rng):
+    sides = [300, 60, 200, 50, 250, 70, 55]
+    names = [f"layer{i}.weight" for i in range(len(sides))]
+    weights = {n: rng.standard_normal((s, s)) for n, s in zip(names, sides, strict=True)}
+    found = measured(weights)
+    assert [(x.name, len(x.eigenvalues)) for x in found] == list(zip(names, sides, strict=True))
+
+
+def test_eigenvalues_do_not_depend_on_what_is_measured_beside(rng):
+    weights = {f"l{i}.weight": rng.standard_normal((150, 150)) for i in range(6)}
+    together = measured(weights)
+    for layer in together:
+        alone = measured({layer.name: weights[layer.name]})[0]
+        np.testing.assert_array_equal(alone.eigenvalues, layer.eigenvalues)
+
+
+def test_a_pattern_that_matches_nothing_says_what_there_is():
+    with pytest.raises(ValueError) as error:
+        measured({"a.weight": np.eye(60), "b.weight": np.eye(60)}, "c*")
+    assert str(error.value) == (
+        "no matrix of model matches 'c*': its 2 matrices begin with a.weight, b.weight"
+    )
+
+
+def test_a_checkpoint_without_matrices_is_an_error():
+    with pytest.raises(ValueError) as error:
+        measured({"bias": np.ones(3)})
+    assert str(error.value) == "model holds no weight matrix: 1 tensors, none with two axes"
+
+
+@given(
+    st.lists(st.sampled_from(["fit", "degenerate", "skipped", "failed"]), max_size=30),
+    st.integers(0, 2**32 - 1),
+)
+def test_the_accounting_always_adds_up(statuses, seed):
+    rng = np.random.default_rng(seed)
+    made = {
+        "fit": lambda: heavy(rng, 60, 60),
+        "degenerate": lambda: np.zeros((60, 60)),
+        "skipped": lambda: np.ones((3, 60)),
+        "failed": lambda: np.full((60, 60), np.inf),
+    }
+    weights = {f"{i}.weight": made[status]() for i, status in enumerate(statuses)}
+    if not weights:
+        return
+    found = summarise(measured(weights))
+    counts = [found[f"n_{s}"] for s in ("fit", "degenerate", "skipped", "failed")]
+    assert counts == [statuses.count(s) for s in ("fit", "degenerate", "skipped", "failed")]
+    assert found["n_walked"] == sum(counts) == len(statuses)
+    explained = [name for group in found["reasons"] for name in group["layers"]]
+    assert len(explained) == len(set(explained)) == len(statuses) - found["n_fit"]
+
+
+def test_the_summary_is_over_fit_layers_only():
+    def layer(alpha):
+        tail = layers.TailFit(alpha=alpha, xmin=1.0, ks_distance=0.1, n_tail=9)
+        return layers.Layer(name="a", shape=(60, 60), dtype="float32", status="fit", tail=tail)
+
+    skipped = layers.Layer(name="b", shape=(2, 2), dtype="float32", status="skipped", reason="x")
+    found = summarise([layer(1.5), layer(2.0), layer(6.0), layer(10.5), skipped])
+    assert (found["mean_alpha"], found["median_alpha"]) == (5.0, 4.0)
+    shares = [found[f"fraction_{name}"] for name in ("below_2", "2_to_6", "above_6")]
+    assert shares == [0.25, 0.5, 0.25]
+    assert math.isnan(summarise([skipped])["mean_alpha"])
+
+
+@pytest.mark.realdata
+def test_the_trained_encoder_has_the_alphas_that_weightwatcher_reports(minilm):
+    """weightwatcher 0.7.7: 37 encoder matrices, alpha 2.46 to 12.35, mean 4.18."""
+    found = list(measure(matrices(open_checkpoint(minilm))))
+    fit = {x.name: x.tail for x in found if x.status == "fit"}
+    alphas = [tail.alpha for tail in fit.values()]
+    assert len(fit) == 37
+    assert min(alphas) == pytest.approx(2.459722, abs=1e-6)
+    assert max(alphas) == pytest.approx(12.354853, abs=1e-6)
+    assert np.mean(alphas) == pytest.approx(4.175127, abs=1e-6)
+    query = fit["encoder.layer.0.attention.self.query.weight"]
+    assert query.xmin * 384 == pytest.approx(5.2988, abs=1e-4)
+    assert query.n_tail == 82

@@ -1,0 +1,157 @@
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import specdiag
+from specdiag import spectra
+from specdiag.spectra import SCHEMA
+
+
+@pytest.fixture
+def weights(rng):
+    return {
+        "a.weight": rng.standard_normal((90, 60)),
+        "b.weight": rng.standard_normal((50, 70)),
+        "flat.weight": np.zeros((60, 60)),
+        "bias": rng.standard_normal(60),
+    }
+
+
+@pytest.fixture
+def dataset(weights):
+    return specdiag.alpha(weights)
+
+
+def test_the_dataset_has_all_that_the_schema_says(dataset):
+    assert spectra.validate(dataset) is dataset
+    assert set(SCHEMA) == set(dataset.variables)
+    for name, spec in SCHEMA.items():
+        assert dataset[name].dims == spec.dims
+        assert dataset[name].attrs["long_name"] == spec.long_name
+        assert dataset[name].attrs.get("units", "") == spec.units
+
+
+def test_alpha_of_a_dict_a_file_and_a_module_is_one_number(weights, tmp_path):
+    import torch
+    from safetensors.numpy import save_file
+
+    arrays = {"fc.weight": weights["a.weight"].astype(np.float32)}
+    path = tmp_path / "model.safetensors"
+    save_file(arrays, path)
+    module = torch.nn.ModuleDict({"fc": torch.nn.Linear(60, 90, bias=False)})
+    module["fc"].weight.data = torch.from_numpy(arrays["fc.weight"])
+    expected = specdiag.fit_alpha(specdiag.eigenvalues(arrays["fc.weight"])).alpha
+    for source in (arrays, path, str(path), module, module.state_dict()):
+        assert specdiag.alpha(source).alpha.item() == expected
+
+
+def test_the_spectrum_of_each_layer_can_be_sliced_out(dataset, weights):
+    for name in ("a.weight", "b.weight", "flat.weight"):
+        expected = specdiag.eigenvalues(weights[name])
+        np.testing.assert_array_equal(specdiag.spectrum(dataset, name), expected)
+
+
+def test_several_checkpoints_join_on_the_names_of_their_layers(weights, rng):
+    other = {"b.weight": rng.standard_normal((50, 70)), "c.weight": rng.standard_normal((64, 64))}
+    both = specdiag.alpha(weights, other)
+    assert list(both.checkpoint.values) == ["model#1", "model#2"]
+    assert list(both.layer.values) == ["a.weight", "b.weight", "flat.weight", "c.weight"]
+    assert both.status.values.tolist() == [
+        ["fit", "fit", "degenerate", "absent"],
+        ["absent", "fit", "absent", "fit"],
+    ]
+    np.testing.assert_array_equal(
+        specdiag.spectrum(both, "c.weight", "model#2"), specdiag.eigenvalues(other["c.weight"])
+    )
+    assert specdiag.spectrum(both, "c.weight", "model#1").size == 0
+    assert np.isnan(both.alpha.values[0, 3])
+
+
+def test_a_saved_dataset_opens_as_it_was(dataset, tmp_path):
+    path = tmp_path / "spectra.nc"
+    specdiag.save(dataset, path)
+    xr.testing.assert_identical(specdiag.open_spectra(path), dataset)
+    assert [p.name for p in tmp_path.iterdir()] == ["spectra.nc"]
+
+
+def test_plain_xarray_reads_the_file(dataset, tmp_path):
+    path = tmp_path / "spectra.nc"
+    specdiag.save(dataset, path)
+    with xr.open_dataset(path) as opened:
+        np.testing.assert_array_equal(opened.alpha, dataset.alpha)
+        assert json.loads(opened.attrs["provenance"])["settings"]["min_eigenvalues"] == 50
+
+
+def test_the_same_weights_give_the_same_bytes(weights, tmp_path):
+    files = [tmp_path / name for name in ("one.nc", "two.nc")]
+    for file in files:
+        specdiag.save(specdiag.alpha(weights), file)
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_hostile_layer_names_are_only_values(rng, tmp_path):
+    names = ["a/b", "units", "_FillValue", "..", "<script>", "é\u202e", "x" * 900]
+    found = specdiag.alpha({name: rng.standard_normal((50, 50)) for name in names})
+    path = tmp_path / "spectra.nc"
+    specdiag.save(found, path)
+    opened = specdiag.open_spectra(path)
+    assert list(opened.layer.values) == names
+    np.testing.assert_array_equal(specdiag.spectrum(opened, "a/b"), specdiag.spectrum(found, "a/b"))
+
+
+def test_a_save_that_fails_leaves_the_old_file(dataset, tmp_path):
+    path = tmp_path / "spectra.nc"
+    path.write_text("precious")
+    with pytest.raises(ValueError, match="variable alpha is missing"):
+        specdiag.save(dataset.drop_vars("alpha"), path)
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.drop_vars("alpha"), "variable alpha is missing"),
+        (
+            lambda d: d.assign_attrs(schema_version=99),
+            "schema_version is 99: this specdiag reads 1",
+        ),
+        (lambda d: d.isel(layer=slice(1)), "row_size does not add up to the number of eigenvalues"),
+        (
+            lambda d: d.assign(alpha=d.alpha.astype(str)),
+            r"variable alpha has dims \('checkpoint', 'layer'\) and dtype",
+        ),
+    ],
+)
+def test_a_dataset_that_is_not_of_the_schema_is_refused(dataset, change, message):
+    with pytest.raises(ValueError, match=message):
+        spectra.validate(change(dataset))
+
+
+@pytest.mark.parametrize("content", [b"", b"not netCDF", b"\x89HDF\r\n\x1a\n" + bytes(100)])
+def test_a_file_that_is_no_dataset_is_one_clear_line(tmp_path, content):
+    path = tmp_path / "other.nc"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is not a spectra file") as error:
+        specdiag.open_spectra(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.nc: no such file"):
+        specdiag.open_spectra(tmp_path / "none.nc")
+
+
+def test_a_spectrum_needs_names_that_exist(dataset, weights):
+    with pytest.raises(ValueError, match=r"no layer 'x' in the dataset: it has a.weight"):
+        specdiag.spectrum(dataset, "x")
+    with pytest.raises(ValueError, match=r"several checkpoints: name one of model#1, model#2"):
+        specdiag.spectrum(specdiag.alpha(weights, weights), "a.weight")
+    with pytest.raises(ValueError, match="the dataset was subset"):
+        specdiag.spectrum(dataset.isel(layer=[0, 1]), "a.weight")
+
+
+def test_alpha_of_nothing_is_an_error():
+    with pytest.raises(ValueError, match=r"alpha\(\) needs at least one checkpoint"):
+        specdiag.alpha()
