@@ -120,11 +120,10 @@ def read_bytes(stream: BinaryIO, offset: int, n_bytes: int, where: str) -> bytes
     return read_array(stream, offset, n_bytes, where).tobytes()
 
 
-def typed(data: np.ndarray, dtype: str, where: str) -> np.ndarray:
-    """Return bytes as elements of the dtype called `dtype`."""
+def check_bytes(data: np.ndarray, dtype: str, where: str) -> None:
+    """Raise ValueError if bytes are no elements of `dtype`: a bool is 0 or 1."""
     if dtype == "bool" and data.size and data.max() > 1:
         raise ValueError(f"{where}: a bool tensor holds bytes other than 0 and 1; it is damaged")
-    return data.view(numpy_dtype(dtype))
 
 
 def checked_shape(shape: object, itemsize: int, where: str) -> tuple[int, ...]:

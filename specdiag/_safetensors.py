@@ -11,13 +11,14 @@ from specdiag._files import (
     ITEMSIZE,
     File,
     Values,
+    check_bytes,
     checked_shape,
     is_text,
+    numpy_dtype,
     open_file,
     read_array,
     read_bytes,
     shown,
-    typed,
     unreadable,
 )
 
@@ -161,4 +162,5 @@ def _values(file: File, start: int, entry: _Entry) -> Values:
 def _read(file: File, offset: int, length: int, entry: _Entry) -> np.ndarray:
     with open_file(file) as stream:
         data = read_array(stream, offset, length, f"{file.name}: {shown(entry.name)}")
-    return typed(data, entry.dtype, f"{file.name}: {shown(entry.name)}").reshape(entry.shape)
+    check_bytes(data, entry.dtype, f"{file.name}: {shown(entry.name)}")
+    return data.view(numpy_dtype(entry.dtype)).reshape(entry.shape)

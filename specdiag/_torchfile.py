@@ -15,13 +15,13 @@ from specdiag._files import (
     ITEMSIZE,
     File,
     Values,
+    check_bytes,
     checked_shape,
     numpy_dtype,
     open_file,
     read_array,
     shape_text,
     shown,
-    typed,
     unreadable,
 )
 from specdiag._pickle import Global, Object, Reference, interpret
@@ -165,6 +165,9 @@ def _legacy_storages(
 ) -> dict[str, Storage]:
     itemsizes: dict[str, tuple[int, int]] = {}
     for reference in _references(root):
+        # Classes of modules are kept outside the pickle too, together with their source.
+        if type(reference.id) is tuple and reference.id[:1] == ("module",):
+            continue
         key, dtype, numel = _storage_id(reference, file.name)
         itemsize = ITEMSIZE.get(dtype, 1)
         if itemsizes.setdefault(key, (itemsize, numel)) != (itemsize, numel):
@@ -392,13 +395,15 @@ def _read_view(
         return np.empty(shape, dtype=kind)
     extent = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     data = _read_storage(file, verified, storage, offset * kind.itemsize, extent * kind.itemsize)
-    elements = typed(data, dtype, file.name)
+    check_bytes(data, dtype, file.name)
     strides = tuple(step * kind.itemsize for step in stride)
-    view = np.lib.stride_tricks.as_strided(elements, shape, strides)
+    view: np.ndarray = np.ndarray(shape, kind, buffer=data.data, strides=strides)
     values = np.ascontiguousarray(view).reshape(shape)  # it makes a scalar one-dimensional
     if "conj" in flips:
-        values = np.conj(values)
-    return np.negative(values) if "neg" in flips else values
+        np.conj(values, out=values)
+    if "neg" in flips:
+        np.negative(values, out=values)
+    return values
 
 
 def _read_storage(

@@ -8,7 +8,7 @@ from typing import Any
 
 from specdiag._files import shown
 
-MAX_VISITS = 1_000_000
+MAX_VISITS = 500_000
 MAX_LEVELS = 100
 MAX_NAME = 1000
 
@@ -17,8 +17,11 @@ _WRAPPERS = (
     *("model_state", "model_weights", "model", "module", "network", "net"),
     *("state", "weights", "params", "parameters", "ema_state_dict", "ema"),
 )
+# Settings may hold tensors too, which makes them no model.
+_SETTINGS = re.compile(r"hyper_?param|hparam|^(config|cfg|args)$")
 _ASIDE = re.compile(r"optim|sched|loops?$|callbacks?$|ema$|scaler$|rng|amp$|lr$")
 _PREFIXES = ("module.", "model.", "_orig_mod.")
+_SCALARS = (str, int, float, bool, bytes, type(None))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,25 +60,26 @@ def find_model(root: Any, shape: Shape, where: str) -> Model:
     """
     bearing = _bearing(root, shape)
     model = Model()
-    node, dropped = root, set[str]()
+    node, skip = root, set[str]()
     for _ in range(MAX_LEVELS):
         if shape.is_tensor(node) or not shape.is_table(node):
             break
         entries = _entries(node, shape, where)
+        settings = {key for key, value in entries.items() if _is_settings(key, value, shape)}
+        model.top += [(key, value) for key, value in entries.items() if key in settings]
+        entries = {key: value for key, value in entries.items() if key not in settings}
         chosen, dropped = _choose(entries, shape, bearing)
+        model.aside |= {key: _count(entries[key], shape) for key in sorted(dropped)}
+        skip = settings | dropped
         if chosen is None:
             break
-        model.aside |= {key: _count(entries[key], shape) for key in dropped}
         model.top += [
             (key, value)
             for key, value in entries.items()
             if id(value) not in bearing and not _is_aside(key, value, shape)
         ]
-        node, dropped = entries[chosen], set()
-    if dropped:
-        entries = _entries(node, shape, where)
-        model.aside |= {key: _count(entries[key], shape) for key in dropped}
-    for path, leaf in _walk(node, shape, bearing, dropped, where):
+        node, skip = entries[chosen], set()
+    for path, leaf in _walk(node, shape, bearing, skip, where):
         target = model.tensors if shape.is_tensor(leaf) else model.entries
         target.append((_name(path, where), leaf))
     refuse_duplicates([name for name, _ in model.tensors], where)
@@ -106,6 +110,8 @@ def _bearing(root: Any, shape: Shape) -> set[int]:
             tensors.append(id(node))
             continue
         for _, child in shape.children(node) or ():
+            if type(child) in _SCALARS:
+                continue
             parents.setdefault(id(child), []).append(id(node))
             if id(child) not in kept:
                 kept[id(child)] = child
@@ -135,6 +141,10 @@ def _choose(
     return chosen, {*groups, *tensors} - {chosen}
 
 
+def _is_settings(key: str, value: Any, shape: Shape) -> bool:
+    return bool(_SETTINGS.search(key.lower())) and not shape.is_tensor(value)
+
+
 def _is_aside(key: str, value: Any, shape: Shape) -> bool:
     if any(_ASIDE.match(word) for word in re.split(r"[^a-z]+", key.lower())):
         return True
@@ -154,7 +164,7 @@ def _count(node: Any, shape: Shape) -> int:
             count += 1
             continue
         for _, child in shape.children(node) or ():
-            if id(child) not in seen:
+            if type(child) not in _SCALARS and id(child) not in seen:
                 seen[id(child)] = child
                 stack.append(child)
     return count

@@ -225,4 +225,4 @@ def _inflate(stream: BinaryIO, record: Record, where: str) -> np.ndarray:
         raise ValueError(f"{what}: cannot be decompressed ({error})") from None
     if len(data) != record.size or not inflater.eof:
         raise ValueError(f"{what}: does not decompress to {record.size:,} bytes")
-    return np.frombuffer(data, dtype=np.uint8)
+    return np.frombuffer(bytearray(data), dtype=np.uint8)  # writable, as all arrays returned

@@ -1,0 +1,239 @@
+"""No file makes the reader run code, hang, overflow, or raise anything but ValueError or OSError."""
+
+import json
+import os
+import pickle
+import random
+import subprocess
+import sys
+import warnings
+
+import corpus
+import numpy as np
+import pytest
+
+from specdiag.checkpoint import open_checkpoint
+
+
+def read_all(checkpoint):
+    return {t.name: t.read() for t in checkpoint.tensors if t.problem is None}
+
+
+@pytest.mark.parametrize("kind", corpus.REFUSED)
+def test_a_broken_file_is_refused_in_one_line_that_says_why(kind, tmp_path):
+    data, expected = corpus.REFUSED[kind]
+    path = corpus.write(tmp_path, data)
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        open_checkpoint(path)
+    message = str(caught.value)
+    assert expected in message
+    assert path.name in message
+    assert len(message.splitlines()) == 1
+    assert len(message) < 400
+
+
+@pytest.mark.parametrize("kind", corpus.ODD)
+def test_an_odd_file_opens_and_its_tensor_reads(kind, tmp_path):
+    checkpoint = open_checkpoint(corpus.write(tmp_path, corpus.ODD[kind]))
+    assert read_all(checkpoint)["w"].tolist() == [1, 1, 1, 1]
+    json.dumps(checkpoint.metadata, allow_nan=False)
+    assert len(json.dumps(checkpoint.metadata)) < 20_000_000
+
+
+@pytest.mark.parametrize("kind", corpus.BAD_VALUES)
+def test_damaged_values_raise_when_they_are_read(kind, tmp_path):
+    data, expected = corpus.BAD_VALUES[kind]
+    checkpoint = open_checkpoint(corpus.write(tmp_path, data))
+    with pytest.raises(ValueError, match=expected) as caught:
+        checkpoint.tensors[0].read()
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", corpus.UNREADABLE)
+def test_a_tensor_that_cannot_be_read_is_listed_with_its_problem(kind, tmp_path):
+    data, expected = corpus.UNREADABLE[kind]
+    (tensor,) = open_checkpoint(corpus.write(tmp_path, data)).tensors
+    assert tensor.name == "w"
+    assert expected in tensor.problem
+    with pytest.raises(ValueError, match="cannot be read"):
+        tensor.read()
+
+
+@pytest.mark.parametrize("position", corpus.POSITIONS)
+@pytest.mark.parametrize("payload", corpus.payloads(""))
+@pytest.mark.parametrize("container", ["zip", "legacy"])
+def test_nothing_in_a_pickle_is_ever_run(container, payload, position, tmp_path):
+    marker = tmp_path / "marker"
+    body = corpus.POSITIONS[position](corpus.payloads(f"touch {marker}")[payload])
+    data = corpus.torch_zip(body) if container == "zip" else corpus.legacy(body)
+    try:
+        checkpoint = open_checkpoint(corpus.write(tmp_path, data))
+    except ValueError:
+        pass
+    else:
+        read_all(checkpoint)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("payload", ["REDUCE", "STACK_GLOBAL", "INST", "OBJ", "a builtin", "map"])
+def test_the_payloads_are_live_in_pythons_own_unpickler(payload, tmp_path):
+    marker = tmp_path / "marker"
+    protocol = b"\x80\x04" if payload == "STACK_GLOBAL" else b""
+    pickle.loads(protocol + corpus.payloads(f"touch {marker}")[payload] + b".")
+    assert marker.exists()
+
+
+def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
+    with pytest.raises(ValueError, match="not a regular file"):
+        open_checkpoint(corpus.pipe(tmp_path))
+
+
+def test_a_shard_that_is_a_pipe_is_refused(tmp_path):
+    corpus.pipe(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "pipe.pt"}}')
+    with pytest.raises(ValueError, match="not a regular file"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_device_is_refused():
+    with pytest.raises(ValueError, match="not a regular file"):
+        open_checkpoint(os.devnull)
+
+
+def test_a_missing_file_is_a_file_not_found_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        open_checkpoint(tmp_path / "gone.pt")
+
+
+def test_a_file_that_changes_after_opening_is_noticed(tmp_path):
+    path = corpus.write(tmp_path, corpus.GOOD)
+    tensor = open_checkpoint(path).tensors[0]
+    path.write_bytes(corpus.GOOD + b"more")
+    with pytest.raises(ValueError, match="changed since it was opened"):
+        tensor.read()
+
+
+def test_a_file_that_vanishes_after_opening_is_an_os_error(tmp_path):
+    path = corpus.write(tmp_path, corpus.GOOD)
+    tensor = open_checkpoint(path).tensors[0]
+    path.unlink()
+    with pytest.raises(OSError, match=r"file\.pt"):
+        tensor.read()
+
+
+def test_a_sparse_file_larger_than_memory_opens_and_its_small_tensor_reads(tmp_path):
+    size = 2**40
+    header = {
+        "huge": corpus.entry(shape=(size // 4,), offsets=(0, size)),
+        "w": corpus.entry(offsets=(size, size + 16)),
+    }
+    path = corpus.write(tmp_path, corpus.safetensors_file(header))
+    os.truncate(path, path.stat().st_size + size + 16)
+    huge, small = open_checkpoint(path).tensors
+    assert huge.shape == (size // 4,)
+    assert small.read().tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["torch zip", "legacy", "safetensors"])
+def test_every_truncation_is_refused_or_noticed(kind, tmp_path):
+    data = corpus.honest_files()[kind]
+    lengths = {*range(0, len(data), 37), *range(len(data) - 40, len(data))}
+    for length in sorted(lengths):
+        with pytest.raises(ValueError):  # noqa: PT011 - the messages are tested above
+            read_all(open_checkpoint(corpus.write(tmp_path, data[:length])))
+
+
+def mutate(data, rng):
+    """Return `data` with one to four bytes changed, moved, dropped or repeated."""
+    mutant = bytearray(data)
+    for _ in range(rng.choice([1, 1, 1, 2, 4])):
+        at = rng.randrange(len(mutant))
+        match rng.randrange(6):
+            case 0:
+                mutant[at] ^= 1 << rng.randrange(8)
+            case 1:
+                mutant[at] = rng.choice([0, 1, 0x28, 0x2E, 0x52, 0x7F, 0x80, 0xFF])
+            case 2:
+                del mutant[at : at + rng.choice([1, 4, 100])]
+            case 3:
+                mutant[at:at] = mutant[at : at + rng.choice([1, 8, 60])]
+            case 4:
+                start = rng.randrange(len(mutant))
+                mutant[at : at + 16] = mutant[start : start + 16]
+            case 5:
+                number = rng.choice([2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1, 0])
+                mutant[at : at + 8] = number.to_bytes(8, "little")
+        if not mutant:
+            break
+    return bytes(mutant)
+
+
+def fuzz(tmp_path, n_mutants, seed):
+    """Open and read mutants of honest files; return how many gave all values."""
+    rng = random.Random(seed)
+    files = corpus.honest_files()
+    (tmp_path / "one.safetensors").write_bytes(files["safetensors"])
+    weight_map = dict.fromkeys(corpus.honest_arrays(), "one.safetensors")
+    files["index"] = json.dumps({"weight_map": weight_map}).encode()
+    files["whole pickle"] = corpus.torch_zip(corpus.POSITIONS["as a key"](b"K\x01"))
+    originals = corpus.honest_arrays()
+    kinds = list(files)
+    survivors = 0
+    for index in range(n_mutants):
+        kind = kinds[index % len(kinds)]
+        try:
+            found = read_all(open_checkpoint(corpus.write(tmp_path, mutate(files[kind], rng))))
+        except (ValueError, OSError):
+            continue
+        survivors += 1
+        if kind == "torch zip":
+            assert_same_or_absent(found, originals)
+    return survivors
+
+
+def assert_same_or_absent(found, originals):
+    for name, values in found.items():
+        assert values.dtype == originals[name].dtype
+        np.testing.assert_array_equal(values, originals[name])
+
+
+def test_mutated_files_raise_only_value_and_os_errors(tmp_path):
+    survivors = fuzz(tmp_path, 2000, seed=1)
+    assert 0 < survivors < 2000
+
+
+@pytest.mark.slow
+def test_many_mutated_files_raise_only_value_and_os_errors(tmp_path):
+    assert 0 < fuzz(tmp_path, 20_000, seed=2) < 20_000
+
+
+def test_mutated_pickles_raise_only_value_errors(tmp_path):
+    """The checksum hides the pickle from the mutants above; here it is made to fit."""
+    rng = random.Random(3)
+    bodies = [
+        corpus.table(w=corpus.tensor(), x=value, y=corpus.laughs(5, b"K\x01"))
+        for value in corpus.payloads(f"touch {tmp_path / 'marker'}").values()
+    ]
+    for index in range(2000):
+        body = mutate(bodies[index % len(bodies)], rng)
+        try:
+            read_all(open_checkpoint(corpus.write(tmp_path, corpus.torch_zip(body))))
+        except ValueError:
+            continue
+    assert not (tmp_path / "marker").exists()
+
+
+def test_tuples_nested_a_million_deep_leave_python_alive_and_silent(tmp_path):
+    """A stack overflow would end the process, so it is looked for in another one."""
+    deep = corpus.nested(b"", b"\x85", 10**6)
+    path = corpus.write(tmp_path, corpus.with_value(deep))
+    code = f"from specdiag.checkpoint import open_checkpoint; open_checkpoint({str(path)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_reading_gives_no_warnings(tmp_path):
+    path = corpus.write(tmp_path, corpus.with_value(b"S'caf\\xe9'\n"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert open_checkpoint(path).metadata == {"x": "<4 bytes>"}
