@@ -12,7 +12,6 @@ import io
 import json
 import logging
 import os
-import resource
 import struct
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from specdiag.checkpoint import open_checkpoint
 from specdiag.layers import matrices, measure, skip_reason
@@ -37,15 +37,15 @@ print(weightwatcher.WeightWatcher(model=str(folder)).analyze().to_string())
 """
 
 
-def timed(function):
-    start = time.perf_counter()
+def timed(function, clock=time.perf_counter):
+    start = clock()
     function()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def ratio(first, second, pairs):
+def ratio(first, second, pairs, clock=time.perf_counter):
     """Median over pairs of time(first) / time(second), after one pair that warms up."""
-    found = [(timed(first), timed(second)) for _ in range(pairs + 1)][1:]
+    found = [(timed(first, clock), timed(second, clock)) for _ in range(pairs + 1)][1:]
     return median(a / b for a, b in found), median(a for a, _ in found)
 
 
@@ -76,8 +76,10 @@ def engine(name, weights, pairs):
     def eigvalsh():
         return [np.linalg.eigvalsh(G) for G in grams]
 
-    whole, seconds = ratio(ours, gram_and_eigvalsh, pairs)
-    bare, _ = ratio(ours, eigvalsh, pairs)
+    # Processor time with one BLAS thread: the same work, whatever else the machine does.
+    with threadpool_limits(1):
+        whole, seconds = ratio(ours, gram_and_eigvalsh, pairs, time.process_time)
+        bare, _ = ratio(ours, eigvalsh, pairs, time.process_time)
     print(f"{name:28}{seconds:9.3f} s{whole:12.2f}{bare:14.2f}", flush=True)
 
 
@@ -114,7 +116,7 @@ def whole_process(path, pairs):
     print(f"specdiag --help: {median(helps):.2f} s   (bar: under 0.3 s)")
 
 
-def write_large_file(path, shapes):
+def write_layers(path, shapes):
     """Random float32 layers, written one at a time as safetensors."""
     header, offset = {}, 0
     for i, shape in enumerate(shapes):
@@ -134,29 +136,33 @@ def write_large_file(path, shapes):
     return offset
 
 
-def peak_memory(command):
-    """Megabytes of the largest resident set of a finished child."""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child:
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise SystemExit(f"{command} failed")
-    return usage.ru_maxrss / 1024
+def peak_memory(code):
+    """Megabytes of the largest resident set of a process that runs the code (Linux).
+
+    Not ru_maxrss: a child inherits that of its parent.
+    """
+    code += "; print(next(x for x in open('/proc/self/status') if x.startswith('VmHWM')))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return int(done.stdout.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def memory():
     shapes = [(16384, 1024)] * 28 + [(4096, 4096)] * 4
     largest = 8 * 16384 * 1024 / 2**20
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "large.safetensors")
-        size = write_large_file(path, shapes) / 2**30
-        specdiag = str(Path(sys.executable).with_name("specdiag"))
-        base = peak_memory([sys.executable, "-c", "import specdiag.cli, specdiag.tables"])
-        peak = peak_memory([specdiag, "alpha", str(path)])
+        small, large = (Path(folder, f"{name}.safetensors") for name in ("small", "large"))
+        write_layers(small, [(128, 128)] * 8)
+        size = write_layers(large, shapes) / 2**30
+        base, peak = (
+            peak_memory(
+                f"from specdiag.cli import cli; cli(['alpha', {str(path)!r}], standalone_mode=False)"
+            )
+            for path in (small, large)
+        )
     print(
         f"\nfile of {size:.1f} GiB, {len(shapes)} layers, the largest {largest:.0f} MiB in float64"
     )
-    print(f"peak {peak:.0f} MiB = interpreter and imports {base:.0f} MiB", end=" + ")
+    print(f"peak {peak:.0f} MiB = interpreter and libraries {base:.0f} MiB", end=" + ")
     print(f"{(peak - base) / largest:.2f} times the largest   (bar: 4)")
 
 
@@ -167,10 +173,10 @@ def main():
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--memory-only", action="store_true")
     options = parser.parse_args()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if not options.memory_only:
         rng = np.random.default_rng(0)
         print(f"{os.cpu_count()} cores, NumPy {np.__version__}\n")
+        print("processor time, one BLAS thread")
         print(f"{'':28}{'ours':>11}{'over Gram':>12}{'over bare':>14}")
         print(f"{'':28}{'':>11}{'+ eigvalsh':>12}{'eigvalsh':>14}   (bar: 1.25)")
         real = chosen_weights(options.file)

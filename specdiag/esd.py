@@ -55,14 +55,16 @@ def eigenvalues(W: ArrayLike) -> Array:
         )
     if W.dtype.kind == "c":
         raise ValueError("W is complex: expected real numbers")
+    W = _float64(W)
     slices = W.reshape(*W.shape[:2], -1)
-    pooled = [_gram_eigenvalues(slices[:, :, i]) for i in range(slices.shape[2])]
-    values: Array = np.concatenate(pooled)
+    grams = [_gram(slices[:, :, i]) for i in range(slices.shape[2])]
+    del W, slices  # the peak stays at two matrices: the Gram matrix and LAPACK's copy of it
+    values: Array = np.concatenate([np.linalg.eigvalsh(gram) for gram in grams])
     values[::-1].sort()
-    return values
+    return np.maximum(values, 0.0, out=values)
 
 
-def _gram_eigenvalues(W: NDArray[np.generic]) -> Array:
+def _float64(W: NDArray[np.generic]) -> Array:
     A = W.astype(np.float64)
     largest = max(abs(A.min()), abs(A.max()))
     if not math.isfinite(largest):
@@ -70,12 +72,14 @@ def _gram_eigenvalues(W: NDArray[np.generic]) -> Array:
         raise ValueError(f"{bad:,} of {A.size:,} values are NaN or infinite")
     if largest > 1e150 or 0 < largest < 1e-140:
         raise ValueError(f"the largest value is {largest:.1e}: its square leaves the float64 range")
+    return A
+
+
+def _gram(A: Array) -> Array:
     n, m = A.shape
-    gram = A.T @ A if n >= m else A @ A.T
-    del A  # the peak stays at two matrices: the Gram matrix and LAPACK's copy of it
+    gram: Array = A.T @ A if n >= m else A @ A.T
     gram /= max(n, m)
-    values: Array = np.maximum(np.linalg.eigvalsh(gram), 0.0)
-    return values
+    return gram
 
 
 def rank_gate(eigenvalues: Array, shape: tuple[int, ...], dtype: DTypeLike) -> float:

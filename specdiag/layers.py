@@ -130,7 +130,7 @@ def measure(
 
     Matrices are measured in parallel, one BLAS thread each (more threads a matrix change the last
     bits of eigenvalues and stall on a busy machine), as long as those in flight fit into four
-    times the memory of the largest in float64.
+    times the memory of the largest in float64, or 256 MiB.
     """
     tensors = list(tensors)
     reasons = [
@@ -138,29 +138,34 @@ def measure(
         for t in tensors
     ]
     jobs = (t for t, reason in zip(tensors, reasons, strict=True) if not reason)
-    budget = 4 * max((_bytes(t) for t, r in zip(tensors, reasons, strict=True) if not r), default=0)
+    sizes = [8 * math.prod(t.shape) for t, r in zip(tensors, reasons, strict=True) if not r]
+    budget = max(4 * max(sizes, default=0), 2**28)
     measured = _in_parallel(lambda t: measure_tensor(t, min_eigenvalues), jobs, budget)
     for tensor, reason in zip(tensors, reasons, strict=True):
         yield _record(tensor, status="skipped", reason=reason) if reason else next(measured)
 
 
-def _bytes(tensor: Tensor) -> int:
-    return 8 * math.prod(tensor.shape)
+def _peak_bytes(tensor: Tensor) -> float:
+    """Return the memory that measuring takes, within 5 %: BLAS has buffers of its own.
+
+    The matrix as stored and in float64; then in float64 with its Gram matrix; then the Gram matrix
+    with LAPACK's copy of it.
+    """
+    values = math.prod(tensor.shape)
+    grams = min(tensor.shape[:2]) ** 2 * math.prod(tensor.shape[2:])
+    return 8 * 1.05 * max(1.5 * values, values + grams, 2 * grams)
 
 
 def _in_parallel(
     function: Callable[[Tensor], Layer], jobs: Iterable[Tensor], budget: int
 ) -> Iterator[Layer]:
-    """Yield the function of each job, in order; a job in flight counts twice its float64 size.
-
-    Twice: the matrix and its Gram matrix, or the Gram matrix and LAPACK's copy of it.
-    """
-    in_flight: deque[tuple[Future[Layer], int]] = deque()
+    """Yield the function of each job, in order, with as many in flight as fit into the budget."""
+    in_flight: deque[tuple[Future[Layer], float]] = deque()
     pool = ThreadPoolExecutor(os.cpu_count())
     with threadpool_limits(1, user_api="blas"):
         try:
             for job in jobs:
-                need = 2 * _bytes(job)
+                need = _peak_bytes(job)
                 while in_flight and need + sum(size for _, size in in_flight) > budget:
                     yield in_flight.popleft()[0].result()
                 in_flight.append((pool.submit(function, job), need))
@@ -173,17 +178,14 @@ def _in_parallel(
 def measure_tensor(tensor: Tensor, min_eigenvalues: int = MIN_EIGENVALUES) -> Layer:
     """Return what one tensor's spectrum says; a tensor that cannot be measured gives `failed`."""
     try:
-        values = tensor.read()
-        dtype = values.dtype
-        spectrum = esd.eigenvalues(values)
+        spectrum = esd.eigenvalues(tensor.read())  # nobody else holds the values: memory
     except MemoryError:
-        size = 2 * _bytes(tensor) / 1e9
+        size = _peak_bytes(tensor) / 1e9
         return _record(tensor, status="failed", reason=f"not enough memory: needs {size:.1f} GB")
     except (ValueError, OSError, np.linalg.LinAlgError) as error:
         return _record(tensor, status="failed", reason=str(error))
-    del values
     N = max(tensor.shape[:2])
-    resolved = spectrum[spectrum > esd.rank_gate(spectrum, tensor.shape, dtype)]
+    resolved = spectrum[spectrum > esd.rank_gate(spectrum, tensor.shape, tensor.dtype)]
     common = {
         "eigenvalues": spectrum,
         "rank": len(resolved),
@@ -200,7 +202,7 @@ def measure_tensor(tensor: Tensor, min_eigenvalues: int = MIN_EIGENVALUES) -> La
         "n_spikes": esd.count_spikes(spectrum, tensor.shape),
     }
     tail = fit_alpha(resolved)
-    if not tail.n_tail or _all_equal(resolved, spectrum, tensor.shape, dtype):
+    if not tail.n_tail or _all_equal(resolved, spectrum, tensor.shape, tensor.dtype):
         reason = "all eigenvalues are equal: there is no tail"
         return _record(tensor, status="degenerate", reason=reason, **common)
     return _record(tensor, status="fit", tail=tail, **common)
@@ -210,7 +212,7 @@ def _all_equal(
     resolved: NDArray[np.float64],
     spectrum: NDArray[np.float64],
     shape: tuple[int, ...],
-    dtype: np.dtype[Any],
+    dtype: str,
 ) -> bool:
     """Return whether rounding alone can explain the spread: |change of lambda| <= 2 s_1 |error|.
 

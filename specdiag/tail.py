@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 TIE = 1e-9
 
 # Rows of the (xmin, eigenvalue) table that the scan holds at a time: keeps it in cache.
-_BLOCK = 64
+_BLOCK = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +107,11 @@ def _ks_distances(
         rows = slice(start, start + _BLOCK)
         i = candidates[rows, None]
         j = np.arange(i[0, 0], size)
-        above = np.maximum(logs[j] - logs[i], 0.0)  # below xmin: no gap
-        gap = np.expm1(above * (1 - alpha[rows, None]))
-        gap += np.maximum(j - i, 0) / (size - i)
-        distance[rows] = np.abs(gap, out=gap).max(axis=1)
+        share = 1 / (size - i)
+        gap = (logs[j] - logs[i]) * (1 - alpha[rows, None])
+        np.exp(np.minimum(gap, 0, out=gap), out=gap)  # the fitted share above each eigenvalue
+        gap -= (size - j) * share  # the empirical one
+        first = i[-1, 0] - i[0, 0]  # only columns before the last xmin can lie below an xmin
+        gap[:, :first][j[:first] < i] = 0
+        distance[rows] = np.maximum(gap.max(axis=1), -gap.min(axis=1))
     return distance

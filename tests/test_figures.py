@@ -30,7 +30,7 @@ def test_the_spectrum_shows_density_fit_xmin_and_edge(dataset):
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
     assert found["xmin"].get_xdata()[0] == cell.xmin.item()
     assert found["Marchenko-Pastur edge"].get_xdata()[0] == cell.mp_edge.item()
-    power_law = found[f"power law, α = {cell.alpha.item():.2f}, n = {cell.n_tail.item()}"]
+    power_law = found[f"power law, α = {cell.alpha.item():.2f}, {cell.n_tail.item()} in its tail"]
     x, y = power_law.get_xdata(), power_law.get_ydata()
     slope = np.polyfit(np.log(x), np.log(y), 1)[0]
     assert slope == pytest.approx(-cell.alpha.item())

@@ -35,14 +35,16 @@ def plot(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) -> "F
     if n_tail:
         x = np.geomspace(xmin, shown[0], 100)
         power_law = n_tail / len(values) * (alpha - 1) / xmin * (x / xmin) ** -alpha
-        ax.plot(x, power_law, color="#d55e00", label=f"power law, α = {alpha:.2f}, n = {n_tail}")
+        ax.plot(
+            x, power_law, color="#d55e00", label=f"power law, α = {alpha:.2f}, {n_tail} in its tail"
+        )
         ax.axvline(xmin, color="#d55e00", linestyle=":", label="xmin")
     ax.axvline(float(cell.mp_edge), color="#009e73", linestyle="--", label="Marchenko-Pastur edge")
     ax.set(xscale="log", yscale="log", ylabel="density", title=_short(printable(layer)))
     dropped = len(values) - rank
     ax.set_xlabel("eigenvalue of W'W / N" + (f" ({dropped} below rounding)" if dropped else ""))
     ax.set_ylim(bottom=density[density > 0].min() / 3)
-    ax.set_xlim(left=max(edges[0], float(np.quantile(shown, 0.02)) / 2))
+    ax.set_xlim(left=max(edges[0], float(np.quantile(shown, 0.1)) / 2))
     ax.legend(fontsize="small", frameon=False)
     return figure
 
