@@ -32,9 +32,9 @@ def is_table(value: object) -> bool:
 def children(value: object) -> Iterable[tuple[str, Any]] | None:
     """Return the named parts of a mapping, list or tuple, or None for a leaf."""
     if isinstance(value, Mapping):
-        return [(str(key), item) for key, item in value.items()]
+        return ((str(key), item) for key, item in value.items())
     if isinstance(value, list | tuple):
-        return [(str(index), item) for index, item in enumerate(value)]
+        return ((str(index), item) for index, item in enumerate(value))
     return None
 
 

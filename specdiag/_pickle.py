@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from specdiag._files import is_text, shown
 
-MAX_OPERATIONS = 10_000_000  # a state dict takes about 60 a tensor
+MAX_OPERATIONS = 6_000_000  # a state dict takes about 60 a tensor
 MAX_BYTES = 512 * 2**20
 MAX_MARKS = 10_000  # Python's own pickler stops at about 1,000 levels
 MAX_INTEGER_BYTES = 1024
@@ -114,6 +114,10 @@ class _Machine:
 
     def number(self, n_bytes: int) -> int:
         return int.from_bytes(self.read(n_bytes), "little")
+
+    def byte(self) -> int:
+        data = self.stream.read(1)
+        return data[0] if data else self.fail("the pickle is cut short")
 
     def line(self) -> bytes:
         data = self.stream.readline(self.end - self.stream.tell())
@@ -388,7 +392,7 @@ _VALUES: dict[bytes, _Operation] = {
     b"I": _integer_line,
     b"L": _integer_line,
     b"J": lambda m: m.push(int.from_bytes(m.read(4), "little", signed=True)),
-    b"K": lambda m: m.push(m.number(1)),
+    b"K": lambda m: m.push(m.byte()),
     b"M": lambda m: m.push(m.number(2)),
     b"\x8a": lambda m: _long(m, 1),
     b"\x8b": lambda m: _long(m, 4),
@@ -452,10 +456,10 @@ _STACK: dict[bytes, _Operation] = {
     b"1": _pop_mark,
     b"2": lambda m: m.push(m.top()),
     b"g": lambda m: _get(m, _index_line(m)),
-    b"h": lambda m: _get(m, m.number(1)),
+    b"h": lambda m: _get(m, m.byte()),
     b"j": lambda m: _get(m, m.number(4)),
     b"p": lambda m: _put(m, _index_line(m)),
-    b"q": lambda m: _put(m, m.number(1)),
+    b"q": lambda m: _put(m, m.byte()),
     b"r": lambda m: _put(m, m.number(4)),
     b"\x94": lambda m: _put(m, len(m.memo)),
 }

@@ -47,9 +47,9 @@ def children(node: object) -> Iterable[tuple[str, Any]] | None:
     if is_tensor(node):
         return None
     if is_table(node):
-        return [(key_text(key), value) for key, value in table_items(node)]
+        return ((key_text(key), value) for key, value in table_items(node))
     if isinstance(node, list | tuple):
-        return [(str(index), value) for index, value in enumerate(node)]
+        return ((str(index), value) for index, value in enumerate(node))
     if type(node) is not Object:
         return None
     state = node.state

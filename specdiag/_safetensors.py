@@ -23,6 +23,7 @@ from specdiag._files import (
 )
 
 MAX_HEADER = 100_000_000  # the format's own limit
+MAX_VALUES = 5_000_000  # a tensor takes about 8
 
 _DTYPES = {
     "BOOL": "bool",
@@ -69,6 +70,8 @@ def parse_json(data: bytes, where: str) -> Any:
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not a number in JSON")
 
+    if data.count(b",") + data.count(b"[") > MAX_VALUES:
+        raise ValueError(f"{where}: more than {MAX_VALUES:,} values")
     try:
         return json.loads(data.decode(), object_pairs_hook=unique, parse_constant=refuse)
     except RecursionError:
@@ -128,8 +131,8 @@ def _entry(name: str, entry: object, where: str) -> _Entry:
     if not isinstance(offsets, list) or len(offsets) != 2 or {type(o) for o in offsets} != {int}:
         raise ValueError(f"{where}: data_offsets are not two whole numbers")
     begin, end = offsets
-    if not 0 <= begin <= end:
-        raise ValueError(f"{where}: data_offsets run backwards")
+    if not 0 <= begin <= end < 2**63:
+        raise ValueError(f"{where}: data_offsets run backwards or beyond 63 bits")
     if code in _DTYPES and end - begin != prod(shape) * ITEMSIZE[dtype]:
         raise ValueError(
             f"{where}: {end - begin:,} bytes for {prod(shape):,} elements of {dtype}; "

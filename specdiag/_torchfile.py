@@ -24,7 +24,7 @@ from specdiag._files import (
     shown,
     unreadable,
 )
-from specdiag._pickle import Global, Object, Reference, interpret
+from specdiag._pickle import MAX_BYTES, Global, Object, Reference, interpret
 from specdiag._zip import Record
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -99,11 +99,11 @@ def read_zip(file: File) -> TorchFile:
         records = _zip.read_directory(stream, file.size, file.name)
         root = _archive_root(records, file.name)
         byteorder = records.get(f"{root}/byteorder")
-        if byteorder and _zip.read_record(stream, byteorder, file.name).tobytes() != b"little":
+        if byteorder and _zip.read_small(stream, byteorder, 16, file.name) != b"little":
             raise ValueError(f"{file.name}: not little-endian; save it again on a common machine")
         record = records[f"{root}/data.pkl"]
-        data = _zip.read_record(stream, record, file.name)
-    content = io.BytesIO(data.data)
+        data = _zip.read_small(stream, record, MAX_BYTES, file.name)
+    content = io.BytesIO(data)
     tree = interpret(content, len(data), f"{file.name}: {shown(record.name, quote=False)}")
     if content.tell() != len(data):
         raise ValueError(f"{file.name}: bytes follow the pickle in {shown(record.name)}")
@@ -368,7 +368,7 @@ def _view(source: TorchFile, key: str, dtype: str, layout: _Layout, where: str) 
     offset, shape, stride, _ = layout
     storage = source.storages[key]
     capacity = storage.n_bytes // ITEMSIZE[dtype]
-    if type(offset) is not int or offset < 0 or len(stride) != len(shape):
+    if type(offset) is not int or not 0 <= offset < 2**63 or len(stride) != len(shape):
         raise ValueError(f"{where}: its offset or strides are damaged")
     numel = prod(shape)
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))

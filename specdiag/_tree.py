@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from specdiag._files import shown
@@ -61,6 +62,7 @@ def find_model(root: Any, shape: Shape, where: str) -> Model:
     bearing = _bearing(root, shape)
     model = Model()
     node, skip = root, set[str]()
+    counted: dict[int, Any] = {}
     for _ in range(MAX_LEVELS):
         if shape.is_tensor(node) or not shape.is_table(node):
             break
@@ -69,7 +71,7 @@ def find_model(root: Any, shape: Shape, where: str) -> Model:
         model.top += [(key, value) for key, value in entries.items() if key in settings]
         entries = {key: value for key, value in entries.items() if key not in settings}
         chosen, dropped = _choose(entries, shape, bearing)
-        model.aside |= {key: _count(entries[key], shape) for key in sorted(dropped)}
+        model.aside |= {key: _count(entries[key], shape, counted) for key in sorted(dropped)}
         skip = settings | dropped
         if chosen is None:
             break
@@ -150,13 +152,15 @@ def _is_aside(key: str, value: Any, shape: Shape) -> bool:
         return True
     # What torch's optimisers call their state, whatever the entry's name.
     return shape.is_table(value) and {"state", "param_groups"} <= {
-        name for name, _ in shape.children(value) or ()
+        name for name, _ in islice(shape.children(value) or (), 8)
     }
 
 
-def _count(node: Any, shape: Shape) -> int:
-    """Return how many tensors lie below a node, each counted once."""
-    seen = {id(node): node}
+def _count(node: Any, shape: Shape, seen: dict[int, Any]) -> int:
+    """Return how many tensors lie below a node and are not among the nodes already seen."""
+    if id(node) in seen:
+        return 0
+    seen[id(node)] = node
     stack, count = [node], 0
     while stack:
         node = stack.pop()

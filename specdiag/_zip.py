@@ -10,7 +10,7 @@ import numpy as np
 
 from specdiag._files import read_array, read_bytes, shown
 
-MAX_DIRECTORY = 256 * 2**20
+MAX_DIRECTORY = 64 * 2**20
 MAX_RATIO = 20  # weights hardly compress; a bomb does
 CHUNK = 2**20
 
@@ -163,8 +163,7 @@ def _check_local(stream: BinaryIO, entry: _Entry, limit: int, what: str) -> int:
     name_end = entry.header + _LOCAL.size + len(entry.name)
     if name_end > limit:
         raise ValueError(f"{what}: lies outside the archive")
-    stream.seek(entry.header)
-    header = stream.read(_LOCAL.size + len(entry.name))
+    header = read_bytes(stream, entry.header, _LOCAL.size + len(entry.name), what)
     signature, _, flags, method, _, _, crc, packed, size, name_length, extra_length = (
         _LOCAL.unpack_from(header)
     )
@@ -179,6 +178,15 @@ def _check_local(stream: BinaryIO, entry: _Entry, limit: int, what: str) -> int:
     if not later and (crc, packed, size) != (entry.crc, entry.packed, entry.size):
         raise differs
     return start
+
+
+def read_small(stream: BinaryIO, record: Record, limit: int, where: str) -> bytes:
+    """Return all bytes of a record that has at most `limit` of them."""
+    if record.size > limit:
+        raise ValueError(
+            f"{where}: record {shown(record.name)}: {record.size:,} bytes; at most {limit:,} are read"
+        )
+    return read_record(stream, record, where).tobytes()
 
 
 def read_record(stream: BinaryIO, record: Record, where: str) -> np.ndarray:

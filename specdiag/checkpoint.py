@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MAX_INDEX = 100_000_000
 MAX_FOREIGN_SHOWN = 8
+MAX_NOTES = 50
 
 _FILE_TREE = Shape(children=_plain.children, is_table=_plain.is_table, is_tensor=is_tensor)
 _MEMORY_TREE = Shape(
@@ -210,17 +211,20 @@ def _metadata(model: Model) -> tuple[dict[str, Any], list[str]]:
     ]
     strip = strip_wrappers([name for name, _ in model.tensors])
     metadata: dict[str, Any] = {}
-    budget = _plain.MAX_NODES
+    plainer = _plain.Plainer()
     for name, node in [*((strip(name), node) for name, node in model.entries), *model.top]:
-        plainer = _plain.Plainer(budget)
+        if plainer.left < 0:
+            notes.append(f"entries from {shown(name)} on were left out: there are too many")
+            break
         if name in metadata:
             notes.append(f"a second entry called {shown(name)} was left out")
             continue
+        plainer.foreign.clear()
         metadata[name] = plainer.convert(node)
-        budget = plainer.left
         if plainer.foreign:
-            notes.append(f"{shown(name, quote=False)} holds objects that were not rebuilt: "
-                         f"{_listed(plainer.foreign)}")  # fmt: skip
+            listed = _listed(plainer.foreign)
+            name = shown(name, quote=False)  # noqa: PLW2901
+            notes.append(f"{name} holds objects that were not rebuilt: {listed}")
     return metadata, notes
 
 
@@ -254,7 +258,9 @@ def _assemble(
             )
         )
     if not tensors:
-        notes = [*notes, "there are no tensors"]
+        notes = ["there are no tensors", *notes]
+    if len(notes) > MAX_NOTES:
+        notes = [*notes[:MAX_NOTES], f"and {len(notes) - MAX_NOTES:,} more notes"]
     return Checkpoint(
         name=name, path=path, tensors=tuple(tensors), metadata=metadata, notes=tuple(notes)
     )
@@ -309,7 +315,8 @@ def _open_index(file: File) -> Checkpoint:
         raise ValueError(f"{file.name}: JSON without a weight_map, not an index of shards")
     for shard in weight_map.values():
         if not isinstance(shard, str) or not _is_plain_name(shard):
-            raise ValueError(f"{file.name}: {shown(str(shard))} is not a plain file name")
+            name = shown(shard) if isinstance(shard, str) else "a shard's name"
+            raise ValueError(f"{file.name}: {name} is not a plain file name")
     expected: dict[str, set[str]] = {}
     for key, shard in weight_map.items():
         expected.setdefault(shard, set()).add(key)

@@ -185,6 +185,14 @@ def deep_tensor(depth):
     return torch_zip((b"}" + text("a")) * depth + tensor() + b"s" * depth)
 
 
+def shared_optimizers():
+    """Many entries to be left aside that all hold the same large list."""
+    shared = b"](" + tensor() + b"N" * 10**5 + b"eq\x07"
+    many = b"".join(text(f"optim{index}") + b"h\x07" for index in range(10**5))
+    deep = (b"}" + text("a")) * 101 + tensor() + b"s" * 101
+    return torch_zip(b"}(" + text("optim") + shared + many + text("deep") + deep + b"u")
+
+
 # Every file that must be refused, with a part of the message that says why.
 REFUSED = {
     # not checkpoints
@@ -256,6 +264,12 @@ REFUSED = {
     "storage id is no tuple": (torch_zip(table(w=tensor(place=text("0") + b"Q"))), "unknown way"),
     "storage id holds a list": (torch_zip(table(w=tensor(place=b"]Q"))), "unknown way"),
     "storage is no reference": (torch_zip(table(w=tensor(place=b"N"))), "unknown way"),
+    "offset of 2**8000": (
+        torch_zip(table(w=tensor(offset=b"\x8b" + struct.pack("<I", 1001) + bytes(1000) + b"\x01"))),
+        "offset or strides",
+    ),
+    "too many operations": (torch_zip(b"N0" * 3_000_001), "more than 6,000,000 operations"),
+    "optimizers that share 100,000 tensors": (shared_optimizers(), "deeper than 100 levels"),
     "storage size is negative": (torch_zip(table(w=tensor(place=storage(numel=-4)))), "unknown way"),
     "third version without dtype": (
         torch_zip(table(w=tensor(place=storage(kind="torch.storage\nUntypedStorage", numel=16),
@@ -359,6 +373,12 @@ REFUSED = {
     "safetensors million dimensions": (safetensors_file({"w": entry(shape=[0] * 10**6)}), "1,000,000 dimensions"),
     "safetensors offsets backwards": (safetensors_file({"w": entry(offsets=(16, 0))}, ONES), "backwards"),
     "safetensors offsets negative": (safetensors_file({"w": entry(offsets=(-16, 0))}, ONES), "backwards"),
+    "safetensors offset of 4,000 digits": (
+        safetensors_file({"w": entry("X9", offsets=(0, 10**4000))}, ONES), "beyond 63 bits"
+    ),
+    "safetensors header of ten million lists": (
+        safetensors_file(b'{"w":[' + b"[]," * 10**7 + b"[]]}"), "more than 5,000,000 values"
+    ),
     "safetensors one offset": (safetensors_file({"w": entry(offsets=(16,))}, ONES), "two whole numbers"),
     "safetensors offsets are text": (safetensors_file({"w": entry(offsets="ab")}, ONES), "two whole numbers"),
     "safetensors size mismatch": (safetensors_file({"w": entry(shape=(3,))}, ONES), "16 bytes for 3 elements"),
@@ -386,6 +406,9 @@ REFUSED = {
     "index with a NUL": (b'{"weight_map": {"a": "x\\u0000"}}', "plain file name"),
     "index with a number": (b'{"weight_map": {"a": 1}}', "plain file name"),
     "index with a missing shard": (b'{"weight_map": {"a": "gone.safetensors"}}', "is missing"),
+    "index with nested lists as a name": (
+        b'{"weight_map": {"a": ' + b"[" * 900 + b"]" * 900 + b"}}", "plain file name"
+    ),
     "index of itself": (b'{"weight_map": {"a": "file.pt"}}', "not a checkpoint"),
 }  # fmt: skip
 
