@@ -11,7 +11,6 @@ Dataset import it.
 import json
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -159,14 +158,17 @@ def layer_value(layer: Layer, name: str) -> Any:
 
 
 def unique_names(checkpoints: Sequence[Checkpoint]) -> list[str]:
-    """Return the names of the checkpoints; those that share one are told apart by a number."""
-    count = Counter(c.name for c in checkpoints)
-    seen: Counter[str] = Counter()
-    names = []
-    for c in checkpoints:
-        seen[c.name] += 1
-        names.append(c.name if count[c.name] == 1 else f"{c.name}#{seen[c.name]}")
-    return names
+    """Return the names of the checkpoints; equal ones get their folder's name, then a number."""
+    names = [c.name for c in checkpoints]
+    with_folder = [f"{c.path.parent.name}/{c.name}" if c.path else c.name for c in checkpoints]
+    names = [
+        long if names.count(name) > 1 else name
+        for name, long in zip(names, with_folder, strict=True)
+    ]
+    return [
+        f"{name}#{names[: i + 1].count(name)}" if names.count(name) > 1 else name
+        for i, name in enumerate(names)
+    ]
 
 
 def _attributes(checkpoints: Sequence[Checkpoint], settings: Mapping[str, Any]) -> dict[str, Any]:

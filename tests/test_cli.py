@@ -79,7 +79,9 @@ def test_csv_has_a_row_a_matrix(file):
     status, out, _ = run("alpha", file, file, "--csv")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert status == 0
-    assert [row["checkpoint"] for row in rows] == ["net#1"] * 6 + ["net#2"] * 6
+    assert [row["checkpoint"] for row in rows] == [
+        f"{file.parent.name}/net#{i}" for i in (1, 2) for _ in range(6)
+    ]
     expected = specdiag.alpha(file).alpha.sel(layer="fc2.weight").item()
     assert [float(r["alpha"]) for r in rows if r["layer"] == "fc2.weight"] == [expected] * 2
 

@@ -69,6 +69,17 @@ def test_several_checkpoints_join_on_the_names_of_their_layers(weights, rng):
     assert np.isnan(both.alpha.values[0, 3])
 
 
+def test_checkpoints_of_one_name_are_told_apart_by_their_folders(weights, tmp_path):
+    from safetensors.numpy import save_file
+
+    paths = [tmp_path / name / "model.safetensors" for name in ("old", "new", "new/er")]
+    for path in paths:
+        path.parent.mkdir()
+        save_file(weights, path)
+    named = [str(x) for x in specdiag.alpha(*paths, paths[0]).checkpoint.values]
+    assert named == ["old/model#1", "new/model", "er/model", "old/model#2"]
+
+
 def test_a_saved_dataset_opens_as_it_was(dataset, tmp_path):
     path = tmp_path / "spectra.nc"
     specdiag.save(dataset, path)
