@@ -3,6 +3,7 @@
 Nothing heavy is imported before a command runs, so that `specdiag --help` answers at once.
 """
 
+import logging
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -60,6 +61,22 @@ def cli() -> None:
     help="Skip matrices with fewer; a matrix with fewer above rounding is degenerate.",
 )
 @click.option("--include-embeddings", is_flag=True, help="Measure embedding tables too.")
+@click.option(
+    "--method",
+    type=click.Choice(["specdiag", "weightwatcher", "wwj"]),
+    default="specdiag",
+    show_default=True,
+    help="Whose rules give alpha: ours, weightwatcher's, or those of the published POYO card.",
+)
+@click.option(
+    "--null",
+    type=click.Choice(["gaussian", "permutation"]),
+    default="gaussian",
+    show_default=True,
+    help="Compare alpha with Gaussian matrices, or with the layer's own entries shuffled (slow).",
+)
+@click.option("--gof/--no-gof", default=True, help="Test the goodness of fit.  [default: gof]")
+@click.option("--seed", default=0, show_default=True, help="Of the bootstrap and the shuffling.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def alpha(
     files: tuple[Path, ...],
@@ -81,8 +98,10 @@ def alpha(
       specdiag alpha model.safetensors
       specdiag alpha last.ckpt --layers '*.to_qkv.*' --plot figures
       specdiag alpha a.pt b.pt -o both.nc
+      specdiag alpha base.ckpt --method wwj
     """
     _check_usage(as_json, as_csv, output, plot)
+    logging.basicConfig(level=logging.INFO, format="specdiag: %(message)s")
     from specdiag import tables
 
     checkpoints, measured = _measure_all(files, layers, settings, debug)
@@ -113,6 +132,7 @@ def _measure_all(
     """Return the files that could be measured, and their layers; complain about the others."""
     from specdiag.checkpoint import open_checkpoint
     from specdiag.layers import matrices, measure
+    from specdiag.verdict import judge
 
     checkpoints, measured = [], []
     for file in files:
@@ -120,7 +140,7 @@ def _measure_all(
             checkpoint = open_checkpoint(file)
             tensors = matrices(checkpoint, pattern)
             found = _with_progress(measure(tensors, **settings), tensors, checkpoint.name)
-            measured.append(list(found))
+            measured.append(judge(found))
             checkpoints.append(checkpoint)
         except _ERRORS as error:
             if debug:
@@ -164,7 +184,7 @@ def _print_tables(
     console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
     for checkpoint, layers in zip(checkpoints, measured, strict=True):
         console.print(tables.printable(str(checkpoint.path)), markup=False, style="bold")
-        console.print(tables.as_table(layers))
+        console.print(tables.as_table(layers, console.width if sys.stdout.isatty() else None))
         for line in tables.summary_lines(checkpoint, layers):
             console.print(line, markup=False, soft_wrap=True)
         console.print()

@@ -9,11 +9,11 @@ Every tensor with two axes or more is walked and ends in exactly one bucket, wit
 """
 
 import fnmatch
-import itertools
+import functools
 import math
 import os
 import re
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,12 +23,22 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from specdiag import esd
+from specdiag import esd, published
 from specdiag.checkpoint import Checkpoint, Tensor
+from specdiag.gof import goodness_of_fit, likelihood_ratios
+from specdiag.null import gaussian_draws, p_value, permutation_draws
+from specdiag.posterior import (
+    MIN_SPACINGS,
+    NO_POSTERIOR,
+    Posterior,
+    alpha_posterior,
+    posterior_mean,
+)
 from specdiag.tail import NO_FIT, TailFit, fit_alpha
 
+Array = NDArray[np.float64]
+
 MIN_EIGENVALUES = 50
-WELL_TRAINED = (2.0, 6.0)  # the range of alpha that Martin & Mahoney (2021) call well trained
 LARGEST_KERNEL = 32  # sides of a convolution kernel; longer trailing axes are stacks of matrices
 
 # A lookup table is known by the name of the parameter, or of the module that owns its `weight`.
@@ -46,8 +56,7 @@ class Layer:
     dtype: str
     status: str
     reason: str = ""
-    eigenvalues: NDArray[np.float64] = field(default_factory=lambda: np.empty(0), repr=False)
-    tail: TailFit = NO_FIT
+    eigenvalues: Array = field(default_factory=lambda: np.empty(0), repr=False)
     rank: int = 0
     stable_rank: float = math.nan
     spectral_norm: float = math.nan
@@ -55,10 +64,17 @@ class Layer:
     entropy: float = math.nan
     mp_edge: float = math.nan
     n_spikes: int = 0
+    tail: TailFit = NO_FIT
+    posterior: Posterior = field(default=NO_POSTERIOR, repr=False)
+    gof_p: float = math.nan
+    null_p: float = math.nan
+    null_q: float = math.nan
+    likelihood_ratios: dict[str, tuple[float, float]] = field(default_factory=dict)
+    verdict: str = ""
 
     @property
     def alpha_hat(self) -> float:
-        """Alpha * log10 of the squared spectral norm, WeightWatcher's alpha_weighted."""
+        """Alpha times log10 of the squared spectral norm, WeightWatcher's alpha_weighted."""
         return (
             self.tail.alpha * 2 * math.log10(self.spectral_norm) if self.tail.n_tail else math.nan
         )
@@ -125,22 +141,28 @@ def measure(
     *,
     min_eigenvalues: int = MIN_EIGENVALUES,
     include_embeddings: bool = False,
+    **options: Any,
 ) -> Iterator[Layer]:
-    """Yield one record a tensor, in order, as they are measured.
+    """Yield one record a tensor, in order, as they are measured; `verdict.judge` completes them.
 
     Matrices are measured in parallel, one BLAS thread each (more threads a matrix change the last
     bits of eigenvalues and stall on a busy machine), as long as those in flight fit into four
     times the memory of the largest in float64, or 256 MiB.
+
+    Parameters
+    ----------
+    **options
+        Of `measure_tensor`: min_eigenvalues, method, gof, null, seed.
     """
     tensors = list(tensors)
     reasons = [
         skip_reason(t, min_eigenvalues=min_eigenvalues, include_embeddings=include_embeddings)
         for t in tensors
     ]
-    jobs = (t for t, reason in zip(tensors, reasons, strict=True) if not reason)
-    sizes = [8 * math.prod(t.shape) for t, r in zip(tensors, reasons, strict=True) if not r]
-    budget = max(4 * max(sizes, default=0), 2**28)
-    measured = _in_parallel(lambda t: measure_tensor(t, min_eigenvalues), jobs, budget)
+    jobs = [t for t, reason in zip(tensors, reasons, strict=True) if not reason]
+    budget = max(4 * max((8 * math.prod(t.shape) for t in jobs), default=0), 2**28)
+    function = functools.partial(measure_tensor, min_eigenvalues=min_eigenvalues, **options)
+    measured = _in_parallel(function, jobs, budget)
     for tensor, reason in zip(tensors, reasons, strict=True):
         yield _record(tensor, status="skipped", reason=reason) if reason else next(measured)
 
@@ -175,92 +197,114 @@ def _in_parallel(
             pool.shutdown(cancel_futures=True)
 
 
-def measure_tensor(tensor: Tensor, min_eigenvalues: int = MIN_EIGENVALUES) -> Layer:
-    """Return what one tensor's spectrum says; a tensor that cannot be measured gives `failed`."""
+def measure_tensor(
+    tensor: Tensor,
+    *,
+    min_eigenvalues: int = MIN_EIGENVALUES,
+    method: str = "specdiag",
+    gof: bool = True,
+    null: str = "gaussian",
+    seed: int = 0,
+) -> Layer:
+    """Return what one tensor's spectrum says; a tensor that cannot be measured gives `failed`.
+
+    Parameters
+    ----------
+    min_eigenvalues : int
+        A matrix of lower rank is degenerate.
+    method : {'specdiag', 'weightwatcher', 'wwj'}
+        Whose rules give alpha; the other two have no goodness of fit and no null (`published`).
+    gof : bool
+        Bootstrap the goodness of fit and compare other tails: about as long as the eigenvalues.
+    null : {'gaussian', 'permutation'}
+        What alpha is compared with (see the module `null`).
+    seed : int
+        Of the bootstrap and the permutations.
+    """
     try:
         spectrum = esd.eigenvalues(tensor.read())  # nobody else holds the values: memory
+        common = _describe(tensor, spectrum)
+        if method == "wwj":
+            found = _fit_wwj(tensor, min_eigenvalues)
+        elif method == "weightwatcher":
+            found = _fit_weightwatcher(tensor, spectrum)
+        else:
+            found = _fit(tensor, spectrum, min_eigenvalues)
+        if found["status"] == "fit" and method == "specdiag":
+            resolved = spectrum[: common["rank"]]
+            found |= _tests(tensor, resolved, found["tail"], gof=gof, null=null, seed=seed)
     except MemoryError:
         size = _peak_bytes(tensor) / 1e9
         return _record(tensor, status="failed", reason=f"not enough memory: needs {size:.1f} GB")
     except (ValueError, OSError, np.linalg.LinAlgError) as error:
         return _record(tensor, status="failed", reason=str(error))
+    return _record(tensor, **(common | found))
+
+
+def _describe(tensor: Tensor, spectrum: Array) -> dict[str, Any]:
     N = max(tensor.shape[:2])
     resolved = spectrum[spectrum > esd.rank_gate(spectrum, tensor.shape, tensor.dtype)]
-    common = {
+    bulk = len(resolved) > len(spectrum) / 2  # else the median, and the edge with it, is rounding
+    return {
         "eigenvalues": spectrum,
         "rank": len(resolved),
         "stable_rank": esd.stable_rank(spectrum),
         "spectral_norm": math.sqrt(N * spectrum[0]),
         "frobenius_norm": math.sqrt(N * spectrum.sum()),
         "entropy": esd.spectral_entropy(resolved),
+        "mp_edge": esd.marchenko_pastur_edge(spectrum, tensor.shape) if bulk else math.nan,
+        "n_spikes": esd.count_spikes(spectrum, tensor.shape) if bulk else 0,
     }
+
+
+def _fit(tensor: Tensor, spectrum: Array, min_eigenvalues: int) -> dict[str, Any]:
+    gate = esd.rank_gate(spectrum, tensor.shape, tensor.dtype)
+    resolved = spectrum[spectrum > gate]
     if len(resolved) < min_eigenvalues:
         reason = f"rank {len(resolved)}: fewer than {min_eigenvalues} eigenvalues above rounding"
-        return _record(tensor, status="degenerate", reason=reason, **common)
-    common |= {
-        "mp_edge": esd.marchenko_pastur_edge(spectrum, tensor.shape),
-        "n_spikes": esd.count_spikes(spectrum, tensor.shape),
-    }
+        return {"status": "degenerate", "reason": reason}
+    # Weyl's inequality: an error E moves no lambda by more than 2 s_1 |E|, and the gate allows E.
+    all_equal = resolved[0] - resolved[-1] <= 2 * math.sqrt(resolved[0] * gate)
     tail = fit_alpha(resolved)
-    if not tail.n_tail or _all_equal(resolved, spectrum, tensor.shape, tensor.dtype):
-        reason = "all eigenvalues are equal: there is no tail"
-        return _record(tensor, status="degenerate", reason=reason, **common)
-    return _record(tensor, status="fit", tail=tail, **common)
+    if not tail.n_tail or all_equal:
+        return {"status": "degenerate", "reason": "all eigenvalues are equal: there is no tail"}
+    return {"status": "fit", "tail": tail, "posterior": alpha_posterior(resolved)}
 
 
-def _all_equal(
-    resolved: NDArray[np.float64],
-    spectrum: NDArray[np.float64],
-    shape: tuple[int, ...],
-    dtype: str,
-) -> bool:
-    """Return whether rounding alone can explain the spread: |change of lambda| <= 2 s_1 |error|.
+def _tests(
+    tensor: Tensor, resolved: Array, tail: TailFit, *, gof: bool, null: str, seed: int
+) -> dict[str, Any]:
+    if null == "gaussian":
+        draws = gaussian_draws(tensor.shape)
+    else:
+        draws = permutation_draws(tensor.read(), seed=seed)
+    enough = len(resolved) > MIN_SPACINGS + 1
+    found: dict[str, Any] = {
+        "null_p": p_value(posterior_mean(resolved), draws) if enough else math.nan
+    }
+    if gof:
+        found["gof_p"] = goodness_of_fit(resolved, seed=seed)
+        found["likelihood_ratios"] = likelihood_ratios(resolved[: tail.n_tail], tail.xmin)
+    return found
 
-    Weyl's inequality for singular values, with the error that the rank gate allows.
-    """
-    gate = esd.rank_gate(spectrum, shape, dtype)
-    return bool(resolved[0] - resolved[-1] <= 2 * math.sqrt(resolved[0] * gate))
+
+def _fit_weightwatcher(tensor: Tensor, spectrum: Array) -> dict[str, Any]:
+    half = 0.5 if len(tensor.shape) > 2 else 1.0  # weightwatcher scales convolutions by sqrt(1/2)
+    tail, posterior = published.weightwatcher(spectrum * max(tensor.shape[:2]) * half)
+    if not tail.n_tail:
+        return {"status": "failed", "reason": "weightwatcher finds no fit, and reports alpha -1"}
+    return {"status": "fit", "tail": tail, "posterior": posterior}
+
+
+def _fit_wwj(tensor: Tensor, min_eigenvalues: int) -> dict[str, Any]:
+    if len(tensor.shape) > 2:
+        return {"status": "skipped", "reason": "the published rules know matrices only"}
+    tail, posterior, rank = published.wwj(tensor.read())
+    if not tail.n_tail:
+        reason = f"rank {rank} above 1e-9 of the largest: fewer than {min_eigenvalues}"
+        return {"status": "degenerate", "reason": reason, "rank": rank}
+    return {"status": "fit", "tail": tail, "posterior": posterior, "rank": rank}
 
 
 def _record(tensor: Tensor, *, status: str, **values: Any) -> Layer:
     return Layer(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype, status=status, **values)
-
-
-def summarise(layers: Iterable[Layer]) -> dict[str, Any]:
-    """Return the summary of a checkpoint: alphas over the layers that were fit, and the accounting.
-
-    Returns
-    -------
-    dict
-        n_walked = n_fit + n_degenerate + n_skipped + n_failed; mean_alpha, median_alpha,
-        fraction_below_2, fraction_2_to_6, fraction_above_6 over fit layers (NaN when there are
-        none); `reasons`, a mapping of (status, reason) to the names of the layers.
-    """
-    layers = list(layers)
-    count = Counter(layer.status for layer in layers)
-    alpha = np.array([layer.tail.alpha for layer in layers if layer.status == "fit"])
-    low, high = WELL_TRAINED
-    shares = {
-        "mean_alpha": alpha,
-        "median_alpha": alpha,
-        "fraction_below_2": alpha < low,
-        "fraction_2_to_6": (alpha >= low) & (alpha <= high),
-        "fraction_above_6": alpha > high,
-    }
-    unmeasured = sorted((x for x in layers if x.reason), key=lambda x: (x.status, x.reason))
-    return {
-        "n_walked": len(layers),
-        **{f"n_{status}": count[status] for status in ("fit", "degenerate", "skipped", "failed")},
-        **{
-            name: float(np.median(values) if name == "median_alpha" else values.mean())
-            if len(alpha)
-            else math.nan
-            for name, values in shares.items()
-        },
-        "reasons": [
-            {"status": status, "reason": reason, "layers": [layer.name for layer in group]}
-            for (status, reason), group in itertools.groupby(
-                unmeasured, key=lambda x: (x.status, x.reason)
-            )
-        ],
-    }

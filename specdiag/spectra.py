@@ -9,6 +9,7 @@ Dataset import it.
 """
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.checkpoint import Checkpoint, open_checkpoint
+from specdiag.gof import ALTERNATIVES
 from specdiag.layers import MIN_EIGENVALUES, Layer, matrices, measure
+from specdiag.null import NULLS
+from specdiag.published import METHODS
+from specdiag.verdict import judge
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -41,6 +46,8 @@ class Variable(NamedTuple):
 SCHEMA: dict[str, Variable] = {
     "checkpoint": Variable(("checkpoint",), "O", "", "checkpoint"),
     "layer": Variable(("layer",), "O", "", "weight matrix"),
+    "ci_bound": Variable(("ci_bound",), "O", "", "end of an interval"),
+    "alternative": Variable(("alternative",), "O", "", "distribution compared with the power law"),
     "status": Variable(_LAYER, "O", "", "fit, degenerate, skipped, failed or absent"),
     "reason": Variable(_LAYER, "O", "", "why the status is not fit"),
     "shape": Variable(_LAYER, "O", "", "shape of the stored tensor"),
@@ -53,6 +60,27 @@ SCHEMA: dict[str, Variable] = {
     "stable_rank": Variable(_LAYER, "f", "1", "squared Frobenius norm over squared spectral norm"),
     "spectral_norm": Variable(_LAYER, "f", "1", "largest singular value"),
     "frobenius_norm": Variable(_LAYER, "f", "1", "Frobenius norm"),
+    "alpha_mean": Variable(_LAYER, "f", "1", "posterior mean of alpha"),
+    "alpha_sd": Variable(_LAYER, "f", "1", "posterior standard deviation of alpha"),
+    "alpha_ci": Variable((*_LAYER, "ci_bound"), "f", "1", "95 % posterior interval of alpha"),
+    "alpha_below_2": Variable(_LAYER, "f", "1", "posterior probability of alpha < 2"),
+    "rope_probability": Variable(_LAYER, "f", "1", "posterior probability of 1.9 <= alpha <= 2.1"),
+    "n_tail_mean": Variable(_LAYER, "f", "1", "posterior mean of the eigenvalues in the tail"),
+    "xmin_median": Variable(_LAYER, "f", "1", "posterior median of xmin"),
+    "short_tail": Variable(
+        _LAYER, "f", "1", "probability of fewer than 30 eigenvalues in the tail"
+    ),
+    "n_windows": Variable(_LAYER, "f", "1", "effective number of tail windows in the posterior"),
+    "gof_p": Variable(_LAYER, "f", "1", "goodness-of-fit p-value of the power law"),
+    "null_p": Variable(_LAYER, "f", "1", "probability that the null gives an alpha as low"),
+    "null_q": Variable(_LAYER, "f", "1", "null_p adjusted for the layers of the checkpoint"),
+    "log_likelihood_ratio": Variable(
+        (*_LAYER, "alternative"), "f", "1", "log-likelihood of power law minus alternative"
+    ),
+    "log_likelihood_ratio_p": Variable(
+        (*_LAYER, "alternative"), "f", "1", "two-sided p-value of that ratio"
+    ),
+    "verdict": Variable(_LAYER, "O", "", "what the layer's alpha is worth (specdiag.verdict)"),
     "alpha_hat": Variable(_LAYER, "f", "1", "alpha times log10 of the squared spectral norm"),
     "entropy": Variable(_LAYER, "f", "1", "normalised entropy of the spectrum"),
     "mp_edge": Variable(_LAYER, "f", "1", "upper Marchenko-Pastur edge fitted to the bulk"),
@@ -62,11 +90,30 @@ SCHEMA: dict[str, Variable] = {
 }
 
 
+# Where in a Layer a variable of another name is found.
+_HOME = {
+    **{name: ("tail", name) for name in ("alpha", "xmin", "ks_distance", "n_tail")},
+    "alpha_mean": ("posterior", "mean"),
+    "alpha_sd": ("posterior", "sd"),
+    "alpha_ci": ("posterior", "interval"),
+    "alpha_below_2": ("posterior", "below_2"),
+    "rope_probability": ("posterior", "rope"),
+    "n_tail_mean": ("posterior", "n_tail"),
+    "xmin_median": ("posterior", "xmin"),
+    "short_tail": ("posterior", "short_tail"),
+    "n_windows": ("posterior", "n_windows"),
+}
+
+
 def alpha(
     *sources: Any,
     layers: str | None = None,
     min_eigenvalues: int = MIN_EIGENVALUES,
     include_embeddings: bool = False,
+    method: str = "specdiag",
+    gof: bool = True,
+    null: str = "gaussian",
+    seed: int = 0,
 ) -> "xr.Dataset":
     """Return the Dataset of every weight matrix of one or several networks.
 
@@ -81,6 +128,14 @@ def alpha(
         fewer, any heavy tail is a handful of points.
     include_embeddings : bool
         Measure lookup tables too (see `specdiag.layers.skip_reason`).
+    method : {'specdiag', 'weightwatcher', 'wwj'}
+        Whose rules give alpha and its interval; see `specdiag.published`.
+    gof : bool
+        Test the goodness of fit and compare other tails.
+    null : {'gaussian', 'permutation'}
+        What an alpha is compared with; see `specdiag.null`.
+    seed : int
+        Of the bootstrap and the permutations.
 
     Returns
     -------
@@ -91,7 +146,8 @@ def alpha(
     Raises
     ------
     ValueError
-        When a source is no checkpoint, holds no matrix, or none matches `layers`.
+        When a source is no checkpoint, holds no matrix, or none matches `layers`; when `method` or
+        `null` is unknown.
     OSError
         When a file cannot be read.
 
@@ -102,12 +158,20 @@ def alpha(
     """
     if not sources:
         raise ValueError("alpha() needs at least one checkpoint: a path, module or state dict")
+    if method not in METHODS or null not in NULLS:
+        raise ValueError(
+            f"method is {method!r} and null {null!r}: expected one of {METHODS} and one of {NULLS}"
+        )
     checkpoints = [open_checkpoint(source) for source in sources]
     settings: dict[str, Any] = {
         "min_eigenvalues": min_eigenvalues,
         "include_embeddings": include_embeddings,
+        "method": method,
+        "gof": gof,
+        "null": null,
+        "seed": seed,
     }
-    measured = [list(measure(matrices(c, layers), **settings)) for c in checkpoints]
+    measured = [judge(measure(matrices(c, layers), **settings)) for c in checkpoints]
     return build(checkpoints, measured, {"layers": layers, **settings})
 
 
@@ -126,12 +190,14 @@ def build(
     columns: dict[str, Any] = {
         "checkpoint": unique_names(checkpoints),
         "layer": names,
+        "ci_bound": ["lower", "upper"],
+        "alternative": list(ALTERNATIVES),
         "eigenvalue": np.concatenate([cell.eigenvalues for cell in cells] or [np.empty(0)]),
     }
+    sizes = {"checkpoint": len(tables), "layer": len(names), "ci_bound": 2, "alternative": 4}
     for name in SCHEMA.keys() - columns.keys():
-        columns[name] = np.array([layer_value(cell, name) for cell in cells], dtype=object).reshape(
-            len(tables), len(names)
-        )
+        column = np.array([layer_value(cell, name) for cell in cells], dtype=object)
+        columns[name] = column.reshape([sizes[dim] for dim in SCHEMA[name].dims])
     data = {
         name: xr.Variable(
             spec.dims,
@@ -142,18 +208,22 @@ def build(
     }
     data["row_size"].attrs["sample_dimension"] = "sample"
     return xr.Dataset(data, attrs=_attributes(checkpoints, settings)).set_coords(
-        ["status", "reason", "shape", "stored_dtype"]
+        ["status", "reason", "verdict", "shape", "stored_dtype"]
     )
 
 
 def layer_value(layer: Layer, name: str) -> Any:
     """Return the value of a layer that a variable of the schema holds."""
-    if name in {"alpha", "xmin", "ks_distance", "n_tail"}:
-        return getattr(layer.tail, name)
+    if name in _HOME:
+        part, attribute = _HOME[name]
+        return getattr(getattr(layer, part), attribute)
     if name == "shape":
         return "x".join(map(str, layer.shape))
     if name == "row_size":
         return len(layer.eigenvalues)
+    if name.startswith("log_likelihood_ratio"):
+        item = int(name.endswith("_p"))
+        return [layer.likelihood_ratios.get(a, (math.nan, math.nan))[item] for a in ALTERNATIVES]
     return getattr(layer, {"stored_dtype": "dtype"}.get(name, name))
 
 

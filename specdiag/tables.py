@@ -7,17 +7,26 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from specdiag.layers import Layer, summarise
+from specdiag.gof import ALTERNATIVES
+from specdiag.layers import Layer
 from specdiag.spectra import SCHEMA, layer_value, unique_names
+from specdiag.verdict import MAX_Q, summarise
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from specdiag.checkpoint import Checkpoint
 
-_COLUMNS = [name for name, spec in SCHEMA.items() if spec.dims == ("checkpoint", "layer")]
+# The ends of an interval and the alternatives have a column each.
+_SUFFIXES = {"ci_bound": ("lower", "upper"), "alternative": ALTERNATIVES}
+_COLUMNS = {
+    name: [f"{name}_{suffix}" for suffix in _SUFFIXES[spec.dims[2]]] if spec.dims[2:] else [name]
+    for name, spec in SCHEMA.items()
+    if spec.dims[:2] == ("checkpoint", "layer")
+}
 _STYLES = {"degenerate": "yellow", "failed": "red", "skipped": "dim"}
 _NAMES_SHOWN = 4
+_WIDE_ONLY = {"mean", "KS", "stable rank", "spectral norm"}
 
 
 def as_json(checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence[Layer]]) -> str:
@@ -41,7 +50,8 @@ def as_json(checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence[Lay
 def as_csv(checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence[Layer]]) -> str:
     """Return one row a matrix; an empty cell where there is no value."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["checkpoint", "layer", *_COLUMNS], lineterminator="\n")
+    header = [column for columns in _COLUMNS.values() for column in columns]
+    writer = csv.DictWriter(text, ["checkpoint", "layer", *header], lineterminator="\n")
     writer.writeheader()
     for name, layers in zip(unique_names(checkpoints), measured, strict=True):
         writer.writerows({"checkpoint": name} | _without_nan(_row(layer)) for layer in layers)
@@ -49,7 +59,11 @@ def as_csv(checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence[Laye
 
 
 def _row(layer: Layer) -> dict[str, Any]:
-    return {"layer": layer.name} | {name: layer_value(layer, name) for name in _COLUMNS}
+    row = {"layer": layer.name}
+    for name, columns in _COLUMNS.items():
+        value = layer_value(layer, name)
+        row |= zip(columns, value if len(columns) > 1 else [value], strict=True)
+    return row
 
 
 def _without_nan(value: Any) -> Any:
@@ -60,49 +74,63 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def as_table(layers: Sequence[Layer]) -> "Table":
-    """Return the table of a checkpoint, a row a matrix."""
+def as_table(layers: Sequence[Layer], width: int | None = None) -> "Table":
+    """Return the table of a checkpoint, a row a matrix.
+
+    A table that would not fit into `width` columns leaves out the posterior mean, the KS distance,
+    the stable rank and the spectral norm, and then shortens names in their middle.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("matrix", overflow="fold")
-    for header in ("shape", "alpha", "n_tail", "KS", "stable rank", "spectral norm"):
-        table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    for layer in layers:
-        cells = [
-            "x".join(map(str, layer.shape)),
-            _number(layer.tail.alpha, ".2f"),
-            str(layer.tail.n_tail) if layer.tail.n_tail else "-",
-            _number(layer.tail.ks_distance, ".3f"),
-            _number(layer.stable_rank, ".1f"),
-            _number(layer.spectral_norm, "#.3g"),
-            layer.status,
-        ]
-        table.add_row(
-            *map(Text, [printable(layer.name), *cells]), style=_STYLES.get(layer.status, "")
-        )
+    cells = [_cells(layer) for layer in layers]
+    taken = {name: 2 + max(len(name), *(len(row[name]) for row in cells)) for name in cells[0]}
+    longest = max(len(printable(layer.name)) for layer in layers)
+    wide = width is None or width > longest + sum(taken.values())
+    shown = [name for name in taken if wide or name not in _WIDE_ONLY]
+    room = longest if width is None else max(width - sum(taken[name] for name in shown) - 1, 16)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("matrix", no_wrap=True)
+    for name in shown:
+        table.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True)
+    for layer, row in zip(layers, cells, strict=True):
+        texts = [_shortened(printable(layer.name), room), *(row[name] for name in shown)]
+        table.add_row(*map(Text, texts), style=_STYLES.get(layer.status, ""))
     return table
+
+
+def _cells(layer: Layer) -> dict[str, str]:
+    low, high = layer.posterior.interval
+    outside = "*" if layer.tail.alpha < low or layer.tail.alpha > high else ""
+    return {
+        "shape": "x".join(map(str, layer.shape)),
+        "alpha": _number(layer.tail.alpha, ".2f") + outside,
+        "mean": _number(layer.posterior.mean, ".2f"),
+        "95 % interval": f"{low:.2f} - {high:.2f}" if math.isfinite(low) else "-",
+        "n_tail": str(layer.tail.n_tail) if layer.tail.n_tail else "-",
+        "KS": _number(layer.tail.ks_distance, ".3f"),
+        "ROPE": _number(layer.posterior.rope, ".2f"),
+        "gof p": _number(layer.gof_p, ".2f"),
+        "null q": _number(layer.null_q, ".3f"),
+        "stable rank": _number(layer.stable_rank, ".1f"),
+        "spectral norm": _number(layer.spectral_norm, "#.3g"),
+        "verdict": layer.verdict or layer.status,
+    }
+
+
+def _shortened(name: str, room: int) -> str:
+    if len(name) <= room:
+        return name
+    tail = (room - 1) * 2 // 3  # the end tells layers apart
+    return f"{name[: room - 1 - tail]}…{name[-tail:]}"
 
 
 def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str]:
     """Return the summary of a checkpoint: alphas over fit layers, and the accounting."""
     found = summarise(layers)
     n_vectors = sum(len(t.shape) < 2 for t in checkpoint.tensors)
-    lines = []
-    if found["n_fit"]:
-        lines.append(
-            f"alpha over {found['n_fit']} fit layers: mean {found['mean_alpha']:.3f}, "
-            f"median {found['median_alpha']:.3f}"
-        )
-        lines.append(
-            f"below 2: {found['fraction_below_2']:.0%}   2 to 6: {found['fraction_2_to_6']:.0%}   "
-            f"above 6: {found['fraction_above_6']:.0%}"
-        )
-    else:
-        lines.append("no layer could be fit: there is no alpha to report")
+    lines = _alpha_lines(found) if found["n_fit"] else ["no layer could be fit: there is no alpha"]
     buckets = " + ".join(
         f"{found[f'n_{status}']} {status}"
         for status in ("fit", "degenerate", "skipped", "failed")
@@ -113,8 +141,38 @@ def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str
         f"   ({n_vectors} vectors and scalars are not matrices)"
     )
     lines += [f"  {r['status']}: {r['reason']}: {_some(r['layers'])}" for r in found["reasons"]]
+    if any(_cells(layer)["alpha"].endswith("*") for layer in layers):
+        lines.append("* outside the interval: its xmin is one of many that explain the spectrum")
     lines += [f"note: {note}" for note in checkpoint.notes]
     return [printable(line) for line in lines]
+
+
+def _alpha_lines(found: dict[str, Any]) -> list[str]:
+    low, high = found["mean_alpha_interval"]
+    interval = f" (95 % interval over layers {low:.2f} to {high:.2f})" if math.isfinite(low) else ""
+    lines = []
+    lines.append(
+        f"alpha over {found['n_fit']} fit layers ({found['coverage']:.0%} of those that could be): "
+        f"mean {found['mean_alpha']:.3f}{interval}, median {found['median_alpha']:.3f}, "
+        f"mean |alpha - 2| {found['mean_distance_from_2']:.2f}"
+    )
+    lines.append(
+        f"below 2: {found['fraction_below_2']:.0%}   2 to 6: {found['fraction_2_to_6']:.0%}   "
+        f"above 6: {found['fraction_above_6']:.0%}"
+    )
+    if math.isfinite(found["rope_fraction"]):
+        lines.append(
+            f"posterior: mean alpha {found['posterior_mean_alpha']:.3f}, mean P(1.9 to 2.1) "
+            f"{found['rope_fraction']:.1%}; intervals inside {found['n_inside_rope']}, outside "
+            f"{found['n_outside_rope']}, undecided {found['n_undecided']}"
+        )
+    if found["n_tested"]:
+        words = ", ".join(f"{count} {word}" for word, count in found["verdicts"].items())
+        lines.append(
+            f"{found['n_distinguishable']} of {found['n_tested']} alphas are lower than a random "
+            f"matrix gives (q <= {MAX_Q}); verdicts: {words}"
+        )
+    return lines
 
 
 def _some(names: list[str]) -> str:

@@ -74,7 +74,8 @@ def fit_alpha(eigenvalues: ArrayLike, *, min_tail: int = 2) -> TailFit:
     if len(x) < min_tail:
         return NO_FIT
 
-    logs = np.log(x / x[-1])
+    logs = np.log(x)
+    logs -= logs[-1]
     n = np.arange(len(x), 0, -1)
     excess = np.cumsum(logs[::-1])[::-1] - n * logs
     first_of_ties = np.diff(logs, prepend=-np.inf) > TIE

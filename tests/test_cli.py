@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 import specdiag
 from specdiag.cli import cli
+from specdiag.verdict import VERDICTS
 
 
 @pytest.fixture
@@ -44,22 +45,29 @@ def test_the_table_has_a_row_a_matrix_and_the_accounting(file):
     status, out, err = run("alpha", file)
     assert (status, err) == (0, "")
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
-    expected = specdiag.alpha(file).sel(layer="fc1.weight").squeeze()
+    expected = specdiag.alpha(file).sel(layer="fc1.weight", checkpoint="net")
+    low, high = expected.alpha_ci.values
+    outside = not low <= expected.alpha <= high
     assert rows["fc1.weight"][1:] == [
         "120x80",
-        f"{expected.alpha.item():.2f}",
+        f"{expected.alpha.item():.2f}" + "*" * outside,
+        f"{expected.alpha_mean.item():.2f}",
+        *(f"{low:.2f}", "-", f"{high:.2f}"),
         str(expected.n_tail.item()),
         f"{expected.ks_distance.item():.3f}",
+        f"{expected.rope_probability.item():.2f}",
+        f"{expected.gof_p.item():.2f}",
+        f"{expected.null_q.item():.3f}",
         f"{expected.stable_rank.item():.1f}",
         f"{expected.spectral_norm.item():#.3g}",
-        "fit",
+        *expected.verdict.item().split(),
     ]
     assert "walked 6 matrices = 2 fit + 1 degenerate + 2 skipped + 1 failed" in out
     assert "degenerate: rank 0: fewer than 50 eigenvalues above rounding: dead.weight" in out
     assert "failed: 3,600 of 3,600 values are NaN or infinite: broken.weight" in out
     assert "skipped: embedding table, by its name: unit_emb.weight" in out
     assert "skipped: too few eigenvalues: 2 of at least 50: readout.weight" in out
-    assert "alpha over 2 fit layers: mean" in out
+    assert "alpha over 2 fit layers (67% of those that could be): mean" in out
 
 
 def test_json_holds_the_same_numbers_and_null_for_none(file):
@@ -198,10 +206,11 @@ def test_the_table_fits_a_terminal_of_a_hundred_columns(minilm):
 
     command = [sys.executable, "-m", "specdiag.cli", "alpha", str(minilm), "--layers", "*layer.0*"]
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", on_a_terminal(command, 100))
-    table = [line for line in text.splitlines() if "encoder.layer.0" in line]
+    table = [line for line in text.splitlines() if line.rstrip().endswith(VERDICTS)]
     assert len(table) == 6
     assert all(len(line) <= 100 for line in table)
-    assert all("384" in line and line.rstrip().endswith("fit") for line in table)
+    assert all("x384 " in line or "x1536 " in line for line in table)
+    assert len({line.split()[0] for line in table}) == 6  # shortened names still differ
 
 
 def test_help_of_every_command_has_an_example():

@@ -18,12 +18,21 @@ ALLOWED = {
     **{name: {"numpy", "ml_dtypes", *(f"specdiag.{r}" for r in READERS)} for name in READERS},
     "esd": NUMERICS,
     "tail": NUMERICS,
+    "posterior": {*NUMERICS, "specdiag.tail"},
+    "gof": {*NUMERICS, "specdiag.posterior", "specdiag.tail"},
+    "published": {*NUMERICS, "specdiag.posterior", "specdiag.tail"},
+    "null": {*NUMERICS, "platformdirs", "specdiag.esd", "specdiag.posterior"},
     "layers": {
-        "numpy",
-        "threadpoolctl",
-        *("specdiag.checkpoint", "specdiag.esd", "specdiag.tail"),
+        *("numpy", "threadpoolctl", "specdiag.checkpoint", "specdiag.esd", "specdiag.tail"),
+        *("specdiag.posterior", "specdiag.gof", "specdiag.null", "specdiag.published"),
     },
-    "spectra": {"numpy", "xarray", "specdiag.checkpoint", "specdiag.layers"},
+    "verdict": {
+        *("numpy", "scipy", "specdiag.layers", "specdiag.null", "specdiag.posterior"),
+    },
+    "spectra": {
+        *("numpy", "xarray", "specdiag.checkpoint", "specdiag.layers", "specdiag.verdict"),
+        *("specdiag.gof", "specdiag.null", "specdiag.published"),  # names of their choices
+    },
 }
 HEAVY = {"torch", "lightning", "weightwatcher", "matplotlib", "ray", "pandas", "xarray", "scipy"}
 

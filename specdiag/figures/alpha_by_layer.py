@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specdiag.layers import WELL_TRAINED
+from specdiag.verdict import WELL_TRAINED
 
 if TYPE_CHECKING:
     import xarray as xr

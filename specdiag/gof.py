@@ -1,0 +1,234 @@
+"""Eigenvalues -> does a power law fit their tail: bootstrap p-value, and likelihood ratios.
+
+Plain arrays in and out. A high p-value proves little: on a few dozen eigenvalues a lognormal or an
+exponential tail passes in most cases (docs/calibration.md has the power).
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from specdiag.posterior import MIN_SPACINGS
+from specdiag.tail import TIE
+
+Array = NDArray[np.float64]
+
+REPLICATES = 300  # the smallest p-value is 1 / 301
+STOP_AFTER = 20  # replicates at least as far off as the data: then p is known well enough
+TAIL_SIZES = 48  # tried in data and replicates alike, geometric from MIN_SPACINGS to all
+ALTERNATIVES = ("lognormal", "exponential", "truncated_power_law", "stretched_exponential")
+
+_BATCH_ELEMENTS = 2_000_000  # bounds memory
+
+
+def goodness_of_fit(eigenvalues: ArrayLike, *, seed: int = 0) -> float:
+    """Return the p-value that the tail is a power law above some xmin.
+
+    Clauset, Shalizi & Newman (2009), section 4.1: spectra are drawn from the fit (a power law above
+    xmin, the observed eigenvalues resampled below) and fitted in the same way, xmin included; p is
+    the share of them that is at least as far from its fit. Sampling stops when 20 are (Besag &
+    Clifford 1991, Biometrika 78), so a spectrum that fits costs a few dozen draws; the least possible
+    p-value is 1/301.
+
+    Parameters
+    ----------
+    eigenvalues : array_like of shape (n_eigenvalues,)
+        Positive, above the rank gate, in any order. Fewer than 17, or the largest 16 all equal: NaN.
+    seed : int
+        The same seed gives the same p-value.
+    """
+    logs = np.sort(np.log(np.asarray(eigenvalues, dtype=np.float64)))[::-1]
+    n = len(logs)
+    if n <= MIN_SPACINGS + 1:
+        return math.nan
+    sizes = np.unique(np.round(np.geomspace(MIN_SPACINGS, n - 1, TAIL_SIZES)).astype(int))
+    distance, beta, k = (found[0] for found in _least_distance(logs[None], sizes))
+    if not math.isfinite(beta):
+        return math.nan
+    rng = np.random.default_rng(seed)
+    used = exceeded = 0
+    batch = 2 * STOP_AFTER
+    while used < REPLICATES and exceeded < STOP_AFTER:
+        count = max(1, min(batch, REPLICATES - used, _BATCH_ELEMENTS // n))
+        drawn = _replicates(rng, logs, int(k), float(beta), count)
+        total = exceeded + np.cumsum(_least_distance(drawn, sizes)[0] >= distance)
+        used += min(count, int(np.searchsorted(total, STOP_AFTER)) + 1)
+        exceeded = min(int(total[-1]), STOP_AFTER)
+        batch *= 2
+    return exceeded / used if exceeded == STOP_AFTER else (exceeded + 1) / (REPLICATES + 1)
+
+
+def _least_distance(logs: Array, sizes: NDArray[np.int64]) -> tuple[Array, Array, Array]:
+    """Return the least Kolmogorov-Smirnov distance over the tail sizes, with its beta and size.
+
+    Parameters
+    ----------
+    logs : ndarray of shape (n_spectra, n_eigenvalues)
+        Log-eigenvalues, each row descending.
+    sizes : ndarray of shape (n_sizes,)
+        Size k means xmin = the (k+1)-th largest, and the k eigenvalues above it.
+
+    Returns
+    -------
+    distance, beta, size : ndarray of shape (n_spectra,)
+        Distance 1 and beta NaN where no tail has two distinct eigenvalues.
+    """
+    best, beta = np.ones(len(logs)), np.full(len(logs), np.nan)
+    chosen = np.full(len(logs), float(sizes[0]))
+    cumulative = np.cumsum(logs, axis=1)
+    for k in sizes:
+        excess = cumulative[:, k - 1] - k * logs[:, k]
+        rate = np.divide(k, excess, out=np.full(len(logs), np.nan), where=excess > k * TIE)
+        survival = np.exp((logs[:, k, None] - logs[:, :k]) * rate[:, None])
+        survival -= (np.arange(k) + 0.5) / k  # midway between the two sides of the empirical step
+        distance = np.abs(survival, out=survival).max(axis=1) + 0.5 / k
+        better = distance < best
+        best[better], beta[better], chosen[better] = distance[better], rate[better], k
+    return best, beta, chosen
+
+
+def _replicates(rng: np.random.Generator, logs: Array, k: int, beta: float, count: int) -> Array:
+    n = len(logs)
+    in_tail = rng.random((count, n)) < k / n
+    body = logs[rng.integers(k, n, (count, n))]
+    drawn = np.where(in_tail, logs[k] + rng.standard_exponential((count, n)) / beta, body)
+    drawn.sort(axis=1)
+    return drawn[:, ::-1]
+
+
+def likelihood_ratios(tail: ArrayLike, xmin: float) -> dict[str, tuple[float, float]]:
+    """Return how much better a power law fits than each alternative, all fitted above xmin.
+
+    Parameters
+    ----------
+    tail : array_like of shape (n_tail,)
+        The eigenvalues at or above xmin.
+    xmin : float
+        Where the tail begins.
+
+    Returns
+    -------
+    dict
+        For each of `ALTERNATIVES`: the log-likelihood of the power law minus that of the
+        alternative, and a two-sided p-value that it is zero. Positive favours the power law. Vuong
+        (1989), Econometrica 57, as in Clauset et al. (2009), section 5; for the truncated power law,
+        which contains the power law, the chi-square of Wilks. NaN for a tail of fewer than 3
+        distinct eigenvalues.
+
+    Notes
+    -----
+    Lognormal and stretched exponential reach the power law as a limit. Where that limit is the best
+    of their kind the ratio is 0 and p is 1.
+    """
+    y = np.log(np.asarray(tail, dtype=np.float64) / xmin)
+    nothing = (math.nan, math.nan)
+    if np.count_nonzero(np.diff(np.sort(y)) > TIE) < 2:
+        return dict.fromkeys(ALTERNATIVES, nothing)
+    beta = 1 / y.mean()
+    power_law = math.log(beta) - beta * y
+    exponential = -math.log(np.expm1(y).mean()) + y - np.expm1(y) / np.expm1(y).mean()
+    fits = {
+        "lognormal": _curved(y, np.square),
+        "exponential": exponential,
+        "truncated_power_law": _curved(y, np.expm1),
+        "stretched_exponential": _stretched_exponential(y),
+    }
+    return {
+        name: _compare(power_law, fits[name], nested=name == "truncated_power_law")
+        for name in ALTERNATIVES
+    }
+
+
+def _compare(power_law: Array, other: Array, *, nested: bool) -> tuple[float, float]:
+    difference = power_law - other
+    ratio = float(difference.sum())
+    spread = float(difference.std())
+    if abs(ratio) < 1e-6 or spread == 0:  # the alternative is the power law, but for rounding
+        return 0.0, 1.0
+    if nested:
+        return ratio, math.erfc(math.sqrt(abs(ratio)))
+    return ratio, math.erfc(abs(ratio) / (spread * math.sqrt(2 * len(difference))))
+
+
+def _curved(y: Array, curve: Callable[[Array], Array]) -> Array:
+    """Return log-densities of y under its best exp(-a y - b curve(y)) / Z on y >= 0, with b >= 0.
+
+    With curve y^2 that is a normal distribution of log lambda cut at xmin, the lognormal; with
+    e^y - 1 the power law with exponential cut-off. Two parameters of an exponential family: the
+    log-likelihood is concave, and Newton's method with moments by quadrature finds its top. When it
+    lies at b <= 0 the power law itself is the best of the family.
+    """
+    mean = y.mean()
+    grid = np.linspace(
+        0, 40 * mean, 8001
+    )  # a log-concave density of that mean ends before 40 means
+    with np.errstate(over="ignore"):
+        statistics = np.stack([grid, np.minimum(curve(grid), 1e300)])
+    target = np.array([mean, curve(y).mean()])
+    statistics /= target[:, None]  # so that the power law is (1, 0) and both means should be 1
+    simpson = np.tile([2.0, 4.0], 4001)[:-1] * grid[1] / 3
+    simpson[[0, -1]] /= 2
+
+    def moments(theta: Array) -> tuple[float, Array, Array]:
+        exponent = -(theta @ statistics)
+        top = exponent.max()
+        weight = np.exp(exponent - top)
+        weight *= simpson
+        total = weight.sum()
+        first = statistics @ weight / total
+        second = (statistics * weight) @ statistics.T / total
+        log_z = top + math.log(total)
+        return log_z, first, second - np.outer(first, first)
+
+    if moments(np.array([1.0, 1e-9]))[1][1] <= 1:  # even a little curvature overshoots the data
+        return -math.log(mean) - y / mean
+    theta = _maximise(moments)
+    return -(theta[0] * y / target[0] + theta[1] * curve(y) / target[1]) - moments(theta)[0]
+
+
+def _maximise(moments: Callable[[Array], tuple[float, Array, Array]]) -> Array:
+    """Return the natural parameters whose expected statistics are all 1, by damped Newton steps."""
+    theta = np.array([1.0, 1e-3])
+    value, first, covariance = moments(theta)
+    for _ in range(100):
+        gradient = first - 1  # of the mean log-likelihood -(theta . 1) - log Z
+        if np.abs(gradient).max() < 1e-10:
+            break
+        step = np.linalg.solve(covariance + 1e-12 * np.eye(2), gradient)
+        shrink = 1.0
+        while shrink > 1e-8:
+            trial = theta + shrink * step
+            if trial[1] > 0:
+                found = moments(trial)
+                if -trial.sum() - found[0] >= -theta.sum() - value:
+                    theta, (value, first, covariance) = trial, found
+                    break
+            shrink /= 2
+        else:
+            break
+    return theta
+
+
+def _stretched_exponential(y: Array) -> Array:
+    """Return log-densities of y under its best Weibull tail, c b exp(c y - b (exp(c y) - 1)).
+
+    Given the shape c, b = 1 / mean(exp(c y) - 1); c is found on a grid that is refined three times.
+    As c goes to 0 this becomes the power law.
+    """
+
+    def log_density(c: Array) -> Array:
+        growth = np.expm1(c[:, None] * y)
+        b = 1 / growth.mean(axis=1)
+        return np.log(c * b)[:, None] + c[:, None] * y - b[:, None] * growth
+
+    low, high = 1e-4 / y.mean(), min(50 / y.mean(), 300 / y.max())
+    for _ in range(4):
+        shapes = np.geomspace(low, high, 40)
+        best = int(log_density(shapes).sum(axis=1).argmax())
+        if best == 0 and low * y.mean() <= 1e-4:
+            return -math.log(y.mean()) - y / y.mean()
+        low, high = shapes[max(best - 1, 0)], shapes[min(best + 1, 39)]
+    found: Array = log_density(shapes[[best]])[0]
+    return found

@@ -1,0 +1,178 @@
+"""What alpha a matrix of the same shape has without any learning: reference draws, and p-values.
+
+Plain arrays in and out. The statistic is the posterior mean of alpha (`posterior.posterior_mean`): of
+the estimators of alpha it separates heavy tails from noise best (docs/calibration.md).
+
+Two nulls, which answer different questions:
+
+- **gaussian**: could independent Gaussian entries give an alpha this low? It depends on the shape
+  alone, so it is drawn once a shape and kept.
+- **permutation**: could the layer's own entries, shuffled, give it? Shuffling keeps a heavy-tailed
+  distribution of the entries and destroys all correlation; only what correlation adds counts. It
+  must be drawn for every layer.
+"""
+
+import functools
+import logging
+import math
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from specdiag import esd
+from specdiag.posterior import MIN_SPACINGS, posterior_mean
+
+Array = NDArray[np.float64]
+
+VERSION = 1  # of the estimator: draws of another version are not comparable
+PERMUTATIONS = 99
+NULLS = ("gaussian", "permutation")
+
+_log = logging.getLogger(__name__)
+
+
+def p_value(alpha: float, draws: Array) -> float:
+    """Return the probability that the null gives an alpha as low: (1 + #{draws <= alpha}) / (1 + n).
+
+    Davison & Hinkley (1997), section 4.2: never 0, so the least p-value is 1 / (1 + n).
+    """
+    if math.isnan(alpha) or not len(draws):
+        return math.nan
+    return float((1 + np.searchsorted(draws, alpha, side="right")) / (1 + len(draws)))
+
+
+def false_discovery_rate(p: ArrayLike) -> Array:
+    """Return the Benjamini-Hochberg adjusted p-values (q) of several tests; NaN stays NaN.
+
+    Benjamini & Hochberg (1995), J. R. Statist. Soc. B 57: calling everything with q <= 0.05 real
+    is wrong in at most 5 % of the calls, on average.
+    """
+    p = np.asarray(p, dtype=np.float64)
+    q = np.full(p.shape, np.nan)
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    scaled = p[order] * len(order) / np.arange(1, len(order) + 1)
+    q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1)
+    return q
+
+
+def gaussian_draws(shape: tuple[int, ...]) -> Array:
+    """Return sorted alphas of Gaussian matrices of that shape: shipped, cached on disk, or drawn now.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (n, m), or (out, in, *kernel) for pooled slices.
+
+    Returns
+    -------
+    ndarray of shape (n_draws,)
+        1,000 draws up to 512 eigenvalues, 400 up to 1,024, 200 up to 4,096, 100 beyond. Empty for
+        matrices too small for a posterior.
+    """
+    return _gaussian_draws(max(shape[:2]), min(shape[:2]), math.prod(shape[2:]))
+
+
+@functools.lru_cache(maxsize=512)
+def _gaussian_draws(N: int, M: int, slices: int) -> Array:
+    if M * slices <= MIN_SPACINGS + 1:
+        return np.empty(0)
+    key = f"{N}x{M}" + (f"x{slices}" if slices > 1 else "")
+    with np.load(str(files("specdiag") / "null_draws.npz")) as shipped:
+        if shipped["version"] == VERSION and key in shipped:
+            return shipped[key].astype(np.float64)
+    cached = _cache_file(key)
+    try:
+        return _checked(np.load(cached), n_draws(M * slices))
+    except (OSError, ValueError, EOFError):
+        draws = simulate(N, M, slices)
+        _keep(cached, draws)
+        return draws
+
+
+def _checked(draws: Array, expected: int) -> Array:
+    if draws.shape != (expected,) or draws.dtype != np.float64 or np.any(np.diff(draws) < 0):
+        raise ValueError("a damaged cache file")
+    return draws
+
+
+def _cache_file(key: str) -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("specdiag") / f"null-v{VERSION}" / f"{key}.npy"
+
+
+def _keep(path: Path, draws: Array) -> None:
+    """Cache the draws if the disk allows it; a run does not fail because it cannot be remembered."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            np.save(file, draws)
+        Path(file.name).replace(
+            path
+        )  # whole or not at all, also when two processes draw it at once
+    except OSError as error:
+        _log.warning("the null of %s could not be cached: %s", path.stem, error)
+
+
+def n_draws(n_eigenvalues: int) -> int:
+    """Return how many Gaussian matrices stand for a shape; fewer for large ones, which take long."""
+    return next(
+        (d for size, d in ((512, 1000), (1024, 400), (4096, 200)) if n_eigenvalues <= size), 100
+    )
+
+
+def simulate(N: int, M: int, slices: int = 1) -> Array:
+    """Return sorted alphas of Gaussian matrices, drawn with a seed that the shape sets.
+
+    The eigenvalues of W'W for Gaussian W of shape (N, M) are those of a tridiagonal matrix made of
+    M + M - 1 chi-square numbers: exact, and M^2 work in place of N M^2. Dumitriu & Edelman (2002),
+    J. Math. Phys. 43, theorem 3.4 with beta = 1.
+    """
+    count = n_draws(M * slices)
+    _log.info("drawing %d random matrices of %d x %d for the null, once", count, N, M)
+    rng = np.random.default_rng([VERSION, N, M, slices])
+    alphas = [
+        posterior_mean(np.sort(np.concatenate([_wishart(rng, N, M) for _ in range(slices)]))[::-1])
+        for _ in range(count)
+    ]
+    return np.sort(alphas)
+
+
+def _wishart(rng: np.random.Generator, N: int, M: int) -> Array:
+    from scipy.linalg.lapack import dsterf
+
+    diagonal = rng.chisquare(np.arange(N, N - M, -1))
+    below = rng.chisquare(np.arange(M - 1, 0, -1))
+    off = np.sqrt(diagonal[:-1] * below)
+    diagonal[1:] += below
+    values, failure = dsterf(diagonal, off)
+    if failure:
+        raise np.linalg.LinAlgError("the eigenvalues of a random matrix did not converge")
+    return np.maximum(values, values[-1] * N * np.finfo(np.float64).eps) / N
+
+
+def permutation_draws(W: ArrayLike, *, seed: int = 0) -> Array:
+    """Return sorted alphas of the matrix with its entries shuffled, 99 times.
+
+    Parameters
+    ----------
+    W : array_like of shape (n, m) or (out, in, *kernel)
+    seed : int
+        The same seed gives the same draws.
+    """
+    rng = np.random.default_rng(seed)
+    shuffled = np.array(W, dtype=np.float64)
+    if min(shuffled.shape[:2]) * math.prod(shuffled.shape[2:]) <= MIN_SPACINGS + 1:
+        return np.empty(0)
+    alphas = []
+    for _ in range(PERMUTATIONS):
+        rng.shuffle(shuffled.reshape(-1))
+        values = esd.eigenvalues(shuffled)
+        resolved = values[values > esd.rank_gate(values, shuffled.shape, np.float64)]
+        if len(resolved) > MIN_SPACINGS:
+            alphas.append(posterior_mean(resolved))
+    return np.sort(alphas)

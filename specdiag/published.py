@@ -1,0 +1,94 @@
+"""Alpha by the rules of others, for comparison: WeightWatcher's, and those of the published card.
+
+Plain arrays in and out. Re-derived from their formulas, with their traps: the floor of WeightWatcher is
+absolute, so its alpha changes with the scale of the weights; the card's has a minimum tail that forces
+alpha down. docs/calibration.md says how far each can be trusted.
+"""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specdiag.posterior import NO_POSTERIOR, Posterior, mixture_posterior
+from specdiag.tail import NO_FIT, TIE, TailFit, fit_alpha
+
+Array = NDArray[np.float64]
+
+METHODS = ("specdiag", "weightwatcher", "wwj")
+
+WEIGHTWATCHER_FLOOR = 1e-5  # absolute, on eigenvalues of W'W
+WWJ_FLOOR = 1e-9  # of the largest eigenvalue
+WWJ_MIN_TAIL = 50
+WWJ_PRIOR = 1e-3  # shape and rate of the Gamma prior of alpha - 1
+
+
+def weightwatcher(squared_singular_values: Array) -> tuple[TailFit, Posterior]:
+    """Return what weightwatcher 0.7.7 reports, from the eigenvalues of W'W (not divided by N).
+
+    Eigenvalues above 1e-5 are fitted as `fit_alpha` does; the interval is alpha +- 1.96 sigma. It has
+    no posterior: those fields are NaN.
+    """
+    fit = fit_alpha(squared_singular_values[squared_singular_values > WEIGHTWATCHER_FLOOR])
+    reach = 1.96 * fit.sigma
+    interval = (fit.alpha - reach, fit.alpha + reach)
+    return fit, replace(NO_POSTERIOR, mean=fit.alpha, sd=fit.sigma, interval=interval)
+
+
+def wwj(W: NDArray[np.generic]) -> tuple[TailFit, Posterior, int]:
+    """Return the frequentist fit, the averaged posterior and the rank by the published rules.
+
+    The eigenvalues are those of W'W / max(n, m) in float32, above 1e-9 of the largest. Both reports
+    allow every xmin with 50 eigenvalues or more in its tail. The frequentist one takes the least
+    Kolmogorov-Smirnov distance, with the empirical distribution at its right limit, and alpha = 1 +
+    n / S, S the sum of log(x / xmin). The Bayesian one weighs each xmin by
+
+        -sum(log x) + lgamma(a + n) - (a + n) log(b + S) - (n log r - r sum(x)),
+
+    sums over the tail, a = b = 0.001, r = 1 / mean of all eigenvalues, and averages Gamma(a + n, b + S)
+    for alpha - 1. `rope` is that of the frequentist window alone, as in the published figures.
+
+    Returns
+    -------
+    TailFit, Posterior, int
+        No fit when the rank is below 50.
+    """
+    A = np.asarray(W, dtype=np.float32)
+    gram = (A.T @ A if A.shape[0] >= A.shape[1] else A @ A.T) / np.float32(max(A.shape))
+    values = np.linalg.eigvalsh(gram).astype(np.float64)
+    x = values[values > WWJ_FLOOR * values[-1]]
+    if len(x) < WWJ_MIN_TAIL or math.log(x[-1] / x[0]) <= TIE:
+        return NO_FIT, NO_POSTERIOR, len(x)
+    logs = np.log(x)
+    n = np.arange(len(x), WWJ_MIN_TAIL - 1, -1)
+    start = len(x) - n
+    excess = np.cumsum(logs[::-1])[::-1][start] - n * logs[start]
+    shape, rate = WWJ_PRIOR + n.astype(np.float64), WWJ_PRIOR + excess
+    base = 1 / x.mean()
+    score = -np.cumsum(logs[::-1])[::-1][start] - shape * np.log(rate)
+    score += [math.lgamma(a) for a in shape]
+    score -= n * math.log(base) - base * np.cumsum(x[::-1])[::-1][start]
+    weight = np.exp(score - score.max())
+    likely = weight > 1e-12
+    fit = _right_limit_fit(x, n, excess)
+    best = [len(x) - fit.n_tail]
+    at_best = mixture_posterior(shape[best], rate[best], np.ones(1))
+    averaged = mixture_posterior(shape[likely], rate[likely], weight[likely] / weight[likely].sum())
+    return fit, replace(averaged, rope=at_best.rope), len(x)
+
+
+def _right_limit_fit(x: Array, n: NDArray[np.int64], excess: Array) -> TailFit:
+    alpha = 1 + n / excess
+    distance = np.empty(len(n))
+    for i, size in enumerate(n):
+        tail = x[len(x) - size :]
+        fitted = 1 - (tail / tail[0]) ** (1 - alpha[i])
+        distance[i] = np.abs(fitted - np.arange(1, size + 1) / size).max()
+    i = int(distance.argmin())
+    return TailFit(
+        alpha=float(alpha[i]),
+        xmin=float(x[len(x) - n[i]]),
+        ks_distance=float(distance[i]),
+        n_tail=int(n[i]),
+    )

@@ -1,0 +1,142 @@
+"""Measured layers -> a word for each, and the summary of a checkpoint with its accounting."""
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from specdiag.layers import Layer
+from specdiag.null import false_discovery_rate
+from specdiag.posterior import ROPE
+
+WELL_TRAINED = (2.0, 6.0)  # the range of alpha that Martin & Mahoney (2021) call well trained
+MAX_Q = 0.05  # of the null: above, the layer is as a random matrix
+MIN_GOF_P = 0.1  # Clauset, Shalizi & Newman (2009), section 4.1
+MAX_RATIO_P = 0.05  # another tail is better when its likelihood ratio is this sure
+MAX_SHORT_TAIL = 0.5  # probability of fewer than 30 eigenvalues in the tail
+
+VERDICTS = ("power law", "compatible", "too few", "rejected", "no evidence", "degenerate")
+
+
+def judge(layers: Iterable[Layer]) -> list[Layer]:
+    """Return the layers of one checkpoint with `null_q`, over all of them, and their verdicts."""
+    layers = list(layers)
+    q = false_discovery_rate([layer.null_p for layer in layers])
+    layers = [replace(layer, null_q=float(x)) for layer, x in zip(layers, q, strict=True)]
+    return [replace(layer, verdict=verdict(layer)) for layer in layers]
+
+
+def verdict(layer: Layer) -> str:
+    """Return the first word that applies; an empty one for layers that were not fit.
+
+    - degenerate: the spectrum has collapsed (see `status`);
+    - no evidence: an alpha as low is what random matrices of this shape give (null_q > 0.05);
+    - rejected: no power law fits the tail (gof_p < 0.1);
+    - too few: fewer than 30 eigenvalues are probably in the tail, so its interval is not calibrated;
+    - compatible: not rejected, but another tail fits better, or the goodness of fit was not tested;
+    - power law: heavier than random, not rejected, long enough, and no other tail is better.
+    """
+    if layer.status != "fit":
+        return "degenerate" if layer.status == "degenerate" else ""
+    if layer.null_q > MAX_Q:
+        return "no evidence"
+    if layer.gof_p < MIN_GOF_P:
+        return "rejected"
+    if math.isnan(layer.null_q):
+        return "too few" if math.isnan(layer.posterior.mean) else ""
+    if layer.posterior.short_tail > MAX_SHORT_TAIL:
+        return "too few"
+    ratios = layer.likelihood_ratios.values()
+    if math.isnan(layer.gof_p) or any(ratio < 0 and p < MAX_RATIO_P for ratio, p in ratios):
+        return "compatible"
+    return "power law"
+
+
+def summarise(layers: Sequence[Layer]) -> dict[str, Any]:
+    """Return the summary of a checkpoint: alphas over the layers that were fit, and the accounting.
+
+    Returns
+    -------
+    dict
+        The accounting: n_walked = n_fit + n_degenerate + n_skipped + n_failed, coverage = n_fit of
+        n_fit + n_degenerate, `reasons`: the layers of each (status, reason).
+        Over fit layers, NaN when there are none: mean_alpha and its interval (95 %, layers as the
+        sampling unit, Student's t), median_alpha, mean_distance_from_2, fraction_below_2,
+        fraction_2_to_6, fraction_above_6, all of the point estimate; posterior_mean_alpha,
+        rope_fraction (mean of P(1.9 <= alpha <= 2.1)), and Kruschke's decisions on that region:
+        n_inside_rope, n_outside_rope, n_undecided.
+        n_distinguishable: layers with null_q <= 0.05; n_tested: layers with a null. `verdicts`:
+        how many layers have each.
+    """
+    count = Counter(layer.status for layer in layers)
+    fit = [layer for layer in layers if layer.status == "fit"]
+    alpha = np.array([layer.tail.alpha for layer in fit])
+    low, high = WELL_TRAINED
+    words = Counter(layer.verdict for layer in layers)
+    return {
+        "n_walked": len(layers),
+        **{f"n_{status}": count[status] for status in ("fit", "degenerate", "skipped", "failed")},
+        "coverage": _share(len(fit), len(fit) + count["degenerate"]),
+        "mean_alpha": _mean(alpha),
+        "mean_alpha_interval": _mean_interval(alpha),
+        "median_alpha": float(np.median(alpha)) if len(alpha) else math.nan,
+        "mean_distance_from_2": _mean(np.abs(alpha - 2)),
+        "fraction_below_2": _mean(alpha < low),
+        "fraction_2_to_6": _mean((alpha >= low) & (alpha <= high)),
+        "fraction_above_6": _mean(alpha > high),
+        "posterior_mean_alpha": _mean([layer.posterior.mean for layer in fit]),
+        "rope_fraction": _mean([layer.posterior.rope for layer in fit]),
+        **_rope_decisions(fit),
+        "n_tested": sum(not math.isnan(layer.null_q) for layer in layers),
+        "n_distinguishable": sum(layer.null_q <= MAX_Q for layer in layers),
+        "verdicts": {word: words[word] for word in VERDICTS if words[word]},
+        "reasons": _reasons(layers),
+    }
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
+
+
+def _mean(values: Any) -> float:
+    return float(np.mean(values)) if len(values) else math.nan
+
+
+def _mean_interval(alpha: Any) -> tuple[float, float]:
+    """Return the 95 % interval of the mean by Student's t; NaN for fewer than two layers."""
+    if len(alpha) < 2:
+        return math.nan, math.nan
+    from scipy.special import stdtrit
+
+    reach = float(stdtrit(len(alpha) - 1, 0.975) * alpha.std(ddof=1)) / math.sqrt(len(alpha))
+    return float(alpha.mean()) - reach, float(alpha.mean()) + reach
+
+
+def _rope_decisions(fit: Sequence[Layer]) -> dict[str, int]:
+    """Return how many intervals lie inside the ROPE, outside of it, or neither.
+
+    Kruschke (2018), Adv. Methods Pract. Psychol. Sci. 1(2).
+    """
+    intervals = [x.posterior.interval for x in fit if not math.isnan(x.posterior.interval[0])]
+    inside = sum(ROPE[0] <= low and high <= ROPE[1] for low, high in intervals)
+    outside = sum(high < ROPE[0] or low > ROPE[1] for low, high in intervals)
+    return {
+        "n_inside_rope": inside,
+        "n_outside_rope": outside,
+        "n_undecided": len(intervals) - inside - outside,
+    }
+
+
+def _reasons(layers: Sequence[Layer]) -> list[dict[str, Any]]:
+    def key(layer: Layer) -> tuple[str, str]:
+        return layer.status, layer.reason
+
+    unmeasured = sorted((layer for layer in layers if layer.reason), key=key)
+    return [
+        {"status": status, "reason": reason, "layers": [layer.name for layer in group]}
+        for (status, reason), group in itertools.groupby(unmeasured, key=key)
+    ]

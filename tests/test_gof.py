@@ -1,0 +1,116 @@
+import math
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import integrate, optimize
+
+from specdiag.gof import ALTERNATIVES, goodness_of_fit, likelihood_ratios
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def pareto(rng, n, alpha):
+    return (1 - rng.random(n)) ** (-1 / (alpha - 1))
+
+
+def test_a_true_power_law_is_rejected_at_no_more_than_the_nominal_rate():
+    rng = np.random.default_rng(11)
+    p = np.array([goodness_of_fit(pareto(rng, 200, 2.5)) for _ in range(200)])
+    assert np.mean(p <= 0.1) <= 0.16  # 0.1 + 3 standard errors
+    assert 0.3 < np.median(p) < 0.8
+
+
+def test_a_spectrum_without_power_law_is_rejected(rng):
+    from specdiag.esd import eigenvalues
+
+    p = [goodness_of_fit(eigenvalues(rng.standard_normal((256, 256)))) for _ in range(10)]
+    assert np.mean(np.array(p) < 0.1) >= 0.7
+
+
+@given(seed=seeds, factor=st.sampled_from([1e-20, 5.0, 1e20]))
+def test_the_p_value_does_not_know_the_scale_and_the_seed_reproduces_it(seed, factor):
+    x = np.random.default_rng(seed).lognormal(size=80)
+    expected = goodness_of_fit(x, seed=seed)
+    assert goodness_of_fit(x * factor, seed=seed) == goodness_of_fit(x, seed=seed) == expected
+    assert 1 / 301 <= expected <= 1
+
+
+@pytest.mark.parametrize("x", [[], np.arange(1.0, 17), np.ones(50)])
+def test_without_a_tail_there_is_no_p_value(x):
+    assert math.isnan(goodness_of_fit(x))
+
+
+@pytest.fixture(scope="module")
+def powerlaw_package():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import powerlaw
+
+    def compare(x, xmin, alternative):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fit = powerlaw.Fit(x, xmin=xmin, parameter_ranges={"alpha": (1, None)}, verbose=False)
+            nested = alternative == "truncated_power_law"
+            return fit.distribution_compare("power_law", alternative, nested=nested)
+
+    return compare
+
+
+@pytest.mark.parametrize("alternative", ALTERNATIVES)
+def test_the_ratios_are_those_of_the_powerlaw_package(rng, powerlaw_package, alternative):
+    x = np.append(np.exp(np.abs(rng.normal(0.4, 0.8, size=300))), 1.0)  # bends down
+    ratio, p = likelihood_ratios(x, 1.0)[alternative]
+    expected_ratio, expected_p = powerlaw_package(x, 1.0, alternative)
+    if alternative == "truncated_power_law":
+        # The package may stop before the top of the likelihood; the test below climbs it too.
+        assert ratio <= expected_ratio + 1e-6
+    else:
+        assert ratio == pytest.approx(expected_ratio, rel=2e-3)
+        assert p == pytest.approx(expected_p, rel=2e-2)
+
+
+def brute_force(y, curve):
+    """The log-likelihood of the best exp(-a y - b curve(y)) on y >= 0, b > 0."""
+    grid = np.linspace(0, 40 * y.mean(), 40_001)
+    with np.errstate(over="ignore"):
+        bent = np.minimum(curve(grid), 1e300)
+
+    def negative(theta):
+        exponent = -theta[0] * grid - math.exp(theta[1]) * bent
+        top = exponent.max()
+        log_z = top + math.log(integrate.simpson(np.exp(exponent - top), x=grid))
+        return (theta[0] * y + math.exp(theta[1]) * curve(y)).sum() + len(y) * log_z
+
+    starts = [(1 / y.mean(), math.log(1e-3)), (0.0, 0.0), (-1.0, 0.0)]
+    return -min(optimize.minimize(negative, s, method="Nelder-Mead").fun for s in starts)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("alternative", "curve"), [("lognormal", np.square), ("truncated_power_law", np.expm1)]
+)
+def test_the_alternative_is_the_best_of_its_kind(seed, alternative, curve):
+    rng = np.random.default_rng(seed)
+    x = pareto(rng, 60, 2.2) if seed % 2 else np.exp(np.abs(rng.normal(0.5, 0.7, 60)))
+    y = np.log(x)
+    power_law = -len(y) * math.log(y.mean()) - len(y)
+    ratio, _ = likelihood_ratios(x, 1.0)[alternative]
+    assert power_law - ratio == pytest.approx(brute_force(y, curve), abs=2e-3)
+
+
+@given(seed=seeds, n=st.integers(3, 200))
+def test_what_contains_the_power_law_is_never_worse(seed, n):
+    x = np.random.default_rng(seed).lognormal(sigma=1.5, size=n)
+    found = likelihood_ratios(x, x.min())
+    assert set(found) == set(ALTERNATIVES)
+    for name in ("lognormal", "truncated_power_law", "stretched_exponential"):
+        ratio, p = found[name]
+        assert ratio <= 1e-6
+        assert 0 <= p <= 1
+
+
+def test_a_tail_of_two_values_has_no_ratio():
+    assert all(math.isnan(r) for r, _ in likelihood_ratios([1.0, 1.0, 2.0], 1.0).values())

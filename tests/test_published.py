@@ -1,0 +1,112 @@
+import contextlib
+import io
+import logging
+import math
+import warnings
+
+import numpy as np
+import pytest
+
+import specdiag
+from specdiag import published
+
+
+def matrix(rng, n, m, alpha):
+    values = (1 - rng.random(min(n, m))) ** (-1 / (alpha - 1))
+    U, _, V = np.linalg.svd(rng.standard_normal((n, m)), full_matrices=False)
+    return (U * np.sqrt(values) @ V).astype(np.float32)
+
+
+@pytest.fixture
+def weights(rng):
+    return {f"l{a}.weight": matrix(rng, 200, 120, a) for a in (1.8, 2.5, 4.0)}
+
+
+def slow_wwj(W):
+    """The published formulas, a window at a time."""
+    gram = (W.T @ W) / np.float32(max(W.shape))
+    x = np.linalg.eigvalsh(gram).astype(float)
+    x = x[x > 1e-9 * x[-1]]
+    windows = []
+    for i in range(len(x) - 50 + 1):
+        tail = x[i:]
+        n, S = len(tail), np.log(tail / x[i]).sum()
+        alpha = 1 + n / S
+        F = 1 - (tail / x[i]) ** (1 - alpha)
+        D = np.abs(F - np.arange(1, n + 1) / n).max()
+        r = 1 / x.mean()
+        score = -np.log(tail).sum() + math.lgamma(1e-3 + n) - (1e-3 + n) * math.log(1e-3 + S)
+        score -= n * math.log(r) - r * tail.sum()
+        windows.append((D, alpha, n, S, score))
+    D, alpha, n, S, score = map(np.array, zip(*windows, strict=True))
+    weight = np.exp(score - score.max())
+    averaged = 1 + (weight / weight.sum()) @ ((1e-3 + n) / (1e-3 + S))
+    return alpha[D.argmin()], n[D.argmin()], averaged
+
+
+def test_wwj_is_its_formulas(weights):
+    for W in weights.values():
+        fit, posterior, rank = published.wwj(W)
+        alpha, n_tail, averaged = slow_wwj(W)
+        assert fit.alpha == pytest.approx(alpha, rel=1e-9)
+        assert fit.n_tail == n_tail
+        assert posterior.mean == pytest.approx(averaged, rel=1e-6)
+        assert rank == 120
+
+
+def test_the_rope_of_wwj_is_that_of_its_frequentist_window(weights):
+    from scipy.stats import gamma
+
+    W = weights["l1.8.weight"]
+    fit, posterior, _ = published.wwj(W)
+    shape = 1e-3 + fit.n_tail
+    window = gamma(shape, scale=1 / (1e-3 + fit.n_tail / (fit.alpha - 1)))
+    assert posterior.rope == pytest.approx(window.cdf(1.1) - window.cdf(0.9), abs=1e-4)
+
+
+def test_weightwatcher_depends_on_the_scale_and_ours_does_not(weights):
+    """Its floor is absolute: the trap that the default method avoids."""
+    W = weights["l2.5.weight"]
+    for method, same in (("specdiag", True), ("weightwatcher", False)):
+        large, small = (
+            specdiag.alpha({"a": W * np.float32(scale)}, method=method, gof=False).alpha.item()
+            for scale in (1, 2.0**-10)
+        )
+        assert (large == pytest.approx(small, rel=1e-9)) is same
+
+
+def test_wwj_calls_collapsed_matrices_degenerate(rng):
+    collapsed = {"a.weight": np.outer(np.ones(80), np.ones(60)), "b.weight": np.zeros((60, 60))}
+    found = specdiag.alpha(collapsed, method="wwj")
+    assert found.status.values.tolist() == [["degenerate", "degenerate"]]
+
+
+def test_weightwatcher_by_name_is_what_weightwatcher_reports(weights):
+    import torch
+
+    filters, level = list(warnings.filters), logging.getLogger().level
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        import weightwatcher
+
+        model = torch.nn.ModuleDict()
+        for name, W in weights.items():
+            linear = torch.nn.Linear(W.shape[1], W.shape[0], bias=False)
+            linear.weight.data = torch.from_numpy(W)
+            model[name.replace(".", "_")] = linear
+        model["conv"] = torch.nn.Conv2d(40, 60, 3, bias=False)
+        expected = weightwatcher.WeightWatcher(model=model).analyze()
+    warnings.filters[:] = filters
+    logging.getLogger().setLevel(level)
+    kernel = model["conv"].weight.detach().numpy()
+    found = specdiag.alpha(weights | {"conv": kernel}, method="weightwatcher")
+    np.testing.assert_allclose(found.alpha.values[0], expected.alpha, rtol=1e-6)
+    np.testing.assert_array_equal(found.n_tail.values[0], expected.num_pl_spikes)
+    low = expected.alpha - 1.96 * expected.sigma
+    np.testing.assert_allclose(found.alpha_ci.values[0, :, 0], low, rtol=1e-6)
+    assert np.isnan(found.gof_p).all()
+
+
+def test_an_unknown_method_is_refused(weights):
+    with pytest.raises(ValueError, match="method is 'x' and null 'gaussian': expected one of"):
+        specdiag.alpha(weights, method="x")

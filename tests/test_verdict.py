@@ -1,0 +1,124 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from specdiag.checkpoint import open_checkpoint
+from specdiag.layers import Layer, matrices, measure
+from specdiag.posterior import NO_POSTERIOR
+from specdiag.tail import TailFit
+from specdiag.verdict import judge, summarise, verdict
+
+
+def layer(alpha=2.0, **changes):
+    tail = TailFit(alpha=alpha, xmin=1.0, ks_distance=0.1, n_tail=60)
+    posterior = replace(NO_POSTERIOR, mean=2.0, interval=(1.5, 2.5), rope=0.5, short_tail=0.0)
+    fit = Layer(
+        name="a",
+        shape=(60, 60),
+        dtype="float32",
+        status="fit",
+        tail=tail,
+        posterior=posterior,
+        gof_p=0.5,
+        null_p=0.001,
+        null_q=0.001,
+        likelihood_ratios={"lognormal": (-0.1, 0.8)},
+    )
+    return replace(fit, **changes)
+
+
+def posterior(**changes):
+    return replace(layer().posterior, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({}, "power law"),
+        ({"status": "degenerate"}, "degenerate"),
+        ({"status": "skipped"}, ""),
+        ({"null_q": 0.06}, "no evidence"),
+        ({"null_q": 0.06, "gof_p": 0.01}, "no evidence"),
+        ({"gof_p": 0.09}, "rejected"),
+        ({"posterior": posterior(short_tail=0.6)}, "too few"),
+        ({"posterior": posterior(short_tail=0.6), "gof_p": 0.01}, "rejected"),
+        ({"gof_p": math.nan}, "compatible"),
+        ({"likelihood_ratios": {"lognormal": (-4.0, 0.01)}}, "compatible"),
+        ({"likelihood_ratios": {"exponential": (40.0, 0.01)}}, "power law"),
+        ({"posterior": NO_POSTERIOR, "null_q": math.nan}, "too few"),
+    ],
+)
+def test_the_verdict_is_the_first_word_that_applies(changes, word):
+    assert verdict(layer(**changes)) == word
+
+
+def test_layers_are_judged_together():
+    """One low p-value among many is what chance gives."""
+    layers = [layer(null_p=0.02, name="x"), *(layer(null_p=p) for p in np.linspace(0.1, 1, 30))]
+    judged = judge(layers)
+    assert judged[0].null_q == pytest.approx(0.02 * 31)
+    assert judged[0].verdict == "no evidence"
+    assert judge(layers[:1])[0].verdict == "power law"
+
+
+def test_noise_is_no_evidence_and_a_planted_tail_is_a_power_law(rng):
+    noise = {f"noise{i}": rng.standard_normal((128, 128)) for i in range(10)}
+    values = (1 - np.linspace(0.5, 127.5, 128) / 128) ** (-1 / 1.2)
+    U, _, V = np.linalg.svd(rng.standard_normal((256, 128)), full_matrices=False)
+    found = judge(measure(matrices(open_checkpoint(noise | {"heavy": U * np.sqrt(values) @ V}))))
+    assert [x.verdict for x in found] == ["no evidence"] * 10 + ["power law"]
+    assert summarise(found)["n_distinguishable"] == 1
+
+
+@given(
+    st.lists(st.sampled_from(["fit", "degenerate", "skipped", "failed"]), min_size=1, max_size=20),
+    st.integers(0, 2**32 - 1),
+)
+def test_the_accounting_always_adds_up(statuses, seed):
+    rng = np.random.default_rng(seed)
+    made = {
+        "fit": lambda: rng.standard_normal((60, 60)),
+        "degenerate": lambda: np.zeros((60, 60)),
+        "skipped": lambda: np.ones((3, 60)),
+        "failed": lambda: np.full((60, 60), np.inf),
+    }
+    weights = {f"{i}.weight": made[status]() for i, status in enumerate(statuses)}
+    found = summarise(judge(measure(matrices(open_checkpoint(weights)), gof=False)))
+    counts = [found[f"n_{s}"] for s in ("fit", "degenerate", "skipped", "failed")]
+    assert counts == [statuses.count(s) for s in ("fit", "degenerate", "skipped", "failed")]
+    assert found["n_walked"] == sum(counts) == len(statuses)
+    explained = [name for group in found["reasons"] for name in group["layers"]]
+    assert len(explained) == len(set(explained)) == len(statuses) - found["n_fit"]
+
+
+def test_the_summary_is_over_fit_layers_only():
+    skipped = layer(status="skipped", reason="x", posterior=NO_POSTERIOR)
+    found = summarise([layer(1.5), layer(2.0), layer(6.0), layer(10.5), skipped])
+    assert (found["mean_alpha"], found["median_alpha"]) == (5.0, 4.0)
+    assert found["mean_distance_from_2"] == pytest.approx((0.5 + 0 + 4 + 8.5) / 4)
+    shares = [found[f"fraction_{name}"] for name in ("below_2", "2_to_6", "above_6")]
+    assert shares == [0.25, 0.5, 0.25]
+    assert found["rope_fraction"] == 0.5
+    sample = np.array([1.5, 2.0, 6.0, 10.5])
+    expected = scipy.stats.t.interval(0.95, 3, loc=5.0, scale=scipy.stats.sem(sample))
+    assert found["mean_alpha_interval"] == pytest.approx(expected)
+    assert math.isnan(summarise([skipped])["mean_alpha"])
+
+
+def test_coverage_is_the_share_that_was_fit_of_what_could_be():
+    collapsed = layer(status="degenerate", reason="rank 0")
+    skipped = layer(status="skipped", reason="embedding")
+    found = summarise([layer(), collapsed, collapsed, collapsed, skipped])
+    assert found["coverage"] == 0.25
+
+
+def test_intervals_decide_about_the_rope():
+    intervals = [(1.95, 2.05), (2.2, 3.0), (1.0, 1.8), (1.5, 2.5)]
+    found = summarise([layer(posterior=posterior(interval=i)) for i in intervals])
+    decisions = [found[f"n_{word}"] for word in ("inside_rope", "outside_rope", "undecided")]
+    assert decisions == [1, 2, 1]
