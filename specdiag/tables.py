@@ -120,10 +120,14 @@ def _cells(layer: Layer) -> dict[str, str]:
 
 
 def _shortened(name: str, room: int) -> str:
-    if len(name) <= room:
-        return name
-    tail = (room - 1) * 2 // 3  # the end tells layers apart
-    return f"{name[: room - 1 - tail]}…{name[-tail:]}"
+    """Return a name that fits: without .weight, its words cut to three letters from the left."""
+    words = name.removesuffix(".weight").split(".") if len(name) > room else [name]
+    for i, word in enumerate(words):
+        if len(".".join(words)) <= room:
+            break
+        words[i] = word[:3]
+    short = ".".join(words)
+    return short if len(short) <= room else f"…{short[1 - room :]}"
 
 
 def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str]:
