@@ -110,10 +110,19 @@ def _mean_interval(alpha: Any) -> tuple[float, float]:
     """Return the 95 % interval of the mean by Student's t; NaN for fewer than two layers."""
     if len(alpha) < 2:
         return math.nan, math.nan
-    from scipy.special import stdtrit
-
-    reach = float(stdtrit(len(alpha) - 1, 0.975) * alpha.std(ddof=1)) / math.sqrt(len(alpha))
+    reach = _student_t_975(len(alpha) - 1) * float(alpha.std(ddof=1)) / math.sqrt(len(alpha))
     return float(alpha.mean()) - reach, float(alpha.mean()) + reach
+
+
+def _student_t_975(freedom: int) -> float:
+    """Return the 97.5 % quantile of Student's t; importing SciPy for it would take longer.
+
+    With t = sqrt(freedom) tan(angle) the density of the angle is cos(angle)^(freedom - 1).
+    """
+    angle = np.linspace(0, np.pi / 2, 20_001)
+    density = np.cos(angle) ** (freedom - 1)
+    area = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
+    return math.sqrt(freedom) * math.tan(float(np.interp(0.95, area / area[-1], angle)))
 
 
 def _rope_decisions(fit: Sequence[Layer]) -> dict[str, int]:

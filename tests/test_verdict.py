@@ -11,7 +11,7 @@ from specdiag.checkpoint import open_checkpoint
 from specdiag.layers import Layer, matrices, measure
 from specdiag.posterior import NO_POSTERIOR
 from specdiag.tail import TailFit
-from specdiag.verdict import judge, summarise, verdict
+from specdiag.verdict import _student_t_975, judge, summarise, verdict
 
 
 def layer(alpha=2.0, **changes):
@@ -108,6 +108,11 @@ def test_the_summary_is_over_fit_layers_only():
     expected = scipy.stats.t.interval(0.95, 3, loc=5.0, scale=scipy.stats.sem(sample))
     assert found["mean_alpha_interval"] == pytest.approx(expected)
     assert math.isnan(summarise([skipped])["mean_alpha"])
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 7, 36, 500])
+def test_the_quantile_of_student_is_that_of_scipy(freedom):
+    assert _student_t_975(freedom) == pytest.approx(scipy.stats.t.ppf(0.975, freedom), rel=1e-6)
 
 
 def test_coverage_is_the_share_that_was_fit_of_what_could_be():
