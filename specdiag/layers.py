@@ -141,6 +141,8 @@ def measure(
     *,
     min_eigenvalues: int = MIN_EIGENVALUES,
     include_embeddings: bool = False,
+    method: str = "specdiag",
+    null: str = "gaussian",
     **options: Any,
 ) -> Iterator[Layer]:
     """Yield one record a tensor, in order, as they are measured; `verdict.judge` completes them.
@@ -151,8 +153,10 @@ def measure(
 
     Parameters
     ----------
-    **options
-        Of `measure_tensor`: min_eigenvalues, method, gof, null, seed.
+    include_embeddings : bool
+        See `skip_reason`.
+    min_eigenvalues, method, null, **options
+        See `measure_tensor`.
     """
     tensors = list(tensors)
     reasons = [
@@ -160,8 +164,13 @@ def measure(
         for t in tensors
     ]
     jobs = [t for t, reason in zip(tensors, reasons, strict=True) if not reason]
+    if method == "specdiag" and null == "gaussian":
+        for shape in dict.fromkeys(t.shape for t in jobs):
+            gaussian_draws(shape)  # once, before threads would draw it twice
     budget = max(4 * max((8 * math.prod(t.shape) for t in jobs), default=0), 2**28)
-    function = functools.partial(measure_tensor, min_eigenvalues=min_eigenvalues, **options)
+    function = functools.partial(
+        measure_tensor, min_eigenvalues=min_eigenvalues, method=method, null=null, **options
+    )
     measured = _in_parallel(function, jobs, budget)
     for tensor, reason in zip(tensors, reasons, strict=True):
         yield _record(tensor, status="skipped", reason=reason) if reason else next(measured)

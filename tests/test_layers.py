@@ -40,6 +40,44 @@ def test_alpha_and_status_do_not_know_the_scale(rng, factor):
     assert other.mp_edge == pytest.approx(one_layer.mp_edge * factor**2, rel=1e-9)
 
 
+def numbers(layer):
+    """All numbers of a layer that should depend neither on its scale nor on its orientation."""
+    ratios = {f"{k} {i}": x for k, v in layer.likelihood_ratios.items() for i, x in enumerate(v)}
+    posterior = {
+        name: getattr(layer.posterior, name)
+        for name in ("mean", "sd", "below_2", "rope", "n_tail", "short_tail", "n_windows")
+    }
+    low, high = layer.posterior.interval
+    return (
+        ratios
+        | posterior
+        | {
+            "low": low,
+            "high": high,
+            "alpha": layer.tail.alpha,
+            "distance": layer.tail.ks_distance,
+            "n_tail of the fit": layer.tail.n_tail,
+            "rank": layer.rank,
+            "stable rank": layer.stable_rank,
+            "entropy": layer.entropy,
+            "spikes": layer.n_spikes,
+            "gof p": layer.gof_p,
+            "null p": layer.null_p,
+        }
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_number_depends_on_scale_or_rotation(seed):
+    rng = np.random.default_rng(seed)
+    W = heavy(rng, 120, 80)
+    Q, _ = np.linalg.qr(rng.standard_normal((120, 120)))
+    expected = numbers(*measured({"a": W}))
+    for same in (W * 1e-12, W * 1e12, W.T, Q @ W):
+        found = numbers(*measured({"a": same}))
+        assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
 @pytest.mark.parametrize("factor", [1e-12, 1e12])
 def test_float32_weights_do_not_know_the_scale_either(rng, factor):
     W = heavy(rng, 120, 80).astype(np.float32)
