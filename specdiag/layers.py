@@ -27,13 +27,7 @@ from specdiag import esd, published
 from specdiag.checkpoint import Checkpoint, Tensor
 from specdiag.gof import goodness_of_fit, likelihood_ratios
 from specdiag.null import gaussian_draws, p_value, permutation_draws
-from specdiag.posterior import (
-    MIN_SPACINGS,
-    NO_POSTERIOR,
-    Posterior,
-    alpha_posterior,
-    posterior_mean,
-)
+from specdiag.posterior import NO_POSTERIOR, Posterior, alpha_posterior
 from specdiag.tail import NO_FIT, TailFit, fit_alpha
 
 Array = NDArray[np.float64]
@@ -241,7 +235,7 @@ def measure_tensor(
             found = _fit(tensor, spectrum, min_eigenvalues)
         if found["status"] == "fit" and method == "specdiag":
             resolved = spectrum[: common["rank"]]
-            found |= _tests(tensor, resolved, found["tail"], gof=gof, null=null, seed=seed)
+            found |= _tests(tensor, resolved, found, gof=gof, null=null, seed=seed)
     except MemoryError:
         size = _peak_bytes(tensor) / 1e9
         return _record(tensor, status="failed", reason=f"not enough memory: needs {size:.1f} GB")
@@ -281,17 +275,15 @@ def _fit(tensor: Tensor, spectrum: Array, min_eigenvalues: int) -> dict[str, Any
 
 
 def _tests(
-    tensor: Tensor, resolved: Array, tail: TailFit, *, gof: bool, null: str, seed: int
+    tensor: Tensor, resolved: Array, fit: dict[str, Any], *, gof: bool, null: str, seed: int
 ) -> dict[str, Any]:
     if null == "gaussian":
         draws = gaussian_draws(tensor.shape)
     else:
         draws = permutation_draws(tensor.read(), seed=seed)
-    enough = len(resolved) > MIN_SPACINGS + 1
-    found: dict[str, Any] = {
-        "null_p": p_value(posterior_mean(resolved), draws) if enough else math.nan
-    }
+    found: dict[str, Any] = {"null_p": p_value(fit["posterior"].mean, draws)}
     if gof:
+        tail = fit["tail"]
         found["gof_p"] = goodness_of_fit(resolved, seed=seed)
         found["likelihood_ratios"] = likelihood_ratios(resolved[: tail.n_tail], tail.xmin)
     return found

@@ -3,6 +3,7 @@ import io
 import logging
 import math
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,6 +99,8 @@ def test_weightwatcher_by_name_is_what_weightwatcher_reports(weights):
         expected = weightwatcher.WeightWatcher(model=model).analyze()
     warnings.filters[:] = filters
     logging.getLogger().setLevel(level)
+    documented = (Path(__file__).parents[1] / "docs" / "definitions.md").read_text()
+    assert [name for name in expected.columns if f"`{name}`" not in documented] == []
     kernel = model["conv"].weight.detach().numpy()
     found = specdiag.alpha(weights | {"conv": kernel}, method="weightwatcher")
     np.testing.assert_allclose(found.alpha.values[0], expected.alpha, rtol=1e-6)
