@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from specdiag.checkpoint import open_checkpoint
     from specdiag.esd import eigenvalues
+    from specdiag.gof import goodness_of_fit, likelihood_ratios
+    from specdiag.posterior import alpha_posterior
     from specdiag.spectra import alpha, open_spectra, save, spectrum
     from specdiag.tail import fit_alpha
 
 __all__ = [
     "alpha",
+    "alpha_posterior",
     "eigenvalues",
     "fit_alpha",
+    "goodness_of_fit",
+    "likelihood_ratios",
     "open_checkpoint",
     "open_spectra",
     "save",
@@ -24,8 +29,11 @@ __all__ = [
 
 _HOME = {
     "alpha": "spectra",
+    "alpha_posterior": "posterior",
     "eigenvalues": "esd",
     "fit_alpha": "tail",
+    "goodness_of_fit": "gof",
+    "likelihood_ratios": "gof",
     "open_checkpoint": "checkpoint",
     "open_spectra": "spectra",
     "save": "spectra",

@@ -1,6 +1,5 @@
 """What several test modules share."""
 
-import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,6 +34,9 @@ def minilm():
 
 
 @pytest.fixture(scope="session")
-def clean_environment():
-    """For subprocesses: no coverage or colour settings of the caller."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "COV", "FORCE"))}
+def published():
+    """Result files of the published checkpoints, when they lie beside the checkout."""
+    folder = Path(__file__).parents[2] / "shared" / "reference" / "published"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/reference/published beside the checkout")
+    return folder

@@ -46,7 +46,10 @@ def test_the_histogram_is_a_density(dataset):
 
 def test_alpha_by_layer_marks_the_degenerate(dataset):
     (ax,) = alpha_by_layer.plot(dataset).axes
-    points = {c.get_label(): c.get_offsets() for c in ax.collections}
+    drawn = {c.get_label(): c for c in ax.collections}
+    points = {label: c.get_offsets() for label, c in drawn.items()}
+    intervals = [segment[:, 1] for segment in drawn["95 % interval"].get_segments()]
+    np.testing.assert_allclose(intervals, dataset.alpha_ci.values[0, :2])
     np.testing.assert_allclose(
         points["2 fit layers (area: eigenvalues in the tail)"][:, 1], dataset.alpha.values[0, :2]
     )

@@ -1,3 +1,4 @@
+import json
 import math
 
 import ml_dtypes
@@ -230,3 +231,21 @@ def test_the_trained_encoder_has_the_alphas_that_weightwatcher_reports(minilm):
     query = fit["encoder.layer.0.attention.self.query.weight"]
     assert query.xmin * 384 == pytest.approx(5.2988, abs=1e-4)
     assert query.n_tail == 82
+
+
+@pytest.mark.realdata
+def test_the_walk_finds_the_matrices_of_the_published_base(published, rng):
+    """8 of its 106 matrices were fit, 98 had collapsed; its embeddings and readout are not among them."""
+    listed = json.loads((published / "alpha_standard.json").read_text())["layers"]
+    weights = {
+        "unit_emb.weight": rng.standard_normal((900, 128)),
+        "readout.weight": np.ones((2, 128)),
+    }
+    for entry in listed:
+        alive = not math.isnan(entry["alpha"])
+        weights[entry["layer"]] = rng.standard_normal(entry["shape"]) * alive
+    found = fit_only({f"model.{name}": W for name, W in weights.items()})
+    walked = [x for x in found if x.status != "skipped"]
+    assert [x.name for x in walked] == [entry["layer"] for entry in listed]
+    assert sum(x.status == "fit" for x in walked) == 8
+    assert sum(x.status == "degenerate" for x in walked) == 98

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def plot(dataset: "xr.Dataset", checkpoint: str | None = None) -> "Figure":
-    """Return alpha against the position of the layer; marker area shows the size of the tail.
+    """Return alpha and its interval by layer; marker area shows the size of the tail.
 
     Degenerate layers have no alpha: crosses on the axis mark them.
     """
@@ -24,15 +24,17 @@ def plot(dataset: "xr.Dataset", checkpoint: str | None = None) -> "Figure":
     position = np.arange(one.sizes["layer"])
     fit = one.status.values == "fit"
 
+    alpha = one.alpha.values[fit]
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     ax = figure.add_subplot()
     ax.axhspan(*WELL_TRAINED, color="#009e73", alpha=0.12, label="2 to 6", linewidth=0)
+    ax.vlines(position[fit], *one.alpha_ci.values[fit].T, color="#56b4e9", label="95 % interval")
     ax.scatter(
         position[fit],
-        one.alpha.values[fit],
+        alpha,
         s=4 + one.n_tail.values[fit] / 3,
         color="#0072b2",
-        alpha=0.8,
+        zorder=3,
         label=f"{fit.sum()} fit layers (area: eigenvalues in the tail)",
     )
     if not fit.all():
