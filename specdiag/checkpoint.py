@@ -50,10 +50,10 @@ class Tensor:
     shape : tuple of int
     dtype : str
         Stored dtype: ``'float32'``, ``'bfloat16'``, ``'float8_e4m3fn'``, ...
-    tied_to : str or None
-        Name of the earlier tensor that has the very same elements.
     problem : str or None
         Why the values cannot be read, such as ``'sparse tensor'``.
+    identity : tuple or None
+        Equal for two tensors exactly when they are the same elements of the same memory.
     read : callable
         Returns the values, C-contiguous, in the stored dtype (ml_dtypes for bfloat16 and float8).
         Raises ValueError or OSError if they cannot be read or fail their checksum.
@@ -62,8 +62,8 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    tied_to: str | None = None
     problem: str | None = None
+    identity: tuple[object, ...] | None = None
     read: Callable[[], np.ndarray] = field(repr=False)
 
 
@@ -242,21 +242,17 @@ def _assemble(
     notes: list[str],
 ) -> Checkpoint:
     strip = strip_wrappers(list(found))
-    first: dict[tuple[object, ...], str] = {}
-    tensors = []
-    for full_name, values in found.items():
-        short = strip(full_name)
-        tied_to = first.setdefault(values.identity, short) if values.identity else short
-        tensors.append(
-            Tensor(
-                name=short,
-                shape=values.shape,
-                dtype=values.dtype,
-                tied_to=None if tied_to == short else tied_to,
-                problem=values.problem,
-                read=values.read,
-            )
+    tensors = [
+        Tensor(
+            name=strip(full_name),
+            shape=values.shape,
+            dtype=values.dtype,
+            problem=values.problem,
+            identity=values.identity,
+            read=values.read,
         )
+        for full_name, values in found.items()
+    ]
     if not tensors:
         notes = ["there are no tensors", *notes]
     if len(notes) > MAX_NOTES:
