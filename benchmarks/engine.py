@@ -30,10 +30,10 @@ from specdiag.layers import matrices, measure, skip_reason
 WEIGHTWATCHER = """
 import sys, tempfile, pathlib
 import weightwatcher
-folder = pathlib.Path(tempfile.mkdtemp())
-(folder / "model.safetensors").symlink_to(sys.argv[1])
-(folder / "config.json").write_text("{}")
-print(weightwatcher.WeightWatcher(model=str(folder)).analyze().to_string())
+with tempfile.TemporaryDirectory() as folder:
+    pathlib.Path(folder, "model.safetensors").symlink_to(sys.argv[1])
+    pathlib.Path(folder, "config.json").write_text("{}")
+    print(weightwatcher.WeightWatcher(model=folder).analyze().to_string())
 """
 
 

@@ -88,7 +88,7 @@ def alpha(
     debug: bool,
     **settings: Any,
 ) -> None:
-    r"""Fit a power law to the spectrum of every weight matrix of each FILE.
+    """Fit a power law to the spectrum of every weight matrix of each FILE.
 
     A FILE is a .ckpt, .pt, .pth, .bin or .safetensors file, an index of shards (*.index.json), or
     a folder that holds one of these. No code in it is ever run.
@@ -99,20 +99,20 @@ def alpha(
       specdiag alpha last.ckpt --layers '*.to_qkv.*' --plot figures
       specdiag alpha a.pt b.pt -o both.nc
       specdiag alpha base.ckpt --method wwj
-    """
+    """  # noqa: D301
     _check_usage(as_json, as_csv, output, plot)
     logging.basicConfig(level=logging.INFO, format="specdiag: %(message)s")
     from specdiag import tables
 
     checkpoints, measured = _measure_all(files, layers, settings, debug)
+    if checkpoints:  # files first: whoever reads stdout may stop reading
+        _write(checkpoints, measured, {"layers": layers, **settings}, output, plot)
     if as_json:
         click.echo(tables.as_json(checkpoints, measured))
     elif as_csv:
         click.echo(tables.as_csv(checkpoints, measured), nl=False)
     else:
         _print_tables(checkpoints, measured)
-    if checkpoints:
-        _write(checkpoints, measured, {"layers": layers, **settings}, output, plot)
     if len(checkpoints) < len(files):
         raise click.exceptions.Exit(1)
 
@@ -122,8 +122,10 @@ def _check_usage(as_json: bool, as_csv: bool, output: Path | None, plot: Path | 
         raise click.UsageError("--json and --csv exclude each other")
     if output and not output.resolve().parent.is_dir():
         raise click.UsageError(f"-o {output}: there is no folder {output.parent}")
+    if output and output.exists() and not output.is_file():
+        raise click.UsageError(f"-o {output}: not a regular file")
     if plot and not find_spec("matplotlib"):
-        raise click.UsageError("--plot needs matplotlib: pip install 'specdiag[figures]'")
+        raise click.UsageError("--plot needs matplotlib: pip install matplotlib")
 
 
 def _measure_all(
@@ -164,10 +166,11 @@ def _with_progress(
         yield from measured
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(label, total=sum(costs))
+        task = progress.add_task(escape(label), total=sum(costs))
         for layer, cost in zip(measured, costs, strict=True):
             progress.advance(task, cost)
             yield layer
@@ -180,11 +183,12 @@ def _print_tables(
 
     from specdiag import tables
 
-    # In a pipe every row is one line, however long, for grep and less.
-    console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
+    terminal = Console().width if sys.stdout.isatty() else None
+    # Every row is one line, however long, for grep and less; as_table minds the terminal.
+    console = Console(width=10_000, highlight=False)
     for checkpoint, layers in zip(checkpoints, measured, strict=True):
         console.print(tables.printable(str(checkpoint.path)), markup=False, style="bold")
-        console.print(tables.as_table(layers, console.width if sys.stdout.isatty() else None))
+        console.print(tables.as_table(layers, terminal))
         for line in tables.summary_lines(checkpoint, layers):
             console.print(line, markup=False, soft_wrap=True)
         console.print()

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specdiag.posterior import MIN_SPACINGS
-from specdiag.tail import TIE
+from specdiag.tail import TIE, checked_eigenvalues
 
 Array = NDArray[np.float64]
 
@@ -38,8 +38,13 @@ def goodness_of_fit(eigenvalues: ArrayLike, *, seed: int = 0) -> float:
         Positive, above the rank gate, in any order. Fewer than 17, or the largest 16 all equal: NaN.
     seed : int
         The same seed gives the same p-value.
+
+    Raises
+    ------
+    ValueError
+        When the eigenvalues are not one-dimensional, or not all positive and finite.
     """
-    logs = np.sort(np.log(np.asarray(eigenvalues, dtype=np.float64)))[::-1]
+    logs = np.log(checked_eigenvalues(eigenvalues))[::-1]
     n = len(logs)
     if n <= MIN_SPACINGS + 1:
         return math.nan

@@ -14,7 +14,7 @@ import math
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,7 +37,8 @@ LARGEST_KERNEL = 32  # sides of a convolution kernel; longer trailing axes are s
 
 # A lookup table is known by the name of the parameter, or of the module that owns its `weight`.
 _EMBEDDING = re.compile(
-    r"(^|_)(emb|embs|embed|embeds|embedding|embeddings)(_|$)|^(wte|wpe)$|_embedder$", re.IGNORECASE
+    r"(^|_)emb(ed(ding)?)?s?$|[a-z]Emb(ed(ding)?)?s?$"
+    r"|^(embed_tokens|embed_positions|embed_in|embedding_table|wte|wpe|shared)$"
 )
 
 
@@ -51,13 +52,13 @@ class Layer:
     status: str
     reason: str = ""
     eigenvalues: Array = field(default_factory=lambda: np.empty(0), repr=False)
-    rank: int = 0
+    rank: float = math.nan
     stable_rank: float = math.nan
     spectral_norm: float = math.nan
     frobenius_norm: float = math.nan
     entropy: float = math.nan
     mp_edge: float = math.nan
-    n_spikes: int = 0
+    n_spikes: float = math.nan
     tail: TailFit = NO_FIT
     posterior: Posterior = field(default=NO_POSTERIOR, repr=False)
     gof_p: float = math.nan
@@ -102,16 +103,15 @@ def skip_reason(tensor: Tensor, *, min_eigenvalues: int, include_embeddings: boo
     """Return why a tensor is not measured, or an empty string when it is.
 
     Embedding tables are lookup tables, whose rows are trained as often as their token occurs. They
-    are known by name: the module that owns the `weight`, or the parameter itself, is called emb,
-    embed or embedding, alone or as a word of a name in snake case (`unit_emb`, `session_emb`,
-    `word_embeddings`, `embed_tokens`), or wte or wpe; and by shape: two axes.
+    are known by name: that of the module that owns the `weight`, or of the parameter itself, ends in
+    the word emb, embed, embedding or their plurals (`unit_emb`, `session_emb`, `word_embeddings`),
+    or is embed_tokens, embed_positions, embed_in, embedding_table, wte, wpe or shared; and by shape:
+    two axes.
     """
     if tensor.problem:
         return tensor.problem
     if not tensor.dtype.startswith(("float", "bfloat")):
         return f"{tensor.dtype} values, not real weights"
-    if tensor.tied_to is not None:
-        return f"tied to {tensor.tied_to}, measured once"
     if not include_embeddings and is_embedding(tensor):
         return "embedding table, by its name"
     kernel = tensor.shape[2:]
@@ -157,6 +157,7 @@ def measure(
         skip_reason(t, min_eigenvalues=min_eigenvalues, include_embeddings=include_embeddings)
         for t in tensors
     ]
+    reasons = _once_each(tensors, reasons)
     jobs = [t for t, reason in zip(tensors, reasons, strict=True) if not reason]
     if method == "specdiag" and null == "gaussian":
         for shape in dict.fromkeys(t.shape for t in jobs):
@@ -168,6 +169,18 @@ def measure(
     measured = _in_parallel(function, jobs, budget)
     for tensor, reason in zip(tensors, reasons, strict=True):
         yield _record(tensor, status="skipped", reason=reason) if reason else next(measured)
+
+
+def _once_each(tensors: Sequence[Tensor], reasons: Sequence[str]) -> list[str]:
+    """Return the reasons, with one for every tensor whose memory is measured under another name."""
+    first: dict[tuple[object, ...], str] = {}
+    found = list(reasons)
+    for i, tensor in enumerate(tensors):
+        if not reasons[i] and tensor.identity is not None:
+            name = first.setdefault(tensor.identity, tensor.name)
+            if name != tensor.name:
+                found[i] = f"tied to {name}, measured once"
+    return found
 
 
 def _peak_bytes(tensor: Tensor) -> float:
@@ -256,7 +269,7 @@ def _describe(tensor: Tensor, spectrum: Array) -> dict[str, Any]:
         "frobenius_norm": math.sqrt(N * spectrum.sum()),
         "entropy": esd.spectral_entropy(resolved),
         "mp_edge": esd.marchenko_pastur_edge(spectrum, tensor.shape) if bulk else math.nan,
-        "n_spikes": esd.count_spikes(spectrum, tensor.shape) if bulk else 0,
+        "n_spikes": esd.count_spikes(spectrum, tensor.shape) if bulk else math.nan,
     }
 
 
@@ -270,7 +283,10 @@ def _fit(tensor: Tensor, spectrum: Array, min_eigenvalues: int) -> dict[str, Any
     all_equal = resolved[0] - resolved[-1] <= 2 * math.sqrt(resolved[0] * gate)
     tail = fit_alpha(resolved)
     if not tail.n_tail or all_equal:
-        return {"status": "degenerate", "reason": "all eigenvalues are equal: there is no tail"}
+        return {
+            "status": "degenerate",
+            "reason": "no eigenvalues differ by more than rounding: there is no tail",
+        }
     return {"status": "fit", "tail": tail, "posterior": alpha_posterior(resolved)}
 
 

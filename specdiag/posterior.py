@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specdiag.tail import TIE
+from specdiag.tail import TIE, checked_eigenvalues
 
 Array = NDArray[np.float64]
 
@@ -95,11 +95,7 @@ def alpha_posterior(eigenvalues: ArrayLike) -> Posterior:
     ValueError
         When the eigenvalues are not one-dimensional, or not all positive and finite.
     """
-    x = np.sort(np.asarray(eigenvalues, dtype=np.float64))[::-1]
-    if x.ndim != 1:
-        raise ValueError(f"eigenvalues have shape {x.shape}: expected one dimension")
-    if len(x) and not (x[-1] > 0 and np.isfinite(x[0])):
-        raise ValueError("eigenvalues must be positive and finite: drop those below the rank gate")
+    x = checked_eigenvalues(eigenvalues)[::-1]
     logs = np.log(x)
     if len(x) <= MIN_SPACINGS or logs[0] - logs[-1] <= TIE:
         return NO_POSTERIOR

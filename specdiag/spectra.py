@@ -2,7 +2,8 @@
 
 `SCHEMA` says what is in it. Eigenvalues are ragged, so they are a CF contiguous ragged array: one
 long `eigenvalue(sample)`, and `row_size(checkpoint, layer)` says how many belong to each layer, in
-order (CF conventions 1.12, section 9.3.3). `spectrum` slices one layer out.
+order (CF conventions 1.12, section 9.3.3). `spectrum` slices one layer out; `row_start` lets it do so after
+layers were selected or reordered.
 
 xarray takes longer to import than a small network to measure, so only those who build or open a
 Dataset import it.
@@ -55,8 +56,8 @@ SCHEMA: dict[str, Variable] = {
     "alpha": Variable(_LAYER, "f", "1", "power-law exponent of the eigenvalue density's tail"),
     "xmin": Variable(_LAYER, "f", "1", "smallest eigenvalue of the tail"),
     "ks_distance": Variable(_LAYER, "f", "1", "Kolmogorov-Smirnov distance of tail and power law"),
-    "n_tail": Variable(_LAYER, "i", "1", "eigenvalues in the tail"),
-    "rank": Variable(_LAYER, "i", "1", "eigenvalues above the rank gate"),
+    "n_tail": Variable(_LAYER, "f", "1", "eigenvalues in the tail"),
+    "rank": Variable(_LAYER, "f", "1", "eigenvalues above the rank gate"),
     "stable_rank": Variable(_LAYER, "f", "1", "squared Frobenius norm over squared spectral norm"),
     "spectral_norm": Variable(_LAYER, "f", "1", "largest singular value"),
     "frobenius_norm": Variable(_LAYER, "f", "1", "Frobenius norm"),
@@ -84,15 +85,16 @@ SCHEMA: dict[str, Variable] = {
     "alpha_hat": Variable(_LAYER, "f", "1", "alpha times log10 of the squared spectral norm"),
     "entropy": Variable(_LAYER, "f", "1", "normalised entropy of the spectrum"),
     "mp_edge": Variable(_LAYER, "f", "1", "upper Marchenko-Pastur edge fitted to the bulk"),
-    "n_spikes": Variable(_LAYER, "i", "1", "eigenvalues beyond the bulk's Tracy-Widom 95 % reach"),
+    "n_spikes": Variable(_LAYER, "f", "1", "eigenvalues beyond the bulk's Tracy-Widom 95 % reach"),
     "row_size": Variable(_LAYER, "i", "1", "eigenvalues of this layer in `eigenvalue`"),
+    "row_start": Variable(_LAYER, "i", "1", "where in `eigenvalue` those of this layer begin"),
     "eigenvalue": Variable(("sample",), "f", "1", "eigenvalues of W'W / N, descending by layer"),
 }
 
 
 # Where in a Layer a variable of another name is found.
 _HOME = {
-    **{name: ("tail", name) for name in ("alpha", "xmin", "ks_distance", "n_tail")},
+    **{name: ("tail", name) for name in ("alpha", "xmin", "ks_distance")},
     "alpha_mean": ("posterior", "mean"),
     "alpha_sd": ("posterior", "sd"),
     "alpha_ci": ("posterior", "interval"),
@@ -146,8 +148,8 @@ def alpha(
     Raises
     ------
     ValueError
-        When a source is no checkpoint, holds no matrix, or none matches `layers`; when `method` or
-        `null` is unknown.
+        When a source is no checkpoint, holds no matrix, or none matches `layers`; when `method`,
+        `null` or `min_eigenvalues` is none that there is.
     OSError
         When a file cannot be read.
 
@@ -156,6 +158,10 @@ def alpha(
     >>> dataset = specdiag.alpha("model.safetensors")
     >>> dataset.alpha.mean("layer")
     """
+    if not isinstance(min_eigenvalues, int) or min_eigenvalues < 2:
+        raise ValueError(
+            f"min_eigenvalues is {min_eigenvalues!r}: expected a whole number from 2 on"
+        )
     if not sources:
         raise ValueError("alpha() needs at least one checkpoint: a path, module or state dict")
     if method not in METHODS or null not in NULLS:
@@ -195,6 +201,8 @@ def build(
         "eigenvalue": np.concatenate([cell.eigenvalues for cell in cells] or [np.empty(0)]),
     }
     sizes = {"checkpoint": len(tables), "layer": len(names), "ci_bound": 2, "alternative": 4}
+    ends = np.cumsum([len(cell.eigenvalues) for cell in cells])
+    columns["row_start"] = (ends - np.diff(ends, prepend=0)).reshape(len(tables), len(names))
     for name in SCHEMA.keys() - columns.keys():
         column = np.array([layer_value(cell, name) for cell in cells], dtype=object)
         columns[name] = column.reshape([sizes[dim] for dim in SCHEMA[name].dims])
@@ -217,6 +225,8 @@ def layer_value(layer: Layer, name: str) -> Any:
     if name in _HOME:
         part, attribute = _HOME[name]
         return getattr(getattr(layer, part), attribute)
+    if name == "n_tail":
+        return layer.tail.n_tail or math.nan
     if name == "shape":
         return "x".join(map(str, layer.shape))
     if name == "row_size":
@@ -230,7 +240,9 @@ def layer_value(layer: Layer, name: str) -> Any:
 def unique_names(checkpoints: Sequence[Checkpoint]) -> list[str]:
     """Return the names of the checkpoints; equal ones get their folder's name, then a number."""
     names = [c.name for c in checkpoints]
-    with_folder = [f"{c.path.parent.name}/{c.name}" if c.path else c.name for c in checkpoints]
+    with_folder = [
+        f"{c.path.resolve().parent.name}/{c.name}" if c.path else c.name for c in checkpoints
+    ]
     names = [
         long if names.count(name) > 1 else name
         for name, long in zip(names, with_folder, strict=True)
@@ -268,33 +280,31 @@ def spectrum(
     Parameters
     ----------
     dataset : xarray.Dataset
-        Of `alpha` or `open_spectra`, not subset along checkpoint or layer.
+        Of `alpha` or `open_spectra`, also after selecting or reordering layers and checkpoints.
     layer, checkpoint : str
         Coordinate values; the checkpoint may be left out when there is only one.
 
     Raises
     ------
     ValueError
-        When there is no such layer or checkpoint, or the Dataset was subset.
+        When there is no such layer or checkpoint.
     """
-    labels = [str(c) for c in dataset.checkpoint.values]
-    if checkpoint is None:
-        if len(labels) > 1:
-            raise ValueError(f"several checkpoints: name one of {', '.join(labels)}")
-        checkpoint = labels[0]
-    position = []
-    for dim, wanted in (("checkpoint", checkpoint), ("layer", layer)):
-        known = [str(x) for x in dataset[dim].values]
-        if wanted not in known:
-            raise ValueError(
-                f"no {dim} {wanted!r} in the dataset: it has {', '.join(known[:3])}, …"
-            )
-        position.append(known.index(wanted))
-    sizes = dataset.row_size.values
-    if sizes.sum() != dataset.sizes["sample"]:
-        raise ValueError("the dataset was subset: take the spectrum before selecting layers")
-    start = sizes.ravel()[: np.ravel_multi_index(position, sizes.shape)].sum()
-    return np.asarray(dataset.eigenvalue.values[start : start + sizes[tuple(position)]])
+    labels = _labels(dataset, "checkpoint")
+    if checkpoint is None and len(labels) > 1:
+        raise ValueError(f"several checkpoints: name one of {', '.join(labels)}")
+    wanted = {"checkpoint": labels[0] if checkpoint is None else checkpoint, "layer": layer}
+    for dim, label in wanted.items():
+        known = _labels(dataset, dim)
+        if label not in known:
+            raise ValueError(f"no {dim} {label!r} in the dataset: it has {', '.join(known[:3])}, …")
+    cell = dataset[["row_start", "row_size"]]
+    cell = cell.sel({dim: label for dim, label in wanted.items() if dim in cell.dims})
+    start = int(cell.row_start)
+    return np.asarray(dataset.eigenvalue.values[start : start + int(cell.row_size)])
+
+
+def _labels(dataset: "xr.Dataset", dim: str) -> list[str]:
+    return [str(label) for label in np.atleast_1d(dataset[dim].values)]
 
 
 def validate(dataset: "xr.Dataset") -> "xr.Dataset":
@@ -321,8 +331,9 @@ def validate(dataset: "xr.Dataset") -> "xr.Dataset":
                 f"variable {name} has dims {variable.dims} and dtype {variable.dtype}: expected "
                 f"{spec.dims} and kind {spec.dtype}"
             )
-    if int(dataset.row_size.sum()) != dataset.sizes["sample"]:
-        raise ValueError("row_size does not add up to the number of eigenvalues")
+    ends = dataset.row_start + dataset.row_size
+    if int(dataset.row_start.min()) < 0 or int(ends.max()) > dataset.sizes["sample"]:
+        raise ValueError("row_start and row_size point outside of the eigenvalues")
     return dataset
 
 
@@ -336,21 +347,33 @@ def save(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> None:
     OSError
         When the file cannot be written.
     """
-    target = Path(path)
     validate(dataset)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+    target = Path(path).resolve()
+    if target.exists() and not target.is_file():
+        raise ValueError(f"{path} is not a regular file: name a file to write")
     try:
-        dataset.to_netcdf(temporary, engine="h5netcdf")
-        with temporary.open("rb") as file:
+        _write_whole(dataset, target)
+    except OSError as error:
+        raise OSError(f"{path} could not be written: {error.strerror or error}") from error
+
+
+def _write_whole(dataset: "xr.Dataset", target: Path) -> None:
+    # Through memory: HDF5 crashes the process when the disk fills while it writes.
+    content = dataset.to_netcdf(engine="h5netcdf")
+    with tempfile.NamedTemporaryFile(
+        prefix=f".{target.name}.", dir=target.parent, delete=False
+    ) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(content)
+            file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def open_spectra(path: str | os.PathLike[str]) -> "xr.Dataset":

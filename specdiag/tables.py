@@ -22,11 +22,17 @@ _SUFFIXES = {"ci_bound": ("lower", "upper"), "alternative": ALTERNATIVES}
 _COLUMNS = {
     name: [f"{name}_{suffix}" for suffix in _SUFFIXES[spec.dims[2]]] if spec.dims[2:] else [name]
     for name, spec in SCHEMA.items()
-    if spec.dims[:2] == ("checkpoint", "layer")
+    if spec.dims[:2] == ("checkpoint", "layer") and name != "row_start"
 }
 _STYLES = {"degenerate": "yellow", "failed": "red", "skipped": "dim"}
 _NAMES_SHOWN = 4
-_WIDE_ONLY = {"mean", "KS", "stable rank", "spectral norm"}
+# What a narrow terminal does without, in this order, until names have that much room.
+_DROPPED: tuple[tuple[set[str], int], ...] = (
+    (set(), 1000),
+    ({"mean", "KS", "stable rank", "spectral norm"}, 24),
+    ({"ROPE", "n_tail"}, 20),
+    ({"gof p", "null q"}, 8),
+)
 
 
 def as_json(checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence[Layer]]) -> str:
@@ -35,7 +41,7 @@ def as_json(checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence[Lay
         {
             "name": name,
             "path": str(checkpoint.path) if checkpoint.path else None,
-            "layers": [_row(layer) for layer in layers],
+            "layers": [_row(layer) | {"shape": layer.shape} for layer in layers],
             "summary": summarise(layers),
             "not_matrices": [t.name for t in checkpoint.tensors if len(t.shape) < 2],
             "notes": checkpoint.notes,
@@ -77,8 +83,8 @@ def _without_nan(value: Any) -> Any:
 def as_table(layers: Sequence[Layer], width: int | None = None) -> "Table":
     """Return the table of a checkpoint, a row a matrix.
 
-    A table that would not fit into `width` columns leaves out the posterior mean, the KS distance,
-    the stable rank and the spectral norm, and then shortens names in their middle.
+    A table that would not fit into `width` columns leaves out columns, in the order of `_DROPPED`, and
+    shortens names.
     """
     from rich import box
     from rich.table import Table
@@ -87,9 +93,12 @@ def as_table(layers: Sequence[Layer], width: int | None = None) -> "Table":
     cells = [_cells(layer) for layer in layers]
     taken = {name: 2 + max(len(name), *(len(row[name]) for row in cells)) for name in cells[0]}
     longest = max(len(printable(layer.name)) for layer in layers)
-    wide = width is None or width > longest + sum(taken.values())
-    shown = [name for name in taken if wide or name not in _WIDE_ONLY]
-    room = longest if width is None else max(width - sum(taken[name] for name in shown) - 1, 16)
+    room, shown = longest, list(taken)
+    for dropped, needed in _DROPPED:
+        shown = [name for name in shown if name not in dropped]
+        room = longest if width is None else width - 1 - sum(taken[name] for name in shown)
+        if room >= min(needed, longest):
+            break
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("matrix", no_wrap=True)
     for name in shown:
@@ -127,7 +136,7 @@ def _shortened(name: str, room: int) -> str:
             break
         words[i] = word[:3]
     short = ".".join(words)
-    return short if len(short) <= room else f"…{short[1 - room :]}"
+    return short if len(short) <= room else f"…{short[1 - max(room, 8) :]}"
 
 
 def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str]:

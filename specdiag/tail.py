@@ -36,23 +36,21 @@ class TailFit:
 NO_FIT = TailFit(alpha=math.nan, xmin=math.nan, ks_distance=math.nan, n_tail=0)
 
 
-def fit_alpha(eigenvalues: ArrayLike, *, min_tail: int = 2) -> TailFit:
+def fit_alpha(eigenvalues: ArrayLike) -> TailFit:
     """Return the power law whose tail is nearest to the eigenvalues, over every possible xmin.
 
-    Every distinct eigenvalue x_i with at least `min_tail` eigenvalues at or above it is tried as
-    xmin: alpha = 1 + n / sum(log(x / xmin)) over the n eigenvalues of the tail, and the distance is
+    Every distinct eigenvalue with another one above it is tried as xmin: alpha = 1 + n / sum(log(x / xmin)) over the n eigenvalues of the tail, and the distance is
     the largest |F(x) - (rank from below - 1) / n|. The xmin of least distance wins, the smallest
     one when several tie. Clauset, Shalizi & Newman (2009), SIAM Review 51(4), equations 3.1 and
     3.9. The same rules as weightwatcher's fitter and the powerlaw package, without their caps.
+
+    A tail may have as few as 2 eigenvalues, and is noise then: read alpha with `n_tail`. A large
+    minimum is no cure: 50 of 128 eigenvalues force alpha down (a true 4.0 is measured as 2.5).
 
     Parameters
     ----------
     eigenvalues : array_like of shape (n_eigenvalues,)
         Positive, in any order: drop those below `rank_gate` first.
-    min_tail : int
-        The fewest eigenvalues a tail may have. The default is weightwatcher's; such a small tail
-        is noise, so read alpha with `n_tail`. A large minimum is no cure: 50 of 128 eigenvalues
-        force alpha down (a true 4.0 is measured as 2.5).
 
     Returns
     -------
@@ -64,14 +62,8 @@ def fit_alpha(eigenvalues: ArrayLike, *, min_tail: int = 2) -> TailFit:
     ValueError
         When the eigenvalues are not one-dimensional, or not all positive and finite.
     """
-    x = np.sort(np.asarray(eigenvalues, dtype=np.float64))
-    if x.ndim != 1:
-        raise ValueError(f"eigenvalues have shape {x.shape}: expected one dimension")
-    if min_tail < 2:
-        raise ValueError(f"min_tail is {min_tail}: a tail has at least 2 eigenvalues")
-    if len(x) and not (x[0] > 0 and np.isfinite(x[-1])):
-        raise ValueError("eigenvalues must be positive and finite: drop those below the rank gate")
-    if len(x) < min_tail:
+    x = checked_eigenvalues(eigenvalues)
+    if len(x) < 2:
         return NO_FIT
 
     logs = np.log(x)
@@ -79,7 +71,7 @@ def fit_alpha(eigenvalues: ArrayLike, *, min_tail: int = 2) -> TailFit:
     n = np.arange(len(x), 0, -1)
     excess = np.cumsum(logs[::-1])[::-1] - n * logs
     first_of_ties = np.diff(logs, prepend=-np.inf) > TIE
-    candidates = np.flatnonzero(first_of_ties & (n >= min_tail) & (excess > n * TIE))
+    candidates = np.flatnonzero(first_of_ties & (n >= 2) & (excess > n * TIE))
     if not len(candidates):
         return NO_FIT
     alpha = 1 + n[candidates] / excess[candidates]
@@ -92,6 +84,17 @@ def fit_alpha(eigenvalues: ArrayLike, *, min_tail: int = 2) -> TailFit:
         ks_distance=float(distance[best]),
         n_tail=int(n[i]),
     )
+
+
+def checked_eigenvalues(eigenvalues: ArrayLike) -> NDArray[np.float64]:
+    """Return the eigenvalues in ascending order; raise ValueError for what is no spectrum."""
+    x = np.asarray(eigenvalues, dtype=np.float64)
+    if x.ndim != 1:
+        raise ValueError(f"eigenvalues have shape {x.shape}: expected one dimension")
+    x = np.sort(x)
+    if len(x) and not (x[0] > 0 and np.isfinite(x[-1])):
+        raise ValueError("eigenvalues must be positive and finite: drop those below the rank gate")
+    return x
 
 
 def _ks_distances(

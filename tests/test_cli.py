@@ -3,6 +3,7 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 
@@ -53,7 +54,7 @@ def test_the_table_has_a_row_a_matrix_and_the_accounting(file):
         f"{expected.alpha.item():.2f}" + "*" * outside,
         f"{expected.alpha_mean.item():.2f}",
         *(f"{low:.2f}", "-", f"{high:.2f}"),
-        str(expected.n_tail.item()),
+        f"{expected.n_tail.item():.0f}",
         f"{expected.ks_distance.item():.3f}",
         f"{expected.rope_probability.item():.2f}",
         f"{expected.gof_p.item():.2f}",
@@ -158,10 +159,39 @@ def test_a_pattern_without_match_is_one_line(file):
     assert "no matrix of net matches 'zzz*': its 6 matrices begin with" in err
 
 
-def test_an_unwritable_output_leaves_nothing_behind(file, tmp_path):
-    status, _, err = run("alpha", file, "-o", "/dev/full/x.nc")
-    assert status == 2
-    assert "Traceback" not in err
+def test_what_is_no_regular_file_is_not_written_to(file, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    status, out, err = run("alpha", file, "-o", pipe)
+    assert (status, out) == (2, "")
+    assert f"-o {pipe}: not a regular file" in err
+    assert pipe.is_fifo()
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(file, tmp_path):
+    """A limit on the size of files stands in for the disk."""
+    code = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096));"
+        f"import sys; sys.argv = ['specdiag', 'alpha', {str(file)!r}, '-o', 'out.nc'];"
+        "from specdiag.cli import main; main()"
+    )
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=folder
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "out.nc could not be written" in done.stderr
+    assert list(folder.iterdir()) == []
+
+
+def test_files_are_written_even_when_nobody_reads_the_table(file, tmp_path):
+    output = tmp_path / "out.nc"
+    command = f"{sys.executable} -m specdiag.cli alpha {file} -o {output} | true"
+    subprocess.run(command, shell=True, check=False, capture_output=True)
+    assert specdiag.open_spectra(output).sizes["layer"] == 6
 
 
 def test_names_cannot_break_a_line_or_colour_the_terminal(rng, tmp_path):
@@ -201,14 +231,13 @@ def on_a_terminal(command, columns):
     return b"".join(chunks).decode()
 
 
-def test_the_table_fits_a_terminal_of_a_hundred_columns(minilm):
-    import re
-
+@pytest.mark.parametrize("columns", [80, 100, 200])
+def test_the_table_fits_the_terminal(minilm, columns):
     command = [sys.executable, "-m", "specdiag.cli", "alpha", str(minilm), "--layers", "*layer.0*"]
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", on_a_terminal(command, 100))
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", on_a_terminal(command, columns))
     table = [line for line in text.splitlines() if re.search(r"\d - \d", line)]
     assert len(table) == 6
-    assert all(len(line) <= 100 for line in table)
+    assert all(len(line) <= columns for line in table)
     assert all("x384 " in line or "x1536 " in line for line in table)
     assert all(line.rstrip().endswith(VERDICTS) for line in table)
     assert len({line.split()[0] for line in table}) == 6  # shortened names still differ
@@ -218,4 +247,6 @@ def test_help_of_every_command_has_an_example():
     for command in cli.commands:
         found = CliRunner().invoke(cli, [command, "--help"])
         assert found.exit_code == 0
-        assert f"specdiag {command} " in found.output
+        lines = [line.strip() for line in found.output.splitlines()]
+        assert any(line.startswith(f"specdiag {command} ") for line in lines)
+        assert "\\b" not in found.output

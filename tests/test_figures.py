@@ -30,11 +30,17 @@ def test_the_spectrum_shows_density_fit_xmin_and_edge(dataset):
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
     assert found["xmin"].get_xdata()[0] == cell.xmin.item()
     assert found["Marchenko-Pastur edge"].get_xdata()[0] == cell.mp_edge.item()
-    power_law = found[f"power law, α = {cell.alpha.item():.2f}, {cell.n_tail.item()} in its tail"]
+    power_law = found[
+        f"power law, α = {cell.alpha.item():.2f}, {cell.n_tail.item():.0f} in its tail"
+    ]
     x, y = power_law.get_xdata(), power_law.get_ydata()
     slope = np.polyfit(np.log(x), np.log(y), 1)[0]
     assert slope == pytest.approx(-cell.alpha.item())
     assert x[0] == pytest.approx(cell.xmin.item())
+    share_of_tail = np.trapezoid(y, x)  # of all eigenvalues, up to the largest one
+    reach = 1 - (x[-1] / x[0]) ** (1 - cell.alpha.item())
+    assert share_of_tail == pytest.approx(reach * cell.n_tail.item() / 80, rel=1e-2)
+    assert min(y) > ax.get_ylim()[0]
 
 
 def test_the_histogram_is_a_density(dataset):
@@ -51,9 +57,9 @@ def test_alpha_by_layer_marks_the_degenerate(dataset):
     intervals = [segment[:, 1] for segment in drawn["95 % interval"].get_segments()]
     np.testing.assert_allclose(intervals, dataset.alpha_ci.values[0, :2])
     np.testing.assert_allclose(
-        points["2 fit layers (area: eigenvalues in the tail)"][:, 1], dataset.alpha.values[0, :2]
+        points["2 fit (area: eigenvalues in the tail)"][:, 1], dataset.alpha.values[0, :2]
     )
-    assert points["1 degenerate layers"].tolist() == [[2, 0]]
+    assert points["1 degenerate"].tolist() == [[2, 0]]
 
 
 def test_files_are_named_safely_and_stay_in_the_folder(dataset, tmp_path):

@@ -100,7 +100,7 @@ def test_a_transpose_and_a_rotation_have_the_same_alpha(rng):
     [
         (np.zeros((80, 80)), "degenerate", "rank 0: fewer than 50 eigenvalues above rounding"),
         (np.full((80, 80), 0.3), "degenerate", "rank 1: fewer than 50 eigenvalues above rounding"),
-        (np.eye(80), "degenerate", "all eigenvalues are equal: there is no tail"),
+        (np.eye(80), "degenerate", "no eigenvalues differ by more than rounding: there is no tail"),
         (np.ones((1, 300)), "skipped", "too few eigenvalues: 1 of at least 50"),
         (np.ones((300, 1)), "skipped", "too few eigenvalues: 1 of at least 50"),
         (np.ones((0, 300)), "skipped", "too few eigenvalues: 0 of at least 50"),
@@ -186,6 +186,55 @@ def test_a_tied_matrix_is_measured_once(rng):
     first, second = measured({"encoder.weight": W, "decoder.weight": W})
     assert first.status == "fit"
     assert (second.status, second.reason) == ("skipped", "tied to encoder.weight, measured once")
+
+
+def test_ties_are_among_what_is_measured(rng):
+    """A head that shares the memory of a skipped embedding, or of a layer not asked for."""
+    W = rng.standard_normal((80, 60))
+    table, head = measured({"wte.weight": W, "head.weight": W})
+    assert (table.status, head.status) == ("skipped", "fit")
+    (decoder,) = measured({"enc.weight": W, "dec.weight": W}, "dec*")
+    assert decoder.status == "fit"
+
+
+@pytest.mark.parametrize("shape", [(300, 80), (40, 60), (60, 40, 3, 2)])
+def test_every_number_of_a_matrix_is_what_its_singular_values_say(rng, shape):
+    W = rng.standard_normal(shape) * rng.lognormal(size=shape[1]).reshape(
+        -1, *[1] * (len(shape) - 2)
+    )
+    slices = W.reshape(*shape[:2], -1)
+    s = np.concatenate(
+        [np.linalg.svd(slices[:, :, i], compute_uv=False) for i in range(slices.shape[2])]
+    )
+    layer = one(W, min_eigenvalues=20)
+    p = s**2 / (s**2).sum()
+    assert layer.rank == len(s)
+    assert layer.spectral_norm == pytest.approx(s.max(), rel=1e-9)
+    assert layer.frobenius_norm == pytest.approx(np.linalg.norm(W.ravel()), rel=1e-9)
+    assert layer.stable_rank == pytest.approx((s**2).sum() / s.max() ** 2, rel=1e-9)
+    assert layer.entropy == pytest.approx(-(p * np.log(p)).sum() / math.log(len(s)), rel=1e-9)
+    assert layer.alpha_hat == pytest.approx(layer.tail.alpha * math.log10(s.max() ** 2), rel=1e-9)
+
+
+def test_entropy_is_of_the_eigenvalues_above_rounding(rng):
+    U, _, V = np.linalg.svd(rng.standard_normal((120, 100)), full_matrices=False)
+    s = np.concatenate([np.linspace(1, 2, 60), np.zeros(40)])
+    layer = one(U * s @ V)
+    p = s[:60] ** 2 / (s**2).sum()
+    assert (layer.rank, layer.status) == (60, "fit")
+    assert layer.entropy == pytest.approx(-(p * np.log(p)).sum() / math.log(60), rel=1e-6)
+
+
+def test_the_edge_of_a_bulk_that_is_only_rounding_is_no_number(rng):
+    layer = one(rng.standard_normal((200, 60)) @ rng.standard_normal((60, 200)))
+    assert (layer.status, layer.rank) == ("fit", 60)
+    assert math.isnan(layer.mp_edge)
+    assert math.isnan(layer.n_spikes)
+
+
+@pytest.mark.parametrize(("side", "status"), [(32, "fit"), (33, "skipped")])
+def test_a_kernel_has_sides_up_to_32(rng, side, status):
+    assert one(rng.standard_normal((9, 8, side))).status == status
 
 
 def test_layers_come_in_order_whatever_their_size(rng):

@@ -128,7 +128,10 @@ def test_a_save_that_fails_leaves_the_old_file(dataset, tmp_path):
             lambda d: d.assign_attrs(schema_version=99),
             "schema_version is 99: this specdiag reads 1",
         ),
-        (lambda d: d.isel(layer=slice(1)), "row_size does not add up to the number of eigenvalues"),
+        (
+            lambda d: d.isel(sample=slice(10)),
+            "row_start and row_size point outside of the eigenvalues",
+        ),
         (
             lambda d: d.assign(alpha=d.alpha.astype(str)),
             r"variable alpha has dims \('checkpoint', 'layer'\) and dtype",
@@ -159,8 +162,52 @@ def test_a_spectrum_needs_names_that_exist(dataset, weights):
         specdiag.spectrum(dataset, "x")
     with pytest.raises(ValueError, match=r"several checkpoints: name one of model#1, model#2"):
         specdiag.spectrum(specdiag.alpha(weights, weights), "a.weight")
-    with pytest.raises(ValueError, match="the dataset was subset"):
-        specdiag.spectrum(dataset.isel(layer=[0, 1]), "a.weight")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.sortby("layer", ascending=False),
+        lambda d: d.isel(layer=[1, 0]),
+        lambda d: d.transpose("layer", "checkpoint", ...),
+        lambda d: d.squeeze(),
+        lambda d: d.sel(checkpoint="model"),
+        lambda d: d.sel(layer="b.weight"),
+    ],
+    ids=["sorted", "reordered", "transposed", "squeezed", "one checkpoint", "one layer"],
+)
+def test_a_spectrum_stays_with_its_layer_whatever_is_selected(dataset, weights, change):
+    found = specdiag.spectrum(change(dataset), "b.weight")
+    np.testing.assert_array_equal(found, specdiag.eigenvalues(weights["b.weight"]))
+
+
+def test_a_reordered_dataset_survives_saving(dataset, weights, tmp_path):
+    path = tmp_path / "x.nc"
+    specdiag.save(dataset.sortby("layer", ascending=False), path)
+    found = specdiag.spectrum(specdiag.open_spectra(path), "a.weight")
+    np.testing.assert_array_equal(found, specdiag.eigenvalues(weights["a.weight"]))
+
+
+def test_saving_to_a_link_writes_the_file_it_points_to(dataset, tmp_path):
+    real, link = tmp_path / "real.nc", tmp_path / "link.nc"
+    link.symlink_to(real)
+    specdiag.save(dataset, link)
+    assert link.is_symlink()
+    assert specdiag.open_spectra(real).identical(dataset)
+
+
+@pytest.mark.parametrize("value", [1, 0, "3", None])
+def test_min_eigenvalues_is_a_whole_number_from_two_on(weights, value):
+    with pytest.raises(ValueError, match="expected a whole number from 2 on"):
+        specdiag.alpha(weights, min_eigenvalues=value)
+
+
+def test_what_was_not_measured_is_not_zero(dataset):
+    dead = dataset.sel(layer="flat.weight", checkpoint="model")
+    assert dead["rank"] == 0
+    assert np.isnan(dead.n_tail)
+    skipped = specdiag.alpha({"a": np.ones((3, 3))}).squeeze()
+    assert all(np.isnan(skipped[name]) for name in ("rank", "n_tail", "n_spikes", "alpha"))
 
 
 def test_alpha_of_nothing_is_an_error():

@@ -1,8 +1,11 @@
 """Figures, one module each: `plot(dataset, ...)` reads a Dataset and returns a matplotlib Figure."""
 
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from specdiag.tables import printable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -28,10 +31,20 @@ def draw_all(dataset: "xr.Dataset", folder: Path) -> list[Path]:
                 figures[f"esd_{j:03d}_{_slug(layer)}"] = esd.plot(dataset, layer, checkpoint)
         for name, figure in figures.items():
             path = home / f"{name}.png"
-            figure.savefig(path, dpi=150)
+            with warnings.catch_warnings():
+                warnings.filterwarnings(
+                    "ignore", message="Glyph"
+                )  # a name in a script without font
+                figure.savefig(path, dpi=150)
             written.append(path)
     return written
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", name)[:80]
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", name)[-80:]
+
+
+def short_title(name: str, longest: int = 52) -> str:
+    """Return a title of a layer or checkpoint: its end when it is long, no mathematics."""
+    text = printable(name)
+    return (text if len(text) <= longest else f"…{text[1 - longest :]}").replace("$", r"\$")

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specdiag.figures import short_title
 from specdiag.verdict import WELL_TRAINED
 
 if TYPE_CHECKING:
@@ -14,38 +15,38 @@ if TYPE_CHECKING:
 def plot(dataset: "xr.Dataset", checkpoint: str | None = None) -> "Figure":
     """Return alpha and its interval by layer; marker area shows the size of the tail.
 
-    Degenerate layers have no alpha: crosses on the axis mark them.
+    Positions are those in the names of the files of `draw_all`. Degenerate and failed layers have no
+    alpha: crosses at 0 mark them.
     """
     from matplotlib.figure import Figure
 
     name = str(dataset.checkpoint.values[0]) if checkpoint is None else checkpoint
     one = dataset.drop_dims("sample").sel(checkpoint=name)
-    one = one.isel(layer=np.isin(one.status.values, ["fit", "degenerate"]))
-    position = np.arange(one.sizes["layer"])
-    fit = one.status.values == "fit"
+    fit = np.flatnonzero(one.status.values == "fit")
 
-    alpha = one.alpha.values[fit]
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
     ax = figure.add_subplot()
     ax.axhspan(*WELL_TRAINED, color="#009e73", alpha=0.12, label="2 to 6", linewidth=0)
-    ax.vlines(position[fit], *one.alpha_ci.values[fit].T, color="#56b4e9", label="95 % interval")
+    ax.vlines(fit, *one.alpha_ci.values[fit].T, color="#56b4e9", label="95 % interval")
     ax.scatter(
-        position[fit],
-        alpha,
+        fit,
+        one.alpha.values[fit],
         s=4 + one.n_tail.values[fit] / 3,
         color="#0072b2",
         zorder=3,
-        label=f"{fit.sum()} fit layers (area: eigenvalues in the tail)",
+        label=f"{len(fit)} fit (area: eigenvalues in the tail)",
     )
-    if not fit.all():
-        ax.scatter(
-            position[~fit],
-            np.zeros((~fit).sum()),
-            marker="x",
-            color="#d55e00",
-            label=f"{(~fit).sum()} degenerate layers",
-        )
-    ax.set(xlabel="matrix, in file order", ylabel="α", title=name.replace("$", r"\$"))
-    ax.set_ylim(bottom=0 if not fit.all() else None)
-    ax.legend(fontsize="small", frameon=False)
+    for status, color in (("degenerate", "#d55e00"), ("failed", "#000000")):
+        position = np.flatnonzero(one.status.values == status)
+        if len(position):
+            ax.scatter(
+                position,
+                np.zeros(len(position)),
+                marker="x",
+                color=color,
+                label=f"{len(position)} {status}",
+            )
+            ax.set_ylim(bottom=min(ax.get_ylim()[0], -0.2))
+    ax.set(xlabel="position of the matrix in the file", ylabel="α", title=short_title(name))
+    figure.legend(loc="outside lower center", ncols=4, fontsize="small", frameon=False)
     return figure
