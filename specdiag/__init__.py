@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from specdiag.checkpoint import open_checkpoint
-    from specdiag.esd import eigenvalues
+    from specdiag.esd import eigenvalues, rank_gate
     from specdiag.gof import goodness_of_fit, likelihood_ratios
     from specdiag.posterior import alpha_posterior
     from specdiag.spectra import alpha, open_spectra, save, spectrum
@@ -23,6 +23,7 @@ __all__ = [
     "likelihood_ratios",
     "open_checkpoint",
     "open_spectra",
+    "rank_gate",
     "save",
     "spectrum",
 ]
@@ -36,6 +37,7 @@ _HOME = {
     "likelihood_ratios": "gof",
     "open_checkpoint": "checkpoint",
     "open_spectra": "spectra",
+    "rank_gate": "esd",
     "save": "spectra",
     "spectrum": "spectra",
 }
