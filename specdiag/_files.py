@@ -1,9 +1,9 @@
-"""Regular files, dtype names, and the values of one tensor: what every reader shares."""
+"""Regular files, dtype names, tensors and printable names: what every reader shares."""
 
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -42,31 +42,41 @@ def numpy_dtype(name: str) -> np.dtype:
     return np.dtype(name)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Values:
-    """The values of one tensor before it has a name.
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """One named tensor of a checkpoint.
 
-    `identity` is equal for two tensors exactly when they are the same elements of the same memory.
+    Attributes
+    ----------
+    name : str
+        Name in the state dict, without the prefixes of wrapper modules.
+    shape : tuple of int
+    dtype : str
+        Stored dtype: ``'float32'``, ``'bfloat16'``, ``'float8_e4m3fn'``, ...
+    problem : str or None
+        Why the values cannot be read, such as ``'sparse tensor'``.
+    identity : tuple or None
+        Equal for two tensors exactly when they are the same elements of the same memory.
+    read : callable
+        Returns the values, C-contiguous, in the stored dtype (ml_dtypes for bfloat16 and float8).
+        Raises ValueError or OSError if they cannot be read or fail their checksum.
     """
 
+    name: str
     shape: tuple[int, ...]
     dtype: str
-    read: Callable[[], np.ndarray]
     problem: str | None = None
     identity: tuple[object, ...] | None = None
+    read: Callable[[], np.ndarray] = field(repr=False)
 
 
-def unreadable(shape: tuple[int, ...], dtype: str, problem: str) -> Values:
-    """Return values that are listed but cannot be read."""
-    return Values(shape=shape, dtype=dtype, problem=problem, read=_Refusal(problem))
+def unreadable(name: str, shape: tuple[int, ...], dtype: str, problem: str) -> Tensor:
+    """Return a tensor that is listed but cannot be read."""
 
+    def read() -> np.ndarray:
+        raise ValueError(f"the values cannot be read: {problem}")
 
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    problem: str
-
-    def __call__(self) -> np.ndarray:
-        raise ValueError(f"the values cannot be read: {self.problem}")
+    return Tensor(name=name, shape=shape, dtype=dtype, problem=problem, read=read)
 
 
 class File(NamedTuple):
@@ -144,10 +154,15 @@ def shape_text(shape: list[int] | tuple[int, ...]) -> str:
     return shown(str(tuple(shape)), quote=False)
 
 
+def printable(text: str) -> str:
+    """Return `text` on one line: whatever is not printable is escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def shown(text: str, *, quote: bool = True, limit: int = 80) -> str:
-    """Return `text` in printable ASCII, on one line and cut to `limit` characters."""
-    short = text if len(text) <= limit else text[: limit - 3] + "..."
-    return ascii(short) if quote else ascii(short)[1:-1]
+    """Return `text` printable and cut to `limit` characters, for a message."""
+    short = printable(text if len(text) <= limit else text[: limit - 3] + "...")
+    return f"'{short}'" if quote else short
 
 
 def is_text(text: str) -> bool:

@@ -4,38 +4,18 @@ torch is never imported here: whoever passes a tensor has imported it.
 """
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from specdiag._files import ITEMSIZE, ML_DTYPES, Values, numpy_dtype, unreadable
+from specdiag._files import ITEMSIZE, ML_DTYPES, Tensor, numpy_dtype, unreadable
 
 
 def is_module(value: object) -> bool:
     """Tell whether a value has a ``state_dict()``, as torch modules do."""
     return callable(getattr(value, "state_dict", None)) and not isinstance(value, type)
-
-
-def is_array(value: object) -> bool:
-    """Tell whether a value is a NumPy array or a torch tensor."""
-    torch = sys.modules.get("torch")
-    return isinstance(value, np.ndarray) or (torch is not None and isinstance(value, torch.Tensor))
-
-
-def is_table(value: object) -> bool:
-    """Tell whether a value is a mapping."""
-    return isinstance(value, Mapping)
-
-
-def children(value: object) -> Iterable[tuple[str, Any]] | None:
-    """Return the named parts of a mapping, list or tuple, or None for a leaf."""
-    if isinstance(value, Mapping):
-        return ((str(key), item) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return ((str(index), item) for index, item in enumerate(value))
-    return None
 
 
 def memory_tree(source: object) -> object:
@@ -47,29 +27,28 @@ def memory_tree(source: object) -> object:
     return source
 
 
-def array_values(array: Any) -> Values:
-    """Return shape, dtype and values of a NumPy array or torch tensor."""
-    return _numpy_values(array) if isinstance(array, np.ndarray) else _torch_values(array)
+def memory_tensor(name: str, values: Any) -> Tensor:
+    """Return a NumPy array or torch tensor under its name."""
+    make = _numpy_tensor if isinstance(values, np.ndarray) else _torch_tensor
+    return make(name, values)
 
 
-def _numpy_values(array: np.ndarray) -> Values:
+def _numpy_tensor(name: str, array: np.ndarray) -> Tensor:
     dtype = array.dtype.name
     if dtype not in ITEMSIZE:
-        return unreadable(array.shape, dtype, f"dtype {dtype} is not supported")
+        return unreadable(name, array.shape, dtype, f"dtype {dtype} is not supported")
     if isinstance(array, np.ma.MaskedArray):
-        return unreadable(array.shape, dtype, "masked array")
+        return unreadable(name, array.shape, dtype, "masked array")
     if _expanded(array.shape, array.strides):
-        return unreadable(array.shape, dtype, "expanded (stride 0)")
+        return unreadable(name, array.shape, dtype, "expanded (stride 0)")
+
+    def read() -> np.ndarray:
+        native = array.dtype.newbyteorder("=")
+        return np.ascontiguousarray(array, dtype=native).reshape(array.shape).view(np.ndarray)
+
     place = array.__array_interface__["data"][0]
-    identity = (place, dtype, array.shape, array.strides) if array.size else None
-    return Values(
-        shape=array.shape, dtype=dtype, read=partial(_read_numpy, array), identity=identity
-    )
-
-
-def _read_numpy(array: np.ndarray) -> np.ndarray:
-    native = array.dtype.newbyteorder("=")
-    return np.ascontiguousarray(array, dtype=native).reshape(array.shape).view(np.ndarray)
+    identity = (place, array.dtype.str, dtype, array.shape, array.strides) if array.size else None
+    return Tensor(name=name, shape=array.shape, dtype=dtype, identity=identity, read=read)
 
 
 def _expanded(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
@@ -77,19 +56,18 @@ def _expanded(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     return 0 not in shape and any(size > 1 and step == 0 for size, step in steps)
 
 
-def _torch_values(tensor: Any) -> Values:
+def _torch_tensor(name: str, tensor: Any) -> Tensor:
     dtype = str(tensor.dtype).removeprefix("torch.")
     if tensor.is_nested:
-        return unreadable((), dtype, "nested tensor")
+        return unreadable(name, (), dtype, "nested tensor")
     shape = tuple(int(size) for size in tensor.shape)
     if problem := _torch_problem(tensor, dtype, shape):
-        return unreadable(shape, dtype, problem)
+        return unreadable(name, shape, dtype, problem)
     place = (tensor.data_ptr(), dtype, shape, tuple(tensor.stride()))
     flips = (tensor.is_conj(), tensor.is_neg(), str(tensor.device))
     identity = (*place, *flips) if 0 not in shape else None
-    return Values(
-        shape=shape, dtype=dtype, read=partial(_read_torch, tensor, dtype), identity=identity
-    )
+    read = partial(_read_torch, tensor, dtype)
+    return Tensor(name=name, shape=shape, dtype=dtype, identity=identity, read=read)
 
 
 def _torch_problem(tensor: Any, dtype: str, shape: tuple[int, ...]) -> str | None:

@@ -1,55 +1,16 @@
-"""An inert reader of pickles: it interprets the opcodes itself, imports nothing and calls nothing.
-
-What a pickle wants imported becomes a `Global`, what it wants called becomes an `Object`, and both
-stay what they are: a description. Lists, tuples and dicts are Python's own. Nothing here compares,
-hashes or prints a value that may be nested, so depth costs memory and never the C stack.
-"""
+"""An inert reader of pickles: it interprets the opcodes itself, imports nothing and calls nothing."""
 
 import re
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 from specdiag._files import is_text, shown
+from specdiag._machine import Global, Key, Machine, Object, Reference
 
-MAX_OPERATIONS = 6_000_000  # a state dict takes about 60 a tensor
-MAX_BYTES = 512 * 2**20
-MAX_MARKS = 10_000  # Python's own pickler stops at about 1,000 levels
+MAX_OPERATIONS = 2_000_000  # a state dict takes about 60 a tensor
 MAX_INTEGER_BYTES = 1024
 MAX_KEY = 2**60  # Python hashes smaller integers to themselves: no chosen collisions
-
-
-@dataclass(frozen=True, slots=True)
-class Global:
-    """The dotted name of something that the pickle wants imported."""
-
-    path: str
-
-
-@dataclass(eq=False, repr=False, slots=True)
-class Object:
-    """Something the pickle wants called, with what it would then be given."""
-
-    cls: object
-    args: tuple[Any, ...]
-    state: object = None
-    items: list[Any] | None = None
-    pairs: dict[Any, Any] | None = None
-
-
-@dataclass(eq=False, repr=False, slots=True)
-class Reference:
-    """What the pickle calls a persistent id: data kept outside it."""
-
-    id: object
-
-
-@dataclass(eq=False, repr=False, slots=True)
-class Key:
-    """A dict key that is compared by identity: hashing it could be slow or overflow the stack."""
-
-    value: object
 
 
 def interpret(stream: BinaryIO, end: int, where: str) -> Any:
@@ -74,7 +35,7 @@ def interpret(stream: BinaryIO, end: int, where: str) -> Any:
     ValueError
         If this is not a well-formed pickle, or exceeds a limit on operations, size or depth.
     """
-    machine = _Machine(stream, end, where)
+    machine = Machine(stream, end, where)
     read = stream.read
     for _ in range(MAX_OPERATIONS):
         opcode = read(1)
@@ -87,99 +48,20 @@ def interpret(stream: BinaryIO, end: int, where: str) -> Any:
     return machine.fail(f"more than {MAX_OPERATIONS:,} operations")
 
 
-class _Machine:
-    """The state of one interpretation: stack, marks and memo."""
-
-    __slots__ = ("end", "marks", "memo", "stack", "stream", "where")
-
-    def __init__(self, stream: BinaryIO, end: int, where: str) -> None:
-        self.stream = stream
-        self.end = min(end, stream.tell() + MAX_BYTES)
-        self.where = where
-        self.stack: list[Any] = []
-        self.marks: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
-
-    def fail(self, what: str) -> NoReturn:
-        raise ValueError(f"{self.where}, byte {self.stream.tell():,}: {what}; the file is damaged")
-
-    def read(self, n_bytes: int) -> bytes:
-        # A huge length is refused before Python reserves memory for it.
-        if n_bytes > 2**16 and n_bytes > self.end - self.stream.tell():
-            self.fail(f"{n_bytes:,} bytes are announced, which is more than there are")
-        data = self.stream.read(n_bytes)
-        if len(data) != n_bytes:
-            self.fail("the pickle is cut short")
-        return data
-
-    def number(self, n_bytes: int) -> int:
-        return int.from_bytes(self.read(n_bytes), "little")
-
-    def byte(self) -> int:
-        data = self.stream.read(1)
-        return data[0] if data else self.fail("the pickle is cut short")
-
-    def line(self) -> bytes:
-        data = self.stream.readline(self.end - self.stream.tell())
-        if not data.endswith(b"\n"):
-            self.fail("a line does not end")
-        return data[:-1]
-
-    def text(self, data: bytes) -> str:
-        try:
-            return data.decode()
-        except UnicodeDecodeError:
-            self.fail("text is not UTF-8")
-
-    def pop(self) -> Any:
-        if not self.stack:
-            self.fail("a value is taken from an empty stack")
-        return self.stack.pop()
-
-    def top(self) -> Any:
-        if not self.stack:
-            self.fail("a value is taken from an empty stack")
-        return self.stack[-1]
-
-    def pop_to_mark(self) -> list[Any]:
-        if not self.marks:
-            self.fail("a mark is missing")
-        items, self.stack = self.stack, self.marks.pop()
-        return items
-
-    def push(self, value: object) -> None:
-        self.stack.append(value)
-
-
-def _mark(machine: _Machine) -> None:
-    if len(machine.marks) >= MAX_MARKS:
-        machine.fail(f"nested deeper than {MAX_MARKS:,} levels")
-    machine.marks.append(machine.stack)
-    machine.stack = []
-
-
-def _pop(machine: _Machine) -> None:
+def _pop(machine: Machine) -> None:
     if machine.stack:
         machine.stack.pop()
     else:
         machine.pop_to_mark()
 
 
-def _pop_mark(machine: _Machine) -> None:
-    machine.pop_to_mark()
-
-
-def _frame(machine: _Machine) -> None:
-    machine.read(8)  # how much a reader may fetch at once: of no use here
-
-
-def _protocol(machine: _Machine) -> None:
+def _protocol(machine: Machine) -> None:
     version = machine.number(1)
     if version > 5:
         machine.fail(f"pickle protocol {version} is unknown (0 to 5 are)")
 
 
-def _integer_line(machine: _Machine) -> None:
+def _integer_line(machine: Machine) -> None:
     line = machine.line()
     if line in (b"00", b"01"):
         machine.push(line == b"01")
@@ -187,20 +69,20 @@ def _integer_line(machine: _Machine) -> None:
         machine.push(_integer(machine, line.removesuffix(b"L")))
 
 
-def _integer(machine: _Machine, digits: bytes) -> int:
+def _integer(machine: Machine, digits: bytes) -> int:
     if not re.fullmatch(rb"[+-]?[0-9]{1,2400}", digits):
         machine.fail(f"{digits[:40]!r} is not a whole number within the limits")
     return int(digits)
 
 
-def _long(machine: _Machine, n_length: int) -> None:
+def _long(machine: Machine, n_length: int) -> None:
     length = machine.number(n_length)
     if length > MAX_INTEGER_BYTES:
         machine.fail(f"an integer of {length:,} bytes; at most {MAX_INTEGER_BYTES:,} are read")
     machine.push(int.from_bytes(machine.read(length), "little", signed=True))
 
 
-def _float_line(machine: _Machine) -> None:
+def _float_line(machine: Machine) -> None:
     line = machine.line()
     try:
         machine.push(float(line))
@@ -211,7 +93,7 @@ def _float_line(machine: _Machine) -> None:
 _ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"\\": b"\\", b"'": b"'", b'"': b'"'}
 
 
-def _string_line(machine: _Machine) -> None:
+def _string_line(machine: Machine) -> None:
     """Python 2's repr of a byte string."""
     line = machine.line().strip()
     if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
@@ -237,7 +119,7 @@ def _bytes_or_text(data: bytes) -> bytes | str:
         return data
 
 
-def _unicode_line(machine: _Machine) -> None:
+def _unicode_line(machine: Machine) -> None:
     try:
         text = machine.line().decode("raw-unicode-escape")
     except UnicodeDecodeError:
@@ -247,56 +129,60 @@ def _unicode_line(machine: _Machine) -> None:
     machine.push(text)
 
 
-def _tuple(machine: _Machine, length: int) -> None:
+def _tuple(machine: Machine, length: int) -> None:
     if len(machine.stack) < length:
         machine.fail("a value is taken from an empty stack")
     items = tuple(machine.stack[-length:])
     del machine.stack[-length:]
-    machine.push(items)
+    machine.hold(items)
 
 
-def _global(machine: _Machine, module: object, name: object) -> Global:
+def _global(machine: Machine, module: object, name: object) -> Global:
     if type(module) is not str or type(name) is not str:
         machine.fail("the name of a global is not text")
-    return Global(f"{module}.{name}")
+    return machine.name(f"{module}.{name}")
 
 
-def _global_lines(machine: _Machine) -> Global:
+def _global_lines(machine: Machine) -> Global:
     module, name = machine.line(), machine.line()
     return _global(machine, machine.text(module), machine.text(name))
 
 
-def _stack_global(machine: _Machine) -> None:
+def _extension(machine: Machine, n_bytes: int) -> Global:
+    return machine.name(f"copyreg.extension_{machine.number(n_bytes)}")
+
+
+def _stack_global(machine: Machine) -> None:
     name, module = machine.pop(), machine.pop()
     machine.push(_global(machine, module, name))
 
 
-def _call(machine: _Machine) -> None:
+def _call(machine: Machine) -> None:
     args, cls = machine.pop(), machine.pop()
     if type(args) is not tuple:
         machine.fail("the arguments of a call are no tuple")
-    machine.push(Object(cls, args))
+    machine.hold(Object(cls, args))
 
 
-def _call_with_keywords(machine: _Machine) -> None:
+def _call_with_keywords(machine: Machine) -> None:
     keywords, args, cls = machine.pop(), machine.pop(), machine.pop()
     # Not args + (keywords,): copying long arguments again and again would eat the memory.
-    machine.push(Object(cls, (args, keywords)))
+    machine.hold(Object(cls, (args, keywords)))
 
 
-def _call_marked(machine: _Machine) -> None:
+def _call_marked(machine: Machine) -> None:
     items = machine.pop_to_mark()
     if not items:
         machine.fail("an object has no class")
-    machine.push(Object(items[0], tuple(items[1:])))
+    machine.hold(Object(items[0], tuple(items[1:])))
 
 
-def _instance(machine: _Machine) -> None:
+def _instance(machine: Machine) -> None:
     cls = _global_lines(machine)
-    machine.push(Object(cls, tuple(machine.pop_to_mark())))
+    machine.hold(Object(cls, tuple(machine.pop_to_mark())))
 
 
-def _build(machine: _Machine) -> None:
+def _build(machine: Machine) -> None:
     state, target = machine.pop(), machine.top()
     if type(target) is not Object:
         machine.fail("a state is given to something that is no object")
@@ -305,7 +191,7 @@ def _build(machine: _Machine) -> None:
     target.state = state
 
 
-def _extend(machine: _Machine, items: Sequence[object]) -> None:
+def _extend(machine: Machine, items: Sequence[object]) -> None:
     target = machine.top()
     if type(target) is Object:
         if target.items is None:
@@ -317,12 +203,12 @@ def _extend(machine: _Machine, items: Sequence[object]) -> None:
         machine.fail("items are appended to something that is no list")
 
 
-def _append(machine: _Machine) -> None:
+def _append(machine: Machine) -> None:
     item = machine.pop()
     _extend(machine, (item,))
 
 
-def _update(machine: _Machine, items: Sequence[object]) -> None:
+def _update(machine: Machine, items: Sequence[object]) -> None:
     target = machine.top()
     if type(target) is Object:
         if target.pairs is None:
@@ -339,7 +225,7 @@ def _update(machine: _Machine, items: Sequence[object]) -> None:
         target[safe] = value
 
 
-def _safe_key(machine: _Machine, key: object) -> object:
+def _safe_key(machine: Machine, key: object) -> object:
     kind = type(key)
     if kind is str or kind is bool or key is None or kind is Object or kind is bytes:
         return key
@@ -350,40 +236,32 @@ def _safe_key(machine: _Machine, key: object) -> object:
     return Key(key)
 
 
-def _set_item(machine: _Machine) -> None:
+def _set_item(machine: Machine) -> None:
     value, key = machine.pop(), machine.pop()
     _update(machine, (key, value))
 
 
-def _new_dict(machine: _Machine) -> None:
+def _new_dict(machine: Machine) -> None:
     items = machine.pop_to_mark()
-    machine.push({})
+    machine.hold({})
     _update(machine, items)
 
 
-def _get(machine: _Machine, index: int) -> None:
+def _get(machine: Machine, index: int) -> None:
     if index not in machine.memo:
         machine.fail(f"memo entry {index} is used before it is set")
     machine.push(machine.memo[index])
 
 
-def _put(machine: _Machine, index: int) -> None:
+def _put(machine: Machine, index: int) -> None:
     machine.memo[index] = machine.top()
 
 
-def _index_line(machine: _Machine) -> int:
+def _index_line(machine: Machine) -> int:
     return _integer(machine, machine.line()[:20])
 
 
-def _refuse(machine: _Machine) -> None:
-    machine.fail("buffers kept outside the pickle are not supported")
-
-
-def _extension(n_bytes: int) -> Callable[[_Machine], None]:
-    return lambda machine: machine.push(Global(f"copyreg.extension_{machine.number(n_bytes)}"))
-
-
-_Operation = Callable[[_Machine], None]
+_Operation = Callable[[Machine], object]
 
 _VALUES: dict[bytes, _Operation] = {
     b"N": lambda m: m.push(None),
@@ -408,18 +286,18 @@ _VALUES: dict[bytes, _Operation] = {
     b"B": lambda m: m.push(m.read(m.number(4))),
     b"C": lambda m: m.push(m.read(m.number(1))),
     b"\x8e": lambda m: m.push(m.read(m.number(8))),
-    b"\x96": lambda m: m.push(Object(Global("builtins.bytearray"), (m.read(m.number(8)),))),
+    b"\x96": lambda m: m.hold(Object(m.name("builtins.bytearray"), (m.read(m.number(8)),))),
 }
 
 _CONTAINERS: dict[bytes, _Operation] = {
-    b"]": lambda m: m.push([]),
-    b"}": lambda m: m.push({}),
+    b"]": lambda m: m.hold([]),
+    b"}": lambda m: m.hold({}),
     b")": lambda m: m.push(()),
-    b"\x8f": lambda m: m.push(Object(Global("builtins.set"), ())),
-    b"l": lambda m: m.push(m.pop_to_mark()),
-    b"t": lambda m: m.push(tuple(m.pop_to_mark())),
+    b"\x8f": lambda m: m.hold(Object(m.name("builtins.set"), ())),
+    b"l": lambda m: m.hold(m.pop_to_mark()),
+    b"t": lambda m: m.hold(tuple(m.pop_to_mark())),
     b"d": _new_dict,
-    b"\x91": lambda m: m.push(Object(Global("builtins.frozenset"), (m.pop_to_mark(),))),
+    b"\x91": lambda m: m.hold(Object(m.name("builtins.frozenset"), (m.pop_to_mark(),))),
     b"\x85": lambda m: _tuple(m, 1),
     b"\x86": lambda m: _tuple(m, 2),
     b"\x87": lambda m: _tuple(m, 3),
@@ -439,21 +317,21 @@ _OBJECTS: dict[bytes, _Operation] = {
     b"o": _call_marked,
     b"i": _instance,
     b"b": _build,
-    b"P": lambda m: m.push(Reference(m.text(m.line()))),
-    b"Q": lambda m: m.push(Reference(m.pop())),
-    b"\x82": _extension(1),
-    b"\x83": _extension(2),
-    b"\x84": _extension(4),
-    b"\x97": _refuse,
-    b"\x98": _refuse,
+    b"P": lambda m: m.hold(Reference(m.text(m.line()))),
+    b"Q": lambda m: m.hold(Reference(m.pop())),
+    b"\x82": lambda m: m.push(_extension(m, 1)),
+    b"\x83": lambda m: m.push(_extension(m, 2)),
+    b"\x84": lambda m: m.push(_extension(m, 4)),
+    b"\x97": lambda m: m.fail("buffers kept outside the pickle are not supported"),
+    b"\x98": lambda m: m.fail("buffers kept outside the pickle are not supported"),
 }
 
 _STACK: dict[bytes, _Operation] = {
     b"\x80": _protocol,
-    b"\x95": _frame,
-    b"(": _mark,
+    b"\x95": lambda m: m.read(8),  # how much a reader may fetch at once
+    b"(": Machine.mark,
     b"0": _pop,
-    b"1": _pop_mark,
+    b"1": lambda m: m.pop_to_mark(),
     b"2": lambda m: m.push(m.top()),
     b"g": lambda m: _get(m, _index_line(m)),
     b"h": lambda m: _get(m, m.byte()),

@@ -1,6 +1,7 @@
-"""Looking at unpickled nodes: the parts of containers, and plain values for the metadata."""
+"""Looking at trees from pickles and from memory: their parts, and plain values for metadata."""
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from specdiag._files import is_text, shown
-from specdiag._pickle import Global, Key, Object, Reference
-from specdiag._torchfile import is_tensor
+from specdiag._machine import Global, Key, Object, Reference
+from specdiag._numpy import bytes_of, is_array, path_of, scalar_value
 
 MAX_NODES = 500_000
 MAX_LEVELS = 40
@@ -19,16 +20,43 @@ _LISTS = {"builtins.set", "builtins.frozenset", "__builtin__.set", "__builtin__.
 _MODULE_SLOTS = ("_parameters", "_buffers", "_modules")
 
 
+def is_tensor(node: object) -> bool:
+    """Tell whether a node is, or describes, a tensor or NumPy array of whatever kind."""
+    if type(node) is not Object:
+        torch = sys.modules.get("torch")
+        return isinstance(node, np.ndarray) or (
+            torch is not None and isinstance(node, torch.Tensor)
+        )
+    path = path_of(node)
+    last = path.rpartition(".")[2]
+    return is_array(node) or (
+        path.startswith("torch.")
+        and (
+            last.startswith("_rebuild_")
+            or (path.startswith("torch.distributed.") and last.endswith("Tensor"))
+        )
+    )
+
+
+def is_number(node: object) -> bool:
+    """Tell whether a node describes a tensor or array of one element, and no parameter."""
+    if type(node) is not Object:
+        return False
+    about = node.state if is_array(node) else node.args[1:]
+    size = about[1] if type(about) is tuple and len(about) > 1 else None
+    return type(size) is tuple and all(type(n) is int and n == 1 for n in size)
+
+
 def is_table(node: object) -> bool:
-    """Tell whether a node is a dict or an object that behaves like one."""
+    """Tell whether a node is a mapping or an object that behaves like one."""
     if type(node) is Object:
-        return node.pairs is not None or _path(node.cls) in _TABLES
-    return type(node) is dict
+        return node.pairs is not None or path_of(node) in _TABLES
+    return isinstance(node, Mapping)
 
 
 def table_items(node: object) -> Iterable[tuple[Any, Any]]:
     """Return keys and values of a dict-like node."""
-    if type(node) is dict:
+    if isinstance(node, Mapping):
         return node.items()
     if type(node) is not Object:
         return ()
@@ -40,7 +68,7 @@ def table_items(node: object) -> Iterable[tuple[Any, Any]]:
 
 
 def children(node: object) -> Iterable[tuple[str, Any]] | None:
-    """Return the named parts of an unpickled node, or None for a leaf.
+    """Return the named parts of a node, or None for a leaf.
 
     Of a pickled torch module they are those of its state dict.
     """
@@ -82,13 +110,9 @@ def _set_items(node: Object) -> list[Any]:
     return [*(first if isinstance(first, list | tuple) else ()), *(node.items or ())]
 
 
-def _path(cls: object) -> str:
-    return cls.path if type(cls) is Global else ""
-
-
 def key_text(key: object) -> str:
     """Return the text under which a dict's key is listed."""
-    if isinstance(key, str):
+    if isinstance(key, str | tuple):
         return str(key)
     if isinstance(key, Key):
         key = key.value
@@ -120,57 +144,20 @@ def _scalar(value: object) -> object:
 
 
 def _object_scalar(node: Object) -> object:
-    path = _path(node.cls)
+    path = path_of(node)
     if is_tensor(node):
         return "<tensor>"
-    if path in ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"):
-        value = _numpy_scalar(node)
-        if value is not None:
-            return _scalar(value)
+    value = scalar_value(node)
+    if value is not None:
+        return _scalar(value)
     if path.startswith("pathlib.") and path.endswith("Path"):
         parts = [part for part in node.args if type(part) is str]
         if parts and len(parts) == len(node.args):
             root = parts[0] if parts[0].endswith(("/", "\\")) else ""
             return root + "/".join(parts[1:] if root else parts)
     if path == "_codecs.encode":
-        return f"<{len(_bytes(node) or b''):,} bytes>"
+        return f"<{len(bytes_of(node) or b''):,} bytes>"
     return f"<{shown(path, quote=False) or 'object'}>"
-
-
-def _bytes(node: object) -> bytes | None:
-    """Protocol 2 writes bytes as a call that encodes text as Latin-1."""
-    if type(node) is bytes:
-        return node
-    if type(node) is Object and _path(node.cls) == "_codecs.encode":
-        text = node.args[0] if node.args else None
-        if type(text) is str and all(ord(character) < 256 for character in text):
-            return text.encode("latin-1")
-    return None
-
-
-def _numpy_scalar(node: Object) -> object:
-    """Return the value of a pickled NumPy scalar: ``scalar(dtype, bytes)``."""
-    if len(node.args) != 2 or type(node.args[0]) is not Object:
-        return None
-    described, data = node.args[0], _bytes(node.args[1])
-    code = described.args[0] if described.args else None
-    if _path(described.cls) != "numpy.dtype" or type(code) is not str or data is None:
-        return None
-    order = described.state[1] if type(described.state) is tuple and described.state[1:] else "<"
-    if code[:1] in ("U", "S") and code[1:].isdecimal() and len(code) < 12:
-        return _numpy_text(code[0], data, order)
-    if code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"):
-        return None
-    dtype = np.dtype(code).newbyteorder(">" if order == ">" else "<")
-    return np.frombuffer(data, dtype)[0] if len(data) == dtype.itemsize else None
-
-
-def _numpy_text(kind: str, data: bytes, order: object) -> str | None:
-    encoding = "ascii" if kind == "S" else "utf-32-be" if order == ">" else "utf-32-le"
-    try:
-        return data.decode(encoding).rstrip("\0")
-    except UnicodeDecodeError:
-        return None
 
 
 class Plainer:
@@ -192,13 +179,13 @@ class Plainer:
         if isinstance(node, Mapping) or is_table(node):
             pairs = node.items() if isinstance(node, Mapping) else table_items(node)
             return self._table(pairs, levels)
-        if type(node) is Object and _path(node.cls) == "argparse.Namespace":
+        if type(node) is Object and path_of(node) == "argparse.Namespace":
             return self._table(table_items(node.state), levels)
         if isinstance(node, list | tuple | set | frozenset):
             return self._list(node, levels)
-        if type(node) is Object and _path(node.cls) in _LISTS:
+        if type(node) is Object and path_of(node) in _LISTS:
             return self._list(_set_items(node), levels)
-        if type(node) is Object and _path(node.cls) == "torch.Size" and node.args:
+        if type(node) is Object and path_of(node) == "torch.Size" and node.args:
             return self.convert(node.args[0], levels - 1)
         value = _scalar(node)
         if isinstance(value, str) and not isinstance(node, str | bytes | float):

@@ -1,7 +1,6 @@
 """Safetensors files: the header is JSON, the values lie behind it without gaps."""
 
 import json
-from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 from specdiag._files import (
     ITEMSIZE,
     File,
-    Values,
+    Tensor,
     check_bytes,
     checked_shape,
     is_text,
@@ -23,7 +22,7 @@ from specdiag._files import (
 )
 
 MAX_HEADER = 100_000_000  # the format's own limit
-MAX_VALUES = 5_000_000  # a tensor takes about 8
+MAX_VALUES = 2_000_000  # a tensor takes about 8
 
 _DTYPES = {
     "BOOL": "bool",
@@ -82,7 +81,7 @@ def parse_json(data: bytes, where: str) -> Any:
         raise ValueError(f"{where}: not valid JSON ({error})") from None
 
 
-def read_header(file: File) -> tuple[dict[str, Values], dict[str, str]]:
+def read_header(file: File) -> tuple[list[Tensor], dict[str, str]]:
     """Return the tensors of a safetensors file, in the order of their bytes, and its metadata.
 
     Raises
@@ -109,7 +108,7 @@ def read_header(file: File) -> tuple[dict[str, Values], dict[str, str]]:
     entries = [_entry(name, entry, f"{where}: {shown(name)}") for name, entry in header.items()]
     entries.sort(key=lambda entry: (entry.begin, entry.end))
     _check_cover(entries, file.size - 8 - length, where)
-    return {entry.name: _values(file, 8 + length, entry) for entry in entries}, metadata
+    return [_tensor(file, 8 + length, entry) for entry in entries], metadata
 
 
 class _Entry(NamedTuple):
@@ -155,15 +154,16 @@ def _check_cover(entries: list[_Entry], n_bytes: int, where: str) -> None:
         )
 
 
-def _values(file: File, start: int, entry: _Entry) -> Values:
-    if entry.dtype not in ITEMSIZE:
-        return unreadable(entry.shape, entry.dtype, f"dtype {entry.dtype} is not supported")
-    read = partial(_read, file, start + entry.begin, entry.end - entry.begin, entry)
-    return Values(shape=entry.shape, dtype=entry.dtype, read=read)
+def _tensor(file: File, start: int, entry: _Entry) -> Tensor:
+    name, dtype, shape, begin, end = entry
+    if dtype not in ITEMSIZE:
+        return unreadable(name, shape, dtype, f"dtype {dtype} is not supported")
 
+    def read() -> np.ndarray:
+        where = f"{file.name}: {shown(name)}"
+        with open_file(file) as stream:
+            data = read_array(stream, start + begin, end - begin, where)
+        check_bytes(data, dtype, where)
+        return data.view(numpy_dtype(dtype)).reshape(shape)
 
-def _read(file: File, offset: int, length: int, entry: _Entry) -> np.ndarray:
-    with open_file(file) as stream:
-        data = read_array(stream, offset, length, f"{file.name}: {shown(entry.name)}")
-    check_bytes(data, entry.dtype, f"{file.name}: {shown(entry.name)}")
-    return data.view(numpy_dtype(entry.dtype)).reshape(entry.shape)
+    return Tensor(name=name, shape=shape, dtype=dtype, read=read)

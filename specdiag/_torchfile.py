@@ -1,12 +1,11 @@
-"""Files written by torch: the zip and the older container, and the tensors described in them."""
+"""Zip files written by torch, and the tensors that torch files describe."""
 
 import io
 import re
-import struct
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import dataclass, field
 from math import prod
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from specdiag import _zip
 from specdiag._files import (
     ITEMSIZE,
     File,
-    Values,
+    Tensor,
     check_bytes,
     checked_shape,
     numpy_dtype,
@@ -24,11 +23,10 @@ from specdiag._files import (
     shown,
     unreadable,
 )
-from specdiag._pickle import MAX_BYTES, Global, Object, Reference, interpret
+from specdiag._machine import MAX_BYTES, Global, Object, Reference
+from specdiag._numpy import array_tensor, is_array
+from specdiag._pickle import interpret
 from specdiag._zip import Record
-
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-LEGACY_PROTOCOL = 1001
 
 _STORAGE_DTYPES = {
     "DoubleStorage": "float64",
@@ -60,6 +58,7 @@ _PROBLEMS = {
     "_rebuild_device_tensor_from_numpy": "tensor of another device",
     "_rebuild_device_tensor_from_cpu_tensor": "tensor of another device",
 }
+MAX_DEFLATED = 32 * 2**20  # torch stores the description without compression
 _WRAPPED_LEVELS = 8  # a parameter of a subclass of a tensor takes three
 
 
@@ -71,23 +70,22 @@ class Storage(NamedTuple):
     record: Record | None
 
 
+@dataclass(kw_only=True, slots=True)
 class TorchFile:
-    """The object that a torch file describes, and its storages.
+    """The storages of a torch file, and its dtypes and records as far as they have been seen.
 
     `dtypes` remembers what each storage was read as, so that no two tensors disagree about it;
     `verified` the records whose checksum has been seen to be right.
     """
 
-    def __init__(self, file: File, root: Any, storages: Mapping[str, Storage]) -> None:
-        self.file = file
-        self.root = root
-        self.storages = storages
-        self.dtypes: dict[str, str] = {}
-        self.verified: set[str] = set()
+    file: File
+    storages: Mapping[str, Storage]
+    dtypes: dict[str, str] = field(default_factory=dict)
+    verified: set[str] = field(default_factory=set)
 
 
-def read_zip(file: File) -> TorchFile:
-    """Read the description in a zip archive written by torch.
+def read_zip(file: File) -> tuple[Any, TorchFile]:
+    """Return the object that a zip archive written by torch describes, and its storages.
 
     Raises
     ------
@@ -102,7 +100,8 @@ def read_zip(file: File) -> TorchFile:
         if byteorder and _zip.read_small(stream, byteorder, 16, file.name) != b"little":
             raise ValueError(f"{file.name}: not little-endian; save it again on a common machine")
         record = records[f"{root}/data.pkl"]
-        data = _zip.read_small(stream, record, MAX_BYTES, file.name)
+        limit = MAX_DEFLATED if record.deflated else MAX_BYTES
+        data = _zip.read_small(stream, record, limit, file.name)
     content = io.BytesIO(data)
     tree = interpret(content, len(data), f"{file.name}: {shown(record.name, quote=False)}")
     if content.tell() != len(data):
@@ -113,7 +112,7 @@ def read_zip(file: File) -> TorchFile:
         for name, record in records.items()
         if name.startswith(prefix)
     }
-    return TorchFile(file, tree, storages)
+    return tree, TorchFile(file=file, storages=storages)
 
 
 def _archive_root(records: Mapping[str, Record], where: str) -> str:
@@ -127,94 +126,7 @@ def _archive_root(records: Mapping[str, Record], where: str) -> str:
     raise ValueError(f"{where}: a zip archive without data.pkl, not written by torch.save")
 
 
-def starts_legacy(file: File) -> bool:
-    """Tell whether the file starts with the pickled number that marks torch's older format."""
-    with open_file(file) as stream:
-        try:
-            return bool(interpret(stream, min(file.size, 64), file.name) == LEGACY_MAGIC)
-        except ValueError:
-            return False
-
-
-def read_legacy(file: File) -> TorchFile:
-    """Read the description in a file of torch's older format: five pickles, then the storages.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged, cut short or was written on a big-endian machine.
-    """
-    with open_file(file) as stream:
-        parts = [
-            interpret(stream, file.size, f"{file.name}: {part}")
-            for part in ("magic number", "protocol", "system", "object", "storage keys")
-        ]
-        _, protocol, system, root, keys = parts
-        if type(protocol) is not int or protocol != LEGACY_PROTOCOL:
-            raise ValueError(f"{file.name}: its protocol is not {LEGACY_PROTOCOL}")
-        if type(system) is not dict or system.get("little_endian") is not True:
-            raise ValueError(f"{file.name}: not little-endian; save it again on a common machine")
-        if type(keys) is not list or not all(type(key) is str for key in keys):
-            raise ValueError(f"{file.name}: the list of storage keys is damaged")
-        storages = _legacy_storages(stream, file, root, keys)
-    return TorchFile(file, root, storages)
-
-
-def _legacy_storages(
-    stream: BinaryIO, file: File, root: Any, keys: list[str]
-) -> dict[str, Storage]:
-    itemsizes: dict[str, tuple[int, int]] = {}
-    for reference in _references(root):
-        # Classes of modules are kept outside the pickle too, together with their source.
-        if type(reference.id) is tuple and reference.id[:1] == ("module",):
-            continue
-        key, dtype, numel = _storage_id(reference, file.name)
-        itemsize = ITEMSIZE.get(dtype, 1)
-        if itemsizes.setdefault(key, (itemsize, numel)) != (itemsize, numel):
-            raise ValueError(f"{file.name}: storage {shown(key)} is described in two ways")
-    if len(set(keys)) != len(keys) or set(keys) != set(itemsizes):
-        raise ValueError(f"{file.name}: the storages in the file are not those described")
-    storages = {}
-    position = stream.tell()
-    for key in keys:
-        where = f"{file.name}: storage {shown(key)}"
-        stream.seek(position)
-        head = stream.read(8)
-        itemsize, numel = itemsizes[key]
-        if len(head) != 8 or struct.unpack("<q", head)[0] != numel:
-            raise ValueError(f"{where}: its length is missing or wrong; the file is damaged")
-        storages[key] = Storage(numel * itemsize, position + 8, None)
-        position += 8 + numel * itemsize
-        if position > file.size:
-            raise ValueError(f"{where}: the file ends before it does; copy or download it again")
-    if position != file.size:
-        raise ValueError(f"{file.name}: {file.size - position:,} bytes follow the last storage")
-    return storages
-
-
-def _references(root: Any) -> list[Reference]:
-    """Return all persistent ids below `root`; the walk keeps its own stack."""
-    found: list[Reference] = []
-    seen: set[int] = set()
-    stack = [root]
-    while stack:
-        node = stack.pop()
-        if not isinstance(node, dict | list | tuple | Object | Reference) or id(node) in seen:
-            continue
-        seen.add(id(node))
-        if isinstance(node, Reference):
-            found.append(node)
-        elif isinstance(node, Object):
-            stack += [node.cls, node.args, node.state, node.items, node.pairs]
-        elif isinstance(node, dict):
-            stack += node.values()
-            stack += node.keys()
-        else:
-            stack += node
-    return found
-
-
-def _storage_id(reference: object, where: str) -> tuple[str, str, int]:
+def storage_id(reference: object, where: str) -> tuple[str, str, int]:
     """Return key, dtype and number of elements from a storage's persistent id."""
     damaged = ValueError(f"{where}: a storage is described in an unknown way")
     if type(reference) is not Reference:
@@ -243,40 +155,31 @@ def _storage_id(reference: object, where: str) -> tuple[str, str, int]:
     return key, _STORAGE_DTYPES[name], numel
 
 
-def is_tensor(node: object) -> bool:
-    """Tell whether a node describes a tensor of whatever kind."""
-    if type(node) is not Object or type(node.cls) is not Global:
-        return False
-    path = node.cls.path
-    last = path.rpartition(".")[2]
-    return path.startswith("torch.") and (
-        last.startswith("_rebuild_")
-        or (path.startswith("torch.distributed.") and last.endswith("Tensor"))
-    )
-
-
-def tensor_values(source: TorchFile, node: Object, where: str) -> Values:
-    """Return shape, dtype and values of the tensor that `node` describes.
+def torch_tensor(source: TorchFile, name: str, node: Object) -> Tensor:
+    """Return the tensor or array that `node` describes.
 
     Raises
     ------
     ValueError
         If the description is malformed or points outside its storage.
     """
+    where = f"{source.file.name}: {shown(name)}"
+    if is_array(node):
+        return array_tensor(name, node, where)
     for _ in range(_WRAPPED_LEVELS):
-        name, args = _called(node)
-        if name.startswith("_rebuild_parameter"):
+        function, args = _called(node)
+        if function.startswith("_rebuild_parameter"):
             inner = args[0] if args else None
-        elif name.startswith("_rebuild_from_type"):
+        elif function.startswith("_rebuild_from_type"):
             inner = _retyped(args)
         else:
             break
         if not isinstance(inner, Object):
             raise ValueError(f"{where}: the tensor inside is missing")  # noqa: TRY004
         node = inner
-    if name not in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"):
-        return _unsupported(name, args)
-    return _strided(source, name, args, where)
+    if function not in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"):
+        return _unsupported(name, function, args)
+    return _strided(source, name, args, where, untyped=function == "_rebuild_tensor_v3")
 
 
 def _called(node: Object) -> tuple[str, tuple[Any, ...]]:
@@ -291,12 +194,12 @@ def _retyped(args: tuple[Any, ...]) -> Object | None:
     return Object(args[0], args[2])
 
 
-def _unsupported(name: str, args: tuple[Any, ...]) -> Values:
+def _unsupported(name: str, function: str, args: tuple[Any, ...]) -> Tensor:
     """List a tensor that cannot be read with whatever shape and dtype it gives."""
-    problem = _PROBLEMS.get(name, f"unsupported ({shown(name, quote=False)})")
+    problem = _PROBLEMS.get(function, f"unsupported ({shown(function, quote=False)})")
     shape: tuple[int, ...] = ()
     dtype = "unknown"
-    if name.startswith("_rebuild_sparse") and len(args) > 1 and type(args[1]) is tuple:
+    if function.startswith("_rebuild_sparse") and len(args) > 1 and type(args[1]) is tuple:
         args = args[1]
     for arg in args:
         if type(arg) is Object and arg.cls == Global("torch.Size"):
@@ -305,7 +208,7 @@ def _unsupported(name: str, args: tuple[Any, ...]) -> Values:
             dtype = _dtype_name(arg)
         if type(arg) is tuple and arg and not shape and all(type(size) is int for size in arg):
             shape = arg if len(arg) <= 64 else ()
-    return unreadable(shape, dtype, problem)
+    return unreadable(name, shape, dtype, problem)
 
 
 def _dtype_name(dtype: Global) -> str:
@@ -320,11 +223,12 @@ class _Layout(NamedTuple):
     flips: tuple[str, ...]
 
 
-def _strided(source: TorchFile, name: str, args: tuple[Any, ...], where: str) -> Values:
-    untyped = name == "_rebuild_tensor_v3"
+def _strided(
+    source: TorchFile, name: str, args: tuple[Any, ...], where: str, *, untyped: bool
+) -> Tensor:
     if len(args) < (7 if untyped else 4):
         raise ValueError(f"{where}: its description is incomplete")
-    key, dtype, numel = _storage_id(args[0], where)
+    key, dtype, numel = storage_id(args[0], where)
     if untyped != (dtype == "bytes") or (untyped and type(args[6]) is not Global):
         raise ValueError(f"{where}: its dtype is described in an unknown way")
     if untyped:
@@ -336,7 +240,7 @@ def _strided(source: TorchFile, name: str, args: tuple[Any, ...], where: str) ->
     shape = checked_shape(_plain_size(args[2]), ITEMSIZE.get(dtype, 1), where)
     if dtype not in ITEMSIZE:
         kind = "quantised tensor" if dtype.startswith("q") else f"dtype {dtype} is not supported"
-        return unreadable(shape, dtype, kind)
+        return unreadable(name, shape, dtype, kind)
     found = source.storages.get(key)
     n_bytes = numel if untyped else numel * ITEMSIZE[dtype]
     if found is None or found.n_bytes != n_bytes:
@@ -344,7 +248,19 @@ def _strided(source: TorchFile, name: str, args: tuple[Any, ...], where: str) ->
         raise ValueError(f"{where}: storage {shown(key)} is {size} instead of {n_bytes:,} bytes")
     stride = checked_shape(_plain_size(args[3]), 1, f"{where}, strides")
     layout = _Layout(args[1], shape, stride, _flips(args[-1], dtype, where))
-    return _view(source, key, dtype, layout, where)
+    try:
+        problem = _check_view(layout, found.n_bytes // ITEMSIZE[dtype])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; the file is damaged") from None
+    if problem:
+        return unreadable(name, shape, dtype, problem)
+    return Tensor(
+        name=name,
+        shape=shape,
+        dtype=dtype,
+        identity=(source.file, key, *layout) if 0 not in shape else None,
+        read=lambda: _read_view(source, found, dtype, layout),
+    )
 
 
 def _plain_size(size: object) -> object:
@@ -364,38 +280,33 @@ def _flips(metadata: object, dtype: str, where: str) -> tuple[str, ...]:
     return flips
 
 
-def _view(source: TorchFile, key: str, dtype: str, layout: _Layout, where: str) -> Values:
+def _check_view(layout: _Layout, capacity: int) -> str | None:
+    """Return why a view of a storage cannot be read, if so; refuse one that leaves the storage."""
     offset, shape, stride, _ = layout
-    storage = source.storages[key]
-    capacity = storage.n_bytes // ITEMSIZE[dtype]
     if type(offset) is not int or not 0 <= offset < 2**63 or len(stride) != len(shape):
-        raise ValueError(f"{where}: its offset or strides are damaged")
-    numel = prod(shape)
+        raise ValueError("its offset or strides are wrong")
+    if 0 in shape:
+        return None
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-    if numel and last >= capacity:
+    if last >= capacity:
         raise ValueError(
-            f"{where}: shape {shape_text(shape)} reaches element {last:,} "
-            f"of a storage of {capacity:,}; the file is damaged"
+            f"shape {shape_text(shape)} reaches element {last:,} of a storage of {capacity:,}"
         )
-    if numel and any(size > 1 and step == 0 for size, step in zip(shape, stride, strict=True)):
-        return unreadable(shape, dtype, "expanded (stride 0)")
-    if numel > capacity:
-        return unreadable(shape, dtype, "overlapping view with more elements than its storage")
-    read = partial(_read_view, source.file, source.verified, storage, dtype, layout)
-    identity = (source.file, key, *layout) if numel else None
-    return Values(shape=shape, dtype=dtype, read=read, identity=identity)
+    if any(size > 1 and step == 0 for size, step in zip(shape, stride, strict=True)):
+        return "expanded (stride 0)"
+    if prod(shape) > capacity:
+        return "overlapping view with more elements than its storage"
+    return None
 
 
-def _read_view(
-    file: File, verified: set[str], storage: Storage, dtype: str, layout: _Layout
-) -> np.ndarray:
+def _read_view(source: TorchFile, storage: Storage, dtype: str, layout: _Layout) -> np.ndarray:
     offset, shape, stride, flips = layout
     kind = numpy_dtype(dtype)
     if 0 in shape:
         return np.empty(shape, dtype=kind)
     extent = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-    data = _read_storage(file, verified, storage, offset * kind.itemsize, extent * kind.itemsize)
-    check_bytes(data, dtype, file.name)
+    data = _read_storage(source, storage, offset * kind.itemsize, extent * kind.itemsize)
+    check_bytes(data, dtype, source.file.name)
     strides = tuple(step * kind.itemsize for step in stride)
     view: np.ndarray = np.ndarray(shape, kind, buffer=data.data, strides=strides)
     values = np.ascontiguousarray(view).reshape(shape)  # it makes a scalar one-dimensional
@@ -406,19 +317,17 @@ def _read_view(
     return values
 
 
-def _read_storage(
-    file: File, verified: set[str], storage: Storage, start: int, length: int
-) -> np.ndarray:
+def _read_storage(source: TorchFile, storage: Storage, start: int, length: int) -> np.ndarray:
     """Return some bytes of a storage; all of it is verified when it is first read."""
-    record = storage.record
+    file, record = source.file, storage.record
     with open_file(file) as stream:
         if record is None:
             return read_array(stream, storage.offset + start, length, file.name)
         if record.deflated or length == record.size:
             data = _zip.read_record(stream, record, file.name)[start : start + length]
         else:
-            if record.name not in verified:
+            if record.name not in source.verified:
                 _zip.verify_stored(stream, record, file.name)
             data = read_array(stream, record.offset + start, length, file.name)
-    verified.add(record.name)
+    source.verified.add(record.name)
     return data

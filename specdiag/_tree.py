@@ -1,41 +1,37 @@
 """Finding the model in the tree of dicts, lists and objects that a checkpoint holds."""
 
 import re
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from specdiag._files import shown
+import numpy as np
 
-MAX_VISITS = 500_000
+from specdiag._files import shown
+from specdiag._plain import children, is_number, is_table, is_tensor
+
+MAX_VISITS = 200_000
 MAX_LEVELS = 100
 MAX_NAME = 1000
+MAX_NAMES = 20_000_000  # characters of all names together
 
 _STATE_DICTS = ("state_dict", "model_state_dict")
-_WRAPPERS = (
-    *("model_state", "model_weights", "model", "module", "network", "net"),
-    *("state", "weights", "params", "parameters", "ema_state_dict", "ema"),
+_EMA = re.compile(r"(model_)?ema(_(model|net|state|weights|params))?(_(state_)?dict)?")
+_WRAPPERS = re.compile(
+    rf"model(_state|_weights)?|module|net(work)?|state|weights|param(eter)?s|{_EMA.pattern}"
 )
-# Settings may hold tensors too, which makes them no model.
-_SETTINGS = re.compile(r"hyper_?param|hparam|^(config|cfg|args)$")
-_ASIDE = re.compile(r"optim|sched|loops?$|callbacks?$|ema$|scaler$|rng|amp$|lr$")
+# Whole names of what lies beside a model in a file. A network may be called 'scheduler_net'.
+_SETTINGS = re.compile(r"(datamodule_)?(hyper_?param(eter)?s|hparams)|config|cfg|args")
+_RNG = r"(\w+_)?(rng|random)(_states?)(_all)?|(\w+_)?rng"
+_ASIDE = re.compile(
+    r"(optim(izer)?s?|opt|(lr_)?sched(uler)?s?|(grad_)?scaler|amp)(_states?)?(_dicts?)?(_?\d+)?"
+    rf"|lr|loops|callbacks|{_RNG}|{_EMA.pattern}"
+)
 _PREFIXES = ("module.", "model.", "_orig_mod.")
 _SCALARS = (str, int, float, bool, bytes, type(None))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shape:
-    """How to look at the nodes of a tree.
-
-    `children` gives the named parts of a node, or None for a leaf; `is_table` tells whether the
-    node is a dict, whose other entries are worth keeping; `is_tensor` whether it is a tensor.
-    """
-
-    children: Callable[[Any], Iterable[tuple[str, Any]] | None]
-    is_table: Callable[[Any], bool]
-    is_tensor: Callable[[Any], bool]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -48,50 +44,54 @@ class Model:
     aside: dict[str, int] = field(default_factory=dict)
 
 
-def find_model(root: Any, shape: Shape, where: str) -> Model:
+def find_model(root: Any, where: str, *, from_file: bool) -> Model:
     """Return the model that a checkpoint's tree holds.
 
-    Wrappers such as ``state_dict`` are opened; optimiser states, schedules, averages and the like
-    are left aside and counted; several networks side by side keep their keys in the names.
+    Wrappers such as ``state_dict`` are opened; several networks side by side keep their keys in
+    the names. In a file, optimiser states, settings, averages and the like are left aside and
+    their tensors counted; what a caller passes from memory is the model as it is.
 
     Raises
     ------
     ValueError
         If two tensors share a name, or the tree is too deep or too large.
     """
-    bearing = _bearing(root, shape)
+    bearing = _bearing(root)
     model = Model()
-    node, skip = root, set[str]()
+    node, aside = root, set[str]()
     counted: dict[int, Any] = {}
     for _ in range(MAX_LEVELS):
-        if shape.is_tensor(node) or not shape.is_table(node):
+        if is_tensor(node) or not is_table(node):
             break
-        entries = _entries(node, shape, where)
-        settings = {key for key, value in entries.items() if _is_settings(key, value, shape)}
-        model.top += [(key, value) for key, value in entries.items() if key in settings]
-        entries = {key: value for key, value in entries.items() if key not in settings}
-        chosen, dropped = _choose(entries, shape, bearing)
-        model.aside |= {key: _count(entries[key], shape, counted) for key in sorted(dropped)}
-        skip = settings | dropped
+        parts = list(children(node) or ())
+        refuse_duplicates([key for key, _ in parts], where)
+        entries = dict(parts)
+        found = {key: value for key, value in entries.items() if id(value) in bearing}
+        chosen, aside = _choose(found, from_file=from_file)
+        for key in sorted(aside):
+            count = _count(found[key], counted)
+            model.aside[key] = model.aside.get(key, 0) + count
+        model.top += [(key, found[key]) for key in aside if _SETTINGS.fullmatch(key.lower())]
         if chosen is None:
             break
         model.top += [
             (key, value)
             for key, value in entries.items()
-            if id(value) not in bearing and not _is_aside(key, value, shape)
+            if key not in found and not _is_training(key, value)
         ]
-        node, skip = entries[chosen], set()
-    for path, leaf in _walk(node, shape, bearing, skip, where):
-        target = model.tensors if shape.is_tensor(leaf) else model.entries
-        target.append((_name(path, where), leaf))
+        node, aside = entries[chosen], set()
+    left = MAX_NAMES
+    for path, leaf in _walk(node, bearing, aside, where):
+        name = ".".join(path)
+        left -= len(name)
+        if len(name) > MAX_NAME or left < 0:
+            raise ValueError(
+                f"{where}: a name of {len(name):,} characters; at most {MAX_NAME:,} are read, "
+                f"and {MAX_NAMES:,} in all"
+            )
+        (model.tensors if is_tensor(leaf) else model.entries).append((name, leaf))
     refuse_duplicates([name for name, _ in model.tensors], where)
     return model
-
-
-def _entries(node: Any, shape: Shape, where: str) -> dict[str, Any]:
-    parts = list(shape.children(node) or ())
-    refuse_duplicates([key for key, _ in parts], where)
-    return dict(parts)
 
 
 def refuse_duplicates(names: Sequence[str], where: str) -> None:
@@ -101,62 +101,79 @@ def refuse_duplicates(names: Sequence[str], where: str) -> None:
         raise ValueError(f"{where}: the name {shown(name)} occurs twice")
 
 
-def _bearing(root: Any, shape: Shape) -> set[int]:
-    """Return the ids of the nodes that are tensors or lead to one."""
-    kept = {id(root): root}  # holds on to the nodes: an id is good only while its object lives
-    parents: dict[int, list[int]] = {}
-    stack, tensors = [root], []
-    while stack:
-        node = stack.pop()
-        if shape.is_tensor(node):
-            tensors.append(id(node))
-            continue
-        for _, child in shape.children(node) or ():
-            if type(child) in _SCALARS:
-                continue
-            parents.setdefault(id(child), []).append(id(node))
-            if id(child) not in kept:
-                kept[id(child)] = child
-                stack.append(child)
-    found = set(tensors)
-    while tensors:
-        for parent in parents.get(tensors.pop(), ()):
-            if parent not in found:
-                found.add(parent)
-                tensors.append(parent)
-    return found
+def _choose(found: dict[str, Any], *, from_file: bool) -> tuple[str | None, set[str]]:
+    """Return the key under which the whole model lies, if any, and the keys that are left aside.
+
+    `found` holds the entries that are tensors or lead to one.
+    """
+    aside = {key for key, value in found.items() if from_file and _is_beside(key, value)}
+    kept = found.keys() - aside
+    if not kept:
+        kept = {key for key in found if _EMA.fullmatch(key.lower())}
+        aside -= kept
+    # A single number, such as the best loss so far, is no network.
+    numbers = {key for key in kept if from_file and is_number(found[key])}
+    groups = {key for key in kept if not is_tensor(found[key])}
+    if groups != kept - numbers:
+        return None, aside
+    chosen = next((key for key in _STATE_DICTS if key in groups), None)
+    if chosen is None and len(groups) == 1:
+        chosen = next((key for key in groups if _WRAPPERS.fullmatch(key)), None)
+    if chosen is None or (len(groups) > 1 and not from_file):
+        return None, aside
+    return chosen, found.keys() - {chosen}
 
 
-def _choose(
-    entries: dict[str, Any], shape: Shape, bearing: set[int]
-) -> tuple[str | None, set[str]]:
-    """Return the key under which the model lies, if any, and the keys that are not part of it."""
-    tensors = {key for key, value in entries.items() if shape.is_tensor(value)}
-    groups = [key for key, value in entries.items() if id(value) in bearing and key not in tensors]
-    kept = [key for key in groups if not _is_aside(key, entries[key], shape)]
-    kept = kept or [key for key in groups if "ema" in key.lower()]
-    chosen = next((key for key in _STATE_DICTS if key in kept), None)
-    if chosen is None and len(kept) == 1 and kept[0] in _WRAPPERS:
-        chosen = kept[0]
-    if chosen is None:
-        return None, set(groups) - set(kept)
-    return chosen, {*groups, *tensors} - {chosen}
+def _is_beside(key: str, value: Any) -> bool:
+    """Tell whether an entry of a file is something known that lies beside a model."""
+    if is_tensor(value):
+        return bool(re.fullmatch(_RNG, key.lower()))
+    return bool(_SETTINGS.fullmatch(key.lower())) or _is_training(key, value)
 
 
-def _is_settings(key: str, value: Any, shape: Shape) -> bool:
-    return bool(_SETTINGS.search(key.lower())) and not shape.is_tensor(value)
-
-
-def _is_aside(key: str, value: Any, shape: Shape) -> bool:
-    if any(_ASIDE.match(word) for word in re.split(r"[^a-z]+", key.lower())):
+def _is_training(key: str, value: Any) -> bool:
+    if _ASIDE.fullmatch(key.lower()):
         return True
     # What torch's optimisers call their state, whatever the entry's name.
-    return shape.is_table(value) and {"state", "param_groups"} <= {
-        name for name, _ in islice(shape.children(value) or (), 8)
+    return is_table(value) and {"state", "param_groups"} <= {
+        name for name, _ in islice(children(value) or (), 8)
     }
 
 
-def _count(node: Any, shape: Shape, seen: dict[int, Any]) -> int:
+def _parts(node: Any) -> Iterable[Any]:
+    """Return the parts of a node that are, or could lead to, tensors."""
+    return (part for _, part in children(node) or () if type(part) not in _SCALARS)
+
+
+def _bearing(root: Any) -> set[int]:
+    """Return the ids of the nodes that are tensors or lead to one."""
+    nodes = [root]  # holds on to the nodes: an id is good only while its object lives
+    index = {id(root): 0}
+    above, below = array("I"), array("I")  # lists of lists would take many times the memory
+    position = 0
+    while position < len(nodes):
+        for part in _parts(nodes[position]):
+            if id(part) not in index:
+                index[id(part)] = len(nodes)
+                nodes.append(part)
+            above.append(position)
+            below.append(index[id(part)])
+        position += 1
+    order = np.argsort(np.frombuffer(below, dtype=np.uint32), kind="stable")
+    parents = np.frombuffer(above, dtype=np.uint32)[order]
+    ends = np.cumsum(np.bincount(np.frombuffer(below, dtype=np.uint32), minlength=len(nodes)))
+    pending = [at for at, node in enumerate(nodes) if is_tensor(node)]
+    found = set(pending)
+    while pending:
+        at = pending.pop()
+        for parent in parents[ends[at - 1] if at else 0 : ends[at]].tolist():
+            if parent not in found:
+                found.add(parent)
+                pending.append(parent)
+    return {id(nodes[at]) for at in found}
+
+
+def _count(node: Any, seen: dict[int, Any]) -> int:
     """Return how many tensors lie below a node and are not among the nodes already seen."""
     if id(node) in seen:
         return 0
@@ -164,25 +181,23 @@ def _count(node: Any, shape: Shape, seen: dict[int, Any]) -> int:
     stack, count = [node], 0
     while stack:
         node = stack.pop()
-        if shape.is_tensor(node):
-            count += 1
-            continue
-        for _, child in shape.children(node) or ():
-            if type(child) not in _SCALARS and id(child) not in seen:
-                seen[id(child)] = child
-                stack.append(child)
+        count += is_tensor(node)
+        for part in _parts(node):
+            if id(part) not in seen:
+                seen[id(part)] = part
+                stack.append(part)
     return count
 
 
 def _walk(
-    root: Any, shape: Shape, bearing: set[int], skip: set[str], where: str
+    root: Any, bearing: set[int], aside: set[str], where: str
 ) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield tensors and the plain entries of dicts with their paths; a cycle is not followed."""
-    if shape.is_tensor(root):
+    if is_tensor(root):
         yield ("tensor",), root
         return
     levels: list[tuple[Any, Iterator[tuple[str, Any]]]] = [
-        (root, (part for part in shape.children(root) or () if part[0] not in skip))
+        (root, (part for part in children(root) or () if part[0] not in aside))
     ]
     open_ids = {id(root)}
     path: list[str] = []
@@ -193,15 +208,15 @@ def _walk(
             visits += 1
             if visits > MAX_VISITS:
                 raise ValueError(f"{where}: more than {MAX_VISITS:,} entries")
-            if shape.is_tensor(child):
+            if is_tensor(child):
                 yield (*path, key), child
             elif id(child) not in bearing:
-                if shape.is_table(node):
+                if is_table(node):
                     yield (*path, key), child
             elif id(child) not in open_ids:
                 if len(levels) >= MAX_LEVELS:
                     raise ValueError(f"{where}: tensors lie deeper than {MAX_LEVELS} levels")
-                levels.append((child, iter(shape.children(child) or ())))
+                levels.append((child, iter(children(child) or ())))
                 open_ids.add(id(child))
                 path.append(key)
                 break
@@ -209,13 +224,6 @@ def _walk(
             levels.pop()
             open_ids.discard(id(node))
             del path[-1:]
-
-
-def _name(path: tuple[str, ...], where: str) -> str:
-    name = ".".join(path)
-    if len(name) > MAX_NAME:
-        raise ValueError(f"{where}: a name of {len(name):,} characters; at most {MAX_NAME:,}")
-    return name
 
 
 def strip_wrappers(names: list[str]) -> Callable[[str], str]:

@@ -6,65 +6,26 @@ calls nothing, so a stranger's checkpoint is as safe to open as a picture. No to
 
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from specdiag import _memory, _plain
-from specdiag._files import File, Values, find_file, open_file, read_bytes, shown
+from specdiag._files import File, Tensor, find_file, open_file, read_bytes, shown
+from specdiag._legacy import read_legacy, starts_legacy
 from specdiag._safetensors import parse_json, read_header
-from specdiag._torchfile import (
-    TorchFile,
-    is_tensor,
-    read_legacy,
-    read_zip,
-    starts_legacy,
-    tensor_values,
-)
-from specdiag._tree import Model, Shape, find_model, strip_wrappers
+from specdiag._torchfile import TorchFile, read_zip, torch_tensor
+from specdiag._tree import Model, find_model, strip_wrappers
 
 if TYPE_CHECKING:
     import torch
 
+__all__ = ["Checkpoint", "Tensor", "open_checkpoint"]
+
 MAX_INDEX = 100_000_000
 MAX_FOREIGN_SHOWN = 8
 MAX_NOTES = 50
-
-_FILE_TREE = Shape(children=_plain.children, is_table=_plain.is_table, is_tensor=is_tensor)
-_MEMORY_TREE = Shape(
-    children=_memory.children, is_table=_memory.is_table, is_tensor=_memory.is_array
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tensor:
-    """One named tensor of a checkpoint.
-
-    Attributes
-    ----------
-    name : str
-        Name in the state dict, without the prefixes of wrapper modules.
-    shape : tuple of int
-    dtype : str
-        Stored dtype: ``'float32'``, ``'bfloat16'``, ``'float8_e4m3fn'``, ...
-    problem : str or None
-        Why the values cannot be read, such as ``'sparse tensor'``.
-    identity : tuple or None
-        Equal for two tensors exactly when they are the same elements of the same memory.
-    read : callable
-        Returns the values, C-contiguous, in the stored dtype (ml_dtypes for bfloat16 and float8).
-        Raises ValueError or OSError if they cannot be read or fail their checksum.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    problem: str | None = None
-    identity: tuple[object, ...] | None = None
-    read: Callable[[], np.ndarray] = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +83,8 @@ def open_checkpoint(
         path = Path(source)
         return _open_folder(path) if path.is_dir() else _open_path(path)
     if isinstance(source, Mapping) or _memory.is_module(source):
-        model = find_model(_memory.memory_tree(source), _MEMORY_TREE, "model")
-        found = {name: _memory.array_values(array) for name, array in model.tensors}
+        model = find_model(_memory.memory_tree(source), "model", from_file=False)
+        found = [_memory.memory_tensor(name, values) for name, values in model.tensors]
         return _assemble("model", None, found, *_metadata(model))
     raise TypeError(f"a path, state dict or module is expected, not {type(source).__name__}")
 
@@ -153,7 +114,7 @@ def _open_path(path: Path) -> Checkpoint:
     return _assemble(path.stem, path, found, metadata, notes)
 
 
-_Opened = tuple[dict[str, Values], dict[str, Any], list[str]]
+_Opened = tuple[list[Tensor], dict[str, Any], list[str]]
 
 
 def _head(file: File) -> bytes:
@@ -172,12 +133,12 @@ def _open_single(file: File, head: bytes) -> _Opened:
     if _looks_like_safetensors(head, file):
         return _open_safetensors(file)
     if head.startswith(b"PK\x03\x04"):
-        return _open_torch(read_zip(file))
+        return _open_torch(*read_zip(file))
     for pattern, kind in _FOREIGN:
         if re.match(pattern, head):
             raise ValueError(f"{file.name}: {kind}")
     if starts_legacy(file):
-        return _open_torch(read_legacy(file))
+        return _open_torch(*read_legacy(file))
     if head[8:9] == b"{":
         return _open_safetensors(file)  # says what is wrong with its length
     if re.match(rb"\x80[\x02-\x05]|[(\]}lcd].*\n", head):
@@ -193,20 +154,16 @@ def _open_safetensors(file: File) -> _Opened:
     return found, dict(metadata), []
 
 
-def _open_torch(source: TorchFile) -> _Opened:
-    model = find_model(source.root, _FILE_TREE, source.file.name)
-    found = {
-        name: tensor_values(source, node, f"{source.file.name}: {shown(name)}")
-        for name, node in model.tensors
-    }
+def _open_torch(root: Any, source: TorchFile) -> _Opened:
+    model = find_model(root, source.file.name, from_file=True)
+    found = [torch_tensor(source, name, node) for name, node in model.tensors]
     return found, *_metadata(model)
 
 
 def _metadata(model: Model) -> tuple[dict[str, Any], list[str]]:
     """Return the plain entries beside the tensors, and notes about everything left out."""
     notes = [
-        f"{count:,} tensor{'s' * (count > 1)} under {shown(key)} "
-        f"{'are' if count > 1 else 'is'} not part of the model"
+        f"{_tensors(count)} under {shown(key)} {'are' if count > 1 else 'is'} not part of the model"
         for key, count in model.aside.items()
     ]
     strip = strip_wrappers([name for name, _ in model.tensors])
@@ -228,6 +185,10 @@ def _metadata(model: Model) -> tuple[dict[str, Any], list[str]]:
     return metadata, notes
 
 
+def _tensors(count: int) -> str:
+    return f"{count:,} tensor{'s' * (count != 1)}"
+
+
 def _listed(foreign: Mapping[str, int]) -> str:
     named = [f"{name} ({count:,})" for name, count in list(foreign.items())[:MAX_FOREIGN_SHOWN]]
     more = len(foreign) - len(named)
@@ -235,24 +196,10 @@ def _listed(foreign: Mapping[str, int]) -> str:
 
 
 def _assemble(
-    name: str,
-    path: Path | None,
-    found: Mapping[str, Values],
-    metadata: dict[str, Any],
-    notes: list[str],
+    name: str, path: Path | None, found: list[Tensor], metadata: dict[str, Any], notes: list[str]
 ) -> Checkpoint:
-    strip = strip_wrappers(list(found))
-    tensors = [
-        Tensor(
-            name=strip(full_name),
-            shape=values.shape,
-            dtype=values.dtype,
-            problem=values.problem,
-            identity=values.identity,
-            read=values.read,
-        )
-        for full_name, values in found.items()
-    ]
+    strip = strip_wrappers([tensor.name for tensor in found])
+    tensors = [replace(tensor, name=strip(tensor.name)) for tensor in found]
     if not tensors:
         notes = ["there are no tensors", *notes]
     if len(notes) > MAX_NOTES:
@@ -276,7 +223,11 @@ _NOT_WEIGHTS = re.compile(
 
 
 def _open_folder(path: Path) -> Checkpoint:
-    names = sorted(entry.name for entry in path.iterdir() if not _NOT_WEIGHTS.fullmatch(entry.name))
+    names = sorted(
+        entry.name
+        for entry in path.iterdir()
+        if entry.is_file() and not _NOT_WEIGHTS.fullmatch(entry.name)
+    )
     for kind in _KINDS:
         candidates = [name for name in names if re.fullmatch(kind, name)]
         if len(candidates) > 1:
@@ -286,14 +237,7 @@ def _open_folder(path: Path) -> Checkpoint:
                 f"({listed}); name one of them"
             )
         if candidates:
-            opened = _open_path(path / candidates[0])
-            return Checkpoint(
-                name=path.resolve().name,
-                path=path,
-                tensors=opened.tensors,
-                metadata=opened.metadata,
-                notes=opened.notes,
-            )
+            return replace(_open_path(path / candidates[0]), name=path.resolve().name, path=path)
     raise FileNotFoundError(
         f"{shown(path.name, quote=False)}: no checkpoint in the folder "
         "(.safetensors, .ckpt, .pt, .pth, .bin or an index of shards)"
@@ -316,15 +260,26 @@ def _open_index(file: File) -> Checkpoint:
     expected: dict[str, set[str]] = {}
     for key, shard in weight_map.items():
         expected.setdefault(shard, set()).add(key)
-    found: dict[str, Values] = {}
+    found: list[Tensor] = []
     notes: list[str] = []
     for shard, keys in expected.items():
-        values, _, more = _open_shard(file, shard)
-        if values.keys() != keys:
-            key = min(values.keys() ^ keys)
-            fault = "is not in" if key in keys else "is not listed for"
-            raise ValueError(f"{file.name}: {shown(key)} {fault} {shown(shard)}; fetch both again")
-        found |= values
+        tensors, _, more = _open_shard(file, shard)
+        present = {tensor.name for tensor in tensors}
+        extra = present - keys
+        for missing, fault in (
+            (keys - present, "is not in"),
+            (extra & weight_map.keys(), "is also in"),
+        ):
+            if missing:
+                raise ValueError(
+                    f"{file.name}: {shown(min(missing))} {fault} {shown(shard)}; fetch both again"
+                )
+        if extra:
+            notes.append(
+                f"{_tensors(len(extra))} in {shown(shard)} left out: the index does not list "
+                f"{shown(min(extra))}{' and others' * (len(extra) > 1)}"
+            )
+        found += [tensor for tensor in tensors if tensor.name in keys]
         notes += more
     about = _plain.Plainer(_plain.MAX_NODES).convert(index.get("metadata") or {})
     metadata = about if isinstance(about, dict) else {}

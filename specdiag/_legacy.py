@@ -1,0 +1,99 @@
+"""Torch's older container: five pickles, then the storages."""
+
+import struct
+from typing import Any, BinaryIO
+
+from specdiag._files import ITEMSIZE, File, open_file, shown
+from specdiag._machine import Object, Reference
+from specdiag._pickle import interpret
+from specdiag._torchfile import Storage, TorchFile, storage_id
+
+MAGIC = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
+
+
+def starts_legacy(file: File) -> bool:
+    """Tell whether the file starts with the pickled number that marks torch's older format."""
+    with open_file(file) as stream:
+        try:
+            return bool(interpret(stream, min(file.size, 64), file.name) == MAGIC)
+        except ValueError:
+            return False
+
+
+def read_legacy(file: File) -> tuple[Any, TorchFile]:
+    """Return the object that a file of the older format describes, and its storages.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, cut short or was written on a big-endian machine.
+    """
+    with open_file(file) as stream:
+        parts = [
+            interpret(stream, file.size, f"{file.name}: {part}")
+            for part in ("magic number", "protocol", "system", "object", "storage keys")
+        ]
+        _, protocol, system, root, keys = parts
+        if type(protocol) is not int or protocol != PROTOCOL:
+            raise ValueError(f"{file.name}: its protocol is not {PROTOCOL}")
+        if type(system) is not dict or system.get("little_endian") is not True:
+            raise ValueError(f"{file.name}: not little-endian; save it again on a common machine")
+        if type(keys) is not list or not all(type(key) is str for key in keys):
+            raise ValueError(f"{file.name}: the list of storage keys is damaged")
+        storages = _legacy_storages(stream, file, root, keys)
+    return root, TorchFile(file=file, storages=storages)
+
+
+def _legacy_storages(
+    stream: BinaryIO, file: File, root: Any, keys: list[str]
+) -> dict[str, Storage]:
+    itemsizes: dict[str, tuple[int, int]] = {}
+    for reference in _references(root):
+        # Classes of modules are kept outside the pickle too, together with their source.
+        if type(reference.id) is tuple and reference.id[:1] == ("module",):
+            continue
+        key, dtype, numel = storage_id(reference, file.name)
+        itemsize = ITEMSIZE.get(dtype, 1)
+        if itemsizes.setdefault(key, (itemsize, numel)) != (itemsize, numel):
+            raise ValueError(f"{file.name}: storage {shown(key)} is described in two ways")
+    if len(set(keys)) != len(keys) or set(keys) != set(itemsizes):
+        raise ValueError(f"{file.name}: the storages in the file are not those described")
+    storages = {}
+    position = stream.tell()
+    for key in keys:
+        where = f"{file.name}: storage {shown(key)}"
+        stream.seek(position)
+        head = stream.read(8)
+        itemsize, numel = itemsizes[key]
+        if len(head) != 8 or struct.unpack("<q", head)[0] != numel:
+            raise ValueError(f"{where}: its length is missing or wrong; the file is damaged")
+        storages[key] = Storage(numel * itemsize, position + 8, None)
+        position += 8 + numel * itemsize
+        if position > file.size:
+            raise ValueError(f"{where}: the file ends before it does; copy or download it again")
+    if position != file.size:
+        raise ValueError(f"{file.name}: {file.size - position:,} bytes follow the last storage")
+    return storages
+
+
+def _references(root: Any) -> list[Reference]:
+    """Return all persistent ids below `root`; the walk keeps its own stack."""
+    found: list[Reference] = []
+    seen: set[int] = set()
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if not isinstance(node, dict | list | tuple | Object | Reference) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, Reference):
+            found.append(node)
+        elif isinstance(node, Object):
+            stack += [node.cls, node.args, node.state, node.items, node.pairs]
+        elif isinstance(node, dict):
+            stack += node.values()
+            stack += node.keys()
+        else:
+            stack += node
+    return found

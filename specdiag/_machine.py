@@ -1,0 +1,145 @@
+"""What an interpreted pickle consists of, and the machine that builds it within limits.
+
+What a pickle wants imported becomes a `Global`, what it wants called becomes an `Object`, and both
+stay what they are: a description. Lists, tuples and dicts are Python's own. Nothing here compares,
+hashes or prints a value that may be nested, so depth costs memory and never the C stack.
+"""
+
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NoReturn
+
+MAX_BYTES = 512 * 2**20
+MAX_CONTAINERS = 800_000  # a tensor of a state dict takes about 9
+MAX_MARKS = 10_000  # Python's own pickler stops at about 1,000 levels
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """The dotted name of something that the pickle wants imported."""
+
+    path: str
+
+
+@dataclass(eq=False, repr=False, slots=True)
+class Object:
+    """Something the pickle wants called, with what it would then be given."""
+
+    cls: object
+    args: tuple[Any, ...]
+    state: object = None
+    items: list[Any] | None = None
+    pairs: dict[Any, Any] | None = None
+
+
+@dataclass(eq=False, repr=False, slots=True)
+class Reference:
+    """What the pickle calls a persistent id: data kept outside it."""
+
+    id: object
+
+
+@dataclass(eq=False, repr=False, slots=True)
+class Key:
+    """A dict key that is compared by identity: hashing it could be slow or overflow the stack."""
+
+    value: object
+
+
+class Machine:
+    """The state of one interpretation: stack, marks and memo."""
+
+    __slots__ = ("end", "globals", "marks", "memo", "room", "stack", "stream", "where")
+
+    def __init__(self, stream: BinaryIO, end: int, where: str) -> None:
+        self.stream = stream
+        self.end = min(end, stream.tell() + MAX_BYTES)
+        self.where = where
+        self.stack: list[Any] = []
+        self.marks: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+        self.globals: dict[str, Global] = {}
+        self.room = MAX_CONTAINERS
+
+    def fail(self, what: str) -> NoReturn:
+        """Raise ValueError with the place in the file."""
+        raise ValueError(f"{self.where}, byte {self.stream.tell():,}: {what}; the file is damaged")
+
+    def read(self, n_bytes: int) -> bytes:
+        """Return the next bytes."""
+        # A huge length is refused before Python reserves memory for it.
+        if n_bytes > 2**16 and n_bytes > self.end - self.stream.tell():
+            self.fail(f"{n_bytes:,} bytes are announced, which is more than there are")
+        data = self.stream.read(n_bytes)
+        if len(data) != n_bytes:
+            self.fail("the pickle is cut short")
+        return data
+
+    def number(self, n_bytes: int) -> int:
+        """Return the next unsigned number."""
+        return int.from_bytes(self.read(n_bytes), "little")
+
+    def byte(self) -> int:
+        """Return the next byte as a number."""
+        data = self.stream.read(1)
+        return data[0] if data else self.fail("the pickle is cut short")
+
+    def line(self) -> bytes:
+        """Return the rest of the line."""
+        data = self.stream.readline(self.end - self.stream.tell())
+        if not data.endswith(b"\n"):
+            self.fail("a line does not end")
+        return data[:-1]
+
+    def text(self, data: bytes) -> str:
+        """Decode UTF-8."""
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            self.fail("text is not UTF-8")
+
+    def pop(self) -> Any:
+        """Take the topmost value."""
+        if not self.stack:
+            self.fail("a value is taken from an empty stack")
+        return self.stack.pop()
+
+    def top(self) -> Any:
+        """Return the topmost value."""
+        if not self.stack:
+            self.fail("a value is taken from an empty stack")
+        return self.stack[-1]
+
+    def pop_to_mark(self) -> list[Any]:
+        """Take all values of the innermost group."""
+        if not self.marks:
+            self.fail("a mark is missing")
+        items, self.stack = self.stack, self.marks.pop()
+        return items
+
+    def push(self, value: object) -> None:
+        """Push a number, a text, bytes, or a value that exists already."""
+        self.stack.append(value)
+
+    def hold(self, value: object) -> None:
+        """Push a new container; their number is what an interpreted pickle takes in memory."""
+        self._count()
+        self.stack.append(value)
+
+    def _count(self) -> None:
+        self.room -= 1
+        if self.room < 0:
+            self.fail(f"more than {MAX_CONTAINERS:,} lists, dicts, tuples and objects")
+
+    def mark(self) -> None:
+        """Start a group of values."""
+        if len(self.marks) >= MAX_MARKS:
+            self.fail(f"nested deeper than {MAX_MARKS:,} levels")
+        self.marks.append(self.stack)
+        self.stack = []
+
+    def name(self, path: str) -> Global:
+        """Return the one `Global` of this path."""
+        if path not in self.globals:
+            self._count()
+            self.globals[path] = Global(path)
+        return self.globals[path]
