@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from specdiag.gof import ALTERNATIVES
 from specdiag.layers import Layer
-from specdiag.spectra import SCHEMA, layer_value, unique_names
+from specdiag.schema import SCHEMA, layer_value
+from specdiag.spectra import unique_names
 from specdiag.verdict import MAX_Q, summarise
 
 if TYPE_CHECKING:

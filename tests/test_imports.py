@@ -29,7 +29,9 @@ ALLOWED = {
     "verdict": {
         *("numpy", "scipy", "specdiag.layers", "specdiag.null", "specdiag.posterior"),
     },
+    "schema": {"specdiag.gof", "specdiag.layers"},
     "spectra": {
+        "specdiag.schema",
         *("numpy", "xarray", "specdiag.checkpoint", "specdiag.layers", "specdiag.verdict"),
         *("specdiag.gof", "specdiag.null", "specdiag.published"),  # names of their choices
     },

@@ -6,7 +6,7 @@ import xarray as xr
 
 import specdiag
 from specdiag import spectra
-from specdiag.spectra import SCHEMA
+from specdiag.schema import SCHEMA
 
 
 @pytest.fixture
