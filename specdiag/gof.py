@@ -94,7 +94,7 @@ def _least_distance(logs: Array, sizes: NDArray[np.int64]) -> tuple[Array, Array
     return best, beta, chosen
 
 
-def _replicates(rng: np.random.Generator, logs: Array, k: int, beta: float, count: int) -> Array:
+def _replicates(rng: "np.random.Generator", logs: Array, k: int, beta: float, count: int) -> Array:
     n = len(logs)
     in_tail = rng.random((count, n)) < k / n
     body = logs[rng.integers(k, n, (count, n))]

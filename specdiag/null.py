@@ -15,7 +15,6 @@ Two nulls, which answer different questions:
 import functools
 import logging
 import math
-import tempfile
 from importlib.resources import files
 from pathlib import Path
 
@@ -107,6 +106,8 @@ def _cache_file(key: str) -> Path:
 
 def _keep(path: Path, draws: Array) -> None:
     """Cache the draws if the disk allows it; a run does not fail because it cannot be remembered."""
+    import tempfile
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
@@ -142,7 +143,7 @@ def simulate(N: int, M: int, slices: int = 1) -> Array:
     return np.sort(alphas)
 
 
-def _wishart(rng: np.random.Generator, N: int, M: int) -> Array:
+def _wishart(rng: "np.random.Generator", N: int, M: int) -> Array:
     from scipy.linalg.lapack import dsterf
 
     diagonal = rng.chisquare(np.arange(N, N - M, -1))

@@ -11,9 +11,7 @@ Dataset import it.
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,6 +160,8 @@ def unique_names(checkpoints: Sequence[Checkpoint]) -> list[str]:
 
 
 def _attributes(checkpoints: Sequence[Checkpoint], settings: Mapping[str, Any]) -> dict[str, Any]:
+    from importlib.metadata import version
+
     provenance = {
         "specdiag": version("specdiag"),
         "numpy": np.__version__,
@@ -266,6 +266,8 @@ def save(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> None:
 
 
 def _write_whole(dataset: "xr.Dataset", target: Path) -> None:
+    import tempfile
+
     # Through memory: HDF5 crashes the process when the disk fills while it writes.
     content = dataset.to_netcdf(engine="h5netcdf")
     with tempfile.NamedTemporaryFile(
