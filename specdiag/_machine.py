@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, NoReturn
 
 MAX_BYTES = 512 * 2**20
-MAX_CONTAINERS = 800_000  # a tensor of a state dict takes about 9
+MAX_CONTAINERS = 500_000  # a tensor of a state dict takes 7
 MAX_MARKS = 10_000  # Python's own pickler stops at about 1,000 levels
 
 

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 from specdiag._files import is_text, shown
 from specdiag._machine import Global, Key, Machine, Object, Reference
 
-MAX_OPERATIONS = 2_000_000  # a state dict takes about 60 a tensor
+MAX_OPERATIONS = 2_000_000  # a tensor of a state dict takes 32
 MAX_INTEGER_BYTES = 1024
 MAX_KEY = 2**60  # Python hashes smaller integers to themselves: no chosen collisions
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from specdiag._files import is_text, shown
-from specdiag._machine import Global, Key, Object, Reference
-from specdiag._numpy import bytes_of, is_array, path_of, scalar_value
+from specdiag._machine import Global, Key, Object
+from specdiag._numpy import is_array, path_of, scalar_value
 
 MAX_NODES = 500_000
 MAX_LEVELS = 40
@@ -92,17 +92,17 @@ def children(node: object) -> Iterable[tuple[str, Any]] | None:
 
 def _module_parts(state: dict[Any, Any]) -> list[tuple[str, Any]]:
     hidden = state.get("_non_persistent_buffers_set")
-    omitted = set(filter(_is_str, _set_items(hidden))) if type(hidden) is Object else set()
+    omitted = (
+        {name for name in _set_items(hidden) if type(name) is str}
+        if type(hidden) is Object
+        else set()
+    )
     return [
         (key_text(key), value)
         for slot in _MODULE_SLOTS
         for key, value in table_items(state[slot])
         if slot != "_buffers" or key not in omitted
     ]
-
-
-def _is_str(value: object) -> bool:
-    return type(value) is str
 
 
 def _set_items(node: Object) -> list[Any]:
@@ -112,52 +112,33 @@ def _set_items(node: Object) -> list[Any]:
 
 def key_text(key: object) -> str:
     """Return the text under which a dict's key is listed."""
-    if isinstance(key, str | tuple):
+    if isinstance(key, str):
         return str(key)
     if isinstance(key, Key):
         key = key.value
+    if isinstance(key, tuple) and len(key) < 8 and {type(part) for part in key} <= {str, int}:
+        return str(key)
     plain = _scalar(key)
     return plain if isinstance(plain, str) else str(plain)
 
 
-def _scalar(value: object) -> object:
-    """Return a plain value for anything that is no container; a text in angle brackets at worst."""
-    if value is None or isinstance(value, bool | str):
-        return str(value) if isinstance(value, str) else value
+def _scalar(value: Any) -> object:
+    """Return a plain value for anything that is no container; its name in brackets at worst."""
+    if type(value) is Object:
+        known = scalar_value(value)
+        value = value if known is None else known
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, int):
-        return int(value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str | int):
+        return str(value) if isinstance(value, str) else int(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(value)  # JSON has no infinity
-    if isinstance(value, bytes | bytearray):
-        return f"<{len(value):,} bytes>"
-    if isinstance(value, Global):
-        return f"<{shown(value.path, quote=False)}>"
-    if isinstance(value, Object):
-        return _object_scalar(value)
-    if isinstance(value, Reference):
-        return "<storage>"
-    if isinstance(value, list | tuple | Mapping):
-        return f"<{type(value).__name__} of {len(value):,}>"
+    if type(value) in (Object, Global):
+        path = value.path if type(value) is Global else path_of(value) or "object"
+        return "<tensor>" if is_tensor(value) else f"<{shown(path, quote=False)}>"
     return f"<{type(value).__module__}.{type(value).__qualname__}>"
-
-
-def _object_scalar(node: Object) -> object:
-    path = path_of(node)
-    if is_tensor(node):
-        return "<tensor>"
-    value = scalar_value(node)
-    if value is not None:
-        return _scalar(value)
-    if path.startswith("pathlib.") and path.endswith("Path"):
-        parts = [part for part in node.args if type(part) is str]
-        if parts and len(parts) == len(node.args):
-            root = parts[0] if parts[0].endswith(("/", "\\")) else ""
-            return root + "/".join(parts[1:] if root else parts)
-    if path == "_codecs.encode":
-        return f"<{len(bytes_of(node) or b''):,} bytes>"
-    return f"<{shown(path, quote=False) or 'object'}>"
 
 
 class Plainer:
@@ -185,10 +166,8 @@ class Plainer:
             return self._list(node, levels)
         if type(node) is Object and path_of(node) in _LISTS:
             return self._list(_set_items(node), levels)
-        if type(node) is Object and path_of(node) == "torch.Size" and node.args:
-            return self.convert(node.args[0], levels - 1)
         value = _scalar(node)
-        if isinstance(value, str) and not isinstance(node, str | bytes | float):
+        if isinstance(value, str) and not isinstance(node, str | float):
             self._note(value)
         return value
 

@@ -166,22 +166,19 @@ def _metadata(model: Model) -> tuple[dict[str, Any], list[str]]:
         f"{_tensors(count)} under {shown(key)} {'are' if count > 1 else 'is'} not part of the model"
         for key, count in model.aside.items()
     ]
-    strip = strip_wrappers([name for name, _ in model.tensors])
     metadata: dict[str, Any] = {}
     plainer = _plain.Plainer()
-    for name, node in [*((strip(name), node) for name, node in model.entries), *model.top]:
+    for name, node in [*model.entries, *model.top]:
         if plainer.left < 0:
             notes.append(f"entries from {shown(name)} on were left out: there are too many")
             break
-        if name in metadata:
-            notes.append(f"a second entry called {shown(name)} was left out")
-            continue
         plainer.foreign.clear()
-        metadata[name] = plainer.convert(node)
+        metadata.setdefault(name, plainer.convert(node))
         if plainer.foreign:
             listed = _listed(plainer.foreign)
-            name = shown(name, quote=False)  # noqa: PLW2901
-            notes.append(f"{name} holds objects that were not rebuilt: {listed}")
+            notes.append(
+                f"{shown(name, quote=False)} holds objects that were not rebuilt: {listed}"
+            )
     return metadata, notes
 
 
@@ -200,6 +197,7 @@ def _assemble(
 ) -> Checkpoint:
     strip = strip_wrappers([tensor.name for tensor in found])
     tensors = [replace(tensor, name=strip(tensor.name)) for tensor in found]
+    metadata = {strip(key): value for key, value in metadata.items()}
     if not tensors:
         notes = ["there are no tensors", *notes]
     if len(notes) > MAX_NOTES:

@@ -425,6 +425,9 @@ ODD = {
     "keys that collide": with_value(b"}(" + b"".join(integer(i * (2**61 - 1)) + b"N" for i in range(5000)) + b"u"),
     "object under an extension code": with_value(b"\x82\x01)R"),
     "memo entry 4 billion": with_value(b"Nr\xff\xff\xff\xff"),
+    "pairs with nested keys": with_value(
+        b"ccollections\nOrderedDict\n(](" + nested(b"", b"\x85", 10**5) + b"NlatR"
+    ),
     "bytes that are not text": with_value(b"U\x02\xff\xfe"),
     "enumeration": with_value(b"cmy.module\nColour\nK\x01\x85R"),
     "global as value": with_value(b"cmy.module\nfunction\n"),

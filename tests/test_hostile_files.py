@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import corpus
 import numpy as np
@@ -223,17 +224,49 @@ def test_mutated_pickles_raise_only_value_errors(tmp_path):
     assert not (tmp_path / "marker").exists()
 
 
-def test_tuples_nested_700_000_deep_leave_python_alive_and_silent(tmp_path):
+def test_tuples_nested_400_000_deep_leave_python_alive_and_silent(tmp_path):
     """A stack overflow would end the process, so it is looked for in another one."""
-    deep = corpus.nested(b"", b"\x85", 700_000)
+    deep = corpus.nested(b"", b"\x85", 400_000)
     path = corpus.write(tmp_path, corpus.with_value(deep))
     code = f"from specdiag.checkpoint import open_checkpoint; open_checkpoint({str(path)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+FLOODS = {
+    "dicts": b"}" * 5_900_000,
+    "sets": b"\x8f" * 5_900_000,
+    "a list of frozen sets": b"(" + b"(\x91" * 499_000 + b"l",
+    "a list of dicts of one entry": b"(" + b"}NNs" * 499_000 + b"l",
+    "a list of extension codes": (
+        b"(" + b"".join(b"\x84" + i.to_bytes(4, "little") for i in range(499_000)) + b"l"
+    ),
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells the peak there")
+@pytest.mark.parametrize("kind", FLOODS)
+def test_a_flood_of_containers_takes_little_memory(kind, tmp_path):
+    path = corpus.write(tmp_path, corpus.with_value(FLOODS[kind]))
+    code = (
+        "from specdiag.checkpoint import open_checkpoint\n"
+        f"try: open_checkpoint({str(path)!r})\n"
+        "except ValueError as error: assert 'more than 500,000' in str(error)\n"
+        "status = open('/proc/self/status').read()\n"
+        "print(status.partition('VmHWM:')[2].split()[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 400 * 2**10  # KiB; Python and NumPy take about 30 MiB of it
+
+
+def test_28_000_tensors_are_within_the_limits(tmp_path):
+    tensors = b"".join(corpus.text(f"layer.{i}") + corpus.tensor() for i in range(28_000))
+    path = corpus.write(tmp_path, corpus.torch_zip(b"}(" + tensors + b"u"))
+    assert len(open_checkpoint(path).tensors) == 28_000
+
+
 def test_reading_gives_no_warnings(tmp_path):
     path = corpus.write(tmp_path, corpus.with_value(b"S'caf\\xe9'\n"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert open_checkpoint(path).metadata == {"x": "<4 bytes>"}
+        assert open_checkpoint(path).metadata == {"x": "<builtins.bytes>"}
