@@ -81,6 +81,11 @@ def rate(share, count):
     return f"{percent(share)} ± {100 * error:.1f}"
 
 
+def uniformity(p):
+    found = kstest(p, "uniform").pvalue
+    return f"p = {found:.3f}" if found >= 0.001 else "p < 0.001"
+
+
 def mean_and_range(values):
     return f"{percent(values.mean())} ({percent(values.min())}–{percent(values.max())})"
 
@@ -110,46 +115,28 @@ def outside(rows):
 
 def key_numbers():
     cells = main_cells(long=True)
-    rows = []
+    rows = {}
     for method in METHODS:
         values = column(cells, method)
         within = np.sum((values >= BAR[0]) & (values <= BAR[1]))
-        rows.append(
-            [
-                f"coverage of {method}'s 95 % interval, mean (range), {len(cells)} kinds of spectra",
-                f"{mean_and_range(values)} %",
-            ]
-        )
-        rows.append([f"of these within 92–98 %, {method}", f"{within}"])
+        label = f"coverage of {method}'s 95 % interval: mean, range, cells within 92–98 %"
+        rows[label] = f"{mean_and_range(values)} %, {within} of {len(cells)}"
     for kind in simulate.NO_TAIL:
         found = [x for x in load("verdicts") if x["kind"] == kind]
-        worst = max(column(found, "power law"))
-        total = int(column(found, "count").sum())
-        share = np.average(column(found, "power law"), weights=column(found, "count"))
-        rows.append(
-            [
-                f"verdict *power law* on {kind} matrices ({total}), worst shape in brackets",
-                f"{percent(share)} % ({percent(worst)} %)",
-            ]
+        share, count = column(found, "power law"), column(found, "count")
+        label = (
+            f"verdict *power law* on {kind} matrices ({count.sum():.0f}), and on the worst shape"
         )
+        rows[label] = f"{percent(np.average(share, weights=count))} %, {percent(share.max())} %"
     for kind in simulate.NO_TAIL[:2]:
         p = [x["null_p"] for x in load("null_p") if x["kind"] == kind]
-        rows.append(
-            [
-                f"`null_p` of {kind} matrices: KS test of uniformity",
-                f"p = {kstest(p, 'uniform').pvalue:.3f}",
-            ]
-        )
-    ratio = [
-        x["scatter"] / x["posterior_sd"] for x in load("ensembles") if not math.isnan(x["truth"])
-    ]
-    rows.append(
-        [
-            "scatter of the posterior mean over repeated matrices / posterior sd, range",
-            f"{min(ratio):.2f}–{max(ratio):.2f}",
-        ]
-    )
-    return table(["quantity", "measured"], rows)
+        label = f"`null_p` of {kind} matrices: KS test of uniformity"
+        rows[label] = uniformity(p)
+    known = [x for x in load("ensembles") if not math.isnan(x["truth"])]
+    ratio = column(known, "scatter") / column(known, "posterior_sd")
+    label = "sd of the posterior mean over repeated matrices / posterior sd, range"
+    rows[label] = f"{ratio.min():.2f}–{ratio.max():.2f}"
+    return table(["quantity", "measured"], rows.items())
 
 
 def counts():
@@ -254,24 +241,20 @@ def false_alarms():
             these = [x for x in load("verdicts") if x["kind"] == kind and x["N"] == aspect * x["M"]]
             count = column(these, "count")
             p = [x["null_p"] for x in p_values if x["kind"] == kind and x["N"] == aspect * x["M"]]
-            uniform = f"{kstest(p, 'uniform').pvalue:.3f}" if p else "–"
+            uniform = uniformity(p) if p else "–"
             cells = []
             for key in ("heavy", "power law"):
                 share = np.average(column(these, key), weights=count)
                 cells += [rate(share, count.sum()), percent(column(these, key).max())]
             rows.append([kind, aspect, int(count.sum()), *cells, uniform])
     header = ["matrix", "N/M", "matrices", "`null_p` ≤ 0.05, %", "worst M", "*power law*, %"]
-    return table([*header, "worst M", "KS p of uniformity"], rows)
+    return table([*header, "worst M", "uniformity"], rows)
 
 
 def power():
-    return _by_size((*simulate.HEAVY, *simulate.OTHER))
-
-
-def _by_size(kinds):
     found = load("verdicts")
     rows = []
-    for kind in kinds:
+    for kind in (*simulate.HEAVY, *simulate.OTHER):
         cells = []
         for M in SIZES:
             these = [x for x in found if x["kind"] == kind and x["M"] == M]

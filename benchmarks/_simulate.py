@@ -6,10 +6,13 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm
 
+from specdiag import null
+
 SIZES = (128, 256, 512, 1024)
 ALPHAS = (1.5, 2.0, 2.5, 3.0, 4.0)
 SHARES = (1 / 8, 1 / 4, 1 / 2)
 BODIES = ("none", "uniform", "exponential", "exponential-csn", "bulk", "lognormal", "lognormal-cut")
+GOF_BODIES = ("none", "uniform", "exponential-csn", "bulk", "lognormal")
 HOLDOUT_BODIES = ("log-uniform", "two-humps", "triangular", "lognormal-far")  # chose no constant
 
 STUDENT = (1.5, 2.0, 2.5, 3.0, 4.0)  # degrees of freedom
@@ -119,6 +122,27 @@ def _marchenko_pastur(ratio=0.5):
     density = np.sqrt(np.maximum((high - x) * (x - low), 0)) / x
     share_below = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
     return share_below / share_below[-1], x / high
+
+
+def gof_cases(n, count):
+    """Yield (case, alpha, draw): alpha is NaN for those that are no power law."""
+    for alpha in (2.0, 3.0):
+        for body in GOF_BODIES:
+            share = natural_share(alpha) if body == "exponential-csn" else 1 / 4
+
+            def draw(rng, alpha=alpha, body=body, share=share):
+                return draw_spectra(rng, n, alpha, body, share, count)[0]
+
+            yield body, alpha, draw
+    yield "lognormal tail", np.nan, lambda rng: np.exp(rng.standard_normal((count, n)))
+    yield "exponential tail", np.nan, lambda rng: rng.standard_exponential((count, n))
+    for aspect in (1, 4):
+        name = f"gaussian matrix {aspect}"
+        yield name, np.nan, lambda rng, N=aspect * n: gaussian_spectra(rng, N, n, count)
+
+
+def gaussian_spectra(rng, N, M, count):
+    return [null._wishart(rng, N, M)[::-1] for _ in range(count)]
 
 
 def draw_matrix(rng, kind, N, M):
