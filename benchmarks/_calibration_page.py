@@ -267,6 +267,19 @@ def power():
     return table([*header, "posterior mean, all M", "KS alpha, all M"], rows)
 
 
+def by_shape():
+    found = [x for x in load("verdicts") if x["kind"] in simulate.HEAVY]
+    rows = []
+    for M in SIZES:
+        cells = []
+        for aspect in (1, 2, 4, 16):
+            these = [x for x in found if x["M"] == M and x["N"] == aspect * M]
+            shares = [f"{100 * column(these, k).mean():.0f}" for k in ("power law", "too few")]
+            cells.append(" / ".join(shares))
+        rows.append([M, *cells])
+    return table(["M", *(f"N/M = {aspect}" for aspect in (1, 2, 4, 16))], rows)
+
+
 def words():
     found = load("verdicts")
     rows = []
@@ -355,6 +368,7 @@ TABLES = {
     "holdout": holdout,
     "false-alarms": false_alarms,
     "power": power,
+    "by-shape": by_shape,
     "words": words,
     "scatter": scatter,
     "bias": bias,
