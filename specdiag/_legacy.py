@@ -4,7 +4,7 @@ import struct
 from typing import Any, BinaryIO
 
 from specdiag._files import ITEMSIZE, File, open_file, shown
-from specdiag._machine import Object, Reference
+from specdiag._machine import Reference
 from specdiag._pickle import interpret
 from specdiag._torchfile import Storage, TorchFile, storage_id
 
@@ -30,8 +30,9 @@ def read_legacy(file: File) -> tuple[Any, TorchFile]:
         If the file is damaged, cut short or was written on a big-endian machine.
     """
     with open_file(file) as stream:
+        references: list[Reference] = []
         parts = [
-            interpret(stream, file.size, f"{file.name}: {part}")
+            interpret(stream, file.size, f"{file.name}: {part}", references)
             for part in ("magic number", "protocol", "system", "object", "storage keys")
         ]
         _, protocol, system, root, keys = parts
@@ -41,15 +42,15 @@ def read_legacy(file: File) -> tuple[Any, TorchFile]:
             raise ValueError(f"{file.name}: not little-endian; save it again on a common machine")
         if type(keys) is not list or not all(type(key) is str for key in keys):
             raise ValueError(f"{file.name}: the list of storage keys is damaged")
-        storages = _legacy_storages(stream, file, root, keys)
+        storages = _storages(stream, file, references, keys)
     return root, TorchFile(file=file, storages=storages)
 
 
-def _legacy_storages(
-    stream: BinaryIO, file: File, root: Any, keys: list[str]
+def _storages(
+    stream: BinaryIO, file: File, references: list[Reference], keys: list[str]
 ) -> dict[str, Storage]:
     itemsizes: dict[str, tuple[int, int]] = {}
-    for reference in _references(root):
+    for reference in references:
         # Classes of modules are kept outside the pickle too, together with their source.
         if type(reference.id) is tuple and reference.id[:1] == ("module",):
             continue
@@ -75,25 +76,3 @@ def _legacy_storages(
     if position != file.size:
         raise ValueError(f"{file.name}: {file.size - position:,} bytes follow the last storage")
     return storages
-
-
-def _references(root: Any) -> list[Reference]:
-    """Return all persistent ids below `root`; the walk keeps its own stack."""
-    found: list[Reference] = []
-    seen: set[int] = set()
-    stack = [root]
-    while stack:
-        node = stack.pop()
-        if not isinstance(node, dict | list | tuple | Object | Reference) or id(node) in seen:
-            continue
-        seen.add(id(node))
-        if isinstance(node, Reference):
-            found.append(node)
-        elif isinstance(node, Object):
-            stack += [node.cls, node.args, node.state, node.items, node.pairs]
-        elif isinstance(node, dict):
-            stack += node.values()
-            stack += node.keys()
-        else:
-            stack += node
-    return found

@@ -48,12 +48,23 @@ class Key:
 class Machine:
     """The state of one interpretation: stack, marks and memo."""
 
-    __slots__ = ("end", "globals", "marks", "memo", "room", "stack", "stream", "where")
+    __slots__ = (
+        "end",
+        "globals",
+        "marks",
+        "memo",
+        "references",
+        "room",
+        "stack",
+        "stream",
+        "where",
+    )
 
-    def __init__(self, stream: BinaryIO, end: int, where: str) -> None:
+    def __init__(self, stream: BinaryIO, end: int, where: str, references: list[Reference]) -> None:
         self.stream = stream
         self.end = min(end, stream.tell() + MAX_BYTES)
         self.where = where
+        self.references = references
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -124,6 +135,11 @@ class Machine:
         """Push a new container; their number is what an interpreted pickle takes in memory."""
         self._count()
         self.stack.append(value)
+
+    def refer(self, persistent_id: object) -> None:
+        """Push a new reference."""
+        self.references.append(Reference(persistent_id))
+        self.hold(self.references[-1])
 
     def _count(self) -> None:
         self.room -= 1

@@ -1,5 +1,6 @@
 """An inert reader of pickles: it interprets the opcodes itself, imports nothing and calls nothing."""
 
+import codecs
 import re
 import struct
 from collections.abc import Callable, Sequence
@@ -13,29 +14,20 @@ MAX_INTEGER_BYTES = 1024
 MAX_KEY = 2**60  # Python hashes smaller integers to themselves: no chosen collisions
 
 
-def interpret(stream: BinaryIO, end: int, where: str) -> Any:
+def interpret(
+    stream: BinaryIO, end: int, where: str, references: list[Reference] | None = None
+) -> Any:
     """Return what the pickle at the stream's position describes, and stop right behind it.
 
-    Parameters
-    ----------
-    stream : binary file
-        Positioned at the first opcode.
-    end : int
-        Position in the stream that the pickle must not cross.
-    where : str
-        Prefix of every error message, such as ``'model.pt: model/data.pkl'``.
-
-    Returns
-    -------
-    object
-        Plain Python values, `Global`, `Object` and `Reference`; lists and dicts may be cyclic.
+    The pickle must not cross the position `end`; every error message starts with `where`, and
+    every reference to data outside the pickle is also appended to `references`.
 
     Raises
     ------
     ValueError
         If this is not a well-formed pickle, or exceeds a limit on operations, size or depth.
     """
-    machine = Machine(stream, end, where)
+    machine = Machine(stream, end, where, [] if references is None else references)
     read = stream.read
     for _ in range(MAX_OPERATIONS):
         opcode = read(1)
@@ -90,25 +82,14 @@ def _float_line(machine: Machine) -> None:
         machine.fail(f"{line[:40]!r} is not a number")
 
 
-_ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"\\": b"\\", b"'": b"'", b'"': b'"'}
-
-
 def _string_line(machine: Machine) -> None:
     """Python 2's repr of a byte string."""
     line = machine.line().strip()
     if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
         machine.fail("a quoted string has no quotes")
-
-    def unescape(match: re.Match[bytes]) -> bytes:
-        code = match[1]
-        if code in _ESCAPES:
-            return _ESCAPES[code]
-        if code[:1] == b"x":
-            return bytes.fromhex(code[1:].decode())
-        return machine.fail("a quoted string holds an unknown escape")
-
-    data = re.sub(rb"\\(x[0-9a-fA-F]{2}|.|$)", unescape, line[1:-1], flags=re.DOTALL)
-    machine.push(_bytes_or_text(data))
+    if b"\\" in re.sub(rb"\\(x[0-9a-fA-F]{2}|[ntr\\'\"])", b"", line[1:-1]):
+        machine.fail("a quoted string holds an unknown escape")
+    machine.push(_bytes_or_text(codecs.escape_decode(line[1:-1])[0]))
 
 
 def _bytes_or_text(data: bytes) -> bytes | str:
@@ -317,8 +298,8 @@ _OBJECTS: dict[bytes, _Operation] = {
     b"o": _call_marked,
     b"i": _instance,
     b"b": _build,
-    b"P": lambda m: m.hold(Reference(m.text(m.line()))),
-    b"Q": lambda m: m.hold(Reference(m.pop())),
+    b"P": lambda m: m.refer(m.text(m.line())),
+    b"Q": lambda m: m.refer(m.pop()),
     b"\x82": lambda m: m.push(_extension(m, 1)),
     b"\x83": lambda m: m.push(_extension(m, 2)),
     b"\x84": lambda m: m.push(_extension(m, 4)),

@@ -24,27 +24,14 @@ from specdiag._files import (
 MAX_HEADER = 100_000_000  # the format's own limit
 MAX_VALUES = 2_000_000  # a tensor takes about 8
 
-_DTYPES = {
-    "BOOL": "bool",
-    "U8": "uint8",
-    "I8": "int8",
-    "U16": "uint16",
-    "I16": "int16",
-    "U32": "uint32",
-    "I32": "int32",
-    "U64": "uint64",
-    "I64": "int64",
-    "F16": "float16",
-    "F32": "float32",
-    "F64": "float64",
-    "C64": "complex64",
-    "BF16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-    "F8_E8M0": "float8_e8m0fnu",
-}
+_DTYPES = (
+    {f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)}
+    | {f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)}
+    | {f"F{bits}": f"float{bits}" for bits in (16, 32, 64)}
+    | {f"F8_{kind}": f"float8_{kind.lower()}" for kind in ("E4M3FNUZ", "E5M2", "E5M2FNUZ")}
+    | {"F8_E4M3": "float8_e4m3fn", "F8_E8M0": "float8_e8m0fnu", "BF16": "bfloat16"}
+    | {"BOOL": "bool", "C64": "complex64"}
+)
 
 
 def parse_json(data: bytes, where: str) -> Any:

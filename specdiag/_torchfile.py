@@ -12,6 +12,7 @@ import numpy as np
 from specdiag import _zip
 from specdiag._files import (
     ITEMSIZE,
+    MAX_DIMENSIONS,
     File,
     Tensor,
     check_bytes,
@@ -28,25 +29,13 @@ from specdiag._numpy import array_tensor, is_array
 from specdiag._pickle import interpret
 from specdiag._zip import Record
 
-_STORAGE_DTYPES = {
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "ComplexDoubleStorage": "complex128",
-    "ComplexFloatStorage": "complex64",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-    "QInt8Storage": "qint8",
-    "QInt32Storage": "qint32",
-    "QUInt8Storage": "quint8",
-    "QUInt4x2Storage": "quint4x2",
-    "QUInt2x4Storage": "quint2x4",
-}
+_STORAGE_DTYPES = (
+    {"Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16"}
+    | {"ComplexDouble": "complex128", "ComplexFloat": "complex64", "Bool": "bool"}
+    | {"Long": "int64", "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8"}
+    | {"QInt8": "qint8", "QInt32": "qint32", "QUInt8": "quint8"}
+    | {"QUInt4x2": "quint4x2", "QUInt2x4": "quint2x4"}
+)
 _SHORT_DTYPES = {"half": "float16", "float": "float32", "double": "float64", "long": "int64"}
 _PROBLEMS = {
     "_rebuild_sparse_tensor": "sparse tensor",
@@ -147,8 +136,9 @@ def storage_id(reference: object, where: str) -> tuple[str, str, int]:
         raise damaged
     if type(key) is not str or type(numel) is not int or not 0 <= numel < 2**60:
         raise damaged
-    name = cls.path.removeprefix("torch.").removeprefix("cuda.").removeprefix("storage.")
-    if name == "UntypedStorage":
+    match = re.fullmatch(r"torch\.(?:cuda\.|storage\.)?(\w+)Storage", cls.path)
+    name = match[1] if match else ""
+    if name == "Untyped":
         return key, "bytes", numel
     if name not in _STORAGE_DTYPES:
         raise ValueError(f"{where}: the storage class {shown(cls.path)} is unknown")
@@ -167,7 +157,7 @@ def torch_tensor(source: TorchFile, name: str, node: Object) -> Tensor:
     if is_array(node):
         return array_tensor(name, node, where)
     for _ in range(_WRAPPED_LEVELS):
-        function, args = _called(node)
+        function, args = _function(node), node.args
         if function.startswith("_rebuild_parameter"):
             inner = args[0] if args else None
         elif function.startswith("_rebuild_from_type"):
@@ -182,9 +172,8 @@ def torch_tensor(source: TorchFile, name: str, node: Object) -> Tensor:
     return _strided(source, name, args, where, untyped=function == "_rebuild_tensor_v3")
 
 
-def _called(node: Object) -> tuple[str, tuple[Any, ...]]:
-    path = node.cls.path if type(node.cls) is Global else ""
-    return path.rpartition(".")[2], node.args
+def _function(node: Object) -> str:
+    return node.cls.path.rpartition(".")[2] if type(node.cls) is Global else ""
 
 
 def _retyped(args: tuple[Any, ...]) -> Object | None:
@@ -202,12 +191,11 @@ def _unsupported(name: str, function: str, args: tuple[Any, ...]) -> Tensor:
     if function.startswith("_rebuild_sparse") and len(args) > 1 and type(args[1]) is tuple:
         args = args[1]
     for arg in args:
-        if type(arg) is Object and arg.cls == Global("torch.Size"):
-            arg = arg.args[0] if arg.args else ()  # noqa: PLW2901
         if type(arg) is Global and arg.path.startswith("torch.") and dtype == "unknown":
             dtype = _dtype_name(arg)
-        if type(arg) is tuple and arg and not shape and all(type(size) is int for size in arg):
-            shape = arg if len(arg) <= 64 else ()
+        size = _plain_size(arg)
+        if type(size) is tuple and not shape and all(type(length) is int for length in size):
+            shape = size[:MAX_DIMENSIONS]
     return unreadable(name, shape, dtype, problem)
 
 

@@ -233,10 +233,7 @@ def strip_wrappers(names: list[str]) -> Callable[[str], str]:
     ``_orig_mod`` goes everywhere unless that would make two names equal.
     """
     prefix = ""
-    while True:
-        more = next((p for p in _PREFIXES if _all_start(names, prefix + p)), None)
-        if more is None:
-            break
+    while more := next((p for p in _PREFIXES if _all_start(names, prefix + p)), ""):
         prefix += more
 
     def strip(name: str) -> str:
