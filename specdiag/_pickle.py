@@ -129,10 +129,6 @@ def _global_lines(machine: Machine) -> Global:
     return _global(machine, machine.text(module), machine.text(name))
 
 
-def _extension(machine: Machine, n_bytes: int) -> Global:
-    return machine.name(f"copyreg.extension_{machine.number(n_bytes)}")
-
-
 def _stack_global(machine: Machine) -> None:
     name, module = machine.pop(), machine.pop()
     machine.push(_global(machine, module, name))
@@ -158,11 +154,6 @@ def _call_marked(machine: Machine) -> None:
     machine.hold(Object(items[0], tuple(items[1:])))
 
 
-def _instance(machine: Machine) -> None:
-    cls = _global_lines(machine)
-    machine.hold(Object(cls, tuple(machine.pop_to_mark())))
-
-
 def _build(machine: Machine) -> None:
     state, target = machine.pop(), machine.top()
     if type(target) is not Object:
@@ -182,11 +173,6 @@ def _extend(machine: Machine, items: Sequence[object]) -> None:
         target.extend(items)
     else:
         machine.fail("items are appended to something that is no list")
-
-
-def _append(machine: Machine) -> None:
-    item = machine.pop()
-    _extend(machine, (item,))
 
 
 def _update(machine: Machine, items: Sequence[object]) -> None:
@@ -215,11 +201,6 @@ def _safe_key(machine: Machine, key: object) -> object:
     if kind is list or kind is dict:
         machine.fail(f"a {kind.__name__} is used as a key")
     return Key(key)
-
-
-def _set_item(machine: Machine) -> None:
-    value, key = machine.pop(), machine.pop()
-    _update(machine, (key, value))
 
 
 def _new_dict(machine: Machine) -> None:
@@ -282,10 +263,10 @@ _CONTAINERS: dict[bytes, _Operation] = {
     b"\x85": lambda m: _tuple(m, 1),
     b"\x86": lambda m: _tuple(m, 2),
     b"\x87": lambda m: _tuple(m, 3),
-    b"a": _append,
+    b"a": lambda m: _extend(m, (m.pop(),)),
     b"e": lambda m: _extend(m, m.pop_to_mark()),
     b"\x90": lambda m: _extend(m, m.pop_to_mark()),
-    b"s": _set_item,
+    b"s": lambda m: _update(m, (m.pop(), m.pop())[::-1]),
     b"u": lambda m: _update(m, m.pop_to_mark()),
 }
 
@@ -296,13 +277,13 @@ _OBJECTS: dict[bytes, _Operation] = {
     b"\x81": _call,
     b"\x92": _call_with_keywords,
     b"o": _call_marked,
-    b"i": _instance,
+    b"i": lambda m: m.hold(Object(_global_lines(m), tuple(m.pop_to_mark()))),
     b"b": _build,
     b"P": lambda m: m.refer(m.text(m.line())),
     b"Q": lambda m: m.refer(m.pop()),
-    b"\x82": lambda m: m.push(_extension(m, 1)),
-    b"\x83": lambda m: m.push(_extension(m, 2)),
-    b"\x84": lambda m: m.push(_extension(m, 4)),
+    b"\x82": lambda m: m.push(_global(m, "copyreg", f"extension_{m.number(1)}")),
+    b"\x83": lambda m: m.push(_global(m, "copyreg", f"extension_{m.number(2)}")),
+    b"\x84": lambda m: m.push(_global(m, "copyreg", f"extension_{m.number(4)}")),
     b"\x97": lambda m: m.fail("buffers kept outside the pickle are not supported"),
     b"\x98": lambda m: m.fail("buffers kept outside the pickle are not supported"),
 }

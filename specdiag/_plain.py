@@ -157,27 +157,17 @@ class Plainer:
         if self.left < 0 or levels == 0:
             self.foreign["too large or too deep"] += 1
             return "<too large or too deep>"
-        if isinstance(node, Mapping) or is_table(node):
-            pairs = node.items() if isinstance(node, Mapping) else table_items(node)
-            return self._table(pairs, levels)
-        if type(node) is Object and path_of(node) == "argparse.Namespace":
-            return self._table(table_items(node.state), levels)
-        if isinstance(node, list | tuple | set | frozenset):
-            return self._list(node, levels)
-        if type(node) is Object and path_of(node) in _LISTS:
-            return self._list(_set_items(node), levels)
+        path = path_of(node)
+        if is_table(node) or path == "argparse.Namespace":
+            return self._table(table_items(node if is_table(node) else node.state), levels)
+        if isinstance(node, list | tuple | set | frozenset) or path in _LISTS:
+            items = _set_items(node) if type(node) is Object else node
+            # The first that finds the budget spent is the last.
+            return [self.convert(item, levels - 1) for item in items if self.left >= 0]
         value = _scalar(node)
-        if isinstance(value, str) and not isinstance(node, str | float):
-            self._note(value)
+        if isinstance(value, str) and not isinstance(node, str | float) and value[:1] == "<":
+            self.foreign[value[1:-1]] += 1
         return value
-
-    def _list(self, items: Iterable[Any], levels: int) -> list[Any]:
-        values = []
-        for item in items:
-            values.append(self.convert(item, levels - 1))
-            if self.left < 0:
-                break
-        return values
 
     def _table(self, pairs: Iterable[tuple[Any, Any]], levels: int) -> dict[str, Any]:
         table: dict[str, Any] = {}
@@ -190,7 +180,3 @@ class Plainer:
             if self.left < 0:
                 break
         return table
-
-    def _note(self, value: str) -> None:
-        if value.startswith("<") and value.endswith(">"):
-            self.foreign[value[1:-1]] += 1
