@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from specdiag._files import is_text, shown
-from specdiag._machine import Global, Key, Object
+from specdiag._machine import Global, Key, Object, Reference
 from specdiag._numpy import is_array, path_of, scalar_value
 
 MAX_NODES = 500_000
@@ -138,6 +138,8 @@ def _scalar(value: Any) -> object:
     if type(value) in (Object, Global):
         path = value.path if type(value) is Global else path_of(value) or "object"
         return "<tensor>" if is_tensor(value) else f"<{shown(path, quote=False)}>"
+    if type(value) is Reference:
+        return "<storage>"
     return f"<{type(value).__module__}.{type(value).__qualname__}>"
 
 

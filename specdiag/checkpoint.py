@@ -163,7 +163,7 @@ def _open_torch(root: Any, source: TorchFile) -> _Opened:
 def _metadata(model: Model) -> tuple[dict[str, Any], list[str]]:
     """Return the plain entries beside the tensors, and notes about everything left out."""
     notes = [
-        f"{_tensors(count)} under {shown(key)} {'are' if count > 1 else 'is'} not part of the model"
+        f"{_tensors(count)} under {shown(key)} {'is' if count == 1 else 'are'} not part of the model"
         for key, count in model.aside.items()
     ]
     metadata: dict[str, Any] = {}

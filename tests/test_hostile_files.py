@@ -101,6 +101,14 @@ def test_a_device_is_refused():
         open_checkpoint(os.devnull)
 
 
+def test_messages_keep_printable_names_and_escape_the_rest(tmp_path):
+    path = tmp_path / "gr\u00f6\u00dfe\n\x1b[2J\u202e.pt"
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="empty") as caught:
+        open_checkpoint(path)
+    assert str(caught.value).startswith("gr\u00f6\u00dfe\\n\\x1b[2J\\u202e.pt: ")
+
+
 def test_a_missing_file_is_a_file_not_found_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         open_checkpoint(tmp_path / "gone.pt")
