@@ -44,12 +44,12 @@ class Model:
     aside: dict[str, int] = field(default_factory=dict)
 
 
-def find_model(root: Any, where: str, *, from_file: bool) -> Model:
+def find_model(root: Any, where: str) -> Model:
     """Return the model that a checkpoint's tree holds.
 
     Wrappers such as ``state_dict`` are opened; several networks side by side keep their keys in
-    the names. In a file, optimiser states, settings, averages and the like are left aside and
-    their tensors counted; what a caller passes from memory is the model as it is.
+    the names. Optimiser states, settings, averages and the like are left aside and their tensors
+    counted, in a file as in memory: a checkpoint that was loaded is what it was in its file.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def find_model(root: Any, where: str, *, from_file: bool) -> Model:
         refuse_duplicates([key for key, _ in parts], where)
         entries = dict(parts)
         found = {key: value for key, value in entries.items() if id(value) in bearing}
-        chosen, aside = _choose(found, from_file=from_file)
+        chosen, aside = _choose(found)
         for key in sorted(aside):
             count = _count(found[key], counted)
             model.aside[key] = model.aside.get(key, 0) + count
@@ -101,31 +101,31 @@ def refuse_duplicates(names: Sequence[str], where: str) -> None:
         raise ValueError(f"{where}: the name {shown(name)} occurs twice")
 
 
-def _choose(found: dict[str, Any], *, from_file: bool) -> tuple[str | None, set[str]]:
+def _choose(found: dict[str, Any]) -> tuple[str | None, set[str]]:
     """Return the key under which the whole model lies, if any, and the keys that are left aside.
 
     `found` holds the entries that are tensors or lead to one.
     """
-    aside = {key for key, value in found.items() if from_file and _is_beside(key, value)}
+    aside = {key for key, value in found.items() if _is_beside(key, value)}
     kept = found.keys() - aside
     if not kept:
         kept = {key for key in found if _EMA.fullmatch(key.lower())}
         aside -= kept
     # A single number, such as the best loss so far, is no network.
-    numbers = {key for key in kept if from_file and is_number(found[key])}
+    numbers = {key for key in kept if is_number(found[key])}
     groups = {key for key in kept if not is_tensor(found[key])}
     if groups != kept - numbers:
         return None, aside
     chosen = next((key for key in _STATE_DICTS if key in groups), None)
     if chosen is None and len(groups) == 1:
         chosen = next((key for key in groups if _WRAPPERS.fullmatch(key)), None)
-    if chosen is None or (len(groups) > 1 and not from_file):
+    if chosen is None:
         return None, aside
     return chosen, found.keys() - {chosen}
 
 
 def _is_beside(key: str, value: Any) -> bool:
-    """Tell whether an entry of a file is something known that lies beside a model."""
+    """Tell whether an entry is something known that lies beside a model."""
     if is_tensor(value):
         return bool(re.fullmatch(_RNG, key.lower()))
     return bool(_SETTINGS.fullmatch(key.lower())) or _is_training(key, value)

@@ -83,7 +83,7 @@ def open_checkpoint(
         path = Path(source)
         return _open_folder(path) if path.is_dir() else _open_path(path)
     if isinstance(source, Mapping) or _memory.is_module(source):
-        model = find_model(_memory.memory_tree(source), "model", from_file=False)
+        model = find_model(_memory.memory_tree(source), "model")
         found = [_memory.memory_tensor(name, values) for name, values in model.tensors]
         return _assemble("model", None, found, *_metadata(model))
     raise TypeError(f"a path, state dict or module is expected, not {type(source).__name__}")
@@ -155,7 +155,7 @@ def _open_safetensors(file: File) -> _Opened:
 
 
 def _open_torch(root: Any, source: TorchFile) -> _Opened:
-    model = find_model(root, source.file.name, from_file=True)
+    model = find_model(root, source.file.name)
     found = [torch_tensor(source, name, node) for name, node in model.tensors]
     return found, *_metadata(model)
 

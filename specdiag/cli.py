@@ -152,7 +152,7 @@ def _measure_all(
 
 
 def _complain(error: Exception) -> None:
-    from specdiag.tables import printable
+    from specdiag._files import printable
 
     click.echo(f"specdiag: {printable(str(error) or 'not enough memory')}", err=True)
 
@@ -182,12 +182,13 @@ def _print_tables(
     from rich.console import Console
 
     from specdiag import tables
+    from specdiag._files import printable
 
     terminal = Console().width if sys.stdout.isatty() else None
     # Every row is one line, however long, for grep and less; as_table minds the terminal.
     console = Console(width=10_000, highlight=False)
     for checkpoint, layers in zip(checkpoints, measured, strict=True):
-        console.print(tables.printable(str(checkpoint.path)), markup=False, style="bold")
+        console.print(printable(str(checkpoint.path)), markup=False, style="bold")
         console.print(tables.as_table(layers, terminal))
         for line in tables.summary_lines(checkpoint, layers):
             console.print(line, markup=False, soft_wrap=True)

@@ -10,6 +10,7 @@ Dataset import it.
 """
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ from specdiag.verdict import judge
 
 if TYPE_CHECKING:
     import xarray as xr
+
+_log = logging.getLogger(__name__)
 
 
 def alpha(
@@ -92,6 +95,9 @@ def alpha(
             f"method is {method!r} and null {null!r}: expected one of {METHODS} and one of {NULLS}"
         )
     checkpoints = [open_checkpoint(source) for source in sources]
+    for checkpoint in checkpoints:
+        for note in checkpoint.notes:
+            _log.warning("%s: %s", checkpoint.name, note)
     settings: dict[str, Any] = {
         "min_eigenvalues": min_eigenvalues,
         "include_embeddings": include_embeddings,

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from specdiag._files import printable
 from specdiag.gof import ALTERNATIVES
 from specdiag.layers import Layer
 from specdiag.schema import SCHEMA, layer_value
@@ -197,8 +198,3 @@ def _some(names: list[str]) -> str:
 
 def _number(value: float, form: str) -> str:
     return format(value, form) if math.isfinite(value) else "-"
-
-
-def printable(text: str) -> str:
-    """Return text from a file with its control characters escaped, so that it stays on its line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from specdiag.tables import printable
+from specdiag._files import printable
 
 if TYPE_CHECKING:
     import xarray as xr
