@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so that `specdiag --help` answe
 
 import logging
 import math
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -161,38 +162,30 @@ def _with_progress(
     measured: Iterator["Layer"], tensors: Sequence["Tensor"], label: str
 ) -> Iterator["Layer"]:
     """Yield the layers, with a progress bar on a terminal's stderr when they will take long."""
+    from specdiag._files import printable
+
     costs = [math.prod(t.shape) * min(t.shape[:2]) for t in tensors]
     if sum(costs) < _LONG or not sys.stderr.isatty():
         yield from measured
         return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(escape(label), total=sum(costs))
+    with click.progressbar(length=sum(costs), label=printable(label), file=sys.stderr) as progress:
         for layer, cost in zip(measured, costs, strict=True):
-            progress.advance(task, cost)
+            progress.update(cost)
             yield layer
 
 
 def _print_tables(
     checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence["Layer"]]
 ) -> None:
-    from rich.console import Console
-
     from specdiag import tables
     from specdiag._files import printable
 
-    terminal = Console().width if sys.stdout.isatty() else None
-    # Every row is one line, however long, for grep and less; as_table minds the terminal.
-    console = Console(width=10_000, highlight=False)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for checkpoint, layers in zip(checkpoints, measured, strict=True):
-        console.print(printable(str(checkpoint.path)), markup=False, style="bold")
-        console.print(tables.as_table(layers, terminal))
-        for line in tables.summary_lines(checkpoint, layers):
-            console.print(line, markup=False, soft_wrap=True)
-        console.print()
+        click.secho(printable(str(checkpoint.path)), bold=True)
+        for line in tables.as_table(layers, width) + tables.summary_lines(checkpoint, layers):
+            click.echo(line)
+        click.echo()
 
 
 def _write(

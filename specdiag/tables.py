@@ -4,8 +4,10 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from specdiag._files import printable
 from specdiag.gof import ALTERNATIVES
@@ -15,8 +17,6 @@ from specdiag.spectra import unique_names
 from specdiag.verdict import MAX_Q, summarise
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from specdiag.checkpoint import Checkpoint
 
 # The ends of an interval and the alternatives have a column each.
@@ -26,11 +26,15 @@ _COLUMNS = {
     for name, spec in SCHEMA.items()
     if spec.dims[:2] == ("checkpoint", "layer") and name != "row_start"
 }
-_STYLES = {"degenerate": "yellow", "failed": "red", "skipped": "dim"}
+_STYLES: dict[str, dict[str, Any]] = {
+    "degenerate": {"fg": "yellow"},
+    "failed": {"fg": "red"},
+    "skipped": {"dim": True},
+}
 _NAMES_SHOWN = 4
 # What a narrow terminal does without, in this order, until names have that much room.
 _DROPPED: tuple[tuple[set[str], int], ...] = (
-    (set(), 1000),
+    (set(), 10_000),
     ({"mean", "KS", "stable rank", "spectral norm"}, 24),
     ({"ROPE", "n_tail"}, 20),
     ({"gof p", "null q"}, 8),
@@ -82,33 +86,35 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def as_table(layers: Sequence[Layer], width: int | None = None) -> "Table":
-    """Return the table of a checkpoint, a row a matrix.
+def as_table(layers: Sequence[Layer], width: int | None = None) -> list[str]:
+    """Return the lines of the table of a checkpoint: a header, and a row a matrix.
 
     A table that would not fit into `width` columns leaves out columns, in the order of `_DROPPED`, and
     shortens names.
     """
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     cells = [_cells(layer) for layer in layers]
-    taken = {name: 2 + max(len(name), *(len(row[name]) for row in cells)) for name in cells[0]}
-    longest = max(len(printable(layer.name)) for layer in layers)
+    names = [printable(layer.name) for layer in layers]
+    taken = {name: max(len(name), *(len(row[name]) for row in cells)) for name in cells[0]}
+    longest = max(len("matrix"), *map(len, names))
     room, shown = longest, list(taken)
     for dropped, needed in _DROPPED:
         shown = [name for name in shown if name not in dropped]
-        room = longest if width is None else width - 1 - sum(taken[name] for name in shown)
+        if width is None:
+            break
+        room = min(longest, width - sum(2 + taken[name] for name in shown))
         if room >= min(needed, longest):
             break
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("matrix", no_wrap=True)
-    for name in shown:
-        table.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True)
-    for layer, row in zip(layers, cells, strict=True):
-        texts = [_shortened(printable(layer.name), room), *(row[name] for name in shown)]
-        table.add_row(*map(Text, texts), style=_STYLES.get(layer.status, ""))
-    return table
+
+    def line(name: str, row: Mapping[str, str]) -> str:
+        numbers = [row[column].rjust(taken[column]) for column in shown if column != "verdict"]
+        return "  ".join([_shortened(name, room).ljust(room), *numbers, row["verdict"]])
+
+    rows = [
+        click.style(line(name, row), **_STYLES.get(layer.status, {}))
+        for name, row, layer in zip(names, cells, layers, strict=True)
+    ]
+    header = line("matrix", {name: name for name in taken})
+    return [header, "-" * (len(header) - len("verdict") + taken["verdict"]), *rows]
 
 
 def _cells(layer: Layer) -> dict[str, str]:

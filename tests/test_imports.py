@@ -82,7 +82,7 @@ def loaded_by(code):
 
 
 def test_the_command_line_starts_without_anything_heavy():
-    assert loaded_by("import specdiag.cli") & (HEAVY | {"numpy", "rich"}) == set()
+    assert loaded_by("import specdiag.cli") & (HEAVY | {"numpy"}) == set()
 
 
 def test_measuring_a_safetensors_file_imports_no_torch_and_no_xarray(minilm):
