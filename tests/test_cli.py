@@ -243,6 +243,19 @@ def test_the_table_fits_the_terminal(minilm, columns):
     assert len({line.split()[0] for line in table}) == 6  # shortened names still differ
 
 
+@pytest.mark.slow
+def test_long_work_shows_its_progress_on_a_terminal_only(rng, tmp_path):
+    path = tmp_path / "large.safetensors"
+    W = rng.standard_normal((2048, 2048)).astype(np.float32)
+    save_file({f"l{i}.weight": W for i in range(6)}, path)
+    text = on_a_terminal([sys.executable, "-m", "specdiag.cli", "alpha", str(path), "--no-gof"], 80)
+    shown = [int(percent) for percent in re.findall(r"large .*?(\d+)%", text)]
+    assert shown[0] < 20
+    assert shown[-1] == 100
+    assert shown == sorted(shown)
+    assert run("alpha", path, "--no-gof")[2] == ""
+
+
 def test_help_of_every_command_has_an_example():
     for command in cli.commands:
         found = CliRunner().invoke(cli, [command, "--help"])
