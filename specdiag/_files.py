@@ -172,3 +172,27 @@ def is_text(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def write_whole(target: Path, content: bytes | memoryview) -> None:
+    """Write a file so that it is there whole under its name, or not at all.
+
+    Beside the target, synced, then renamed: a process that dies, a full disk or a second writer
+    leave the old file or the new one.
+    """
+    import tempfile
+
+    with tempfile.NamedTemporaryFile(
+        prefix=f".{target.name}.", dir=target.parent, delete=False
+    ) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)

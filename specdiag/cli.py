@@ -77,7 +77,13 @@ def cli() -> None:
     help="Compare alpha with Gaussian matrices, or with the layer's own entries shuffled (slow).",
 )
 @click.option("--gof/--no-gof", default=True, help="Test the goodness of fit.  [default: gof]")
-@click.option("--seed", default=0, show_default=True, help="Of the bootstrap and the shuffling.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of the bootstrap and the shuffling.",
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def alpha(
     files: tuple[Path, ...],

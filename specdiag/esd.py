@@ -82,7 +82,7 @@ def _gram(A: Array) -> Array:
     return gram
 
 
-def rank_gate(eigenvalues: Array, shape: tuple[int, ...], dtype: DTypeLike) -> float:
+def rank_gate(eigenvalues: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) -> float:
     """Return the value that an eigenvalue must exceed to be more than rounding.
 
     The largest of three floors, each proportional to the spectrum, so that the gate is the same
@@ -100,18 +100,26 @@ def rank_gate(eigenvalues: Array, shape: tuple[int, ...], dtype: DTypeLike) -> f
 
     Parameters
     ----------
-    eigenvalues : ndarray of shape (n_eigenvalues,)
-        Of `eigenvalues`, descending.
+    eigenvalues : array_like of shape (n_eigenvalues,)
+        Of `eigenvalues`, all of them.
     shape : tuple of int
         Shape of W.
     dtype : dtype_like
         In which W was stored, before any conversion. Integers are taken as exact.
+
+    Raises
+    ------
+    ValueError
+        When there are no eigenvalues or the shape is none of a matrix.
     """
-    largest = float(eigenvalues[0])
+    values = np.asarray(eigenvalues, dtype=np.float64)
+    if len(shape) < 2 or not values.size:
+        raise ValueError(f"{values.size} eigenvalues of shape {shape}: expected those of a matrix")
+    largest = float(values.max())
     N, M = max(shape[:2]), min(shape[:2])
     eps, tiny = _precision(np.dtype(dtype))
     arithmetic = largest * (N * min(eps, float(np.finfo(np.float32).eps))) ** 2
-    variance = (eps**2 * float(eigenvalues.mean()) + tiny**2) / 12
+    variance = (eps**2 * float(values.mean()) + tiny**2) / 12
     storage = 4 * variance * (math.sqrt(N) + math.sqrt(M)) ** 2 / N
     own = largest * N * float(np.finfo(np.float64).eps)
     return max(arithmetic, storage, own)

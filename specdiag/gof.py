@@ -35,7 +35,7 @@ def goodness_of_fit(eigenvalues: ArrayLike, *, seed: int = 0) -> float:
     Parameters
     ----------
     eigenvalues : array_like of shape (n_eigenvalues,)
-        Positive, above the rank gate, in any order. Fewer than 17, or the largest 16 all equal: NaN.
+        Positive, above the rank gate, in any order. Fewer than 17, or all of them equal: NaN.
     seed : int
         The same seed gives the same p-value.
 
@@ -122,12 +122,20 @@ def likelihood_ratios(tail: ArrayLike, xmin: float) -> dict[str, tuple[float, fl
         which contains the power law, the chi-square of Wilks. NaN for a tail of fewer than 3
         distinct eigenvalues.
 
+    Raises
+    ------
+    ValueError
+        When the tail is no spectrum, or reaches below xmin.
+
     Notes
     -----
     Lognormal and stretched exponential reach the power law as a limit. Where that limit is the best
     of their kind the ratio is 0 and p is 1.
     """
-    y = np.log(np.asarray(tail, dtype=np.float64) / xmin)
+    x = checked_eigenvalues(tail)
+    if not (xmin > 0 and (not len(x) or x[0] >= xmin)):
+        raise ValueError(f"xmin is {xmin}: expected a positive number that no eigenvalue is below")
+    y = np.log(x) - math.log(xmin)
     nothing = (math.nan, math.nan)
     if np.count_nonzero(np.diff(np.sort(y)) > TIE) < 2:
         return dict.fromkeys(ALTERNATIVES, nothing)
@@ -229,10 +237,10 @@ def _stretched_exponential(y: Array) -> Array:
         return np.log(c * b)[:, None] + c[:, None] * y - b[:, None] * growth
 
     low, high = 1e-4 / y.mean(), min(50 / y.mean(), 300 / y.max())
-    for _ in range(4):
+    for level in range(4):
         shapes = np.geomspace(low, high, 40)
         best = int(log_density(shapes).sum(axis=1).argmax())
-        if best == 0 and low * y.mean() <= 1e-4:
+        if level == best == 0:
             return -math.log(y.mean()) - y / y.mean()
         low, high = shapes[max(best - 1, 0)], shapes[min(best + 1, 39)]
     found: Array = log_density(shapes[[best]])[0]

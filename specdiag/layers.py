@@ -16,7 +16,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -166,7 +166,7 @@ def measure(
     function = functools.partial(
         measure_tensor, min_eigenvalues=min_eigenvalues, method=method, null=null, **options
     )
-    measured = _in_parallel(function, jobs, budget)
+    measured = _in_parallel(function, [(t, _peak_bytes(t, null)) for t in jobs], budget)
     for tensor, reason in zip(tensors, reasons, strict=True):
         yield _record(tensor, status="skipped", reason=reason) if reason else next(measured)
 
@@ -183,7 +183,7 @@ def _once_each(tensors: Sequence[Tensor], reasons: Sequence[str]) -> list[str]:
     return found
 
 
-def _peak_bytes(tensor: Tensor) -> float:
+def _peak_bytes(tensor: Tensor, null: str = "gaussian") -> float:
     """Return the memory that measuring takes, within 5 %: BLAS has buffers of its own.
 
     The matrix as stored and in float64; then in float64 with its Gram matrix; then the Gram matrix
@@ -191,19 +191,19 @@ def _peak_bytes(tensor: Tensor) -> float:
     """
     values = math.prod(tensor.shape)
     grams = min(tensor.shape[:2]) ** 2 * math.prod(tensor.shape[2:])
-    return 8 * 1.05 * max(1.5 * values, values + grams, 2 * grams)
+    kept = values if null == "permutation" else 0  # what is shuffled
+    return 8 * 1.05 * (kept + max(1.5 * values, values + grams, 2 * grams))
 
 
 def _in_parallel(
-    function: Callable[[Tensor], Layer], jobs: Iterable[Tensor], budget: int
+    function: Callable[[Tensor], Layer], jobs: Iterable[tuple[Tensor, float]], budget: int
 ) -> Iterator[Layer]:
     """Yield the function of each job, in order, with as many in flight as fit into the budget."""
     in_flight: deque[tuple[Future[Layer], float]] = deque()
     pool = ThreadPoolExecutor(os.cpu_count())
     with threadpool_limits(1, user_api="blas"):
         try:
-            for job in jobs:
-                need = _peak_bytes(job)
+            for job, need in jobs:
                 while in_flight and need + sum(size for _, size in in_flight) > budget:
                     yield in_flight.popleft()[0].result()
                 in_flight.append((pool.submit(function, job), need))
@@ -241,7 +241,7 @@ def measure_tensor(
         spectrum = esd.eigenvalues(tensor.read())  # nobody else holds the values: memory
         common = _describe(tensor, spectrum)
         if method == "wwj":
-            found = _fit_wwj(tensor, min_eigenvalues)
+            found = _fit_wwj(tensor)
         elif method == "weightwatcher":
             found = _fit_weightwatcher(tensor, spectrum)
         else:
@@ -250,7 +250,7 @@ def measure_tensor(
             resolved = spectrum[: common["rank"]]
             found |= _tests(tensor, resolved, found, gof=gof, null=null, seed=seed)
     except MemoryError:
-        size = _peak_bytes(tensor) / 1e9
+        size = _peak_bytes(tensor, null) / 1e9
         return _record(tensor, status="failed", reason=f"not enough memory: needs {size:.1f} GB")
     except (ValueError, OSError, np.linalg.LinAlgError) as error:
         return _record(tensor, status="failed", reason=str(error))
@@ -279,14 +279,12 @@ def _fit(tensor: Tensor, spectrum: Array, min_eigenvalues: int) -> dict[str, Any
     if len(resolved) < min_eigenvalues:
         reason = f"rank {len(resolved)}: fewer than {min_eigenvalues} eigenvalues above rounding"
         return {"status": "degenerate", "reason": reason}
-    # Weyl's inequality: an error E moves no lambda by more than 2 s_1 |E|, and the gate allows E.
-    all_equal = resolved[0] - resolved[-1] <= 2 * math.sqrt(resolved[0] * gate)
     tail = fit_alpha(resolved)
-    if not tail.n_tail or all_equal:
-        return {
-            "status": "degenerate",
-            "reason": "no eigenvalues differ by more than rounding: there is no tail",
-        }
+    # Weyl's inequality: an error E moves no lambda by more than 2 s_1 |E|, and the gate allows E.
+    spread = resolved[0] - resolved[tail.n_tail - 1] if tail.n_tail else 0.0
+    if spread <= 2 * math.sqrt(resolved[0] * gate):
+        reason = "the eigenvalues of its tail differ by no more than rounding"
+        return {"status": "degenerate", "reason": reason}
     return {"status": "fit", "tail": tail, "posterior": alpha_posterior(resolved)}
 
 
@@ -296,7 +294,7 @@ def _tests(
     if null == "gaussian":
         draws = gaussian_draws(tensor.shape)
     else:
-        draws = permutation_draws(tensor.read(), seed=seed)
+        draws = permutation_draws(tensor.read(), tensor.dtype, seed=seed)
     found: dict[str, Any] = {"null_p": p_value(fit["posterior"].mean, draws)}
     if gof:
         tail = fit["tail"]
@@ -306,19 +304,25 @@ def _tests(
 
 
 def _fit_weightwatcher(tensor: Tensor, spectrum: Array) -> dict[str, Any]:
-    half = 0.5 if len(tensor.shape) > 2 else 1.0  # weightwatcher scales convolutions by sqrt(1/2)
-    tail, posterior = published.weightwatcher(spectrum * max(tensor.shape[:2]) * half)
+    scale = float(max(tensor.shape[:2]))
+    if len(tensor.shape) > 2:
+        scale /= 2  # weightwatcher multiplies convolutions by sqrt(1/2)
+    tail, posterior = published.weightwatcher(spectrum * scale)
     if not tail.n_tail:
-        return {"status": "failed", "reason": "weightwatcher finds no fit, and reports alpha -1"}
+        reason = "weightwatcher finds no fit, and reports alpha -1"
+        return {"status": "degenerate", "reason": reason}
+    tail = replace(tail, xmin=tail.xmin / scale)
     return {"status": "fit", "tail": tail, "posterior": posterior}
 
 
-def _fit_wwj(tensor: Tensor, min_eigenvalues: int) -> dict[str, Any]:
+def _fit_wwj(tensor: Tensor) -> dict[str, Any]:
     if len(tensor.shape) > 2:
         return {"status": "skipped", "reason": "the published rules know matrices only"}
     tail, posterior, rank = published.wwj(tensor.read())
     if not tail.n_tail:
-        reason = f"rank {rank} above 1e-9 of the largest: fewer than {min_eigenvalues}"
+        reason = (
+            f"rank {rank} above 1e-9 of the largest, {published.WWJ_MIN_TAIL} needed; or all equal"
+        )
         return {"status": "degenerate", "reason": reason, "rank": rank}
     return {"status": "fit", "tail": tail, "posterior": posterior, "rank": rank}
 

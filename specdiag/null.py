@@ -13,15 +13,17 @@ Two nulls, which answer different questions:
 """
 
 import functools
+import io
 import logging
 import math
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from specdiag import esd
+from specdiag._files import write_whole
 from specdiag.posterior import MIN_SPACINGS, posterior_mean
 
 Array = NDArray[np.float64]
@@ -85,14 +87,16 @@ def _gaussian_draws(N: int, M: int, slices: int) -> Array:
             return shipped[key].astype(np.float64)
     cached = _cache_file(key)
     try:
-        return _checked(np.load(cached), n_draws(M * slices))
-    except (OSError, ValueError, EOFError):
+        return _read_cache(cached, n_draws(M * slices))
+    except (OSError, ValueError):
         draws = simulate(N, M, slices)
         _keep(cached, draws)
         return draws
 
 
-def _checked(draws: Array, expected: int) -> Array:
+def _read_cache(path: Path, expected: int) -> Array:
+    with path.open("rb") as file:
+        draws: Array = np.lib.format.read_array(file, allow_pickle=False)
     if draws.shape != (expected,) or draws.dtype != np.float64 or np.any(np.diff(draws) < 0):
         raise ValueError("a damaged cache file")
     return draws
@@ -106,15 +110,11 @@ def _cache_file(key: str) -> Path:
 
 def _keep(path: Path, draws: Array) -> None:
     """Cache the draws if the disk allows it; a run does not fail because it cannot be remembered."""
-    import tempfile
-
+    content = io.BytesIO()
+    np.save(content, draws)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            np.save(file, draws)
-        Path(file.name).replace(
-            path
-        )  # whole or not at all, also when two processes draw it at once
+        write_whole(path, content.getvalue())
     except OSError as error:
         _log.warning("the null of %s could not be cached: %s", path.stem, error)
 
@@ -156,12 +156,14 @@ def _wishart(rng: "np.random.Generator", N: int, M: int) -> Array:
     return np.maximum(values, values[-1] * N * np.finfo(np.float64).eps) / N
 
 
-def permutation_draws(W: ArrayLike, *, seed: int = 0) -> Array:
+def permutation_draws(W: ArrayLike, dtype: DTypeLike = np.float64, *, seed: int = 0) -> Array:
     """Return sorted alphas of the matrix with its entries shuffled, 99 times.
 
     Parameters
     ----------
     W : array_like of shape (n, m) or (out, in, *kernel)
+    dtype : dtype_like
+        In which W was stored: its rounding gates the shuffled matrices as it gates the real one.
     seed : int
         The same seed gives the same draws.
     """
@@ -173,7 +175,7 @@ def permutation_draws(W: ArrayLike, *, seed: int = 0) -> Array:
     for _ in range(PERMUTATIONS):
         rng.shuffle(shuffled.reshape(-1))
         values = esd.eigenvalues(shuffled)
-        resolved = values[values > esd.rank_gate(values, shuffled.shape, np.float64)]
+        resolved = values[values > esd.rank_gate(values, shuffled.shape, dtype)]
         if len(resolved) > MIN_SPACINGS:
             alphas.append(posterior_mean(resolved))
     return np.sort(alphas)

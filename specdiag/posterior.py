@@ -87,9 +87,10 @@ def alpha_posterior(eigenvalues: ArrayLike) -> Posterior:
     Returns
     -------
     Posterior
-        The interval is equal-tailed, nominally 95 %. On independent draws it covers 91 to 97 % for
-        tails of 30 or more, 92 to 98 % but for a few kinds of bodies; `short_tail` is the
-        probability that the tail has fewer, where it may cover as little as half.
+        The interval is equal-tailed, nominally 95 %. On independent draws it covers 92 to 98 % for
+        tails of 30 or more, but for a few kinds of bodies (85 % where the body is itself a power
+        law and larger than the tail); `short_tail` is the probability that the tail has fewer,
+        where it may cover as little as half.
 
     Raises
     ------

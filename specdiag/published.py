@@ -28,12 +28,12 @@ def weightwatcher(squared_singular_values: Array) -> tuple[TailFit, Posterior]:
     """Return what weightwatcher 0.7.7 reports, from the eigenvalues of W'W (not divided by N).
 
     Eigenvalues above 1e-5 are fitted as `fit_alpha` does; the interval is alpha +- 1.96 sigma. It has
-    no posterior: those fields are NaN.
+    no posterior: the other fields are NaN.
     """
     fit = fit_alpha(squared_singular_values[squared_singular_values > WEIGHTWATCHER_FLOOR])
     reach = 1.96 * fit.sigma
     interval = (fit.alpha - reach, fit.alpha + reach)
-    return fit, replace(NO_POSTERIOR, mean=fit.alpha, sd=fit.sigma, interval=interval)
+    return fit, replace(NO_POSTERIOR, interval=interval)
 
 
 def wwj(W: NDArray[np.generic]) -> tuple[TailFit, Posterior, int]:

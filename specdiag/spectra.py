@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specdiag._files import write_whole
 from specdiag.checkpoint import Checkpoint, open_checkpoint
 from specdiag.gof import ALTERNATIVES
 from specdiag.layers import MIN_EIGENVALUES, Layer, matrices, measure
@@ -75,7 +76,7 @@ def alpha(
     ------
     ValueError
         When a source is no checkpoint, holds no matrix, or none matches `layers`; when `method`,
-        `null` or `min_eigenvalues` is none that there is.
+        `null`, `seed` or `min_eigenvalues` is none that there is.
     OSError
         When a file cannot be read.
 
@@ -84,10 +85,9 @@ def alpha(
     >>> dataset = specdiag.alpha("model.safetensors")
     >>> dataset.alpha.mean("layer")
     """
-    if not isinstance(min_eigenvalues, int) or min_eigenvalues < 2:
-        raise ValueError(
-            f"min_eigenvalues is {min_eigenvalues!r}: expected a whole number from 2 on"
-        )
+    for name, value, least in (("min_eigenvalues", min_eigenvalues, 2), ("seed", seed, 0)):
+        if not isinstance(value, int | np.integer) or value < least:
+            raise ValueError(f"{name} is {value!r}: expected a whole number from {least} on")
     if not sources:
         raise ValueError("alpha() needs at least one checkpoint: a path, module or state dict")
     if method not in METHODS or null not in NULLS:
@@ -245,8 +245,9 @@ def validate(dataset: "xr.Dataset") -> "xr.Dataset":
                 f"variable {name} has dims {variable.dims} and dtype {variable.dtype}: expected "
                 f"{spec.dims} and kind {spec.dtype}"
             )
-    ends = dataset.row_start + dataset.row_size
-    if int(dataset.row_start.min()) < 0 or int(ends.max()) > dataset.sizes["sample"]:
+    starts = dataset.row_start.values
+    ends = starts + dataset.row_size.values
+    if np.any(starts < 0) or np.any(ends > dataset.sizes["sample"]):
         raise ValueError("row_start and row_size point outside of the eigenvalues")
     return dataset
 
@@ -265,31 +266,12 @@ def save(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> None:
     target = Path(path).resolve()
     if target.exists() and not target.is_file():
         raise ValueError(f"{path} is not a regular file: name a file to write")
-    try:
-        _write_whole(dataset, target)
-    except OSError as error:
-        raise OSError(f"{path} could not be written: {error.strerror or error}") from error
-
-
-def _write_whole(dataset: "xr.Dataset", target: Path) -> None:
-    import tempfile
-
     # Through memory: HDF5 crashes the process when the disk fills while it writes.
     content = dataset.to_netcdf(engine="h5netcdf")
-    with tempfile.NamedTemporaryFile(
-        prefix=f".{target.name}.", dir=target.parent, delete=False
-    ) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+    try:
+        write_whole(target, content)
+    except OSError as error:
+        raise OSError(f"{path} could not be written: {error.strerror or error}") from error
 
 
 def open_spectra(path: str | os.PathLike[str]) -> "xr.Dataset":
@@ -310,4 +292,5 @@ def open_spectra(path: str | os.PathLike[str]) -> "xr.Dataset":
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
     except (ValueError, OSError, KeyError) as error:
-        raise ValueError(f"{path} is not a spectra file: {error}") from error
+        line = " ".join(str(error).split())
+        raise ValueError(f"{path} is not a spectra file: {line}") from error

@@ -119,10 +119,9 @@ def as_table(layers: Sequence[Layer], width: int | None = None) -> list[str]:
 
 def _cells(layer: Layer) -> dict[str, str]:
     low, high = layer.posterior.interval
-    outside = "*" if layer.tail.alpha < low or layer.tail.alpha > high else ""
     return {
         "shape": "x".join(map(str, layer.shape)),
-        "alpha": _number(layer.tail.alpha, ".2f") + outside,
+        "alpha": _number(layer.tail.alpha, ".2f") + "*" * _outside(layer),
         "mean": _number(layer.posterior.mean, ".2f"),
         "95 % interval": f"{low:.2f} - {high:.2f}" if math.isfinite(low) else "-",
         "n_tail": str(layer.tail.n_tail) if layer.tail.n_tail else "-",
@@ -136,15 +135,21 @@ def _cells(layer: Layer) -> dict[str, str]:
     }
 
 
+def _outside(layer: Layer) -> bool:
+    low, high = layer.posterior.interval
+    return layer.tail.alpha < low or layer.tail.alpha > high
+
+
 def _shortened(name: str, room: int) -> str:
     """Return a name that fits: without .weight, its words cut to three letters from the left."""
+    room = max(room, 8)
     words = name.removesuffix(".weight").split(".") if len(name) > room else [name]
     for i, word in enumerate(words):
         if len(".".join(words)) <= room:
             break
         words[i] = word[:3]
     short = ".".join(words)
-    return short if len(short) <= room else f"…{short[1 - max(room, 8) :]}"
+    return short if len(short) <= room else f"…{short[1 - room :]}"
 
 
 def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str]:
@@ -162,7 +167,7 @@ def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str
         f"   ({n_vectors} vectors and scalars are not matrices)"
     )
     lines += [f"  {r['status']}: {r['reason']}: {_some(r['layers'])}" for r in found["reasons"]]
-    if any(_cells(layer)["alpha"].endswith("*") for layer in layers):
+    if any(_outside(layer) for layer in layers):
         lines.append("* outside the interval: its xmin is one of many that explain the spectrum")
     lines += [f"note: {note}" for note in checkpoint.notes]
     return [printable(line) for line in lines]

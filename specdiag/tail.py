@@ -88,6 +88,8 @@ def fit_alpha(eigenvalues: ArrayLike) -> TailFit:
 
 def checked_eigenvalues(eigenvalues: ArrayLike) -> NDArray[np.float64]:
     """Return the eigenvalues in ascending order; raise ValueError for what is no spectrum."""
+    if np.iscomplexobj(eigenvalues):
+        raise ValueError("eigenvalues are complex: expected real numbers")
     x = np.asarray(eigenvalues, dtype=np.float64)
     if x.ndim != 1:
         raise ValueError(f"eigenvalues have shape {x.shape}: expected one dimension")

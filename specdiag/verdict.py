@@ -11,7 +11,7 @@ import numpy as np
 
 from specdiag.layers import Layer
 from specdiag.null import false_discovery_rate
-from specdiag.posterior import ROPE
+from specdiag.posterior import MIN_SPACINGS, ROPE
 
 WELL_TRAINED = (2.0, 6.0)  # the range of alpha that Martin & Mahoney (2021) call well trained
 MAX_Q = 0.05  # of the null: above, the layer is as a random matrix
@@ -37,6 +37,7 @@ def verdict(layer: Layer) -> str:
     - no evidence: an alpha as low is what random matrices of this shape give (null_q > 0.05);
     - rejected: no power law fits the tail (gof_p < 0.1);
     - too few: fewer than 30 eigenvalues are probably in the tail, so its interval is not calibrated;
+      or the matrix has fewer than 17;
     - compatible: not rejected, but another tail fits better, or the goodness of fit was not tested;
     - power law: heavier than random, not rejected, long enough, and no other tail is better.
     """
@@ -46,10 +47,10 @@ def verdict(layer: Layer) -> str:
         return "no evidence"
     if layer.gof_p < MIN_GOF_P:
         return "rejected"
-    if math.isnan(layer.null_q):
-        return "too few" if math.isnan(layer.posterior.mean) else ""
-    if layer.posterior.short_tail > MAX_SHORT_TAIL:
+    if layer.rank <= MIN_SPACINGS + 1 or layer.posterior.short_tail > MAX_SHORT_TAIL:
         return "too few"
+    if math.isnan(layer.null_q):
+        return ""  # by a method of others, which has no null
     ratios = layer.likelihood_ratios.values()
     if math.isnan(layer.gof_p) or any(ratio < 0 and p < MAX_RATIO_P for ratio, p in ratios):
         return "compatible"
@@ -88,14 +89,18 @@ def summarise(layers: Sequence[Layer]) -> dict[str, Any]:
         "fraction_below_2": _mean(alpha < low),
         "fraction_2_to_6": _mean((alpha >= low) & (alpha <= high)),
         "fraction_above_6": _mean(alpha > high),
-        "posterior_mean_alpha": _mean([layer.posterior.mean for layer in fit]),
-        "rope_fraction": _mean([layer.posterior.rope for layer in fit]),
+        "posterior_mean_alpha": _mean(_known(layer.posterior.mean for layer in fit)),
+        "rope_fraction": _mean(_known(layer.posterior.rope for layer in fit)),
         **_rope_decisions(fit),
         "n_tested": sum(not math.isnan(layer.null_q) for layer in layers),
         "n_distinguishable": sum(layer.null_q <= MAX_Q for layer in layers),
         "verdicts": {word: words[word] for word in VERDICTS if words[word]},
         "reasons": _reasons(layers),
     }
+
+
+def _known(values: Iterable[float]) -> list[float]:
+    return [value for value in values if not math.isnan(value)]
 
 
 def _share(part: int, whole: int) -> float:

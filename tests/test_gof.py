@@ -114,3 +114,11 @@ def test_what_contains_the_power_law_is_never_worse(seed, n):
 
 def test_a_tail_of_two_values_has_no_ratio():
     assert all(math.isnan(r) for r, _ in likelihood_ratios([1.0, 1.0, 2.0], 1.0).values())
+
+
+@pytest.mark.parametrize(
+    ("tail", "xmin"), [([1.0, 2.0, 3.0], 0.0), ([1.0, 2.0, 3.0], 2.0), ([1.0, 2.0], math.nan)]
+)
+def test_a_tail_that_reaches_below_xmin_is_refused(tail, xmin):
+    with pytest.raises(ValueError, match="expected a positive number that no eigenvalue is below"):
+        likelihood_ratios(tail, xmin)

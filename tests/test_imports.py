@@ -21,7 +21,7 @@ ALLOWED = {
     "posterior": {*NUMERICS, "specdiag.tail"},
     "gof": {*NUMERICS, "specdiag.posterior", "specdiag.tail"},
     "published": {*NUMERICS, "specdiag.posterior", "specdiag.tail"},
-    "null": {*NUMERICS, "platformdirs", "specdiag.esd", "specdiag.posterior"},
+    "null": {*NUMERICS, "platformdirs", "specdiag._files", "specdiag.esd", "specdiag.posterior"},
     "layers": {
         *("numpy", "threadpoolctl", "specdiag.checkpoint", "specdiag.esd", "specdiag.tail"),
         *("specdiag.posterior", "specdiag.gof", "specdiag.null", "specdiag.published"),
@@ -31,6 +31,7 @@ ALLOWED = {
     },
     "schema": {"specdiag.gof", "specdiag.layers"},
     "spectra": {
+        "specdiag._files",
         "specdiag.schema",
         *("numpy", "xarray", "specdiag.checkpoint", "specdiag.layers", "specdiag.verdict"),
         *("specdiag.gof", "specdiag.null", "specdiag.published"),  # names of their choices

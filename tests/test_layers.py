@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from specdiag.checkpoint import open_checkpoint
+from specdiag.gof import goodness_of_fit, likelihood_ratios
 from specdiag.layers import matrices, measure
+from specdiag.null import gaussian_draws, p_value, permutation_draws
 
 
 def measured(arrays, pattern=None, **settings):
@@ -100,7 +102,7 @@ def test_a_transpose_and_a_rotation_have_the_same_alpha(rng):
     [
         (np.zeros((80, 80)), "degenerate", "rank 0: fewer than 50 eigenvalues above rounding"),
         (np.full((80, 80), 0.3), "degenerate", "rank 1: fewer than 50 eigenvalues above rounding"),
-        (np.eye(80), "degenerate", "no eigenvalues differ by more than rounding: there is no tail"),
+        (np.eye(80), "degenerate", "the eigenvalues of its tail differ by no more than rounding"),
         (np.ones((1, 300)), "skipped", "too few eigenvalues: 1 of at least 50"),
         (np.ones((300, 1)), "skipped", "too few eigenvalues: 1 of at least 50"),
         (np.ones((0, 300)), "skipped", "too few eigenvalues: 0 of at least 50"),
@@ -125,6 +127,30 @@ def test_every_odd_matrix_is_in_one_bucket_with_its_reason(W, status, reason):
 def test_a_rotated_identity_is_as_degenerate_as_the_identity(rng):
     Q, _ = np.linalg.qr(rng.standard_normal((80, 80)))
     assert one(Q).status == one(Q.astype(np.float32)).status == "degenerate"
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_tail_of_one_repeated_value_is_no_tail_however_it_was_stored(rng, dtype):
+    W = np.zeros((128, 128))
+    for i, scale in ((0, 1), (64, 2)):
+        Q, _ = np.linalg.qr(rng.standard_normal((64, 64)))
+        W[i : i + 64, i : i + 64] = scale * Q
+    layer = one(W.astype(dtype))
+    assert layer.status == "degenerate" or layer.tail.alpha < 10
+
+
+def test_the_options_of_the_tests_do_what_they_say(rng):
+    W = heavy(rng, 100, 60)
+    (full,) = measured({"a": W}, seed=3)
+    (other,) = measured({"a": W}, null="permutation", gof=False)
+    resolved = full.eigenvalues
+    assert full.gof_p == goodness_of_fit(resolved, seed=3)
+    tail = resolved[: full.tail.n_tail]
+    assert full.likelihood_ratios == likelihood_ratios(tail, full.tail.xmin)
+    assert full.null_p == p_value(full.posterior.mean, gaussian_draws(W.shape))
+    assert other.null_p == p_value(other.posterior.mean, permutation_draws(W))
+    assert math.isnan(other.gof_p)
+    assert other.likelihood_ratios == {}
 
 
 @pytest.mark.parametrize("size", [49, 50, 51])

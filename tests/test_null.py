@@ -55,7 +55,7 @@ def test_a_new_shape_is_drawn_once_and_cached(cache, caplog):
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize("damage", [b"", b"not an array", None])
+@pytest.mark.parametrize("damage", [b"", b"not an array", b"PK\x03\x04", None])
 def test_a_damaged_cache_is_drawn_again(cache, damage):
     first = null.gaussian_draws((70, 33))
     (file,) = cache.rglob("*.npy")

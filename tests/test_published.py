@@ -113,3 +113,12 @@ def test_weightwatcher_by_name_is_what_weightwatcher_reports(weights):
 def test_an_unknown_method_is_refused(weights):
     with pytest.raises(ValueError, match="method is 'x' and null 'gaussian': expected one of"):
         specdiag.alpha(weights, method="x")
+
+
+@pytest.mark.parametrize("method", published.METHODS)
+def test_xmin_is_an_eigenvalue_by_every_method(weights, method):
+    found = specdiag.alpha(weights, method=method, gof=False)
+    for layer in weights:
+        cell = found.sel(layer=layer).squeeze()
+        values = specdiag.spectrum(found, layer)
+        assert np.abs(values / cell.xmin.item() - 1).min() < 1e-5  # wwj works in float32

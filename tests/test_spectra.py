@@ -202,6 +202,20 @@ def test_min_eigenvalues_is_a_whole_number_from_two_on(weights, value):
         specdiag.alpha(weights, min_eigenvalues=value)
 
 
+def test_the_dataset_holds_the_likelihood_ratios(weights):
+    found = specdiag.alpha(weights).sel(layer="a.weight").squeeze()
+    values = specdiag.eigenvalues(weights["a.weight"])
+    expected = specdiag.likelihood_ratios(values[: int(found.n_tail)], found.xmin.item())
+    for name, (ratio, p) in expected.items():
+        assert found.log_likelihood_ratio.sel(alternative=name) == ratio
+        assert found.log_likelihood_ratio_p.sel(alternative=name) == p
+
+
+def test_a_seed_is_a_whole_number(weights):
+    with pytest.raises(ValueError, match="seed is -1: expected a whole number from 0 on"):
+        specdiag.alpha(weights, seed=-1)
+
+
 def test_what_was_not_measured_is_not_zero(dataset):
     dead = dataset.sel(layer="flat.weight", checkpoint="model")
     assert dead["rank"] == 0

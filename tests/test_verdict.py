@@ -22,6 +22,7 @@ def layer(alpha=2.0, **changes):
         shape=(60, 60),
         dtype="float32",
         status="fit",
+        rank=60,
         tail=tail,
         posterior=posterior,
         gof_p=0.5,
@@ -50,7 +51,10 @@ def posterior(**changes):
         ({"gof_p": math.nan}, "compatible"),
         ({"likelihood_ratios": {"lognormal": (-4.0, 0.01)}}, "compatible"),
         ({"likelihood_ratios": {"exponential": (40.0, 0.01)}}, "power law"),
-        ({"posterior": NO_POSTERIOR, "null_q": math.nan}, "too few"),
+        ({"posterior": NO_POSTERIOR, "null_q": math.nan, "rank": 15}, "too few"),
+        ({"null_q": math.nan, "rank": 16}, "too few"),
+        ({"posterior": NO_POSTERIOR, "null_q": math.nan}, ""),
+        ({"likelihood_ratios": {"lognormal": (-1.0, 0.04)}}, "compatible"),
     ],
 )
 def test_the_verdict_is_the_first_word_that_applies(changes, word):
@@ -127,3 +131,9 @@ def test_intervals_decide_about_the_rope():
     found = summarise([layer(posterior=posterior(interval=i)) for i in intervals])
     decisions = [found[f"n_{word}"] for word in ("inside_rope", "outside_rope", "undecided")]
     assert decisions == [1, 2, 1]
+
+
+def test_a_layer_without_posterior_does_not_hide_those_of_others():
+    found = summarise([layer(), layer(posterior=NO_POSTERIOR, null_q=math.nan)])
+    assert (found["posterior_mean_alpha"], found["rope_fraction"]) == (2.0, 0.5)
+    assert found["n_tested"] == 1
