@@ -200,7 +200,11 @@ def _in_parallel(
 ) -> Iterator[Layer]:
     """Yield the function of each job, in order, with as many in flight as fit into the budget."""
     in_flight: deque[tuple[Future[Layer], float]] = deque()
-    pool = ThreadPoolExecutor(os.cpu_count())
+    if hasattr(os, "sched_getaffinity"):
+        n_cores = len(os.sched_getaffinity(0))  # those that this process may use
+    else:
+        n_cores = os.cpu_count() or 1
+    pool = ThreadPoolExecutor(n_cores)
     with threadpool_limits(1, user_api="blas"):
         try:
             for job, need in jobs:
