@@ -112,15 +112,21 @@ def alpha(
     from specdiag import tables
 
     checkpoints, measured = _measure_all(files, layers, settings, debug)
-    if checkpoints:  # files first: whoever reads stdout may stop reading
+    failed = len(checkpoints) < len(files)
+    try:  # files first: whoever reads stdout may stop reading
         _write(checkpoints, measured, {"layers": layers, **settings}, output, plot)
+    except _ERRORS as error:  # what was measured is still shown
+        if debug:
+            raise
+        _complain(error)
+        failed = True
     if as_json:
         click.echo(tables.as_json(checkpoints, measured))
     elif as_csv:
         click.echo(tables.as_csv(checkpoints, measured), nl=False)
     else:
         _print_tables(checkpoints, measured)
-    if len(checkpoints) < len(files):
+    if failed:
         raise click.exceptions.Exit(1)
 
 
@@ -201,7 +207,7 @@ def _write(
     output: Path | None,
     plot: Path | None,
 ) -> None:
-    if not (output or plot):
+    if not checkpoints or not (output or plot):
         return
     from specdiag import spectra
 
