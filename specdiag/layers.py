@@ -243,15 +243,16 @@ def measure_tensor(
     """
     try:
         spectrum = esd.eigenvalues(tensor.read())  # nobody else holds the values: memory
-        common = _describe(tensor, spectrum)
+        gate = esd.rank_gate(spectrum, tensor.shape, tensor.dtype)
+        resolved = spectrum[spectrum > gate]
+        common = _describe(tensor, spectrum, resolved)
         if method == "wwj":
             found = _fit_wwj(tensor)
         elif method == "weightwatcher":
             found = _fit_weightwatcher(tensor, spectrum)
         else:
-            found = _fit(tensor, spectrum, min_eigenvalues)
+            found = _fit(resolved, gate, min_eigenvalues)
         if found["status"] == "fit" and method == "specdiag":
-            resolved = spectrum[: common["rank"]]
             found |= _tests(tensor, resolved, found, gof=gof, null=null, seed=seed)
     except MemoryError:
         size = _peak_bytes(tensor, null) / 1e9
@@ -261,9 +262,8 @@ def measure_tensor(
     return _record(tensor, **(common | found))
 
 
-def _describe(tensor: Tensor, spectrum: Array) -> dict[str, Any]:
+def _describe(tensor: Tensor, spectrum: Array, resolved: Array) -> dict[str, Any]:
     N = max(tensor.shape[:2])
-    resolved = spectrum[spectrum > esd.rank_gate(spectrum, tensor.shape, tensor.dtype)]
     bulk = len(resolved) > len(spectrum) / 2  # else the median, and the edge with it, is rounding
     return {
         "eigenvalues": spectrum,
@@ -277,9 +277,7 @@ def _describe(tensor: Tensor, spectrum: Array) -> dict[str, Any]:
     }
 
 
-def _fit(tensor: Tensor, spectrum: Array, min_eigenvalues: int) -> dict[str, Any]:
-    gate = esd.rank_gate(spectrum, tensor.shape, tensor.dtype)
-    resolved = spectrum[spectrum > gate]
+def _fit(resolved: Array, gate: float, min_eigenvalues: int) -> dict[str, Any]:
     if len(resolved) < min_eigenvalues:
         reason = f"rank {len(resolved)}: fewer than {min_eigenvalues} eigenvalues above rounding"
         return {"status": "degenerate", "reason": reason}

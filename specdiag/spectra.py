@@ -129,7 +129,9 @@ def build(
         "alternative": list(ALTERNATIVES),
         "eigenvalue": np.concatenate([cell.eigenvalues for cell in cells] or [np.empty(0)]),
     }
-    sizes = {"checkpoint": len(tables), "layer": len(names), "ci_bound": 2, "alternative": 4}
+    sizes = {"checkpoint": len(tables)} | {
+        dim: len(columns[dim]) for dim in ("layer", "ci_bound", "alternative")
+    }
     ends = np.cumsum([len(cell.eigenvalues) for cell in cells])
     columns["row_start"] = (ends - np.diff(ends, prepend=0)).reshape(len(tables), len(names))
     for name in SCHEMA.keys() - columns.keys():

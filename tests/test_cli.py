@@ -14,6 +14,9 @@ from safetensors.numpy import save_file
 
 import specdiag
 from specdiag.cli import cli
+from specdiag.layers import MIN_EIGENVALUES
+from specdiag.null import NULLS
+from specdiag.published import METHODS
 from specdiag.verdict import VERDICTS
 
 
@@ -255,6 +258,13 @@ def test_long_work_shows_its_progress_on_a_terminal_only(rng, tmp_path):
     assert shown[-1] == 100
     assert shown == sorted(shown)
     assert run("alpha", path, "--no-gof")[2] == ""
+
+
+def test_the_options_offer_what_the_library_has():
+    options = {p.name: p for p in cli.commands["alpha"].params}
+    assert tuple(options["method"].type.choices) == METHODS
+    assert tuple(options["null"].type.choices) == NULLS
+    assert options["min_eigenvalues"].default == MIN_EIGENVALUES
 
 
 def test_help_of_every_command_has_an_example():
