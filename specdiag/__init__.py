@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from specdiag.checkpoint import open_checkpoint
+    from specdiag.comparison import compare
     from specdiag.esd import eigenvalues, rank_gate
     from specdiag.gof import goodness_of_fit, likelihood_ratios
     from specdiag.posterior import alpha_posterior
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "alpha",
     "alpha_posterior",
+    "compare",
     "eigenvalues",
     "fit_alpha",
     "goodness_of_fit",
@@ -31,6 +33,7 @@ __all__ = [
 _HOME = {
     "alpha": "spectra",
     "alpha_posterior": "posterior",
+    "compare": "comparison",
     "eigenvalues": "esd",
     "fit_alpha": "tail",
     "goodness_of_fit": "gof",

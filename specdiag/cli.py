@@ -7,7 +7,7 @@ import logging
 import math
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from specdiag.checkpoint import Checkpoint, Tensor
+    from specdiag.comparison import Comparison
     from specdiag.layers import Layer
 
 # Multiplications of about two seconds of work; a progress bar for less would only flicker.
@@ -31,37 +34,50 @@ def cli() -> None:
     """Read a neural network's health from the eigenvalue spectra of its weights."""
 
 
-@cli.command()
-@click.argument(
+_files = click.argument(
     "files",
     nargs=-1,
     required=True,
     type=click.Path(exists=True, path_type=Path),
     metavar="FILE...",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, NaN as null.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a row a matrix.")
-@click.option(
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, NaN as null.")
+_output = click.option(
     "-o",
     "--output",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Write the xarray Dataset, eigenvalues included, as netCDF.",
 )
-@click.option(
-    "--plot",
-    type=click.Path(file_okay=False, writable=True, path_type=Path),
-    metavar="DIR",
-    help="Draw the spectrum of every fitted layer, and alpha by layer, into this folder.",
+_layers = click.option(
+    "--layers", metavar="GLOB", help="Only matrices whose name matches, e.g. '*.query*'."
 )
-@click.option("--layers", metavar="GLOB", help="Only matrices whose name matches, e.g. '*.query*'.")
-@click.option(
+_min_eigenvalues = click.option(
     "--min-eigenvalues",
     type=click.IntRange(min=2),
     default=50,
     show_default=True,
     help="Skip matrices with fewer; a matrix with fewer above rounding is degenerate.",
 )
-@click.option("--include-embeddings", is_flag=True, help="Measure embedding tables too.")
+_include_embeddings = click.option(
+    "--include-embeddings", is_flag=True, help="Measure embedding tables too."
+)
+_debug = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+
+
+@cli.command()
+@_files
+@_json
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a row a matrix.")
+@_output
+@click.option(
+    "--plot",
+    type=click.Path(file_okay=False, writable=True, path_type=Path),
+    metavar="DIR",
+    help="Draw the spectrum of every fitted layer, and alpha by layer, into this folder.",
+)
+@_layers
+@_min_eigenvalues
+@_include_embeddings
 @click.option(
     "--method",
     type=click.Choice(["specdiag", "weightwatcher", "wwj"]),
@@ -84,7 +100,7 @@ def cli() -> None:
     show_default=True,
     help="Of the bootstrap and the shuffling.",
 )
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@_debug
 def alpha(
     files: tuple[Path, ...],
     as_json: bool,
@@ -107,19 +123,18 @@ def alpha(
       specdiag alpha a.pt b.pt -o both.nc
       specdiag alpha base.ckpt --method wwj
     """  # noqa: D301
-    _check_usage(as_json, as_csv, output, plot)
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other")
+    _check_usage(output, plot)
     logging.basicConfig(level=logging.INFO, format="specdiag: %(message)s")
-    from specdiag import tables
+    from specdiag import spectra, tables
+    from specdiag.figures import draw_all
 
     checkpoints, measured = _measure_all(files, layers, settings, debug)
     failed = len(checkpoints) < len(files)
-    try:  # files first: whoever reads stdout may stop reading
-        _write(checkpoints, measured, {"layers": layers, **settings}, output, plot)
-    except _ERRORS as error:  # what was measured is still shown
-        if debug:
-            raise
-        _complain(error)
-        failed = True
+    if checkpoints and (output or plot):  # first: whoever reads stdout may stop reading
+        dataset = spectra.build(checkpoints, measured, {"layers": layers, **settings})
+        failed |= not _write(dataset, output, plot, draw_all, debug)
     if as_json:
         click.echo(tables.as_json(checkpoints, measured))
     elif as_csv:
@@ -130,11 +145,72 @@ def alpha(
         raise click.exceptions.Exit(1)
 
 
-def _check_usage(as_json: bool, as_csv: bool, output: Path | None, plot: Path | None) -> None:
-    if as_json and as_csv:
-        raise click.UsageError("--json and --csv exclude each other")
-    if output and not output.resolve().parent.is_dir():
-        raise click.UsageError(f"-o {output}: there is no folder {output.parent}")
+@cli.command()
+@_files
+@_json
+@_output
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    metavar="FILE",
+    help="Draw alpha of both and its difference, by layer (.png, .pdf or .svg).",
+)
+@_layers
+@_min_eigenvalues
+@_include_embeddings
+@_debug
+def compare(
+    files: tuple[Path, ...],
+    as_json: bool,
+    output: Path | None,
+    plot: Path | None,
+    layers: str | None,
+    debug: bool,
+    **settings: Any,
+) -> None:
+    """Compare the first FILE with each of the others, layer by layer and as a whole.
+
+    Tells which tensors are bit-identical, how alpha and the spectrum of the others differ, and
+    ends in one sentence. Differences are those of the other file minus the first.
+
+    \b
+    Examples:
+      specdiag compare pretrained.ckpt scratch.ckpt
+      specdiag compare base.ckpt finetuned.ckpt --plot difference.pdf
+      specdiag compare base.ckpt a.ckpt b.ckpt c.ckpt -o all.nc
+    """  # noqa: D301
+    if len(files) < 2:
+        raise click.UsageError(
+            "compare needs at least two files: the first is compared with the others"
+        )
+    _check_usage(output, plot)
+    logging.basicConfig(level=logging.INFO, format="specdiag: %(message)s")
+    from specdiag import comparison, comparison_tables
+    from specdiag.checkpoint import open_checkpoint
+    from specdiag.figures import difference
+
+    settings["gof"] = False
+    checkpoints = [open_checkpoint(file) for file in files]
+    comparison.check_names(checkpoints)
+    measured = [_measure(checkpoint, layers, settings) for checkpoint in checkpoints]
+    found = comparison.compare_measured(checkpoints, measured, settings["min_eigenvalues"])
+    failed = False
+    if output or plot:
+        settings["layers"] = layers
+        dataset = comparison.build_comparison(checkpoints, measured, found, settings)
+        failed = not _write(dataset, output, plot, difference.draw, debug)
+    if as_json:
+        click.echo(comparison_tables.as_json(checkpoints, found))
+    else:
+        _print_comparisons(checkpoints, found)
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def _check_usage(output: Path | None, plot: Path | None) -> None:
+    for option, path in (("-o", output), ("--plot", plot)):
+        if path and not path.resolve().parent.is_dir():
+            raise click.UsageError(f"{option} {path}: there is no folder {path.parent}")
     if output and output.exists() and not output.is_file():
         raise click.UsageError(f"-o {output}: not a regular file")
     if plot and not find_spec("matplotlib"):
@@ -146,22 +222,28 @@ def _measure_all(
 ) -> tuple[list["Checkpoint"], list[list["Layer"]]]:
     """Return the files that could be measured, and their layers; complain about the others."""
     from specdiag.checkpoint import open_checkpoint
-    from specdiag.layers import matrices, measure
-    from specdiag.verdict import judge
 
     checkpoints, measured = [], []
     for file in files:
         try:
             checkpoint = open_checkpoint(file)
-            tensors = matrices(checkpoint, pattern)
-            found = _with_progress(measure(tensors, **settings), tensors, checkpoint.name)
-            measured.append(judge(found))
+            measured.append(_measure(checkpoint, pattern, settings))
             checkpoints.append(checkpoint)
         except _ERRORS as error:
             if debug:
                 raise
             _complain(error)
     return checkpoints, measured
+
+
+def _measure(
+    checkpoint: "Checkpoint", pattern: str | None, settings: dict[str, Any]
+) -> list["Layer"]:
+    from specdiag.layers import matrices, measure
+    from specdiag.verdict import judge
+
+    tensors = matrices(checkpoint, pattern)
+    return judge(_with_progress(measure(tensors, **settings), tensors, checkpoint.name))
 
 
 def _complain(error: Exception) -> None:
@@ -200,26 +282,47 @@ def _print_tables(
         click.echo()
 
 
+def _print_comparisons(
+    checkpoints: Sequence["Checkpoint"], comparisons: Sequence["Comparison"]
+) -> None:
+    from specdiag import comparison_tables
+    from specdiag._files import printable
+    from specdiag.spectra import unique_names
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    first, *others = unique_names(checkpoints)
+    for name, comparison in zip(others, comparisons, strict=True):
+        click.secho(printable(f"1: {first}   2: {name}"), bold=True)
+        for line in comparison_tables.as_table(comparison.pairs, width):
+            click.echo(line)
+        for line in comparison_tables.summary_lines(comparison, (first, name)):
+            click.echo(line)
+        click.echo()
+
+
 def _write(
-    checkpoints: Sequence["Checkpoint"],
-    measured: Sequence[Sequence["Layer"]],
-    settings: dict[str, Any],
+    dataset: "xr.Dataset",
     output: Path | None,
     plot: Path | None,
-) -> None:
-    if not checkpoints or not (output or plot):
-        return
+    draw: Callable[["xr.Dataset", Path], Sequence[Path]],
+    debug: bool,
+) -> bool:
+    """Return whether all could be written; complain otherwise: what was measured is still shown."""
     from specdiag import spectra
 
-    dataset = spectra.build(checkpoints, measured, settings)
-    if output:
-        spectra.save(dataset, output)
-        click.echo(f"wrote {output}", err=True)
-    if plot:
-        from specdiag.figures import draw_all
-
-        written = draw_all(dataset, plot)
-        click.echo(f"drew {len(written)} figures in {plot}", err=True)
+    try:
+        if output:
+            spectra.save(dataset, output)
+            click.echo(f"wrote {output}", err=True)
+        if plot:
+            n = len(draw(dataset, plot))
+            click.echo(f"drew {n} figure{'s' * (n > 1)} in {plot}", err=True)
+    except _ERRORS as error:
+        if debug:
+            raise
+        _complain(error)
+        return False
+    return True
 
 
 def main() -> None:

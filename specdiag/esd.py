@@ -116,13 +116,19 @@ def rank_gate(eigenvalues: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) 
     if len(shape) < 2 or not values.size:
         raise ValueError(f"{values.size} eigenvalues of shape {shape}: expected those of a matrix")
     largest = float(values.max())
+    N = max(shape[:2])
+    eps, _ = _precision(np.dtype(dtype))
+    arithmetic = largest * (N * min(eps, float(np.finfo(np.float32).eps))) ** 2
+    own = largest * N * float(np.finfo(np.float64).eps)
+    return max(arithmetic, storage_floor(values, shape, dtype), own)
+
+
+def storage_floor(eigenvalues: Array, shape: tuple[int, ...], dtype: DTypeLike) -> float:
+    """Return what rounding to the stored dtype adds to a spectrum: the second floor of `rank_gate`."""
     N, M = max(shape[:2]), min(shape[:2])
     eps, tiny = _precision(np.dtype(dtype))
-    arithmetic = largest * (N * min(eps, float(np.finfo(np.float32).eps))) ** 2
-    variance = (eps**2 * float(values.mean()) + tiny**2) / 12
-    storage = 4 * variance * (math.sqrt(N) + math.sqrt(M)) ** 2 / N
-    own = largest * N * float(np.finfo(np.float64).eps)
-    return max(arithmetic, storage, own)
+    variance = (eps**2 * float(eigenvalues.mean()) + tiny**2) / 12
+    return 4 * variance * (math.sqrt(N) + math.sqrt(M)) ** 2 / N
 
 
 def _precision(dtype: np.dtype[np.generic]) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,8 @@ from specdiag.posterior import NO_POSTERIOR, Posterior, alpha_posterior
 from specdiag.tail import NO_FIT, TailFit, fit_alpha
 
 Array = NDArray[np.float64]
+Job = TypeVar("Job")
+Found = TypeVar("Found")
 
 MIN_EIGENVALUES = 50
 LARGEST_KERNEL = 32  # sides of a convolution kernel; longer trailing axes are stacks of matrices
@@ -166,7 +168,7 @@ def measure(
     function = functools.partial(
         measure_tensor, min_eigenvalues=min_eigenvalues, method=method, null=null, **options
     )
-    measured = _in_parallel(function, [(t, _peak_bytes(t, null)) for t in jobs], budget)
+    measured = in_parallel(function, [(t, _peak_bytes(t, null)) for t in jobs], budget)
     for tensor, reason in zip(tensors, reasons, strict=True):
         yield _record(tensor, status="skipped", reason=reason) if reason else next(measured)
 
@@ -195,11 +197,14 @@ def _peak_bytes(tensor: Tensor, null: str = "gaussian") -> float:
     return 8 * 1.05 * (kept + max(1.5 * values, values + grams, 2 * grams))
 
 
-def _in_parallel(
-    function: Callable[[Tensor], Layer], jobs: Iterable[tuple[Tensor, float]], budget: int
-) -> Iterator[Layer]:
-    """Yield the function of each job, in order, with as many in flight as fit into the budget."""
-    in_flight: deque[tuple[Future[Layer], float]] = deque()
+def in_parallel(
+    function: Callable[[Job], Found], jobs: Iterable[tuple[Job, float]], budget: int
+) -> Iterator[Found]:
+    """Yield the function of each job, in order, with as many in flight as fit into the budget.
+
+    A job comes with the bytes that it takes. BLAS has one thread in each.
+    """
+    in_flight: deque[tuple[Future[Found], float]] = deque()
     if hasattr(os, "sched_getaffinity"):
         n_cores = len(os.sched_getaffinity(0))  # those that this process may use
     else:

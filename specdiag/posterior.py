@@ -45,7 +45,11 @@ _NEGLIGIBLE = 1e-7  # windows of less weight than this share of the largest are 
 
 @dataclass(frozen=True, kw_only=True)
 class Posterior:
-    """Posterior of alpha; `windows` and `weights` run over the tail sizes that are not negligible."""
+    """Posterior of alpha: a mixture over the tail sizes that are not negligible.
+
+    `windows` are those tail sizes, `weights` their probabilities, `shape` and `rate` the Gamma
+    distributions of alpha - 1 given each.
+    """
 
     mean: float
     sd: float
@@ -58,6 +62,8 @@ class Posterior:
     n_windows: float  # effective number of windows: exp of the entropy of their weights
     windows: NDArray[np.int64]
     weights: Array
+    shape: Array
+    rate: Array
 
 
 NO_POSTERIOR = Posterior(
@@ -72,6 +78,8 @@ NO_POSTERIOR = Posterior(
     n_windows=math.nan,
     windows=np.empty(0, np.int64),
     weights=np.empty(0),
+    shape=np.empty(0),
+    rate=np.empty(0),
 )
 
 
@@ -111,7 +119,6 @@ def alpha_posterior(eigenvalues: ArrayLike) -> Posterior:
         short_tail=float(weight[k + 1 < SHORT_TAIL].sum()),
         n_windows=math.exp(-float(weight @ np.log(weight))),
         windows=k + 1,
-        weights=weight,
     )
 
 
@@ -126,15 +133,34 @@ def mixture_posterior(shape: Array, rate: Array, weight: Array) -> Posterior:
     center = shape / rate
     beta = float(weight @ center)
     mixture = _Mixture(shape, rate, weight)
-    half = (1 - LEVEL) / 2
+    low, high = mixture.quantiles(np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
     return replace(
         NO_POSTERIOR,
         mean=1 + beta,
         sd=math.sqrt(float(weight @ ((center - beta) ** 2 + center / rate))),
-        interval=(1 + mixture.quantile(half), 1 + mixture.quantile(1 - half)),
+        interval=(1 + float(low), 1 + float(high)),
         below_2=mixture.cdf(2 - 1),
         rope=mixture.cdf(ROPE[1] - 1) - mixture.cdf(ROPE[0] - 1),
+        weights=weight,
+        shape=shape,
+        rate=rate,
     )
+
+
+def alpha_quantiles(posterior: Posterior, p: ArrayLike) -> Array:
+    """Return quantiles of alpha; NaN where the posterior is NaN.
+
+    Parameters
+    ----------
+    posterior : Posterior
+    p : array_like
+        Probabilities, between 0 and 1.
+    """
+    probability = np.asarray(p, dtype=np.float64)
+    if not len(posterior.weights):
+        return np.full(probability.shape, math.nan)
+    mixture = _Mixture(posterior.shape, posterior.rate, posterior.weights)
+    return 1 + mixture.quantiles(probability)
 
 
 def posterior_mean(eigenvalues: Array) -> float:
@@ -228,8 +254,8 @@ class _Mixture:
             return 0.0 if place < 0 else 1.0
         return min(max(float(self._between(int(place), place % 1)), 0.0), 1.0)
 
-    def quantile(self, p: float) -> float:
-        i = int(np.searchsorted(self._cdf, p)) - 1
+    def quantiles(self, p: Array) -> Array:
+        i = np.clip(np.searchsorted(self._cdf, p) - 1, 0, len(self._grid) - 2)
         t = np.linspace(0, 1, 257)
-        place = float(np.interp(p, self._between(i, t), t))
-        return math.exp(self._grid[i] + place * self._step)
+        place = [np.interp(x, self._between(j, t), t) for j, x in zip(i, p, strict=True)]
+        return np.exp(self._grid[i] + np.array(place) * self._step)

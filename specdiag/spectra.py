@@ -25,7 +25,7 @@ from specdiag.gof import ALTERNATIVES
 from specdiag.layers import MIN_EIGENVALUES, Layer, matrices, measure
 from specdiag.null import NULLS
 from specdiag.published import METHODS
-from specdiag.schema import SCHEMA, SCHEMA_VERSION, layer_value
+from specdiag.schema import SCHEMA, SCHEMA_VERSION, Variable, layer_value
 from specdiag.verdict import judge
 
 if TYPE_CHECKING:
@@ -137,18 +137,25 @@ def build(
     for name in SCHEMA.keys() - columns.keys():
         column = np.array([layer_value(cell, name) for cell in cells], dtype=object)
         columns[name] = column.reshape([sizes[dim] for dim in SCHEMA[name].dims])
-    data = {
+    data = labelled(SCHEMA, columns)
+    data["row_size"].attrs["sample_dimension"] = "sample"
+    return xr.Dataset(data, attrs=_attributes(checkpoints, settings)).set_coords(
+        ["status", "reason", "verdict", "shape", "stored_dtype"]
+    )
+
+
+def labelled(schema: Mapping[str, Variable], columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns as xarray Variables, with the dims, dtypes and attributes of the schema."""
+    import xarray as xr
+
+    return {
         name: xr.Variable(
             spec.dims,
             np.asarray(columns[name], dtype={"f": float, "i": np.int64, "O": object}[spec.dtype]),
             {"long_name": spec.long_name} | ({"units": spec.units} if spec.units else {}),
         )
-        for name, spec in SCHEMA.items()
+        for name, spec in schema.items()
     }
-    data["row_size"].attrs["sample_dimension"] = "sample"
-    return xr.Dataset(data, attrs=_attributes(checkpoints, settings)).set_coords(
-        ["status", "reason", "verdict", "shape", "stored_dtype"]
-    )
 
 
 def unique_names(checkpoints: Sequence[Checkpoint]) -> list[str]:

@@ -47,7 +47,7 @@ def as_json(checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence[Lay
         {
             "name": name,
             "path": str(checkpoint.path) if checkpoint.path else None,
-            "layers": [_row(layer) | {"shape": layer.shape} for layer in layers],
+            "layers": [layer_row(layer) | {"shape": layer.shape} for layer in layers],
             "summary": summarise(layers),
             "not_matrices": [t.name for t in checkpoint.tensors if len(t.shape) < 2],
             "notes": checkpoint.notes,
@@ -56,7 +56,7 @@ def as_json(checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence[Lay
             unique_names(checkpoints), checkpoints, measured, strict=True
         )
     ]
-    return json.dumps({"checkpoints": _without_nan(found)}, indent=2, allow_nan=False)
+    return json.dumps({"checkpoints": without_nan(found)}, indent=2, allow_nan=False)
 
 
 def as_csv(checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence[Layer]]) -> str:
@@ -66,11 +66,12 @@ def as_csv(checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence[Laye
     writer = csv.DictWriter(text, ["checkpoint", "layer", *header], lineterminator="\n")
     writer.writeheader()
     for name, layers in zip(unique_names(checkpoints), measured, strict=True):
-        writer.writerows({"checkpoint": name} | _without_nan(_row(layer)) for layer in layers)
+        writer.writerows({"checkpoint": name} | without_nan(layer_row(layer)) for layer in layers)
     return text.getvalue()
 
 
-def _row(layer: Layer) -> dict[str, Any]:
+def layer_row(layer: Layer) -> dict[str, Any]:
+    """Return the name of a layer and all its values in the schema; an interval has two."""
     row = {"layer": layer.name}
     for name, columns in _COLUMNS.items():
         value = layer_value(layer, name)
@@ -78,26 +79,50 @@ def _row(layer: Layer) -> dict[str, Any]:
     return row
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """Return the value, or what is nested in it, with None for NaN and infinity."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_table(layers: Sequence[Layer], width: int | None = None) -> list[str]:
-    """Return the lines of the table of a checkpoint: a header, and a row a matrix.
-
-    A table that would not fit into `width` columns leaves out columns, in the order of `_DROPPED`, and
-    shortens names.
-    """
+    """Return the lines of the table of a checkpoint: a header, and a row a matrix."""
     cells = [_cells(layer) for layer in layers]
-    names = [printable(layer.name) for layer in layers]
+    styles = [_STYLES.get(layer.status, {}) for layer in layers]
+    return render([layer.name for layer in layers], cells, styles, _DROPPED, width)
+
+
+def render(
+    names: Sequence[str],
+    cells: Sequence[Mapping[str, str]],
+    styles: Sequence[Mapping[str, Any]],
+    droppable: Sequence[tuple[set[str], int]],
+    width: int | None,
+) -> list[str]:
+    """Return the lines of a table: a header, and a row a matrix.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of the matrices.
+    cells : sequence of mapping of str to str
+        The other cells of each row by column; words in the last column, numbers in the others.
+    styles : sequence of mapping
+        Of each row, for `click.style`.
+    droppable : sequence of (set of str, int)
+        Columns that a table which is too wide does without, in this order, until names have that much
+        room; then names are shortened.
+    width : int, optional
+        Columns of the terminal.
+    """
+    names = [printable(name) for name in names]
     taken = {name: max(len(name), *(len(row[name]) for row in cells)) for name in cells[0]}
     longest = max(len("matrix"), *map(len, names))
     room, shown = longest, list(taken)
-    for dropped, needed in _DROPPED:
+    for dropped, needed in droppable:
         shown = [name for name in shown if name not in dropped]
         if width is None:
             break
@@ -106,31 +131,31 @@ def as_table(layers: Sequence[Layer], width: int | None = None) -> list[str]:
             break
 
     def line(name: str, row: Mapping[str, str]) -> str:
-        numbers = [row[column].rjust(taken[column]) for column in shown if column != "verdict"]
-        return "  ".join([_shortened(name, room).ljust(room), *numbers, row["verdict"]])
+        numbers = [row[column].rjust(taken[column]) for column in shown[:-1]]
+        return "  ".join([_shortened(name, room).ljust(room), *numbers, row[shown[-1]]])
 
     rows = [
-        click.style(line(name, row), **_STYLES.get(layer.status, {}))
-        for name, row, layer in zip(names, cells, layers, strict=True)
+        click.style(line(name, row), **style)
+        for name, row, style in zip(names, cells, styles, strict=True)
     ]
     header = line("matrix", {name: name for name in taken})
-    return [header, "-" * (len(header) - len("verdict") + taken["verdict"]), *rows]
+    return [header, "-" * (len(header) - len(shown[-1]) + taken[shown[-1]]), *rows]
 
 
 def _cells(layer: Layer) -> dict[str, str]:
     low, high = layer.posterior.interval
     return {
         "shape": "x".join(map(str, layer.shape)),
-        "alpha": _number(layer.tail.alpha, ".2f") + "*" * _outside(layer),
-        "mean": _number(layer.posterior.mean, ".2f"),
+        "alpha": number(layer.tail.alpha, ".2f") + "*" * _outside(layer),
+        "mean": number(layer.posterior.mean, ".2f"),
         "95 % interval": f"{low:.2f} - {high:.2f}" if math.isfinite(low) else "-",
         "n_tail": str(layer.tail.n_tail) if layer.tail.n_tail else "-",
-        "KS": _number(layer.tail.ks_distance, ".3f"),
-        "ROPE": _number(layer.posterior.rope, ".2f"),
-        "gof p": _number(layer.gof_p, ".2f"),
-        "null q": _number(layer.null_q, ".3f"),
-        "stable rank": _number(layer.stable_rank, ".1f"),
-        "spectral norm": _number(layer.spectral_norm, "#.3g"),
+        "KS": number(layer.tail.ks_distance, ".3f"),
+        "ROPE": number(layer.posterior.rope, ".2f"),
+        "gof p": number(layer.gof_p, ".2f"),
+        "null q": number(layer.null_q, ".3f"),
+        "stable rank": number(layer.stable_rank, ".1f"),
+        "spectral norm": number(layer.spectral_norm, "#.3g"),
         "verdict": layer.verdict or layer.status,
     }
 
@@ -166,7 +191,7 @@ def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str
         f"walked {found['n_walked']} matrices = {buckets}"
         f"   ({n_vectors} vectors and scalars are not matrices)"
     )
-    lines += [f"  {r['status']}: {r['reason']}: {_some(r['layers'])}" for r in found["reasons"]]
+    lines += [f"  {r['status']}: {r['reason']}: {some(r['layers'])}" for r in found["reasons"]]
     if any(_outside(layer) for layer in layers):
         lines.append("* outside the interval: its xmin is one of many that explain the spectrum")
     lines += [f"note: {note}" for note in checkpoint.notes]
@@ -201,11 +226,13 @@ def _alpha_lines(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """Return the first names, and how many more there are."""
     shown = ", ".join(names[:_NAMES_SHOWN])
     more = len(names) - _NAMES_SHOWN
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def _number(value: float, form: str) -> str:
+def number(value: float, form: str) -> str:
+    """Return a number in the given format, a dash for none."""
     return format(value, form) if math.isfinite(value) else "-"

@@ -1,0 +1,191 @@
+"""Two checkpoints or more -> one Dataset: that of their spectra, with the differences from the first."""
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from specdiag.checkpoint import Checkpoint, open_checkpoint
+from specdiag.conclusion import whole
+from specdiag.layers import MIN_EIGENVALUES, Layer, matrices, measure
+from specdiag.pairs import Pair, pair_up
+from specdiag.schema import Variable
+from specdiag.spectra import build, labelled, unique_names
+from specdiag.verdict import judge
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_TENSOR = ("comparison", "tensor")
+_LAYER = ("comparison", "layer")
+_WHOLE = ("comparison",)
+
+COMPARISON: dict[str, Variable] = {
+    "comparison": Variable(_WHOLE, "O", "", "checkpoint compared with the first"),
+    "tensor": Variable(("tensor",), "O", "", "tensor"),
+    "side": Variable(("side",), "O", "", "side of a matrix"),
+    "relation": Variable(_TENSOR, "O", "", "what the two tensors have in common (specdiag.pairs)"),
+    "relation_reason": Variable(_TENSOR, "O", "", "why they could not be compared"),
+    "relative_distance": Variable(
+        _TENSOR, "f", "1", "Frobenius norm of second minus first over that of first"
+    ),
+    "alpha_difference": Variable(_LAYER, "f", "1", "posterior mean of alpha, second minus first"),
+    "alpha_difference_ci": Variable(
+        (*_LAYER, "ci_bound"), "f", "1", "95 % interval of the difference of alpha"
+    ),
+    "alpha_difference_below_0": Variable(_LAYER, "f", "1", "probability that it is negative"),
+    "rope_difference": Variable(_LAYER, "f", "1", "ROPE probability, second minus first"),
+    "spectral_distance": Variable(
+        _LAYER, "f", "1", "Wasserstein distance of the normalised spectra, in decades"
+    ),
+    "subspace_overlap": Variable(
+        (*_LAYER, "side"), "f", "1", "mean squared cosine between the leading singular subspaces"
+    ),
+    "n_leading": Variable(_LAYER, "i", "1", "singular directions in these subspaces"),
+    "added_alpha": Variable(_LAYER, "f", "1", "posterior mean of alpha of second minus first"),
+    "added_alpha_ci": Variable((*_LAYER, "ci_bound"), "f", "1", "its 95 % posterior interval"),
+    "added_rank": Variable(_LAYER, "f", "1", "rank of second minus first, above rounding"),
+    "added_stable_rank": Variable(_LAYER, "f", "1", "stable rank of second minus first"),
+    "n_compared": Variable(_WHOLE, "i", "1", "layers fit in both whose spectra differ"),
+    "n_blocks": Variable(_WHOLE, "i", "1", "blocks that these layers belong to"),
+    "mean_alpha_difference": Variable(_WHOLE, "f", "1", "mean difference of alpha over them"),
+    "mean_alpha_difference_ci": Variable(
+        (*_WHOLE, "ci_bound"), "f", "1", "95 % interval with blocks as the sampling unit"
+    ),
+    "mean_alpha_difference_seed_ci": Variable(
+        (*_WHOLE, "ci_bound"), "f", "1", "that interval, allowing for what two seeds may differ"
+    ),
+    "mean_rope_difference": Variable(_WHOLE, "f", "1", "mean difference of the ROPE probability"),
+    "sign_p": Variable(_WHOLE, "f", "1", "p-value of the sign test over blocks"),
+    "wilcoxon_p": Variable(_WHOLE, "f", "1", "p-value of Wilcoxon's signed-rank test over blocks"),
+    "conclusion": Variable(_WHOLE, "O", "", "what can be said, in a sentence"),
+}
+
+# Where in a Pair, or in `conclusion.whole`, a variable of another name is found.
+_HOME = {
+    "relation_reason": "reason",
+    "relative_distance": "distance",
+    "alpha_difference": "alpha.value",
+    "alpha_difference_ci": "alpha.interval",
+    "alpha_difference_below_0": "alpha.below_0",
+    "subspace_overlap": "overlap",
+    "added_alpha": "added.mean",
+    "added_alpha_ci": "added.interval",
+    "mean_alpha_difference_ci": "mean_alpha_difference_interval",
+    "mean_alpha_difference_seed_ci": "seed_interval",
+}
+
+
+class Comparison(NamedTuple):
+    """The first checkpoint and another one."""
+
+    pairs: list[Pair]
+    whole: dict[str, Any]  # of conclusion.whole
+
+
+def compare(
+    first: Any,
+    *others: Any,
+    layers: str | None = None,
+    min_eigenvalues: int = MIN_EIGENVALUES,
+    include_embeddings: bool = False,
+) -> "xr.Dataset":
+    """Return the Dataset of two networks or more, with the differences of each from the first.
+
+    Parameters
+    ----------
+    first, *others : path, torch.nn.Module, or mapping of names to arrays or tensors
+        Anything that `open_checkpoint` reads.
+    layers, min_eigenvalues, include_embeddings
+        Which matrices are measured, as in `specdiag.alpha`. Identity is told of every tensor.
+
+    Returns
+    -------
+    xarray.Dataset
+        That of `specdiag.alpha` (without goodness of fit) and the variables of `COMPARISON`: a
+        comparison has the name of its second checkpoint. Differences are second minus first.
+
+    Raises
+    ------
+    ValueError
+        When a source is no checkpoint, or has no tensor of a name that the first one has.
+    OSError
+        When a file cannot be read.
+
+    Examples
+    --------
+    >>> dataset = specdiag.compare("pretrained.ckpt", "scratch.ckpt")
+    >>> print(dataset.conclusion.item())
+    """
+    if not others:
+        raise ValueError("compare() needs at least two checkpoints")
+    settings: dict[str, Any] = {
+        "min_eigenvalues": min_eigenvalues,
+        "include_embeddings": include_embeddings,
+        "gof": False,
+    }
+    checkpoints = [open_checkpoint(source) for source in (first, *others)]
+    check_names(checkpoints)
+    measured = [judge(measure(matrices(c, layers), **settings)) for c in checkpoints]
+    comparisons = compare_measured(checkpoints, measured, min_eigenvalues)
+    return build_comparison(checkpoints, measured, comparisons, {"layers": layers, **settings})
+
+
+def check_names(checkpoints: Sequence[Checkpoint]) -> None:
+    """Raise ValueError when a checkpoint shares no tensor name with the first."""
+    names = unique_names(checkpoints)
+    known = {tensor.name for tensor in checkpoints[0].tensors}
+    for name, other in zip(names[1:], checkpoints[1:], strict=True):
+        if known.isdisjoint(tensor.name for tensor in other.tensors):
+            raise ValueError(
+                f"{names[0]} and {name} have no tensor in common: the first begins with "
+                f"{_some(checkpoints[0])}, the other with {_some(other)}; compare networks of one "
+                "architecture"
+            )
+
+
+def _some(checkpoint: Checkpoint) -> str:
+    return ", ".join(tensor.name for tensor in checkpoint.tensors[:3]) or "nothing"
+
+
+def compare_measured(
+    checkpoints: Sequence[Checkpoint], measured: Sequence[Sequence[Layer]], min_eigenvalues: int
+) -> list[Comparison]:
+    """Return the comparison of each further checkpoint with the first."""
+    names = unique_names(checkpoints)
+    found = []
+    for name, checkpoint, layers in zip(names[1:], checkpoints[1:], measured[1:], strict=True):
+        pairs = pair_up(
+            checkpoints[0], checkpoint, measured[0], layers, min_eigenvalues=min_eigenvalues
+        )
+        found.append(Comparison(pairs, whole(pairs, measured[0], layers, (names[0], name))))
+    return found
+
+
+def build_comparison(
+    checkpoints: Sequence[Checkpoint],
+    measured: Sequence[Sequence[Layer]],
+    comparisons: Sequence[Comparison],
+    settings: dict[str, Any],
+) -> "xr.Dataset":
+    """Return the Dataset of the spectra and of the comparisons."""
+    dataset = build(checkpoints, measured, settings)
+    pairs = [{pair.name: pair for pair in comparison.pairs} for comparison in comparisons]
+    tensors = list(dict.fromkeys(name for table in pairs for name in table))
+    labels = {"tensor": tensors, "layer": list(dataset.layer.values)}
+    absent = Pair(name="", relation="absent")
+    columns: dict[str, Any] = {
+        "comparison": unique_names(checkpoints)[1:],
+        "tensor": tensors,
+        "side": ["output", "input"],
+    }
+    for name in COMPARISON.keys() - columns.keys():
+        dims = COMPARISON[name].dims
+        home = _HOME.get(name, name)
+        if dims[1:2] in ((), ("ci_bound",)):
+            columns[name] = [comparison.whole[home] for comparison in comparisons]
+        else:
+            get = attrgetter(home)
+            columns[name] = [[get(t.get(n, absent)) for n in labels[dims[1]]] for t in pairs]
+    return dataset.assign(labelled(COMPARISON, columns)).set_coords(
+        ["comparison", "tensor", "side"]
+    )

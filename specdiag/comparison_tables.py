@@ -1,0 +1,162 @@
+"""Comparisons -> what the command line prints: tables and sentences for people, JSON for machines."""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from specdiag._files import printable
+from specdiag.comparison import Comparison
+from specdiag.layers import Layer
+from specdiag.pairs import SAME, Pair
+from specdiag.spectra import unique_names
+from specdiag.tables import layer_row, number, render, some, without_nan
+
+if TYPE_CHECKING:
+    from specdiag.checkpoint import Checkpoint
+
+_DROPPED: tuple[tuple[set[str], int], ...] = (
+    (set(), 10_000),
+    ({"null p", "added rank", "added stable rank"}, 24),
+    ({"shape", "ROPE", "added alpha"}, 20),
+    ({"W1", "overlap"}, 8),
+)
+
+
+def as_json(checkpoints: Sequence["Checkpoint"], comparisons: Sequence[Comparison]) -> str:
+    """Return everything but the eigenvalues as one JSON object; NaN and infinity become null."""
+    names = unique_names(checkpoints)
+    found = [
+        {
+            "first": names[0],
+            "second": name,
+            "conclusion": comparison.whole["conclusion"],
+            "whole": {k: v for k, v in comparison.whole.items() if k != "conclusion"},
+            "tensors": [_tensor_row(pair) for pair in comparison.pairs],
+            "layers": [_layer_row(pair) for pair in comparison.pairs if pair.is_measured],
+        }
+        for name, comparison in zip(names[1:], comparisons, strict=True)
+    ]
+    return json.dumps({"comparisons": without_nan(found)}, indent=2, allow_nan=False)
+
+
+def _tensor_row(pair: Pair) -> dict[str, Any]:
+    return {
+        "tensor": pair.name,
+        "relation": pair.relation,
+        "reason": pair.reason,
+        "relative_distance": pair.distance,
+    }
+
+
+def _layer_row(pair: Pair) -> dict[str, Any]:
+    return {
+        "layer": pair.name,
+        "first": layer_row(pair.first) if pair.first else None,
+        "second": layer_row(pair.second) if pair.second else None,
+        "alpha_difference": pair.alpha.value,
+        "alpha_difference_interval": pair.alpha.interval,
+        "alpha_difference_below_0": pair.alpha.below_0,
+        "rope_difference": pair.rope_difference,
+        "spectral_distance": pair.spectral_distance,
+        "subspace_overlap": {"output": pair.overlap[0], "input": pair.overlap[1]},
+        "n_leading": pair.n_leading,
+        "added_alpha": pair.added.mean,
+        "added_alpha_interval": pair.added.interval,
+        "added_rank": pair.added_rank,
+        "added_stable_rank": pair.added_stable_rank,
+    }
+
+
+def as_table(pairs: Sequence[Pair], width: int | None = None) -> list[str]:
+    """Return the lines of the table of the matrices measured in both; none when there are none."""
+    measured = [pair for pair in pairs if pair.is_measured]
+    if not measured:
+        return []
+    styles = [{"dim": True} if pair.relation in SAME else {} for pair in measured]
+    names = [pair.name for pair in measured]
+    return render(names, [_cells(pair) for pair in measured], styles, _DROPPED, width)
+
+
+def _cells(pair: Pair) -> dict[str, str]:
+    first, second = pair.first, pair.second
+    if first is None or second is None:
+        raise ValueError(f"{pair.name} was not measured in both checkpoints")
+    low, high = pair.alpha.interval
+    return {
+        "shape": "x".join(map(str, first.shape)),
+        "alpha 1": number(first.posterior.mean, ".2f"),
+        "alpha 2": number(second.posterior.mean, ".2f"),
+        "2 - 1": number(pair.alpha.value, "+z.2f"),
+        "95 % interval": f"{low:+z.2f} to {high:+z.2f}" if low < high else "-",
+        "P(< 0)": number(pair.alpha.below_0, ".2f") if low < high else "-",
+        "ROPE": number(pair.rope_difference, "+z.2f"),
+        "null p": f"{number(first.null_p, '.3f')} {number(second.null_p, '.3f')}",
+        "W1": number(pair.spectral_distance, ".3f"),
+        "overlap": number(sum(pair.overlap) / 2, ".2f"),
+        "distance": number(pair.distance, ".2g"),
+        "added alpha": number(pair.added.mean, ".2f"),
+        "added stable rank": number(pair.added_stable_rank, ".1f"),
+        "added rank": number(pair.added_rank, ".0f"),
+        "relation": pair.relation + _change(first, second),
+    }
+
+
+def _change(first: Layer, second: Layer) -> str:
+    return "" if first.status == second.status else f", {first.status} to {second.status}"
+
+
+def summary_lines(comparison: Comparison, names: tuple[str, str]) -> list[str]:
+    """Return what there is to say of two checkpoints as a whole, the conclusion last."""
+    whole = comparison.whole
+    lines = [_identity_line(comparison.pairs), *_other_tensors(comparison.pairs, names)]
+    if whole["n_compared"]:
+        lines += _alpha_lines(whole)
+    for label, name in zip(("first", "second"), names, strict=True):
+        found = whole[label]
+        lines.append(
+            f"{name}: fit {found['n_fit']} of {found['n_fit'] + found['n_degenerate']} matrices that "
+            f"could be, mean alpha {number(found['posterior_mean_alpha'], '.2f')}, ROPE fraction "
+            f"{number(found['rope_fraction'], '.1%')}; walked {found['n_walked']} = {found['n_fit']} "
+            f"fit + {found['n_degenerate']} degenerate + {found['n_skipped']} skipped"
+            + (f" + {found['n_failed']} failed" if found["n_failed"] else "")
+        )
+    return [printable(line) for line in [*lines, whole["conclusion"]]]
+
+
+def _identity_line(pairs: Sequence[Pair]) -> str:
+    measured = [pair for pair in pairs if pair.is_measured]
+    return "; ".join(
+        f"{sum(p.relation == 'identical' for p in group)} of {len(group)} {what} bit-identical"
+        for group, what in ((measured, "measured matrices"), (pairs, "tensors"))
+    )
+
+
+def _other_tensors(pairs: Sequence[Pair], names: tuple[str, str]) -> list[str]:
+    """Return a line for each relation of the tensors that are not in the table."""
+    label = {"only in first": f"only in {names[0]}", "only in second": f"only in {names[1]}"}
+    groups: dict[str, list[str]] = {}
+    for pair in pairs:
+        if not pair.is_measured and pair.relation not in SAME:
+            distance = f"distance {pair.distance:.2g}" if math.isfinite(pair.distance) else ""
+            about = pair.reason or distance
+            shown = pair.name + f" ({about})" * bool(about)
+            groups.setdefault(label.get(pair.relation, pair.relation), []).append(shown)
+    return [f"  {relation}: {some(found)}" for relation, found in groups.items()]
+
+
+def _alpha_lines(whole: dict[str, Any]) -> list[str]:
+    def interval(name: str) -> str:
+        low, high = whole[name]
+        return f"{low:+z.2f} to {high:+z.2f}" if math.isfinite(low) else "none"
+
+    alpha = (
+        f"alpha, second minus first, over {whole['n_compared']} layers in {whole['n_blocks']} blocks: "
+        f"mean {whole['mean_alpha_difference']:+.3f}, 95 % interval over blocks "
+        f"{interval('mean_alpha_difference_interval')}, allowing for seeds {interval('seed_interval')}"
+    )
+    tests = (
+        f"sign test p {number(whole['sign_p'], '.3f')}, Wilcoxon p {number(whole['wilcoxon_p'], '.3f')}"
+        f"; mean difference of P(1.9 to 2.1) {whole['mean_rope_difference']:+.3f}"
+    )
+    return [alpha, tests]

@@ -1,0 +1,94 @@
+"""Alpha of two checkpoints by layer, and their difference: pretrained against scratch."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specdiag.figures import short_title
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLORS = ("#0072b2", "#d55e00")
+
+
+def draw(dataset: "xr.Dataset", path: Path) -> list[Path]:
+    """Write the figure of the first comparison, or of each when there are several.
+
+    The files of several are named after their position: `difference_1.png`, `difference_2.png` and so
+    on for `difference.png`.
+    """
+    names = dataset.comparison.values
+    written = []
+    for i, name in enumerate(names, start=1):
+        target = path if len(names) == 1 else path.with_stem(f"{path.stem}_{i}")
+        plot(dataset, name).savefig(target, dpi=150)
+        written.append(target)
+    return written
+
+
+def plot(dataset: "xr.Dataset", comparison: str | None = None) -> "Figure":
+    """Return alpha of both checkpoints of a comparison by layer, and the difference below.
+
+    Points are posterior means, bars 95 % intervals; crosses at 0 mark layers without alpha. The band
+    is the interval of the mean difference that allows for seeds.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        Of `specdiag.compare`.
+    comparison : str, optional
+        Name of the second checkpoint; that of the first comparison by default.
+    """
+    from matplotlib.figure import Figure
+
+    second = str(dataset.comparison.values[0]) if comparison is None else comparison
+    names = str(dataset.checkpoint.values[0]), second
+    both = dataset.drop_dims("sample").sel(checkpoint=list(names), comparison=second)
+    shown = np.flatnonzero(np.isin(both.status.values, ("fit", "degenerate")).any(axis=0))
+    both = both.isel(layer=shown)
+
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    for i, (name, color) in enumerate(zip(names, _COLORS, strict=True)):
+        _draw_alpha(top, both.isel(checkpoint=i), 0.3 * i - 0.15, color, short_title(name, 30))
+    _draw_difference(bottom, both)
+    top.set(ylabel="α (posterior mean)")
+    bottom.set(
+        xlabel="measured matrices, in the order of the file", ylabel="difference of α, 2 - 1"
+    )
+    top.set_title(short_title(f"1: {names[0]}   2: {names[1]}", 76))
+    figure.legend(loc="outside lower center", ncols=3, fontsize="small", frameon=False)
+    return figure
+
+
+def _draw_alpha(ax: "Axes", one: "xr.Dataset", shift: float, color: str, name: str) -> None:
+    x = np.arange(one.sizes["layer"]) + shift
+    fit = one.status.values == "fit"
+    ax.vlines(x[fit], *one.alpha_ci.values[fit].T, color=color, alpha=0.5)
+    ax.scatter(
+        x[fit], one.alpha_mean.values[fit], s=10, color=color, label=f"{name}: {fit.sum()} fit"
+    )
+    dead = one.status.values == "degenerate"
+    if dead.any():
+        ax.scatter(
+            x[dead], 0 * x[dead], marker="x", s=16, color=color, label=f"{dead.sum()} degenerate"
+        )
+
+
+def _draw_difference(ax: "Axes", both: "xr.Dataset") -> None:
+    x = np.arange(both.sizes["layer"])
+    known = np.isfinite(both.alpha_difference.values)
+    low, high = both.mean_alpha_difference_seed_ci.values
+    if np.isfinite(low):
+        label = f"mean over {int(both.n_compared)} layers, with seeds"
+        ax.axhspan(low, high, color="#009e73", alpha=0.15, linewidth=0, label=label)
+        ax.axhline(float(both.mean_alpha_difference), color="#009e73", linewidth=1)
+    ax.axhline(0, color="black", linewidth=0.5)
+    ax.vlines(x[known], *both.alpha_difference_ci.values[known].T, color="#999999")
+    ax.scatter(
+        x[known], both.alpha_difference.values[known], s=10, color="black", label="difference"
+    )

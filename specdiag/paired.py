@@ -1,0 +1,211 @@
+"""Two networks, layer by layer: differences, distances and overlaps. Plain arrays in and out.
+
+Signed quantities are those of the second minus those of the first.
+"""
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specdiag import esd
+from specdiag.posterior import LEVEL, Posterior, alpha_quantiles
+
+Array = NDArray[np.float64]
+
+N_LEADING = 10  # leading singular directions whose subspaces are compared
+# Share of the variance of a layer's alpha over seeds that all layers of a network have in common;
+# the largest seen over small networks of several kinds (docs/compare.md).
+SHARED_VARIANCE = 0.5
+
+_N_QUANTILES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A difference with its 95 % interval and the probability that it is negative."""
+
+    value: float
+    interval: tuple[float, float]
+    below_0: float
+
+
+NO_DIFFERENCE = Difference(value=math.nan, interval=(math.nan, math.nan), below_0=math.nan)
+NO_CHANGE = Difference(value=0.0, interval=(0.0, 0.0), below_0=0.0)  # of equal spectra
+
+
+def alpha_difference(first: Posterior, second: Posterior) -> Difference:
+    """Return the posterior of the difference of two alphas, whose spectra are taken as independent.
+
+    The distribution is that of all differences of 256 quantiles of each, so that exchanging the two
+    changes the sign of everything and nothing else. Spectra of which one was trained from the other are
+    positively dependent: their interval is too wide, not too short.
+
+    Returns
+    -------
+    Difference
+        `value` is the difference of posterior means, the interval is equal-tailed. NaN when one of the
+        posteriors is.
+    """
+    p = (np.arange(_N_QUANTILES) + 0.5) / _N_QUANTILES
+    a, b = alpha_quantiles(first, p), alpha_quantiles(second, p)
+    if np.isnan(a[0]) or np.isnan(b[0]):
+        return NO_DIFFERENCE
+    differences = np.sort(np.subtract.outer(b, a), axis=None)
+    low, high = np.quantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Difference(
+        value=second.mean - first.mean,
+        interval=(float(low), float(high)),
+        below_0=float(np.mean(differences < 0) + np.mean(differences == 0) / 2),
+    )
+
+
+def same_spectrum(first: Array, second: Array, gates: tuple[float, float]) -> bool:
+    """Return whether two spectra are the same up to the scale of the weights and to rounding.
+
+    Parameters
+    ----------
+    first, second : ndarray of shape (n_eigenvalues,)
+        Descending, all of them.
+    gates : tuple of float
+        Their rank gates: by Weyl's inequality an error of spectral norm e moves no singular value by
+        more than e, and the gate is the square of the largest e that is rounding.
+    """
+    if len(first) != len(second) or not (first[0] > 0 and second[0] > 0):
+        return False
+    scales = math.sqrt(first.sum()), math.sqrt(second.sum())
+    allowed = sum(math.sqrt(gate) / scale for gate, scale in zip(gates, scales, strict=True))
+    return bool(np.max(np.abs(np.sqrt(first) / scales[0] - np.sqrt(second) / scales[1])) <= allowed)
+
+
+def spectral_distance(first: Array, second: Array) -> float:
+    """Return the Wasserstein-1 distance of two ESDs on a logarithmic scale, in decades.
+
+    Each eigenvalue is divided by the mean of its spectrum first, so the scale of the weights does not
+    matter. Villani (2009), Optimal transport, definition 6.1.
+
+    Parameters
+    ----------
+    first, second : ndarray of shape (n_eigenvalues,)
+        Those above the rank gate.
+    """
+    if not len(first) or not len(second):
+        return math.nan
+    from scipy.stats import wasserstein_distance
+
+    logs = [np.log10(x / x.mean()) for x in (first, second)]
+    return float(wasserstein_distance(*logs))
+
+
+def subspace_overlap(A: Array, B: Array, k: int) -> tuple[float, float]:
+    """Return how far the spaces of the k leading singular vectors of two matrices coincide.
+
+    The mean of the squared cosines of the principal angles between them, |U_A' U_B|_F^2 / k: 1 for
+    the same space, about k / n for random ones in n dimensions. Björck & Golub (1973), Math. Comp.
+    27(123).
+
+    Parameters
+    ----------
+    A, B : ndarray of shape (n, m)
+    k : int
+        At most the rank of both.
+
+    Returns
+    -------
+    left, right : float
+        Of the outputs (columns of U) and of the inputs (columns of V). NaN when k is 0.
+    """
+    if not k:
+        return math.nan, math.nan
+    (left_a, right_a), (left_b, right_b) = _leading_vectors(A, k), _leading_vectors(B, k)
+    left, right = left_a.T @ left_b, right_a.T @ right_b
+    return float(np.sum(left**2)) / k, float(np.sum(right**2)) / k
+
+
+def _leading_vectors(W: Array, k: int) -> tuple[Array, Array]:
+    from scipy.linalg import eigh
+
+    tall = W if W.shape[0] >= W.shape[1] else W.T
+    size = tall.shape[1]
+    _, small = eigh(tall.T @ tall, subset_by_index=[size - k, size - 1], check_finite=False)
+    large, _ = np.linalg.qr(tall @ small)  # the same space, whatever the singular values
+    return (large, small) if tall is W else (small, large)
+
+
+def unfolded(W: NDArray[Any]) -> Array:
+    """Return a kernel (out, in, *k) as one float64 matrix (out, in * prod(k)); a matrix as it is."""
+    return W.reshape(len(W), -1).astype(np.float64)
+
+
+def mean_difference(
+    differences: Array, blocks: Sequence[Hashable], shared: float = 0.0
+) -> tuple[float, tuple[float, float]]:
+    """Return the mean over layers and its 95 % interval, with blocks as the sampling unit.
+
+    Layers of a block are not independent, so the variance is that of the sums of the residuals by
+    block (Liang & Zeger 1986, Biometrika 73(1)), with Student's t of n_blocks - 1 degrees of freedom.
+
+    Layers of one network are not independent either: its seed moves all of them. Two networks cannot
+    show by how much, as all layers of one share it, so `shared` is the intraclass correlation assumed
+    for it, r: the variance is multiplied by 1 + n_blocks r / (1 - r). That is the post hoc correction
+    of Varnell, Murray & Baker (2001), Evaluation Review 25(4), for one group per condition.
+
+    Parameters
+    ----------
+    differences : ndarray of shape (n_layers,)
+    blocks : sequence of shape (n_layers,)
+        The block of each layer.
+    shared : float
+        0 for an interval about these two networks, `SHARED_VARIANCE` for one about other seeds.
+
+    Returns
+    -------
+    mean : float
+    interval : tuple of float
+        NaN for fewer than two blocks.
+    """
+    if not len(differences):
+        return math.nan, (math.nan, math.nan)
+    mean = float(differences.mean())
+    labels = {block: i for i, block in enumerate(dict.fromkeys(blocks))}
+    n = len(labels)
+    if n < 2:
+        return mean, (math.nan, math.nan)
+    sums = np.bincount([labels[b] for b in blocks], weights=differences - mean)
+    variance = n / (n - 1) * float(sums @ sums) / len(differences) ** 2
+    variance *= 1 + n * shared / (1 - shared)
+    from scipy.special import stdtrit
+
+    reach = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * math.sqrt(variance)
+    return mean, (mean - reach, mean + reach)
+
+
+def sign_tests(block_means: Array) -> tuple[float, float]:
+    """Return the two-sided p-values of the sign test and of Wilcoxon's signed-rank test.
+
+    Both over blocks, zeros left out: Wilcoxon (1945), Biometrics Bulletin 1(6). NaN without blocks.
+    """
+    moved = block_means[block_means != 0]
+    if not len(moved):
+        return math.nan, math.nan
+    from scipy.stats import binomtest, wilcoxon
+
+    sign = binomtest(int(np.count_nonzero(moved > 0)), len(moved)).pvalue
+    return float(sign), float(wilcoxon(moved).pvalue)
+
+
+def added_eigenvalues(A: Array, B: Array, floor: float) -> tuple[Array, float]:
+    """Return the eigenvalues of B - A, what training added, and the value that they must exceed.
+
+    Parameters
+    ----------
+    A, B : ndarray of shape (n, m)
+    floor : float
+        The sum of their `esd.storage_floor`: both roundings are in the difference, however small
+        that is.
+    """
+    spectrum = esd.eigenvalues(B - A)
+    return spectrum, max(esd.rank_gate(spectrum, A.shape, np.float64), floor)
