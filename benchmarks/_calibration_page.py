@@ -2,17 +2,17 @@
 
 import csv
 import math
-import re
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import kstest
 
 from benchmarks import _simulate as simulate
+from benchmarks._pages import DOCS, write_tables
 from specdiag.verdict import VERDICTS
 
 RESULTS = Path(__file__).with_name("results")
-PAGE = Path(__file__).parents[1] / "docs" / "calibration.md"
+PAGE = DOCS / "calibration.md"
 FIGURES = PAGE.with_suffix("")
 
 BAR = (0.92, 0.98)
@@ -39,14 +39,7 @@ NAMES = {
 
 def write():
     """Replace every table between its markers."""
-    page = PAGE.read_text(encoding="utf-8")
-    for name, table in TABLES.items():
-        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        text = table()
-        page, found = marked.subn(lambda m, text=text: m[1] + text + "\n" + m[2], page)
-        if found != 1:
-            raise ValueError(f"{PAGE.name} has {found} places for the table {name}")
-    PAGE.write_text(page, encoding="utf-8")
+    write_tables(PAGE, {name: make() for name, make in TABLES.items()})
 
 
 def load(name):

@@ -183,6 +183,8 @@ def compare(
         raise click.UsageError(
             "compare needs at least two files: the first is compared with the others"
         )
+    if plot and plot.suffix not in (".png", ".pdf", ".svg"):
+        raise click.UsageError(f"--plot {plot}: name a .png, .pdf or .svg file")
     _check_usage(output, plot)
     logging.basicConfig(level=logging.INFO, format="specdiag: %(message)s")
     from specdiag import comparison, comparison_tables

@@ -87,8 +87,10 @@ def _conclude(found: dict[str, Any], pairs: Sequence[Pair], names: tuple[str, st
     n_matrices = sum(found["matrices"].values())
     n_same = sum(found["matrices"].get(relation, 0) for relation in SAME)
     n_as_good = n_same + found["matrices"].get("same spectrum", 0)
-    if found["relations"].keys() <= {"identical"}:
+    if found["relations"].keys() == {"identical"}:
         return f"identical: all {len(pairs)} tensors of {a} and {b} are bit-identical"
+    if found["relations"].keys() <= set(SAME):
+        return f"equal: all {len(pairs)} tensors of {a} and {b} hold the same numbers"
     if not n_matrices:
         return f"not comparable: no matrix was measured in both {a} and {b}"
     if n_same == n_matrices:

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import specdiag
 from specdiag.cli import cli
@@ -274,3 +274,94 @@ def test_help_of_every_command_has_an_example():
         lines = [line.strip() for line in found.output.splitlines()]
         assert any(line.startswith(f"specdiag {command} ") for line in lines)
         assert "\\b" not in found.output
+
+
+@pytest.fixture
+def pair(file, rng, tmp_path):
+    """The file, and one whose fc2 and readout were trained further."""
+    weights = load_file(file)
+    for name in ("model.fc2.weight", "model.readout.weight"):
+        weights[name] = weights[name] + rng.standard_normal(weights[name].shape).astype(np.float32)
+    weights["model.new.bias"] = np.zeros(3, np.float32)
+    save_file(weights, tmp_path / "tuned.safetensors")
+    return file, tmp_path / "tuned.safetensors"
+
+
+def test_compare_prints_a_row_a_measured_matrix_what_is_the_same_and_a_sentence(pair):
+    status, out, err = run("compare", *pair)
+    expected = specdiag.compare(*pair)
+    cell = expected.sel(layer="fc2.weight", comparison="tuned")
+    lines = out.splitlines()
+    row = next(line.split() for line in lines if line.startswith("fc2.weight"))
+    assert (status, err) == (0, "")
+    assert lines[0] == "1: net   2: tuned"
+    assert row[1:5] == [
+        "80x60",
+        *(f"{x:.2f}" for x in cell.alpha_mean.values),
+        f"{cell.alpha_difference.item():+.2f}",
+    ]
+    assert row[-1] == "different"
+    assert next(x for x in lines if x.startswith("fc1.weight")).split()[-1] == "identical"
+    assert "2 of 3 measured matrices bit-identical; 5 of 8 tensors bit-identical" in lines
+    assert "  only in tuned: new.bias" in lines
+    assert any(x.startswith("  different: readout.weight (distance ") for x in lines)
+    assert "net: fit 2 of 3 matrices that could be" in out
+    assert "walked 6 = 2 fit + 1 degenerate + 2 skipped + 1 failed" in out
+    assert lines[-2] == expected.conclusion.item()
+
+
+def test_compare_gives_the_same_numbers_as_json_and_as_a_dataset(pair, tmp_path):
+    output, plot = tmp_path / "pair.nc", tmp_path / "pair.png"
+    status, out, err = run("compare", *pair, "--json", "-o", output, "--plot", plot)
+    (found,) = json.loads(out)["comparisons"]
+    dataset = specdiag.open_spectra(output)
+    layer = {x["layer"]: x for x in found["layers"]}["fc2.weight"]
+    assert status == 0
+    assert (found["first"], found["second"]) == ("net", "tuned")
+    assert found["conclusion"] == dataset.conclusion.item()
+    assert layer["alpha_difference"] == dataset.alpha_difference.sel(layer="fc2.weight").item()
+    assert layer["second"]["alpha"] == dataset.alpha.sel(layer="fc2.weight").values[1]
+    assert found["whole"]["relations"] == {
+        "identical": 5,
+        "different": 2,
+        "only in second": 1,
+    }
+    assert {t["tensor"]: t["relation"] for t in found["tensors"]}["broken.weight"] == "identical"
+    assert plot.stat().st_size > 10_000
+    assert err == f"wrote {output}\ndrew 1 figure in {plot}\n"
+
+
+def test_compare_of_several_files_gives_a_part_each_and_numbered_figures(pair, tmp_path):
+    status, out, _ = run("compare", *pair, pair[0], "--plot", tmp_path / "d.svg")
+    assert status == 0
+    assert [x for x in out.splitlines() if x.startswith("1: ")] == [
+        f"1: {tmp_path.name}/net#1   2: tuned",
+        f"1: {tmp_path.name}/net#1   2: {tmp_path.name}/net#2",
+    ]
+    assert (tmp_path / "d_1.svg").exists()
+    assert (tmp_path / "d_2.svg").exists()
+
+
+def test_compare_of_files_without_a_common_name_is_one_line(file, tmp_path):
+    save_file({"conv.weight": np.eye(64, dtype=np.float32)}, tmp_path / "other.safetensors")
+    status, out, err = run("compare", file, tmp_path / "other.safetensors")
+    assert (status, out) == (1, "")
+    assert err.count("\n") == 1
+    assert err.startswith(
+        "specdiag: net and other have no tensor in common: the first begins with "
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "compare needs at least two files: the first is compared with the others"),
+        (("FILE", "-o", "nowhere/a.nc"), "-o nowhere/a.nc: there is no folder nowhere"),
+        (("FILE", "--plot", "nowhere/a.png"), "--plot nowhere/a.png: there is no folder nowhere"),
+        (("FILE", "--plot", "a.docx"), "--plot a.docx: name a .png, .pdf or .svg file"),
+    ],
+)
+def test_wrong_usage_of_compare_is_told_before_anything_is_read(file, options, message):
+    status, out, err = run("compare", file, *(file if o == "FILE" else o for o in options))
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1] == f"Error: {message}"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import specdiag
-from specdiag.figures import alpha_by_layer, draw_all, esd
+from specdiag.figures import alpha_by_layer, difference, draw_all, esd
 
 
 @pytest.fixture
@@ -77,3 +77,25 @@ def test_several_checkpoints_get_a_folder_each(rng, tmp_path):
     both = specdiag.alpha(*({"a": rng.standard_normal((60, 60))} for _ in range(2)))
     written = draw_all(both, tmp_path)
     assert sorted({p.parent.name for p in written}) == ["00_model_1", "01_model_2"]
+
+
+def test_the_difference_shows_both_alphas_their_difference_and_its_mean(rng):
+    first, second = (
+        {f"blocks.{i}.weight": rng.standard_t(3, (120, 80)) for i in range(4)}
+        | {"dead.weight": np.zeros((60, 60)), "small.weight": np.eye(3)}
+        for _ in range(2)
+    )
+    dataset = specdiag.compare(first, second)
+    top, bottom = difference.plot(dataset).axes
+    points = {c.get_label(): c.get_offsets() for c in [*top.collections, *bottom.collections]}
+    for i in (0, 1):
+        drawn = points[f"model#{i + 1}: 4 fit"]
+        np.testing.assert_array_equal(drawn[:, 1], dataset.alpha_mean.values[i, :4])
+    np.testing.assert_array_equal(points["1 degenerate"][:, 1], [0])
+    np.testing.assert_array_equal(
+        points["difference"][:, 1], dataset.alpha_difference.values[0, :4]
+    )
+    (band,) = bottom.patches
+    assert band.get_label() == "mean over 4 layers, with seeds"
+    low, high = dataset.mean_alpha_difference_seed_ci.values[0]
+    assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((low, high))

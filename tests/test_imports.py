@@ -26,6 +26,18 @@ ALLOWED = {
         *("numpy", "threadpoolctl", "specdiag.checkpoint", "specdiag.esd", "specdiag.tail"),
         *("specdiag.posterior", "specdiag.gof", "specdiag.null", "specdiag.published"),
     },
+    "paired": {*NUMERICS, "specdiag.esd", "specdiag.posterior"},
+    "pairs": {
+        *("numpy", "specdiag.checkpoint", "specdiag.esd", "specdiag.layers", "specdiag.paired"),
+        "specdiag.posterior",
+    },
+    "conclusion": {
+        *("numpy", "specdiag.layers", "specdiag.paired", "specdiag.pairs", "specdiag.verdict"),
+    },
+    "comparison": {
+        *("specdiag.checkpoint", "specdiag.conclusion", "specdiag.layers", "specdiag.pairs"),
+        *("specdiag.schema", "specdiag.spectra", "specdiag.verdict"),
+    },
     "verdict": {
         *("numpy", "scipy", "specdiag.layers", "specdiag.null", "specdiag.posterior"),
     },

@@ -1,0 +1,23 @@
+"""Tables of the documentation, written between markers by the benchmark that measured them."""
+
+import re
+from pathlib import Path
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def table(rows):
+    """Return a Markdown table of rows that have the same keys."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(map(str, row.values()) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write_tables(page, tables):
+    """Replace what is between `<!-- NAME -->` and `<!-- end -->` for each table of a page."""
+    text = page.read_text(encoding="utf-8")
+    for name, content in tables.items():
+        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text, found = marked.subn(lambda m, content=content: f"{m[1]}{content}\n{m[2]}", text)
+        if found != 1:
+            raise ValueError(f"{page.name} has {found} places for the table {name}")
+    page.write_text(text, encoding="utf-8")

@@ -1,0 +1,284 @@
+import re
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+import specdiag
+from specdiag import esd, paired
+from specdiag.comparison import COMPARISON
+from specdiag.conclusion import block
+from specdiag.posterior import alpha_posterior
+
+
+def network(rng, blocks=4, side=64, freedom=3.0):
+    """A network of several blocks of two heavy-tailed layers, an embedding table and a readout."""
+    found = {"unit_emb.weight": rng.standard_normal((100, side))}
+    for i in range(blocks):
+        for name, shape in (("fc1", (2 * side, side)), ("fc2", (side, 2 * side))):
+            found[f"blocks.{i}.{name}.weight"] = rng.standard_t(freedom, shape)
+            found[f"blocks.{i}.{name}.bias"] = rng.standard_normal(shape[0])
+    return found | {"readout.weight": rng.standard_normal((2, side))}
+
+
+def stored(weights, dtype=np.float32):
+    return {name: W.astype(dtype) for name, W in weights.items()}
+
+
+def matrices(weights):
+    return [name for name in weights if name.startswith("blocks") and name.endswith("weight")]
+
+
+@pytest.fixture
+def first(rng):
+    return stored(network(rng))
+
+
+def conclusion(*networks, **options):
+    return specdiag.compare(*networks, **options).conclusion.item()
+
+
+def relations(dataset):
+    return dict(zip(dataset.tensor.values, dataset.relation.values[0], strict=True))
+
+
+def test_a_network_compared_with_itself_is_identical_with_exact_zeros(first):
+    dataset = specdiag.compare(first, first)
+    assert (
+        dataset.conclusion == "identical: all 18 tensors of model#1 and model#2 are bit-identical"
+    )
+    assert set(dataset.relation.values.ravel()) == {"identical"}
+    measured = dataset.sel(layer=matrices(first)).squeeze()
+    for name in ("alpha_difference", "rope_difference", "spectral_distance", "alpha_difference_ci"):
+        assert (measured[name] == 0).all()
+    assert (measured.subspace_overlap == 1).all()
+    assert (dataset.relative_distance == 0).all()
+    assert dataset.n_compared == 0
+
+
+def test_a_frozen_core_shows_itself(first, rng):
+    tuned = first | {
+        "unit_emb.weight": rng.standard_normal((120, 64)).astype(np.float32),
+        "readout.weight": first["readout.weight"] + 1,
+    }
+    dataset = specdiag.compare(first, tuned)
+    assert dataset.conclusion == (
+        "same spectrum by construction: all 8 measured matrices are bit-identical, so no alpha can "
+        "differ; what differs: unit_emb, readout"
+    )
+    assert relations(dataset)["unit_emb.weight"] == "other shape"
+    assert dataset.relation_reason.sel(tensor="unit_emb.weight").item() == "100x64 and 120x64"
+    assert relations(dataset)["readout.weight"] == "different"
+
+
+def test_the_same_numbers_stored_differently_are_equal(first):
+    dataset = specdiag.compare(first, stored(first, np.float64))
+    assert set(dataset.relation.values.ravel()) == {"equal"}
+    assert (
+        dataset.conclusion == "equal: all 18 tensors of model#1 and model#2 hold the same numbers"
+    )
+    halves = {n: W.astype(ml_dtypes.bfloat16) for n, W in first.items()}
+    singles = {n: W.astype(np.float32) for n, W in halves.items()}
+    assert set(specdiag.compare(halves, singles).relation.values.ravel()) == {"equal"}
+
+
+def test_minus_zero_is_equal_and_not_identical(first):
+    a, b = (first | {"readout.weight": np.full((2, 64), x, np.float32)} for x in (0.0, -0.0))
+    assert relations(specdiag.compare(a, b))["readout.weight"] == "equal"
+
+
+@pytest.mark.parametrize("change", ["rotated", "rescaled", "transposed twice and rotated"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_other_tensors_with_the_same_spectrum_are_told_as_that(rng, change, dtype):
+    first = stored(network(rng), dtype)
+    second = dict(first)
+    for name in matrices(first):
+        n, m = first[name].shape
+        W = first[name].astype(float)
+        if change != "rescaled":
+            W = W @ np.linalg.qr(rng.standard_normal((m, m)))[0]
+        if change.startswith("transposed"):
+            W = (W.T @ np.linalg.qr(rng.standard_normal((n, n)))[0]).T
+        second[name] = (W * (1e-3 if change == "rescaled" else 1)).astype(dtype)
+    dataset = specdiag.compare(first, second)
+    assert dataset.conclusion == (
+        "different tensors, same spectrum: the eigenvalues of all 8 measured matrices agree up to "
+        "rounding and to the scale of the weights"
+    )
+    assert abs(dataset.alpha_difference.sel(layer=matrices(first))).max() < 1e-9
+
+
+def test_a_layer_is_compared_as_the_formulas_say(first, rng):
+    name = "blocks.1.fc1.weight"
+    second = first | {name: first[name] + rng.standard_normal(first[name].shape).astype(np.float32)}
+    dataset = specdiag.compare(first, second)
+    cell = dataset.sel(layer=name, comparison="model#2")
+    A, B = first[name].astype(float), second[name].astype(float)
+    a, b, c = (esd.eigenvalues(W) for W in (A, B, B - A))
+    expected = paired.alpha_difference(alpha_posterior(a), alpha_posterior(b))
+    assert cell.alpha_difference == pytest.approx(expected.value)
+    assert cell.alpha_difference == pytest.approx(np.diff(cell.alpha_mean).item())
+    assert tuple(cell.alpha_difference_ci.values) == pytest.approx(expected.interval)
+    assert cell.rope_difference == pytest.approx(np.diff(cell.rope_probability).item())
+    assert cell.spectral_distance == pytest.approx(paired.spectral_distance(a, b))
+    assert tuple(cell.subspace_overlap.values) == paired.subspace_overlap(A, B, 10)
+    assert cell.n_leading == 10
+    assert cell.added_alpha == pytest.approx(alpha_posterior(c).mean)
+    assert cell.added_stable_rank == pytest.approx(c.sum() / c[0])
+    distance = dataset.relative_distance.sel(tensor=name)
+    assert distance == pytest.approx(np.linalg.norm(B - A) / np.linalg.norm(A))
+
+
+def test_swapping_the_arguments_changes_every_sign(rng):
+    a, b = (stored(network(rng)) for _ in range(2))
+    there, back = specdiag.compare(a, b), specdiag.compare(b, a)
+    for name in ("alpha_difference", "rope_difference", "mean_alpha_difference"):
+        np.testing.assert_allclose(there[name].values, -back[name].values, rtol=1e-12)
+    for name in ("alpha_difference_ci", "mean_alpha_difference_ci"):
+        np.testing.assert_allclose(there[name].values, -back[name].values[..., ::-1], rtol=1e-9)
+    for name in ("sign_p", "wilcoxon_p", "spectral_distance"):
+        np.testing.assert_allclose(there[name].values, back[name].values)
+
+
+def test_a_low_rank_update_has_its_rank(first, rng):
+    name = "blocks.0.fc2.weight"
+    update = 0.1 * rng.standard_normal((64, 4)) @ rng.standard_normal((4, 128))
+    second = first | {name: (first[name] + update).astype(np.float32)}
+    cell = specdiag.compare(first, second).sel(layer=name).squeeze()
+    assert cell.added_rank == 4
+    assert np.isnan(cell.added_alpha)
+
+
+def test_a_network_that_learnt_nothing_is_told_from_one_with_heavy_tails(rng):
+    trained = stored(network(rng, blocks=6, freedom=1.5))
+    random = {n: rng.standard_normal(W.shape).astype(np.float32) for n, W in trained.items()}
+    dataset = specdiag.compare(trained, random)
+    mean = dataset.mean_alpha_difference.item()
+    low, high = dataset.mean_alpha_difference_seed_ci.values[0]
+    assert dataset.conclusion == (
+        f"mean alpha of model#2 is {mean:.2f} higher than of model#1 over 12 layers (95 % interval "
+        f"{low:.2f} to {high:.2f}: more than two seeds of one recipe differ)"
+    )
+    assert dataset.n_blocks == 6
+
+
+def test_two_draws_of_one_network_are_not_told_apart(rng):
+    text = conclusion(*(stored(network(rng)) for _ in range(2)))
+    assert re.match("no difference of mean alpha can be told: [+-]|undecided: ", text)
+
+
+def test_one_block_is_too_few_for_an_interval(rng):
+    a, b = (stored(network(rng, blocks=1)) for _ in range(2))
+    assert conclusion(a, b).endswith("over 2 layers of one block, too few for an interval")
+
+
+def test_the_conclusion_says_when_the_coverage_differs(first):
+    collapsed = dict(first)
+    for name in matrices(first)[2:]:
+        collapsed[name] = np.zeros_like(first[name])
+    dataset = specdiag.compare(collapsed, first)
+    assert dataset.conclusion.item().endswith(
+        "it says nothing of layers that are not fit in both (model#1: 2 of 8 fit, model#2: 8 of 8 fit)"
+    ) or dataset.conclusion == (
+        "not comparable: no layer that differs is fit in both (model#1: 2 of 8 fit, model#2: 8 of 8 fit)"
+    )
+    layer = dataset.sel(layer=matrices(first)[3])
+    assert list(layer.status.values) == ["degenerate", "fit"]
+    assert np.isnan(layer.alpha_difference).all()
+
+
+def test_tensors_without_a_partner_are_listed(first):
+    second = {n: W for n, W in first.items() if "blocks.3" not in n} | {"extra.weight": np.eye(60)}
+    found = relations(specdiag.compare(first, second))
+    assert found["blocks.3.fc1.weight"] == "only in first"
+    assert found["extra.weight"] == "only in second"
+    assert len(found) == 19
+
+
+def test_values_that_cannot_be_measured_fail_alone(first):
+    broken = first | {"blocks.0.fc1.weight": np.full_like(first["blocks.0.fc1.weight"], np.nan)}
+    dataset = specdiag.compare(first, broken)
+    cell = dataset.sel(layer="blocks.0.fc1.weight")
+    assert list(cell.status.values) == ["fit", "failed"]
+    assert np.isnan(cell.alpha_difference).all()
+    assert relations(dataset)["blocks.0.fc1.weight"] == "different"
+    same = specdiag.compare(broken, broken)
+    assert relations(same)["blocks.0.fc1.weight"] == "identical"
+
+
+def test_networks_without_a_common_name_are_refused(first):
+    other = {"conv.weight": np.eye(60), "head.weight": np.eye(60)}
+    with pytest.raises(ValueError, match="in common") as error:
+        specdiag.compare(first, other)
+    assert str(error.value) == (
+        "model#1 and model#2 have no tensor in common: the first begins with unit_emb.weight, "
+        "blocks.0.fc1.weight, blocks.0.fc1.bias, the other with conv.weight, head.weight; compare "
+        "networks of one architecture"
+    )
+    with pytest.raises(ValueError, match="at least two checkpoints"):
+        specdiag.compare(first)
+
+
+def test_prefixes_of_wrappers_do_not_hide_a_partner(first):
+    wrapped = {f"module.{name}": W for name, W in first.items()}
+    assert conclusion(first, wrapped).startswith("identical")
+
+
+def test_several_networks_are_each_compared_with_the_first(first, rng):
+    other = stored(network(rng))
+    dataset = specdiag.compare(first, first, other)
+    assert list(dataset.comparison.values) == ["model#2", "model#3"]
+    assert dataset.conclusion.values[0].startswith("identical")
+    alone = specdiag.compare(first, other)
+    np.testing.assert_array_equal(
+        dataset.alpha_difference.values[1], alone.alpha_difference.values[0]
+    )
+
+
+def test_modules_and_kernels_are_compared(rng):
+    torch.manual_seed(0)
+    nets = [
+        torch.nn.Sequential(torch.nn.Conv2d(64, 64, 3), torch.nn.Linear(64, 64)) for _ in range(2)
+    ]
+    dataset = specdiag.compare(*nets)
+    assert (dataset.status == "fit").all()
+    assert np.isfinite(dataset.subspace_overlap).all()
+    assert dataset.n_compared == 2
+
+
+def test_the_dataset_holds_what_its_table_says_and_comes_back_from_a_file(first, rng, tmp_path):
+    dataset = specdiag.compare(first, stored(network(rng)))
+    for name, spec in COMPARISON.items():
+        assert dataset[name].dims == spec.dims
+        assert dataset[name].attrs["long_name"] == spec.long_name
+    specdiag.save(dataset, tmp_path / "pair.nc")
+    assert specdiag.open_spectra(tmp_path / "pair.nc").equals(dataset)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("encoder.layer.3.attention.self.query.weight", "encoder.layer.3"),
+        ("proc_layers.11.0.1.net.3.weight", "proc_layers.11"),
+        ("enc_atn.to_q.weight", "enc_atn"),
+        ("0.weight", "0"),
+        ("fc1.weight", "fc1"),
+        ("weight", "weight"),
+    ],
+)
+def test_the_block_of_a_layer_ends_at_its_first_number(name, expected):
+    assert block(name) == expected
+
+
+@pytest.mark.realdata
+def test_a_trained_encoder_with_new_tokens_has_a_frozen_core(minilm, tmp_path, rng):
+    weights = load_file(minilm)
+    table = "embeddings.word_embeddings.weight"
+    weights[table] = rng.standard_normal(weights[table].shape).astype(np.float32)
+    save_file(weights, tmp_path / "tuned.safetensors")
+    assert conclusion(minilm, tmp_path / "tuned.safetensors") == (
+        "same spectrum by construction: all 37 measured matrices are bit-identical, so no alpha can "
+        "differ; what differs: embeddings.word_embeddings"
+    )

@@ -1,0 +1,162 @@
+import math
+
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.linalg import subspace_angles
+
+from specdiag import esd, paired
+from specdiag.posterior import NO_POSTERIOR, alpha_posterior, alpha_quantiles, mixture_posterior
+
+
+def spectrum(rng, alpha, n=200):
+    return np.sort(1 + rng.pareto(alpha - 1, n))[::-1]
+
+
+@pytest.fixture
+def posteriors(rng):
+    return [alpha_posterior(spectrum(rng, alpha)) for alpha in (2.0, 3.0)]
+
+
+def test_quantiles_of_one_gamma_are_scipys():
+    posterior = mixture_posterior(np.array([12.0]), np.array([9.0]), np.array([1.0]))
+    p = np.array([0.01, 0.025, 0.3, 0.5, 0.9, 0.975])
+    np.testing.assert_allclose(
+        alpha_quantiles(posterior, p), 1 + stats.gamma(12, scale=1 / 9).ppf(p), rtol=3e-5
+    )
+    assert np.isnan(alpha_quantiles(NO_POSTERIOR, p)).all()
+
+
+def test_the_difference_of_two_gammas_is_that_of_a_numerical_convolution():
+    shapes, rates = (20.0, 35.0), (15.0, 20.0)
+    first, second = (
+        mixture_posterior(np.array([a]), np.array([b]), np.ones(1))
+        for a, b in zip(shapes, rates, strict=True)
+    )
+    found = paired.alpha_difference(first, second)
+    a, b = (stats.gamma(k, scale=1 / r) for k, r in zip(shapes, rates, strict=True))
+
+    def below(x):  # P(b - a < x)
+        return float(mpmath.quad(lambda t: a.pdf(float(t)) * b.cdf(float(t) + x), [0, 1, 2, 3, 6]))
+
+    assert found.value == pytest.approx(b.mean() - a.mean())
+    assert found.below_0 == pytest.approx(below(0.0), abs=2e-3)
+    assert [below(x) for x in found.interval] == pytest.approx([0.025, 0.975], abs=1e-3)
+
+
+def test_exchanging_the_two_changes_every_sign(posteriors):
+    there = paired.alpha_difference(*posteriors)
+    back = paired.alpha_difference(*posteriors[::-1])
+    assert there.value == -back.value
+    assert there.interval == pytest.approx((-back.interval[1], -back.interval[0]), rel=1e-12)
+    assert there.below_0 == pytest.approx(1 - back.below_0, abs=1e-12)
+
+
+def test_a_posterior_minus_itself_is_symmetric_about_zero(posteriors):
+    found = paired.alpha_difference(posteriors[0], posteriors[0])
+    assert found.value == 0
+    assert found.below_0 == 0.5
+    assert found.interval[0] == pytest.approx(-found.interval[1], rel=1e-12)
+
+
+def test_without_a_posterior_there_is_no_difference(posteriors):
+    for pair in ((NO_POSTERIOR, posteriors[0]), (posteriors[0], NO_POSTERIOR)):
+        found = paired.alpha_difference(*pair)
+        assert np.isnan([found.value, *found.interval, found.below_0]).all()
+
+
+@given(st.floats(1e-6, 1e6), st.integers(0, 2**31))
+def test_the_spectral_distance_knows_no_scale_and_is_that_of_quantiles(scale, seed):
+    rng = np.random.default_rng(seed)
+    a, b = spectrum(rng, 2.0, 60), spectrum(rng, 3.0, 60)
+    found = paired.spectral_distance(a, b)
+    assert paired.spectral_distance(a, scale * b) == pytest.approx(found, rel=1e-9)
+    # Of as many points each, the optimal plan pairs them in order.
+    assert found == pytest.approx(np.mean(np.abs(np.log10(a / a.mean()) - np.log10(b / b.mean()))))
+    assert paired.spectral_distance(a, a) == 0
+    assert math.isnan(paired.spectral_distance(a, np.empty(0)))
+
+
+@pytest.mark.parametrize("shape", [(30, 20), (20, 30), (25, 25)])
+def test_the_overlap_is_that_of_scipys_principal_angles(rng, shape):
+    A = rng.standard_normal(shape)
+    B = A + rng.standard_normal(shape)
+    U, _, Vt = np.linalg.svd(A)
+    P, _, Qt = np.linalg.svd(B)
+    expected = [
+        np.mean(np.cos(subspace_angles(x[:, :4], y[:, :4])) ** 2) for x, y in ((U, P), (Vt.T, Qt.T))
+    ]
+    assert paired.subspace_overlap(A, B, 4) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_overlap_of_the_same_space_is_one_and_of_orthogonal_ones_zero(rng):
+    Q = np.linalg.qr(rng.standard_normal((30, 30)))[0]
+    A = Q[:, :3] @ np.diag([3.0, 2.0, 1.0]) @ Q[:3, :10]
+    B = Q[:, 3:6] @ np.diag([3.0, 2.0, 1.0]) @ Q[3:6, :10]
+    assert paired.subspace_overlap(A, 7 * A, 3) == pytest.approx((1, 1))
+    assert paired.subspace_overlap(A, B, 3)[0] == pytest.approx(0, abs=1e-12)
+    assert np.isnan(paired.subspace_overlap(A, B, 0)).all()
+
+
+def test_what_training_added_is_told_from_rounding(rng):
+    A = rng.standard_normal((120, 80))
+    added = 1e-3 * rng.standard_normal((120, 3)) @ rng.standard_normal((3, 80))
+    stored = [W.astype(np.float32).astype(np.float64) for W in (A, A + added)]
+    floor = sum(esd.storage_floor(esd.eigenvalues(W), W.shape, np.float32) for W in stored)
+    found, gate = paired.added_eigenvalues(*stored, floor)
+    assert np.count_nonzero(found > gate) == 3
+    np.testing.assert_allclose(found[:3], esd.eigenvalues(added)[:3], rtol=1e-3)
+
+
+def test_the_mean_difference_of_independent_layers_is_students_t(rng):
+    d = rng.standard_normal(9)
+    mean, interval = paired.mean_difference(d, range(9))
+    expected = stats.t.interval(0.95, 8, d.mean(), stats.sem(d))
+    assert mean == pytest.approx(d.mean())
+    assert interval == pytest.approx(expected)
+
+
+def test_layers_that_repeat_within_blocks_are_no_more_evidence(rng):
+    d = rng.standard_normal(6)
+    once = paired.mean_difference(d, range(6))[1]
+    thrice = paired.mean_difference(np.repeat(d, 3), np.repeat(np.arange(6), 3).tolist())[1]
+    assert thrice == pytest.approx(once)
+
+
+def test_allowing_for_seeds_widens_by_the_intraclass_correlation(rng):
+    d = rng.standard_normal(12)
+    mean, (low, high) = paired.mean_difference(d, range(12))
+    _, (wide_low, wide_high) = paired.mean_difference(d, range(12), 0.5)
+    assert (wide_high - wide_low) / (high - low) == pytest.approx(math.sqrt(1 + 12))
+    assert (wide_low + wide_high) / 2 == pytest.approx(mean)
+
+
+def test_one_block_has_a_mean_but_no_interval():
+    mean, interval = paired.mean_difference(np.array([0.1, 0.3]), ["a", "a"])
+    assert mean == pytest.approx(0.2)
+    assert np.isnan(interval).all()
+    assert np.isnan(paired.mean_difference(np.empty(0), [])[0])
+
+
+def test_sign_tests_are_scipys_and_leave_zeros_out():
+    d = np.array([0.4, 0.1, -0.2, 0.7, 0.9, 0.3])
+    expected = stats.binomtest(5, 6).pvalue, stats.wilcoxon(d).pvalue
+    assert paired.sign_tests(d) == pytest.approx(expected)
+    assert paired.sign_tests(np.append(d, 0.0)) == pytest.approx(expected)
+    assert np.isnan(paired.sign_tests(np.zeros(3))).all()
+
+
+def test_spectra_are_the_same_up_to_rounding_and_scale(rng):
+    W = rng.standard_normal((80, 60))
+    a = esd.eigenvalues(W.astype(np.float32))
+    gate = esd.rank_gate(a, W.shape, np.float32)
+    rotated = W @ np.linalg.qr(rng.standard_normal((60, 60)))[0]
+    b = esd.eigenvalues((1e-3 * rotated).astype(np.float32))
+    assert paired.same_spectrum(a, b, (gate, 1e-6 * gate))
+    c = esd.eigenvalues(W + 1e-3 * rng.standard_normal(W.shape))
+    assert not paired.same_spectrum(a, c, (gate, gate))
+    assert not paired.same_spectrum(a, a[:-1], (gate, gate))
+    assert not paired.same_spectrum(a, 0 * a, (gate, 0.0))
