@@ -134,7 +134,7 @@ class Entry:
         Name of the module in ``recipes/``, beside the lock, that builds the entry.
     params : dict
         What the recipe is called with, defaults included: text, numbers, booleans, and lists and
-        dicts of these.
+        dicts of these. Tuples are written as lists.
     parent, inputs, source, file, cost
         See their classes.
     metrics : dict of str to Metric

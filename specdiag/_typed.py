@@ -26,6 +26,8 @@ from urllib.parse import urlsplit
 
 from specdiag._files import is_text, shown
 
+MAX_DEPTH = 50  # of tables and arrays in each other, well within what recursion can read
+
 _REPAIR = "correct it, or write the entry anew with `specdiag lock`"
 _EXPECTED = {
     str: "text",
@@ -83,7 +85,7 @@ def _pattern(pattern: str) -> Callable[[str], object]:
 Text = Annotated[str, Check("one line of text", lambda s: s.strip() and s.isprintable())]
 Module = Annotated[str, Check("the name of a Python module", _pattern("[A-Za-z][A-Za-z0-9_]*"))]
 RelativePath = Annotated[str, Check("a relative path such as base/name, without '..'", _is_path)]
-Repo = Annotated[str, Check("a repository such as owner/name", _pattern(r"[\w.-]+/[\w.-]+"))]
+Repo = Annotated[str, Check("a repository such as owner/name", _pattern(r"\w[\w.-]*/\w[\w.-]*"))]
 Url = Annotated[str, Check("a URL: https, file:///, or http on this machine", _is_url)]
 Sha256 = Annotated[str, Check("64 lowercase hexadecimal digits", _pattern("[0-9a-f]{64}"))]
 Commit = Annotated[str, Check("40 lowercase hexadecimal digits", _pattern("[0-9a-f]{40}"))]
@@ -125,11 +127,14 @@ def read(where: str, hint: Any, value: object) -> Any:
     refuse(where, _found(value), _expected(hint))
 
 
-def _read_plain(where: str, value: object) -> object:
+def _read_plain(where: str, value: object, depth: int = 0) -> object:
+    if depth > MAX_DEPTH:
+        refuse(where, "nested too deeply", f"at most {MAX_DEPTH} levels")
     if isinstance(value, list):
-        return [_read_plain(f"{where}[{i}]", v) for i, v in enumerate(value)]
+        return [_read_plain(f"{where}[{i}]", v, depth + 1) for i, v in enumerate(value)]
     if isinstance(value, dict):
-        return {k: _read_plain(f"{where}.{k_}", value[k]) for k, k_ in keys(where, value)}
+        pairs = keys(where, value)
+        return {k: _read_plain(f"{where}.{k_}", value[k], depth + 1) for k, k_ in pairs}
     if any(_has_type(kind, value) for kind in (bool, str, int, float)):
         return value
     refuse(where, _found(value), _expected(Any))
@@ -152,7 +157,7 @@ def _read_table(where: str, cls: Any, table: dict[str, object]) -> Any:
     hints = _hints(cls)
     for key, shown_key in keys(where, table):
         if key not in hints:
-            known = "one of " + ", ".join(hints)
+            known = f"one of {', '.join(hints)}"
             refuse(f"{where}.{shown_key}", "unknown key", known, "remove it, or upgrade specdiag")
     _check_forms(where, cls, table)
     for item in fields(cls):
@@ -172,7 +177,7 @@ def _check_forms(where: str, cls: Any, table: Collection[str]) -> None:
     given = [form for form in forms if {*form} & {*table}]
     if len(given) > 1 or (not given and () not in forms):
         found = " beside ".join(k for form in given for k in form if k in table)
-        expected = ", or ".join(" and ".join(form) for form in forms)
+        expected = " / ".join(" and ".join(form) for form in forms)
         refuse(where, found or "none of the keys that say which", f"exactly one of {expected}")
     for key in (k for form in given for k in form if k not in table):
         beside = ", ".join(k for k in given[0] if k in table)
@@ -194,13 +199,16 @@ def keys(where: str, table: dict[str, object]) -> Iterator[tuple[str, str]]:
 
 
 def plain(value: Any) -> Any:
-    """Return a dataclass as plain tables and lists, without the keys that have their default."""
+    """Return a dataclass as plain tables and lists, without the keys that have their default.
+
+    Tuples, also those among the values of a free table, become lists.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         pairs = ((item, getattr(value, item.name)) for item in fields(value))
         return {item.name: plain(v) for item, v in pairs if v != default(item)}
     if isinstance(value, dict):
         return {k: plain(v) for k, v in value.items()}
-    return [plain(v) for v in value] if isinstance(value, tuple) else value
+    return [plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _expected(hint: Any) -> str:

@@ -137,15 +137,14 @@ def loads(text: str, where: str = LOCK_NAME) -> Lock:
     try:
         document = tomllib.loads(text)
     except RecursionError:
-        raise LockfileError(f"{where}: nested too deeply; restore the file") from None
+        refuse(where, "nested too deeply", "tables of a few levels", "restore the file")
     except ValueError as error:  # not only TOMLDecodeError: a number may have too many digits
         if conflict := _CONFLICT.search(text):
             line = text.count("\n", 0, conflict.start()) + 1
-            raise LockfileError(
-                f"{where}: line {line} is a conflict marker of git ({conflict[1]}); expected a "
-                "merged file; take one side whole, then run `specdiag lock`"
-            ) from None
-        raise LockfileError(f"{where}: not TOML: {error}; restore the file") from None
+            found = f"line {line} is a conflict marker of git ({conflict[1]})"
+            repair = "take one side whole, then run `specdiag lock`"
+            refuse(where, found, "a merged file", repair)
+        refuse(where, f"not TOML: {error}", "a lock as it was written", "restore the file")
     return _checked(where, document)
 
 
@@ -288,14 +287,16 @@ def _check_size(where: str, content: bytes) -> None:
 
 
 def _checked(where: str, document: dict[str, Any]) -> Lock:
-    version = document.get("lock-version", "missing")
-    if type(version) is int and version > LOCK_VERSION:
+    path = f"{where}: lock-version"
+    if "lock-version" not in document:
+        refuse(path, "missing", str(LOCK_VERSION))
+    version = read(path, int, document["lock-version"])
+    if version > LOCK_VERSION:
         raise LockfileError(
-            f"{where}: lock-version: {version}; this specdiag reads {LOCK_VERSION}; written by a "
-            "newer specdiag: upgrade"
+            f"{path}: {version}; expected {LOCK_VERSION}; written by a newer specdiag: upgrade"
         )
-    if type(version) is not int or version != LOCK_VERSION:
-        refuse(f"{where}: lock-version", shown(str(version), quote=False), str(LOCK_VERSION))
+    if version < LOCK_VERSION:
+        refuse(path, str(version), str(LOCK_VERSION))
     for key, path in keys(where, document):
         if key not in {"lock-version", "checkpoint"}:
             refuse(f"{where}: {path}", "unknown key", "lock-version or checkpoint")
@@ -314,7 +315,7 @@ def _check_entry(where: str, entry: Entry) -> None:
             if getattr(entry, key) != empty:
                 refuse(f"{where}.{key}", "a table", "none: an evaluation has no weights")
     if entry.source and entry.source.commit and not entry.source.repo:
-        refuse(f"{where}.source.commit", "a commit beside a url", "it beside repo alone")
+        refuse(f"{where}.source.commit", "a commit beside url", "it beside repo only")
     ids = [item.id for item in entry.inputs]
     for i, name in enumerate(ids):
         if name in ids[:i]:
@@ -330,9 +331,9 @@ def _check_distinct(where: str, entries: Iterable[Entry]) -> None:
             folded = unicodedata.normalize("NFD", text).casefold()
             first, other = seen.setdefault((key, scale, folded), (i, text))
             if first != i:
-                like = "is" if other == text else f"differs by case alone from {shown(other)}"
-                found = f"{shown(text)} {like} that of checkpoint[{first}]"
-                refuse(f"{where}: checkpoint[{i}].{key}", found, "each but once")
+                twin = "that" if other == text else f"to some file systems {shown(other)}"
+                found = f"{shown(text)} is {twin} of checkpoint[{first}]"
+                refuse(f"{where}: checkpoint[{i}].{key}", found, "one of its own")
 
 
 def _check_parent(where: str, key: tuple[Scale, str], parent: Entry | None) -> None:

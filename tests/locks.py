@@ -1,5 +1,6 @@
 """Valid locks for tests: one small example, and a hypothesis strategy for any."""
 
+import pytest
 from hypothesis import strategies as st
 
 from specdiag.lockfile import (
@@ -8,6 +9,7 @@ from specdiag.lockfile import (
     FileRecord,
     Input,
     Lock,
+    LockfileError,
     Metric,
     Parent,
     Reported,
@@ -59,6 +61,21 @@ EVALUATION = Entry(
     parent=Parent(name="base/poyo"),
 )
 EXAMPLE = Lock(entries=(BASE, EVALUATION, FINETUNED))
+
+REPAIR = "correct it, or write the entry anew with `specdiag lock`"
+
+
+def message(action, *arguments):
+    with pytest.raises(LockfileError) as caught:
+        action(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def numbered(n, parent=None, **fields):
+    defaults = {"name": f"e{n}", "scale": "desk", "group": "g", "recipe": "r"}
+    return Entry(**defaults | fields, parent=parent and Parent(name=f"e{parent}"))
+
 
 unicode = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 lines = st.text("abc XYZ019_-+é'\"#[]", min_size=1, max_size=8).filter(str.strip)

@@ -1,5 +1,6 @@
-import datetime
+import datetime as dt
 import difflib
+import hashlib
 import itertools
 import os
 import random
@@ -11,15 +12,15 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import locks
 import pytest
 import tomli_w
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from locks import REPAIR, message, numbered
 
-import locks
 from specdiag import lockfile
 from specdiag.lockfile import (
-    Entry,
     FileRecord,
     Input,
     Lock,
@@ -32,19 +33,17 @@ from specdiag.lockfile import (
 )
 
 EXAMPLE = locks.EXAMPLE
-REPAIR = "correct it, or write the entry anew with `specdiag lock`"
 
 
-def message(action, *arguments):
-    with pytest.raises(LockfileError) as caught:
-        action(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+START = 'lock-version = 1\n[[checkpoint]]\nname="a"\nscale="desk"\ngroup="g"\nrecipe="r"\n'
 
 
-def numbered(n, parent=None, **fields):
-    defaults = {"name": f"e{n}", "scale": "desk", "group": "g", "recipe": "r"}
-    return Entry(**defaults | fields, parent=parent and Parent(name=f"e{parent}"))
+def outcome(text):
+    """Return the lock that a text is, or the message that refuses it."""
+    try:
+        return loads(text)
+    except LockfileError as error:
+        return str(error)
 
 
 # The format
@@ -113,6 +112,18 @@ def test_the_order_of_keys_in_free_tables_moves_no_byte():
     assert dumps(Lock(entries=(one,))) == dumps(Lock(entries=(two,)))
 
 
+def test_tuples_in_params_are_written_as_lists():
+    entry = numbered(1, params={"betas": (0.9, 0.95), "grid": [(1, 2)]})
+    read = loads(dumps(Lock(entries=(entry,)))).entries[0]
+    assert read.params == {"betas": [0.9, 0.95], "grid": [[1, 2]]}
+    assert declaration_digest(read) == declaration_digest(entry)
+
+
+def test_one_name_may_stand_at_both_scales():
+    lock = Lock(entries=(numbered(1), numbered(1, scale="paper")))
+    assert loads(dumps(lock)) == lock
+
+
 def test_windows_line_ends_are_read():
     assert loads(dumps(EXAMPLE).replace("\n", "\r\n")) == EXAMPLE
 
@@ -165,336 +176,6 @@ def test_a_long_chain_of_parents_is_ordered():
     assert lockfile.ordered(reversed(entries)) == tuple(entries)
 
 
-# What is refused
-
-HEAD = "lock-version = 1\n"
-E0 = '[[checkpoint]]\nname="a"\nscale="desk"\ngroup="g"\nrecipe="r"\n'
-E1 = E0.replace('"a"', '"b"')
-CHILD = '[checkpoint.parent]\nname="a"\n'
-SHA = "a" * 64
-
-TEXTS = {
-    # the document
-    "": f"lock-version: missing; expected 1; {REPAIR}",
-    "lock-version = '1x'": f"lock-version: 1x; expected 1; {REPAIR}",
-    "lock-version = true": f"lock-version: True; expected 1; {REPAIR}",
-    "lock-version = 0": f"lock-version: 0; expected 1; {REPAIR}",
-    "lock-version = 2\nnews = 1": "lock-version: 2; this specdiag reads 1; written by a newer "
-    "specdiag: upgrade",
-    HEAD + "checkpiont = []": "checkpiont: unknown key; expected lock-version or checkpoint; "
-    + REPAIR,
-    HEAD + "checkpoint = 1": f"checkpoint: 1; expected an array; {REPAIR}",
-    HEAD + "checkpoint = ['a']": f"checkpoint[0]: 'a'; expected a table; {REPAIR}",
-    HEAD + "name = [1": "not TOML: Unclosed array (at end of document); restore the file",
-    HEAD + E0 + "name = 1": "not TOML: Cannot overwrite a value (at line 6, column 9); restore the "
-    "file",
-    "a = " + "[" * 9999: "nested too deeply; expected a lock; restore the file",
-    HEAD
-    + "<<<<<<< HEAD\n"
-    + E0
-    + "=======\n": "line 2 is a conflict marker of git (<<<<<<<); expected a "
-    "merged file; take one side whole, then run `specdiag lock`",
-    HEAD
-    + E0
-    + "=======\n"
-    + E0
-    + ">>>>>>> topic\n": "line 7 is a conflict marker of git (=======); "
-    "expected a merged file; take one side whole, then run `specdiag lock`",
-    # keys and types
-    HEAD
-    + E0
-    + "shape = 1": "checkpoint[0].shape: unknown key; expected one of name, scale, group, kind, "
-    "recipe, params, parent, inputs, source, file, metrics, reported, cost, environment; remove it, or "
-    "upgrade specdiag",
-    HEAD
-    + E0
-    + '"a\\nb" = 1': "checkpoint[0].'a\\nb': unknown key; expected one of name, scale, group, "
-    "kind, recipe, params, parent, inputs, source, file, metrics, reported, cost, environment; remove "
-    "it, or upgrade specdiag",
-    HEAD
-    + E0
-    + "file.md5 = 1": "checkpoint[0].file.md5: unknown key; expected one of path, sha256, size, "
-    "tensors; remove it, or upgrade specdiag",
-    HEAD
-    + E0.replace('group="g"\n', ""): "checkpoint[0].group: missing; expected one line of text; "
-    + REPAIR,
-    HEAD + E0.replace('"desk"', '"lab"'): "checkpoint[0].scale: 'lab'; expected 'paper' or 'desk'; "
-    + REPAIR,
-    HEAD
-    + E0.replace('"desk"', "1"): f"checkpoint[0].scale: 1; expected 'paper' or 'desk'; {REPAIR}",
-    HEAD
-    + E0
-    + "kind = 'model'": "checkpoint[0].kind: 'model'; expected 'checkpoint' or 'evaluation'; "
-    + REPAIR,
-    HEAD
-    + E0.replace('"g"', '" "'): f"checkpoint[0].group: ' '; expected one line of text; {REPAIR}",
-    HEAD
-    + E0.replace('"g"', "1.5"): f"checkpoint[0].group: 1.5; expected one line of text; {REPAIR}",
-    HEAD + E0 + "inputs = 1": f"checkpoint[0].inputs: 1; expected an array; {REPAIR}",
-    HEAD + E0 + "params = []": f"checkpoint[0].params: an array; expected a table; {REPAIR}",
-    HEAD + E0 + "cost = 2020-01-01": f"checkpoint[0].cost: a date; expected a table; {REPAIR}",
-    HEAD
-    + E0
-    + "cost = {seconds=-1, hardware='x'}": "checkpoint[0].cost.seconds: -1; expected a number "
-    f"that is not negative; {REPAIR}",
-    # plain values
-    HEAD
-    + E0
-    + "params.a = [1, {b = nan}]": "checkpoint[0].params.a[1].b: nan; expected text, a finite "
-    f"number of at most 64 bits, true or false, an array or a table; {REPAIR}",
-    HEAD + E0 + "params.'a b' = -inf": "checkpoint[0].params.'a b': -inf; expected text, a finite "
-    f"number of at most 64 bits, true or false, an array or a table; {REPAIR}",
-    HEAD
-    + E0
-    + "params.t = 2020-01-01T00:00:00Z": "checkpoint[0].params.t: a datetime; expected text, a "
-    f"finite number of at most 64 bits, true or false, an array or a table; {REPAIR}",
-    HEAD
-    + E0
-    + "params.t = 12:00:00": "checkpoint[0].params.t: a time; expected text, a finite number of "
-    f"at most 64 bits, true or false, an array or a table; {REPAIR}",
-    HEAD
-    + E0
-    + f"params.n = {2**63}": "checkpoint[0].params.n: a number of more than 64 bits; expected "
-    "text, a finite number of at most 64 bits, true or false, an array or a table; " + REPAIR,
-    HEAD
-    + E0
-    + f"params.n = 0x{'f' * 9999}": "checkpoint[0].params.n: a number of more than 64 bits; "
-    "expected text, a finite number of at most 64 bits, true or false, an array or a table; "
-    + REPAIR,
-    HEAD
-    + E0
-    + "environment.a = []": "checkpoint[0].environment.a: an array; expected text, a number, "
-    f"true or false; {REPAIR}",
-    HEAD
-    + E0
-    + "metrics.r2 = {value = true, atol = 0}": "checkpoint[0].metrics.r2.value: true; expected a "
-    f"finite number; {REPAIR}",
-    HEAD
-    + E0
-    + "metrics.r2 = {value = nan, atol = 0}": "checkpoint[0].metrics.r2.value: nan; expected a "
-    f"finite number; {REPAIR}",
-    HEAD
-    + E0
-    + "metrics.r2 = {value = 1.0, atol = -0.1}": "checkpoint[0].metrics.r2.atol: -0.1; expected "
-    f"a number that is not negative; {REPAIR}",
-    HEAD + E0 + "metrics.r2 = 0.9": f"checkpoint[0].metrics.r2: 0.9; expected a table; {REPAIR}",
-    HEAD + E0 + "reported = [{quantity='a', value='1', method='m', origin='o'}]": "checkpoint[0]."
-    f"reported[0].value: '1'; expected a number or an array of numbers; {REPAIR}",
-    HEAD
-    + E0
-    + "reported = [{quantity='a', value=[true], method='m', origin='o'}]": "checkpoint[0]."
-    f"reported[0].value: an array; expected a number or an array of numbers; {REPAIR}",
-    # hashes and sizes
-    HEAD
-    + E0
-    + E1
-    + "file = {sha256='abc', size=1, tensors='abc'}": "checkpoint[1].file.sha256: 'abc'; "
-    f"expected 64 lowercase hexadecimal digits; {REPAIR}",
-    HEAD
-    + E0
-    + f"file = {{sha256='{SHA.upper()}', size=1, tensors='{SHA}'}}": "checkpoint[0].file.sha256: "
-    f"'{SHA.upper()}'; expected 64 lowercase hexadecimal digits; {REPAIR}",
-    HEAD
-    + E0
-    + f"file = {{sha256='{SHA}', size=-1, tensors='{SHA}'}}": "checkpoint[0].file.size: -1; "
-    f"expected a number of bytes; {REPAIR}",
-    HEAD
-    + E0
-    + f"file = {{sha256='{SHA}', size=true, tensors='{SHA}'}}": "checkpoint[0].file.size: true; "
-    f"expected a number of bytes; {REPAIR}",
-    HEAD
-    + E0
-    + f"file = {{sha256='{SHA}', size=1}}": "checkpoint[0].file.tensors: missing; expected it "
-    f"beside sha256, size; {REPAIR}",
-    HEAD
-    + E0
-    + f"source = {{repo='a/b', revision='m', file='f', commit='{SHA}'}}": "checkpoint[0].source."
-    f"commit: '{SHA}'; expected 40 lowercase hexadecimal digits; {REPAIR}",
-    # forms
-    HEAD
-    + E0
-    + "inputs = [{id='x', path='p', url='https://a/b'}]": "checkpoint[0].inputs[0]: path beside "
-    f"url; expected exactly one of path, or url, or brainset and version; {REPAIR}",
-    HEAD
-    + E0
-    + "inputs = [{id='x'}]": "checkpoint[0].inputs[0]: none of the keys that say which; expected "
-    f"exactly one of path, or url, or brainset and version; {REPAIR}",
-    HEAD
-    + E0
-    + "inputs = [{id='x', brainset='b'}]": "checkpoint[0].inputs[0].version: missing; expected "
-    f"it beside brainset; {REPAIR}",
-    HEAD
-    + E0
-    + "inputs = [{id='x', path='p'}, {id='x', path='q'}]": "checkpoint[0].inputs[1].id: 'x' "
-    f"again; expected an id for each input; {REPAIR}",
-    HEAD
-    + E0
-    + "source = {repo='a/b', file='f'}": "checkpoint[0].source.revision: missing; expected it "
-    f"beside repo, file; {REPAIR}",
-    HEAD
-    + E0
-    + "source = {repo='a', file='f', revision='m'}": "checkpoint[0].source.repo: 'a'; expected a "
-    f"repository such as owner/name; {REPAIR}",
-    HEAD
-    + E0
-    + f"source = {{url='https://a/b', commit='{SHA[:40]}'}}": "checkpoint[0].source.commit: a "
-    f"commit beside a url; expected it beside repo alone; {REPAIR}",
-    # relations
-    HEAD
-    + E0
-    + E0: f"checkpoint[1].name: 'a' is that of checkpoint[0]; expected each but once; {REPAIR}",
-    HEAD
-    + E0
-    + E0.replace('"a"', '"A"'): "checkpoint[1].name: 'A' differs by case alone from 'a' that of "
-    f"checkpoint[0]; expected each but once; {REPAIR}",
-    HEAD + E0 + E1 + "file.path = 'checkpoints/desk/a.ckpt'": "checkpoint[1].file.path: "
-    f"'checkpoints/desk/a.ckpt' is that of checkpoint[0]; expected each but once; {REPAIR}",
-    HEAD
-    + E0.replace("desk", "paper")
-    + E1
-    + CHILD: "checkpoint[1].parent.name: no entry 'a' at desk scale; "
-    f"expected an entry of the same scale; {REPAIR}",
-    HEAD
-    + E0
-    + CHILD: "checkpoint[0].parent.name: a cycle, parent -> child: 'a' -> 'a'; expected parents "
-    f"that end at an entry without one; {REPAIR}",
-    HEAD
-    + E0
-    + CHILD.replace('a"', 'b"')
-    + E1
-    + CHILD: "checkpoint[0].parent.name: a cycle, parent -> "
-    f"child: 'a' -> 'b' -> 'a'; expected parents that end at an entry without one; {REPAIR}",
-    HEAD
-    + E0
-    + "kind='evaluation'": "checkpoint[0].parent: missing; expected the checkpoint that is "
-    f"evaluated; {REPAIR}",
-    HEAD
-    + E0
-    + E1
-    + "kind='evaluation'\nfile={path='x'}\n"
-    + CHILD: f"checkpoint[1].file: a table; expected none: an evaluation has no weights; {REPAIR}",
-    HEAD
-    + E0
-    + E1
-    + "kind='evaluation'\nsource={url='https://a/b'}\n"
-    + CHILD: "checkpoint[1].source: a "
-    f"table; expected none: an evaluation has no weights; {REPAIR}",
-    HEAD
-    + E0
-    + E1
-    + "kind='evaluation'\n"
-    + CHILD
-    + E1.replace('"b"', '"c"')
-    + CHILD.replace('a"', 'b"'): (
-        "checkpoint[2].parent.name: 'b' is an evaluation; expected a checkpoint: only they have weights; "
-        + REPAIR
-    ),
-}
-
-
-@pytest.mark.parametrize("text", TEXTS, ids=lambda text: re.sub(r"\W+", " ", TEXTS[text])[:50])
-def test_a_text_that_is_no_lock_is_refused_in_one_line(text):
-    assert message(loads, text) == f"checkpoints.lock: {TEXTS[text]}"
-
-
-BAD_PATHS = [
-    "",
-    "/a",
-    "a/",
-    "a//b",
-    ".",
-    "..",
-    "a/../b",
-    "./a",
-    "a\\b",
-    "C:/a",
-    "c:a",
-    "a\0b",
-    "a\nb",
-]
-
-
-@pytest.mark.parametrize("path", BAD_PATHS)
-@pytest.mark.parametrize(
-    "where", ["name", "file.path", "inputs[0].path", "source.file", "parent.name"]
-)
-def test_a_path_stays_below_the_folder_of_the_lock(path, where):
-    entry = {
-        "name": numbered(1, name=path),
-        "file.path": numbered(1, file=FileRecord(path=path)),
-        "inputs[0].path": numbered(1, inputs=(Input(id="x", path=path),)),
-        "source.file": numbered(1, source=lockfile.Source(repo="a/b", revision="main", file=path)),
-        "parent.name": replace(numbered(1), parent=Parent(name=path)),
-    }[where]
-    found = path.replace("\0", "\\x00").replace("\n", "\\n")
-    assert message(dumps, Lock(entries=(entry,))) == (
-        f"checkpoints.lock: checkpoint[0].{where}: '{found}'; expected a relative path such as "
-        f"base/name, without '..'; {REPAIR}"
-    )
-
-
-BAD_URLS = [
-    *("", "a/b", "http://example.org/a", "ftp://example.org/a", "https:///a", "file://host/a"),
-    *("file:a", "https://[::1", "https://a:99999/", "https://a/b c", "https://a/\tb"),
-    *(
-        "http://localhost.example.org/a",
-        "http://127.0.0.1.example.org/a",
-        "http://user@example.org/",
-    ),
-]
-
-
-@pytest.mark.parametrize("url", BAD_URLS)
-def test_a_url_is_https_or_stays_on_this_machine(url):
-    lock = Lock(entries=(numbered(1, inputs=(Input(id="x", url=url),)),))
-    found = url.replace("\t", "\\t")
-    assert message(dumps, lock) == (
-        f"checkpoints.lock: checkpoint[0].inputs[0].url: '{found}'; expected a URL: https, file:///, or "
-        f"http on this machine; {REPAIR}"
-    )
-
-
-@pytest.mark.parametrize("recipe", ["", "a.b", "a/b", "../a", "_train", "1a", "a-b", "poyö", "a\n"])
-def test_a_recipe_is_the_plain_name_of_a_module(recipe):
-    found = recipe.replace("\n", "\\n")
-    assert message(dumps, Lock(entries=(numbered(1, recipe=recipe),))) == (
-        f"checkpoints.lock: checkpoint[0].recipe: '{found}'; expected the name of a Python module; {REPAIR}"
-    )
-
-
-PLAIN = "text, a finite number of at most 64 bits, true or false, an array or a table"
-
-
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({"name": None}, "name: nothing; expected a relative path such as base/name, without '..'"),
-        ({"params": {"a": None}}, f"params.a: nothing; expected {PLAIN}"),
-        ({"params": {"betas": (0.9, 0.95)}}, f"params.betas: a tuple; expected {PLAIN}"),
-        ({"params": {"a": Path("x")}}, f"params.a: a {type(Path()).__name__}; expected {PLAIN}"),
-        ({"params": {"a": "\ud800"}}, f"params.a: '\\ud800'; expected {PLAIN}"),
-        ({"params": {1: 2}}, "params: the key '1'; expected keys that are text"),
-        ({"metrics": {"r2": 0.9}}, "metrics.r2: 0.9; expected a table"),
-    ],
-)
-def test_a_lock_that_could_not_be_read_is_not_written(fields, expected):
-    lock = Lock(entries=(numbered(0), numbered(1, **fields)))
-    assert message(dumps, lock) == f"checkpoints.lock: checkpoint[1].{expected}; {REPAIR}"
-
-
-def test_names_that_differ_by_the_form_of_an_accent_are_one_name():
-    lock = Lock(entries=(numbered(1, name="é"), numbered(2, name="e\u0301")))
-    assert message(dumps, lock) == (
-        "checkpoints.lock: checkpoint[1].name: 'e\u0301' differs by case alone from 'é' that of "
-        f"checkpoint[0]; expected each but once; {REPAIR}"
-    )
-
-
-def test_one_name_may_stand_at_both_scales():
-    lock = Lock(entries=(numbered(1), numbered(1, scale="paper")))
-    assert loads(dumps(lock)) == lock
-
-
 # Any corruption of a single key
 
 REQUIRED = {
@@ -506,7 +187,7 @@ REQUIRED = {
     "reported": {"quantity", "value", "method", "origin"},
     "cost": {"seconds", "hardware"},
 }
-OTHERS = ["x", 1, 1.5, True, [], {}, datetime.date(2020, 1, 1), float("nan")]
+OTHERS = ["x", 1, 1.5, True, [], {}, dt.date(2020, 1, 1), float("nan")]
 
 
 def walk(node, path=()):
@@ -565,30 +246,28 @@ def corrupt(document, data):
 def test_any_corrupt_key_is_named_or_harmless(lock, data):
     document = tomllib.loads(dumps(lock))
     path, fatal = corrupt(document, data)
-    try:
-        read = loads(tomli_w.dumps(document))
-    except LockfileError as error:
+    result = outcome(tomli_w.dumps(document))
+    if isinstance(result, Lock):
+        assert not fatal
+        assert loads(dumps(result)) == result
+    else:
         # A missing key is named, or its table, which says what it may hold.
-        place = str(error).removeprefix("checkpoints.lock: ")
+        place = result.removeprefix("checkpoints.lock: ")
         named = {shown(path), shown(path).removesuffix("_"), shown(path[:-1])}
         assert any(place.startswith((f"{n}: ", f"{n}.", f"{n}[")) for n in named if n), place
-    else:
-        assert not fatal
-        assert loads(dumps(read)) == read
 
 
 @given(
     st.text(max_size=60)
-    | st.builds(lambda a, b: HEAD + E0 + a + b, st.text("[]{}=.'\"\n#a1"), st.text())
+    | st.builds(lambda a, b: START + a + b, st.text("[]{}=.'\"\n#a1"), st.text())
 )
 def test_any_text_is_a_lock_or_a_lockfile_error(text):
-    try:
-        lock = loads(text)
-    except LockfileError as error:
-        assert str(error).startswith("checkpoints.lock: ")
-        assert "\n" not in str(error)
+    result = outcome(text)
+    if isinstance(result, Lock):
+        assert loads(dumps(result)) == result
     else:
-        assert loads(dumps(lock)) == lock
+        assert result.startswith("checkpoints.lock: ")
+        assert "\n" not in result
 
 
 # Files
@@ -607,7 +286,7 @@ def test_a_lock_that_is_refused_leaves_the_file_as_it_was(tmp_path):
     lockfile.save(EXAMPLE, path)
     bad = Lock(entries=(numbered(1, params={"lr": float("inf")}),))
     assert message(lockfile.save, bad, path) == (
-        f"{path}: checkpoint[0].params.lr: inf; expected {PLAIN}; {REPAIR}"
+        f"{path}: checkpoint[0].params.lr: inf; expected text, a finite number of at most 64 bits, true or false, an array or a table; {REPAIR}"
     )
     assert lockfile.load(path) == EXAMPLE
 
@@ -643,7 +322,7 @@ def file_of(content):
         ),
         (
             file_of(b"lock-version = 1\n\n]"),
-            "not TOML: Invalid statement (at line 3, column 1); restore the file",
+            "not TOML: Invalid statement (at line 3, column 1); expected a lock as it was written; restore the file",
         ),
     ],
 )
@@ -742,10 +421,8 @@ def test_the_hash_of_the_parent_is_no_part_of_the_digest():
 
 
 def test_the_digest_is_that_of_canonical_json():
-    text = b'{"inputs":[{"id":"x","path":"p"}],"parent":"e2","params":{"a":[1,2.0]},"recipe":"r"}'
+    text = b'{"inputs":[{"id":"x","path":"p"}],"params":{"a":[1,2.0]},"parent":"e2","recipe":"r"}'
     entry = numbered(1, 2, params={"a": [1, 2.0]}, inputs=(Input(id="x", path="p", size=3),))
-    import hashlib
-
     assert declaration_digest(entry) == hashlib.sha256(text).hexdigest()
 
 
