@@ -6,17 +6,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np  # not at run time: it takes longer to import than a lock to be listed
 
 # Bytes an element. The second group has no NumPy dtype of its own and is read through ml_dtypes.
 PLAIN_DTYPES = {
-    name: np.dtype(name).itemsize
-    for name in (
-        *("float64", "float32", "float16", "complex64", "complex128", "bool"),
-        *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-    )
+    "float64": 8,
+    "float32": 4,
+    "float16": 2,
+    "complex64": 8,
+    "complex128": 16,
+    "bool": 1,
+    "int8": 1,
+    "int16": 2,
+    "int32": 4,
+    "int64": 8,
+    "uint8": 1,
+    "uint16": 2,
+    "uint32": 4,
+    "uint64": 8,
 }
 ML_DTYPES = {
     "bfloat16": 2,
@@ -32,8 +42,10 @@ MAX_DIMENSIONS = 64  # NumPy's own limit
 MAX_BYTES = 2**63 - 1
 
 
-def numpy_dtype(name: str) -> np.dtype:
+def numpy_dtype(name: str) -> "np.dtype":
     """Return the NumPy dtype that holds elements of the dtype called `name`."""
+    import numpy as np
+
     if name in ML_DTYPES:
         import ml_dtypes
 
@@ -67,13 +79,13 @@ class Tensor:
     dtype: str
     problem: str | None = None
     identity: tuple[object, ...] | None = None
-    read: Callable[[], np.ndarray] = field(repr=False)
+    read: "Callable[[], np.ndarray]" = field(repr=False)
 
 
 def unreadable(name: str, shape: tuple[int, ...], dtype: str, problem: str) -> Tensor:
     """Return a tensor that is listed but cannot be read."""
 
-    def read() -> np.ndarray:
+    def read() -> "np.ndarray":
         raise ValueError(f"the values cannot be read: {problem}")
 
     return Tensor(name=name, shape=shape, dtype=dtype, problem=problem, read=read)
@@ -109,8 +121,10 @@ def open_file(file: File) -> BinaryIO:
     return os.fdopen(os.open(file.path, flags), "rb")
 
 
-def read_array(stream: BinaryIO, offset: int, n_bytes: int, where: str) -> np.ndarray:
+def read_array(stream: BinaryIO, offset: int, n_bytes: int, where: str) -> "np.ndarray":
     """Return `n_bytes` bytes from `offset` as an array of uint8."""
+    import numpy as np
+
     try:
         array = np.empty(n_bytes, dtype=np.uint8)
     except MemoryError:
@@ -130,7 +144,7 @@ def read_bytes(stream: BinaryIO, offset: int, n_bytes: int, where: str) -> bytes
     return read_array(stream, offset, n_bytes, where).tobytes()
 
 
-def check_bytes(data: np.ndarray, dtype: str, where: str) -> None:
+def check_bytes(data: "np.ndarray", dtype: str, where: str) -> None:
     """Raise ValueError if bytes are no elements of `dtype`: a bool is 0 or 1."""
     if dtype == "bool" and data.size and data.max() > 1:
         raise ValueError(f"{where}: a bool tensor holds bytes other than 0 and 1; it is damaged")

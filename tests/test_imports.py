@@ -41,6 +41,9 @@ ALLOWED = {
     "verdict": {
         *("numpy", "scipy", "specdiag.layers", "specdiag.null", "specdiag.posterior"),
     },
+    "lockfile": {
+        *("tomli_w", "filelock", "specdiag._files", "specdiag._entry", "specdiag._typed"),
+    },
     "schema": {"specdiag.gof", "specdiag.layers"},
     "spectra": {
         "specdiag._files",
@@ -96,6 +99,11 @@ def loaded_by(code):
 
 def test_the_command_line_starts_without_anything_heavy():
     assert loaded_by("import specdiag.cli") & (HEAVY | {"numpy"}) == set()
+
+
+def test_a_lock_is_listed_without_anything_heavy():
+    code = "from specdiag.lockfile import loads; loads('lock-version = 1')"
+    assert loaded_by(code) & (HEAVY | {"numpy"}) == set()
 
 
 def test_measuring_a_safetensors_file_imports_no_torch_and_no_xarray(minilm):
