@@ -8,9 +8,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
-from specdiag._files import printable, shown
+from specdiag._files import File, find_file, open_file, printable, shown
 
 if TYPE_CHECKING:
     import httpx2
@@ -21,6 +24,7 @@ Progress = Callable[[int, int | None], object]
 PAUSES = (1.0, 4.0, 16.0)  # seconds before the second, third and fourth attempt
 LONGEST_PAUSE = 60.0  # of what Retry-After asks for
 MAX_REDIRECTS = 10
+COPY_BYTES = 2**20
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 CHANGED = "it changed at its source: ask who publishes it, or record it anew"
@@ -90,6 +94,27 @@ def download(
             receive()
 
     patiently(want, attempt, sleep, part.tell)
+
+
+def find_local(url: str, where: str) -> File:
+    """Return the regular file of this machine that a file URL names."""
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+        raise ValueError(f"{where}: expected file:///path/to/file on this machine")
+    path = Path(url2pathname(parts.path))
+    if not (path.is_file() and os.access(path, os.R_OK)):
+        raise FileNotFoundError(f"{where}: no file that can be read; check the path")
+    return find_file(path)
+
+
+def copy(source: File, part: BinaryIO, progress: Progress | None) -> None:
+    """Write a local file to `part` in place of what is there."""
+    part.truncate(0)
+    with open_file(source) as file:
+        while chunk := file.read(COPY_BYTES):
+            part.write(chunk)
+            if progress:
+                progress(file.tell(), source.size)
 
 
 def _receive(

@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from specdiag._files import File, find_file, open_file, shown
 from specdiag.download import (
@@ -33,13 +32,14 @@ from specdiag.download import (
     Progress,
     Wanted,
     check_url,
+    copy,
     download,
+    find_local,
     patiently,
 )
 
 __all__ = ["ChecksumError", "Fetched", "fetch_hub", "fetch_url"]
 
-COPY_BYTES = 2**20
 DAMAGED = "nothing was kept; fetch again, and if it stays so, it changed at its source"
 ONLINE = "fetch once without HF_HUB_OFFLINE"
 
@@ -115,7 +115,7 @@ def fetch_hub(
     if kept := _kept(target, want):
         return replace(kept, commit=commit)
     if cached := _cached(repo, file, commit, want):
-        copied = _publish(target, want, lambda part: _copy(cached, part, progress))
+        copied = _publish(target, want, lambda part: copy(cached, part, progress))
         return replace(copied, commit=commit)
     if is_offline_mode():
         lacks = "is not in its cache" if commit and sha256 else "has no recorded commit and sha256"
@@ -150,8 +150,8 @@ def fetch_url(
     if kept := _kept(target, want):
         return kept
     if urlsplit(url).scheme == "file":
-        source = _local(url, want.where)
-        return _publish(target, want, lambda part: _copy(source, part, progress))
+        source = find_local(url, want.where)
+        return _publish(target, want, lambda part: copy(source, part, progress))
     import httpx2
 
     try:
@@ -161,13 +161,6 @@ def fetch_url(
     with httpx2.Client() as client:
         at = Address(client, url, {}, timeout, None)
         return _publish(target, want, lambda part: download(part, want, at, progress, sleep))
-
-
-def _local(url: str, where: str) -> File:
-    try:
-        return find_file(Path(url2pathname(urlsplit(url).path)))
-    except OSError as error:
-        raise type(error)(f"{where}: {error.strerror}; check the path") from None
 
 
 def _kept(target: Path, want: Wanted) -> Fetched | None:
@@ -207,9 +200,8 @@ def _metadata(repo: str, file: str, revision: str, timeout: float, where: str) -
     found = get_hf_file_metadata(hf_hub_url(repo, file, revision=revision), timeout=timeout)
     commit, etag = found.commit_hash or "", found.etag or ""
     if not re.fullmatch("[0-9a-f]{40}", commit):
-        raise OSError(
-            f"{where}: the answer names no commit; HF_ENDPOINT is no hub, or a proxy answered"
-        )
+        why = "HF_ENDPOINT is no hub, or a proxy answered"
+        raise OSError(f"{where}: the answer names no commit; {why}")
     return _Metadata(commit, etag if re.fullmatch("[0-9a-f]{64}", etag) else None, found.size)
 
 
@@ -224,10 +216,9 @@ def _resolved(
             raise
         now = look(revision)
         same = "the recorded one" if now.sha256 == want.sha256 else f"another, sha256 {now.sha256}"
-        raise FileNotFoundError(
-            f"{want.where}: no longer there; {shown(revision)} is now {now.commit} and its file is {same}; "
-            "record that commit if you trust it"
-        ) from None
+        text = f"no longer there; {shown(revision)} is now {now.commit} and its file is {same}"
+        advice = "record that commit if you trust it"
+        raise FileNotFoundError(f"{want.where}: {text}; {advice}") from None
     if commit not in (None, found.commit):
         raise ChecksumError(f"{want.where}: the hub answers with commit {found.commit}; {CHANGED}")
     want.check(sha256=found.sha256, size=found.size, advice=CHANGED)
@@ -237,6 +228,8 @@ def _resolved(
 
 def _publish(target: Path, want: Wanted, fill: Callable[[BinaryIO], None]) -> Fetched:
     """Put what `fill` writes under the name of `target`, once it is verified."""
+    if target.is_dir():
+        raise IsADirectoryError(f"{target}: is a folder; name a file")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _part_file(target, want) as (part, path):
@@ -267,7 +260,7 @@ def _part_file(target: Path, want: Wanted) -> Iterator[tuple[BinaryIO, Path]]:
                 part.truncate(0)
             yield part, path
         except BaseException:
-            if want.sha256 is None or not part.seek(0, os.SEEK_END):
+            if want.sha256 is None or not os.fstat(part.fileno()).st_size:
                 path.unlink()
             raise
 
@@ -295,12 +288,3 @@ def _filled(part: BinaryIO, want: Wanted, fill: Callable[[BinaryIO], None]) -> t
             raise
         return _filled(part, want, fill)
     return sha256, size
-
-
-def _copy(source: File, part: BinaryIO, progress: Progress | None) -> None:
-    part.truncate(0)
-    with open_file(source) as file:
-        while chunk := file.read(COPY_BYTES):
-            part.write(chunk)
-            if progress:
-                progress(file.tell(), source.size)

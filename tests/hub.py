@@ -27,7 +27,7 @@ class Fault:
     flip: int | None = None  # change the byte at this place of the file
     whole: bool = False  # ignore ranges
     cut: int | None = None  # close the connection after so many bytes of the body
-    hold: int | None = None  # send nothing more after so many bytes, until the client has gone
+    hold: int | None = None  # after so many bytes, wait for `release`, or until the client has gone
 
 
 class Hub:
@@ -40,8 +40,7 @@ class Hub:
         self.token = None  # required when set
         self.faults = []
         self.requests = []  # (method, path, headers)
-        self.holding = threading.Event()
-        self._closing = threading.Event()
+        self.holding, self.release = threading.Event(), threading.Event()
         self._servers = [self._server(), self._server()]
         self.url, self.storage = (f"http://127.0.0.1:{s.server_port}" for s in self._servers)
 
@@ -57,7 +56,7 @@ class Hub:
         return self
 
     def __exit__(self, *_):
-        self._closing.set()
+        self.release.set()
         for server in self._servers:
             server.shutdown()
             server.server_close()
@@ -143,9 +142,9 @@ class _Handler(BaseHTTPRequestHandler):
         hub.requests.append((self.command, self.path, dict(self.headers)))
         fault = hub.fault(self.command, self.path)
         status, headers, content = hub.find(self.path)
-        if hub.token and "resolve" in self.path:
-            if self.headers.get("Authorization") != f"Bearer {hub.token}":
-                status, headers, content = 401, {"X-Error-Code": "GatedRepo"}, b""
+        known = self.headers.get("Authorization") == f"Bearer {hub.token}"
+        if hub.token and not known and "resolve" in self.path:
+            status, headers, content = 401, {"X-Error-Code": "GatedRepo"}, b""
         if fault.status is not None:
             status, headers, content = fault.status, {}, b""
         if fault.body is not None:
@@ -185,17 +184,23 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
         if fault.hold is not None:
             self.hub.holding.set()
-            self._wait_until_the_client_has_gone()
-        if end < len(content) or fault.hold is not None:
+            if self._released():
+                self.wfile.write(content[end:])
+        if fault.cut is not None:
             self.close_connection = True
 
-    def _wait_until_the_client_has_gone(self):
-        self.connection.settimeout(0.05)
-        while not self.hub._closing.is_set():
+    def _released(self):
+        """Wait; False when the client has gone."""
+        self.connection.settimeout(0.02)
+        while not self.hub.release.is_set():
             try:
                 if not self.connection.recv(1):
-                    return
+                    break
             except TimeoutError:
                 continue
-            except OSError:
-                return
+            except ConnectionError:
+                break
+        else:
+            return True
+        self.close_connection = True
+        return False

@@ -29,6 +29,8 @@ ALLOWED = {
     "verdict": {
         *("numpy", "scipy", "specdiag.layers", "specdiag.null", "specdiag.posterior"),
     },
+    "download": {"httpx2", "specdiag._files"},
+    "fetch": {"httpx2", "huggingface_hub", "specdiag._files", "specdiag.download"},
     "schema": {"specdiag.gof", "specdiag.layers"},
     "spectra": {
         "specdiag._files",
@@ -37,7 +39,10 @@ ALLOWED = {
         *("specdiag.gof", "specdiag.null", "specdiag.published"),  # names of their choices
     },
 }
-HEAVY = {"torch", "lightning", "weightwatcher", "matplotlib", "ray", "pandas", "xarray", "scipy"}
+HEAVY = {
+    *("torch", "lightning", "weightwatcher", "matplotlib", "ray", "pandas", "xarray", "scipy"),
+    *("huggingface_hub", "httpx2"),
+}
 
 
 def imports(node):
