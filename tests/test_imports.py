@@ -44,6 +44,8 @@ ALLOWED = {
     "lockfile": {
         *("tomli_w", "filelock", "specdiag._files", "specdiag._entry", "specdiag._typed"),
     },
+    "download": {"httpx2", "specdiag._files"},
+    "fetch": {"httpx2", "huggingface_hub", "specdiag._files", "specdiag.download"},
     "schema": {"specdiag.gof", "specdiag.layers"},
     "spectra": {
         "specdiag._files",
@@ -52,7 +54,10 @@ ALLOWED = {
         *("specdiag.gof", "specdiag.null", "specdiag.published"),  # names of their choices
     },
 }
-HEAVY = {"torch", "lightning", "weightwatcher", "matplotlib", "ray", "pandas", "xarray", "scipy"}
+HEAVY = {
+    *("torch", "lightning", "weightwatcher", "matplotlib", "ray", "pandas", "xarray", "scipy"),
+    *("huggingface_hub", "httpx2"),
+}
 
 
 def imports(node):

@@ -1,0 +1,290 @@
+"""A file at the Hugging Face hub or behind a URL -> a file whose bytes are the recorded ones.
+
+What arrives is collected in `.NAME.part` beside the target, hashed, synced and renamed: at any time
+the target is the old file or the new one. The part file outlives a broken connection, a full disk and
+a killed process, and the next fetch goes on from there, provided that a sha256 can tell in the end
+whether the pieces belong together. It is locked: of two processes, one waits for the other.
+
+From `huggingface_hub` come the rules of the hub (endpoint, token, offline mode, metadata) and what its
+cache holds. The bytes do not go through its cache: it would keep them twice and unchecked, and forget
+a download that was interrupted.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+from urllib.parse import urlsplit
+
+from specdiag._files import File, find_file, open_file, shown
+from specdiag.download import (
+    CHANGED,
+    HUB_LOGIN,
+    URL_LOGIN,
+    Address,
+    ChecksumError,
+    Progress,
+    Wanted,
+    check_url,
+    copy,
+    download,
+    find_local,
+    patiently,
+)
+
+__all__ = ["ChecksumError", "Fetched", "fetch_hub", "fetch_url"]
+
+DAMAGED = "nothing was kept; fetch again, and if it stays so, it changed at its source"
+ONLINE = "fetch once without HF_HUB_OFFLINE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """A file that is there and verified; `commit` only when it came from a hub."""
+
+    path: Path
+    sha256: str
+    size: int
+    commit: str | None = None
+
+
+class _Metadata(NamedTuple):
+    commit: str
+    sha256: str | None  # of files in large file storage only
+    size: int | None
+
+
+def fetch_hub(
+    target: Path,
+    *,
+    repo: str,
+    revision: str,
+    file: str,
+    commit: str | None = None,
+    sha256: str | None = None,
+    size: int | None = None,
+    progress: Progress | None = None,
+    timeout: float = 30.0,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Fetched:
+    """Return a verified file of a model repository, put at `target`.
+
+    A target with the recorded sha256 is kept, and the recorded commit in the cache of
+    `huggingface_hub` is copied, both without a request. Its settings hold: `HF_ENDPOINT`,
+    `HF_HUB_OFFLINE`, `HF_TOKEN`, `HF_HOME`.
+
+    Parameters
+    ----------
+    target : Path
+        Folders above it are made. Another file there is replaced once the new one is verified.
+    repo, revision, file : str
+        ``owner/name``; branch, tag or commit; path in the repository.
+    commit : str or None
+        40 hexadecimal digits, as recorded: the branch may have moved on, the commit is fetched.
+        None, the first time, resolves `revision`, and never from the cache, which may be out of date.
+    sha256, size : str and int, or None
+        As recorded. What the hub says of a large file is checked before it is fetched, also the
+        first time.
+    progress : callable, optional
+        Called as ``progress(done_bytes, total_bytes)``; the total may be None.
+    timeout : float
+        Seconds without an answer or a byte after which a connection counts as broken.
+    sleep : callable
+        Waits the given number of seconds before another attempt.
+
+    Raises
+    ------
+    ChecksumError
+        When the file is not the recorded one. The target is as it was.
+    OSError, ValueError
+        When it cannot be had or written. Connections that break and servers that fail are given
+        four attempts, and four more whenever new bytes have arrived.
+    """
+    from huggingface_hub import constants, get_session, hf_hub_url, is_offline_mode
+    from huggingface_hub.utils import build_hf_headers
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise ValueError(f"{shown(repo)} is no repository of a hub: expected owner/name")
+    want = Wanted(f"{repo}/{file}@{commit or revision}", sha256, size, HUB_LOGIN)
+    if kept := _kept(target, want):
+        return replace(kept, commit=commit)
+    if cached := _cached(repo, file, commit, want):
+        copied = _publish(target, want, lambda part: copy(cached, part, progress))
+        return replace(copied, commit=commit)
+    if is_offline_mode():
+        lacks = "is not in its cache" if commit and sha256 else "has no recorded commit and sha256"
+        raise OSError(f"{want.where}: huggingface_hub is offline and the file {lacks}; {ONLINE}")
+
+    def look(at: str) -> _Metadata:
+        return patiently(want, lambda: _metadata(repo, file, at, timeout, want.where), sleep)
+
+    commit, want = _resolved(look, want, revision, commit)
+    url, host = hf_hub_url(repo, file, revision=commit), urlsplit(constants.ENDPOINT).hostname
+    at = Address(get_session(), url, build_hf_headers(), timeout, host)
+    got = _publish(target, want, lambda part: download(part, want, at, progress, sleep))
+    return replace(got, commit=commit)
+
+
+def fetch_url(
+    target: Path,
+    *,
+    url: str,
+    sha256: str | None = None,
+    size: int | None = None,
+    progress: Progress | None = None,
+    timeout: float = 30.0,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Fetched:
+    """Return a verified file behind an https or file URL, put at `target`; as `fetch_hub` does.
+
+    Plain http is for this machine alone: elsewhere anyone on the way could change the bytes, and the
+    first time there is no hash to tell.
+    """
+    want = Wanted(shown(url, quote=False, limit=200), sha256, size, URL_LOGIN)
+    if kept := _kept(target, want):
+        return kept
+    if urlsplit(url).scheme == "file":
+        source = find_local(url, want.where)
+        return _publish(target, want, lambda part: copy(source, part, progress))
+    import httpx2
+
+    try:
+        check_url(httpx2.URL(url), want.where, None)
+    except httpx2.InvalidURL as error:
+        raise ValueError(f"{want.where}: {error}; expected an https or file URL") from None
+    with httpx2.Client() as client:
+        at = Address(client, url, {}, timeout, None)
+        return _publish(target, want, lambda part: download(part, want, at, progress, sleep))
+
+
+def _kept(target: Path, want: Wanted) -> Fetched | None:
+    """Return the target when it is already the recorded file."""
+    if want.sha256 is None or not target.is_file():
+        return None
+    with target.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if want.size not in (None, size) or _sha256(file) != want.sha256:
+            return None
+    return Fetched(path=target, sha256=want.sha256, size=size)
+
+
+def _sha256(file: BinaryIO) -> str:
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def _cached(repo: str, file: str, commit: str | None, want: Wanted) -> File | None:
+    """Return the file of the recorded commit in the cache of huggingface_hub, if it is the one."""
+    from huggingface_hub import is_offline_mode, try_to_load_from_cache
+
+    path = try_to_load_from_cache(repo, file, revision=commit) if commit and want.sha256 else None
+    if not isinstance(path, str):
+        return None
+    found = find_file(Path(path))
+    with open_file(found) as stream:
+        sha256 = _sha256(stream)
+    if sha256 != want.sha256 and is_offline_mode():
+        want.check(sha256=sha256, advice=f"delete {path}, which is damaged; {ONLINE}")
+    return found if sha256 == want.sha256 else None
+
+
+def _metadata(repo: str, file: str, revision: str, timeout: float, where: str) -> _Metadata:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    found = get_hf_file_metadata(hf_hub_url(repo, file, revision=revision), timeout=timeout)
+    commit, etag = found.commit_hash or "", found.etag or ""
+    if not re.fullmatch("[0-9a-f]{40}", commit):
+        why = "HF_ENDPOINT is no hub, or a proxy answered"
+        raise OSError(f"{where}: the answer names no commit; {why}")
+    return _Metadata(commit, etag if re.fullmatch("[0-9a-f]{64}", etag) else None, found.size)
+
+
+def _resolved(
+    look: Callable[[str], _Metadata], want: Wanted, revision: str, commit: str | None
+) -> tuple[str, Wanted]:
+    """Return the commit to fetch, and what is wanted with what the hub says where nothing is recorded."""
+    try:
+        found = look(commit or revision)
+    except FileNotFoundError:
+        if commit in (None, revision):
+            raise
+        now = look(revision)
+        same = "the recorded one" if now.sha256 == want.sha256 else f"another, sha256 {now.sha256}"
+        text = f"no longer there; {shown(revision)} is now {now.commit} and its file is {same}"
+        advice = "record that commit if you trust it"
+        raise FileNotFoundError(f"{want.where}: {text}; {advice}") from None
+    if commit not in (None, found.commit):
+        raise ChecksumError(f"{want.where}: the hub answers with commit {found.commit}; {CHANGED}")
+    want.check(sha256=found.sha256, size=found.size, advice=CHANGED)
+    known = want._replace(sha256=want.sha256 or found.sha256, size=want.size or found.size)
+    return found.commit, known
+
+
+def _publish(target: Path, want: Wanted, fill: Callable[[BinaryIO], None]) -> Fetched:
+    """Put what `fill` writes under the name of `target`, once it is verified."""
+    if target.is_dir():
+        raise IsADirectoryError(f"{target}: is a folder; name a file")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _part_file(target, want) as (part, path):
+            if kept := _kept(target, want):  # put there by the process that held the lock
+                path.unlink()
+                return kept
+            sha256, size = _filled(part, want, fill)
+            os.fsync(part.fileno())
+            path.replace(target)
+            folder = os.open(target.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+            return Fetched(path=target, sha256=sha256, size=size)
+    except OSError as error:
+        if error.errno is None:  # it has its message
+            raise
+        why = f"{error.strerror}; check space and rights there, then fetch again"
+        raise type(error)(f"{target}: cannot be written: {why}") from None
+
+
+@contextmanager
+def _part_file(target: Path, want: Wanted) -> Iterator[tuple[BinaryIO, Path]]:
+    """Open and lock the part file of `target`; after an error it stays if it is of use."""
+    path = target.with_name(f".{target.name}.part")
+    with _locked(path) as part:
+        try:
+            if want.sha256 is None:
+                part.truncate(0)
+            yield part, path
+        except BaseException:
+            if want.sha256 is None or not os.fstat(part.fileno()).st_size:
+                path.unlink()
+            raise
+
+
+def _locked(path: Path) -> BinaryIO:
+    while True:
+        file = path.open("a+b")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file
+        file.close()  # whoever held it has renamed or removed it
+
+
+def _filled(part: BinaryIO, want: Wanted, fill: Callable[[BinaryIO], None]) -> tuple[str, int]:
+    """Return sha256 and size of what was wanted; pieces that do not fit together are fetched anew."""
+    resumed = part.seek(0, os.SEEK_END) > 0
+    try:
+        fill(part)
+        size, sha256 = part.seek(0, os.SEEK_END), _sha256(part)
+        want.check(sha256=sha256, size=size, advice=DAMAGED)
+    except ChecksumError:
+        part.truncate(0)
+        if not resumed:
+            raise
+        return _filled(part, want, fill)
+    return sha256, size
