@@ -147,7 +147,9 @@ def resolve(
     new = {e.key: e for e in declarations}
     chosen = set(names)
     if unknown := sorted(chosen - {name for name, _ in [*old, *new]}):
-        raise ValueError(f"no recipe declares {', '.join(unknown)}; `specdiag list` shows all names")
+        raise ValueError(
+            f"no recipe declares {', '.join(unknown)}; `specdiag list` shows all names"
+        )
     result, changes = dict(old), []
     for key in sorted(old.keys() | new.keys(), key=lambda key: (key[1], key[0])):
         if chosen and key[0] not in chosen:

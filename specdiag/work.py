@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from specdiag.checkpoint import open_checkpoint
-from specdiag.export import tensor_digest
+from specdiag.exports import tensor_digest
 from specdiag.fetch import ChecksumError, Fetched, fetch_hub, fetch_url
 from specdiag.lockfile import Entry, Input, Key, Metric, amend, declaration_digest, find, load
 from specdiag.recipe import Job, RecipeError, explained, load_recipe
@@ -174,10 +174,16 @@ def _make(path: Path, step: Step, forced: bool, progress: Progress | None) -> Ou
         if isinstance(receipt, Receipt):
             _record(path, entry, receipt, forced=False)
         return Outcome(entry, "kept", found.word if found.word != "ok" else "")
-    _log.info("%s: %s", entry.name, {"fetch": "fetching", "train": "training"}.get(step.action, "evaluating"))
+    _log.info(
+        "%s: %s",
+        entry.name,
+        {"fetch": "fetching", "train": "training"}.get(step.action, "evaluating"),
+    )
     if step.action == "fetch":
         return Outcome(entry, "fetched", _fetch(path, entry, forced, progress))
-    return Outcome(entry, f"{step.action}d".replace("traind", "trained"), _build(path, entry, forced))
+    return Outcome(
+        entry, f"{step.action}d".replace("traind", "trained"), _build(path, entry, forced)
+    )
 
 
 def _fetch(path: Path, entry: Entry, forced: bool, progress: Progress | None) -> str:

@@ -1,0 +1,242 @@
+"""Commands about a lock of checkpoints: list, fetch, train, lock."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from specdiag.commands import debug, output_json, start_log
+
+if TYPE_CHECKING:
+    from specdiag.lockfile import Entry, Lock
+    from specdiag.work import Outcome, Step
+
+_names = click.argument("names", nargs=-1, metavar="[NAME]...")
+_lock = click.option(
+    "--lock",
+    "lock_path",
+    type=click.Path(path_type=Path),
+    help="The lock; by default checkpoints.lock here or in a folder above.",
+)
+_scale = click.option(
+    "--scale",
+    type=click.Choice(["desk", "paper"]),
+    help="Only entries of this scale.",
+)
+
+
+@click.command("list")
+@_names
+@_lock
+@_scale
+@output_json
+@debug
+def list_(
+    names: tuple[str, ...], lock_path: Path | None, scale: str | None, as_json: bool, debug: bool
+) -> None:
+    """Show the state of every entry of the lock, or of some.
+
+    \b
+    ok       what the lock records, or what its recipe made where nothing is recorded yet
+    rebuilt  other bytes than recorded, metrics within tolerance
+    drifted  other bytes than recorded, metrics out of tolerance
+    stale    made before its parent, params or recipe changed
+    missing  not there
+    corrupt  not the file that was made
+    """  # noqa: D301
+    from specdiag import listing
+
+    path, lock = _open(lock_path)
+    rows = listing.rows(path.parent, lock, _chosen(lock, names, scale))
+    click.echo(json.dumps({"checkpoints": rows}, indent=2) if as_json else listing.table(rows))
+
+
+@click.command()
+@_names
+@_lock
+@click.option("--force", is_flag=True, help="Fetch again what is there.")
+@debug
+def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool, debug: bool) -> None:
+    """Fetch published weights: all that the lock names a source of, or some.
+
+    The first time, commit, size and sha256 are recorded in the lock; from then on they bind.
+
+    \b
+    Examples:
+      specdiag fetch
+      specdiag fetch base/poyo_mp_converged
+    """  # noqa: D301
+    path, lock = _open(lock_path)
+    entries = [e for e in _chosen(lock, names, None) if e.source]
+    if not entries:
+        raise click.UsageError("no entry of that name has a source; `specdiag list` shows which do")
+    from specdiag import work
+
+    forced = {e.key for e in entries} if force else set()
+    steps = work.plan(path, entries, force=forced, prefer="fetch")
+    _finish(path, steps, forced, debug)
+
+
+@click.command()
+@_names
+@_lock
+@click.option(
+    "--scale",
+    type=click.Choice(["desk", "paper"]),
+    default="desk",
+    show_default=True,
+    help="desk: small networks on simulated recordings; paper: the published settings.",
+)
+@click.option("--missing", is_flag=True, help="All that is missing, stale or corrupt.")
+@click.option("--force", is_flag=True, help="Make the named entries again, and record the result.")
+@click.option(
+    "--prefer",
+    type=click.Choice(["fetch", "train"]),
+    default="fetch",
+    show_default=True,
+    help="What to do with entries that can be fetched.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@debug
+def train(
+    names: tuple[str, ...],
+    lock_path: Path | None,
+    scale: str,
+    missing: bool,
+    force: bool,
+    prefer: str,
+    dry_run: bool,
+    debug: bool,
+) -> None:
+    """Make checkpoints appear: fetch them, or run their recipes, parents first.
+
+    What is there and ok is kept. An interrupted run goes on when it is started again, and several
+    processes can share the work. Recipes are programs that come with the lock: run only those you trust.
+
+    \b
+    Examples:
+      specdiag train --missing
+      specdiag train transfer/area2_ft_pretrained --scale desk
+      specdiag train --missing --scale paper --dry-run
+    """  # noqa: D301
+    if bool(names) == missing:
+        raise click.UsageError("name entries, or give --missing for all that is not there")
+    if force and missing:
+        raise click.UsageError("--force takes the names of what to make again")
+    from specdiag import listing, work
+    from specdiag.store import with_ancestors
+
+    path, lock = _open(lock_path)
+    chosen = [e.key for e in _chosen(lock, names, scale)]
+    forced = set(chosen) if force else set()
+    steps = work.plan(path, with_ancestors(lock, chosen), force=forced, prefer=prefer)
+    click.echo(listing.plan_text(steps), err=not dry_run)
+    if not dry_run:
+        _finish(path, steps, forced, debug)
+
+
+@click.command("lock")
+@_names
+@_lock
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 if the lock would change.")
+@click.option("--init", is_flag=True, help="Start an empty lock here, and a folder for recipes.")
+@debug
+def lock_(
+    names: tuple[str, ...], lock_path: Path | None, check: bool, init: bool, debug: bool
+) -> None:
+    """Write into the lock what the recipes declare now, all or some.
+
+    What was recorded of an entry stays while its declaration is the same.
+
+    \b
+    Examples:
+      specdiag lock --init
+      specdiag lock
+      specdiag lock --check
+    """  # noqa: D301
+    from specdiag import recipe
+    from specdiag.lockfile import exclusive, load, save
+
+    if init:
+        _start(lock_path, names, check)
+        return
+    path, _ = _open(lock_path)
+    with nullcontext() if check else exclusive(path):
+        lock = load(path)
+        new, changes = recipe.resolve(lock, recipe.declared(path.parent), names)
+        if changes and not check:
+            save(new, path)
+    for line in changes or ["nothing changed"]:
+        click.echo(line)
+    if changes and check:
+        raise click.exceptions.Exit(1)
+
+
+def _start(lock_path: Path | None, names: Sequence[str], check: bool) -> None:
+    if names or check:
+        raise click.UsageError("--init takes no names and no --check")
+    from specdiag.lockfile import LOCK_NAME, Lock, save
+    from specdiag.recipe import FOLDER
+
+    path = lock_path or Path(LOCK_NAME)
+    if path.exists():
+        raise FileExistsError(f"{path} is there already; `specdiag lock` renews it")
+    folder = path.parent / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    package = folder / "__init__.py"
+    if not package.exists():
+        package.write_text('"""Recipes: each declares entries of checkpoints.lock, and builds them."""\n')
+    save(Lock(), path)
+    click.echo(f"started {path}; put recipes into {folder}, then run `specdiag lock`")
+
+
+def _open(lock_path: Path | None) -> tuple[Path, "Lock"]:
+    start_log()
+    from specdiag.lockfile import find_lock, load
+
+    path = (lock_path or find_lock(Path.cwd())).resolve()
+    return path, load(path)
+
+
+def _chosen(lock: "Lock", names: Sequence[str], scale: str | None) -> list["Entry"]:
+    """Return the entries of these names, all when there are none, in the order of the lock."""
+    from specdiag.lockfile import find
+
+    known = {e.name for e in lock.entries if scale in (None, e.scale)}
+    for name in names:
+        if name not in known:
+            find(lock, name, scale or "desk")  # says what is near
+    return [
+        e
+        for e in lock.entries
+        if (not names or e.name in names) and scale in (None, e.scale)
+    ]
+
+
+def _finish(path: Path, steps: Sequence["Step"], forced: set[Any], debug: bool) -> None:
+    """Do the work, say what became of each entry, and exit 1 if one failed."""
+    from specdiag import listing, work
+
+    outcomes = work.work(path, steps, force=forced, progress=_progress, debug=debug)
+    click.echo(listing.outcome_text(outcomes))
+    if any(outcome.word in ("failed", "skipped") for outcome in outcomes):
+        raise click.exceptions.Exit(1)
+
+
+def _progress(name: str) -> Callable[[int, int | None], None]:
+    """Return what draws a progress bar on a terminal's stderr, given the bytes done and all."""
+    bars: list[Any] = []
+
+    def show(done: int, total: int | None) -> None:
+        if total and not bars and sys.stderr.isatty():
+            bars.append(click.progressbar(length=total, label=name, file=sys.stderr))
+        for bar in bars:
+            bar.update(done - bar.pos)
+            if done == total:
+                bar.render_finish()
+
+    return show
