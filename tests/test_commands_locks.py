@@ -1,0 +1,225 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import specdiag
+from specdiag.lockfile import load
+from tests import toy
+
+
+def run(folder, *arguments, **options):
+    """Run the command line in a folder; returns status, stdout, stderr."""
+    command = [sys.executable, "-m", "specdiag.cli", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, **options
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def states(folder):
+    status, out, err = run(folder, "list", "--json")
+    assert (status, err) == (0, "")
+    return {row["name"]: row["state"] for row in json.loads(out)["checkpoints"]}
+
+
+@pytest.fixture
+def lock(tmp_path):
+    path = toy.make(tmp_path)
+    assert run(tmp_path, "lock", "--init")[0] == 0
+    assert run(tmp_path, "lock")[0] == 0
+    return path
+
+
+def test_a_lock_is_started_resolved_trained_and_listed(tmp_path):
+    path = toy.make(tmp_path)
+    assert run(tmp_path, "lock", "--init")[1] == (
+        "started checkpoints.lock; put recipes into recipes, then run `specdiag lock`\n"
+    )
+    assert run(tmp_path, "lock")[1].splitlines() == [
+        "added base/net (desk)",
+        "added child/net0 (desk)",
+        "added child/net1 (desk)",
+        "added judged/net (desk)",
+    ]
+    assert set(states(tmp_path).values()) == {"missing"}
+    status, out, err = run(tmp_path, "train", "--missing")
+    assert status == 0
+    assert re.sub(r"-?0\.\d{4}", "R", out).splitlines() == [
+        "trained    base/net    desk  r2 R",
+        "trained    child/net0  desk  r2 R",
+        "trained    child/net1  desk  r2 R",
+        "evaluated  judged/net  desk  r2 R",
+        "3 trained, 1 evaluated",
+    ]
+    assert "to do: 4 of 4 entries, about 2 min" in err
+    assert set(states(tmp_path).values()) == {"ok"}
+    weights = tmp_path / "checkpoints" / "desk" / "base" / "net.ckpt"
+    assert specdiag.alpha(weights).sizes["layer"] == 2
+    entry = next(e for e in load(path).entries if e.name == "child/net0")
+    assert entry.parent.sha256 == next(e for e in load(path).entries if e.name == "base/net").file.sha256
+    assert entry.metrics["r2"].atol == 1e-6
+
+
+def test_what_is_ok_is_not_made_again(lock):
+    run(lock.parent, "train", "--missing")
+    before, text = toy.log(lock), lock.read_bytes()
+    status, out, _ = run(lock.parent, "train", "--missing")
+    assert status == 0
+    assert out.splitlines()[-1] == "4 kept"
+    assert (toy.log(lock), lock.read_bytes()) == (before, text)
+
+
+def test_a_dry_run_prints_the_plan_and_does_nothing(lock):
+    status, out, _ = run(lock.parent, "train", "child/net1", "--dry-run")
+    assert status == 0
+    assert out.splitlines() == [
+        "train  base/net    desk  missing  30 s on one core",
+        "train  child/net1  desk  missing  30 s on one core",
+        "to do: 2 of 2 entries, about 60 s",
+    ]
+    assert toy.log(lock) == []
+
+
+def test_a_failure_stops_children_and_not_siblings(lock):
+    recipe = lock.parent / "recipes" / "toy.py"
+    recipe.write_text(recipe.read_text().replace('"base/net", seed=i)', '"base/net", seed=i, fails=i == 0)'))
+    run(lock.parent, "lock")
+    status, out, err = run(lock.parent, "train", "--missing")
+    assert status == 1
+    lines = {line.split()[1]: line for line in out.splitlines()[:-1]}
+    assert lines["child/net0"].endswith("recipes/toy.py:46: the loss is NaN")
+    assert lines["child/net1"].startswith("trained")
+    assert out.splitlines()[-1] == "2 trained, 1 failed, 1 evaluated"
+    assert "Traceback" not in out + err
+    recipe.write_text(recipe.read_text().replace('entry("base/net")', 'entry("base/net", fails=True)'))
+    run(lock.parent, "lock")
+    status, out, _ = run(lock.parent, "train", "--missing")
+    assert status == 1
+    assert "skipped  child/net1  desk  its parent base/net failed" in re.sub(" +", "  ", out).replace("its  parent  base/net  failed", "its parent base/net failed")
+
+
+def test_the_states_tell_what_happened(lock):
+    folder = lock.parent
+    run(folder, "train", "--missing")
+    child = folder / "checkpoints" / "desk" / "child" / "net0.ckpt"
+    content = child.read_bytes()
+    child.write_bytes(content[:-1] + b"x")
+    assert states(folder)["child/net0"] == "corrupt"
+    child.write_bytes(content)
+    assert states(folder)["child/net0"] == "ok"
+    child.unlink()
+    assert states(folder)["child/net0"] == "missing"
+    recipe = folder / "recipes" / "toy.py"
+    recipe.write_text(recipe.read_text().replace('"steps": 3', '"steps": 2'))
+    assert run(folder, "lock", "--check")[0] == 1
+    run(folder, "lock")
+    assert states(folder) == {
+        "base/net": "stale",
+        "child/net0": "missing",
+        "child/net1": "stale",
+        "judged/net": "stale",
+    }
+    run(folder, "train", "--missing")
+    assert set(states(folder).values()) == {"ok"}
+
+
+def test_other_bytes_are_rebuilt_within_the_tolerance_and_drifted_outside(lock):
+    folder = lock.parent
+    run(folder, "train", "base/net")
+    text = lock.read_text()
+    weights = folder / "checkpoints" / "desk" / "base" / "net.ckpt"
+    value = float(re.search(r"value = (-?0\.\d+)\natol", text)[1])
+    sha256 = re.search(r'\[checkpoint.file\]\nsha256 = "(\w+)"', text)[1]
+    other = text.replace(sha256, "0" * 64)
+    other = re.sub(r'tensors = "\w+"', f'tensors = "{"0" * 64}"', other)
+    lock.write_text(other)
+    assert states(folder)["base/net"] == "rebuilt"
+    lock.write_text(other.replace(f"value = {value}", f"value = {value + 0.1}"))
+    assert states(folder)["base/net"] == "drifted"
+    assert weights.exists()
+    run(folder, "train", "base/net", "--force")
+    assert states(folder)["base/net"] == "ok"
+
+
+def test_the_lock_command_only_touches_what_is_named(lock):
+    recipe = lock.parent / "recipes" / "toy.py"
+    recipe.write_text(recipe.read_text().replace('"steps": 3', '"steps": 2'))
+    assert run(lock.parent, "lock", "child/net1")[1] == "changed child/net1 (desk): params.steps\n"
+    assert run(lock.parent, "lock")[1].splitlines() == [
+        f"changed {name} (desk): params.steps" for name in ("base/net", "child/net0", "judged/net")
+    ]
+    assert run(lock.parent, "lock", "--check")[:2] == (0, "nothing changed\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("train",), 2, "Error: name entries, or give --missing for all that is not there"),
+        (("train", "--missing", "--force"), 2, "Error: --force takes the names of what to make again"),
+        (
+            ("train", "base/ned"),
+            1,
+            "specdiag: no entry 'base/ned' at desk scale; did you mean 'base/net'?",
+        ),
+        (("fetch",), 2, "Error: no entry of that name has a source; `specdiag list` shows which do"),
+        (("lock", "--init"), 1, "specdiag: checkpoints.lock is there already; `specdiag lock` renews it"),
+        (
+            ("lock", "nobody"),
+            1,
+            "specdiag: no recipe declares nobody; `specdiag list` shows all names",
+        ),
+    ],
+)
+def test_wrong_use_is_one_line(lock, arguments, status, message):
+    found, out, err = run(lock.parent, *arguments)
+    assert (found, out) == (status, "")
+    assert err.splitlines()[-1] == message
+    assert "Traceback" not in err
+
+
+def test_without_a_lock_the_message_says_how_to_start_one(tmp_path):
+    status, _, err = run(tmp_path, "list")
+    assert status == 1
+    assert err == (
+        f"specdiag: no checkpoints.lock in {tmp_path} or above it; start one with "
+        "`specdiag lock --init`\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("import json", "import nothing_of_that_name"), "recipes/toy.py:4: ModuleNotFoundError: No module named 'nothing_of_that_name'"),
+        (("yield entry", "yield missing_name"), "recipes/toy.py:30: NameError: name 'missing_name' is not defined"),
+        (("def entries", "def other"), "recipes/toy.py: no function entries(); declare what it builds, or begin its name with an underscore"),
+    ],
+)
+def test_a_broken_recipe_is_one_line_that_says_where(lock, change, message):
+    recipe = lock.parent / "recipes" / "toy.py"
+    recipe.write_text(recipe.read_text().replace(*change, 1))
+    status, out, err = run(lock.parent, "lock")
+    assert (status, out, err) == (1, "", f"specdiag: {message}\n")
+
+
+def test_a_recipe_without_build_says_so(lock):
+    recipe = lock.parent / "recipes" / "toy.py"
+    recipe.write_text(recipe.read_text().replace("def build", "def later"))
+    status, out, _ = run(lock.parent, "train", "base/net")
+    assert status == 1
+    assert "recipes/toy.py declares it and has no function build() yet" in out
+
+
+def test_a_recipe_that_leaves_nothing_or_no_metrics_fails(lock):
+    recipe = lock.parent / "recipes" / "toy.py"
+    text = recipe.read_text()
+    recipe.write_text(text.replace('job.params.get("leaves", True)', "False"))
+    assert "build() of recipes/toy.py left no checkpoint at job.output" in run(lock.parent, "train", "base/net")[1]
+    recipe.write_text(text.replace('{"r2": (float(np.tanh(start[0, 0])), 1e-6)}', '{"r2": float("nan")}'))
+    assert "returned {'r2': nan}; expected finite metrics" in run(lock.parent, "train", "base/net")[1]
+    assert states(lock.parent)["base/net"] == "missing"
