@@ -126,10 +126,10 @@ def _receive(
 ) -> bool:
     """Write the rest of a file to the end of `part`; False if it must be fetched from its beginning."""
     done = part.seek(0, os.SEEK_END)
-    if done and done == want.size:
-        return True
     if done and not (want.sha256 or validator):
         return False
+    if done and done == want.size:
+        return True
     ranged = {"Range": f"bytes={done}-", **validator} if done else {}
     with _answer(at, want, ranged) as response:
         status, headers = response.status_code, response.headers

@@ -149,7 +149,7 @@ def fetch_url(
     want = Wanted(shown(url, quote=False, limit=200), sha256, size, URL_LOGIN)
     if kept := _kept(target, want):
         return kept
-    if urlsplit(url).scheme == "file":
+    if url.startswith("file:"):
         source = find_local(url, want.where)
         return _publish(target, want, lambda part: copy(source, part, progress))
     import httpx2
@@ -256,8 +256,6 @@ def _part_file(target: Path, want: Wanted) -> Iterator[tuple[BinaryIO, Path]]:
     path = target.with_name(f".{target.name}.part")
     with _locked(path) as part:
         try:
-            if want.sha256 is None:
-                part.truncate(0)
             yield part, path
         except BaseException:
             if want.sha256 is None or not os.fstat(part.fileno()).st_size:
