@@ -7,8 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from specdiag.checkpoint import open_checkpoint
+    from specdiag.checkpoint import open_checkpoint, tensor_digest
     from specdiag.esd import eigenvalues, rank_gate
+    from specdiag.exports import export
     from specdiag.gof import goodness_of_fit, likelihood_ratios
     from specdiag.posterior import alpha_posterior
     from specdiag.spectra import alpha, open_spectra, save, spectrum
@@ -18,6 +19,7 @@ __all__ = [
     "alpha",
     "alpha_posterior",
     "eigenvalues",
+    "export",
     "fit_alpha",
     "goodness_of_fit",
     "likelihood_ratios",
@@ -26,12 +28,14 @@ __all__ = [
     "rank_gate",
     "save",
     "spectrum",
+    "tensor_digest",
 ]
 
 _HOME = {
     "alpha": "spectra",
     "alpha_posterior": "posterior",
     "eigenvalues": "esd",
+    "export": "exports",
     "fit_alpha": "tail",
     "goodness_of_fit": "gof",
     "likelihood_ratios": "gof",
@@ -40,6 +44,7 @@ _HOME = {
     "rank_gate": "esd",
     "save": "spectra",
     "spectrum": "spectra",
+    "tensor_digest": "checkpoint",
 }
 
 

@@ -2,11 +2,12 @@
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -175,7 +176,14 @@ def is_text(text: str) -> bool:
 
 
 def write_whole(target: Path, content: bytes | memoryview) -> None:
-    """Write a file so that it is there whole under its name, or not at all.
+    """Write a file so that it is there whole under its name, or not at all."""
+    with whole_file(target) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[IO[bytes]]:
+    """Open a file to write that is there whole under its name when the block ends, or not at all.
 
     Beside the target, synced, then renamed: a process that dies, a full disk or a second writer
     leave the old file or the new one.
@@ -187,12 +195,17 @@ def write_whole(target: Path, content: bytes | memoryview) -> None:
     ) as file:
         temporary = Path(file.name)
         try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            yield file
+            sync(file)
             umask = os.umask(0)
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def sync(file: IO[bytes]) -> None:
+    """Bring what was written to a file onto the disk."""
+    file.flush()
+    os.fsync(file.fileno())
