@@ -84,29 +84,25 @@ def export(
             side.unlink(missing_ok=True)  # an old JSON never stands beside new tensors
     except OSError as error:
         reason = error.strerror or error
-        raise OSError(f"{shown(str(target))} could not be written: {reason}") from error
+        raise OSError(f"{target} could not be written: {reason}") from error
     return digest
 
 
 def _targets(checkpoint: Checkpoint, target: Path, overwrite: bool) -> tuple[Path, Path]:
     """Return the paths of the two files, after making sure that they may be written."""
-    name = shown(str(target))
     if target.suffix != ".safetensors":
-        raise ValueError(f"{name} does not end in .safetensors: name the file to write so")
+        raise ValueError(f"{target} does not end in .safetensors: name the file to write so")
     if not target.parent.is_dir():
-        raise FileNotFoundError(f"{name}: there is no folder {shown(str(target.parent))}; make it")
+        raise FileNotFoundError(f"{target}: there is no folder {target.parent}; make it first")
     safe, side = target, target.with_suffix(".json")
-    for file in (safe, side):
-        if not os.path.lexists(file):
-            continue
+    for file in filter(os.path.lexists, (safe, side)):
         if file.is_symlink() or not file.is_file():
-            raise ValueError(f"{shown(str(file))} is not a regular file: choose another name")
+            raise ValueError(f"{file} is not a regular file: choose another name")
         if _is_source(checkpoint.path, file):
-            raise ValueError(f"{shown(str(file))} belongs to the checkpoint: choose another name")
+            raise ValueError(f"{file} belongs to the checkpoint itself: choose another name")
         if not overwrite:
             raise FileExistsError(
-                f"{shown(str(file))} exists: choose another name, or replace it with --force "
-                "(overwrite=True)"
+                f"{file} exists: choose another name, or replace it (--force, overwrite=True)"
             )
     return safe, side
 

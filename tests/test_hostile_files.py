@@ -12,6 +12,7 @@ from pathlib import Path
 import corpus
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from specdiag.checkpoint import open_checkpoint
 
@@ -186,6 +187,9 @@ def fuzz(tmp_path, n_mutants, seed):
     files["index"] = json.dumps({"weight_map": weight_map}).encode()
     files["whole pickle"] = corpus.torch_zip(corpus.POSITIONS["as a key"](b"K\x01"))
     originals = corpus.honest_arrays()
+    record = {"version": 1, "order": [*originals, "twin"], "tied": {"twin": "half"}}
+    record |= {"metadata": {"words": {"a": 1}}, "notes": ["left aside"]}
+    files["export"] = safetensors.numpy.save(originals, {"specdiag_export": json.dumps(record)})
     kinds = list(files)
     survivors = 0
     for index in range(n_mutants):
