@@ -1,8 +1,10 @@
 """Regular files, dtype names, tensors and printable names: what every reader shares."""
 
+import hashlib
+import json
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
@@ -69,6 +71,17 @@ class Tensor:
     problem: str | None = None
     identity: tuple[object, ...] | None = None
     read: Callable[[], np.ndarray] = field(repr=False)
+
+
+def elements_hash(values: np.ndarray) -> str:
+    """Return the SHA-256 of the bytes of an array's elements."""
+    return hashlib.sha256(values.reshape(-1).view(np.uint8).data).hexdigest()
+
+
+def combined_hash(tensors: Iterable[Tensor], hashes: Mapping[str, str]) -> str:
+    """Return the digest of tensors, given the SHA-256 of the elements of each by its name."""
+    rows = sorted((t.name, t.dtype, t.shape, hashes[t.name]) for t in tensors)
+    return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
 
 
 def unreadable(name: str, shape: tuple[int, ...], dtype: str, problem: str) -> Tensor:

@@ -14,6 +14,8 @@ from specdiag._files import (
     Tensor,
     check_bytes,
     checked_shape,
+    combined_hash,
+    elements_hash,
     is_text,
     numpy_dtype,
     open_file,
@@ -101,7 +103,7 @@ def read_header(file: File) -> tuple[list[Tensor], dict[str, str]]:
     if not isinstance(header, dict):
         raise ValueError(f"{where}: not a table of tensors")  # noqa: TRY004
     metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+    if not _is_table_of_texts(metadata):
         raise ValueError(f"{where}: __metadata__ is not a table of texts")
     entries = [_entry(name, entry, f"{where}: {shown(name)}") for name, entry in header.items()]
     entries.sort(key=lambda entry: (entry.begin, entry.end))
@@ -179,12 +181,8 @@ def make_header(tensors: Sequence[Tensor], metadata: Mapping[str, str], where: s
     position = 0
     for tensor in tensors:
         end = position + prod(tensor.shape) * ITEMSIZE[tensor.dtype]
-        offsets = [position, end]
-        table[tensor.name] = {
-            "dtype": CODES[tensor.dtype],
-            "shape": tensor.shape,
-            "data_offsets": offsets,
-        }
+        offsets = {"data_offsets": [position, end]}
+        table[tensor.name] = {"dtype": CODES[tensor.dtype], "shape": tensor.shape, **offsets}
         position = end
     text = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -216,19 +214,36 @@ def restore(
             f"{where}: not of version 1; export it again, or bring specdiag up to date"
         )
     stored = {tensor.name: tensor for tensor in found}
-    fields: list[Any] = [record.get(key) for key in ("order", "tied", "metadata", "notes")]
-    order, tied, metadata, notes = fields
-    if not isinstance(tied, dict) or not all(type(t) is str and t in stored for t in tied.values()):
+    fields: list[Any] = [record.get(key) for key in ("sha256", "tied", "metadata", "notes")]
+    hashes, tied, metadata, notes = fields
+    if not _is_table_of_texts(tied) or not stored.keys() >= {*tied.values()}:
         raise ValueError(f"{where}: what is tied is not in the file; export it again")
-    if not _are_texts(order) or sorted(order) != sorted({*stored, *tied}) or stored.keys() & tied:
+    if not _is_table_of_texts(hashes) or hashes.keys() != stored.keys() ^ tied.keys():
         raise ValueError(f"{where}: lists other tensors than the file holds; export it again")
-    if not isinstance(metadata, dict) or not _are_texts(notes):
-        raise ValueError(f"{where}: its metadata are malformed; export it again")
+    if not isinstance(metadata, dict) or not isinstance(notes, list):
+        raise ValueError(f"{where}: its metadata are malformed; export it again")  # noqa: TRY004
     for name in {*tied.values()}:
         stored[name] = replace(stored[name], identity=(file, name))
-    both = stored | {name: replace(stored[t], name=name) for name, t in tied.items()}
-    return [both[name] for name in order], metadata, notes
+    stored |= {name: replace(stored[first], name=name) for name, first in tied.items()}
+    if combined_hash(stored.values(), hashes) != record.get("tensor_digest"):
+        raise ValueError(f"{where}: the tensor digest is not that of the file; it is damaged")
+    tensors = [_verified(stored[name], expected, file.name) for name, expected in hashes.items()]
+    return tensors, metadata, [shown(str(note), quote=False, limit=1000) for note in notes]
 
 
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(type(text) is str for text in value)
+def _is_table_of_texts(value: object) -> bool:
+    return isinstance(value, dict) and all(type(text) is str for text in value.values())
+
+
+def _verified(tensor: Tensor, expected: str, where: str) -> Tensor:
+    """Return the tensor with its values compared to their SHA-256 whenever they are read."""
+
+    def read() -> np.ndarray:
+        values = tensor.read()
+        if elements_hash(values) != expected:
+            raise ValueError(
+                f"{where}: {shown(tensor.name)} does not have its SHA-256; the file is damaged"
+            )
+        return values
+
+    return replace(tensor, read=read)

@@ -4,11 +4,9 @@ Nothing in a file is ever executed: pickles are interpreted by an inert reader t
 calls nothing, so a stranger's checkpoint is as safe to open as a picture. No torch is needed.
 """
 
-import hashlib
-import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from specdiag import _memory, _plain
-from specdiag._files import File, Tensor, find_file, open_file, read_bytes, shown
+from specdiag._files import (
+    File,
+    Tensor,
+    combined_hash,
+    elements_hash,
+    find_file,
+    open_file,
+    read_bytes,
+    shown,
+)
 from specdiag._legacy import read_legacy, starts_legacy
 from specdiag._safetensors import RECORD, parse_json, read_header, restore
 from specdiag._torchfile import TorchFile, read_zip, torch_tensor
@@ -106,30 +113,22 @@ def tensor_digest(
     ValueError
         If a tensor cannot be read.
     """
-    return combine(
-        (t.name, t.dtype, t.shape, hashlib.sha256(flat_bytes(t).data).hexdigest())
-        for t in open_checkpoint(source).tensors
-    )
+    tensors = open_checkpoint(source).tensors
+    return combined_hash(tensors, {t.name: elements_hash(read_values(t)) for t in tensors})
 
 
-def flat_bytes(tensor: Tensor) -> np.ndarray:
-    """Return the elements of a tensor as an array of uint8.
+def read_values(tensor: Tensor) -> np.ndarray:
+    """Return the values of a tensor.
 
     Raises
     ------
     ValueError
-        If they cannot be read.
+        If they cannot be read, for whatever reason; the tensor is named.
     """
     try:
-        return tensor.read().reshape(-1).view(np.uint8)
+        return tensor.read()
     except (ValueError, OSError, MemoryError) as error:
         raise ValueError(f"{shown(tensor.name)}: {error or 'not enough memory'}") from error
-
-
-def combine(hashes: Iterable[tuple[str, str, tuple[int, ...], str]]) -> str:
-    """Return the digest of tensors, given name, dtype, shape and SHA-256 of each."""
-    text = json.dumps(sorted(hashes), separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 # Files are recognised by their content; their extension says nothing.
@@ -204,7 +203,7 @@ def _open_safetensors(file: File) -> _Opened:
     found, about, notes = restore(file, found, metadata[RECORD])
     plainer = _plain.Plainer()
     about = {name: plainer.convert(value) for name, value in about.items()}
-    return _Opened(found, about, [shown(note, quote=False, limit=1000) for note in notes], True)
+    return _Opened(found, about, notes, is_export=True)
 
 
 def _open_torch(root: Any, source: TorchFile) -> _Opened:

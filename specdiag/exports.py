@@ -1,21 +1,20 @@
 """Any checkpoint -> one safetensors file that holds all of it, and its vocabulary as JSON beside it.
 
 The safetensors file has one metadata key, whose text is what the tensors themselves do not say:
-their first order, which are tied, vocabularies, hyper-parameters and notes. `open_checkpoint`
+their first order, their hashes, which are tied, vocabularies, hyper-parameters and notes. `open_checkpoint`
 reads everything back from that one file. The JSON beside it is a copy for people and other
 programs, so the two cannot disagree about a checkpoint: no reader of ours depends on both.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from specdiag._files import Tensor, is_text, shown, sync, whole_file
+from specdiag._files import Tensor, combined_hash, elements_hash, is_text, shown, sync, whole_file
 from specdiag._safetensors import CODES, RECORD, make_header, parse_json, sort_key
-from specdiag.checkpoint import Checkpoint, combine, flat_bytes, open_checkpoint
+from specdiag.checkpoint import Checkpoint, open_checkpoint, read_values
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +53,7 @@ def export(
         If one of the two files exists and `overwrite` is false.
     OSError
         If the files cannot be written. Then, as when the process is killed, the old files are
-        left or the new ones, or one of the two safetensors files without its JSON.
+        left or the new ones, or one of the two safetensors files alone.
     """
     checkpoint = open_checkpoint(source)
     where = shown(checkpoint.path.name if checkpoint.path else checkpoint.name, quote=False)
@@ -64,17 +63,21 @@ def export(
     record = {
         "version": 1,
         "tensor_digest": _NO_DIGEST,
-        "order": [tensor.name for tensor in checkpoint.tensors],
+        "sha256": dict.fromkeys((t.name for t in checkpoint.tensors), _NO_DIGEST),
         "tied": tied,
         "metadata": checkpoint.metadata,
         "notes": list(checkpoint.notes),
     }
     stored = sorted((t for t in checkpoint.tensors if t.name not in tied), key=sort_key)
+    # Hashes are known when everything is written; room is left for as many characters.
     header = make_header(stored, {RECORD: _as_json(record, where)}, where)
     try:
         with whole_file(side) as table, whole_file(safe) as file:
             file.seek(len(header))
-            record["tensor_digest"] = digest = _write_tensors(file, stored, tied)
+            written = {t.name: _write_tensor(file, t) for t in stored}
+            hashes = {t.name: written[tied.get(t.name, t.name)] for t in checkpoint.tensors}
+            digest = combined_hash(checkpoint.tensors, hashes)
+            record |= {"tensor_digest": digest, "sha256": hashes}
             file.seek(0)
             file.write(make_header(stored, {RECORD: _as_json(record, where)}, where))
             text = json.dumps(record, ensure_ascii=False, indent=1)
@@ -158,20 +161,19 @@ def _as_json(record: Mapping[str, Any], where: str) -> str:
     """Return the record as JSON that reads back as it is."""
     try:
         text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
-        if parse_json(text.encode(), where) == record:
+        if not is_text(text):
+            reason = "a text is not valid Unicode"
+        elif parse_json(text.encode(), where) == record:
             return text
-        reason = "it would not read back the same"
+        else:
+            reason = "it would not read back the same"
     except (ValueError, TypeError, RecursionError) as error:
         reason = str(error)
     raise ValueError(f"{where}: its metadata cannot be written as JSON: {reason}")
 
 
-def _write_tensors(file: IO[bytes], stored: list[Tensor], tied: Mapping[str, str]) -> str:
-    """Write the elements one tensor after the other; return the digest of all, ties included."""
-    hashes = {}
-    for tensor in stored:
-        data = flat_bytes(tensor)
-        file.write(data.data)
-        hashes[tensor.name] = (tensor.dtype, tensor.shape, hashlib.sha256(data.data).hexdigest())
-    hashes |= {name: hashes[original] for name, original in tied.items()}
-    return combine((name, *parts) for name, parts in hashes.items())
+def _write_tensor(file: IO[bytes], tensor: Tensor) -> str:
+    """Write the elements and return their SHA-256."""
+    values = read_values(tensor)
+    file.write(values.reshape(-1).view("u1").data)
+    return elements_hash(values)
