@@ -232,6 +232,11 @@ def test_an_export_is_measured_like_its_original(tmp_path, rng):
     assert one.identical(two.assign_attrs(one.attrs))
 
 
+@pytest.mark.realdata
+def test_a_trained_network_comes_back_whole(minilm, tmp_path):
+    assert_round_trip(minilm, tmp_path)
+
+
 def test_a_file_is_exported_one_tensor_at_a_time(tmp_path):
     """The peak stays far below the file's size."""
     torch.save({f"w{i}": torch.ones(2**18) for i in range(32)}, tmp_path / "many.pt")
