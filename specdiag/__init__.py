@@ -7,9 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from specdiag.checkpoint import open_checkpoint
+    from specdiag.checkpoint import open_checkpoint, tensor_digest
     from specdiag.comparison import compare
     from specdiag.esd import eigenvalues, rank_gate
+    from specdiag.exports import export
     from specdiag.gof import goodness_of_fit, likelihood_ratios
     from specdiag.posterior import alpha_posterior
     from specdiag.spectra import alpha, open_spectra, save, spectrum
@@ -20,6 +21,7 @@ __all__ = [
     "alpha_posterior",
     "compare",
     "eigenvalues",
+    "export",
     "fit_alpha",
     "goodness_of_fit",
     "likelihood_ratios",
@@ -28,6 +30,7 @@ __all__ = [
     "rank_gate",
     "save",
     "spectrum",
+    "tensor_digest",
 ]
 
 _HOME = {
@@ -35,6 +38,7 @@ _HOME = {
     "alpha_posterior": "posterior",
     "compare": "comparison",
     "eigenvalues": "esd",
+    "export": "exports",
     "fit_alpha": "tail",
     "goodness_of_fit": "gof",
     "likelihood_ratios": "gof",
@@ -43,6 +47,7 @@ _HOME = {
     "rank_gate": "esd",
     "save": "spectra",
     "spectrum": "spectra",
+    "tensor_digest": "checkpoint",
 }
 
 

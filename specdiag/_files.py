@@ -1,12 +1,15 @@
 """Regular files, dtype names, tensors and printable names: what every reader shares."""
 
+import hashlib
+import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np  # not at run time: it takes longer to import than a lock to be listed
@@ -80,6 +83,19 @@ class Tensor:
     problem: str | None = None
     identity: tuple[object, ...] | None = None
     read: "Callable[[], np.ndarray]" = field(repr=False)
+
+
+def elements_hash(values: "np.ndarray") -> str:
+    """Return the SHA-256 of the bytes of an array's elements."""
+    import numpy as np
+
+    return hashlib.sha256(values.reshape(-1).view(np.uint8).data).hexdigest()
+
+
+def combined_hash(tensors: Iterable[Tensor], hashes: Mapping[str, str]) -> str:
+    """Return the digest of tensors, given the SHA-256 of the elements of each by its name."""
+    rows = sorted((t.name, t.dtype, t.shape, hashes[t.name]) for t in tensors)
+    return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
 
 
 def unreadable(name: str, shape: tuple[int, ...], dtype: str, problem: str) -> Tensor:
@@ -189,7 +205,14 @@ def is_text(text: str) -> bool:
 
 
 def write_whole(target: Path, content: bytes | memoryview) -> None:
-    """Write a file so that it is there whole under its name, or not at all.
+    """Write a file so that it is there whole under its name, or not at all."""
+    with whole_file(target) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[IO[bytes]]:
+    """Open a file to write that is there whole under its name when the block ends, or not at all.
 
     Beside the target, synced, then renamed: a process that dies, a full disk or a second writer
     leave the old file or the new one.
@@ -201,12 +224,17 @@ def write_whole(target: Path, content: bytes | memoryview) -> None:
     ) as file:
         temporary = Path(file.name)
         try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            yield file
+            sync(file)
             umask = os.umask(0)
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def sync(file: IO[bytes]) -> None:
+    """Bring what was written to a file onto the disk."""
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,6 +1,8 @@
 """Safetensors files: the header is JSON, the values lie behind it without gaps."""
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any, NamedTuple
 
@@ -12,6 +14,8 @@ from specdiag._files import (
     Tensor,
     check_bytes,
     checked_shape,
+    combined_hash,
+    elements_hash,
     is_text,
     numpy_dtype,
     open_file,
@@ -23,15 +27,21 @@ from specdiag._files import (
 
 MAX_HEADER = 100_000_000  # the format's own limit
 MAX_VALUES = 2_000_000  # a tensor takes about 8
+RECORD = "specdiag_export"  # the metadata key under which `specdiag.export` keeps all the rest
 
-_DTYPES = (
-    {f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)}
-    | {f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)}
-    | {f"F{bits}": f"float{bits}" for bits in (16, 32, 64)}
-    | {f"F8_{kind}": f"float8_{kind.lower()}" for kind in ("E4M3FNUZ", "E5M2", "E5M2FNUZ")}
-    | {"F8_E4M3": "float8_e4m3fn", "F8_E8M0": "float8_e8m0fnu", "BF16": "bfloat16"}
-    | {"BOOL": "bool", "C64": "complex64"}
+# In the order in which the safetensors package writes them: none is off its alignment.
+_DTYPES = dict(
+    pair.split()
+    for pair in (
+        *("U64 uint64", "I64 int64", "F64 float64", "C64 complex64"),
+        *("F32 float32", "U32 uint32", "I32 int32"),
+        *("BF16 bfloat16", "F16 float16", "U16 uint16", "I16 int16"),
+        *("F8_E5M2FNUZ float8_e5m2fnuz", "F8_E4M3FNUZ float8_e4m3fnuz"),
+        *("F8_E8M0 float8_e8m0fnu", "F8_E4M3 float8_e4m3fn", "F8_E5M2 float8_e5m2"),
+        *("I8 int8", "U8 uint8", "BOOL bool"),
+    )
 )
+CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
 
 def parse_json(data: bytes, where: str) -> Any:
@@ -48,8 +58,6 @@ def parse_json(data: bytes, where: str) -> Any:
         for key, value in pairs:
             if key in found:
                 raise ValueError(f"the key {shown(key)} occurs twice")
-            if not is_text(key) or (isinstance(value, str) and not is_text(value)):
-                raise ValueError(f"{shown(key)} is not valid Unicode")
             found[key] = value
         return found
 
@@ -59,13 +67,18 @@ def parse_json(data: bytes, where: str) -> Any:
     if data.count(b",") + data.count(b"[") > MAX_VALUES:
         raise ValueError(f"{where}: more than {MAX_VALUES:,} values")
     try:
-        return json.loads(data.decode(), object_pairs_hook=unique, parse_constant=refuse)
+        found = json.loads(data.decode(), object_pairs_hook=unique, parse_constant=refuse)
+        # Only an escape can make half of a surrogate pair.
+        are_texts = rb"\ud" not in data.lower() or is_text(json.dumps(found, ensure_ascii=False))
     except RecursionError:
         raise ValueError(f"{where}: nested too deeply") from None
     except UnicodeDecodeError:
         raise ValueError(f"{where}: not UTF-8") from None
     except ValueError as error:
         raise ValueError(f"{where}: not valid JSON ({error})") from None
+    if not are_texts:
+        raise ValueError(f"{where}: a text is not valid Unicode")
+    return found
 
 
 def read_header(file: File) -> tuple[list[Tensor], dict[str, str]]:
@@ -90,7 +103,7 @@ def read_header(file: File) -> tuple[list[Tensor], dict[str, str]]:
     if not isinstance(header, dict):
         raise ValueError(f"{where}: not a table of tensors")  # noqa: TRY004
     metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+    if not _is_table_of_texts(metadata):
         raise ValueError(f"{where}: __metadata__ is not a table of texts")
     entries = [_entry(name, entry, f"{where}: {shown(name)}") for name, entry in header.items()]
     entries.sort(key=lambda entry: (entry.begin, entry.end))
@@ -154,3 +167,83 @@ def _tensor(file: File, start: int, entry: _Entry) -> Tensor:
         return data.view(numpy_dtype(dtype)).reshape(shape)
 
     return Tensor(name=name, shape=shape, dtype=dtype, read=read)
+
+
+def make_header(tensors: Sequence[Tensor], metadata: Mapping[str, str], where: str) -> bytes:
+    """Return the head of a file that holds `tensors` in this order, as the package writes it.
+
+    Raises
+    ------
+    ValueError
+        If it is larger than what `read_header` reads.
+    """
+    table: dict[str, Any] = {"__metadata__": metadata}
+    position = 0
+    for tensor in tensors:
+        end = position + prod(tensor.shape) * ITEMSIZE[tensor.dtype]
+        offsets = {"data_offsets": [position, end]}
+        table[tensor.name] = {"dtype": CODES[tensor.dtype], "shape": tensor.shape, **offsets}
+        position = end
+    text = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER:
+        raise ValueError(f"{where}: the header takes {len(text):,} bytes, more than {MAX_HEADER:,}")
+    parse_json(text, where)
+    return len(text).to_bytes(8, "little") + text
+
+
+def sort_key(tensor: Tensor) -> tuple[int, str]:
+    """Return what the safetensors package sorts tensors by: their dtype, then their name."""
+    return list(_DTYPES).index(CODES[tensor.dtype]), tensor.name
+
+
+def restore(
+    file: File, found: list[Tensor], text: str
+) -> tuple[list[Tensor], dict[str, Any], list[str]]:
+    """Return tensors in their first order, ties included, metadata and notes of an export.
+
+    Raises
+    ------
+    ValueError
+        If the record is malformed or does not fit the tensors.
+    """
+    where = f"{file.name}: {RECORD}"
+    record = parse_json(text.encode(), where)
+    if not isinstance(record, dict) or record.get("version") != 1:
+        raise ValueError(
+            f"{where}: not of version 1; export it again, or bring specdiag up to date"
+        )
+    stored = {tensor.name: tensor for tensor in found}
+    fields: list[Any] = [record.get(key) for key in ("sha256", "tied", "metadata", "notes")]
+    hashes, tied, metadata, notes = fields
+    if not _is_table_of_texts(tied) or not stored.keys() >= {*tied.values()}:
+        raise ValueError(f"{where}: what is tied is not in the file; export it again")
+    if not _is_table_of_texts(hashes) or hashes.keys() != stored.keys() ^ tied.keys():
+        raise ValueError(f"{where}: lists other tensors than the file holds; export it again")
+    if not isinstance(metadata, dict) or not isinstance(notes, list):
+        raise ValueError(f"{where}: its metadata are malformed; export it again")  # noqa: TRY004
+    for name in {*tied.values()}:
+        stored[name] = replace(stored[name], identity=(file, name))
+    stored |= {name: replace(stored[first], name=name) for name, first in tied.items()}
+    if combined_hash(stored.values(), hashes) != record.get("tensor_digest"):
+        raise ValueError(f"{where}: the tensor digest is not that of the file; it is damaged")
+    tensors = [_verified(stored[name], expected, file.name) for name, expected in hashes.items()]
+    return tensors, metadata, [shown(str(note), quote=False, limit=1000) for note in notes]
+
+
+def _is_table_of_texts(value: object) -> bool:
+    return isinstance(value, dict) and all(type(text) is str for text in value.values())
+
+
+def _verified(tensor: Tensor, expected: str, where: str) -> Tensor:
+    """Return the tensor with its values compared to their SHA-256 whenever they are read."""
+
+    def read() -> np.ndarray:
+        values = tensor.read()
+        if elements_hash(values) != expected:
+            raise ValueError(
+                f"{where}: {shown(tensor.name)} does not have its SHA-256; the file is damaged"
+            )
+        return values
+
+    return replace(tensor, read=read)

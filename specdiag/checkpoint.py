@@ -9,19 +9,30 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from specdiag import _memory, _plain
-from specdiag._files import File, Tensor, find_file, open_file, read_bytes, shown
+from specdiag._files import (
+    File,
+    Tensor,
+    combined_hash,
+    elements_hash,
+    find_file,
+    open_file,
+    read_bytes,
+    shown,
+)
 from specdiag._legacy import read_legacy, starts_legacy
-from specdiag._safetensors import parse_json, read_header
+from specdiag._safetensors import RECORD, parse_json, read_header, restore
 from specdiag._torchfile import TorchFile, read_zip, torch_tensor
 from specdiag._tree import Model, find_model, strip_wrappers
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Checkpoint", "Tensor", "open_checkpoint"]
+__all__ = ["Checkpoint", "Tensor", "open_checkpoint", "tensor_digest"]
 
 MAX_INDEX = 100_000_000
 MAX_FOREIGN_SHOWN = 8
@@ -85,8 +96,39 @@ def open_checkpoint(
     if isinstance(source, Mapping) or _memory.is_module(source):
         model = find_model(_memory.memory_tree(source), "model")
         found = [_memory.memory_tensor(name, values) for name, values in model.tensors]
-        return _assemble("model", None, found, *_metadata(model))
+        return _assemble("model", None, _Opened(found, *_metadata(model)))
     raise TypeError(f"a path, state dict or module is expected, not {type(source).__name__}")
+
+
+def tensor_digest(
+    source: "str | os.PathLike[str] | Mapping[str, Any] | torch.nn.Module | Checkpoint",
+) -> str:
+    """Return the SHA-256 of all tensors, the identity of the weights whatever they are stored in.
+
+    It is taken over the JSON list of [name, dtype, shape, SHA-256 of the little-endian elements] of
+    every tensor, sorted by name, in ASCII and without spaces.
+
+    Raises
+    ------
+    ValueError
+        If a tensor cannot be read.
+    """
+    tensors = open_checkpoint(source).tensors
+    return combined_hash(tensors, {t.name: elements_hash(read_values(t)) for t in tensors})
+
+
+def read_values(tensor: Tensor) -> np.ndarray:
+    """Return the values of a tensor.
+
+    Raises
+    ------
+    ValueError
+        If they cannot be read, for whatever reason; the tensor is named.
+    """
+    try:
+        return tensor.read()
+    except (ValueError, OSError, MemoryError) as error:
+        raise ValueError(f"{shown(tensor.name)}: {error or 'not enough memory'}") from error
 
 
 # Files are recognised by their content; their extension says nothing.
@@ -110,11 +152,16 @@ def _open_path(path: Path) -> Checkpoint:
     head = _head(file)
     if re.match(rb"\s*\{", head) and not _looks_like_safetensors(head, file):
         return _open_index(file)
-    found, metadata, notes = _open_single(file, head)
-    return _assemble(path.stem, path, found, metadata, notes)
+    return _assemble(path.stem, path, _open_single(file, head))
 
 
-_Opened = tuple[list[Tensor], dict[str, Any], list[str]]
+class _Opened(NamedTuple):
+    """What a file holds; an export holds names that are to stay as they are."""
+
+    tensors: list[Tensor]
+    metadata: dict[str, Any]
+    notes: list[str]
+    is_export: bool = False
 
 
 def _head(file: File) -> bytes:
@@ -151,13 +198,18 @@ def _open_single(file: File, head: bytes) -> _Opened:
 
 def _open_safetensors(file: File) -> _Opened:
     found, metadata = read_header(file)
-    return found, dict(metadata), []
+    if RECORD not in metadata:
+        return _Opened(found, dict(metadata), [])
+    found, about, notes = restore(file, found, metadata[RECORD])
+    plainer = _plain.Plainer()
+    about = {name: plainer.convert(value) for name, value in about.items()}
+    return _Opened(found, about, notes, is_export=True)
 
 
 def _open_torch(root: Any, source: TorchFile) -> _Opened:
     model = find_model(root, source.file.name)
     found = [torch_tensor(source, name, node) for name, node in model.tensors]
-    return found, *_metadata(model)
+    return _Opened(found, *_metadata(model))
 
 
 def _metadata(model: Model) -> tuple[dict[str, Any], list[str]]:
@@ -192,12 +244,12 @@ def _listed(foreign: Mapping[str, int]) -> str:
     return ", ".join(named) + (f" and {more:,} more kinds" if more else "")
 
 
-def _assemble(
-    name: str, path: Path | None, found: list[Tensor], metadata: dict[str, Any], notes: list[str]
-) -> Checkpoint:
-    strip = strip_wrappers([tensor.name for tensor in found])
-    tensors = [replace(tensor, name=strip(tensor.name)) for tensor in found]
-    metadata = {strip(key): value for key, value in metadata.items()}
+def _assemble(name: str, path: Path | None, opened: _Opened) -> Checkpoint:
+    tensors, metadata, notes, is_export = opened
+    if not is_export:
+        strip = strip_wrappers([tensor.name for tensor in tensors])
+        tensors = [replace(tensor, name=strip(tensor.name)) for tensor in tensors]
+        metadata = {strip(key): value for key, value in metadata.items()}
     if not tensors:
         notes = ["there are no tensors", *notes]
     if len(notes) > MAX_NOTES:
@@ -261,7 +313,7 @@ def _open_index(file: File) -> Checkpoint:
     found: list[Tensor] = []
     notes: list[str] = []
     for shard, keys in expected.items():
-        tensors, _, more = _open_shard(file, shard)
+        tensors, _, more, _ = _open_shard(file, shard)
         present = {tensor.name for tensor in tensors}
         extra = present - keys
         for missing, fault in (
@@ -281,7 +333,7 @@ def _open_index(file: File) -> Checkpoint:
         notes += more
     about = _plain.Plainer(_plain.MAX_NODES).convert(index.get("metadata") or {})
     metadata = about if isinstance(about, dict) else {}
-    return _assemble(file.path.name.split(".")[0], file.path, found, metadata, notes)
+    return _assemble(file.path.name.split(".")[0], file.path, _Opened(found, metadata, notes))
 
 
 def _is_plain_name(name: str) -> bool:

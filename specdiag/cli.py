@@ -1,31 +1,16 @@
-"""The command line: a skin over the library. Results on stdout, progress and errors on stderr.
+"""The command line: a skin over the library.
 
 Nothing heavy is imported before a command runs, so that `specdiag --help` answers at once.
 """
 
-import logging
-import math
-import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
-if TYPE_CHECKING:
-    import xarray as xr
-
-    from specdiag.checkpoint import Checkpoint, Tensor
-    from specdiag.comparison import Comparison
-    from specdiag.layers import Layer
-
-# Multiplications of about two seconds of work; a progress bar for less would only flicker.
-_LONG = 5e10
-
-# What the library raises, each with one line that says what is wrong and what to do.
-_ERRORS = (ValueError, OSError, MemoryError)
+from specdiag.commands import ERRORS, complain, is_debug
+from specdiag.commands.export import export
+from specdiag.commands.locks import fetch, list_, lock_, train
+from specdiag.commands.measure import alpha, compare
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,307 +19,18 @@ def cli() -> None:
     """Read a neural network's health from the eigenvalue spectra of its weights."""
 
 
-_files = click.argument(
-    "files",
-    nargs=-1,
-    required=True,
-    type=click.Path(exists=True, path_type=Path),
-    metavar="FILE...",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, NaN as null.")
-_output = click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write the xarray Dataset, eigenvalues included, as netCDF.",
-)
-_layers = click.option(
-    "--layers", metavar="GLOB", help="Only matrices whose name matches, e.g. '*.query*'."
-)
-_min_eigenvalues = click.option(
-    "--min-eigenvalues",
-    type=click.IntRange(min=2),
-    default=50,
-    show_default=True,
-    help="Skip matrices with fewer; a matrix with fewer above rounding is degenerate.",
-)
-_include_embeddings = click.option(
-    "--include-embeddings", is_flag=True, help="Measure embedding tables too."
-)
-_debug = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-
-
-@cli.command()
-@_files
-@_json
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a row a matrix.")
-@_output
-@click.option(
-    "--plot",
-    type=click.Path(file_okay=False, writable=True, path_type=Path),
-    metavar="DIR",
-    help="Draw the spectrum of every fitted layer, and alpha by layer, into this folder.",
-)
-@_layers
-@_min_eigenvalues
-@_include_embeddings
-@click.option(
-    "--method",
-    type=click.Choice(["specdiag", "weightwatcher", "wwj"]),
-    default="specdiag",
-    show_default=True,
-    help="Whose rules give alpha: ours, weightwatcher's, or those of the published POYO card.",
-)
-@click.option(
-    "--null",
-    type=click.Choice(["gaussian", "permutation"]),
-    default="gaussian",
-    show_default=True,
-    help="Compare alpha with Gaussian matrices, or with the layer's own entries shuffled (slow).",
-)
-@click.option("--gof/--no-gof", default=True, help="Test the goodness of fit.  [default: gof]")
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Of the bootstrap and the shuffling.",
-)
-@_debug
-def alpha(
-    files: tuple[Path, ...],
-    as_json: bool,
-    as_csv: bool,
-    output: Path | None,
-    plot: Path | None,
-    layers: str | None,
-    debug: bool,
-    **settings: Any,
-) -> None:
-    """Fit a power law to the spectrum of every weight matrix of each FILE.
-
-    A FILE is a .ckpt, .pt, .pth, .bin or .safetensors file, an index of shards (*.index.json), or
-    a folder that holds one of these. No code in it is ever run.
-
-    \b
-    Examples:
-      specdiag alpha model.safetensors
-      specdiag alpha last.ckpt --layers '*.to_qkv.*' --plot figures
-      specdiag alpha a.pt b.pt -o both.nc
-      specdiag alpha base.ckpt --method wwj
-    """  # noqa: D301
-    if as_json and as_csv:
-        raise click.UsageError("--json and --csv exclude each other")
-    _check_usage(output, plot)
-    logging.basicConfig(level=logging.INFO, format="specdiag: %(message)s")
-    from specdiag import spectra, tables
-    from specdiag.figures import draw_all
-
-    checkpoints, measured = _measure_all(files, layers, settings, debug)
-    failed = len(checkpoints) < len(files)
-    if checkpoints and (output or plot):  # first: whoever reads stdout may stop reading
-        dataset = spectra.build(checkpoints, measured, {"layers": layers, **settings})
-        failed |= not _write(dataset, output, plot, draw_all, debug)
-    if as_json:
-        click.echo(tables.as_json(checkpoints, measured))
-    elif as_csv:
-        click.echo(tables.as_csv(checkpoints, measured), nl=False)
-    else:
-        _print_tables(checkpoints, measured)
-    if failed:
-        raise click.exceptions.Exit(1)
-
-
-@cli.command()
-@_files
-@_json
-@_output
-@click.option(
-    "--plot",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    metavar="FILE",
-    help="Draw alpha of both and its difference, by layer (.png, .pdf or .svg).",
-)
-@_layers
-@_min_eigenvalues
-@_include_embeddings
-@_debug
-def compare(
-    files: tuple[Path, ...],
-    as_json: bool,
-    output: Path | None,
-    plot: Path | None,
-    layers: str | None,
-    debug: bool,
-    **settings: Any,
-) -> None:
-    """Compare the first FILE with each of the others, layer by layer and as a whole.
-
-    Tells which tensors are bit-identical, how alpha and the spectrum of the others differ, and
-    ends in one sentence. Differences are those of the other file minus the first.
-
-    \b
-    Examples:
-      specdiag compare pretrained.ckpt scratch.ckpt
-      specdiag compare base.ckpt finetuned.ckpt --plot difference.pdf
-      specdiag compare base.ckpt a.ckpt b.ckpt c.ckpt -o all.nc
-    """  # noqa: D301
-    if len(files) < 2:
-        raise click.UsageError(
-            "compare needs at least two files: the first is compared with the others"
-        )
-    if plot and plot.suffix not in (".png", ".pdf", ".svg"):
-        raise click.UsageError(f"--plot {plot}: name a .png, .pdf or .svg file")
-    _check_usage(output, plot)
-    logging.basicConfig(level=logging.INFO, format="specdiag: %(message)s")
-    from specdiag import comparison, comparison_tables
-    from specdiag.checkpoint import open_checkpoint
-    from specdiag.figures import difference
-
-    settings["gof"] = False
-    checkpoints = [open_checkpoint(file) for file in files]
-    comparison.check_names(checkpoints)
-    measured = [_measure(checkpoint, layers, settings) for checkpoint in checkpoints]
-    found = comparison.compare_measured(checkpoints, measured, settings["min_eigenvalues"])
-    failed = False
-    if output or plot:
-        settings["layers"] = layers
-        dataset = comparison.build_comparison(checkpoints, measured, found, settings)
-        failed = not _write(dataset, output, plot, difference.draw, debug)
-    if as_json:
-        click.echo(comparison_tables.as_json(checkpoints, found))
-    else:
-        _print_comparisons(checkpoints, found)
-    if failed:
-        raise click.exceptions.Exit(1)
-
-
-def _check_usage(output: Path | None, plot: Path | None) -> None:
-    for option, path in (("-o", output), ("--plot", plot)):
-        if path and not path.resolve().parent.is_dir():
-            raise click.UsageError(f"{option} {path}: there is no folder {path.parent}")
-    if output and output.exists() and not output.is_file():
-        raise click.UsageError(f"-o {output}: not a regular file")
-    if plot and not find_spec("matplotlib"):
-        raise click.UsageError("--plot needs matplotlib: pip install matplotlib")
-
-
-def _measure_all(
-    files: Sequence[Path], pattern: str | None, settings: dict[str, Any], debug: bool
-) -> tuple[list["Checkpoint"], list[list["Layer"]]]:
-    """Return the files that could be measured, and their layers; complain about the others."""
-    from specdiag.checkpoint import open_checkpoint
-
-    checkpoints, measured = [], []
-    for file in files:
-        try:
-            checkpoint = open_checkpoint(file)
-            measured.append(_measure(checkpoint, pattern, settings))
-            checkpoints.append(checkpoint)
-        except _ERRORS as error:
-            if debug:
-                raise
-            _complain(error)
-    return checkpoints, measured
-
-
-def _measure(
-    checkpoint: "Checkpoint", pattern: str | None, settings: dict[str, Any]
-) -> list["Layer"]:
-    from specdiag.layers import matrices, measure
-    from specdiag.verdict import judge
-
-    tensors = matrices(checkpoint, pattern)
-    return judge(_with_progress(measure(tensors, **settings), tensors, checkpoint.name))
-
-
-def _complain(error: Exception) -> None:
-    from specdiag._files import printable
-
-    click.echo(f"specdiag: {printable(str(error) or 'not enough memory')}", err=True)
-
-
-def _with_progress(
-    measured: Iterator["Layer"], tensors: Sequence["Tensor"], label: str
-) -> Iterator["Layer"]:
-    """Yield the layers, with a progress bar on a terminal's stderr when they will take long."""
-    from specdiag._files import printable
-
-    costs = [math.prod(t.shape) * min(t.shape[:2]) for t in tensors]
-    if sum(costs) < _LONG or not sys.stderr.isatty():
-        yield from measured
-        return
-    with click.progressbar(length=sum(costs), label=printable(label), file=sys.stderr) as progress:
-        for layer, cost in zip(measured, costs, strict=True):
-            progress.update(cost)
-            yield layer
-
-
-def _print_tables(
-    checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence["Layer"]]
-) -> None:
-    from specdiag import tables
-    from specdiag._files import printable
-
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for checkpoint, layers in zip(checkpoints, measured, strict=True):
-        click.secho(printable(str(checkpoint.path)), bold=True)
-        for line in tables.as_table(layers, width) + tables.summary_lines(checkpoint, layers):
-            click.echo(line)
-        click.echo()
-
-
-def _print_comparisons(
-    checkpoints: Sequence["Checkpoint"], comparisons: Sequence["Comparison"]
-) -> None:
-    from specdiag import comparison_tables
-    from specdiag._files import printable
-    from specdiag.spectra import unique_names
-
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    first, *others = unique_names(checkpoints)
-    for name, comparison in zip(others, comparisons, strict=True):
-        click.secho(printable(f"1: {first}   2: {name}"), bold=True)
-        for line in comparison_tables.as_table(comparison.pairs, width):
-            click.echo(line)
-        for line in comparison_tables.summary_lines(comparison, (first, name)):
-            click.echo(line)
-        click.echo()
-
-
-def _write(
-    dataset: "xr.Dataset",
-    output: Path | None,
-    plot: Path | None,
-    draw: Callable[["xr.Dataset", Path], Sequence[Path]],
-    debug: bool,
-) -> bool:
-    """Return whether all could be written; complain otherwise: what was measured is still shown."""
-    from specdiag import spectra
-
-    try:
-        if output:
-            spectra.save(dataset, output)
-            click.echo(f"wrote {output}", err=True)
-        if plot:
-            n = len(draw(dataset, plot))
-            click.echo(f"drew {n} figure{'s' * (n > 1)} in {plot}", err=True)
-    except _ERRORS as error:
-        if debug:
-            raise
-        _complain(error)
-        return False
-    return True
+for command in (alpha, compare, export, fetch, list_, lock_, train):
+    cli.add_command(command)
 
 
 def main() -> None:
     """Run the command line; an error of the library is one line and exit status 1."""
     try:
         cli(prog_name="specdiag")
-    except _ERRORS as error:
-        if "--debug" in sys.argv:
+    except ERRORS as error:
+        if is_debug():
             raise
-        _complain(error)
+        complain(error)
         sys.exit(1)
 
 

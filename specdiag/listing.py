@@ -99,7 +99,9 @@ def plan_text(steps: Sequence["Step"]) -> str:
     known = [c for c in costs if c is not None]
     total = f"to do: {len(steps) - kept} of {len(steps)} entries"
     if known:
-        unknown = f" and {len(costs) - len(known)} of unknown cost" if len(known) < len(costs) else ""
+        unknown = (
+            f" and {len(costs) - len(known)} of unknown cost" if len(known) < len(costs) else ""
+        )
         total += f", about {_duration(sum(known))}{unknown}"
     return "\n".join([*lines, total])
 
@@ -119,7 +121,9 @@ def outcome_text(outcomes: Sequence["Outcome"]) -> str:
 def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
     cells = [[printable(cell) for cell in row] for row in cells]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells
+    ]
 
 
 def _size(size: int | None) -> str:

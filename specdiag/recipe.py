@@ -55,10 +55,6 @@ class Job:
     output: Path
 
 
-class RecipeError(RuntimeError):
-    """A recipe that cannot be imported, or that failed; one line that says where."""
-
-
 def load_recipe(root: Path, name: str) -> ModuleType:
     """Return the module of a recipe.
 
@@ -71,7 +67,7 @@ def load_recipe(root: Path, name: str) -> ModuleType:
     ------
     FileNotFoundError
         When there is no such recipe.
-    RecipeError
+    RuntimeError
         When importing it fails.
     """
     path = root / FOLDER / f"{name}.py"
@@ -82,7 +78,7 @@ def load_recipe(root: Path, name: str) -> ModuleType:
     try:
         return importlib.import_module(f"{FOLDER}.{name}")
     except Exception as error:  # somebody's program: anything may happen
-        raise RecipeError(explained(error, root)) from error
+        raise RuntimeError(explained(error, root)) from error
 
 
 def explained(error: Exception, root: Path) -> str:
@@ -103,7 +99,7 @@ def declared(root: Path) -> tuple[Entry, ...]:
 
     Raises
     ------
-    RecipeError
+    RuntimeError
         When a recipe cannot be imported or `entries()` fails.
     LockfileError
         When what they declare is no lock.
@@ -114,14 +110,14 @@ def declared(root: Path) -> tuple[Entry, ...]:
             continue
         module = load_recipe(root, path.stem)
         if not hasattr(module, "entries"):
-            raise RecipeError(
+            raise RuntimeError(
                 f"{FOLDER}/{path.name}: no function entries(); declare what it builds, or begin its "
                 "name with an underscore"
             )
         try:
             found += module.entries()
         except Exception as error:  # somebody's program
-            raise RecipeError(explained(error, root)) from error
+            raise RuntimeError(explained(error, root)) from error
     return tuple(found)
 
 

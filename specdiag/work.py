@@ -15,11 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from specdiag.checkpoint import open_checkpoint
-from specdiag.exports import tensor_digest
+from specdiag.checkpoint import tensor_digest
 from specdiag.fetch import ChecksumError, Fetched, fetch_hub, fetch_url
 from specdiag.lockfile import Entry, Input, Key, Metric, amend, declaration_digest, find, load
-from specdiag.recipe import Job, RecipeError, explained, load_recipe
+from specdiag.recipe import Job, explained, load_recipe
 from specdiag.store import (
     USABLE,
     Receipt,
@@ -154,7 +153,7 @@ def _attempt(
             return _make(path, step, forced, progress)
     except Timeout:
         return None
-    except (ValueError, OSError, RecipeError, MemoryError) as error:
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
         if debug:
             raise
         return Outcome(entry, "failed", str(error) or "not enough memory")
@@ -210,7 +209,7 @@ def _fetch(path: Path, entry: Entry, forced: bool, progress: Progress | None) ->
         how="fetched",
         sha256=got.sha256,
         size=got.size,
-        tensors=_digest(arriving),
+        tensors=tensor_digest(arriving),
         declaration=declaration_digest(entry),
         parent=None,
         metrics={},
@@ -234,7 +233,7 @@ def _build(path: Path, entry: Entry, forced: bool) -> str:
     root = path.parent
     recipe = load_recipe(root, entry.recipe)
     if not hasattr(recipe, "build"):
-        raise RecipeError(
+        raise RuntimeError(
             f"recipes/{entry.recipe}.py declares it and has no function build() yet"
             + ("; --prefer fetch gets the published weights" if entry.source else "")
         )
@@ -258,7 +257,7 @@ def _build(path: Path, entry: Entry, forced: bool) -> str:
     try:
         metrics = _metrics(entry, recipe.build(job))
     except Exception as error:  # somebody's program: anything may happen
-        raise RecipeError(explained(error, root)) from error
+        raise RuntimeError(explained(error, root)) from error
     receipt = Receipt(
         how="evaluated" if entry.kind == "evaluation" else "trained",
         declaration=digest,
@@ -281,7 +280,7 @@ def _metrics(entry: Entry, found: Any) -> dict[str, Metric]:
     except (AttributeError, TypeError, ValueError):
         metrics = {}
     if not metrics or not all(math.isfinite(m.value) and m.atol >= 0 for m in metrics.values()):
-        raise RecipeError(
+        raise RuntimeError(
             f"build() of recipes/{entry.recipe}.py returned {found!r}; expected finite metrics with their "
             "tolerances, such as {'r2': (0.85, 0.01)}"
         )
@@ -293,15 +292,14 @@ def _made(entry: Entry, output: Path, parent: str) -> dict[str, Any]:
     if entry.kind == "evaluation":
         return {"sha256": parent, "size": 0, "tensors": ""}
     if not output.is_file():
-        raise RecipeError(f"build() of recipes/{entry.recipe}.py left no checkpoint at job.output")
+        raise RuntimeError(f"build() of recipes/{entry.recipe}.py left no checkpoint at job.output")
     with output.open("rb+") as file:
         os.fsync(file.fileno())
-    return {"sha256": sha256_of(output), "size": output.stat().st_size, "tensors": _digest(output)}
-
-
-def _digest(path: Path) -> str:
-    """Return the tensor digest of a file; raise ValueError if it is no checkpoint."""
-    return tensor_digest(open_checkpoint(path))
+    return {
+        "sha256": sha256_of(output),
+        "size": output.stat().st_size,
+        "tensors": tensor_digest(output),
+    }
 
 
 def _inputs(path: Path, entry: Entry) -> tuple[dict[str, Path], Entry]:

@@ -62,7 +62,10 @@ def test_a_lock_is_started_resolved_trained_and_listed(tmp_path):
     weights = tmp_path / "checkpoints" / "desk" / "base" / "net.ckpt"
     assert specdiag.alpha(weights).sizes["layer"] == 2
     entry = next(e for e in load(path).entries if e.name == "child/net0")
-    assert entry.parent.sha256 == next(e for e in load(path).entries if e.name == "base/net").file.sha256
+    assert (
+        entry.parent.sha256
+        == next(e for e in load(path).entries if e.name == "base/net").file.sha256
+    )
     assert entry.metrics["r2"].atol == 1e-6
 
 
@@ -88,7 +91,9 @@ def test_a_dry_run_prints_the_plan_and_does_nothing(lock):
 
 def test_a_failure_stops_children_and_not_siblings(lock):
     recipe = lock.parent / "recipes" / "toy.py"
-    recipe.write_text(recipe.read_text().replace('"base/net", seed=i)', '"base/net", seed=i, fails=i == 0)'))
+    recipe.write_text(
+        recipe.read_text().replace('"base/net", seed=i)', '"base/net", seed=i, fails=i == 0)')
+    )
     run(lock.parent, "lock")
     status, out, err = run(lock.parent, "train", "--missing")
     assert status == 1
@@ -97,11 +102,15 @@ def test_a_failure_stops_children_and_not_siblings(lock):
     assert lines["child/net1"].startswith("trained")
     assert out.splitlines()[-1] == "2 trained, 1 failed, 1 evaluated"
     assert "Traceback" not in out + err
-    recipe.write_text(recipe.read_text().replace('entry("base/net")', 'entry("base/net", fails=True)'))
+    recipe.write_text(
+        recipe.read_text().replace('entry("base/net")', 'entry("base/net", fails=True)')
+    )
     run(lock.parent, "lock")
     status, out, _ = run(lock.parent, "train", "--missing")
     assert status == 1
-    assert "skipped  child/net1  desk  its parent base/net failed" in re.sub(" +", "  ", out).replace("its  parent  base/net  failed", "its parent base/net failed")
+    assert "skipped  child/net1  desk  its parent base/net failed" in re.sub(
+        " +", "  ", out
+    ).replace("its  parent  base/net  failed", "its parent base/net failed")
 
 
 def test_the_states_tell_what_happened(lock):
@@ -161,14 +170,26 @@ def test_the_lock_command_only_touches_what_is_named(lock):
     ("arguments", "status", "message"),
     [
         (("train",), 2, "Error: name entries, or give --missing for all that is not there"),
-        (("train", "--missing", "--force"), 2, "Error: --force takes the names of what to make again"),
+        (
+            ("train", "--missing", "--force"),
+            2,
+            "Error: --force takes the names of what to make again",
+        ),
         (
             ("train", "base/ned"),
             1,
             "specdiag: no entry 'base/ned' at desk scale; did you mean 'base/net'?",
         ),
-        (("fetch",), 2, "Error: no entry of that name has a source; `specdiag list` shows which do"),
-        (("lock", "--init"), 1, "specdiag: checkpoints.lock is there already; `specdiag lock` renews it"),
+        (
+            ("fetch",),
+            2,
+            "Error: no entry of that name has a source; `specdiag list` shows which do",
+        ),
+        (
+            ("lock", "--init"),
+            1,
+            "specdiag: checkpoints.lock is there already; `specdiag lock` renews it",
+        ),
         (
             ("lock", "nobody"),
             1,
@@ -195,9 +216,18 @@ def test_without_a_lock_the_message_says_how_to_start_one(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("import json", "import nothing_of_that_name"), "recipes/toy.py:4: ModuleNotFoundError: No module named 'nothing_of_that_name'"),
-        (("yield entry", "yield missing_name"), "recipes/toy.py:30: NameError: name 'missing_name' is not defined"),
-        (("def entries", "def other"), "recipes/toy.py: no function entries(); declare what it builds, or begin its name with an underscore"),
+        (
+            ("import json", "import nothing_of_that_name"),
+            "recipes/toy.py:4: ModuleNotFoundError: No module named 'nothing_of_that_name'",
+        ),
+        (
+            ("yield entry", "yield missing_name"),
+            "recipes/toy.py:30: NameError: name 'missing_name' is not defined",
+        ),
+        (
+            ("def entries", "def other"),
+            "recipes/toy.py: no function entries(); declare what it builds, or begin its name with an underscore",
+        ),
     ],
 )
 def test_a_broken_recipe_is_one_line_that_says_where(lock, change, message):
@@ -219,7 +249,14 @@ def test_a_recipe_that_leaves_nothing_or_no_metrics_fails(lock):
     recipe = lock.parent / "recipes" / "toy.py"
     text = recipe.read_text()
     recipe.write_text(text.replace('job.params.get("leaves", True)', "False"))
-    assert "build() of recipes/toy.py left no checkpoint at job.output" in run(lock.parent, "train", "base/net")[1]
-    recipe.write_text(text.replace('{"r2": (float(np.tanh(start[0, 0])), 1e-6)}', '{"r2": float("nan")}'))
-    assert "returned {'r2': nan}; expected finite metrics" in run(lock.parent, "train", "base/net")[1]
+    assert (
+        "build() of recipes/toy.py left no checkpoint at job.output"
+        in run(lock.parent, "train", "base/net")[1]
+    )
+    recipe.write_text(
+        text.replace('{"r2": (float(np.tanh(start[0, 0])), 1e-6)}', '{"r2": float("nan")}')
+    )
+    assert (
+        "returned {'r2': nan}; expected finite metrics" in run(lock.parent, "train", "base/net")[1]
+    )
     assert states(lock.parent)["base/net"] == "missing"

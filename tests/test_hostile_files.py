@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from specdiag.checkpoint import open_checkpoint
+from specdiag.exports import export
 
 
 def read_all(checkpoint):
@@ -186,6 +187,9 @@ def fuzz(tmp_path, n_mutants, seed):
     files["index"] = json.dumps({"weight_map": weight_map}).encode()
     files["whole pickle"] = corpus.torch_zip(corpus.POSITIONS["as a key"](b"K\x01"))
     originals = corpus.honest_arrays()
+    originals["twin"] = originals["half"]
+    export(originals | {"words": {"a": 1}}, tmp_path / "out.safetensors")
+    files["export"] = (tmp_path / "out.safetensors").read_bytes()
     kinds = list(files)
     survivors = 0
     for index in range(n_mutants):
@@ -195,7 +199,7 @@ def fuzz(tmp_path, n_mutants, seed):
         except (ValueError, OSError):
             continue
         survivors += 1
-        if kind == "torch zip":
+        if kind in ("torch zip", "export"):
             assert_same_or_absent(found, originals)
     return survivors
 

@@ -16,6 +16,7 @@ READERS = {"checkpoint", *(p.stem for p in PACKAGE.glob("_*.py"))} - {"__init__"
 ALLOWED = {
     "__init__": set(),
     **{name: {"numpy", "ml_dtypes", *(f"specdiag.{r}" for r in READERS)} for name in READERS},
+    "exports": {"specdiag.checkpoint", "specdiag._files", "specdiag._safetensors"},
     "esd": NUMERICS,
     "tail": NUMERICS,
     "posterior": {*NUMERICS, "specdiag.tail"},

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from specdiag.commands import debug, output_json, start_log
+from specdiag.commands import debug_option, is_debug, json_option, start_log
 
 if TYPE_CHECKING:
-    from specdiag.lockfile import Entry, Lock
-    from specdiag.work import Outcome, Step
+    from specdiag.lockfile import Entry, Lock, Scale
+    from specdiag.work import Step
 
 _names = click.argument("names", nargs=-1, metavar="[NAME]...")
 _lock = click.option(
@@ -33,10 +33,10 @@ _scale = click.option(
 @_names
 @_lock
 @_scale
-@output_json
-@debug
+@json_option
+@debug_option
 def list_(
-    names: tuple[str, ...], lock_path: Path | None, scale: str | None, as_json: bool, debug: bool
+    names: tuple[str, ...], lock_path: Path | None, scale: "Scale | None", as_json: bool
 ) -> None:
     """Show the state of every entry of the lock, or of some.
 
@@ -59,8 +59,8 @@ def list_(
 @_names
 @_lock
 @click.option("--force", is_flag=True, help="Fetch again what is there.")
-@debug
-def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool, debug: bool) -> None:
+@debug_option
+def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
     """Fetch published weights: all that the lock names a source of, or some.
 
     The first time, commit, size and sha256 are recorded in the lock; from then on they bind.
@@ -78,7 +78,7 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool, debug: bo
 
     forced = {e.key for e in entries} if force else set()
     steps = work.plan(path, entries, force=forced, prefer="fetch")
-    _finish(path, steps, forced, debug)
+    _finish(path, steps, forced)
 
 
 @click.command()
@@ -101,16 +101,15 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool, debug: bo
     help="What to do with entries that can be fetched.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-@debug
+@debug_option
 def train(
     names: tuple[str, ...],
     lock_path: Path | None,
-    scale: str,
+    scale: "Scale",
     missing: bool,
     force: bool,
     prefer: str,
     dry_run: bool,
-    debug: bool,
 ) -> None:
     """Make checkpoints appear: fetch them, or run their recipes, parents first.
 
@@ -136,7 +135,7 @@ def train(
     steps = work.plan(path, with_ancestors(lock, chosen), force=forced, prefer=prefer)
     click.echo(listing.plan_text(steps), err=not dry_run)
     if not dry_run:
-        _finish(path, steps, forced, debug)
+        _finish(path, steps, forced)
 
 
 @click.command("lock")
@@ -144,10 +143,8 @@ def train(
 @_lock
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if the lock would change.")
 @click.option("--init", is_flag=True, help="Start an empty lock here, and a folder for recipes.")
-@debug
-def lock_(
-    names: tuple[str, ...], lock_path: Path | None, check: bool, init: bool, debug: bool
-) -> None:
+@debug_option
+def lock_(names: tuple[str, ...], lock_path: Path | None, check: bool, init: bool) -> None:
     """Write into the lock what the recipes declare now, all or some.
 
     What was recorded of an entry stays while its declaration is the same.
@@ -189,7 +186,9 @@ def _start(lock_path: Path | None, names: Sequence[str], check: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     package = folder / "__init__.py"
     if not package.exists():
-        package.write_text('"""Recipes: each declares entries of checkpoints.lock, and builds them."""\n')
+        package.write_text(
+            '"""Recipes: each declares entries of checkpoints.lock, and builds them."""\n'
+        )
     save(Lock(), path)
     click.echo(f"started {path}; put recipes into {folder}, then run `specdiag lock`")
 
@@ -202,7 +201,7 @@ def _open(lock_path: Path | None) -> tuple[Path, "Lock"]:
     return path, load(path)
 
 
-def _chosen(lock: "Lock", names: Sequence[str], scale: str | None) -> list["Entry"]:
+def _chosen(lock: "Lock", names: Sequence[str], scale: "Scale | None") -> list["Entry"]:
     """Return the entries of these names, all when there are none, in the order of the lock."""
     from specdiag.lockfile import find
 
@@ -210,18 +209,14 @@ def _chosen(lock: "Lock", names: Sequence[str], scale: str | None) -> list["Entr
     for name in names:
         if name not in known:
             find(lock, name, scale or "desk")  # says what is near
-    return [
-        e
-        for e in lock.entries
-        if (not names or e.name in names) and scale in (None, e.scale)
-    ]
+    return [e for e in lock.entries if (not names or e.name in names) and scale in (None, e.scale)]
 
 
-def _finish(path: Path, steps: Sequence["Step"], forced: set[Any], debug: bool) -> None:
+def _finish(path: Path, steps: Sequence["Step"], forced: set[Any]) -> None:
     """Do the work, say what became of each entry, and exit 1 if one failed."""
     from specdiag import listing, work
 
-    outcomes = work.work(path, steps, force=forced, progress=_progress, debug=debug)
+    outcomes = work.work(path, steps, force=forced, progress=_progress, debug=is_debug())
     click.echo(listing.outcome_text(outcomes))
     if any(outcome.word in ("failed", "skipped") for outcome in outcomes):
         raise click.exceptions.Exit(1)

@@ -1,0 +1,42 @@
+"""The command that writes a checkpoint as safetensors."""
+
+from pathlib import Path
+
+import click
+
+from specdiag.commands import debug_option
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(exists=True, path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path), metavar="OUT.safetensors")
+@click.option("--force", is_flag=True, help="Replace the files if they exist.")
+@debug_option
+def export(checkpoint: Path, output: Path, force: bool) -> None:
+    """Write CHECKPOINT as OUT.safetensors, and OUT.json with its vocabulary beside it.
+
+    All tensors keep their bits, and their names without the prefixes of wrapper modules such as
+    'model.'. The JSON holds vocabularies, hyper-parameters and whatever else is plain; the
+    safetensors file holds a copy of it, so that every command reads the export as it read
+    CHECKPOINT. A tensor that cannot be exported is an error; what else was left aside is said on
+    stderr. No code in CHECKPOINT is ever run.
+
+    \b
+    Examples:
+      specdiag export base.ckpt base.safetensors
+      specdiag export model/ exported.safetensors --force
+    """  # noqa: D301
+    from specdiag import exports
+    from specdiag._files import printable
+    from specdiag.checkpoint import open_checkpoint
+
+    if output.suffix != ".safetensors":
+        raise click.UsageError(f"{output}: the name of the file to write ends in .safetensors")
+    found = open_checkpoint(checkpoint)
+    digest = exports.export(found, output, overwrite=force)
+    for note in found.notes:
+        click.echo(printable(f"note: {note}"), err=True)
+    n_tensors, n_bytes = len(found.tensors), output.stat().st_size
+    tensors = f"{n_tensors:,} tensor{'s' * (n_tensors != 1)}"
+    files = f"{output} ({n_bytes:,} bytes) and {output.with_suffix('.json').name}"
+    click.echo(printable(f"exported {tensors} to {files}, tensor digest {digest}"))

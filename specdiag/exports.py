@@ -1,0 +1,179 @@
+"""Any checkpoint -> one safetensors file that holds all of it, and its vocabulary as JSON beside it.
+
+The safetensors file has one metadata key, whose text is what the tensors themselves do not say:
+their first order, their hashes, which are tied, vocabularies, hyper-parameters and notes. `open_checkpoint`
+reads everything back from that one file. The JSON beside it is a copy for people and other
+programs, so the two cannot disagree about a checkpoint: no reader of ours depends on both.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from specdiag._files import Tensor, combined_hash, elements_hash, is_text, shown, sync, whole_file
+from specdiag._safetensors import CODES, RECORD, make_header, parse_json, sort_key
+from specdiag.checkpoint import Checkpoint, open_checkpoint, read_values
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_LISTED = 5
+_NO_DIGEST = "0" * 64
+
+
+def export(
+    source: "str | os.PathLike[str] | Mapping[str, Any] | torch.nn.Module | Checkpoint",
+    target: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+) -> str:
+    """Return the tensor digest of a checkpoint, after writing it as safetensors and JSON.
+
+    The tensors keep their bits and their names as `open_checkpoint` gives them: those of the
+    model's own state dict, without the prefixes of wrapper modules such as ``model.``. Tied tensors
+    are stored once. One tensor is in memory at a time.
+
+    Parameters
+    ----------
+    source : path, mapping, torch module or Checkpoint
+        Whatever `open_checkpoint` reads.
+    target : path
+        Ends in ``.safetensors``; the JSON gets the same name with ``.json``.
+    overwrite : bool
+        Replace files of these names.
+
+    Raises
+    ------
+    ValueError
+        If `target` has another extension or is the checkpoint itself, or if a tensor cannot be
+        read or has no place in a safetensors file: an export is complete or is not made.
+    FileExistsError
+        If one of the two files exists and `overwrite` is false.
+    OSError
+        If the files cannot be written. Then, as when the process is killed, the old files are
+        left or the new ones, or one of the two safetensors files alone.
+    """
+    checkpoint = open_checkpoint(source)
+    where = shown(checkpoint.path.name if checkpoint.path else checkpoint.name, quote=False)
+    safe, side = _targets(checkpoint, Path(target), overwrite)
+    _refuse_obstacles(checkpoint, where)
+    tied = _tied(checkpoint)
+    record = {
+        "version": 1,
+        "tensor_digest": _NO_DIGEST,
+        "sha256": dict.fromkeys((t.name for t in checkpoint.tensors), _NO_DIGEST),
+        "tied": tied,
+        "metadata": checkpoint.metadata,
+        "notes": list(checkpoint.notes),
+    }
+    stored = sorted((t for t in checkpoint.tensors if t.name not in tied), key=sort_key)
+    # Hashes are known when everything is written; room is left for as many characters.
+    header = make_header(stored, {RECORD: _as_json(record, where)}, where)
+    try:
+        with whole_file(side) as table, whole_file(safe) as file:
+            file.seek(len(header))
+            written = {t.name: _write_tensor(file, t) for t in stored}
+            hashes = {t.name: written[tied.get(t.name, t.name)] for t in checkpoint.tensors}
+            digest = combined_hash(checkpoint.tensors, hashes)
+            record |= {"tensor_digest": digest, "sha256": hashes}
+            file.seek(0)
+            file.write(make_header(stored, {RECORD: _as_json(record, where)}, where))
+            text = json.dumps(record, ensure_ascii=False, indent=1)
+            table.write(text.encode() + b"\n")
+            sync(file)
+            sync(table)
+            side.unlink(missing_ok=True)  # an old JSON never stands beside new tensors
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"{target} could not be written: {reason}") from error
+    return digest
+
+
+def _targets(checkpoint: Checkpoint, target: Path, overwrite: bool) -> tuple[Path, Path]:
+    """Return the paths of the two files, after making sure that they may be written."""
+    if target.suffix != ".safetensors":
+        raise ValueError(f"{target} does not end in .safetensors: name the file to write so")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{target}: there is no folder {target.parent}; make it first")
+    safe, side = target, target.with_suffix(".json")
+    for file in filter(os.path.lexists, (safe, side)):
+        if file.is_symlink() or not file.is_file():
+            raise ValueError(f"{file} is not a regular file: choose another name")
+        if _is_source(checkpoint.path, file):
+            raise ValueError(f"{file} belongs to the checkpoint itself: choose another name")
+        if not overwrite:
+            raise FileExistsError(
+                f"{file} exists: choose another name, or replace it (--force, overwrite=True)"
+            )
+    return safe, side
+
+
+def _is_source(path: Path | None, file: Path) -> bool:
+    """Tell whether a checkpoint was read from `file`; a folder or index, from all beside it."""
+    if path is None or not path.exists():
+        return False
+    if path.is_file() and path.suffix != ".json":
+        return path.samefile(file)
+    return (path if path.is_dir() else path.parent).samefile(file.parent)
+
+
+def _refuse_obstacles(checkpoint: Checkpoint, where: str) -> None:
+    tensors = checkpoint.tensors
+    found = {t.name: reason for t in tensors if (reason := _obstacle(t))}
+    if found:
+        listed = [f"{shown(name)} ({why})" for name, why in [*found.items()][:MAX_LISTED]]
+        more = f" and {len(found) - MAX_LISTED:,} more" if len(found) > MAX_LISTED else ""
+        raise ValueError(
+            f"{where}: {len(found):,} of {len(tensors):,} tensors cannot be exported: "
+            f"{', '.join(listed)}{more}; an export holds all of them or is not made"
+        )
+    if not tensors:
+        raise ValueError(f"{where}: there are no tensors to export")
+
+
+def _obstacle(tensor: Tensor) -> str | None:
+    """Return why a safetensors file cannot hold a tensor, if so."""
+    if tensor.problem:
+        return tensor.problem
+    if tensor.name == "__metadata__":
+        return "the format reserves this name"
+    if not is_text(tensor.name):
+        return "its name is not valid Unicode"
+    return None if tensor.dtype in CODES else f"the format has no {tensor.dtype}"
+
+
+def _tied(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return the names of tensors that are an earlier one again, with that one's name."""
+    first: dict[object, str] = {}
+    tied = {}
+    for tensor in checkpoint.tensors:
+        if tensor.identity is None:
+            continue
+        name = first.setdefault(tensor.identity, tensor.name)
+        if name != tensor.name:
+            tied[tensor.name] = name
+    return tied
+
+
+def _as_json(record: Mapping[str, Any], where: str) -> str:
+    """Return the record as JSON that reads back as it is."""
+    try:
+        text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+        if not is_text(text):
+            reason = "a text is not valid Unicode"
+        elif parse_json(text.encode(), where) == record:
+            return text
+        else:
+            reason = "it would not read back the same"
+    except (ValueError, TypeError, RecursionError) as error:
+        reason = str(error)
+    raise ValueError(f"{where}: its metadata cannot be written as JSON: {reason}")
+
+
+def _write_tensor(file: IO[bytes], tensor: Tensor) -> str:
+    """Write the elements and return their SHA-256."""
+    values = read_values(tensor)
+    file.write(values.reshape(-1).view("u1").data)
+    return elements_hash(values)
