@@ -225,7 +225,7 @@ def find(lock: Lock, name: str, scale: Scale) -> Entry:
             return entry
     from difflib import get_close_matches
 
-    near = get_close_matches(name, {e.name for e in lock.entries}, cutoff=0.5)
+    near = get_close_matches(name, sorted({e.name for e in lock.entries}), cutoff=0.5)
     found = [f"{shown(e.name)} ({e.scale})" for e in lock.entries if e.name in near]
     hint = f"did you mean {' or '.join(found)}?" if near else "`specdiag list` shows all names"
     raise ValueError(f"no entry {shown(name)} at {scale} scale; {hint}")
