@@ -2,9 +2,8 @@
 
 A lock is TOML, written by machine, parents before children and without timestamps: equal locks are
 equal bytes, and a change of one entry changes its lines only. This module turns text into frozen
-dataclasses and back, and checks: one generic reader walks the fields and their types, and every
-error says where in which file, what was found, what was expected and what to do. Whether the files
-are there and what they hold is not its business.
+dataclasses and back, and refuses what is no lock; every message says where in which file, what was
+found, what was expected and what to do. Whether the files are there is not its business.
 """
 
 import hashlib
@@ -221,18 +220,19 @@ def find(lock: Lock, name: str, scale: Scale) -> Entry:
     ValueError
         When there is none; the message gives the names that are near.
     """
-    names = {e.name: e for e in lock.entries if e.scale == scale}
-    if name in names:
-        return names[name]
+    for entry in lock.entries:
+        if entry.key == (name, scale):
+            return entry
     from difflib import get_close_matches
 
-    near = " or ".join(map(shown, get_close_matches(name, names, cutoff=0.5)))
-    hint = f"did you mean {near}?" if near else "`specdiag list` shows all names"
+    near = get_close_matches(name, sorted({e.name for e in lock.entries}), cutoff=0.5)
+    found = [f"{shown(e.name)} ({e.scale})" for e in lock.entries if e.name in near]
+    hint = f"did you mean {' or '.join(found)}?" if near else "`specdiag list` shows all names"
     raise ValueError(f"no entry {shown(name)} at {scale} scale; {hint}")
 
 
 def ordered(entries: Iterable[Entry], where: str = LOCK_NAME) -> tuple[Entry, ...]:
-    """Return entries with parents before children, otherwise by scale and name.
+    """Return entries, of distinct keys, with parents before children, otherwise by scale and name.
 
     Raises
     ------

@@ -98,7 +98,7 @@ def test_a_failure_stops_children_and_not_siblings(lock):
     status, out, err = run(lock.parent, "train", "--missing")
     assert status == 1
     lines = {line.split()[1]: line for line in out.splitlines()[:-1]}
-    assert lines["child/net0"].endswith("recipes/toy.py:46: the loss is NaN")
+    assert lines["child/net0"].endswith("recipes/toy.py:49: the loss is NaN")
     assert lines["child/net1"].startswith("trained")
     assert out.splitlines()[-1] == "2 trained, 1 failed, 1 evaluated"
     assert "Traceback" not in out + err
@@ -178,7 +178,7 @@ def test_the_lock_command_only_touches_what_is_named(lock):
         (
             ("train", "base/ned"),
             1,
-            "specdiag: no entry 'base/ned' at desk scale; did you mean 'base/net'?",
+            "specdiag: no entry 'base/ned' at desk scale; did you mean 'base/net' (desk)?",
         ),
         (
             ("fetch",),
@@ -222,7 +222,7 @@ def test_without_a_lock_the_message_says_how_to_start_one(tmp_path):
         ),
         (
             ("yield entry", "yield missing_name"),
-            "recipes/toy.py:30: NameError: name 'missing_name' is not defined",
+            "recipes/toy.py:29: NameError: name 'missing_name' is not defined",
         ),
         (
             ("def entries", "def other"),

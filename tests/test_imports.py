@@ -42,6 +42,8 @@ ALLOWED = {
     "verdict": {
         *("numpy", "scipy", "specdiag.layers", "specdiag.null", "specdiag.posterior"),
     },
+    "_typed": {"specdiag._files"},
+    "_entry": {"specdiag._typed"},
     "lockfile": {
         *("tomli_w", "filelock", "specdiag._files", "specdiag._entry", "specdiag._typed"),
     },

@@ -112,6 +112,11 @@ def test_the_order_of_keys_in_free_tables_moves_no_byte():
     assert dumps(Lock(entries=(one,))) == dumps(Lock(entries=(two,)))
 
 
+def test_a_whole_number_is_written_as_the_float_that_it_stands_for():
+    whole, real = (numbered(1, metrics={"r2": Metric(value=v, atol=v)}) for v in (1, 1.0))
+    assert dumps(Lock(entries=(whole,))) == dumps(Lock(entries=(real,)))
+
+
 def test_tuples_in_params_are_written_as_lists():
     entry = numbered(1, params={"betas": (0.9, 0.95), "grid": [(1, 2)]})
     read = loads(dumps(Lock(entries=(entry,)))).entries[0]
@@ -365,9 +370,13 @@ def test_an_entry_is_found_by_name_and_scale():
 @pytest.mark.parametrize(
     ("name", "scale", "expected"),
     [
-        ("base/poyp", "desk", "no entry 'base/poyp' at desk scale; did you mean 'base/poyo'?"),
+        (
+            "base/poyp",
+            "desk",
+            "no entry 'base/poyp' at desk scale; did you mean 'base/poyo' (desk)?",
+        ),
         ("rat", "desk", "no entry 'rat' at desk scale; `specdiag list` shows all names"),
-        ("chronic", "paper", "no entry 'chronic' at paper scale; `specdiag list` shows all names"),
+        ("chronic", "paper", "no entry 'chronic' at paper scale; did you mean 'chronic' (desk)?"),
     ],
 )
 def test_an_unknown_name_is_answered_with_near_ones(name, scale, expected):
