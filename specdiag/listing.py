@@ -12,8 +12,6 @@ from specdiag.store import Receipt, read_receipt, state
 if TYPE_CHECKING:
     from specdiag.work import Outcome, Step
 
-_PAST = {"keep": "kept", "fetch": "fetched", "train": "trained", "evaluate": "evaluated"}
-
 
 def rows(root: Path, lock: Lock, entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """Return a row an entry: name, state, and what is known of it; None where nothing is.

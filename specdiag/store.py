@@ -5,6 +5,7 @@ how it was made, of which declaration and parent, and its metrics. The receipt i
 renamed into place after it, so at any moment the file that is there has its receipt.
 """
 
+import functools
 import hashlib
 import json
 import platform
@@ -178,7 +179,13 @@ def recorded(entry: Entry, receipt: Receipt) -> Entry:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal digits."""
+    """Return the sha256 of a file, in hexadecimal digits; read again only when it has changed."""
+    status = path.stat()
+    return _sha256_of(path, (status.st_size, status.st_mtime_ns, status.st_ino))
+
+
+@functools.lru_cache(maxsize=4096)
+def _sha256_of(path: Path, stamp: tuple[int, int, int]) -> str:  # noqa: ARG001 - the key of the cache
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

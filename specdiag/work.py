@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
     """What became of an entry."""
 
     entry: Entry
-    word: str  # kept, fetched, trained, evaluated, failed, skipped
+    word: str  # kept, fetched, trained, evaluated, failed or skipped
     text: str = ""
 
 
@@ -51,7 +51,7 @@ class Step(NamedTuple):
     """What is to be done with an entry."""
 
     entry: Entry
-    action: str  # keep, fetch, train, evaluate
+    action: str  # keep, fetch, train or evaluate
     state: State
 
 
@@ -69,16 +69,10 @@ def plan(path: Path, entries: Sequence[Entry], *, force: set[Key], prefer: str) 
     """
     lock, root = load(path), path.parent
     steps: list[Step] = []
-    redone: set[Key] = set()
     for entry in entries:
         found = state(root, lock, entry)
-        action = _action(entry, prefer)
-        follows = entry.parent and (entry.parent.name, entry.scale) in redone and action != "fetch"
-        if found.word in USABLE and entry.key not in force and not follows:
-            action = "keep"
-        else:
-            redone.add(entry.key)
-        steps.append(Step(entry, action, found))
+        is_kept = found.word in USABLE and entry.key not in force
+        steps.append(Step(entry, "keep" if is_kept else _action(entry, prefer), found))
     return steps
 
 
@@ -93,16 +87,20 @@ def work(
     steps: Sequence[Step],
     *,
     force: set[Key],
+    prefer: str,
     progress: Progress | None = None,
     debug: bool = False,
 ) -> list[Outcome]:
-    """Do the steps and return what became of each, in their order.
+    """Do the steps of a plan and return what became of each, in their order.
 
     A failure stops the children of its entry and nothing else. Entries that another process works on are
-    left for later, and kept when that process has made them.
+    left for later, and kept when that process has made them. Children of what was made anew are made
+    anew, unless the file has the same bytes.
 
     Parameters
     ----------
+    force, prefer
+        As in `plan`.
     progress : callable, optional
         Given the name of an entry that is fetched, returns what is called with the bytes done and all.
     debug : bool
@@ -114,7 +112,12 @@ def work(
         before = len(pending)
         for step in [s for s in pending if not _waits(s.entry, pending)]:
             key = step.entry.key
-            found = _attempt(path, step, outcomes, key in force - busy, progress, debug)
+            parent = step.entry.parent and outcomes.get((step.entry.parent.name, step.entry.scale))
+            if parent and parent.word in _PAST:
+                text = f"its parent {parent.entry.name} {_PAST[parent.word]}"
+                found: Outcome | None = Outcome(step.entry, "skipped", text)
+            else:
+                found = _attempt(path, key, key in force - busy, prefer, progress, debug)
             if found:
                 outcomes[key] = found
                 pending.remove(step)
@@ -131,26 +134,21 @@ def _waits(entry: Entry, pending: Sequence[Step]) -> bool:
     return any(step.entry.key == parent for step in pending)
 
 
+_PAST = {"failed": "failed", "skipped": "was skipped"}
+
+
 def _attempt(
-    path: Path,
-    step: Step,
-    outcomes: dict[Key, Outcome],
-    forced: bool,
-    progress: Progress | None,
-    debug: bool,
+    path: Path, key: Key, forced: bool, prefer: str, progress: Progress | None, debug: bool
 ) -> Outcome | None:
     """Return what became of an entry; None while another process works on it."""
     from filelock import FileLock, Timeout
 
-    entry = step.entry
-    parent = outcomes.get((entry.parent.name, entry.scale)) if entry.parent else None
-    if parent and parent.word in ("failed", "skipped"):
-        return Outcome(entry, "skipped", f"its parent {parent.entry.name} {_PAST[parent.word]}")
+    entry = find(load(path), *key)
     target = path.parent / entry.path
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(target.with_name(f".{target.name}.lock"), blocking=False):
-            return _make(path, step, forced, progress)
+            return _make(path, key, forced, prefer, progress)
     except Timeout:
         return None
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
@@ -159,29 +157,23 @@ def _attempt(
         return Outcome(entry, "failed", str(error) or "not enough memory")
 
 
-_PAST = {"failed": "failed", "skipped": "was skipped"}
-
-
-def _make(path: Path, step: Step, forced: bool, progress: Progress | None) -> Outcome:
+def _make(path: Path, key: Key, forced: bool, prefer: str, progress: Progress | None) -> Outcome:
     """Make an entry unless it is there; whoever calls holds its file lock."""
-    root, key = path.parent, step.entry.key
-    lock = load(path)
+    root, lock = path.parent, load(path)
     entry = find(lock, *key)
     found = state(root, lock, entry)
     if found.word in USABLE and not forced:
         receipt = read_receipt(root, lock, entry)
         if isinstance(receipt, Receipt):
             _record(path, entry, receipt, forced=False)
-        return Outcome(entry, "kept", found.word if found.word != "ok" else "")
-    _log.info(
-        "%s: %s",
-        entry.name,
-        {"fetch": "fetching", "train": "training"}.get(step.action, "evaluating"),
-    )
-    if step.action == "fetch":
+        _sweep(root / entry.path)
+        return Outcome(entry, "kept", "" if found.word == "ok" else found.word)
+    action = _action(entry, prefer)
+    _log.info("%s: %s", entry.name, action)
+    if action == "fetch":
         return Outcome(entry, "fetched", _fetch(path, entry, forced, progress))
     return Outcome(
-        entry, f"{step.action}d".replace("traind", "trained"), _build(path, entry, forced)
+        entry, "evaluated" if action == "evaluate" else "trained", _build(path, entry, forced)
     )
 
 
@@ -268,9 +260,14 @@ def _build(path: Path, entry: Entry, forced: bool) -> str:
     )
     publish(root, entry, None if entry.kind == "evaluation" else job.output, receipt)
     _record(path, entry, receipt, forced=forced)
-    for old in target.parent.glob(f"{target.name}.*.run"):
-        shutil.rmtree(old)
+    _sweep(target)
     return ", ".join(f"{name} {metric.value:.4f}" for name, metric in metrics.items())
+
+
+def _sweep(target: Path) -> None:
+    """Remove the folders of builds that are finished."""
+    for folder in target.parent.glob(f"{target.name}.*.run"):
+        shutil.rmtree(folder)
 
 
 def _metrics(entry: Entry, found: Any) -> dict[str, Metric]:

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import toy
 
 import specdiag
 from specdiag.lockfile import load
-from tests import toy
 
 
 def run(folder, *arguments, **options):

@@ -78,7 +78,7 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
 
     forced = {e.key for e in entries} if force else set()
     steps = work.plan(path, entries, force=forced, prefer="fetch")
-    _finish(path, steps, forced)
+    _finish(path, steps, force=forced, prefer="fetch")
 
 
 @click.command()
@@ -135,7 +135,7 @@ def train(
     steps = work.plan(path, with_ancestors(lock, chosen), force=forced, prefer=prefer)
     click.echo(listing.plan_text(steps), err=not dry_run)
     if not dry_run:
-        _finish(path, steps, forced)
+        _finish(path, steps, force=forced, prefer=prefer)
 
 
 @click.command("lock")
@@ -212,11 +212,11 @@ def _chosen(lock: "Lock", names: Sequence[str], scale: "Scale | None") -> list["
     return [e for e in lock.entries if (not names or e.name in names) and scale in (None, e.scale)]
 
 
-def _finish(path: Path, steps: Sequence["Step"], forced: set[Any]) -> None:
+def _finish(path: Path, steps: Sequence["Step"], **how: Any) -> None:
     """Do the work, say what became of each entry, and exit 1 if one failed."""
     from specdiag import listing, work
 
-    outcomes = work.work(path, steps, force=forced, progress=_progress, debug=is_debug())
+    outcomes = work.work(path, steps, progress=_progress, debug=is_debug(), **how)
     click.echo(listing.outcome_text(outcomes))
     if any(outcome.word in ("failed", "skipped") for outcome in outcomes):
         raise click.exceptions.Exit(1)

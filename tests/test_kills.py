@@ -1,0 +1,187 @@
+"""Whatever moment a command is killed at, the lock and its files are in the old state or the new one."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy
+from click.testing import CliRunner
+from hub import Hub
+from safetensors.numpy import save
+
+from specdiag import cli
+from specdiag.lockfile import Entry, Lock, Source, load
+from specdiag.lockfile import save as save_lock
+
+KILLS = 16  # of each command
+WATCHED = (
+    "work.py",
+    "store.py",
+    "lockfile.py",
+    "_files.py",
+    "fetch.py",
+    "download.py",
+    "exports.py",
+)
+fork = multiprocessing.get_context("fork")
+
+
+def run_and_die(folder, arguments, line, count):
+    """Run a command in this process, which kills itself at the given line of the watched modules."""
+
+    def at_line(frame, event, _):
+        if event == "line":
+            count.value += 1
+            if count.value == line:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return at_line
+
+    def at_call(frame, event, _):
+        return at_line if frame.f_code.co_filename.endswith((*WATCHED, "toy.py")) else None
+
+    os.chdir(folder)
+    sys.argv = ["specdiag", *arguments]
+    for name in [n for n in sys.modules if n.startswith("recipes")]:
+        del sys.modules[name]
+    sys.settrace(at_call)
+    try:
+        cli.main()
+    finally:
+        sys.settrace(None)
+
+
+def specdiag(folder, *arguments, die_at=0):
+    """Return the exit code of a command in a process of its own, and how many lines it took."""
+    count = fork.Value("q", 0)
+    process = fork.Process(target=run_and_die, args=(folder, arguments, die_at, count))
+    process.start()
+    process.join()
+    return process.exitcode, count.value
+
+
+def states(folder):
+    found = CliRunner().invoke(
+        cli.cli,
+        ["list", "--json", "--lock", str(folder / "checkpoints.lock")],
+        catch_exceptions=False,
+    )
+    assert found.exit_code == 0
+    return Counter(row["state"] for row in json.loads(found.stdout)["checkpoints"])
+
+
+def killed(original, tmp_path, *arguments):
+    """Yield folders in which the command was killed at lines drawn at random, and then finish it."""
+    whole = tmp_path / "whole"
+    shutil.copytree(original, whole)
+    code, n_lines = specdiag(whole, *arguments)
+    assert code == 0
+    for line in np.random.default_rng(n_lines).integers(1, n_lines, KILLS):
+        folder = tmp_path / f"{line}"
+        shutil.copytree(original, folder, dirs_exist_ok=True)
+        code, _ = specdiag(folder, *arguments, die_at=int(line))
+        assert code == -signal.SIGKILL
+        yield folder
+        assert specdiag(folder, *arguments)[0] == 0
+        shutil.rmtree(folder)
+
+
+def files(folder):
+    return [entry.file for entry in load(folder / "checkpoints.lock").entries]
+
+
+@pytest.fixture
+def lock(tmp_path):
+    (tmp_path / "original").mkdir()
+    path = toy.make(tmp_path / "original")
+    for arguments in (("lock", "--init"), ("lock",)):
+        assert specdiag(path.parent, *arguments)[0] == 0
+    return path
+
+
+def test_training_that_is_killed_goes_on_and_does_no_step_twice(lock, tmp_path):
+    for folder in killed(lock.parent, tmp_path, "train", "--missing"):
+        assert set(states(folder)) <= {"missing", "ok"}
+        assert specdiag(folder, "train", "--missing")[0] == 0
+        assert states(folder) == {"ok": 4}
+        steps = Counter(x for x in toy.log(folder / "checkpoints.lock") if "step" in x)
+        assert len(steps) == 12
+        # The step during which it was killed may be begun again, and none that was saved.
+        assert sum(steps.values()) <= 13
+        assert list(folder.rglob("*.run")) == []
+        assert files(folder) == files(tmp_path / "whole")
+
+
+def test_training_again_by_force_leaves_the_old_file_or_the_new_one(lock, tmp_path):
+    assert specdiag(lock.parent, "train", "--missing")[0] == 0
+    for folder in killed(lock.parent, tmp_path, "train", "base/net", "--force"):
+        assert states(folder) == {"ok": 4}
+
+
+def test_resolving_that_is_killed_leaves_the_old_lock_or_the_new_one(lock, tmp_path):
+    old = lock.read_bytes()
+    recipe = lock.parent / "recipes" / "toy.py"
+    recipe.write_text(recipe.read_text().replace('"steps": 3', '"steps": 2'))
+    seen = set()
+    for folder in killed(lock.parent, tmp_path, "lock"):
+        seen.add((folder / "checkpoints.lock").read_bytes())
+        assert states(folder) == {"missing": 4}
+    new = (tmp_path / "whole" / "checkpoints.lock").read_bytes()
+    assert old in seen
+    assert seen <= {old, new}
+
+
+def test_fetching_that_is_killed_leaves_nothing_or_the_whole_file(tmp_path):
+    weights = {"weight": np.random.default_rng(0).standard_normal((80, 60)).astype(np.float32)}
+    with Hub() as server:
+        server.files["net.ckpt"] = save(weights)
+        original = tmp_path / "original"
+        original.mkdir()
+        source = Source(url=f"{server.url}/files/net.ckpt")
+        entry = Entry(name="base/net", scale="paper", group="g", recipe="r", source=source)
+        save_lock(Lock(entries=(entry,)), original / "checkpoints.lock")
+        for folder in killed(original, tmp_path, "fetch"):
+            assert set(states(folder)) <= {"missing", "ok"}
+            assert specdiag(folder, "fetch")[0] == 0
+            assert states(folder) == {"ok": 1}
+            kept = (folder / "checkpoints" / "paper" / "base" / "net.ckpt").read_bytes()
+            assert kept == server.files["net.ckpt"]
+
+
+def test_an_export_that_is_killed_leaves_the_lock_and_its_checkpoint_as_they_were(lock, tmp_path):
+    assert specdiag(lock.parent, "train", "--missing")[0] == 0
+    arguments = ("export", "checkpoints/desk/base/net.ckpt", "net.safetensors", "--force")
+    for folder in killed(lock.parent, tmp_path, *arguments):
+        assert states(folder) == {"ok": 4}
+
+
+def test_two_processes_that_train_one_lock_make_every_entry_once(tmp_path):
+    lock = toy.make(tmp_path, children=8)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "specdiag.cli"]
+    options = {"cwd": tmp_path, "env": environment, "text": True}
+    for arguments in (("lock", "--init"), ("lock",)):
+        subprocess.run([*command, *arguments], check=True, capture_output=True, **options)
+    both = [
+        subprocess.Popen(
+            [*command, "train", "--missing"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **options,
+        )
+        for _ in range(2)
+    ]
+    for process in both:
+        process.communicate()
+    assert [process.returncode for process in both] == [0, 0]
+    begun = Counter(line for line in toy.log(lock) if "begin" in line)
+    assert set(begun.values()) == {1}
+    assert len(begun) == 10
+    assert states(tmp_path) == {"ok": 10}
