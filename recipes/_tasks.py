@@ -52,7 +52,7 @@ class Task:
     windows, target : dict
         Where training windows lie, and what is decoded, how it is scaled, weighed and evaluated.
     simulation : dict
-        What is simulated at desk scale. The seed is that of the animal: sessions draw from it.
+        What is simulated at desk scale. The seed is the animal's; sessions draw from it and their name.
     dim_out : int
     new_readout : bool
         The readout of the base does not fit and is replaced.
@@ -78,8 +78,11 @@ class Task:
         return {"sessions": list(sessions), "train_fraction": fraction, **self.windows}
 
 
-WINDOWS = {"length": 1.0, "within": "train_domain", "sampling": "random", "eval_step": 0.5}  # s
-SIMULATION = {"seconds": 120.0, "units": [30, 60]}  # of each session; units from, to
+# Training windows lie at random in the training intervals; those of validation and test follow each
+# other by half a window. A place is an interval of the recording, or a time `from` `to` `around` an
+# event of each trial; all in seconds.
+WINDOWS = {"window": 1.0, "within": "train_domain", "eval_step": 0.5}
+SIMULATION = {"seconds": 120.0, "units": [30, 60]}  # of each session; units: from, to
 
 VELOCITY = {
     "variable": "cursor.vel",
@@ -103,8 +106,11 @@ VELOCITY = {
 SESSION_BATCH = [[0, 16], [256, 32], [1024, 64]]
 
 
-def reaching(*sessions: str, seed: int, desk_sessions: tuple[str, ...] | None = None) -> Task:
-    """Return cursor velocity of reaching monkeys [Perich, Gallego & Miller 2018]."""
+def reaching(*sessions: str, desk_sessions: tuple[str, ...] | None = None) -> Task:
+    """Return cursor velocity of reaching monkeys [Perich, Gallego & Miller 2018].
+
+    A session's name begins with the letter of the monkey, which is the seed of the simulated one.
+    """
     return Task(
         brainset="perich_miller_population_2018",
         version="dandi/000688/draft",
@@ -112,11 +118,11 @@ def reaching(*sessions: str, seed: int, desk_sessions: tuple[str, ...] | None = 
         desk_sessions=desk_sessions,
         target=VELOCITY,
         windows=WINDOWS,
-        simulation={"task": "center_out", **SIMULATION, "seed": seed},
+        simulation={"task": "center_out", **SIMULATION, "seed": ord(sessions[0][0])},
     )
 
 
-def timing(variable: str, mean: float, std: float, windows: Table) -> Task:
+def timing(target: Table, windows: Table) -> Task:
     """Return an interval's timing in dorsomedial frontal cortex, evaluated from Set to Go [Sohn 2019].
 
     The trials of the benchmark's training file: its `train` part, split 80 to 20 (seed 42) into
@@ -126,7 +132,7 @@ def timing(variable: str, mean: float, std: float, windows: Table) -> Task:
         brainset="dmfc_rsg",
         version="dandi/000130/0.220113.0407",
         sessions=("haydn_dmfc_rsg_train",),
-        target={"variable": variable, "mean": mean, "std": std, "evaluate_in": "set_to_go"},  # ms
+        target={**target, "evaluate_in": "set_to_go"},
         windows={**WINDOWS, **windows, "split_seed": 42},
         simulation={"task": "interval_timing", **SIMULATION, "seed": 130},
         dim_out=1,
@@ -134,26 +140,18 @@ def timing(variable: str, mean: float, std: float, windows: Table) -> Task:
     )
 
 
-# 1 s windows do not fit into shorter intervals, so those that begin at Set get 0.05 s more than 1 s.
-FROM_SET = {"within": "set_to_1.05_s_later"}
+PRODUCED_INTERVAL = {"variable": "produced_interval", "mean": 750.0, "std": 150.0}  # ms
+TIME_TO_GO = {"variable": "time_to_go", "rate": 50.0, "mean": 300.0, "std": 300.0}  # Hz, ms
+# Intervals that are shorter than a window are dropped: 0.05 s more than the window keep them.
+FROM_SET = {"within": {"around": "set", "from": 0.0, "to": 1.05}}
 FULL_TRIAL = {"within": "trial"}
-PRODUCED_INTERVAL = {"variable": "produced_interval", "mean": 750.0, "std": 150.0}
-TIME_TO_GO = {"variable": "time_to_go", "mean": 300.0, "std": 300.0}
 
+AFTER_ONSET = {"around": "move_onset", "from": -0.05, "to": 0.65}  # passive trials have no onset
 AREA2 = Task(
     brainset="area2_bump",
     version="dandi/000127/0.220113.0359",
     sessions=("han_area2_bump_train",),
-    target={
-        "variable": "hand.vel",
-        "mean": 0.0,
-        "std": 20.0,
-        "evaluate_in": {
-            "around": "move_onset",
-            "from": -0.05,
-            "to": 0.65,
-        },  # s; active trials have one
-    },
+    target={"variable": "hand.vel", "mean": 0.0, "std": 20.0, "evaluate_in": AFTER_ONSET},
     windows={**WINDOWS, "split_seed": 42},  # as that of `timing`
     simulation={"task": "center_out", **SIMULATION, "seed": 127},
 )
@@ -161,16 +159,12 @@ AREA2 = Task(
 
 def foraging(session: str) -> Task:
     """Return the position of a rat in an open field [Vollan, Gardner, Moser & Moser 2025]."""
+    position = {"variable": "samples.x, samples.y", "mean": 0.0, "std": 0.4}
     return Task(
         brainset="vollan_moser_alternating_2025",
         version="sharing_v4",
         sessions=(session,),
-        target={
-            "variable": "samples.x, samples.y",
-            "mean": 0.0,
-            "std": 0.4,
-            "evaluate_in": "domain",
-        },
+        target={**position, "evaluate_in": "domain"},
         windows=WINDOWS,
         simulation={"task": "open_field", **SIMULATION, "seed": int(session.split("_")[1])},
         new_readout=True,

@@ -21,19 +21,18 @@ from recipes._published import (
 from recipes._tasks import SESSION_BATCH, reaching
 from specdiag.lockfile import Entry, Reported
 
-TASK = reaching("t_20130819_center_out_reaching", seed=20)
+TASK = reaching("t_20130819_center_out_reaching")
 
-# Series: its arm, the prefix of its names, its result file, that of its alphas rounded, and with all
-# digits, and the table of facts.json.
-SERIES: dict[str, tuple[Arm, str, str, str, str, str]] = {
-    "freeze": ("pretrained", "aug", "aug_results.jsonl", "alpha_aug", "alpha", "freeze"),
+SERIES: dict[str, tuple[Arm, str]] = {  # arm, and prefix of the names
+    "freeze": ("pretrained", "aug"),
+    "finetune_all": ("plastic", "augf"),
+}
+FILES = {  # features and R²; alpha rounded; alpha with all digits
+    "freeze": ("aug_results.jsonl", "alpha_aug.json; facts.json, aug_alpha.freeze", "alpha"),
     "finetune_all": (
-        "plastic",
-        "augf",
         "aug_full_results.jsonl",
+        "alpha_full.json; facts.json, aug_alpha.full",
         "alpha_full",
-        "alpha_full",
-        "full",
     ),
 }
 COLUMNS = ("condition_number", "effective_rank", "participation_ratio", "trace", "top1_fraction")
@@ -59,16 +58,17 @@ ON_CARD = {("finetune_all", "off"): 1.1e12, ("finetune_all", "aggressive"): 4.3e
 
 def reported(series: str, level: str, line: int) -> tuple[Reported, ...]:
     """Return the figures of one level, which stands in that line of the result file."""
-    _, _, results, rounded, whole, fact = SERIES[series]
+    results, rounded, alphas = FILES[series]
+    summary = f"{alphas}_{level}.json, summary"
     on_card, test_r2, mean, alpha, *values = FIGURES[series, level]
     condition = ON_CARD.get((series, level))
     return (
         r2(on_card, CARD),
         r2(test_r2, f"{results}, line {line}"),
-        figure("mean_alpha", mean, FREQUENTIST, f"{rounded}.json; facts.json, aug_alpha.{fact}"),
-        figure("mean_alpha", alpha, FREQUENTIST, f"{whole}_{level}.json, summary"),
-        figure("n_degenerate", 98, DEGENERATE, f"{whole}_{level}.json, summary"),
-        figure("n_matrices", 106, COUNT, f"{whole}_{level}.json, summary.n_layers"),
+        figure("mean_alpha", mean, FREQUENTIST, rounded),
+        figure("mean_alpha", alpha, FREQUENTIST, summary),
+        figure("n_degenerate", 98, DEGENERATE, summary),
+        figure("n_matrices", 106, COUNT, f"{summary}.n_layers"),
         *features(f"{results}, line {line}", **dict(zip(COLUMNS, values, strict=True))),
         *(features(CARD, condition_number=condition) if condition else ()),
     )
@@ -78,7 +78,7 @@ def entries() -> list[Entry]:
     """Return both series."""
     return [
         entry
-        for series, (arm, prefix, *_) in SERIES.items()
+        for series, (arm, prefix) in SERIES.items()
         for line, level in enumerate(("off", "standard", "aggressive"), 1)
         for entry in finetuned(
             f"augmentation/{series}/{prefix}_{level}",

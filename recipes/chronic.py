@@ -5,9 +5,9 @@ were in its training, each with embeddings of its own: this says that one model 
 that it decodes days it has not seen.
 """
 
-from recipes._published import BASE, r2
+from recipes._published import SCALES, declare, r2
 from recipes._tasks import CHRONIC_SESSIONS, reaching
-from specdiag.lockfile import Entry, Parent
+from specdiag.lockfile import Entry
 
 # In the lines of chronic_results.jsonl, which has them in the order of the sessions.
 R2 = (
@@ -26,30 +26,16 @@ R2 = (
 def entries() -> list[Entry]:
     """Return nine evaluations of the base at both scales."""
     return [
-        Entry(
-            name=f"chronic/{session.removesuffix('_center_out_reaching')}",
-            scale=scale,
-            group="sweeps",
-            kind="evaluation",
+        declare(
+            f"chronic/{session.removesuffix('_center_out_reaching')}",
+            scale,
+            reaching(session),
             recipe="chronic",
-            params=params,
-            parent=Parent(name=BASE),
-            inputs=task.inputs() if scale == "paper" else (),
-            reported=(r2(value, f"chronic_results.jsonl, line {line}"),)
-            if scale == "paper"
-            else (),
+            kind="evaluation",
+            parent=True,
+            params={"data": reaching(session).data(scale, 1.0)},
+            reported=(r2(value, f"chronic_results.jsonl, line {line}"),),
         )
         for line, (session, value) in enumerate(zip(CHRONIC_SESSIONS, R2, strict=True), 1)
-        for task in [reaching(session, seed=688)]
-        for scale, params in (
-            ("paper", {"data": task.data("paper", 1.0), "target": task.target}),
-            (
-                "desk",
-                {
-                    "data": task.data("desk", 1.0),
-                    "target": task.target,
-                    "simulation": task.simulation,
-                },
-            ),
-        )
+        for scale in SCALES
     ]

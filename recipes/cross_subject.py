@@ -31,7 +31,7 @@ def entries() -> list[Entry]:
         for arm in ARMS
         for entry in finetuned(
             f"cross_subject/{session}_{arm}",
-            reaching(f"{session}_center_out_reaching", seed=20),
+            reaching(f"{session}_center_out_reaching"),
             arm,
             recipe="cross_subject",
             batch=SESSION_BATCH,

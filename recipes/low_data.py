@@ -9,7 +9,7 @@ from recipes._published import features, finetuned, r2
 from recipes._tasks import reaching
 from specdiag.lockfile import Entry, Reported
 
-TASK = reaching("t_20130819_center_out_reaching", seed=20)
+TASK = reaching("t_20130819_center_out_reaching")
 LEVELS = ("off", "standard", "aggressive")
 
 COLUMNS = ("condition_number", "effective_rank", "trace", "top1_fraction")

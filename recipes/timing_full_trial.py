@@ -9,7 +9,7 @@ from recipes._published import ARMS, finetuned
 from recipes._tasks import FULL_TRIAL, PRODUCED_INTERVAL, timing
 from specdiag.lockfile import Entry
 
-TASK = timing(**PRODUCED_INTERVAL, windows=FULL_TRIAL)
+TASK = timing(PRODUCED_INTERVAL, FULL_TRIAL)
 
 
 def entries() -> list[Entry]:

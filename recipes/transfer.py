@@ -15,7 +15,7 @@ from specdiag.lockfile import Entry
 
 TASKS = {  # epochs and UnitDropout are the task's
     "area2_ft": (AREA2, 100, "standard"),
-    "dmfc_const": (timing(**PRODUCED_INTERVAL, windows=FROM_SET), 200, "timing"),
+    "dmfc_const": (timing(PRODUCED_INTERVAL, FROM_SET), 200, "timing"),
 }
 _AREA2 = "facts.json, transfer"
 _DMFC = "facts.json, dmfc"
