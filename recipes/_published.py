@@ -30,8 +30,8 @@ MODEL = {
 }
 # fmt: on
 
-# UnitDropout keeps a random number of units, from min to max, most often mode; peak is the density
-# there. Simulated sessions have 30 to 60 units, so the desk scale has numbers of their size.
+# Maximum, minimum and mode of the number of units that UnitDropout keeps. Its density rises from 1 at
+# the minimum to `peak` at the mode and falls again to 1. Simulated sessions have 30 to 60 units.
 _DROPOUT = {
     ("paper", "standard"): (300, 30, 100),
     ("paper", "aggressive"): (300, 30, 50),
