@@ -49,7 +49,10 @@ def entries() -> list[Entry]:
             "optimizer": lamb(0.032, 1024),
             "training": training(batch=1024, epochs=1000, devices=8),
         },
-        "desk": {"optimizer": adamw(3e-3), "training": training(batch=16, steps=600)},
+        "desk": {
+            "optimizer": adamw(3e-3),
+            "training": training(batch=16, steps=600, matmul="highest"),
+        },
     }
     costs = {"paper": Cost(seconds=9 * 3600.0, hardware="8 x H100"), "desk": desk_cost(120.0)}
     return [
