@@ -64,7 +64,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
             row["scale"],
             row["state"],
             _size(row["size"]),
-            " / ".join(_r2(r["value"]) for r in row["published_r2"]) or "-",
+            " / ".join(dict.fromkeys(_r2(r["value"]) for r in row["published_r2"])) or "-",
             _r2(row["r2"]),
             row["obtained_by"],
             _cost(row["seconds"], row["hardware"]),

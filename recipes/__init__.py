@@ -1,0 +1,1 @@
+"""The recipes of checkpoints.lock: each module declares entries, and builds them."""

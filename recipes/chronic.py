@@ -1,0 +1,41 @@
+"""Does one set of weights decode three years of recordings?
+
+The base as it is, nothing trained, on nine centre-out sessions of monkey C from 2013 to 2016. All nine
+were in its training, each with embeddings of its own: this says that one model holds them all, not
+that it decodes days it has not seen.
+"""
+
+from recipes._published import SCALES, declare, r2
+from recipes._tasks import CHRONIC_SESSIONS, reaching
+from specdiag.lockfile import Entry
+
+# In the lines of chronic_results.jsonl, which has them in the order of the sessions.
+R2 = (
+    0.8651330471038818,
+    0.891156792640686,
+    0.9177689552307129,
+    0.9212906360626221,
+    0.9327002763748169,
+    0.8806838989257812,
+    0.9400317668914795,
+    0.9271544218063354,
+    0.9669857025146484,
+)
+
+
+def entries() -> list[Entry]:
+    """Return nine evaluations of the base at both scales."""
+    return [
+        declare(
+            f"chronic/{session.removesuffix('_center_out_reaching')}",
+            scale,
+            reaching(session),
+            recipe="chronic",
+            kind="evaluation",
+            parent=True,
+            params={"data": reaching(session).data(scale, 1.0)},
+            reported=(r2(value, f"chronic_results.jsonl, line {line}"),),
+        )
+        for line, (session, value) in enumerate(zip(CHRONIC_SESSIONS, R2, strict=True), 1)
+        for scale in SCALES
+    ]

@@ -1,0 +1,52 @@
+"""Does a frozen monkey motor core serve a rat's position?
+
+Open-field sessions of rats, entorhinal cortex and hippocampus, with a new readout of the position
+before the frozen base, against scratch. The sessions differ in their number of training windows, and
+with it in the batch.
+"""
+
+from recipes._published import ARMS, figure, finetuned, r2
+from recipes._tasks import foraging
+from specdiag.lockfile import Entry, Reported
+
+WINDOWS = {"of_24365_2": 496, "of_24666_1": 1858, "of_25127_1": 1867}  # for training
+BATCH = {"of_24365_2": 32, "of_24666_1": 64, "of_25127_1": 64}  # by the rule for single sessions
+
+# R² in the lines of vollan_results.jsonl, which alternate between pretrained and scratch.
+R2 = {
+    ("of_24365_2", "pretrained"): 0.8186299800872803,
+    ("of_24365_2", "scratch"): 0.5077101588249207,
+    ("of_24666_1", "pretrained"): 0.9352676868438721,
+    ("of_24666_1", "scratch"): 0.9469199180603027,
+    ("of_25127_1", "pretrained"): 0.9260034561157227,
+    ("of_25127_1", "scratch"): 0.8748793601989746,
+}
+
+
+def reported(session: str, arm: str) -> tuple[Reported, ...]:
+    """Return the figures of one session; the tuned controls were not published."""
+    if (session, arm) not in R2:
+        return ()
+    line = 1 + list(R2).index((session, arm))
+    windows = "training intervals over 1 s, rounded down in each interval"
+    return (
+        r2(R2[session, arm], f"vollan_results.jsonl, line {line}"),
+        figure("n_training_windows", WINDOWS[session], windows, "facts.json, rodent.windows"),
+    )
+
+
+def entries() -> list[Entry]:
+    """Return three sessions with three arms each."""
+    return [
+        entry
+        for session, batch in BATCH.items()
+        for arm in ARMS
+        for entry in finetuned(
+            f"cross_species/{session}_{arm}",
+            foraging(session),
+            arm,
+            recipe="cross_species",
+            batch=batch,
+            reported=reported(session, arm),
+        )
+    ]

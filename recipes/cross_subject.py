@@ -1,0 +1,40 @@
+"""Does the base serve a monkey that it has never seen?
+
+Centre-out sessions of monkey T, whom the base was not trained on, each with the frozen base and from
+scratch.
+"""
+
+from recipes._published import ARMS, finetuned, r2
+from recipes._tasks import SESSION_BATCH, reaching
+from specdiag.lockfile import Entry
+
+# R² in the lines of xsub_all.jsonl, which alternate between pretrained and scratch.
+R2 = {
+    ("t_20130819", "pretrained"): 0.8629834651947021,
+    ("t_20130819", "scratch"): -0.04043710231781006,
+    ("t_20130821", "pretrained"): 0.8820054531097412,
+    ("t_20130821", "scratch"): -0.027014076709747314,
+    ("t_20130823", "pretrained"): 0.8992279171943665,
+    ("t_20130823", "scratch"): 0.04426229000091553,
+}
+REPORTED = {
+    key: (r2(value, f"xsub_all.jsonl, line {line}"),)
+    for line, (key, value) in enumerate(R2.items(), 1)
+}
+
+
+def entries() -> list[Entry]:
+    """Return three sessions with three arms each."""
+    return [
+        entry
+        for session in ("t_20130819", "t_20130821", "t_20130823")
+        for arm in ARMS
+        for entry in finetuned(
+            f"cross_subject/{session}_{arm}",
+            reaching(f"{session}_center_out_reaching"),
+            arm,
+            recipe="cross_subject",
+            batch=SESSION_BATCH,
+            reported=REPORTED.get((session, arm), ()),
+        )
+    ]

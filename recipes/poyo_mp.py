@@ -1,0 +1,75 @@
+"""The base: POYO trained on the 99 sessions of POYO-MP, reaching monkeys [Azabou et al. 2023].
+
+Paper scale: Perich and Miller's recordings, 1,024 windows of one second a step, 1,000 epochs of about
+97 steps on eight GPUs. The published weights reach R² 0.904 although 98 of their 106 matrices have
+collapsed. Why they may have: a matrix without a gradient gets a step of weight decay alone, LAMB's
+trust ratio divides by that same decay, and the weights shrink by (1 - learning rate) a step.
+
+Desk scale: nine simulated sessions, those of the chronic evaluation.
+"""
+
+from recipes._published import (
+    BASE,
+    BAYES,
+    CARD,
+    COUNT,
+    DEGENERATE,
+    ROPE,
+    SCALES,
+    adamw,
+    declare,
+    desk_cost,
+    figure,
+    lamb,
+    r2,
+    training,
+    unit_dropout,
+)
+from recipes._tasks import CHRONIC_SESSIONS, POYO_MP_SESSIONS, reaching
+from specdiag.lockfile import Cost, Entry
+
+SESSIONS = reaching(*POYO_MP_SESSIONS, desk_sessions=CHRONIC_SESSIONS)
+
+DECODER = "of dec_atn.to_kv.weight alone; by which of the two reports is not said"
+REPORTED = (
+    r2(0.904, f"{CARD}; facts.json, repro"),
+    figure("mean_alpha", 1.62, BAYES, f"{CARD}; facts.json, repro"),
+    figure("rope_fraction", 0.17, ROPE, f"{CARD}; facts.json, repro.in_rope_pct"),
+    figure("n_degenerate", 98, DEGENERATE, "facts.json, repro.degen"),
+    figure("n_matrices", 106, COUNT, "facts.json, repro"),
+    figure("alpha", 2.17, DECODER, "facts.json, repro.dec_atn_to_kv_alpha"),
+    figure("n_parameters", 11.8e6, "given as 11.8 million", "facts.json, repro.params_m"),
+)
+
+
+def entries() -> list[Entry]:
+    """Return the base at both scales."""
+    settings = {
+        "paper": {
+            "optimizer": lamb(0.032, 1024),
+            "training": training(batch=1024, epochs=1000, devices=8),
+        },
+        "desk": {
+            "optimizer": adamw(3e-3),
+            "training": training(batch=16, steps=600, matmul="highest"),
+        },
+    }
+    costs = {"paper": Cost(seconds=9 * 3600.0, hardware="8 x H100"), "desk": desk_cost(120.0)}
+    return [
+        declare(
+            BASE,
+            scale,
+            SESSIONS,
+            recipe="poyo_mp",
+            group="published",
+            parent=False,
+            params={
+                **settings[scale],
+                "unit_dropout": unit_dropout(scale, "standard"),
+                "data": SESSIONS.data(scale, 1.0),
+            },
+            reported=REPORTED,
+            cost=costs[scale],
+        )
+        for scale in SCALES
+    ]

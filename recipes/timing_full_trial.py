@@ -1,0 +1,29 @@
+"""Does it matter for timing that windows begin at Set?
+
+The constant interval of `transfer`, trained in windows from anywhere in the trial, as it was at first:
+much of what the model then sees comes before Set and says little about the interval. No figures of
+this variant were published.
+"""
+
+from recipes._published import ARMS, finetuned
+from recipes._tasks import FULL_TRIAL, PRODUCED_INTERVAL, timing
+from specdiag.lockfile import Entry
+
+TASK = timing(PRODUCED_INTERVAL, FULL_TRIAL)
+
+
+def entries() -> list[Entry]:
+    """Return three arms."""
+    return [
+        entry
+        for arm in ARMS
+        for entry in finetuned(
+            f"timing_full_trial/{arm}",
+            TASK,
+            arm,
+            recipe="timing_full_trial",
+            batch=256,
+            epochs=200,
+            dropout="timing",
+        )
+    ]

@@ -1,0 +1,39 @@
+"""Does the motor core serve timing when the target is a ramp?
+
+The time to go, which falls from the produced interval at Set to zero at Go and is zero elsewhere, at
+50 Hz: the target follows the dynamics within a trial where that of `transfer` is constant.
+"""
+
+from recipes._published import ARMS, finetuned, r2
+from recipes._tasks import FROM_SET, TIME_TO_GO, timing
+from specdiag.lockfile import Entry
+
+TASK = timing(TIME_TO_GO, FROM_SET)
+REPORTED = {
+    "pretrained": (
+        r2(0.8872956037521362, "dmfc_elapsed_results.jsonl, line 1"),
+        r2(0.887, "facts.json, dmfc.ramp_ft"),
+    ),
+    "scratch": (
+        r2(0.9000904560089111, "dmfc_elapsed_results.jsonl, line 2"),
+        r2(0.900, "facts.json, dmfc.ramp_scratch"),
+    ),
+}
+
+
+def entries() -> list[Entry]:
+    """Return three arms."""
+    return [
+        entry
+        for arm in ARMS
+        for entry in finetuned(
+            f"timing_ramp/{arm}",
+            TASK,
+            arm,
+            recipe="timing_ramp",
+            batch=256,
+            epochs=200,
+            dropout="timing",
+            reported=REPORTED.get(arm, ()),
+        )
+    ]

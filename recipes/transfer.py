@@ -1,0 +1,63 @@
+"""Does a frozen motor core serve another area, and another task?
+
+The base is given new embeddings for the units and the session of a recording, its core frozen (unit
+identification, Azabou et al. 2023, section 2.5), against the same model from scratch. Hand velocity
+from somatosensory area 2 is motor to motor; the produced interval of Ready-Set-Go from dorsomedial
+frontal cortex, constant from Set to Go, is motor to timing.
+
+At 8e-3 a model from scratch hardly learns on one session, so that the published difference mixes
+transfer with an undertrained control: `scratch_tuned` has the public learning rate instead.
+"""
+
+from recipes._published import ARMS, BAYES, CARD, DEGENERATE, ROPE, figure, finetuned, r2
+from recipes._tasks import AREA2, FROM_SET, PRODUCED_INTERVAL, timing
+from specdiag.lockfile import Entry
+
+TASKS = {  # epochs and UnitDropout are the task's
+    "area2_ft": (AREA2, 100, "standard"),
+    "dmfc_const": (timing(PRODUCED_INTERVAL, FROM_SET), 200, "timing"),
+}
+_AREA2 = "facts.json, transfer"
+_DMFC = "facts.json, dmfc"
+REPORTED = {
+    ("area2_ft", "pretrained"): (
+        r2(0.834, f"{CARD}; {_AREA2}", run="batch 256"),
+        figure("mean_alpha", 1.62, BAYES, f"{CARD}; {_AREA2}"),
+        figure("rope_fraction", 0.17, ROPE, f"{_AREA2}.in_rope_pct"),
+        figure("n_degenerate", 98, DEGENERATE, f"{_AREA2}.degen"),
+    ),
+    ("area2_ft", "scratch"): (
+        r2(0.313, f"{CARD}; {_AREA2}", run="batch 256"),
+        figure("mean_alpha", 3.31, BAYES, f"{CARD}; {_AREA2}"),
+        figure("rope_fraction", 0.0, ROPE, f"{CARD}; {_AREA2}.in_rope_pct"),
+        figure("n_degenerate", 0, DEGENERATE, f"{_AREA2}.degen"),
+    ),
+    ("dmfc_const", "pretrained"): (
+        r2(0.798, f"{CARD}; {_DMFC}.const_ft"),
+        figure("mean_alpha", 1.62, BAYES, f"{_DMFC}.alpha_ft"),
+    ),
+    ("dmfc_const", "scratch"): (
+        r2(0.845, f"{CARD}; {_DMFC}.const_scratch"),
+        figure("mean_alpha", 2.63, BAYES, f"{_DMFC}.alpha_scratch"),
+    ),
+}
+
+
+def entries() -> list[Entry]:
+    """Return both tasks with three arms each; the tuned controls were not published."""
+    return [
+        entry
+        for name, (task, epochs, dropout) in TASKS.items()
+        for arm in ARMS
+        for entry in finetuned(
+            f"transfer/{name}_{arm}",
+            task,
+            arm,
+            recipe="transfer",
+            group="sweeps" if arm == "scratch_tuned" else "published",
+            batch=256,
+            epochs=epochs,
+            dropout=dropout,
+            reported=REPORTED.get((name, arm), ()),
+        )
+    ]
