@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from specdiag.checkpoint import open_checkpoint
+    from specdiag.covariance import FeatureCovariance
     from specdiag.esd import eigenvalues, rank_gate
     from specdiag.gof import goodness_of_fit, likelihood_ratios
     from specdiag.posterior import alpha_posterior
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from specdiag.tail import fit_alpha
 
 __all__ = [
+    "FeatureCovariance",
     "alpha",
     "alpha_posterior",
     "eigenvalues",
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "FeatureCovariance": "covariance",
     "alpha": "spectra",
     "alpha_posterior": "posterior",
     "eigenvalues": "esd",
