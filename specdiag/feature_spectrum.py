@@ -121,7 +121,9 @@ class FeatureSpectrum:
     def condition_text(self) -> str:
         """The condition number in words that cannot be mistaken: `1.2e+06`, `>= 3e+11 (…)`, or why not."""
         if self.condition_number_is_bound:
-            return f">= {self.condition_number:.0e} ({self.noise_floor_source} floor)"
+            digit = 10.0 ** (math.floor(math.log10(self.condition_number)) - 1)
+            at_least = math.floor(self.condition_number / digit) * digit  # never rounded up
+            return f">= {at_least:.1e} ({self.noise_floor_source} floor)"
         if math.isnan(self.condition_number):
             return f"unknown ({self._size})"
         return f"{self.condition_number:.2e}"
