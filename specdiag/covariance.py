@@ -190,7 +190,7 @@ def _float64(features: Any) -> tuple[Array, str]:
         raise ValueError(f"features have shape {tuple(features.shape)}: expected (..., d)")
     if hasattr(features, "detach"):
         features = features.detach().cpu().double().numpy()
-    return np.atleast_2d(features.astype(np.float64)), name
+    return np.atleast_2d(np.asarray(features, dtype=np.float64)), name
 
 
 def _plain(values: Any) -> Any:
@@ -268,7 +268,11 @@ def _products(features: Any) -> str:
     name, device = str(features.dtype).removeprefix("torch."), features.device.type
     if name == "float32" and torch.is_autocast_enabled(device):
         return str(torch.get_autocast_dtype(device)).removeprefix("torch.")
-    if name == "float32" and device == "cuda" and torch.get_float32_matmul_precision() != "highest":
+    if (
+        name == "float32"
+        and device == "cuda"
+        and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    ):
         return "tf32"
     return name
 
@@ -290,8 +294,8 @@ def attach(
         Of the submodule, as in `named_modules`: 'readout'. Empty: the module itself.
     precision : str, optional
         See `FeatureCovariance`. By default the coarsest of the dtype of the features, the dtype of
-        autocast where it is on, and 'tf32' for float32 on CUDA unless
-        `torch.get_float32_matmul_precision()` is 'highest'.
+        autocast where it is on, and 'tf32' for float32 on CUDA where matrix products use it (as after
+        `torch.set_float32_matmul_precision("medium")`).
 
     Yields
     ------
