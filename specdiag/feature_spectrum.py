@@ -37,7 +37,7 @@ class Moments:
 def merged(a: Moments, b: Moments) -> Moments:
     """Return the moments of the samples of both.
 
-    The pairwise update of Chan, Golub & LeVeque (1979), STAN-CS-79-773, equation 2.1: no difference of
+    The pairwise update of Chan, Golub & LeVeque (1979), STAN-CS-79-773: no difference of
     large sums, unlike E[xx'] - mean mean'.
     """
     count = a.count + b.count
@@ -303,7 +303,7 @@ def _jackknife(blocks: Sequence[Moments], total: Moments) -> dict[str, Interval]
     """Return the interval of every estimate: jackknife over blocks on the log or logit scale, t quantile.
 
     The delete-m_j jackknife, for blocks of unequal size: Busing, Meijer & van der Leeden (1999),
-    Statistics and Computing 9, equations 2 to 5. It removes the bias of order 1/n as well, of which sample
+    Statistics and Computing 9. It removes the bias of order 1/n as well, of which sample
     eigenvalues have much (the smallest is too small): an interval may lie beside the estimate itself.
     The percentile bootstrap has twice the bias instead.
     """
