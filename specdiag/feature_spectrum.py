@@ -290,12 +290,10 @@ def _expit(x: Any) -> Any:
 
 
 # On which scale an estimate is nearly normal, and the way back.
+_RANKS = ("effective_rank", "participation_ratio")
 _SCALES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
-    **dict.fromkeys(
-        ("condition_number", "effective_rank", "participation_ratio"), (np.log, np.exp)
-    ),
+    **dict.fromkeys(("condition_number", *_RANKS, "trace"), (np.log, np.exp)),
     **dict.fromkeys(("top1_fraction", "top5_fraction"), (_logit, _expit)),
-    "trace": (np.log, np.exp),
 }
 
 
@@ -318,14 +316,15 @@ def _jackknife(blocks: Sequence[Moments], total: Moments) -> dict[str, Interval]
     h = total.count / size
     intervals = {}
     for name, (forward, backward) in _SCALES.items():
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             estimate = forward(np.float64(whole[name]))
             left_out = forward(np.array([values[name] for values in deleted]))
             center = len(blocks) * estimate - ((1 - 1 / h) * left_out).sum()
             pseudo = h * estimate - (h - 1) * left_out
             error = math.sqrt(float(((pseudo - center) ** 2 / (h - 1)).mean()))
-        ends = backward(np.array([center - quantile * error, center + quantile * error]))
-        intervals[name] = (
-            (float(ends[0]), float(ends[1])) if np.isfinite(ends).all() else NO_INTERVAL
-        )
+            low, high = backward(center + quantile * error * np.array([-1.0, 1.0]))
+        if name in _RANKS:
+            low, high = np.clip((low, high), 1, len(total.mean))
+        finite = math.isfinite(low) and math.isfinite(high)
+        intervals[name] = (float(low), float(high)) if finite else NO_INTERVAL
     return intervals

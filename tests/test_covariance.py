@@ -371,6 +371,12 @@ def test_an_interval_is_the_jackknife_over_groups_on_the_log_scale(rng):
     np.testing.assert_allclose(measured(x).trace_interval, expected, rtol=1e-9)
 
 
+def test_no_interval_of_a_rank_goes_beyond_the_number_of_features(rng):
+    result = measured(rng.standard_normal((10, 5, 3)))
+    for low, high in (result.effective_rank_interval, result.participation_ratio_interval):
+        assert 1 <= low <= high <= 3
+
+
 def test_dependence_within_groups_widens_intervals_and_splitting_groups_hides_it(rng):
     trial = rng.standard_normal((60, 1, 6)) + 0.3 * rng.standard_normal((60, 10, 6))
 
