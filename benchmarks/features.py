@@ -82,6 +82,23 @@ def floor_line(full):
     return table(header, rows)
 
 
+def arithmetic(full):
+    """Errors of the eigenvalues of a float64 covariance where the true ones are 1 and (nearly) 0."""
+    rows = []
+    for d in (16, 64, 128, 384) if full else (16, 64):
+        errors = []
+        for seed, (share, mean) in enumerate(itertools.product((0.01, 0.5), (0, 30))):
+            rng = np.random.default_rng(seed)
+            values = np.where(np.arange(d) < max(1, share * d), 1, 1e-18)
+            rotation = np.linalg.qr(rng.standard_normal((d, d)))[0]
+            x = (rng.standard_normal((4 * ROWS, d)) * np.sqrt(values)) @ rotation + mean
+            exact = rounded.spectrum(x)
+            error = np.abs(measured(x, "float64").eigenvalues - exact)[values < 1].max()
+            errors.append(error / (exact[0] * np.finfo(np.float64).eps))
+        rows.append([d, f"{max(errors):.1f}", f"{2 * math.sqrt(d):.1f}"])
+    return table(["d", "largest error / (eps64 lambda_1)", "floor / (eps64 lambda_1)"], rows)
+
+
 def floor_counts(full):
     """Over many networks: how often the reading is wrong, and how often it is flagged."""
     rows = []
@@ -228,6 +245,7 @@ def published_side(_full):
 TABLES = {
     "floor-line": floor_line,
     "floor-counts": floor_counts,
+    "arithmetic": arithmetic,
     "published": published_side,
     "scatter": scatter,
     "coverage": coverage,

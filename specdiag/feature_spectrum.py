@@ -238,8 +238,8 @@ def noise_floor(values: Array, *, second_moment: float, precision: str) -> tuple
       usual width of a feed-forward layer. Where sums are in float32 (16-bit formats), c = 1, which
       allows for about 24 residual blocks that each round their sum; in TF32 only the two factors of a
       product are rounded and nothing is stored in it, c = 1/6. docs/features.md has the calibration.
-    - our own arithmetic: the eigenvalues of a float64 covariance are good to about d eps64 lambda_1
-      (Golub & Van Loan, section 8.1).
+    - our own arithmetic: 2 sqrt(d) eps64 lambda_1, the usual d eps64 lambda_1 (Golub & Van Loan,
+      section 8.1) with the root that random rounding errors give (Higham & Mary).
 
     Parameters
     ----------
@@ -253,7 +253,7 @@ def noise_floor(values: Array, *, second_moment: float, precision: str) -> tuple
     d, eps = len(values), EPS[precision]
     c = {"bfloat16": 1.0, "float16": 1.0, "tf32": 1 / 6}.get(precision, 1 + d / 12)
     forward = 2 * c * eps**2 * second_moment
-    own = d * EPS["float64"] * float(values[0])
+    own = 2 * math.sqrt(d) * EPS["float64"] * float(values[0])
     if precision == "float64" or own > forward:
         return max(own, forward), "float64 arithmetic"
     return forward, precision
