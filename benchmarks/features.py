@@ -229,13 +229,17 @@ def published_side(_full):
     """On which side of which floor the published condition numbers are, if the features have no mean."""
     rows = []
     for (arm, level), (cond, trace, top1) in PUBLISHED.items():
-        values = np.full(128, top1 * trace)
-        cells = [arm, level, f"{cond:.2e}"]
-        for precision in ("float32", "tf32", "bfloat16", "float64"):
+        largest, cells = top1 * trace, [arm, level, f"{cond:.2e}"]
+        # Eigenvalues of zero leave the floor of the forward pass alone; float64 is that of the covariance.
+        for precision, scale in (
+            ("float32", 0),
+            ("tf32", 0),
+            ("bfloat16", 0),
+            ("float64", largest),
+        ):
+            values = np.full(128, float(scale))
             floor, _ = noise_floor(values, second_moment=trace / 128, precision=precision)
-            if precision == "float32":
-                floor, _ = noise_floor(0 * values, second_moment=trace / 128, precision=precision)
-            limit = values[0] / floor
+            limit = largest / floor
             cells.append(f"{limit:.1e}: {'resolved' if cond < limit else '**not resolved**'}")
         rows.append(cells)
     header = ["weights", "UnitDropout", "published", "float32", "TF32", "bfloat16"]
