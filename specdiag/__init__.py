@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from specdiag.checkpoint import open_checkpoint, tensor_digest
     from specdiag.comparison import compare
+    from specdiag.covariance import FeatureCovariance
     from specdiag.esd import eigenvalues, rank_gate
     from specdiag.exports import export
     from specdiag.gof import goodness_of_fit, likelihood_ratios
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from specdiag.tail import fit_alpha
 
 __all__ = [
+    "FeatureCovariance",
     "alpha",
     "alpha_posterior",
     "compare",
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "FeatureCovariance": "covariance",
     "alpha": "spectra",
     "alpha_posterior": "posterior",
     "compare": "comparison",

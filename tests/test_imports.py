@@ -24,6 +24,8 @@ ALLOWED = {
     "gof": {*NUMERICS, "specdiag.posterior", "specdiag.tail"},
     "published": {*NUMERICS, "specdiag.posterior", "specdiag.tail"},
     "null": {*NUMERICS, "platformdirs", "specdiag._files", "specdiag.esd", "specdiag.posterior"},
+    "feature_spectrum": NUMERICS,
+    "covariance": {"numpy", "torch", "specdiag.feature_spectrum"},
     "layers": {
         *("numpy", "threadpoolctl", "specdiag.checkpoint", "specdiag.esd", "specdiag.tail"),
         *("specdiag.posterior", "specdiag.gof", "specdiag.null", "specdiag.published"),

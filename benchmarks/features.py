@@ -1,0 +1,286 @@
+"""Calibration of the feature covariance: noise floor, coverage of its intervals, sampling scatter.
+
+    python -m benchmarks.features [--full] [--write-docs]
+
+Prints the tables of docs/features.md and with `--write-docs` puts them there. Seeds are fixed. Fast takes
+under a minute on one core, full about ten minutes.
+"""
+
+import argparse
+import itertools
+import logging
+import math
+import re
+import time
+from collections import Counter
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from scipy.stats import entropy
+from threadpoolctl import threadpool_limits
+
+from benchmarks import _rounded_network as rounded
+from benchmarks._calibration_page import rate, table
+from specdiag.covariance import FeatureCovariance
+from specdiag.feature_spectrum import noise_floor
+
+PAGE = Path(__file__).parents[1] / "docs" / "features.md"
+PRECISIONS = ("float32", "tf32", "bfloat16")
+ROWS = 2000
+# The range in which a precision starts to be wrong.
+DECADES = {"float32": range(9, 18), "tf32": range(5, 15), "bfloat16": range(3, 12)}
+
+# d = 128, one a level of UnitDropout (off, standard, aggressive); published beside the checkpoints in
+# aug_full_results.jsonl (all weights trained) and aug_results.jsonl (core frozen): cond, trace, top1_frac.
+PUBLISHED = {
+    ("trained", "off"): (1122105856165.022, 40158.322925992274, 0.6276165114040583),
+    ("trained", "standard"): (876831297350.2703, 42794.532072727176, 0.5486896730900361),
+    ("trained", "aggressive"): (434348143246.994, 33717.255652476466, 0.5564021421290194),
+    ("frozen", "off"): (1909769363129.1387, 36954.87295655337, 0.6089941987932215),
+    ("frozen", "standard"): (2165571068519.1272, 36786.458088236875, 0.6327327013373537),
+    ("frozen", "aggressive"): (1641762994729.6724, 37911.66260794585, 0.6226952463573657),
+}
+
+_log = logging.getLogger(__name__)
+
+
+def passes(design, precision, seed=0, rows=ROWS):
+    """Return the true features of a network and those of a precision."""
+    rng = np.random.default_rng(seed)
+    exact = ml_dtypes.bfloat16 if precision == "bfloat16" else np.float32
+    net = rounded.network(rng, dtype=exact, **design)
+    x = rng.standard_normal((rows, len(net.stem))).astype(exact).astype(np.float64)
+    return [rounded.features(net, x, how) for how in ("float64", precision)]
+
+
+def measured(x, precision):
+    seen = FeatureCovariance(precision=precision)
+    for part in np.array_split(x, 50):
+        seen.update(part)
+    return seen.result()
+
+
+def condition(values):
+    return float(values[0] / values[-1])
+
+
+def floor_line(full):
+    """One network at growing condition numbers: true, read in every precision, and what is said."""
+    rows = []
+    for decade in range(4, 17, 1 if full else 4):
+        cells = []
+        for precision in PRECISIONS:
+            design = {"kind": "residual", "condition": 10.0**decade}
+            true, seen = passes(design, precision)
+            result = measured(seen, precision)
+            if precision == "float32":
+                cells += [f"{condition(rounded.spectrum(true)):.1e}"]
+            cells += [f"{result.condition_number_published:.1e}", result.condition_text]
+        rows.append(cells)
+    header = ["true", *itertools.chain(*([f"read in {p}", "specdiag says"] for p in PRECISIONS))]
+    return table(header, rows)
+
+
+def arithmetic(full):
+    """Errors of the eigenvalues of a float64 covariance where the true ones are 1 and (nearly) 0."""
+    rows = []
+    for d in (16, 64, 128, 384) if full else (16, 64):
+        errors = []
+        for seed, (share, mean) in enumerate(itertools.product((0.01, 0.5), (0, 30))):
+            rng = np.random.default_rng(seed)
+            values = np.where(np.arange(d) < max(1, share * d), 1, 1e-18)
+            rotation = np.linalg.qr(rng.standard_normal((d, d)))[0]
+            x = (rng.standard_normal((4 * ROWS, d)) * np.sqrt(values)) @ rotation + mean
+            exact = rounded.spectrum(x)
+            error = np.abs(measured(x, "float64").eigenvalues - exact)[values < 1].max()
+            errors.append(error / (exact[0] * np.finfo(np.float64).eps))
+        rows.append([d, f"{max(errors):.1f}", f"{2 * math.sqrt(d):.1f}"])
+    return table(["d", "largest error / (eps64 lambda_1)", "floor / (eps64 lambda_1)"], rows)
+
+
+def floor_counts(full):
+    """Over many networks: how often the reading is wrong, and how often it is flagged."""
+    rows = []
+    for precision in PRECISIONS:
+        counts = Counter()
+        conditions = [10.0**k for k in DECADES[precision]][:: 1 if full else 3]
+        for seed, design in enumerate(rounded.designs(conditions, (6, 24) if full else (6,))):
+            true, seen = passes(design, precision, seed, ROWS // 2)
+            result = measured(seen, precision)
+            ratio = result.condition_number_published / condition(rounded.spectrum(true))
+            wrong, far = not 1 / 2 < ratio < 2, not 1 / 10 < ratio < 10
+            counts[wrong, result.condition_number_is_bound] += 1
+            counts["far"] += far
+        wrong, right = (counts[k, True] + counts[k, False] for k in (True, False))
+        flagged = [f"{counts[True, True]} of {wrong}", f"{counts[False, True]} of {right}"]
+        rows.append([precision, wrong + right, counts["far"], *flagged])
+        _log.info("%s done", precision)
+    header = [
+        "precision",
+        "networks",
+        "wrong tenfold",
+        "flagged where wrong",
+        "flagged where right",
+    ]
+    return table(header, rows)
+
+
+SPECTRA = {
+    "graded": lambda d: np.geomspace(1, 1e-6, d),
+    "two and decay": lambda d: np.concatenate([[1, 0.6], 1e-3 * np.geomspace(1, 1e-6, d - 2)]),
+    "two and equal tail": lambda d: np.concatenate([[1, 0.6], np.full(d - 2, 1e-6)]),
+    "all equal": np.ones,
+}
+NAMES = ("condition_number", "effective_rank", "participation_ratio", "top1_fraction", "trace")
+
+
+def truths(values):
+    share = values / values.sum()
+    return (
+        condition(values),
+        math.exp(entropy(share)),
+        1 / float(share @ share),
+        float(share[0]),
+        float(values.sum()),
+    )
+
+
+def sample(rng, values, groups, correlation, tokens=10):
+    d = len(values)
+    own = rng.standard_normal((groups, tokens, d)) * math.sqrt(1 - correlation)
+    return (own + rng.standard_normal((groups, 1, d)) * math.sqrt(correlation)) * np.sqrt(values)
+
+
+def percentile_holds(rng, x, truth, draws=199):
+    """Return whether the percentile bootstrap over groups holds the true condition number."""
+    groups, _, d = x.shape
+    weights = rng.multinomial(groups, np.full(groups, 1 / groups), draws) / groups
+    mean = weights @ x.mean(axis=1)
+    squares = np.einsum("gti,gtj->gij", x, x, optimize=True).reshape(groups, -1) / x.shape[1]
+    covariances = (weights @ squares).reshape(-1, d, d) - mean[:, :, None] * mean[:, None]
+    found = np.linalg.eigvalsh(covariances)
+    low, high = np.quantile(found[:, -1] / found[:, 0], [0.025, 0.975])
+    return low <= truth <= high
+
+
+def coverage(full):
+    """Coverage of the 95 % intervals for Gaussian features with dependent tokens."""
+    count, others = (200, 40) if full else (10, 4)
+    rows = []
+    cells = itertools.product(SPECTRA, (16, 64), (0, 0.5), (50, 500) if full else (50,))
+    for name, d, correlation, groups in cells:
+        rng = np.random.default_rng(d * groups)
+        values = SPECTRA[name](d)
+        truth = truths(values)
+        hits, percentile, bias = np.zeros(len(NAMES)), 0, []
+        for i in range(count):
+            x = sample(rng, values, groups, correlation)
+            result = measured_windows(x)
+            ends = [getattr(result, f"{key}_interval") for key in NAMES]
+            hits += [low <= t <= high for t, (low, high) in zip(truth, ends, strict=True)]
+            bias.append(math.log(result.condition_number / truth[0]))
+            percentile += i < others and percentile_holds(rng, x, truth[0])
+        rates = [rate(hit / count, count).split(" ±")[0] for hit in hits]
+        typical = f"{math.exp(np.mean(bias)):.2f}"
+        rows.append(
+            [name, d, correlation, groups, *rates, f"{100 * percentile / others:.0f}", typical]
+        )
+        _log.info("%s", rows[-1])
+    header = ["spectrum", "d", "within-group correlation", "groups"]
+    header += ["condition number", "effective rank", "participation ratio", "top-1", "trace"]
+    return table([*header, "condition number, percentile bootstrap", "estimate / truth"], rows)
+
+
+def measured_windows(x):
+    seen = FeatureCovariance()
+    seen.update(x)
+    return seen.result()
+
+
+def scatter(full):
+    """How far condition numbers lie apart: samples of one network, and networks of one design."""
+    repeats = 20 if full else 4
+    design = {"kind": "residual", "condition": 1e11}
+    rows = []
+    net = rounded.network(np.random.default_rng(0), **design)
+    for n in (500, 2000, 8000):
+        found = [_log_condition(net, seed, n) for seed in range(repeats)]
+        rows.append([f"samples of {n:,} independent rows, one network", *_spread(found)])
+    nets = [rounded.network(np.random.default_rng(seed), **design) for seed in range(repeats)]
+    found = [_log_condition(net, 0, 2000) for net in nets]
+    rows.append(["random initialisations, 2,000 rows", *_spread(found)])
+    header = ["what varies", "sd of log", "95 % range of the ratio of two"]
+    return table(header, rows)
+
+
+def _log_condition(net, seed, n):
+    x = np.random.default_rng([7, seed]).standard_normal((n, len(net.stem)))
+    return math.log(condition(rounded.spectrum(rounded.features(net, x, "float64"))))
+
+
+def _spread(logs):
+    sd = float(np.std(logs, ddof=1))
+    factor = math.exp(1.96 * math.sqrt(2) * sd)
+    return f"{sd:.3f}", f"1/{factor:.2f} to {factor:.2f}"
+
+
+def published_side(_full):
+    """On which side of which floor the published condition numbers are, if the features have no mean."""
+    rows = []
+    for (arm, level), (cond, trace, top1) in PUBLISHED.items():
+        largest, cells = top1 * trace, [arm, level, f"{cond:.2e}"]
+        # Eigenvalues of zero leave the floor of the forward pass alone; float64 is that of the covariance.
+        for precision, scale in (
+            ("float32", 0),
+            ("tf32", 0),
+            ("bfloat16", 0),
+            ("float64", largest),
+        ):
+            values = np.full(128, float(scale))
+            floor, _ = noise_floor(values, second_moment=trace / 128, precision=precision)
+            limit = largest / floor
+            cells.append(f"{limit:.1e}: {'resolved' if cond < limit else '**not resolved**'}")
+        rows.append(cells)
+    header = ["weights", "UnitDropout", "published", "float32", "TF32", "bfloat16"]
+    return table([*header, "float64 covariance"], rows)
+
+
+TABLES = {
+    "floor-line": floor_line,
+    "floor-counts": floor_counts,
+    "arithmetic": arithmetic,
+    "published": published_side,
+    "scatter": scatter,
+    "coverage": coverage,
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--full", action="store_true", help="the counts of the page")
+    parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES))
+    parser.add_argument("--write-docs", action="store_true", help="put the tables into the page")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    with threadpool_limits(1):
+        for name in arguments.only:
+            start = time.perf_counter()
+            text = TABLES[name](arguments.full)
+            _log.info("%s took %.0f s", name, time.perf_counter() - start)
+            print(f"\n{name}\n{text}")
+            if arguments.write_docs:
+                replace_table(name, text)
+
+
+def replace_table(name, text):
+    page = PAGE.read_text(encoding="utf-8")
+    marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+    page, found = marked.subn(lambda m: m[1] + text + "\n" + m[2], page)
+    if found != 1:
+        raise ValueError(f"{PAGE.name} has {found} places for the table {name}")
+    PAGE.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

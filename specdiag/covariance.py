@@ -1,0 +1,347 @@
+"""Features of a network -> their covariance, as they stream by.
+
+Features are the input of the model's readout, one row a token or sample. `FeatureCovariance` keeps
+count, mean and scatter matrix of blocks of dependent rows, in float64 and never the features, and
+`attach` feeds it from a PyTorch module during ordinary inference.
+"""
+
+import difflib
+import hashlib
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specdiag.feature_spectrum import EPS, FeatureSpectrum, Moments, feature_spectrum, merged
+
+Array = NDArray[np.float64]
+
+# Blocks that are kept for the intervals: 64 d^2 numbers (8 MB for d = 128). The t quantile of 63 degrees
+# of freedom is 2 % above that of infinitely many; docs/features.md has the coverage.
+MAX_BLOCKS = 64
+
+
+class FeatureCovariance:
+    """Accumulates the covariance of features, in float64 and numerically stable.
+
+    Parameters
+    ----------
+    precision : str, optional
+        In which the forward pass was computed: 'float64', 'float32', 'tf32', 'bfloat16' or 'float16'.
+        By default the coarsest dtype among the features seen; that cannot tell float32 features whose
+        matrix products were rounded to TF32 or bfloat16 on the way.
+
+    Notes
+    -----
+    Memory is 8 d^2 bytes a block, at most 64 blocks, and about 80 bytes a group. With more than 64 groups
+    the blocks are groups of equal blake2 hash modulo 64: a function of the labels alone, so batches may
+    come and accumulators may merge in any order.
+    """
+
+    def __init__(self, *, precision: str | None = None) -> None:
+        if precision is not None and precision not in EPS:
+            raise ValueError(f"precision is {precision!r}: expected one of {', '.join(EPS)}")
+        self._fixed = precision is not None
+        self._precision = precision or "float64"
+        self._groups: set[int] = set()
+        self._blocks: dict[int, Moments] = {}
+        self._origin: Array | None = None  # a sample: means are kept relative to it, to all digits
+
+    @property
+    def n_samples(self) -> int:
+        """Rows seen so far."""
+        return sum(block.count for block in self._blocks.values())
+
+    def update(self, features: Any, *, groups: Any = None, mask: Any = None) -> None:
+        """Add the rows of an array.
+
+        Parameters
+        ----------
+        features : array or torch.Tensor of shape (..., d)
+            Any floating-point dtype, on any device. A vector is one row.
+        groups : sequence or array, optional
+            Which trial, window or session each row belongs to, because rows of one group are not
+            independent: one label for every entry of the first axis, or an array of labels of
+            shape (...). Groups may go on in later calls. By default every entry of the first of three or
+            more axes is a group of its own (a window), and a call with fewer axes is one group; such
+            groups are told apart by their contents.
+        mask : array or torch.Tensor of shape (...), optional
+            True where a row counts; padded tokens do not.
+
+        Raises
+        ------
+        ValueError
+            When features have no axes, another width than before, no floating-point dtype, or values
+            that are NaN, infinite or beyond 1e150; when mask or groups do not fit them.
+        """
+        x, precision = _float64(features)
+        if self._origin is not None and x.shape[-1] != len(self._origin):
+            raise ValueError(
+                f"features have width {x.shape[-1]}: {len(self._origin)} in earlier calls"
+            )
+        lead, d = x.shape[:-1], x.shape[-1]
+        keep = _kept(mask, lead)
+        rows = x[keep]
+        bad = np.count_nonzero(~(np.abs(rows) < 1e150))  # whose squares leave the float64 range
+        if bad:
+            raise ValueError(
+                f"{bad:,} of {rows.size:,} feature values are NaN, infinite or > 1e150"
+            )
+        keys = _labelled(groups, lead)[keep] if groups is not None else _by_content(x, keep)[keep]
+        if not len(rows):
+            return
+        if self._origin is None:
+            self._origin = rows[0].copy()
+        self._saw(precision)
+        self._groups.update(map(int, np.unique(keys)))
+        self._fold()
+        keys = self._block_of(keys)
+        for key in np.unique(keys):
+            self._add(int(key), _moments(rows[keys == key].reshape(-1, d) - self._origin))
+
+    def merge(self, other: "FeatureCovariance") -> None:
+        """Add what another accumulator has seen; in any order, the result is the same but for rounding.
+
+        Raises
+        ------
+        ValueError
+            When the widths differ.
+        """
+        if other._origin is None:
+            return
+        if self._origin is None:
+            self._origin = other._origin
+        if len(self._origin) != len(other._origin):
+            raise ValueError(
+                f"features have width {len(other._origin)} there and {len(self._origin)} here"
+            )
+        self._precision = _coarser(self._precision, other._precision)
+        self._groups |= other._groups
+        self._fold()
+        moved = other._origin - self._origin
+        for key, block in list(other._blocks.items()):
+            self._add(self._block_of(key), replace(block, mean=block.mean + moved))
+
+    def result(self) -> FeatureSpectrum:
+        """Return the spectrum of the covariance of all rows seen, with its intervals.
+
+        Raises
+        ------
+        ValueError
+            With fewer than two rows.
+        """
+        if self._origin is None:
+            raise ValueError("no samples: a covariance needs at least 2")
+        blocks = [self._blocks[key] for key in sorted(self._blocks)]
+        squares = sum(
+            float(np.trace(b.scatter)) + b.count * float(((b.mean + self._origin) ** 2).sum())
+            for b in blocks
+        )
+        return feature_spectrum(
+            blocks,
+            precision=self._precision,
+            second_moment=squares / (self.n_samples * len(self._origin)),
+            n_groups=len(self._groups),
+        )
+
+    def _saw(self, precision: str) -> None:
+        if not self._fixed:
+            self._precision = _coarser(self._precision, precision)
+
+    def _block_of(self, keys: Any) -> Any:
+        return keys % MAX_BLOCKS if len(self._groups) > MAX_BLOCKS else keys
+
+    def _fold(self) -> None:
+        """Bring blocks of single groups together once there are too many; folded ones stay."""
+        if len(self._groups) <= MAX_BLOCKS:
+            return
+        blocks, self._blocks = self._blocks, {}
+        for key, block in blocks.items():
+            self._add(self._block_of(key), block)
+
+    def _add(self, key: int, moments: Moments) -> None:
+        known = self._blocks.get(key)
+        self._blocks[key] = merged(known, moments) if known else moments
+
+
+def _moments(rows: Array) -> Moments:
+    mean = rows.mean(axis=0)
+    centered = rows - mean
+    return Moments(count=len(rows), mean=mean, scatter=centered.T @ centered)
+
+
+def _coarser(a: str, b: str) -> str:
+    return min(a, b, key=list(EPS).index)
+
+
+def _float64(features: Any) -> tuple[Array, str]:
+    """Return features in float64, on the CPU, and the name of their dtype."""
+    if hasattr(features, "detach"):
+        name = str(features.dtype).removeprefix("torch.")
+    else:
+        features = np.asarray(features)
+        name = features.dtype.name
+    if name not in EPS:
+        raise ValueError(f"features are {name}: expected float64, float32, float16 or bfloat16")
+    if features.ndim == 0 or 0 in features.shape[-1:]:
+        raise ValueError(f"features have shape {tuple(features.shape)}: expected (..., d)")
+    if hasattr(features, "detach"):
+        features = features.detach().cpu().double().numpy()
+    return np.atleast_2d(np.asarray(features, dtype=np.float64)), name
+
+
+def _plain(values: Any) -> Any:
+    return values.detach().cpu().numpy() if hasattr(values, "detach") else values
+
+
+def _kept(mask: Any, lead: tuple[int, ...]) -> NDArray[np.bool_]:
+    if mask is None:
+        return np.ones(lead, dtype=bool)
+    keep = np.asarray(_plain(mask))
+    if keep.dtype != bool or keep.shape != lead:
+        raise ValueError(
+            f"mask is {keep.dtype} of shape {keep.shape}: expected bool of shape {lead}, True to keep"
+        )
+    return keep
+
+
+def _labelled(groups: Any, lead: tuple[int, ...]) -> NDArray[np.uint64]:
+    """Return the hash of the label of every row, in the shape of the leading axes."""
+    groups = _plain(groups)
+    if isinstance(groups, np.ndarray) and groups.ndim > 1:
+        shape, labels = groups.shape, groups.ravel().tolist()
+    else:
+        labels = groups.tolist() if isinstance(groups, np.ndarray) else list(groups)
+        shape = (len(labels),)
+    if shape not in {lead, lead[:1]}:
+        raise ValueError(f"groups have shape {shape}: expected {lead[:1]} or {lead}")
+    hashes = {label: _hash(repr(_scalar(label)).encode()) for label in labels}
+    keys = np.array([hashes[label] for label in labels], dtype=np.uint64)
+    return np.broadcast_to(keys.reshape(shape + (1,) * (len(lead) - len(shape))), lead)
+
+
+def _scalar(label: Hashable) -> Any:
+    """Return 3 for numpy.int64(3) and torch.tensor(3): one label however it came."""
+    return label.item() if hasattr(label, "item") else label
+
+
+def _by_content(x: Array, keep: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """Return the hash of the window that every row lies in, in the shape of the leading axes."""
+    if keep.ndim < 2:
+        return np.full(keep.shape, _hash(x[keep].tobytes()), dtype=np.uint64)
+    keys = [_hash(window[kept].tobytes()) for window, kept in zip(x, keep, strict=True)]
+    shape = (len(keys),) + (1,) * (keep.ndim - 1)
+    return np.broadcast_to(np.array(keys, dtype=np.uint64).reshape(shape), keep.shape)
+
+
+def _hash(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+class AttachedCovariance(FeatureCovariance):
+    """A covariance that is fed by the forward calls of a module; see `attach`."""
+
+    def __init__(self, *, precision: str | None) -> None:
+        super().__init__(precision=precision)
+        self._groups_next: Any = None
+        self._mask_next: Any = None
+
+    def expect(self, *, groups: Any = None, mask: Any = None) -> None:
+        """Say which groups and mask (see `update`) the next forward call of the whole module has."""
+        self._groups_next, self._mask_next = groups, mask
+
+    def _read(self, features: Any) -> None:
+        self.update(features, groups=self._groups_next, mask=self._mask_next)
+        self._saw(_products(features))
+
+
+def _products(features: Any) -> str:
+    """Return in which precision PyTorch computes matrix products of such tensors, as it is set now.
+
+    Features in float32 may come out of 16-bit products (autocast) or of TF32, and carry their rounding.
+    """
+    import torch
+
+    name, device = str(features.dtype).removeprefix("torch."), features.device.type
+    if name == "float32" and torch.is_autocast_enabled(device):
+        return str(torch.get_autocast_dtype(device)).removeprefix("torch.")
+    if (
+        name == "float32"
+        and device == "cuda"
+        and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    ):
+        return "tf32"
+    return name
+
+
+@contextmanager
+def attach(
+    module: Any, name: str = "", *, precision: str | None = None
+) -> Iterator[AttachedCovariance]:
+    """Accumulate the covariance of the input of a submodule while the module does inference.
+
+    The input is the first floating-point tensor among the arguments of the submodule, positional ones first.
+    Every call of the submodule counts. Put the module into `eval()` first, or dropout is in the features.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The network.
+    name : str
+        Of the submodule, as in `named_modules`: 'readout'. Empty: the module itself.
+    precision : str, optional
+        See `FeatureCovariance`. By default the coarsest of the dtype of the features, the dtype of
+        autocast where it is on, and 'tf32' for float32 on CUDA where matrix products use it (as after
+        `torch.set_float32_matmul_precision("medium")`).
+
+    Yields
+    ------
+    AttachedCovariance
+        A `FeatureCovariance`; its `expect` takes groups and mask of the next forward call.
+
+    Raises
+    ------
+    ValueError
+        When there is no such submodule, or it is called without a floating-point tensor.
+
+    Examples
+    --------
+    >>> with torch.no_grad(), attach(model, "readout") as features:
+    ...     for batch in batches:
+    ...         features.expect(groups=batch["session"], mask=batch["output_mask"])
+    ...         model(**batch["inputs"])
+    >>> print(features.result())
+    """
+    covariance = AttachedCovariance(precision=precision)
+
+    def read(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for value in (*args, *kwargs.values()):
+            if hasattr(value, "detach") and value.is_floating_point():
+                covariance._read(value)
+                return
+        raise ValueError(f"{name or 'the module'} was called without a floating-point tensor")
+
+    def forget(*_: Any) -> None:
+        covariance.expect()
+
+    hooks = [
+        _submodule(module, name).register_forward_pre_hook(read, with_kwargs=True),
+        module.register_forward_hook(forget, always_call=True),
+    ]
+    try:
+        yield covariance
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _submodule(module: Any, name: str) -> Any:
+    try:
+        return module.get_submodule(name)
+    except AttributeError:
+        names = [known for known, _ in module.named_modules() if known]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
+    raise ValueError(f"no submodule {name!r}; near names: {', '.join(near) or 'none'}")

@@ -1,0 +1,330 @@
+"""Moments of features -> condition number, effective rank and their kin, each with its interval.
+
+Plain arrays in and out. The moments come in blocks of dependent samples (trials, windows, sessions),
+see `specdiag.covariance`. Every interval is a delete-a-block jackknife, so dependence within a block does
+not make it too short.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Interval = tuple[float, float]
+
+LEVEL = 0.95
+MIN_BLOCKS = 5  # the t quantile of fewer than 4 degrees of freedom says little
+NO_INTERVAL = (math.nan, math.nan)
+
+# Spacing of numbers at 1, coarsest first. TF32 (matrix products of NVIDIA's tensor cores) rounds their
+# factors to 10 bits and stores float32.
+EPS = {"bfloat16": 2**-7, "float16": 2**-10, "tf32": 2**-10, "float32": 2**-23, "float64": 2**-52}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """Count, mean (d,) and scatter matrix sum((x - mean)(x - mean)') (d, d) of samples."""
+
+    count: int
+    mean: Array
+    scatter: Array
+
+
+def merged(a: Moments, b: Moments) -> Moments:
+    """Return the moments of the samples of both.
+
+    The pairwise update of Chan, Golub & LeVeque (1979), STAN-CS-79-773: no difference of
+    large sums, unlike E[xx'] - mean mean'.
+    """
+    count = a.count + b.count
+    delta = b.mean - a.mean
+    between = np.outer(delta, delta * (a.count * b.count / count))
+    mean = a.mean + delta * (b.count / count)
+    return Moments(count=count, mean=mean, scatter=a.scatter + b.scatter + between)
+
+
+def without(total: Moments, part: Moments) -> Moments:
+    """Return the moments of the samples of `total` that are not of `part`: `merged` undone."""
+    count = total.count - part.count
+    mean = total.mean + (total.mean - part.mean) * (part.count / count)
+    delta = part.mean - mean
+    between = np.outer(delta, delta * (count * part.count / total.count))
+    return Moments(count=count, mean=mean, scatter=total.scatter - part.scatter - between)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpectrum:
+    """What the covariance of features says. Every interval is 95 %, NaN with fewer than 5 blocks.
+
+    Attributes
+    ----------
+    eigenvalues : ndarray of shape (d,)
+        Of the covariance, descending. Divided by n - 1, as `numpy.cov` does: unbiased for independent
+        samples, and only `trace` and the eigenvalues themselves notice. In the squared units of the
+        features.
+    condition_number : float
+        lambda_1 / lambda_d. Where lambda_d does not exceed the noise floor it is lambda_1 / floor, a
+        lower bound, because the true lambda_d is below the floor: lambda_1 over the last eigenvalue
+        that survives would say nothing about those that do not. NaN when there are no more samples than
+        features (lambda_d is then zero for any network) or no variance.
+    condition_number_is_bound : bool
+        Whether it is that lower bound; its interval then has no upper end.
+    condition_number_published : float
+        lambda_1 over the smallest positive eigenvalue, as in published tables, for comparison only: it is
+        a ratio to rounding where eigenvalues sink below it.
+    numerical_rank : int
+        Eigenvalues above the noise floor.
+    noise_floor, noise_floor_source : float, str
+        See `noise_floor`.
+    effective_rank : float
+        exp(-sum p log p), p = lambda / trace, between 1 and d: Roy & Vetterli (2007), EUSIPCO.
+    participation_ratio : float
+        trace^2 / sum(lambda^2), between 1 and d: Gao et al. (2017), bioRxiv 214262.
+    top1_fraction, top5_fraction : float
+        Share of the variance of the largest and the five largest eigenvalues.
+    trace : float
+        Total variance.
+    precision : str
+        Of the forward pass: a name in `EPS`.
+    n_groups, n_blocks : int
+        Distinct groups seen, and the blocks that they were folded into: what the intervals resample.
+    """
+
+    eigenvalues: Array
+    n_samples: int
+    n_groups: int
+    n_blocks: int
+    precision: str
+    noise_floor: float
+    noise_floor_source: str
+    numerical_rank: int
+    condition_number: float
+    condition_number_interval: Interval
+    condition_number_is_bound: bool
+    condition_number_published: float
+    effective_rank: float
+    effective_rank_interval: Interval
+    participation_ratio: float
+    participation_ratio_interval: Interval
+    top1_fraction: float
+    top1_fraction_interval: Interval
+    top5_fraction: float
+    top5_fraction_interval: Interval
+    trace: float
+    trace_interval: Interval
+
+    @property
+    def condition_text(self) -> str:
+        """The condition number in words that cannot be mistaken: `1.2e+06`, `>= 3e+11 (…)`, or why not."""
+        if self.condition_number_is_bound:
+            digit = 10.0 ** (math.floor(math.log10(self.condition_number)) - 1)
+            at_least = math.floor(self.condition_number / digit) * digit  # never rounded up
+            return f">= {at_least:.1e} ({self.noise_floor_source} floor)"
+        if math.isnan(self.condition_number):
+            return f"unknown ({self._size})"
+        return f"{self.condition_number:.2e}"
+
+    @property
+    def _size(self) -> str:
+        return f"{self.n_samples:,} samples of {len(self.eigenvalues)} features"
+
+    def __str__(self) -> str:
+        words = "group" if self.n_groups == 1 else "groups"
+        folded = f" in {self.n_blocks} blocks" if self.n_blocks != self.n_groups else ""
+        lines = [
+            f"{self._size}, {self.precision}, {self.n_groups:,} {words}{folded}",
+            _line("condition number", self.condition_text, self.condition_number_interval),
+            _line("  as published", f"{self.condition_number_published:.2e}", NO_INTERVAL),
+            _line("numerical rank", str(self.numerical_rank), NO_INTERVAL),
+        ]
+        for name in _PLAIN:
+            value, interval = getattr(self, name), getattr(self, f"{name}_interval")
+            lines.append(_line(name.replace("_", " "), f"{value:.4g}", interval))
+        if self.n_blocks < MIN_BLOCKS:
+            lines.append(f"no intervals: {self.n_blocks} of the {MIN_BLOCKS} groups they need")
+        return "\n".join(lines)
+
+
+_PLAIN = ("effective_rank", "participation_ratio", "top1_fraction", "top5_fraction", "trace")
+
+
+def _line(name: str, value: str, interval: Interval) -> str:
+    low, high = interval
+    return f"{name:<20} {value}" + ("" if math.isnan(low) else f"  [{low:.3g}, {high:.3g}]")
+
+
+def feature_spectrum(
+    blocks: Sequence[Moments], *, precision: str, second_moment: float, n_groups: int
+) -> FeatureSpectrum:
+    """Return the spectrum of the pooled covariance of blocks of samples.
+
+    Parameters
+    ----------
+    blocks : sequence of Moments
+        One a block; blocks are taken as independent of each other.
+    precision : str
+        Of the forward pass, a name in `EPS`.
+    second_moment : float
+        Mean square of a feature about zero, over samples and features.
+    n_groups : int
+        How many groups the blocks hold.
+
+    Raises
+    ------
+    ValueError
+        With fewer than two samples.
+    """
+    total = pooled(blocks)
+    if total.count < 2:
+        raise ValueError(f"{total.count} sample: a covariance needs at least 2")
+    values = _spectrum(total)
+    floor, source = noise_floor(values, second_moment=second_moment, precision=precision)
+    # No more samples than features: lambda_d is zero whatever the network does.
+    enough = total.count > len(values)
+    bound = bool(values[-1] <= floor and enough and values[0] > 0)
+    estimates = _estimates(values)
+    intervals = _jackknife(blocks, total)
+    condition, interval = estimates["condition_number"], intervals.pop("condition_number")
+    limit = values[0] / floor if floor > 0 else math.nan
+    if bound:
+        condition, interval = limit, (limit, math.inf)
+    elif not enough:
+        condition, interval = math.nan, NO_INTERVAL
+    elif interval[1] > limit:
+        interval = min(interval[0], limit), math.inf
+    positive = values[values > 0]
+    named: dict[str, Any] = {name: estimates[name] for name in _PLAIN}
+    named |= {f"{name}_interval": intervals[name] for name in _PLAIN}
+    return FeatureSpectrum(
+        eigenvalues=np.maximum(values, 0.0),
+        n_samples=total.count,
+        n_groups=n_groups,
+        n_blocks=len(blocks),
+        precision=precision,
+        noise_floor=floor,
+        noise_floor_source=source,
+        numerical_rank=int(np.count_nonzero(values > floor)),
+        condition_number=condition,
+        condition_number_interval=interval,
+        condition_number_is_bound=bound,
+        condition_number_published=float(positive[0] / positive[-1]) if len(positive) else math.nan,
+        **named,
+    )
+
+
+def pooled(blocks: Sequence[Moments]) -> Moments:
+    """Return the moments of all samples."""
+    total, *rest = blocks
+    for block in rest:
+        total = merged(total, block)
+    return total
+
+
+def noise_floor(values: Array, *, second_moment: float, precision: str) -> tuple[float, str]:
+    """Return the variance that an eigenvalue must exceed to be more than rounding, and its origin.
+
+    The larger of two floors, both proportional to the features and the same under rotation:
+
+    - the forward pass: 2 c eps^2 E[x^2]. Rounding errors of the last operations are nearly independent
+      between features and proportional to the feature itself, mean included (Higham 2002, Accuracy and
+      Stability of Numerical Algorithms, sections 2.2 and 3.1; Higham & Mary 2019, SIAM J. Sci. Comput.
+      41(5)), so they add about c eps^2 E[x^2] to every eigenvalue of the covariance; an eigenvalue
+      below twice that may be off by more than a factor of 2. For sums in the precision of the features,
+      c = 1 + d / 12: a sum of k terms in order has error variance k eps^2 / 48, taken for k = 4 d, the
+      usual width of a feed-forward layer. Where sums are in float32 (16-bit formats), c = 1, which
+      allows for about 24 residual blocks that each round their sum; in TF32 only the two factors of a
+      product are rounded and nothing is stored in it, c = 1/6. docs/features.md has the calibration.
+    - our own arithmetic: 2 sqrt(d) eps64 lambda_1, the usual d eps64 lambda_1 (Golub & Van Loan,
+      section 8.1) with the root that random rounding errors give (Higham & Mary).
+
+    Parameters
+    ----------
+    values : ndarray of shape (d,)
+        Eigenvalues, descending.
+    second_moment : float
+        Mean square of a feature about zero, over samples and features.
+    precision : str
+        A name in `EPS`.
+    """
+    d, eps = len(values), EPS[precision]
+    c = {"bfloat16": 1.0, "float16": 1.0, "tf32": 1 / 6}.get(precision, 1 + d / 12)
+    forward = 2 * c * eps**2 * second_moment
+    own = 2 * math.sqrt(d) * EPS["float64"] * float(values[0])
+    if precision == "float64" or own > forward:
+        return max(own, forward), "float64 arithmetic"
+    return forward, precision
+
+
+def _spectrum(moments: Moments) -> Array:
+    return np.asarray(np.linalg.eigvalsh(moments.scatter / (moments.count - 1)), np.float64)[::-1]
+
+
+def _estimates(values: Array) -> dict[str, float]:
+    """Return the functions of a descending spectrum that have an interval; NaN without variance."""
+    x = np.maximum(values, 0.0)
+    trace = float(x.sum())
+    if not trace > 0:
+        return dict.fromkeys(_SCALES, math.nan) | {"trace": trace}
+    p = x / trace
+    seen = p[p > 0]
+    return {
+        "condition_number": float(x[0] / x[-1]) if x[-1] > 0 else math.inf,
+        "effective_rank": math.exp(-float(seen @ np.log(seen))),
+        "participation_ratio": 1 / float(p @ p),
+        "top1_fraction": float(p[0]),
+        "top5_fraction": float(p[:5].sum()),
+        "trace": trace,
+    }
+
+
+def _logit(x: Any) -> Any:
+    return np.log(x) - np.log1p(-x)
+
+
+def _expit(x: Any) -> Any:
+    return 1 / (1 + np.exp(-x))
+
+
+# On which scale an estimate is nearly normal, and the way back.
+_RANKS = ("effective_rank", "participation_ratio")
+_SCALES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    **dict.fromkeys(("condition_number", *_RANKS, "trace"), (np.log, np.exp)),
+    **dict.fromkeys(("top1_fraction", "top5_fraction"), (_logit, _expit)),
+}
+
+
+def _jackknife(blocks: Sequence[Moments], total: Moments) -> dict[str, Interval]:
+    """Return the interval of every estimate: jackknife over blocks on the log or logit scale, t quantile.
+
+    The delete-m_j jackknife, for blocks of unequal size: Busing, Meijer & van der Leeden (1999),
+    Statistics and Computing 9. It removes the bias of order 1/n as well, of which sample
+    eigenvalues have much (the smallest is too small): an interval may lie beside the estimate itself.
+    The percentile bootstrap has twice the bias instead.
+    """
+    from scipy.special import stdtrit
+
+    size = np.array([block.count for block in blocks], dtype=np.float64)
+    if len(blocks) < MIN_BLOCKS or total.count - size.max() < 2:
+        return dict.fromkeys(_SCALES, NO_INTERVAL)
+    whole = _estimates(_spectrum(total))
+    deleted = [_estimates(_spectrum(without(total, block))) for block in blocks]
+    quantile = float(stdtrit(len(blocks) - 1, (1 + LEVEL) / 2))
+    h = total.count / size
+    intervals = {}
+    for name, (forward, backward) in _SCALES.items():
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            estimate = forward(np.float64(whole[name]))
+            left_out = forward(np.array([values[name] for values in deleted]))
+            center = len(blocks) * estimate - ((1 - 1 / h) * left_out).sum()
+            pseudo = h * estimate - (h - 1) * left_out
+            error = math.sqrt(float(((pseudo - center) ** 2 / (h - 1)).mean()))
+            low, high = backward(center + quantile * error * np.array([-1.0, 1.0]))
+        if name in _RANKS:
+            low, high = np.clip((low, high), 1, len(total.mean))
+        finite = math.isfinite(low) and math.isfinite(high)
+        intervals[name] = (float(low), float(high)) if finite else NO_INTERVAL
+    return intervals
