@@ -226,12 +226,17 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
         try:
             yield file
             sync(file)
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
+            temporary.chmod(usual_mode())
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def usual_mode() -> int:
+    """Return the permissions that a new file gets here."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
 
 
 def sync(file: IO[bytes]) -> None:

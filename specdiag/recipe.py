@@ -25,6 +25,7 @@ from specdiag.lockfile import (
 )
 
 FOLDER = "recipes"
+_RECORDED = {"params", "file", "metrics", "environment"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,9 +192,11 @@ def _change(key: Key, old: Entry | None, new: Entry | None) -> str:
         return f"removed {label}: no recipe declares it"
     if old == new:
         return ""
-    fields = [name for name in vars(new) if getattr(old, name) != getattr(new, name)]
+    fields = [n for n in vars(new) if n not in _RECORDED and getattr(old, n) != getattr(new, n)]
     params = [f"params.{k}" for k in old.params.keys() | new.params.keys() if _differs(old, new, k)]
-    return f"changed {label}: {', '.join([f for f in fields if f != 'params'] + sorted(params))}"
+    what = ", ".join(fields + sorted(params)) or "its record"
+    lost = "; what was recorded of it is dropped" if old.metrics and not new.metrics else ""
+    return f"changed {label}: {what}{lost}"
 
 
 def _differs(old: Entry, new: Entry, param: str) -> bool:

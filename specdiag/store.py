@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from specdiag._files import write_whole
+from specdiag._files import usual_mode, write_whole
 from specdiag.lockfile import (
     Entry,
     FileRecord,
@@ -156,6 +156,7 @@ def publish(root: Path, entry: Entry, file: Path | None, receipt: Receipt) -> No
     target = _receipt_path(path, receipt.sha256)
     write_whole(target, json.dumps(asdict(receipt), indent=1, sort_keys=True).encode())
     if file:
+        file.chmod(usual_mode())  # whoever wrote it may have kept it to himself
         file.replace(path)
     for old in _receipts(path):
         if old != target:

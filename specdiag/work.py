@@ -123,7 +123,7 @@ def work(
                 pending.remove(step)
             elif key not in busy:
                 busy.add(key)
-                _log.info("%s: another process works on it; waiting for it", step.entry.name)
+                _log.info("another process works on %s: waiting for it", step.entry.name)
         if len(pending) == before:
             time.sleep(_POLL)
     return [outcomes[step.entry.key] for step in steps]
@@ -135,6 +135,7 @@ def _waits(entry: Entry, pending: Sequence[Step]) -> bool:
 
 
 _PAST = {"failed": "failed", "skipped": "was skipped"}
+_DOING = {"fetch": "fetching", "train": "training", "evaluate": "evaluating"}
 
 
 def _attempt(
@@ -169,7 +170,7 @@ def _make(path: Path, key: Key, forced: bool, prefer: str, progress: Progress | 
         _sweep(root / entry.path)
         return Outcome(entry, "kept", "" if found.word == "ok" else found.word)
     action = _action(entry, prefer)
-    _log.info("%s: %s", entry.name, action)
+    _log.info("%s %s", _DOING[action], entry.name)
     if action == "fetch":
         return Outcome(entry, "fetched", _fetch(path, entry, forced, progress))
     return Outcome(

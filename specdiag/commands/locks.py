@@ -47,6 +47,11 @@ def list_(
     stale    made before its parent, params or recipe changed
     missing  not there
     corrupt  not the file that was made
+
+    \b
+    Examples:
+      specdiag list
+      specdiag list --scale paper --json
     """  # noqa: D301
     from specdiag import listing
 
@@ -142,7 +147,7 @@ def train(
 @_names
 @_lock
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if the lock would change.")
-@click.option("--init", is_flag=True, help="Start an empty lock here, and a folder for recipes.")
+@click.option("--init", is_flag=True, help="Start a lock here, and a folder for recipes.")
 @debug_option
 def lock_(names: tuple[str, ...], lock_path: Path | None, check: bool, init: bool) -> None:
     """Write into the lock what the recipes declare now, all or some.
@@ -159,21 +164,20 @@ def lock_(names: tuple[str, ...], lock_path: Path | None, check: bool, init: boo
     from specdiag.lockfile import exclusive, load, save
 
     if init:
-        _start(lock_path, names, check)
-        return
+        lock_path = _start(lock_path, names, check)
     path, _ = _open(lock_path)
     with nullcontext() if check else exclusive(path):
         lock = load(path)
         new, changes = recipe.resolve(lock, recipe.declared(path.parent), names)
         if changes and not check:
             save(new, path)
-    for line in changes or ["nothing changed"]:
+    for line in changes or ["nothing changed"] * (not init):
         click.echo(line)
     if changes and check:
         raise click.exceptions.Exit(1)
 
 
-def _start(lock_path: Path | None, names: Sequence[str], check: bool) -> None:
+def _start(lock_path: Path | None, names: Sequence[str], check: bool) -> Path:
     if names or check:
         raise click.UsageError("--init takes no names and no --check")
     from specdiag.lockfile import LOCK_NAME, Lock, save
@@ -190,7 +194,8 @@ def _start(lock_path: Path | None, names: Sequence[str], check: bool) -> None:
             '"""Recipes: each declares entries of checkpoints.lock, and builds them."""\n'
         )
     save(Lock(), path)
-    click.echo(f"started {path}; put recipes into {folder}, then run `specdiag lock`")
+    click.echo(f"started {path}; recipes go into {folder}, and `specdiag lock` reads them")
+    return path
 
 
 def _open(lock_path: Path | None) -> tuple[Path, "Lock"]:

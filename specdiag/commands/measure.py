@@ -22,13 +22,39 @@ if TYPE_CHECKING:
 # Multiplications of about two seconds of work; a progress bar for less would only flicker.
 _LONG = 5e10
 
-_files = click.argument(
-    "files",
-    nargs=-1,
-    required=True,
-    type=click.Path(exists=True, path_type=Path),
-    metavar="FILE...",
-)
+
+class _Checkpoint(click.ParamType[Path]):
+    """A path, or the name of an entry of checkpoints.lock whose file is there."""
+
+    name = "checkpoint"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(value)
+        if path.exists():
+            return path
+        found = _named(value)
+        if len(found) > 1:
+            self.fail(
+                f"{value} is there at several scales: name one of {', '.join(map(str, found))}"
+            )
+        if not found:
+            self.fail(f"Path '{value}' does not exist.", param, ctx)
+        return found[0]
+
+
+def _named(name: str) -> list[Path]:
+    """Return the files of the entries of this name; none without a lock."""
+    from specdiag.lockfile import find_lock, load
+
+    try:
+        path = find_lock(Path.cwd())
+    except FileNotFoundError:
+        return []
+    files = [path.parent / entry.path for entry in load(path).entries if entry.name == name]
+    return [file for file in files if file.exists()]
+
+
+_files = click.argument("files", nargs=-1, required=True, type=_Checkpoint(), metavar="FILE...")
 _output = click.option(
     "-o",
     "--output",
@@ -98,8 +124,8 @@ def alpha(
 ) -> None:
     """Fit a power law to the spectrum of every weight matrix of each FILE.
 
-    A FILE is a .ckpt, .pt, .pth, .bin or .safetensors file, an index of shards (*.index.json), or
-    a folder that holds one of these. No code in it is ever run.
+    A FILE is a .ckpt, .pt, .pth, .bin or .safetensors file, an index of shards (*.index.json), a
+    folder that holds one of these, or a name in checkpoints.lock. No code in it is ever run.
 
     \b
     Examples:

@@ -1,0 +1,39 @@
+"""The tutorial of docs/lockfile.md does what it says."""
+
+import re
+from pathlib import Path
+
+import pytest
+from test_commands_locks import run, states
+
+PAGE = Path(__file__).parents[1] / "docs" / "lockfile.md"
+RECIPE = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1]
+STEPS = re.findall(r"```\nspecdiag (.*?)\n```\n\n```text\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "net.py").write_text(RECIPE)
+    return tmp_path
+
+
+def test_the_commands_of_the_tutorial_print_what_it_shows(folder):
+    assert [command for command, _ in STEPS] == ["lock --init", "train --missing", "list"]
+    for command, expected in STEPS:
+        status, out, _ = run(folder, *command.split())
+        assert (status, out) == (0, expected)
+    status, out, _ = run(folder, "compare", "base", "tuned")
+    assert status == 0
+    assert out.splitlines()[-2] == (
+        "same spectrum by construction: all 1 measured matrices are bit-identical, so no alpha can "
+        "differ; what differs: out"
+    )
+    recipe = folder / "recipes" / "net.py"
+    recipe.write_text(RECIPE.replace('"steps": 1000', '"steps": 900'))
+    assert run(folder, "lock")[1] == (
+        "changed base (desk): params.steps; what was recorded of it is dropped\n"
+    )
+    assert states(folder) == {"base": "stale", "tuned": "ok"}
+    run(folder, "train", "base")
+    assert states(folder) == {"base": "ok", "tuned": "stale"}
