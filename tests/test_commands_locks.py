@@ -12,12 +12,12 @@ import specdiag
 from specdiag.lockfile import load
 
 
-def run(folder, *arguments, **options):
+def run(folder, *arguments, **environment):
     """Run the command line in a folder; returns status, stdout, stderr."""
     command = [sys.executable, "-m", "specdiag.cli", *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])} | environment
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, **options
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     return done.returncode, done.stdout, done.stderr
 

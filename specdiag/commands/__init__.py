@@ -20,8 +20,9 @@ def is_debug() -> bool:
 
 
 def start_log() -> None:
-    """Show what the library logs."""
-    logging.basicConfig(level=logging.INFO, format="specdiag: %(message)s")
+    """Show what the library logs, and what goes wrong in others."""
+    logging.basicConfig(level=logging.WARNING, format="specdiag: %(message)s")
+    logging.getLogger("specdiag").setLevel(logging.INFO)
 
 
 def complain(error: Exception) -> None:
