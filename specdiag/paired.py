@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 
 N_LEADING = 10  # leading singular directions whose subspaces are compared
 # Share of the variance of a layer's alpha over seeds that all layers of a network have in common;
-# the largest seen over small networks of several kinds (docs/compare.md).
+# above the largest seen in small networks of several kinds, 0.40 (docs/compare.md).
 SHARED_VARIANCE = 0.5
 
 _N_QUANTILES = 256
