@@ -112,7 +112,7 @@ def outcome_text(outcomes: Sequence["Outcome"]) -> str:
     """Return what became of each entry, and a count."""
     cells = [(o.word, o.entry.name, o.entry.scale, o.text) for o in outcomes]
     count = Counter(o.word for o in outcomes)
-    total = ", ".join(f"{n} {word}" for word, n in count.items())
+    total = ", ".join(f"{n} {word}" for word, n in count.items()) or "0 entries"
     return "\n".join([*_aligned(cells), total])
 
 

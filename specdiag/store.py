@@ -6,6 +6,7 @@ renamed into place after it, so at any moment the file that is there has its rec
 """
 
 import functools
+import glob
 import hashlib
 import json
 import platform
@@ -140,7 +141,7 @@ def _receipt_path(path: Path, sha256: str) -> Path:
 
 
 def _receipts(path: Path) -> Iterator[Path]:
-    return path.parent.glob(f"{path.name}.{'[0-9a-f]' * 16}.json")
+    return path.parent.glob(f"{glob.escape(path.name)}.{'[0-9a-f]' * 16}.json")
 
 
 def publish(root: Path, entry: Entry, file: Path | None, receipt: Receipt) -> None:

@@ -4,6 +4,7 @@ An entry is worked on under a file lock of its own, checked again inside it, and
 processes can share a lock file, and one that is killed loses nothing but time.
 """
 
+import glob
 import hashlib
 import logging
 import math
@@ -80,6 +81,20 @@ def _action(entry: Entry, prefer: str) -> str:
     if entry.kind == "evaluation":
         return "evaluate"
     return "fetch" if entry.source and prefer == "fetch" else "train"
+
+
+def without_build(path: Path, steps: Sequence[Step]) -> set[Key]:
+    """Return the entries that no recipe can build yet, or whose parents none can."""
+    found: set[Key] = set()
+    for step in steps:
+        entry = step.entry
+        parent = entry.parent and (entry.parent.name, entry.scale)
+        is_built = step.action in ("train", "evaluate")
+        if is_built and (
+            parent in found or not hasattr(load_recipe(path.parent, entry.recipe), "build")
+        ):
+            found.add(entry.key)
+    return found
 
 
 def work(
@@ -267,7 +282,7 @@ def _build(path: Path, entry: Entry, forced: bool) -> str:
 
 def _sweep(target: Path) -> None:
     """Remove the folders of builds that are finished."""
-    for folder in target.parent.glob(f"{target.name}.*.run"):
+    for folder in target.parent.glob(f"{glob.escape(target.name)}.*.run"):
         shutil.rmtree(folder)
 
 

@@ -240,6 +240,21 @@ def test_a_recipe_without_build_says_so(lock):
     status, out, _ = run(lock.parent, "train", "base/net")
     assert status == 1
     assert "recipes/toy.py declares it and has no function build() yet" in out
+    status, out, err = run(lock.parent, "train", "--missing")
+    assert (status, out) == (0, "0 entries\n")
+    assert err.splitlines() == [
+        "4 entries are left out: no recipe can build them or their parents yet",
+        "to do: 0 of 0 entries",
+    ]
+
+
+def test_a_recipe_that_is_not_there_is_one_line(lock):
+    (lock.parent / "recipes" / "toy.py").unlink()
+    status, out, _ = run(lock.parent, "train", "base/net")
+    assert status == 1
+    assert out.splitlines()[0].endswith(
+        "no recipe recipes/toy.py beside the lock; write it, or fetch"
+    )
 
 
 def test_a_recipe_that_leaves_nothing_or_no_metrics_fails(lock):

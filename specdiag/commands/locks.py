@@ -138,6 +138,10 @@ def train(
     chosen = [e.key for e in _chosen(lock, names, scale)]
     forced = set(chosen) if force else set()
     steps = work.plan(path, with_ancestors(lock, chosen), force=forced, prefer=prefer)
+    if missing and (undone := work.without_build(path, steps)):
+        steps = [step for step in steps if step.entry.key not in undone]
+        text = f"{len(undone)} entries are left out: no recipe can build them or their parents yet"
+        click.echo(text, err=True)
     click.echo(listing.plan_text(steps), err=not dry_run)
     if not dry_run:
         _finish(path, steps, force=forced, prefer=prefer)
