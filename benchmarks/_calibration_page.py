@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import kstest
 
 from benchmarks import _simulate as simulate
-from benchmarks._pages import DOCS, write_tables
+from benchmarks._pages import DOCS, table, write_tables
 from specdiag.verdict import VERDICTS
 
 RESULTS = Path(__file__).with_name("results")
@@ -52,11 +52,6 @@ def _value(text):
         return float(text)
     except ValueError:
         return text
-
-
-def table(header, rows):
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def column(rows, key):

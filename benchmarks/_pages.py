@@ -6,10 +6,10 @@ from pathlib import Path
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def table(rows):
-    """Return a Markdown table of rows that have the same keys."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(map(str, row.values()) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def table(header, rows):
+    """Return a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def write_tables(page, tables):

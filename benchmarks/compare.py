@@ -184,7 +184,8 @@ def main():
     tables = {}
     with threadpool_limits(1):
         for name in options.only:
-            tables[name] = table(STAGES[name](options.full))
+            rows = STAGES[name](options.full)
+            tables[name] = table(list(rows[0]), [row.values() for row in rows])
             print(f"\n{STAGES[name].__doc__}\n\n{tables[name]}", flush=True)
     if options.write_docs:
         write_tables(DOCS / "compare.md", tables)

@@ -10,10 +10,8 @@ import argparse
 import itertools
 import logging
 import math
-import re
 import time
 from collections import Counter
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -21,11 +19,12 @@ from scipy.stats import entropy
 from threadpoolctl import threadpool_limits
 
 from benchmarks import _rounded_network as rounded
-from benchmarks._calibration_page import rate, table
+from benchmarks._calibration_page import rate
+from benchmarks._pages import DOCS, table, write_tables
 from specdiag.covariance import FeatureCovariance
 from specdiag.feature_spectrum import noise_floor
 
-PAGE = Path(__file__).parents[1] / "docs" / "features.md"
+PAGE = DOCS / "features.md"
 PRECISIONS = ("float32", "tf32", "bfloat16")
 ROWS = 2000
 # The range in which a precision starts to be wrong.
@@ -270,16 +269,7 @@ def main():
             _log.info("%s took %.0f s", name, time.perf_counter() - start)
             print(f"\n{name}\n{text}")
             if arguments.write_docs:
-                replace_table(name, text)
-
-
-def replace_table(name, text):
-    page = PAGE.read_text(encoding="utf-8")
-    marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-    page, found = marked.subn(lambda m: m[1] + text + "\n" + m[2], page)
-    if found != 1:
-        raise ValueError(f"{PAGE.name} has {found} places for the table {name}")
-    PAGE.write_text(page, encoding="utf-8")
+                write_tables(PAGE, {name: text})
 
 
 if __name__ == "__main__":
