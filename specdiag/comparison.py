@@ -1,6 +1,7 @@
 """Two checkpoints or more -> one Dataset: that of their spectra, with the differences from the first."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, KeysView, Sequence
+from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,7 +10,7 @@ from specdiag.conclusion import whole
 from specdiag.layers import MIN_EIGENVALUES, Layer, matrices, measure
 from specdiag.pairs import Pair, pair_up
 from specdiag.schema import Variable
-from specdiag.spectra import build, labelled, unique_names
+from specdiag.spectra import build, check_whole_numbers, labelled, unique_names
 from specdiag.verdict import judge
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ COMPARISON: dict[str, Variable] = {
     "conclusion": Variable(_WHOLE, "O", "", "what can be said, in a sentence"),
 }
 
-# Where in a Pair, or in `conclusion.whole`, a variable of another name is found.
+# Where in a Pair a variable of another name is found.
 _HOME = {
     "relation_reason": "reason",
     "relative_distance": "distance",
@@ -70,8 +71,6 @@ _HOME = {
     "subspace_overlap": "overlap",
     "added_alpha": "added.mean",
     "added_alpha_ci": "added.interval",
-    "mean_alpha_difference_ci": "mean_alpha_difference_interval",
-    "mean_alpha_difference_seed_ci": "seed_interval",
 }
 
 
@@ -118,33 +117,59 @@ def compare(
     """
     if not others:
         raise ValueError("compare() needs at least two checkpoints")
+    check_whole_numbers(min_eigenvalues=(min_eigenvalues, 2))
     settings: dict[str, Any] = {
         "min_eigenvalues": min_eigenvalues,
         "include_embeddings": include_embeddings,
         "gof": False,
     }
-    checkpoints = [open_checkpoint(source) for source in (first, *others)]
-    check_names(checkpoints)
+    checkpoints = aligned([open_checkpoint(source) for source in (first, *others)])
     measured = [judge(measure(matrices(c, layers), **settings)) for c in checkpoints]
     comparisons = compare_measured(checkpoints, measured, min_eigenvalues)
     return build_comparison(checkpoints, measured, comparisons, {"layers": layers, **settings})
 
 
-def check_names(checkpoints: Sequence[Checkpoint]) -> None:
-    """Raise ValueError when a checkpoint shares no tensor name with the first."""
+def aligned(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Return the checkpoints, with a first word that all names of one have removed where that pairs them.
+
+    `bert.encoder.layer.0.…` of a larger model is `encoder.layer.0.…` of the encoder alone.
+
+    Raises
+    ------
+    ValueError
+        When one has no matrix of a name that the first has.
+    """
+    first, *others = checkpoints
     names = unique_names(checkpoints)
-    known = {tensor.name for tensor in checkpoints[0].tensors}
-    for name, other in zip(names[1:], checkpoints[1:], strict=True):
-        if known.isdisjoint(tensor.name for tensor in other.tensors):
+    known = _matrices(first)
+    found = [first]
+    for name, other in zip(names[1:], others, strict=True):
+        candidates = (other, _without_first_word(other))
+        match = next((c for c in candidates if not known.isdisjoint(_matrices(c))), None)
+        if match is None:
             raise ValueError(
-                f"{names[0]} and {name} have no tensor in common: the first begins with "
-                f"{_some(checkpoints[0])}, the other with {_some(other)}; compare networks of one "
+                f"{names[0]} and {name} have no matrix in common: the first begins with "
+                f"{_some(known)}, the other with {_some(_matrices(other))}; compare networks of one "
                 "architecture"
             )
+        found.append(match)
+    return found
 
 
-def _some(checkpoint: Checkpoint) -> str:
-    return ", ".join(tensor.name for tensor in checkpoint.tensors[:3]) or "nothing"
+def _matrices(checkpoint: Checkpoint) -> KeysView[str]:
+    return {t.name: None for t in checkpoint.tensors if len(t.shape) >= 2}.keys()
+
+
+def _without_first_word(checkpoint: Checkpoint) -> Checkpoint:
+    word = checkpoint.tensors[0].name.partition(".")[0] + "." if checkpoint.tensors else ""
+    if not all(t.name.startswith(word) for t in checkpoint.tensors):
+        return checkpoint
+    tensors = [replace(t, name=t.name.removeprefix(word)) for t in checkpoint.tensors]
+    return replace(checkpoint, tensors=tuple(tensors))
+
+
+def _some(names: Iterable[str]) -> str:
+    return ", ".join(list(names)[:3]) or "nothing"
 
 
 def compare_measured(
@@ -180,12 +205,16 @@ def build_comparison(
     }
     for name in COMPARISON.keys() - columns.keys():
         dims = COMPARISON[name].dims
-        home = _HOME.get(name, name)
         if dims[1:2] in ((), ("ci_bound",)):
-            columns[name] = [comparison.whole[home] for comparison in comparisons]
+            columns[name] = [comparison.whole[name] for comparison in comparisons]
         else:
-            get = attrgetter(home)
-            columns[name] = [[get(t.get(n, absent)) for n in labels[dims[1]]] for t in pairs]
+            names = labels[dims[1]]
+            columns[name] = [[pair_value(t.get(n, absent), name) for n in names] for t in pairs]
     return dataset.assign(labelled(COMPARISON, columns)).set_coords(
         ["comparison", "tensor", "side"]
     )
+
+
+def pair_value(pair: Pair, name: str) -> Any:
+    """Return the value of a pair that a variable of `COMPARISON` holds."""
+    return attrgetter(_HOME.get(name, name))(pair)

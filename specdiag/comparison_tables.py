@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from specdiag._files import printable
-from specdiag.comparison import Comparison
+from specdiag.comparison import COMPARISON, Comparison, pair_value
 from specdiag.layers import Layer
-from specdiag.pairs import SAME, Pair
+from specdiag.pairs import MEASURED, SAME, Pair
 from specdiag.spectra import unique_names
 from specdiag.tables import layer_row, number, render, some, without_nan
 
@@ -19,8 +19,10 @@ _DROPPED: tuple[tuple[set[str], int], ...] = (
     (set(), 10_000),
     ({"null p", "added rank", "added stable rank"}, 24),
     ({"shape", "ROPE", "added alpha"}, 20),
-    ({"W1", "overlap"}, 8),
+    ({"W1", "overlap"}, 18),
+    ({"P(< 0)", "95 % interval"}, 8),
 )
+_OF_LAYERS = [name for name, spec in COMPARISON.items() if spec.dims[:2] == ("comparison", "layer")]
 
 
 def as_json(checkpoints: Sequence["Checkpoint"], comparisons: Sequence[Comparison]) -> str:
@@ -32,40 +34,39 @@ def as_json(checkpoints: Sequence["Checkpoint"], comparisons: Sequence[Compariso
             "second": name,
             "conclusion": comparison.whole["conclusion"],
             "whole": {k: v for k, v in comparison.whole.items() if k != "conclusion"},
-            "tensors": [_tensor_row(pair) for pair in comparison.pairs],
-            "layers": [_layer_row(pair) for pair in comparison.pairs if pair.is_measured],
+            "tensors": [
+                {
+                    "tensor": pair.name,
+                    "relation": pair.relation,
+                    "reason": _reason(pair),
+                    "relative_distance": pair.distance,
+                }
+                for pair in comparison.pairs
+            ],
+            "layers": [_row(pair) for pair in comparison.pairs if pair.is_measured],
         }
         for name, comparison in zip(names[1:], comparisons, strict=True)
     ]
     return json.dumps({"comparisons": without_nan(found)}, indent=2, allow_nan=False)
 
 
-def _tensor_row(pair: Pair) -> dict[str, Any]:
-    return {
-        "tensor": pair.name,
-        "relation": pair.relation,
-        "reason": pair.reason,
-        "relative_distance": pair.distance,
-    }
+def _row(pair: Pair) -> dict[str, Any]:
+    row = {"layer": pair.name, "first": _measured(pair.first), "second": _measured(pair.second)}
+    return row | {name: pair_value(pair, name) for name in _OF_LAYERS}
 
 
-def _layer_row(pair: Pair) -> dict[str, Any]:
-    return {
-        "layer": pair.name,
-        "first": layer_row(pair.first) if pair.first else None,
-        "second": layer_row(pair.second) if pair.second else None,
-        "alpha_difference": pair.alpha.value,
-        "alpha_difference_interval": pair.alpha.interval,
-        "alpha_difference_below_0": pair.alpha.below_0,
-        "rope_difference": pair.rope_difference,
-        "spectral_distance": pair.spectral_distance,
-        "subspace_overlap": {"output": pair.overlap[0], "input": pair.overlap[1]},
-        "n_leading": pair.n_leading,
-        "added_alpha": pair.added.mean,
-        "added_alpha_interval": pair.added.interval,
-        "added_rank": pair.added_rank,
-        "added_stable_rank": pair.added_stable_rank,
-    }
+def _measured(layer: Layer) -> dict[str, Any]:
+    """Return the values of a layer, without the tests that a comparison does not make."""
+    row = layer_row(layer)
+    return {k: v for k, v in row.items() if not k.startswith(("gof", "log_likelihood", "verdict"))}
+
+
+def _reason(pair: Pair) -> str:
+    """Return why a pair was not compared; what kept one of its layers from being measured otherwise."""
+    reasons = dict.fromkeys(
+        layer.reason for layer in (pair.first, pair.second) if layer.status not in MEASURED
+    )
+    return pair.reason or "; ".join(filter(None, reasons))
 
 
 def as_table(pairs: Sequence[Pair], width: int | None = None) -> list[str]:
@@ -80,8 +81,6 @@ def as_table(pairs: Sequence[Pair], width: int | None = None) -> list[str]:
 
 def _cells(pair: Pair) -> dict[str, str]:
     first, second = pair.first, pair.second
-    if first is None or second is None:
-        raise ValueError(f"{pair.name} was not measured in both checkpoints")
     low, high = pair.alpha.interval
     return {
         "shape": "x".join(map(str, first.shape)),
@@ -124,6 +123,15 @@ def summary_lines(comparison: Comparison, names: tuple[str, str]) -> list[str]:
     return [printable(line) for line in [*lines, whole["conclusion"]]]
 
 
+def overview_lines(comparisons: Sequence[Comparison], names: Sequence[str]) -> list[str]:
+    """Return a line for each of several comparisons."""
+    width = max(map(len, names))
+    return [
+        printable(f"{name.ljust(width)}  {comparison.whole['conclusion']}")
+        for name, comparison in zip(names, comparisons, strict=True)
+    ]
+
+
 def _identity_line(pairs: Sequence[Pair]) -> str:
     measured = [pair for pair in pairs if pair.is_measured]
     return "; ".join(
@@ -139,7 +147,7 @@ def _other_tensors(pairs: Sequence[Pair], names: tuple[str, str]) -> list[str]:
     for pair in pairs:
         if not pair.is_measured and pair.relation not in SAME:
             distance = f"distance {pair.distance:.2g}" if math.isfinite(pair.distance) else ""
-            about = pair.reason or distance
+            about = "; ".join(filter(None, (_reason(pair), distance)))
             shown = pair.name + f" ({about})" * bool(about)
             groups.setdefault(label.get(pair.relation, pair.relation), []).append(shown)
     return [f"  {relation}: {some(found)}" for relation, found in groups.items()]
@@ -150,13 +158,17 @@ def _alpha_lines(whole: dict[str, Any]) -> list[str]:
         low, high = whole[name]
         return f"{low:+z.2f} to {high:+z.2f}" if math.isfinite(low) else "none"
 
+    n_layers, n_blocks = whole["n_compared"], whole["n_blocks"]
     alpha = (
-        f"alpha, second minus first, over {whole['n_compared']} layers in {whole['n_blocks']} blocks: "
-        f"mean {whole['mean_alpha_difference']:+.3f}, 95 % interval over blocks "
-        f"{interval('mean_alpha_difference_interval')}, allowing for seeds {interval('seed_interval')}"
+        f"alpha, second minus first, over {n_layers} layer{'s' * (n_layers > 1)} in {n_blocks} block"
+        f"{'s' * (n_blocks > 1)}: mean {whole['mean_alpha_difference']:+.3f}"
     )
-    tests = (
-        f"sign test p {number(whole['sign_p'], '.3f')}, Wilcoxon p {number(whole['wilcoxon_p'], '.3f')}"
-        f"; mean difference of P(1.9 to 2.1) {whole['mean_rope_difference']:+.3f}"
+    rope = f"mean difference of P(1.9 to 2.1) {whole['mean_rope_difference']:+z.3f}"
+    if n_blocks < 2:
+        return [alpha, rope]
+    alpha += (
+        f", 95 % interval over blocks {interval('mean_alpha_difference_ci')}, allowing for seeds "
+        f"{interval('mean_alpha_difference_seed_ci')}"
     )
-    return [alpha, tests]
+    tests = f"sign test p {whole['sign_p']:.3f}, Wilcoxon p {whole['wilcoxon_p']:.3f}"
+    return [alpha, f"{tests}; {rope}"]

@@ -7,7 +7,7 @@ count, mean and scatter matrix of blocks of dependent rows, in float64 and never
 
 import difflib
 import hashlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -118,7 +118,7 @@ class FeatureCovariance:
             raise ValueError(
                 f"features have width {len(other._origin)} there and {len(self._origin)} here"
             )
-        self._precision = _coarser(self._precision, other._precision)
+        self._saw(other._precision)
         self._groups |= other._groups
         self._fold()
         moved = other._origin - self._origin
@@ -213,17 +213,20 @@ def _labelled(groups: Any, lead: tuple[int, ...]) -> NDArray[np.uint64]:
     groups = _plain(groups)
     if isinstance(groups, np.ndarray) and groups.ndim > 1:
         shape, labels = groups.shape, groups.ravel().tolist()
+    elif isinstance(groups, str) or not isinstance(groups, Iterable):
+        raise ValueError(f"groups is {groups!r}: expected one label for every entry of {lead[:1]}")
     else:
-        labels = groups.tolist() if isinstance(groups, np.ndarray) else list(groups)
+        labels = list(groups)
         shape = (len(labels),)
     if shape not in {lead, lead[:1]}:
         raise ValueError(f"groups have shape {shape}: expected {lead[:1]} or {lead}")
-    hashes = {label: _hash(repr(_scalar(label)).encode()) for label in labels}
-    keys = np.array([hashes[label] for label in labels], dtype=np.uint64)
+    texts = [repr(_scalar(label)) for label in labels]
+    hashes = {text: _hash(text.encode()) for text in set(texts)}
+    keys = np.array([hashes[text] for text in texts], dtype=np.uint64)
     return np.broadcast_to(keys.reshape(shape + (1,) * (len(lead) - len(shape))), lead)
 
 
-def _scalar(label: Hashable) -> Any:
+def _scalar(label: Any) -> Any:
     """Return 3 for numpy.int64(3) and torch.tensor(3): one label however it came."""
     return label.item() if hasattr(label, "item") else label
 

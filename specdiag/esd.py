@@ -117,7 +117,7 @@ def rank_gate(eigenvalues: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) 
         raise ValueError(f"{values.size} eigenvalues of shape {shape}: expected those of a matrix")
     largest = float(values.max())
     N = max(shape[:2])
-    eps, _ = _precision(np.dtype(dtype))
+    eps, _ = precision(dtype)
     arithmetic = largest * (N * min(eps, float(np.finfo(np.float32).eps))) ** 2
     own = largest * N * float(np.finfo(np.float64).eps)
     return max(arithmetic, storage_floor(values, shape, dtype), own)
@@ -126,12 +126,14 @@ def rank_gate(eigenvalues: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) 
 def storage_floor(eigenvalues: Array, shape: tuple[int, ...], dtype: DTypeLike) -> float:
     """Return what rounding to the stored dtype adds to a spectrum: the second floor of `rank_gate`."""
     N, M = max(shape[:2]), min(shape[:2])
-    eps, tiny = _precision(np.dtype(dtype))
+    eps, tiny = precision(dtype)
     variance = (eps**2 * float(eigenvalues.mean()) + tiny**2) / 12
     return 4 * variance * (math.sqrt(N) + math.sqrt(M)) ** 2 / N
 
 
-def _precision(dtype: np.dtype[np.generic]) -> tuple[float, float]:
+def precision(dtype: DTypeLike) -> tuple[float, float]:
+    """Return eps and the smallest subnormal number of a dtype; zeros for integers, which are exact."""
+    dtype = np.dtype(dtype)
     if dtype.kind in "iub":
         return 0.0, 0.0
     info: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]  # knows NumPy's own types as well as bfloat16 and float8

@@ -124,6 +124,8 @@ class FeatureSpectrum:
             digit = 10.0 ** (math.floor(math.log10(self.condition_number)) - 1)
             at_least = math.floor(self.condition_number / digit) * digit  # never rounded up
             return f">= {at_least:.1e} ({self.noise_floor_source} floor)"
+        if not self.trace > 0:
+            return "unknown (the features do not vary)"
         if math.isnan(self.condition_number):
             return f"unknown ({self._size})"
         return f"{self.condition_number:.2e}"
@@ -137,7 +139,11 @@ class FeatureSpectrum:
         folded = f" in {self.n_blocks} blocks" if self.n_blocks != self.n_groups else ""
         lines = [
             f"{self._size}, {self.precision}, {self.n_groups:,} {words}{folded}",
-            _line("condition number", self.condition_text, self.condition_number_interval),
+            _line(
+                "condition number",
+                self.condition_text,
+                NO_INTERVAL if self.condition_number_is_bound else self.condition_number_interval,
+            ),
             _line("  as published", f"{self.condition_number_published:.2e}", NO_INTERVAL),
             _line("numerical rank", str(self.numerical_rank), NO_INTERVAL),
         ]
@@ -189,7 +195,7 @@ def feature_spectrum(
     estimates = _estimates(values)
     intervals = _jackknife(blocks, total)
     condition, interval = estimates["condition_number"], intervals.pop("condition_number")
-    limit = values[0] / floor if floor > 0 else math.nan
+    limit = float(values[0]) / floor if floor > 0 else math.nan
     if bound:
         condition, interval = limit, (limit, math.inf)
     elif not enough:

@@ -289,7 +289,7 @@ def _fit(resolved: Array, gate: float, min_eigenvalues: int) -> dict[str, Any]:
     tail = fit_alpha(resolved)
     # Weyl's inequality: an error E moves no lambda by more than 2 s_1 |E|, and the gate allows E.
     spread = resolved[0] - resolved[tail.n_tail - 1] if tail.n_tail else 0.0
-    if spread <= 2 * math.sqrt(resolved[0] * gate):
+    if spread <= 2 * math.sqrt(resolved[0]) * math.sqrt(gate):
         reason = "the eigenvalues of its tail differ by no more than rounding"
         return {"status": "degenerate", "reason": reason}
     return {"status": "fit", "tail": tail, "posterior": alpha_posterior(resolved)}

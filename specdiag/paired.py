@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from specdiag import esd
 from specdiag.posterior import LEVEL, Posterior, alpha_quantiles
@@ -63,22 +63,54 @@ def alpha_difference(first: Posterior, second: Posterior) -> Difference:
     )
 
 
-def same_spectrum(first: Array, second: Array, gates: tuple[float, float]) -> bool:
+def rounding_shift(
+    eigenvalues: Array, shape: tuple[int, ...], dtype: DTypeLike, largest: float
+) -> Array:
+    """Return by how much rounding may move the square root of each eigenvalue of a matrix.
+
+    The matrix may come out of a rotation or rescaling computed in float32 (float64 when it is stored in
+    that), and was rounded to its dtype: independent errors of entries with standard deviation
+    s = rms(W) (eps / sqrt(12) + eps_arithmetic sqrt(N / 48)). To first order such errors move a singular
+    value by one normal variable of that deviation (Stewart 1990, Perturbation theory for the SVD): 5 s
+    are allowed; where its vectors single out a large entry, by the rounding of that one. To second
+    order they add at most their squared norm to an eigenvalue, as does our Gram matrix: that moves
+    the smallest ones.
+
+    Parameters
+    ----------
+    eigenvalues : ndarray of shape (n_eigenvalues,)
+        Of W'W / N, descending, all of them.
+    shape, dtype
+        Of W, as stored.
+    largest : float
+        The largest entry of W by magnitude.
+    """
+    N = max(shape[:2])
+    eps, float32, float64 = (esd.precision(d)[0] for d in (dtype, np.float32, np.float64))
+    root = np.sqrt(eigenvalues)
+    entry = math.sqrt(eigenvalues.mean()) * (
+        eps / math.sqrt(12) + min(eps, float32) * math.sqrt(N / 48)
+    )
+    first = 5 * entry / math.sqrt(N) + eps / 2 * np.minimum(root, largest / math.sqrt(N))
+    square = esd.storage_floor(eigenvalues, shape, dtype) + eigenvalues[0] * N * float64
+    return first + square / (root + np.sqrt(eigenvalues + square))
+
+
+def same_spectrum(first: Array, second: Array, first_shift: Array, second_shift: Array) -> bool:
     """Return whether two spectra are the same up to the scale of the weights and to rounding.
 
     Parameters
     ----------
     first, second : ndarray of shape (n_eigenvalues,)
         Descending, all of them.
-    gates : tuple of float
-        Their rank gates: by Weyl's inequality an error of spectral norm e moves no singular value by
-        more than e, and the gate is the square of the largest e that is rounding.
+    first_shift, second_shift : ndarray of shape (n_eigenvalues,)
+        Of `rounding_shift`.
     """
     if len(first) != len(second) or not (first[0] > 0 and second[0] > 0):
         return False
-    scales = math.sqrt(first.sum()), math.sqrt(second.sum())
-    allowed = sum(math.sqrt(gate) / scale for gate, scale in zip(gates, scales, strict=True))
-    return bool(np.max(np.abs(np.sqrt(first) / scales[0] - np.sqrt(second) / scales[1])) <= allowed)
+    a, b = math.sqrt(first.sum()), math.sqrt(second.sum())
+    moved = np.abs(np.sqrt(first) / a - np.sqrt(second) / b)
+    return bool(np.all(moved <= first_shift / a + second_shift / b))
 
 
 def spectral_distance(first: Array, second: Array) -> float:

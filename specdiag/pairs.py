@@ -4,6 +4,7 @@ Tensors are paired by name, wrapper prefixes stripped. Every name of either chec
 relation:
 
 - identical: the same bits; equal: the same numbers, stored differently;
+- rounded: the same numbers, but for rounding to another dtype;
 - same spectrum: other numbers, but the same eigenvalues up to rounding and to the scale of the weights;
 - different; other shape; only in first; only in second;
 - unreadable: the values of one could not be read.
@@ -23,12 +24,16 @@ from specdiag.layers import MIN_EIGENVALUES, Layer, in_parallel
 from specdiag.paired import NO_CHANGE, NO_DIFFERENCE, Difference, alpha_difference
 from specdiag.posterior import NO_POSTERIOR, Posterior, alpha_posterior
 
+Array = NDArray[np.float64]
+
 SAME = ("identical", "equal")
-RELATIONS = (
-    *SAME,
-    *("same spectrum", "different", "other shape", "only in first", "only in second", "unreadable"),
-)
+SAME_SPECTRUM = (*SAME, "rounded", "same spectrum")
+COMPARABLE = (*SAME_SPECTRUM, "different")
+RELATIONS = (*COMPARABLE, "other shape", "only in first", "only in second", "unreadable")
 MEASURED = ("fit", "degenerate")
+NOT_WALKED = Layer(name="", shape=(), dtype="", status="absent")
+
+_CHUNK = 2**22  # values whose distance is summed at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +43,10 @@ class Pair:
     Attributes
     ----------
     relation, reason : str
-    first, second : Layer or None
-        What was measured of each; None for what is no matrix, or not there.
+    first, second : Layer
+        What was measured of each, `NOT_WALKED` for what is no matrix or not there. Where the two are
+        stored in different dtypes, their posteriors are those of the eigenvalues above the rank
+        gate of both.
     distance : float
         Frobenius norm of second - first over that of first.
     alpha : Difference
@@ -61,8 +68,8 @@ class Pair:
     name: str
     relation: str
     reason: str = ""
-    first: Layer | None = None
-    second: Layer | None = None
+    first: Layer = NOT_WALKED
+    second: Layer = NOT_WALKED
     distance: float = math.nan
     alpha: Difference = NO_DIFFERENCE
     rope_difference: float = math.nan
@@ -75,13 +82,20 @@ class Pair:
 
     @property
     def is_measured(self) -> bool:
-        """Whether both are matrices whose spectra were measured."""
-        return all(layer and layer.status in MEASURED for layer in (self.first, self.second))
+        """Whether both are matrices of one shape whose spectra were measured."""
+        return self.relation in COMPARABLE and all(
+            layer.status in MEASURED for layer in (self.first, self.second)
+        )
 
     @property
     def is_fit(self) -> bool:
         """Whether both have an alpha."""
-        return all(layer and layer.status == "fit" for layer in (self.first, self.second))
+        return self.is_measured and self.first.status == self.second.status == "fit"
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether one of them was to be measured, so that a comparison of all must account for it."""
+        return any(layer.status in (*MEASURED, "failed") for layer in (self.first, self.second))
 
 
 def pair_up(
@@ -98,9 +112,9 @@ def pair_up(
     pairs = []
     for name in dict.fromkeys([*tensors[0], *tensors[1]]):
         pair = _relate(name, tensors[0].get(name), tensors[1].get(name))
-        pairs.append(replace(pair, first=layers[0].get(name), second=layers[1].get(name)))
-
-    jobs = [(pair, _peak_bytes(pair)) for pair in pairs if _is_comparable(pair)]
+        measured = [found.get(name, NOT_WALKED) for found in layers]
+        pairs.append(replace(pair, first=measured[0], second=measured[1]))
+    jobs = [(pair, _peak_bytes(pair)) for pair in pairs if pair.is_measured]
     budget = max(2**28, 2 * max((int(need) for _, need in jobs), default=0))
 
     def complete(pair: Pair) -> Pair:
@@ -110,13 +124,9 @@ def pair_up(
     return [completed.get(pair.name, pair) for pair in pairs]
 
 
-def _is_comparable(pair: Pair) -> bool:
-    return pair.is_measured and pair.relation in (*SAME, "different")
-
-
 def _peak_bytes(pair: Pair) -> float:
     """Return the memory that comparing takes: two matrices, their difference, and Gram matrices."""
-    return 8 * 6.0 * math.prod(pair.first.shape) if pair.first else 0.0
+    return 8 * 6.0 * math.prod(pair.first.shape)
 
 
 def _relate(name: str, a: Tensor | None, b: Tensor | None) -> Pair:
@@ -129,79 +139,110 @@ def _relate(name: str, a: Tensor | None, b: Tensor | None) -> Pair:
     if problem := a.problem or b.problem:
         return Pair(name=name, relation="unreadable", reason=problem)
     try:
-        return _relate_values(name, a.read(), b.read())
+        return _relate_values(name, a.read().ravel(), b.read().ravel())
     except (ValueError, OSError, MemoryError) as error:
         return Pair(name=name, relation="unreadable", reason=str(error) or "not enough memory")
 
 
 def _relate_values(name: str, x: NDArray[Any], y: NDArray[Any]) -> Pair:
-    if x.dtype == y.dtype and x.tobytes() == y.tobytes():
+    if x.dtype == y.dtype and np.array_equal(x.view(np.uint8), y.view(np.uint8)):
         return Pair(name=name, relation="identical", distance=0.0)
-    is_exact = x.dtype.kind in "iubc" or y.dtype.kind in "iubc"
-    x, y = (x, y) if is_exact else (x.astype(np.float64), y.astype(np.float64))
-    if np.array_equal(x, y):
-        return Pair(name=name, relation="equal", distance=0.0)
-    with np.errstate(all="ignore"):  # values that are not finite have no distance
-        norm = np.linalg.norm(x.ravel())
-        distance = (
-            float(np.linalg.norm((y - x).ravel()) / norm) if not is_exact and norm else math.nan
-        )
-    return Pair(name=name, relation="different", distance=distance)
+    if x.dtype.kind in "iubc" or y.dtype.kind in "iubc":
+        relation = "equal" if np.array_equal(x, y) else "different"
+        return Pair(name=name, relation=relation, distance=0.0 if relation == "equal" else math.nan)
+    moved = norm = 0.0
+    relations = {"equal"}
+    for i in range(0, len(x), _CHUNK):
+        a, b = x[i : i + _CHUNK], y[i : i + _CHUNK]
+        relations.add(_relate_chunk(a, b))
+        a, b = a.astype(np.float64), b.astype(np.float64)
+        moved, norm = moved + float(np.sum((b - a) ** 2)), norm + float(np.sum(a**2))
+    relation = next(word for word in ("different", "rounded", "equal") if word in relations)
+    distance = math.sqrt(moved / norm) if norm else math.inf
+    return Pair(name=name, relation=relation, distance=0.0 if relation == "equal" else distance)
+
+
+def _relate_chunk(x: NDArray[Any], y: NDArray[Any]) -> str:
+    if np.array_equal(x.astype(np.float64), y.astype(np.float64), equal_nan=True):
+        return "equal"
+    finer, coarser = (x, y) if x.itemsize > y.itemsize else (y, x)
+    with np.errstate(over="ignore"):
+        rounded = finer.astype(coarser.dtype)
+    is_rounded = x.itemsize != y.itemsize and np.array_equal(rounded, coarser, equal_nan=True)
+    return "rounded" if is_rounded else "different"
 
 
 def _compare(pair: Pair, a: Tensor, b: Tensor, min_eigenvalues: int) -> Pair:
     """Return the pair of two measured matrices with everything that takes their spectra or values."""
     if pair.relation in SAME:
-        return replace(_without_difference(pair), spectral_distance=0.0, overlap=(1.0, 1.0))
-    first, second = _layers(pair)
-    spectra = first.eigenvalues, second.eigenvalues
-    gates = (
-        esd.rank_gate(spectra[0], a.shape, a.dtype),
-        esd.rank_gate(spectra[1], b.shape, b.dtype),
-    )
-    resolved = [x[x > gate] for x, gate in zip(spectra, gates, strict=True)]
-    if paired.same_spectrum(*spectra, gates):
-        pair = replace(_without_difference(pair), relation="same spectrum")
+        return replace(_unchanged(pair), spectral_distance=0.0, overlap=(1.0, 1.0))
+    try:
+        A, B = paired.unfolded(a.read()), paired.unfolded(b.read())
+        return _compare_values(_compare_spectra(pair, a, b, (A, B)), a, b, (A, B), min_eigenvalues)
+    except (ValueError, OSError, MemoryError, np.linalg.LinAlgError) as error:
+        return replace(pair, reason=f"not compared: {str(error) or 'not enough memory'}")
+
+
+def _compare_spectra(pair: Pair, a: Tensor, b: Tensor, values: tuple[Array, Array]) -> Pair:
+    spectra = pair.first.eigenvalues, pair.second.eigenvalues
+    gates = [esd.rank_gate(s, t.shape, t.dtype) for s, t in zip(spectra, (a, b), strict=True)]
+    if a.dtype != b.dtype:
+        gates = _common(spectra, gates)
+        pair = replace(
+            pair, first=_regated(pair.first, gates[0]), second=_regated(pair.second, gates[1])
+        )
+    shifts = [
+        paired.rounding_shift(s, t.shape, t.dtype, float(np.abs(W).max()))
+        for s, t, W in zip(spectra, (a, b), values, strict=True)
+    ]
+    if pair.relation == "rounded":
+        pair = _unchanged(pair)
+    elif paired.same_spectrum(*spectra, *shifts):
+        pair = replace(_unchanged(pair), relation="same spectrum")
     else:
         pair = replace(
             pair,
-            alpha=alpha_difference(first.posterior, second.posterior),
-            rope_difference=second.posterior.rope - first.posterior.rope,
+            alpha=alpha_difference(pair.first.posterior, pair.second.posterior),
+            rope_difference=pair.second.posterior.rope - pair.first.posterior.rope,
         )
-    pair = replace(
+    resolved = [x[x > gate] for x, gate in zip(spectra, gates, strict=True)]
+    return replace(
         pair,
         spectral_distance=paired.spectral_distance(*resolved),
         n_leading=min(paired.N_LEADING, *map(len, resolved)),
     )
-    return _compare_values(pair, a, b, min_eigenvalues)
 
 
-def _without_difference(pair: Pair) -> Pair:
+def _unchanged(pair: Pair) -> Pair:
     """Return the pair with differences of zero: what is measured of equal spectra is rounding."""
     return replace(pair, alpha=NO_CHANGE, rope_difference=0.0) if pair.is_fit else pair
 
 
-def _compare_values(pair: Pair, a: Tensor, b: Tensor, min_eigenvalues: int) -> Pair:
-    first, second = _layers(pair)
-    floor = esd.storage_floor(first.eigenvalues, a.shape, a.dtype)
-    floor += esd.storage_floor(second.eigenvalues, b.shape, b.dtype)
-    try:
-        A, B = paired.unfolded(a.read()), paired.unfolded(b.read())
-        spectrum, floor = paired.added_eigenvalues(A, B, floor)
-        overlap = paired.subspace_overlap(A, B, pair.n_leading)
-    except (ValueError, OSError, MemoryError, np.linalg.LinAlgError) as error:
-        return replace(pair, reason=f"not compared: {str(error) or 'not enough memory'}")
+def _common(spectra: tuple[Array, Array], gates: list[float]) -> list[float]:
+    """Return gates that are the same share of both spectra: a coarser dtype resolves fewer eigenvalues."""
+    largest = [float(spectrum[0]) for spectrum in spectra]
+    share = max((g / top for g, top in zip(gates, largest, strict=True) if top), default=0.0)
+    return [share * top for top in largest]
+
+
+def _regated(layer: Layer, gate: float) -> Layer:
+    resolved = layer.eigenvalues[layer.eigenvalues > gate]
+    if layer.status != "fit" or len(resolved) == layer.rank:
+        return layer
+    return replace(layer, posterior=alpha_posterior(resolved), rank=len(resolved))
+
+
+def _compare_values(
+    pair: Pair, a: Tensor, b: Tensor, values: tuple[Array, Array], min_eigenvalues: int
+) -> Pair:
+    floor = esd.storage_floor(pair.first.eigenvalues, a.shape, a.dtype)
+    floor += esd.storage_floor(pair.second.eigenvalues, b.shape, b.dtype)
+    spectrum, floor = paired.added_eigenvalues(*values, floor)
     resolved = spectrum[spectrum > floor]
     return replace(
         pair,
-        overlap=overlap,
+        overlap=paired.subspace_overlap(*values, pair.n_leading),
         added=alpha_posterior(resolved) if len(resolved) >= min_eigenvalues else NO_POSTERIOR,
         added_rank=len(resolved),
         added_stable_rank=esd.stable_rank(spectrum),
     )
-
-
-def _layers(pair: Pair) -> tuple[Layer, Layer]:
-    if pair.first is None or pair.second is None:
-        raise ValueError(f"{pair.name} was not measured in both checkpoints")
-    return pair.first, pair.second

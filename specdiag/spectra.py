@@ -85,9 +85,7 @@ def alpha(
     >>> dataset = specdiag.alpha("model.safetensors")
     >>> dataset.alpha.mean("layer")
     """
-    for name, value, least in (("min_eigenvalues", min_eigenvalues, 2), ("seed", seed, 0)):
-        if not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name} is {value!r}: expected a whole number from {least} on")
+    check_whole_numbers(min_eigenvalues=(min_eigenvalues, 2), seed=(seed, 0))
     if not sources:
         raise ValueError("alpha() needs at least one checkpoint: a path, module or state dict")
     if method not in METHODS or null not in NULLS:
@@ -108,6 +106,13 @@ def alpha(
     }
     measured = [judge(measure(matrices(c, layers), **settings)) for c in checkpoints]
     return build(checkpoints, measured, {"layers": layers, **settings})
+
+
+def check_whole_numbers(**arguments: tuple[Any, int]) -> None:
+    """Raise ValueError for the first argument that is no whole number from its least value on."""
+    for name, (value, least) in arguments.items():
+        if not isinstance(value, int | np.integer) or value < least:
+            raise ValueError(f"{name} is {value!r}: expected a whole number from {least} on")
 
 
 def build(
@@ -159,18 +164,22 @@ def labelled(schema: Mapping[str, Variable], columns: Mapping[str, Any]) -> dict
 
 
 def unique_names(checkpoints: Sequence[Checkpoint]) -> list[str]:
-    """Return the names of the checkpoints; equal ones get their folder's name, then a number."""
+    """Return the names of the checkpoints.
+
+    Equal ones get the names of their files, of their folders where these are equal too, then a number.
+    """
     names = [c.name for c in checkpoints]
-    with_folder = [
+    files = [c.path.name if c.path else c.name for c in checkpoints]
+    folders = [
         f"{c.path.resolve().parent.name}/{c.name}" if c.path else c.name for c in checkpoints
     ]
-    names = [
-        long if names.count(name) > 1 else name
-        for name, long in zip(names, with_folder, strict=True)
+    unique = [
+        next((long[i] for long in (names, files) if long.count(long[i]) == 1), folders[i])
+        for i in range(len(names))
     ]
     return [
-        f"{name}#{names[: i + 1].count(name)}" if names.count(name) > 1 else name
-        for i, name in enumerate(names)
+        f"{name}#{unique[: i + 1].count(name)}" if unique.count(name) > 1 else name
+        for i, name in enumerate(unique)
     ]
 
 

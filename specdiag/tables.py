@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from specdiag._files import printable
+from specdiag._files import shown as shown_name
 from specdiag.gof import ALTERNATIVES
 from specdiag.layers import Layer
 from specdiag.schema import SCHEMA, layer_value
@@ -32,6 +33,7 @@ _STYLES: dict[str, dict[str, Any]] = {
     "skipped": {"dim": True},
 }
 _NAMES_SHOWN = 4
+_LONGEST_NAME = 200  # characters in a table that is not for a terminal
 # What a narrow terminal does without, in this order, until names have that much room.
 _DROPPED: tuple[tuple[set[str], int], ...] = (
     (set(), 10_000),
@@ -118,7 +120,7 @@ def render(
     width : int, optional
         Columns of the terminal.
     """
-    names = [printable(name) for name in names]
+    names = [shown_name(name, quote=False, limit=_LONGEST_NAME) for name in names]
     taken = {name: max(len(name), *(len(row[name]) for row in cells)) for name in cells[0]}
     longest = max(len("matrix"), *map(len, names))
     room, shown = longest, list(taken)

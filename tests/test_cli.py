@@ -304,7 +304,12 @@ def test_compare_prints_a_row_a_measured_matrix_what_is_the_same_and_a_sentence(
     assert next(x for x in lines if x.startswith("fc1.weight")).split()[-1] == "identical"
     assert "2 of 3 measured matrices bit-identical; 5 of 8 tensors bit-identical" in lines
     assert "  only in tuned: new.bias" in lines
-    assert any(x.startswith("  different: readout.weight (distance ") for x in lines)
+    assert any(
+        x.startswith(
+            "  different: readout.weight (too few eigenvalues: 2 of at least 50; distance "
+        )
+        for x in lines
+    )
     assert "net: fit 2 of 3 matrices that could be" in out
     assert "walked 6 = 2 fit + 1 degenerate + 2 skipped + 1 failed" in out
     assert lines[-2] == expected.conclusion.item()
@@ -348,7 +353,7 @@ def test_compare_of_files_without_a_common_name_is_one_line(file, tmp_path):
     assert (status, out) == (1, "")
     assert err.count("\n") == 1
     assert err.startswith(
-        "specdiag: net and other have no tensor in common: the first begins with "
+        "specdiag: net and other have no matrix in common: the first begins with "
     )
 
 
@@ -359,9 +364,11 @@ def test_compare_of_files_without_a_common_name_is_one_line(file, tmp_path):
         (("FILE", "-o", "nowhere/a.nc"), "-o nowhere/a.nc: there is no folder nowhere"),
         (("FILE", "--plot", "nowhere/a.png"), "--plot nowhere/a.png: there is no folder nowhere"),
         (("FILE", "--plot", "a.docx"), "--plot a.docx: name a .png, .pdf or .svg file"),
+        (("FILE", "-o", "FILE"), "-o FILE: it is one of the files to read"),
+        (("FILE", "-o", "a.png", "--plot", "a.png"), "-o and --plot both name a.png"),
     ],
 )
 def test_wrong_usage_of_compare_is_told_before_anything_is_read(file, options, message):
     status, out, err = run("compare", file, *(file if o == "FILE" else o for o in options))
     assert (status, out) == (2, "")
-    assert err.splitlines()[-1] == f"Error: {message}"
+    assert err.splitlines()[-1] == f"Error: {message.replace('FILE', str(file))}"

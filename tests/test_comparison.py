@@ -104,7 +104,7 @@ def test_other_tensors_with_the_same_spectrum_are_told_as_that(rng, change, dtyp
         second[name] = (W * (1e-3 if change == "rescaled" else 1)).astype(dtype)
     dataset = specdiag.compare(first, second)
     assert dataset.conclusion == (
-        "different tensors, same spectrum: the eigenvalues of all 8 measured matrices agree up to "
+        "different tensors, same spectrum: all 8 measured matrices are the same in all eigenvalues, up to "
         "rounding and to the scale of the weights"
     )
     assert abs(dataset.alpha_difference.sel(layer=matrices(first))).max() < 1e-9
@@ -159,7 +159,7 @@ def test_a_network_that_learnt_nothing_is_told_from_one_with_heavy_tails(rng):
     low, high = dataset.mean_alpha_difference_seed_ci.values[0]
     assert dataset.conclusion == (
         f"mean alpha of model#2 is {mean:.2f} higher than of model#1 over 12 layers (95 % interval "
-        f"{low:.2f} to {high:.2f}: more than two seeds of one recipe differ)"
+        f"{low:.2f} to {high:.2f}, allowing for what two seeds may differ)"
     )
     assert dataset.n_blocks == 6
 
@@ -174,19 +174,55 @@ def test_one_block_is_too_few_for_an_interval(rng):
     assert conclusion(a, b).endswith("over 2 layers of one block, too few for an interval")
 
 
-def test_the_conclusion_says_when_the_coverage_differs(first):
+def test_the_conclusion_says_what_it_does_not_cover(first, rng):
+    other = stored(network(rng))
     collapsed = dict(first)
-    for name in matrices(first)[2:]:
+    for name in matrices(first)[4:6]:
         collapsed[name] = np.zeros_like(first[name])
-    dataset = specdiag.compare(collapsed, first)
+    del other["blocks.3.fc2.weight"]
+    dataset = specdiag.compare(collapsed, other)
     assert dataset.conclusion.item().endswith(
-        "it says nothing of layers that are not fit in both (model#1: 2 of 8 fit, model#2: 8 of 8 fit)"
-    ) or dataset.conclusion == (
-        "not comparable: no layer that differs is fit in both (model#1: 2 of 8 fit, model#2: 8 of 8 fit)"
+        "; this says nothing of 3 more (2 degenerate to fit, 1 only in model#1)"
     )
-    layer = dataset.sel(layer=matrices(first)[3])
+    layer = dataset.sel(layer=matrices(first)[4])
     assert list(layer.status.values) == ["degenerate", "fit"]
     assert np.isnan(layer.alpha_difference).all()
+
+
+def test_what_is_the_same_is_said_also_when_nothing_else_can_be_compared(first):
+    name = "blocks.2.fc1.weight"
+    dead = first | {name: np.zeros_like(first[name])}
+    assert conclusion(first, dead) == (
+        "7 of 8 measured matrices are bit-identical; no other alpha can be compared; this says nothing "
+        "of 1 more (1 fit to degenerate)"
+    )
+    short = first | {name: first[name][:100]}
+    assert conclusion(first, short) == (
+        "7 of 8 measured matrices are bit-identical; no other alpha can be compared; this says nothing "
+        "of 1 more (1 other shape)"
+    )
+
+
+def test_a_finetuned_network_is_different_however_little_it_moved(first, rng):
+    moved = {
+        name: (W + 1e-3 * W.std() * rng.standard_normal(W.shape)).astype(np.float32)
+        for name, W in first.items()
+    }
+    dataset = specdiag.compare(first, moved)
+    assert set(dataset.relation.values.ravel()) == {"different"}
+    assert dataset.n_compared == 8
+
+
+def test_a_coarser_copy_is_compared_on_what_both_resolve(first):
+    halves = {name: W.astype(ml_dtypes.bfloat16) for name, W in first.items()}
+    dataset = specdiag.compare(first, halves)
+    measured = dataset.sel(layer=matrices(first)).squeeze()
+    assert set(dataset.relation.sel(tensor=matrices(first)).values.ravel()) == {"rounded"}
+    assert dataset.conclusion == (
+        "equal but for rounding: all 18 tensors of model#1 and model#2, in other dtypes"
+    )
+    assert (measured.alpha_difference == 0).all()
+    assert (measured.spectral_distance < 1e-3).all()
 
 
 def test_tensors_without_a_partner_are_listed(first):
@@ -201,6 +237,7 @@ def test_values_that_cannot_be_measured_fail_alone(first):
     broken = first | {"blocks.0.fc1.weight": np.full_like(first["blocks.0.fc1.weight"], np.nan)}
     dataset = specdiag.compare(first, broken)
     cell = dataset.sel(layer="blocks.0.fc1.weight")
+    assert dataset.conclusion.item().endswith("this says nothing of 1 more (1 fit to failed)")
     assert list(cell.status.values) == ["fit", "failed"]
     assert np.isnan(cell.alpha_difference).all()
     assert relations(dataset)["blocks.0.fc1.weight"] == "different"
@@ -213,17 +250,20 @@ def test_networks_without_a_common_name_are_refused(first):
     with pytest.raises(ValueError, match="in common") as error:
         specdiag.compare(first, other)
     assert str(error.value) == (
-        "model#1 and model#2 have no tensor in common: the first begins with unit_emb.weight, "
-        "blocks.0.fc1.weight, blocks.0.fc1.bias, the other with conv.weight, head.weight; compare "
+        "model#1 and model#2 have no matrix in common: the first begins with unit_emb.weight, "
+        "blocks.0.fc1.weight, blocks.0.fc2.weight, the other with conv.weight, head.weight; compare "
         "networks of one architecture"
     )
     with pytest.raises(ValueError, match="at least two checkpoints"):
         specdiag.compare(first)
+    with pytest.raises(ValueError, match="min_eigenvalues is 0: expected a whole number from 2 on"):
+        specdiag.compare(first, first, min_eigenvalues=0)
 
 
 def test_prefixes_of_wrappers_do_not_hide_a_partner(first):
-    wrapped = {f"module.{name}": W for name, W in first.items()}
-    assert conclusion(first, wrapped).startswith("identical")
+    for prefix in ("module.", "bert."):
+        wrapped = {f"{prefix}{name}": W for name, W in first.items()}
+        assert conclusion(first, wrapped).startswith("identical")
 
 
 def test_several_networks_are_each_compared_with_the_first(first, rng):

@@ -667,3 +667,33 @@ def test_rounding_of_a_trained_encoder_in_float32_stays_below_the_floor(minilm, 
     )
     added = numpy_spectrum(single.double() - double)
     assert floor / 10 < np.median(added) < floor / 2
+
+
+def test_labels_are_one_group_by_what_they_say_in_one_call_as_in_several(rng):
+    x = rng.standard_normal((4, 3))
+    once, twice = FeatureCovariance(), FeatureCovariance()
+    once.update(x, groups=[1, 1.0, "1", True])
+    for row, label in zip(x, [1, 1.0, "1", True], strict=True):
+        twice.update(row[None], groups=[label])
+    assert once.result().n_groups == twice.result().n_groups == 4
+
+
+@pytest.mark.parametrize("groups", [3, "abc"])
+def test_groups_that_are_no_labels_are_refused(rng, groups):
+    with pytest.raises(ValueError, match="expected one label for every entry of") as error:
+        FeatureCovariance().update(rng.standard_normal((3, 2)), groups=groups)
+    assert str(error.value) == f"groups is {groups!r}: expected one label for every entry of (3,)"
+
+
+def test_a_given_precision_survives_a_merge(rng):
+    given, other = FeatureCovariance(precision="float32"), FeatureCovariance()
+    for part in (given, other):
+        part.update(rng.standard_normal((9, 2)).astype(np.float16))
+    given.merge(other)
+    assert given.result().precision == "float32"
+
+
+def test_features_that_do_not_vary_say_so():
+    covariance = FeatureCovariance()
+    covariance.update(np.ones((50, 4)))
+    assert covariance.result().condition_text == "unknown (the features do not vary)"

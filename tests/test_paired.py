@@ -1,5 +1,6 @@
 import math
 
+import ml_dtypes
 import mpmath
 import numpy as np
 import pytest
@@ -149,14 +150,52 @@ def test_sign_tests_are_scipys_and_leave_zeros_out():
     assert np.isnan(paired.sign_tests(np.zeros(3))).all()
 
 
-def test_spectra_are_the_same_up_to_rounding_and_scale(rng):
-    W = rng.standard_normal((80, 60))
-    a = esd.eigenvalues(W.astype(np.float32))
-    gate = esd.rank_gate(a, W.shape, np.float32)
-    rotated = W @ np.linalg.qr(rng.standard_normal((60, 60)))[0]
-    b = esd.eigenvalues((1e-3 * rotated).astype(np.float32))
-    assert paired.same_spectrum(a, b, (gate, 1e-6 * gate))
-    c = esd.eigenvalues(W + 1e-3 * rng.standard_normal(W.shape))
-    assert not paired.same_spectrum(a, c, (gate, gate))
-    assert not paired.same_spectrum(a, a[:-1], (gate, gate))
-    assert not paired.same_spectrum(a, 0 * a, (gate, 0.0))
+def same(A, B, dtypes=(np.float32, np.float32)):
+    """Whether two matrices, stored in the given dtypes, have the same spectrum."""
+    stored = [W.astype(dtype) for W, dtype in zip((A, B), dtypes, strict=True)]
+    spectra = [esd.eigenvalues(W) for W in stored]
+    shifts = [
+        paired.rounding_shift(s, W.shape, W.dtype, np.abs(W.astype(float)).max())
+        for s, W in zip(spectra, stored, strict=True)
+    ]
+    return paired.same_spectrum(*spectra, *shifts)
+
+
+@pytest.fixture(scope="module")
+def heavy():
+    rng = np.random.default_rng(7)
+    U, _, Vt = np.linalg.svd(rng.standard_normal((384, 256)), full_matrices=False)
+    return U * np.sqrt(1 + rng.pareto(1.5, 256)) @ Vt
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
+def test_a_rotated_or_rescaled_matrix_has_the_same_spectrum(heavy, rng, dtype):
+    Q = np.linalg.qr(rng.standard_normal((256, 256)))[0]
+    assert same(heavy, heavy @ Q, (dtype, dtype))
+    assert same(heavy, 3.7 * heavy, (dtype, dtype))
+
+
+def test_a_rescaled_matrix_of_few_large_entries_has_the_same_spectrum(rng):
+    W = rng.standard_cauchy((300, 200))
+    for dtype in (np.float32, np.float64):
+        assert same(W, 1.1 * W, (dtype, dtype))
+
+
+def test_a_rotation_computed_in_float32_has_the_same_spectrum(heavy, rng):
+    Q = np.linalg.qr(rng.standard_normal((256, 256)))[0].astype(np.float32)
+    assert same(heavy, heavy.astype(np.float32) @ Q)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "distance"), [(np.float64, 1e-9), (np.float32, 1e-4), (ml_dtypes.bfloat16, 0.02)]
+)
+def test_a_small_change_of_the_weights_is_not_rounding(heavy, rng, dtype, distance):
+    change = distance * np.sqrt(np.mean(heavy**2)) * rng.standard_normal(heavy.shape)
+    assert not same(heavy, heavy + change, (dtype, dtype))
+
+
+def test_spectra_of_other_sizes_or_of_nothing_are_not_the_same(heavy):
+    a = esd.eigenvalues(heavy)
+    shift = paired.rounding_shift(a, heavy.shape, np.float64, 1.0)
+    assert not paired.same_spectrum(a, a[:-1], shift, shift[:-1])
+    assert not paired.same_spectrum(a, 0 * a, shift, shift)

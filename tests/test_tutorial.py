@@ -26,8 +26,8 @@ def test_the_commands_of_the_tutorial_print_what_it_shows(folder):
     status, out, _ = run(folder, "compare", "base", "tuned")
     assert status == 0
     assert out.splitlines()[-2] == (
-        "same spectrum by construction: all 1 measured matrices are bit-identical, so no alpha can "
-        "differ; what differs: out"
+        "same spectrum by construction: the one measured matrix is bit-identical, so no alpha can differ; "
+        "what differs: out"
     )
     recipe = folder / "recipes" / "net.py"
     recipe.write_text(RECIPE.replace('"steps": 1000', '"steps": 900'))

@@ -136,7 +136,7 @@ def alpha(
     """  # noqa: D301
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
-    _check_usage(output, plot)
+    _check_usage(files, output, plot)
     start_log()
     from specdiag import spectra, tables
     from specdiag.figures import draw_all
@@ -193,17 +193,16 @@ def compare(
         raise click.UsageError(
             "compare needs at least two files: the first is compared with the others"
         )
-    if plot and plot.suffix not in (".png", ".pdf", ".svg"):
+    if plot and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise click.UsageError(f"--plot {plot}: name a .png, .pdf or .svg file")
-    _check_usage(output, plot)
+    _check_usage(files, output, plot)
     start_log()
     from specdiag import comparison, comparison_tables
     from specdiag.checkpoint import open_checkpoint
     from specdiag.figures import difference
 
     settings["gof"] = False
-    checkpoints = [open_checkpoint(file) for file in files]
-    comparison.check_names(checkpoints)
+    checkpoints = comparison.aligned([open_checkpoint(file) for file in files])
     measured = [_measure(checkpoint, layers, settings) for checkpoint in checkpoints]
     found = comparison.compare_measured(checkpoints, measured, settings["min_eigenvalues"])
     failed = False
@@ -219,14 +218,26 @@ def compare(
         raise click.exceptions.Exit(1)
 
 
-def _check_usage(output: Path | None, plot: Path | None) -> None:
+def _check_usage(files: Sequence[Path], output: Path | None, plot: Path | None) -> None:
     for option, path in (("-o", output), ("--plot", plot)):
         if path and not path.resolve().parent.is_dir():
             raise click.UsageError(f"{option} {path}: there is no folder {path.parent}")
+        if path and path.is_file() and any(_is_part_of(path, file) for file in files):
+            raise click.UsageError(f"{option} {path}: it is one of the files to read")
+    if output and plot and output.resolve() == plot.resolve():
+        raise click.UsageError(f"-o and --plot both name {output}")
     if output and output.exists() and not output.is_file():
         raise click.UsageError(f"-o {output}: not a regular file")
     if plot and not find_spec("matplotlib"):
         raise click.UsageError("--plot needs matplotlib: pip install matplotlib")
+
+
+def _is_part_of(path: Path, file: Path) -> bool:
+    """Return whether a file is what is read: itself, a file of its folder, or a shard of its index."""
+    if file.is_dir() or file.suffix == ".json":
+        folder = file if file.is_dir() else file.parent
+        return path.resolve().parent == folder.resolve()
+    return path.samefile(file)
 
 
 def _measure_all(
@@ -304,6 +315,12 @@ def _print_comparisons(
         for line in comparison_tables.summary_lines(comparison, (first, name)):
             click.echo(line)
         click.echo()
+    for name, checkpoint in zip((first, *others), checkpoints, strict=True):
+        for note in checkpoint.notes:
+            click.echo(printable(f"note: {name}: {note}"))
+    if len(others) > 1:
+        for line in comparison_tables.overview_lines(comparisons, others):
+            click.echo(line)
 
 
 def _write(

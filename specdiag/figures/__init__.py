@@ -1,14 +1,16 @@
 """Figures, one module each: `plot(dataset, ...)` reads a Dataset and returns a matplotlib Figure."""
 
+import io
 import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from specdiag._files import printable
+from specdiag._files import printable, write_whole
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.figure import Figure
 
 
 def draw_all(dataset: "xr.Dataset", folder: Path) -> list[Path]:
@@ -31,13 +33,18 @@ def draw_all(dataset: "xr.Dataset", folder: Path) -> list[Path]:
                 figures[f"esd_{j:03d}_{_slug(layer)}"] = esd.plot(dataset, layer, checkpoint)
         for name, figure in figures.items():
             path = home / f"{name}.png"
-            with warnings.catch_warnings():
-                warnings.filterwarnings(
-                    "ignore", message="Glyph"
-                )  # a name in a script without font
-                figure.savefig(path, dpi=150)
+            save_figure(figure, path)
             written.append(path)
     return written
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure, in the format of its extension, whole or not at all."""
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a name in a script without font
+        figure.savefig(content, format=path.suffix[1:].lower(), dpi=150)
+    write_whole(path, content.getbuffer())
 
 
 def _slug(name: str) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specdiag.figures import short_title
+from specdiag.figures import save_figure, short_title
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,7 +25,7 @@ def draw(dataset: "xr.Dataset", path: Path) -> list[Path]:
     written = []
     for i, name in enumerate(names, start=1):
         target = path if len(names) == 1 else path.with_stem(f"{path.stem}_{i}")
-        plot(dataset, name).savefig(target, dpi=150)
+        save_figure(plot(dataset, name), target)
         written.append(target)
     return written
 
@@ -33,8 +33,8 @@ def draw(dataset: "xr.Dataset", path: Path) -> list[Path]:
 def plot(dataset: "xr.Dataset", comparison: str | None = None) -> "Figure":
     """Return alpha of both checkpoints of a comparison by layer, and the difference below.
 
-    Points are posterior means, bars 95 % intervals; crosses at 0 mark layers without alpha. The band
-    is the interval of the mean difference that allows for seeds.
+    Points are posterior means, bars 95 % intervals; crosses at the bottom mark layers without alpha. The
+    band is the interval of the mean difference that allows for seeds.
 
     Parameters
     ----------
@@ -75,7 +75,13 @@ def _draw_alpha(ax: "Axes", one: "xr.Dataset", shift: float, color: str, name: s
     dead = one.status.values == "degenerate"
     if dead.any():
         ax.scatter(
-            x[dead], 0 * x[dead], marker="x", s=16, color=color, label=f"{dead.sum()} degenerate"
+            x[dead],
+            np.full(dead.sum(), 0.02),
+            marker="x",
+            s=16,
+            color=color,
+            transform=ax.get_xaxis_transform(),  # at the bottom, whatever the alphas are
+            label=f"{dead.sum()} degenerate",
         )
 
 
@@ -84,7 +90,7 @@ def _draw_difference(ax: "Axes", both: "xr.Dataset") -> None:
     known = np.isfinite(both.alpha_difference.values)
     low, high = both.mean_alpha_difference_seed_ci.values
     if np.isfinite(low):
-        label = f"mean over {int(both.n_compared)} layers, with seeds"
+        label = f"mean over {int(both.n_compared)} layers, and what seeds may add to it"
         ax.axhspan(low, high, color="#009e73", alpha=0.15, linewidth=0, label=label)
         ax.axhline(float(both.mean_alpha_difference), color="#009e73", linewidth=1)
     ax.axhline(0, color="black", linewidth=0.5)
