@@ -113,6 +113,15 @@ def same_spectrum(first: Array, second: Array, first_shift: Array, second_shift:
     return bool(np.all(moved <= first_shift / a + second_shift / b))
 
 
+def is_small_change(A: Array, B: Array, eps: float) -> bool:
+    """Return whether B is A up to scale, and moved by more than rounding: no rotation, but training.
+
+    Their cosine is above 0.9, and the distance of the normalised matrices above 2 eps.
+    """
+    a, b = A / np.linalg.norm(A), B / np.linalg.norm(B)
+    return bool(np.vdot(a, b) > 0.9 and np.linalg.norm(b - a) > 2 * eps)
+
+
 def spectral_distance(first: Array, second: Array) -> float:
     """Return the Wasserstein-1 distance of two ESDs on a logarithmic scale, in decades.
 

@@ -191,13 +191,14 @@ def _compare_spectra(pair: Pair, a: Tensor, b: Tensor, values: tuple[Array, Arra
         pair = replace(
             pair, first=_regated(pair.first, gates[0]), second=_regated(pair.second, gates[1])
         )
+    eps = max(esd.precision(t.dtype)[0] for t in (a, b))
     shifts = [
         paired.rounding_shift(s, t.shape, t.dtype, float(np.abs(W).max()))
         for s, t, W in zip(spectra, (a, b), values, strict=True)
     ]
     if pair.relation == "rounded":
         pair = _unchanged(pair)
-    elif paired.same_spectrum(*spectra, *shifts):
+    elif paired.same_spectrum(*spectra, *shifts) and not paired.is_small_change(*values, eps):
         pair = replace(_unchanged(pair), relation="same spectrum")
     else:
         pair = replace(

@@ -199,3 +199,18 @@ def test_spectra_of_other_sizes_or_of_nothing_are_not_the_same(heavy):
     shift = paired.rounding_shift(a, heavy.shape, np.float64, 1.0)
     assert not paired.same_spectrum(a, a[:-1], shift, shift[:-1])
     assert not paired.same_spectrum(a, 0 * a, shift, shift)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "distance"), [(np.float64, 1e-14), (np.float32, 1e-6), (ml_dtypes.bfloat16, 0.02)]
+)
+def test_a_small_change_is_told_from_rounding_and_from_a_rotation(heavy, rng, dtype, distance):
+    eps = esd.precision(dtype)[0]
+    change = distance * np.sqrt(np.mean(heavy**2)) * rng.standard_normal(heavy.shape)
+    Q = np.linalg.qr(rng.standard_normal((256, 256)))[0]
+    stored, moved, scaled, rotated = (
+        W.astype(dtype).astype(float) for W in (heavy, heavy + change, 3.7 * heavy, heavy @ Q)
+    )
+    assert paired.is_small_change(stored, moved, eps)
+    assert not paired.is_small_change(stored, scaled, eps)
+    assert not paired.is_small_change(stored, rotated, eps)
