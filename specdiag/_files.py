@@ -195,6 +195,14 @@ def shown(text: str, *, quote: bool = True, limit: int = 80) -> str:
     return f"'{short}'" if quote else short
 
 
+def one_line(error: BaseException) -> str:
+    """Return what an error says, on one line; an error of the system names its file first."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return printable(f"{error.filename}: {error.strerror}")
+    text = "not enough memory" if isinstance(error, MemoryError) else type(error).__name__
+    return printable(str(error) or text)
+
+
 def is_text(text: str) -> bool:
     """Tell whether `text` can be encoded: half of a surrogate pair cannot."""
     try:

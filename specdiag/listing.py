@@ -10,7 +10,8 @@ from specdiag.lockfile import Entry, Lock
 from specdiag.store import Receipt, read_receipt, state
 
 if TYPE_CHECKING:
-    from specdiag.work import Outcome, Step
+    from specdiag.plan import Step
+    from specdiag.work import Outcome
 
 
 def rows(root: Path, lock: Lock, entries: Sequence[Entry]) -> list[dict[str, Any]]:
@@ -81,27 +82,28 @@ def plan_text(steps: Sequence["Step"]) -> str:
     """Return what is to be done with each entry, and the known cost of all."""
     lines = _aligned(
         [
-            (
-                step.action,
-                step.entry.name,
-                step.entry.scale,
-                "" if step.action == "keep" else step.state.reason or step.state.word,
-                _cost(*_known(step.entry)) if step.action in ("train", "evaluate") else "",
-            )
+            (step.action, step.entry.name, step.entry.scale, _why(step), _step_cost(step))
             for step in steps
             if step.action != "keep"
         ]
     )
-    costs = [_known(s.entry)[0] for s in steps if s.action in ("train", "evaluate")]
+    costs = [_known(s.entry)[0] for s in steps if s.action not in ("keep", "fetch")]
     kept = sum(step.action == "keep" for step in steps)
     known = [c for c in costs if c is not None]
     total = f"to do: {len(steps) - kept} of {len(steps)} entries"
     if known:
-        unknown = (
-            f" and {len(costs) - len(known)} of unknown cost" if len(known) < len(costs) else ""
-        )
+        unknown = f" and {len(costs) - len(known)} of unknown cost" * (len(known) < len(costs))
         total += f", about {_duration(sum(known))}{unknown}"
     return "\n".join([*lines, total])
+
+
+def _why(step: "Step") -> str:
+    is_open = step.action == "follow"
+    return "if its parent changes" if is_open else step.state.reason or step.state.word
+
+
+def _step_cost(step: "Step") -> str:
+    return "" if step.action == "fetch" else _cost(*_known(step.entry))
 
 
 def _known(entry: Entry) -> tuple[float | None, str | None]:

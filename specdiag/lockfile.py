@@ -60,6 +60,7 @@ __all__ = [
     "loads",
     "ordered",
     "save",
+    "source_digest",
 ]
 
 LOCK_NAME = "checkpoints.lock"
@@ -67,6 +68,7 @@ LOCK_VERSION = 1
 MAX_SIZE = 20_000_000  # bytes; a thousand entries take about one million
 
 _HEADER = "# Written by specdiag from what the recipes declare.\n"
+_PUBLISHABLE = re.compile(r"([^./][^/]*/)*[^./][^/]*\.(ckpt|pt|pth|bin|safetensors)")
 _CONFLICT = re.compile(r"^(<{7}|={7}|>{7})(?!\S)", re.MULTILINE)
 
 
@@ -268,13 +270,20 @@ def declaration_digest(entry: Entry) -> str:
     from, and its sha256 once known (the size follows from it). A file that was built under another
     digest is stale. What came out (file, metrics, environment) is not part of it.
     """
-    inputs = [plain(replace(item, size=None)) for item in entry.inputs]
-    declared = {
-        "recipe": entry.recipe,
-        "params": entry.params,
-        "parent": entry.parent and entry.parent.name,
-        "inputs": inputs,
-    }
+    return _digest(
+        recipe=entry.recipe,
+        params=entry.params,
+        parent=entry.parent and entry.parent.name,
+        inputs=[plain(replace(item, size=None)) for item in entry.inputs],
+    )
+
+
+def source_digest(source: Source) -> str:
+    """Return the digest of where weights are fetched: not of what was found there."""
+    return _digest(source=plain(replace(source, commit=None, sha256=None, size=None)))
+
+
+def _digest(**declared: Any) -> str:
     text = json.dumps(declared, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -314,6 +323,9 @@ def _check_entry(where: str, entry: Entry) -> None:
         for key, empty in (("source", None), ("file", FileRecord())):
             if getattr(entry, key) != empty:
                 refuse(f"{where}.{key}", "a table", "none: an evaluation has no weights")
+    if entry.file.path and not _PUBLISHABLE.fullmatch(entry.file.path):
+        expected = "one that ends in .ckpt, .pt, .pth, .bin or .safetensors, in no hidden folder"
+        refuse(f"{where}.file.path", shown(entry.file.path), expected)
     if entry.source and entry.source.commit and not entry.source.repo:
         refuse(f"{where}.source.commit", "a commit beside url", "it beside repo only")
     ids = [item.id for item in entry.inputs]

@@ -6,6 +6,7 @@ programs of whoever wrote the lock: they are run by `specdiag train` and `specdi
 """
 
 import importlib
+import json
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -13,10 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from specdiag._typed import plain, read
 from specdiag.lockfile import (
     Entry,
     FileRecord,
-    Input,
     Key,
     Lock,
     Scale,
@@ -26,6 +27,7 @@ from specdiag.lockfile import (
 
 FOLDER = "recipes"
 _RECORDED = {"params", "file", "metrics", "environment"}
+_LOST = "; what was recorded of it is dropped"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,18 +75,18 @@ def load_recipe(root: Path, name: str) -> ModuleType:
     """
     path = root / FOLDER / f"{name}.py"
     if not path.is_file():
-        raise FileNotFoundError(f"no recipe {FOLDER}/{name}.py beside the lock; write it, or fetch")
+        raise FileNotFoundError(f"no recipe {FOLDER}/{name}.py beside the lock; write it there")
     if sys.path[0] != str(root):
         sys.path.insert(0, str(root))
     try:
         return importlib.import_module(f"{FOLDER}.{name}")
-    except Exception as error:  # somebody's program: anything may happen
-        raise RuntimeError(explained(error, root)) from error
+    except (Exception, SystemExit) as error:  # somebody's program: anything may happen
+        raise RuntimeError(explained(error, root, name)) from error
 
 
-def explained(error: Exception, root: Path) -> str:
+def explained(error: BaseException, root: Path, name: str) -> str:
     """Return where in the recipes an error was raised, and its text, in one line."""
-    place, trace = "", error.__traceback__
+    place, trace = f"{FOLDER}/{name}.py: ", error.__traceback__
     while trace:
         file = Path(trace.tb_frame.f_code.co_filename)
         if file.is_relative_to(root / FOLDER):
@@ -95,31 +97,55 @@ def explained(error: Exception, root: Path) -> str:
     return place + (text if named else f"{type(error).__name__}: {text}".rstrip(": "))
 
 
-def declared(root: Path) -> tuple[Entry, ...]:
-    """Return what all recipes declare, parents first.
+def declared(root: Path) -> list[Entry]:
+    """Return what all recipes declare, as the lock will hold it.
 
     Raises
     ------
     RuntimeError
         When a recipe cannot be imported or `entries()` fails.
     LockfileError
-        When what they declare is no lock.
+        When it declares what no lock can hold; the message names recipe and entry.
     """
-    found: list[Entry] = []
+    found: dict[Key, Entry] = {}
     for path in sorted((root / FOLDER).glob("*.py")):
         if path.stem.startswith("_"):
             continue
-        module = load_recipe(root, path.stem)
-        if not hasattr(module, "entries"):
-            raise RuntimeError(
-                f"{FOLDER}/{path.name}: no function entries(); declare what it builds, or begin its "
-                "name with an underscore"
-            )
-        try:
-            found += module.entries()
-        except Exception as error:  # somebody's program
-            raise RuntimeError(explained(error, root)) from error
-    return tuple(found)
+        for entry in _entries(load_recipe(root, path.stem), root, path.stem):
+            checked = _checked(entry, f"{FOLDER}/{path.name}")
+            if twin := found.get(checked.key):
+                raise ValueError(
+                    f"{FOLDER}/{path.name}: declares {checked.name} ({checked.scale}), which "
+                    f"{FOLDER}/{twin.recipe}.py declares too; an entry has one declaration"
+                )
+            found[checked.key] = checked
+    return list(found.values())
+
+
+def _entries(module: ModuleType, root: Path, name: str) -> list[Any]:
+    if not hasattr(module, "entries"):
+        raise RuntimeError(
+            f"{FOLDER}/{name}.py: no function entries(); declare what it builds, or begin its "
+            "name with an underscore"
+        )
+    try:
+        return list(module.entries())
+    except (Exception, SystemExit) as error:  # somebody's program
+        raise RuntimeError(explained(error, root, name)) from error
+
+
+def _checked(entry: Any, where: str) -> Entry:
+    """Return an entry as it comes back from a lock: tuples as lists, defaults filled, all types right."""
+    if not isinstance(entry, Entry):
+        text = f"{where}: entries() gave {entry!r}; expected Entry objects"
+        raise RuntimeError(text)  # noqa: TRY004 - the recipe's fault, not of whoever calls
+    where = f"{where}: entry {entry.name!r}"
+    checked: Entry = read(where, Entry, plain(entry))
+    if checked.metrics or checked.environment or checked.file.sha256:
+        raise ValueError(
+            f"{where}: metrics, environment and the file's hashes are recorded, not declared"
+        )
+    return checked
 
 
 def resolve(
@@ -147,58 +173,85 @@ def resolve(
         raise ValueError(
             f"no recipe declares {', '.join(unknown)}; `specdiag list` shows all names"
         )
-    result, changes = dict(old), []
-    for key in sorted(old.keys() | new.keys(), key=lambda key: (key[1], key[0])):
+    result = dict(old)
+    for key in old.keys() | new.keys():
         if chosen and key[0] not in chosen:
             continue
         if key not in new:
             del result[key]
         else:
             result[key] = _merged(new[key], old[key]) if key in old else new[key]
-        if what := _change(key, old.get(key), result.get(key)):
-            changes.append(what)
-    return replace(lock, entries=ordered(result.values())), changes
+    entries = _without_orphaned_records(ordered(result.values()), old)
+    keys = sorted(old.keys() | result.keys(), key=lambda key: (key[1], key[0]))
+    latest = {e.key: e for e in entries}
+    changes = [_change(key, old.get(key), latest.get(key)) for key in keys]
+    return replace(lock, entries=entries), [change for change in changes if change]
 
 
 def _merged(new: Entry, old: Entry) -> Entry:
     """Return a declaration with what was recorded of it."""
     recorded = {i.id: i for i in old.inputs}
-    inputs = tuple(_kept(i, recorded.get(i.id)) for i in new.inputs)
-    source = new.source
-    if source and old.source:
-        bare = replace(old.source, commit=source.commit, sha256=source.sha256, size=source.size)
-        source = old.source if bare == source else source
-    merged = replace(new, inputs=inputs, source=source)
-    if declaration_digest(merged) != declaration_digest(old):
+    inputs = tuple(_or_recorded(i, recorded.get(i.id)) for i in new.inputs)
+    merged = replace(new, inputs=inputs, source=_or_recorded(new.source, old.source))
+    if declaration_digest(merged) != declaration_digest(old) or new.path != old.path:
         return merged
-    file = replace(old.file, path=new.file.path) if new.path == old.path else FileRecord()
     parent = old.parent if new.parent else None
     return replace(
-        merged, parent=parent, file=file, metrics=old.metrics, environment=old.environment
+        merged, parent=parent, file=old.file, metrics=old.metrics, environment=old.environment
     )
 
 
-def _kept(new: Input, old: Input | None) -> Input:
-    """Return an input with its recorded hash, when it is the same and declares none."""
-    same = old and replace(old, sha256=new.sha256, size=new.size) == new
-    return old if old and same and new.sha256 is None else new
+def _or_recorded(new: Any, old: Any) -> Any:
+    """Return a source or input with the recorded commit, hash and size where it declares none."""
+    if new is None or old is None:
+        return new
+    names = [name for name in ("commit", "sha256", "size") if hasattr(new, name)]
+    bare = dict.fromkeys(names)
+    found = {n: getattr(old, n) if getattr(new, n) is None else getattr(new, n) for n in names}
+    declares_another = any(getattr(new, n) not in (None, getattr(old, n)) for n in names)
+    if replace(new, **bare) != replace(old, **bare) or declares_another:
+        return new
+    return replace(new, **found)
+
+
+def _without_orphaned_records(
+    entries: tuple[Entry, ...], old: Mapping[Key, Entry]
+) -> tuple[Entry, ...]:
+    """Return the entries, those without a record that descend from one whose record was dropped."""
+    found: dict[Key, Entry] = {}
+    dropped: set[Key] = set()
+    for entry in entries:
+        parent = entry.parent and (entry.parent.name, entry.scale)
+        if parent in dropped and entry.parent:
+            bare = FileRecord(path=entry.file.path)
+            start = replace(entry.parent, sha256=None)
+            entry = replace(entry, parent=start, file=bare, metrics={}, environment={})  # noqa: PLW2901
+        if entry.key in old and old[entry.key].metrics and not entry.metrics:
+            dropped.add(entry.key)
+        found[entry.key] = entry
+    return tuple(found.values())
 
 
 def _change(key: Key, old: Entry | None, new: Entry | None) -> str:
     label = f"{key[0]} ({key[1]})"
     if old is None:
         return f"added {label}"
+    had_record = bool(old.metrics or old.file.sha256)
     if new is None:
-        return f"removed {label}: no recipe declares it"
-    if old == new:
+        return f"removed {label}: no recipe declares it" + _LOST * had_record
+    before, after = plain(old), plain(new)
+    if _same(before, after):
         return ""
-    fields = [n for n in vars(new) if n not in _RECORDED and getattr(old, n) != getattr(new, n)]
-    params = [f"params.{k}" for k in old.params.keys() | new.params.keys() if _differs(old, new, k)]
-    what = ", ".join(fields + sorted(params)) or "its record"
-    lost = "; what was recorded of it is dropped" if old.metrics and not new.metrics else ""
-    return f"changed {label}: {what}{lost}"
+    fields = [n for n in vars(new) if n not in _RECORDED and not _same(before.get(n), after.get(n))]
+    params = [
+        f"params.{k}"
+        for k in sorted(old.params.keys() | new.params.keys())
+        if not _same(old.params.get(k), new.params.get(k))
+    ]
+    what = ", ".join(fields + params) or "its parent's declaration"
+    return f"changed {label}: {what}" + _LOST * (had_record and not new.metrics)
 
 
-def _differs(old: Entry, new: Entry, param: str) -> bool:
-    missing = object()
-    return bool(old.params.get(param, missing) != new.params.get(param, missing))
+def _same(a: Any, b: Any) -> bool:
+    """Return whether two plain values are written the same: 1, 1.0 and true are not."""
+    return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)

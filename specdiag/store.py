@@ -11,22 +11,15 @@ import hashlib
 import json
 import platform
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from specdiag._files import usual_mode, write_whole
-from specdiag.lockfile import (
-    Entry,
-    FileRecord,
-    Key,
-    Lock,
-    Metric,
-    declaration_digest,
-    find,
-)
+from specdiag._typed import Commit, Scalar, Sha256, Size, plain, read
+from specdiag.lockfile import Entry, Lock, Metric, declaration_digest, find, source_digest
 
 Word = Literal["ok", "rebuilt", "drifted", "stale", "missing", "corrupt"]
 USABLE = ("ok", "rebuilt", "drifted")
@@ -44,13 +37,15 @@ class Receipt:
     """How a file came about."""
 
     how: Literal["fetched", "trained", "evaluated"]
-    sha256: str  # of the file; of the parent's file for an evaluation
-    size: int
-    tensors: str
-    declaration: str  # its digest, when it was built
-    parent: str | None  # sha256 of the parent's file, when it was built
-    metrics: dict[str, Metric]
-    environment: dict[str, str | int | float]
+    sha256: Sha256  # of the file; of the parent's file for an evaluation
+    size: Size
+    tensors: str  # digest; empty for an evaluation
+    declaration: Sha256  # digest of what the recipe declared when it was built
+    parent: Sha256 | None = None  # of the parent's file when it was built
+    source: Sha256 | None = None  # digest of where it was fetched
+    commit: Commit | None = None
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    environment: dict[str, Scalar] = field(default_factory=dict)
 
 
 def state(root: Path, lock: Lock, entry: Entry) -> State:
@@ -59,7 +54,7 @@ def state(root: Path, lock: Lock, entry: Entry) -> State:
     - ok: what the lock records, or, where it records nothing, what the recipe built;
     - rebuilt: other bytes, whose metrics are within tolerance of the recorded ones;
     - drifted: other bytes, whose metrics are not;
-    - stale: built before its parent, params or recipe changed;
+    - stale: built before its parent, params, recipe or inputs changed, fetched before its source did;
     - missing: never made;
     - corrupt: not the file that was made.
 
@@ -68,32 +63,52 @@ def state(root: Path, lock: Lock, entry: Entry) -> State:
     root : Path
         The folder of the lock.
     """
-    receipt = read_receipt(root, lock, entry)
-    if isinstance(receipt, State):
-        return receipt
-    if receipt.how != "fetched":
-        if receipt.declaration != declaration_digest(entry):
-            return State("stale", "its recipe or params changed since it was built")
-        if entry.parent and receipt.parent != parent_sha256(root, lock, entry):
-            return State("stale", f"its parent {entry.parent.name} changed since it was built")
-    elif entry.source and entry.source.sha256 not in (None, receipt.sha256):
-        return State("stale", "its source changed since it was fetched")
+    try:
+        receipt = read_receipt(root, lock, entry)
+        if isinstance(receipt, State):
+            return receipt
+        if change := _changed(root, lock, entry, receipt):
+            return State("stale", f"its {change} since it was {receipt.how}")
+    except OSError as error:
+        return State("corrupt", f"cannot be read: {error.strerror or error}")
     is_recorded = (
         receipt.how == "evaluated"
         or entry.file.sha256 in (None, receipt.sha256)
         or entry.file.tensors == receipt.tensors
     )
-    return _met(entry, receipt, "ok" if is_recorded else "rebuilt")
+    if reason := _out_of_tolerance(entry, receipt):
+        return State("drifted", reason)
+    return State("ok") if is_recorded else State("rebuilt", "other bytes than recorded")
 
 
-def _met(entry: Entry, receipt: Receipt, word: Word) -> State:
-    """Return the word, with `drifted` in its place when a metric is out of tolerance."""
-    for name, metric in entry.metrics.items():
+def _changed(root: Path, lock: Lock, entry: Entry, receipt: Receipt) -> str:
+    """Return what a file was made of that is no longer so."""
+    if receipt.how == "fetched":
+        is_same = entry.source and (
+            receipt.source == source_digest(entry.source)
+            and entry.source.sha256 in (None, receipt.sha256)
+        )
+        return "" if is_same else "source changed"
+    if receipt.declaration != declaration_digest(entry):
+        return "recipe or params changed"
+    if entry.parent and receipt.parent != parent_sha256(root, lock, entry):
+        return f"parent {entry.parent.name} changed"
+    for item in entry.inputs:
+        path = root / item.path if item.path else None
+        if path and path.is_file() and item.sha256 not in (None, sha256_of(path)):
+            return f"input {item.path} changed"
+    return ""
+
+
+def _out_of_tolerance(entry: Entry, receipt: Receipt) -> str:
+    """Return which recorded metric a file that was built does not meet."""
+    for name, metric in entry.metrics.items() if receipt.how != "fetched" else ():
         found = receipt.metrics.get(name)
-        if found and abs(found.value - metric.value) > metric.atol:
-            text = f"{name} is {found.value:.4f}, recorded is {metric.value:.4f} ± {metric.atol:g}"
-            return State("drifted", text)
-    return State(word, "other bytes than recorded" if word == "rebuilt" else "")
+        if found is None:
+            return f"it has no {name}, recorded is {metric.value:.6g}"
+        if abs(found.value - metric.value) > metric.atol:
+            return f"{name} is {found.value:.6g}, recorded is {metric.value:.6g} ± {metric.atol:g}"
+    return ""
 
 
 def parent_sha256(root: Path, lock: Lock, entry: Entry) -> str | None:
@@ -117,23 +132,40 @@ def read_receipt(root: Path, lock: Lock, entry: Entry) -> Receipt | State:
     else:
         sha256 = sha256_of(path)
     receipt = _receipt_path(path, sha256)
-    try:
-        return _parsed(json.loads(receipt.read_bytes()))
-    except FileNotFoundError:
-        pass
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        return State("corrupt", f"{receipt.name} cannot be read: {' '.join(str(error).split())}")
+    if receipt.is_file():
+        return _parsed(receipt, sha256)
     if entry.kind == "evaluation":
         others = any(_receipts(path))
         return State("stale", "its parent changed since") if others else State("missing")
     if sha256 == entry.file.sha256:
-        return State("ok", "put there by hand")
+        return _recorded_receipt(entry)
     return State("corrupt", f"{path.name} is not the file that was made: it has no receipt")
 
 
-def _parsed(found: dict[str, Any]) -> Receipt:
-    metrics = {name: Metric(**metric) for name, metric in found.pop("metrics").items()}
-    return Receipt(metrics=metrics, **found)
+def _parsed(path: Path, sha256: str) -> Receipt | State:
+    try:
+        found: Receipt = read(path.name, Receipt, json.loads(path.read_bytes()))
+    except (ValueError, RecursionError) as error:
+        return State("corrupt", f"{path.name} cannot be read: {' '.join(str(error).split())}")
+    if found.sha256 != sha256:
+        return State("corrupt", f"{path.name} is about another file")
+    return found
+
+
+def _recorded_receipt(entry: Entry) -> Receipt:
+    """Return the receipt of a file that was put there by hand and is the recorded one."""
+    source = entry.source
+    is_fetched = bool(source and source.sha256 == entry.file.sha256)
+    return Receipt(
+        how="fetched" if is_fetched else "trained",
+        sha256=entry.file.sha256 or "",
+        size=entry.file.size or 0,
+        tensors=entry.file.tensors or "",
+        declaration=declaration_digest(entry),
+        parent=entry.parent.sha256 if entry.parent else None,
+        source=source_digest(source) if source else None,
+        metrics=entry.metrics,
+    )
 
 
 def _receipt_path(path: Path, sha256: str) -> Path:
@@ -155,7 +187,7 @@ def publish(root: Path, entry: Entry, file: Path | None, receipt: Receipt) -> No
     path = root / entry.path
     path.parent.mkdir(parents=True, exist_ok=True)
     target = _receipt_path(path, receipt.sha256)
-    write_whole(target, json.dumps(asdict(receipt), indent=1, sort_keys=True).encode())
+    write_whole(target, json.dumps(plain(receipt), indent=1, sort_keys=True).encode())
     if file:
         file.chmod(usual_mode())  # whoever wrote it may have kept it to himself
         file.replace(path)
@@ -164,20 +196,29 @@ def publish(root: Path, entry: Entry, file: Path | None, receipt: Receipt) -> No
             old.unlink(missing_ok=True)
 
 
-def recorded(entry: Entry, receipt: Receipt) -> Entry:
-    """Return the entry with what came out as its record."""
-    file = entry.file
-    if receipt.how != "evaluated":
-        file = FileRecord(
-            path=file.path, sha256=receipt.sha256, size=receipt.size, tensors=receipt.tensors
+def recorded(entry: Entry, receipt: Receipt, *, forced: bool) -> Entry:
+    """Return the entry with what came out as its record, where there is none yet or it was asked for.
+
+    An entry that declares something else by now is returned as it is.
+    """
+    if receipt.how == "fetched":
+        if not entry.source or source_digest(entry.source) != receipt.source:
+            return entry
+        source = replace(
+            entry.source, commit=receipt.commit, sha256=receipt.sha256, size=receipt.size
         )
-    return replace(
-        entry,
-        parent=replace(entry.parent, sha256=receipt.parent) if entry.parent else None,
-        file=file,
-        metrics=receipt.metrics,
-        environment=receipt.environment,
-    )
+        entry = replace(entry, source=source)
+    elif receipt.declaration != declaration_digest(entry):
+        return entry
+    if receipt.how != "evaluated" and (forced or entry.file.sha256 is None):
+        file = replace(
+            entry.file, sha256=receipt.sha256, size=receipt.size, tensors=receipt.tensors
+        )
+        parent = entry.parent and replace(entry.parent, sha256=receipt.parent)
+        entry = replace(entry, file=file, parent=parent)
+    if receipt.how != "fetched" and (forced or not entry.metrics):
+        entry = replace(entry, metrics=receipt.metrics, environment=receipt.environment)
+    return entry
 
 
 def sha256_of(path: Path) -> str:
@@ -207,12 +248,3 @@ def environment(seconds: float) -> dict[str, str | int | float]:
         found["threads"] = torch.get_num_threads()
         found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return found
-
-
-def with_ancestors(lock: Lock, keys: Mapping[Key, object] | list[Key]) -> list[Entry]:
-    """Return the entries of these keys and all that they descend from, parents first."""
-    wanted = set(keys)
-    for entry in reversed(lock.entries):  # children before parents
-        if entry.key in wanted and entry.parent:
-            wanted.add((entry.parent.name, entry.scale))
-    return [entry for entry in lock.entries if entry.key in wanted]

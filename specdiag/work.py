@@ -1,4 +1,4 @@
-"""Makes the missing appear: fetches or builds the entries of a lock, parents first, each one once.
+"""Makes the missing appear: fetches or builds the entries of a plan, parents first, each one once.
 
 An entry is worked on under a file lock of its own, checked again inside it, and published whole; so several
 processes can share a lock file, and one that is killed loses nothing but time.
@@ -11,19 +11,30 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from specdiag._files import one_line
 from specdiag.checkpoint import tensor_digest
-from specdiag.fetch import ChecksumError, Fetched, fetch_hub, fetch_url
-from specdiag.lockfile import Entry, Input, Key, Metric, amend, declaration_digest, find, load
+from specdiag.fetch import ChecksumError, fetch_hub, fetch_url
+from specdiag.lockfile import (
+    Entry,
+    Input,
+    Key,
+    Metric,
+    amend,
+    declaration_digest,
+    find,
+    load,
+    source_digest,
+)
+from specdiag.plan import Step, how_made, parent_key
 from specdiag.recipe import Job, explained, load_recipe
 from specdiag.store import (
     USABLE,
     Receipt,
-    State,
     environment,
     parent_sha256,
     publish,
@@ -34,6 +45,8 @@ from specdiag.store import (
 )
 
 _log = logging.getLogger(__name__)
+
+TERMINATED = 143  # exit status of a build that saved and stopped at SIGTERM: 128 + 15
 
 _POLL = 1.0  # seconds between looks at entries that other processes work on
 
@@ -48,55 +61,6 @@ class Outcome(NamedTuple):
     text: str = ""
 
 
-class Step(NamedTuple):
-    """What is to be done with an entry."""
-
-    entry: Entry
-    action: str  # keep, fetch, train or evaluate
-    state: State
-
-
-def plan(path: Path, entries: Sequence[Entry], *, force: set[Key], prefer: str) -> list[Step]:
-    """Return what is to be done with each of the entries, which come parents first.
-
-    Parameters
-    ----------
-    path : Path
-        Of the lock.
-    force : set of Key
-        Entries that are made again although they are ok.
-    prefer : {'fetch', 'train'}
-        What is done with an entry that has a source.
-    """
-    lock, root = load(path), path.parent
-    steps: list[Step] = []
-    for entry in entries:
-        found = state(root, lock, entry)
-        is_kept = found.word in USABLE and entry.key not in force
-        steps.append(Step(entry, "keep" if is_kept else _action(entry, prefer), found))
-    return steps
-
-
-def _action(entry: Entry, prefer: str) -> str:
-    if entry.kind == "evaluation":
-        return "evaluate"
-    return "fetch" if entry.source and prefer == "fetch" else "train"
-
-
-def without_build(path: Path, steps: Sequence[Step]) -> set[Key]:
-    """Return the entries that no recipe can build yet, or whose parents none can."""
-    found: set[Key] = set()
-    for step in steps:
-        entry = step.entry
-        parent = entry.parent and (entry.parent.name, entry.scale)
-        is_built = step.action in ("train", "evaluate")
-        if is_built and (
-            parent in found or not hasattr(load_recipe(path.parent, entry.recipe), "build")
-        ):
-            found.add(entry.key)
-    return found
-
-
 def work(
     path: Path,
     steps: Sequence[Step],
@@ -105,8 +69,8 @@ def work(
     prefer: str,
     progress: Progress | None = None,
     debug: bool = False,
-) -> list[Outcome]:
-    """Do the steps of a plan and return what became of each, in their order.
+) -> Iterator[Outcome]:
+    """Do the steps of a plan; yield what became of each, when it is done.
 
     A failure stops the children of its entry and nothing else. Entries that another process works on are
     left for later, and kept when that process has made them. Children of what was made anew are made
@@ -121,32 +85,35 @@ def work(
     debug : bool
         Raise the error of an entry that fails.
     """
-    outcomes: dict[Key, Outcome] = {}
+    done: dict[Key, Outcome] = {}
     pending, busy = list(steps), set[Key]()
     while pending:
         before = len(pending)
         for step in [s for s in pending if not _waits(s.entry, pending)]:
             key = step.entry.key
-            parent = step.entry.parent and outcomes.get((step.entry.parent.name, step.entry.scale))
-            if parent and parent.word in _PAST:
-                text = f"its parent {parent.entry.name} {_PAST[parent.word]}"
-                found: Outcome | None = Outcome(step.entry, "skipped", text)
-            else:
-                found = _attempt(path, key, key in force - busy, prefer, progress, debug)
+            found = _skipped(step.entry, done) or _attempt(
+                path, step.entry, key in force - busy, prefer, progress, debug
+            )
             if found:
-                outcomes[key] = found
+                done[key] = found
                 pending.remove(step)
+                yield found
             elif key not in busy:
                 busy.add(key)
                 _log.info("another process works on %s: waiting for it", step.entry.name)
         if len(pending) == before:
             time.sleep(_POLL)
-    return [outcomes[step.entry.key] for step in steps]
 
 
 def _waits(entry: Entry, pending: Sequence[Step]) -> bool:
-    parent = entry.parent and (entry.parent.name, entry.scale)
-    return any(step.entry.key == parent for step in pending)
+    return any(step.entry.key == parent_key(entry) for step in pending)
+
+
+def _skipped(entry: Entry, done: Mapping[Key, Outcome]) -> Outcome | None:
+    parent = done.get(parent_key(entry))
+    if parent is None or parent.word not in _PAST:
+        return None
+    return Outcome(entry, "skipped", f"its parent {parent.entry.name} {_PAST[parent.word]}")
 
 
 _PAST = {"failed": "failed", "skipped": "was skipped"}
@@ -154,43 +121,51 @@ _DOING = {"fetch": "fetching", "train": "training", "evaluate": "evaluating"}
 
 
 def _attempt(
-    path: Path, key: Key, forced: bool, prefer: str, progress: Progress | None, debug: bool
+    path: Path, entry: Entry, forced: bool, prefer: str, progress: Progress | None, debug: bool
 ) -> Outcome | None:
     """Return what became of an entry; None while another process works on it."""
     from filelock import FileLock, Timeout
 
-    entry = find(load(path), *key)
     target = path.parent / entry.path
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
+        if not forced and (kept := _kept(path, entry.key)):
+            return kept
+        target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock"), blocking=False):
-            return _make(path, key, forced, prefer, progress)
+            return _make(path, entry.key, forced, prefer, progress)
     except Timeout:
         return None
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         if debug:
             raise
-        return Outcome(entry, "failed", str(error) or "not enough memory")
+        return Outcome(entry, "failed", one_line(error))
 
 
-def _make(path: Path, key: Key, forced: bool, prefer: str, progress: Progress | None) -> Outcome:
-    """Make an entry unless it is there; whoever calls holds its file lock."""
+def _kept(path: Path, key: Key) -> Outcome | None:
+    """Return that an entry is kept, when it is there, after recording it where it is not yet."""
     root, lock = path.parent, load(path)
     entry = find(lock, *key)
     found = state(root, lock, entry)
-    if found.word in USABLE and not forced:
-        receipt = read_receipt(root, lock, entry)
-        if isinstance(receipt, Receipt):
-            _record(path, entry, receipt, forced=False)
-        _sweep(root / entry.path)
-        return Outcome(entry, "kept", "" if found.word == "ok" else found.word)
-    action = _action(entry, prefer)
+    if found.word not in USABLE:
+        return None
+    receipt = read_receipt(root, lock, entry)
+    if isinstance(receipt, Receipt) and recorded(entry, receipt, forced=False) != entry:
+        amend(path, key, lambda e: recorded(e, receipt, forced=False))
+    _sweep(root / entry.path)
+    return Outcome(entry, "kept", "" if found.word == "ok" else found.word)
+
+
+def _make(path: Path, key: Key, forced: bool, prefer: str, progress: Progress | None) -> Outcome:
+    """Make an entry unless it is there by now; whoever calls holds its file lock."""
+    if not forced and (kept := _kept(path, key)):
+        return kept
+    entry = find(load(path), *key)
+    action = how_made(entry, prefer)
     _log.info("%s %s", _DOING[action], entry.name)
     if action == "fetch":
         return Outcome(entry, "fetched", _fetch(path, entry, forced, progress))
-    return Outcome(
-        entry, "evaluated" if action == "evaluate" else "trained", _build(path, entry, forced)
-    )
+    word = "evaluated" if action == "evaluate" else "trained"
+    return Outcome(entry, word, _build(path, entry, forced))
 
 
 def _fetch(path: Path, entry: Entry, forced: bool, progress: Progress | None) -> str:
@@ -213,27 +188,23 @@ def _fetch(path: Path, entry: Entry, forced: bool, progress: Progress | None) ->
             commit=source.commit,
             **options,
         )
+    try:
+        tensors = tensor_digest(arriving)
+    except ValueError as error:
+        arriving.unlink()
+        raise ValueError(f"what was fetched is no checkpoint: {error}") from None
     receipt = Receipt(
         how="fetched",
         sha256=got.sha256,
         size=got.size,
-        tensors=tensor_digest(arriving),
+        tensors=tensors,
         declaration=declaration_digest(entry),
-        parent=None,
-        metrics={},
-        environment={},
+        source=source_digest(source),
+        commit=got.commit,
     )
     publish(root, entry, arriving, receipt)
-    amend(path, entry.key, lambda e: _with_source(e, got))
-    _record(path, entry, receipt, forced=forced)
+    amend(path, entry.key, lambda e: recorded(e, receipt, forced=forced))
     return f"{got.size / 1e6:.1f} MB" + (f", commit {got.commit[:12]}" if got.commit else "")
-
-
-def _with_source(entry: Entry, got: Fetched) -> Entry:
-    if entry.source is None:
-        return entry
-    source = replace(entry.source, commit=got.commit, sha256=got.sha256, size=got.size)
-    return replace(entry, source=source)
 
 
 def _build(path: Path, entry: Entry, forced: bool) -> str:
@@ -264,8 +235,10 @@ def _build(path: Path, entry: Entry, forced: bool) -> str:
     start = time.perf_counter()
     try:
         metrics = _metrics(entry, recipe.build(job))
-    except Exception as error:  # somebody's program: anything may happen
-        raise RuntimeError(explained(error, root)) from error
+    except (Exception, SystemExit) as error:  # somebody's program: anything may happen
+        if isinstance(error, SystemExit) and error.code == TERMINATED:
+            raise
+        raise RuntimeError(explained(error, root, entry.recipe)) from error
     receipt = Receipt(
         how="evaluated" if entry.kind == "evaluation" else "trained",
         declaration=digest,
@@ -275,7 +248,7 @@ def _build(path: Path, entry: Entry, forced: bool) -> str:
         **_made(entry, job.output, str(parent)),
     )
     publish(root, entry, None if entry.kind == "evaluation" else job.output, receipt)
-    _record(path, entry, receipt, forced=forced)
+    amend(path, entry.key, lambda e: recorded(e, receipt, forced=forced))
     _sweep(target)
     return ", ".join(f"{name} {metric.value:.4f}" for name, metric in metrics.items())
 
@@ -292,7 +265,9 @@ def _metrics(entry: Entry, found: Any) -> dict[str, Metric]:
         metrics = {str(k): Metric(value=float(v), atol=float(a)) for k, (v, a) in found.items()}
     except (AttributeError, TypeError, ValueError):
         metrics = {}
-    if not metrics or not all(math.isfinite(m.value) and m.atol >= 0 for m in metrics.values()):
+    if not metrics or not all(
+        math.isfinite(m.value) and 0 <= m.atol < math.inf for m in metrics.values()
+    ):
         raise RuntimeError(
             f"build() of recipes/{entry.recipe}.py returned {found!r}; expected finite metrics with their "
             "tolerances, such as {'r2': (0.85, 0.01)}"
@@ -304,8 +279,10 @@ def _made(entry: Entry, output: Path, parent: str) -> dict[str, Any]:
     """Return sha256, size and tensor digest of what a recipe left, synced to the disk."""
     if entry.kind == "evaluation":
         return {"sha256": parent, "size": 0, "tensors": ""}
-    if not output.is_file():
-        raise RuntimeError(f"build() of recipes/{entry.recipe}.py left no checkpoint at job.output")
+    if not output.is_file() or output.is_symlink():
+        raise RuntimeError(
+            f"build() of recipes/{entry.recipe}.py left no file of its own at job.output"
+        )
     with output.open("rb+") as file:
         os.fsync(file.fileno())
     return {
@@ -332,7 +309,10 @@ def _inputs(path: Path, entry: Entry) -> tuple[dict[str, Path], Entry]:
         else:
             known.append(item)  # a brainset: the recipe finds it
     if tuple(known) != entry.inputs:
-        entry = amend(path, entry.key, lambda e: replace(e, inputs=tuple(known)))
+        old = entry.inputs
+        entry = amend(
+            path, entry.key, lambda e: replace(e, inputs=tuple(known)) if e.inputs == old else e
+        )
     return files, entry
 
 
@@ -346,10 +326,3 @@ def _verified(path: Path, item: Input) -> Input:
             "file, or declare the new one"
         )
     return replace(item, sha256=sha256, size=size)
-
-
-def _record(path: Path, entry: Entry, receipt: Receipt, *, forced: bool) -> None:
-    """Record a result in the lock where none is recorded yet, or where it was asked for."""
-    is_new = not entry.metrics if receipt.how == "evaluated" else entry.file.sha256 is None
-    if forced or is_new:
-        amend(path, entry.key, lambda e: recorded(e, receipt))

@@ -137,7 +137,7 @@ def entries(draw, name, scale, parents=()):
     evaluation = parent is not None and draw(st.booleans())
     file = draw(files)
     if draw(st.booleans()):
-        file = FileRecord(**{**vars(file), "path": f"elsewhere/{scale}/{name}"})
+        file = FileRecord(**{**vars(file), "path": f"elsewhere/{scale}/{name}.ckpt"})
     return Entry(
         name=name,
         scale=scale,

@@ -1,6 +1,7 @@
 """`specdiag fetch` against a stand-in of the hub: what arrives is recorded, and binds from then on."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -155,3 +156,39 @@ def test_a_fetched_checkpoint_is_read_by_its_name(hub, lock, fetch):
     status, out, _ = run(lock.parent, "alpha", NAME, "--no-gof")
     assert status == 0
     assert "walked 1 matrices = 1 fit" in out
+
+
+def test_a_hash_that_is_declared_binds_the_first_time_already(hub, lock, fetch, target):
+    hub.push({"base/net.ckpt": weights(0)})
+    declared = {"sha256": sha256(weights(1))}
+    lockfile.amend(
+        lock, (NAME, "paper"), lambda e: replace(e, source=replace(e.source, **declared))
+    )
+    status, out, _ = fetch()
+    assert status == 1
+    assert f"recorded is {sha256(weights(1))}" in out
+    assert not target.exists()
+
+
+def test_another_source_makes_what_was_fetched_stale(hub, lock, fetch):
+    hub.push({"base/net.ckpt": weights(0), "other.ckpt": weights(1)})
+    fetch()
+    lockfile.amend(
+        lock,
+        (NAME, "paper"),
+        lambda e: replace(e, source=Source(repo=REPO, revision="main", file="other.ckpt")),
+    )
+    assert state(lock) == "stale"
+    assert fetch()[0] == 0
+    assert entry(lock).source.sha256 == sha256(weights(1))
+
+
+def test_names_without_a_source_are_wrong_use(hub, lock, fetch):
+    other = Entry(name="none", scale="paper", group="g", recipe="r")
+    entries = lockfile.load(lock).entries
+    lockfile.save(Lock(entries=(*entries, other)), lock)
+    status, _, err = fetch(NAME, "none")
+    assert status == 2
+    assert err.splitlines()[-1] == (
+        "Error: none has no source; `specdiag list` shows what can be fetched"
+    )

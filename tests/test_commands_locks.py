@@ -174,13 +174,13 @@ def test_the_lock_command_only_touches_what_is_named(lock):
         ),
         (
             ("train", "base/ned"),
-            1,
-            "specdiag: no entry 'base/ned' at desk scale; did you mean 'base/net' (desk)?",
+            2,
+            "Error: no entry base/ned at desk scale; did you mean base/net?",
         ),
         (
             ("fetch",),
             2,
-            "Error: no entry of that name has a source; `specdiag list` shows which do",
+            "Error: the lock has no source; `specdiag list` shows what can be fetched",
         ),
         (
             ("lock", "--init"),
@@ -252,9 +252,7 @@ def test_a_recipe_that_is_not_there_is_one_line(lock):
     (lock.parent / "recipes" / "toy.py").unlink()
     status, out, _ = run(lock.parent, "train", "base/net")
     assert status == 1
-    assert out.splitlines()[0].endswith(
-        "no recipe recipes/toy.py beside the lock; write it, or fetch"
-    )
+    assert out.splitlines()[0].endswith("no recipe recipes/toy.py beside the lock; write it there")
 
 
 def test_a_recipe_that_leaves_nothing_or_no_metrics_fails(lock):
@@ -262,7 +260,7 @@ def test_a_recipe_that_leaves_nothing_or_no_metrics_fails(lock):
     text = recipe.read_text()
     recipe.write_text(text.replace('job.params.get("leaves", True)', "False"))
     assert (
-        "build() of recipes/toy.py left no checkpoint at job.output"
+        "build() of recipes/toy.py left no file of its own at job.output"
         in run(lock.parent, "train", "base/net")[1]
     )
     recipe.write_text(
@@ -272,3 +270,148 @@ def test_a_recipe_that_leaves_nothing_or_no_metrics_fails(lock):
         "returned {'r2': nan}; expected finite metrics" in run(lock.parent, "train", "base/net")[1]
     )
     assert states(lock.parent)["base/net"] == "missing"
+
+
+def test_checkpoints_are_named_by_the_lock_and_what_is_not_there_is_told(lock):
+    folder = lock.parent
+    run(folder, "train", "--missing")
+    assert run(folder, "alpha", "base/net", "--no-gof")[0] == 0
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    arguments = ("export", "child/net0", elsewhere / "a.safetensors", "--lock", lock)
+    assert run("/", *arguments)[0] == 0
+    (folder / "checkpoints" / "desk" / "child" / "net0.ckpt").unlink()
+    for name, reason in (
+        ("child/net0", "missing at desk scale; `specdiag train child/net0 --scale desk` makes it"),
+        ("judged/net", "an evaluation, whose weights are those of base/net"),
+        ("nobody", "Path 'nobody' does not exist."),
+    ):
+        status, _, err = run(folder, "compare", "base/net", name)
+        assert status == 2
+        assert err.splitlines()[-1] == f"Error: Invalid value for 'FILE...': {reason}"
+
+
+def change(lock, old, new):
+    recipe = lock.parent / "recipes" / "toy.py"
+    assert old in recipe.read_text()
+    recipe.write_text(recipe.read_text().replace(old, new, 1))
+
+
+def test_children_of_what_changed_lose_their_records_and_are_made_anew(lock):
+    run(lock.parent, "train", "--missing")
+    change(lock, 'yield entry("base/net")', 'yield entry("base/net", seed=7)')
+    assert run(lock.parent, "lock")[1].splitlines() == [
+        "changed base/net (desk): params.seed; what was recorded of it is dropped",
+        *(
+            f"changed {name} (desk): parent; what was recorded of it is dropped"
+            for name in ("child/net0", "child/net1")
+        ),
+        "changed judged/net (desk): its parent's declaration; what was recorded of it is dropped",
+    ]
+    _, out, _ = run(lock.parent, "train", "--missing", "--dry-run")
+    assert [line.split()[:2] for line in out.splitlines()[:-1]] == [
+        ["train", "base/net"],
+        ["follow", "child/net0"],
+        ["follow", "child/net1"],
+        ["follow", "judged/net"],
+    ]
+    assert run(lock.parent, "train", "--missing")[0] == 0
+    assert set(states(lock.parent).values()) == {"ok"}
+
+
+def test_a_parent_is_made_only_for_a_child_that_needs_it(lock):
+    run(lock.parent, "train", "child/net0")
+    (lock.parent / "checkpoints" / "desk" / "base" / "net.ckpt").unlink()
+    assert run(lock.parent, "train", "child/net0")[1] == "kept  child/net0  desk\n1 kept\n"
+    assert run(lock.parent, "train", "child/net1", "--dry-run")[1].splitlines()[-1] == (
+        "to do: 2 of 2 entries, about 60 s"
+    )
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        (
+            'yield entry("base/net")\n    yield entry("base/net", seed=3)',
+            (
+                "recipes/toy.py: declares base/net (desk), which recipes/toy.py declares too; an entry has "
+                "one declaration"
+            ),
+        ),
+        (
+            'yield "base/net"',
+            "recipes/toy.py: entries() gave 'base/net'; expected Entry objects",
+        ),
+        (
+            'yield entry("../net")',
+            (
+                "recipes/toy.py: entry '../net'.name: '../net'; expected a relative path such as base/name, "
+                "without '..'; correct it, or write the entry anew with `specdiag lock`"
+            ),
+        ),
+        (
+            'yield entry("base/net", rate=float("nan"))',
+            (
+                "recipes/toy.py: entry 'base/net'.params.rate: nan; expected text, a finite number of at most "
+                "64 bits, true or false, an array or a table; correct it, or write the entry anew with "
+                "`specdiag lock`"
+            ),
+        ),
+        ("import sys; sys.exit(3)", "recipes/toy.py:29: SystemExit: 3"),
+    ],
+)
+@pytest.mark.parametrize("options", [(), ("--check",)])
+def test_a_declaration_that_no_lock_can_hold_is_one_line(lock, declared, message, options):
+    change(lock, 'yield entry("base/net")', declared)
+    before = lock.read_bytes()
+    status, out, err = run(lock.parent, "lock", *options)
+    assert (status, out, err) == (1, "", f"specdiag: {message}\n")
+    assert lock.read_bytes() == before
+
+
+def test_lists_and_tuples_of_a_declaration_are_the_same(lock):
+    change(lock, '"steps": 3', '"steps": 3, "betas": (0.9, 0.99)')
+    assert run(lock.parent, "lock")[0] == 0
+    assert run(lock.parent, "lock", "--check")[:2] == (0, "nothing changed\n")
+    change(lock, '"seed": 0', '"seed": False')
+    assert "changed base/net (desk): params.seed" in run(lock.parent, "lock", "--check")[1]
+
+
+def test_edits_by_hand_are_told(lock):
+    lock.write_text("# mine\n" + lock.read_text())
+    text = "written anew: the file was edited by hand, and comments are not kept\n"
+    assert run(lock.parent, "lock", "--check")[:2] == (1, text)
+    assert run(lock.parent, "lock")[:2] == (0, text)
+    assert run(lock.parent, "lock", "--check")[0] == 0
+
+
+@pytest.mark.parametrize("content", ["null", "5", '{"metrics": []}', "[" * 100_000, "{"])
+def test_a_damaged_receipt_is_a_state_of_its_entry(lock, content):
+    run(lock.parent, "train", "base/net")
+    (receipt,) = (lock.parent / "checkpoints" / "desk" / "base").glob("*.json")
+    receipt.write_text(content)
+    assert states(lock.parent)["base/net"] == "corrupt"
+    run(lock.parent, "train", "base/net")
+    assert states(lock.parent)["base/net"] == "ok"
+
+
+def test_a_build_that_exits_or_leaves_a_link_fails_alone(lock):
+    change(lock, "raise RuntimeError", "raise SystemExit(3) #")
+    change(lock, '"base/net", seed=i)', '"base/net", seed=i, fails=i == 0)')
+    run(lock.parent, "lock")
+    status, out, _ = run(lock.parent, "train", "--missing")
+    assert status == 1
+    assert "failed     child/net0  desk  recipes/toy.py:49: SystemExit: 3" in out
+    assert out.splitlines()[-1] == "2 trained, 1 failed, 1 evaluated"
+
+
+def test_a_lost_receipt_of_the_recorded_file_is_no_loss(lock):
+    run(lock.parent, "train", "--missing")
+    for receipt in (lock.parent / "checkpoints").rglob("child/*.json"):
+        receipt.unlink()
+    assert set(states(lock.parent).values()) == {"ok"}
+    run(lock.parent, "train", "base/net", "--force")
+    change(lock, 'yield entry("base/net")', 'yield entry("base/net", seed=7)')
+    run(lock.parent, "lock")
+    run(lock.parent, "train", "base/net")
+    assert states(lock.parent)["child/net0"] in ("stale", "corrupt")

@@ -50,6 +50,22 @@ ALLOWED = {
     "lockfile": {
         *("tomli_w", "filelock", "specdiag._files", "specdiag._entry", "specdiag._typed"),
     },
+    "recipe": {"specdiag.lockfile", "specdiag._typed"},
+    "store": {"specdiag.lockfile", "specdiag._typed", "specdiag._files"},
+    "plan": {"specdiag.lockfile", "specdiag.recipe", "specdiag.store"},
+    "work": {
+        *("filelock", "specdiag._files", "specdiag.checkpoint", "specdiag.fetch"),
+        *("specdiag.lockfile", "specdiag.plan", "specdiag.recipe", "specdiag.store"),
+    },
+    "listing": {
+        *(
+            "specdiag._files",
+            "specdiag.lockfile",
+            "specdiag.store",
+            "specdiag.plan",
+            "specdiag.work",
+        ),
+    },
     "download": {"httpx2", "specdiag._files"},
     "fetch": {"httpx2", "huggingface_hub", "specdiag._files", "specdiag.download"},
     "schema": {"specdiag.gof", "specdiag.layers"},

@@ -153,6 +153,8 @@ def test_fetching_that_is_killed_leaves_nothing_or_the_whole_file(tmp_path):
             assert states(folder) == {"ok": 1}
             kept = (folder / "checkpoints" / "paper" / "base" / "net.ckpt").read_bytes()
             assert kept == server.files["net.ckpt"]
+            written = [f / "checkpoints.lock" for f in (folder, tmp_path / "whole")]
+            assert written[0].read_bytes() == written[1].read_bytes()
 
 
 def test_an_export_that_is_killed_leaves_the_lock_and_its_checkpoint_as_they_were(lock, tmp_path):

@@ -344,3 +344,14 @@ def test_a_recipe_is_the_plain_name_of_a_module(recipe):
 def test_a_lock_that_could_not_be_read_is_not_written(fields, expected):
     lock = Lock(entries=(numbered(0), numbered(1, **fields)))
     assert message(dumps, lock) == f"checkpoints.lock: checkpoint[1].{expected}; {REPAIR}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["checkpoints.lock", "recipes/net.py", ".git/config.ckpt", "a/.b/c.ckpt", "weights", ".ckpt"],
+)
+def test_weights_are_kept_where_they_destroy_nothing(path):
+    assert message(dumps, Lock(entries=(numbered(1, file=FileRecord(path=path)),))) == (
+        f"checkpoints.lock: checkpoint[0].file.path: '{path}'; expected one that ends in .ckpt, .pt, "
+        f".pth, .bin or .safetensors, in no hidden folder; {REPAIR}"
+    )

@@ -33,6 +33,7 @@ def test_the_commands_of_the_tutorial_print_what_it_shows(folder):
     recipe.write_text(RECIPE.replace('"steps": 1000', '"steps": 900'))
     assert run(folder, "lock")[1] == (
         "changed base (desk): params.steps; what was recorded of it is dropped\n"
+        "changed tuned (desk): parent; what was recorded of it is dropped\n"
     )
     assert states(folder) == {"base": "stale", "tuned": "ok"}
     run(folder, "train", "base")

@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,6 +21,62 @@ def is_debug() -> bool:
     return "--debug" in sys.argv
 
 
+lock_option = click.option(
+    "--lock",
+    "lock_path",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    is_eager=True,  # before the names that are looked up in it
+    help="The lock; by default checkpoints.lock here or in a folder above.",
+)
+
+
+class CheckpointType(click.ParamType[Path]):
+    """A path, or the name of an entry of the lock whose file is there."""
+
+    name = "checkpoint"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path; a usage error says what keeps a name of the lock from being one."""
+        path = Path(value)
+        if path.exists():
+            return path
+        lock_path = ctx.params.get("lock_path") if ctx else None
+        found, reasons = _named(value, lock_path if isinstance(lock_path, Path) else None)
+        if len(found) > 1:
+            reasons = [f"it is there at several scales: name {' or '.join(map(str, found))}"]
+        elif not reasons:
+            reasons = [f"Path '{value}' does not exist."]
+        if len(found) != 1:
+            self.fail("; ".join(reasons), param, ctx)
+        return found[0]
+
+
+def _named(name: str, lock_path: Path | None) -> tuple[list[Path], list[str]]:
+    """Return the files of the entries of this name, and why others of it have none."""
+    from specdiag.lockfile import find_lock, load
+    from specdiag.store import state
+
+    try:
+        path = (lock_path or find_lock(Path.cwd())).resolve()
+    except FileNotFoundError:
+        return [], []
+    lock = load(path)
+    found, reasons = [], []
+    for entry in (e for e in lock.entries if e.name == name):
+        if entry.kind == "evaluation" and entry.parent:
+            reasons.append(f"an evaluation, whose weights are those of {entry.parent.name}")
+            continue
+        word, reason = state(path.parent, lock, entry)
+        if word in ("missing", "corrupt"):
+            again = f"`specdiag train {name} --scale {entry.scale}` makes it"
+            reasons.append(
+                f"{word} at {entry.scale} scale{f' ({reason})' if reason else ''}; {again}"
+            )
+        else:
+            found.append(path.parent / entry.path)
+    return found, reasons
+
+
 def start_log() -> None:
     """Show what the library logs, and what goes wrong in others."""
     logging.basicConfig(level=logging.WARNING, format="specdiag: %(message)s")
@@ -27,6 +85,6 @@ def start_log() -> None:
 
 def complain(error: Exception) -> None:
     """Say on stderr, in one line, what is wrong."""
-    from specdiag._files import printable
+    from specdiag._files import one_line
 
-    click.echo(f"specdiag: {printable(str(error) or 'not enough memory')}", err=True)
+    click.echo(f"specdiag: {one_line(error)}", err=True)

@@ -4,16 +4,24 @@ from pathlib import Path
 
 import click
 
-from specdiag.commands import debug_option
+from specdiag.commands import CheckpointType, debug_option, lock_option
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(exists=True, path_type=Path))
+@click.argument("checkpoint", type=CheckpointType())
 @click.argument("output", type=click.Path(path_type=Path), metavar="OUT.safetensors")
 @click.option("--force", is_flag=True, help="Replace the files if they exist.")
+@lock_option
 @debug_option
-def export(checkpoint: Path, output: Path, force: bool) -> None:
+def export(
+    checkpoint: Path,
+    output: Path,
+    force: bool,
+    lock_path: Path | None,  # noqa: ARG001 - it has its use where names are looked up
+) -> None:
     """Write CHECKPOINT as OUT.safetensors, and OUT.json with its vocabulary beside it.
+
+    CHECKPOINT is a file or folder that the other commands read, or a name in checkpoints.lock.
 
     All tensors keep their bits, and their names without the prefixes of wrapper modules such as
     'model.'. The JSON holds vocabularies, hyper-parameters and whatever else is plain; the

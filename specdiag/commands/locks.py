@@ -9,19 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from specdiag.commands import debug_option, is_debug, json_option, start_log
+from specdiag.commands import debug_option, is_debug, json_option, lock_option, start_log
 
 if TYPE_CHECKING:
     from specdiag.lockfile import Entry, Lock, Scale
-    from specdiag.work import Step
+    from specdiag.plan import Step
 
 _names = click.argument("names", nargs=-1, metavar="[NAME]...")
-_lock = click.option(
-    "--lock",
-    "lock_path",
-    type=click.Path(path_type=Path),
-    help="The lock; by default checkpoints.lock here or in a folder above.",
-)
 _scale = click.option(
     "--scale",
     type=click.Choice(["desk", "paper"]),
@@ -31,7 +25,7 @@ _scale = click.option(
 
 @click.command("list")
 @_names
-@_lock
+@lock_option
 @_scale
 @json_option
 @debug_option
@@ -62,7 +56,7 @@ def list_(
 
 @click.command()
 @_names
-@_lock
+@lock_option
 @click.option("--force", is_flag=True, help="Fetch again what is there.")
 @debug_option
 def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
@@ -77,18 +71,21 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
     """  # noqa: D301
     path, lock = _open(lock_path)
     entries = [e for e in _chosen(lock, names, None) if e.source]
-    if not entries:
-        raise click.UsageError("no entry of that name has a source; `specdiag list` shows which do")
-    from specdiag import work
+    lost = set(names) - {e.name for e in entries}
+    if lost or not entries:
+        what = ", ".join(sorted(lost)) or "the lock"
+        raise click.UsageError(f"{what} has no source; `specdiag list` shows what can be fetched")
+    from specdiag import plan
 
-    forced = {e.key for e in entries} if force else set()
-    steps = work.plan(path, entries, force=forced, prefer="fetch")
+    keys = [e.key for e in entries]
+    forced = set(keys) if force else set()
+    steps = plan.plan(path, keys, force=forced, prefer="fetch")
     _finish(path, steps, force=forced, prefer="fetch")
 
 
 @click.command()
 @_names
-@_lock
+@lock_option
 @click.option(
     "--scale",
     type=click.Choice(["desk", "paper"]),
@@ -131,14 +128,13 @@ def train(
         raise click.UsageError("name entries, or give --missing for all that is not there")
     if force and missing:
         raise click.UsageError("--force takes the names of what to make again")
-    from specdiag import listing, work
-    from specdiag.store import with_ancestors
+    from specdiag import listing, plan
 
     path, lock = _open(lock_path)
     chosen = [e.key for e in _chosen(lock, names, scale)]
     forced = set(chosen) if force else set()
-    steps = work.plan(path, with_ancestors(lock, chosen), force=forced, prefer=prefer)
-    if missing and (undone := work.without_build(path, steps)):
+    steps = plan.plan(path, chosen, force=forced, prefer=prefer)
+    if missing and (undone := plan.without_build(path, steps)):
         steps = [step for step in steps if step.entry.key not in undone]
         text = f"{len(undone)} entries are left out: no recipe can build them or their parents yet"
         click.echo(text, err=True)
@@ -149,7 +145,7 @@ def train(
 
 @click.command("lock")
 @_names
-@_lock
+@lock_option
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if the lock would change.")
 @click.option("--init", is_flag=True, help="Start a lock here, and a folder for recipes.")
 @debug_option
@@ -165,14 +161,17 @@ def lock_(names: tuple[str, ...], lock_path: Path | None, check: bool, init: boo
       specdiag lock --check
     """  # noqa: D301
     from specdiag import recipe
-    from specdiag.lockfile import exclusive, load, save
+    from specdiag.lockfile import dumps, exclusive, load, save
 
     if init:
         lock_path = _start(lock_path, names, check)
     path, _ = _open(lock_path)
+    declarations = recipe.declared(path.parent)
     with nullcontext() if check else exclusive(path):
         lock = load(path)
-        new, changes = recipe.resolve(lock, recipe.declared(path.parent), names)
+        new, changes = recipe.resolve(lock, declarations, names)
+        if dumps(lock) != path.read_text(encoding="utf-8"):
+            changes.append("written anew: the file was edited by hand, and comments are not kept")
         if changes and not check:
             save(new, path)
     for line in changes or ["nothing changed"] * (not init):
@@ -212,21 +211,31 @@ def _open(lock_path: Path | None) -> tuple[Path, "Lock"]:
 
 def _chosen(lock: "Lock", names: Sequence[str], scale: "Scale | None") -> list["Entry"]:
     """Return the entries of these names, all when there are none, in the order of the lock."""
-    from specdiag.lockfile import find
+    from difflib import get_close_matches
 
     known = {e.name for e in lock.entries if scale in (None, e.scale)}
     for name in names:
         if name not in known:
-            find(lock, name, scale or "desk")  # says what is near
+            near = " or ".join(get_close_matches(name, known, cutoff=0.5))
+            at = f" at {scale} scale" if scale else ""
+            hint = f"did you mean {near}?" if near else "`specdiag list` shows all names"
+            raise click.UsageError(f"no entry {name}{at}; {hint}")
     return [e for e in lock.entries if (not names or e.name in names) and scale in (None, e.scale)]
 
 
 def _finish(path: Path, steps: Sequence["Step"], **how: Any) -> None:
-    """Do the work, say what became of each entry, and exit 1 if one failed."""
+    """Do the work, say what became of each entry, also when interrupted, and exit 1 if one failed."""
     from specdiag import listing, work
 
-    outcomes = work.work(path, steps, progress=_progress, debug=is_debug(), **how)
-    click.echo(listing.outcome_text(outcomes))
+    done = {}
+    try:
+        for outcome in work.work(path, steps, progress=_progress, debug=is_debug(), **how):
+            done[outcome.entry.key] = outcome
+    finally:
+        outcomes = [done[step.entry.key] for step in steps if step.entry.key in done]
+        click.echo(listing.outcome_text(outcomes))
+        if len(outcomes) < len(steps):
+            click.echo("interrupted: run it again to go on", err=True)
     if any(outcome.word in ("failed", "skipped") for outcome in outcomes):
         raise click.exceptions.Exit(1)
 

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from specdiag.commands import ERRORS, complain, debug_option, is_debug, json_option, start_log
+from specdiag.commands import (
+    ERRORS,
+    CheckpointType,
+    complain,
+    debug_option,
+    is_debug,
+    json_option,
+    lock_option,
+    start_log,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,39 +31,7 @@ if TYPE_CHECKING:
 # Multiplications of about two seconds of work; a progress bar for less would only flicker.
 _LONG = 5e10
 
-
-class _Checkpoint(click.ParamType[Path]):
-    """A path, or the name of an entry of checkpoints.lock whose file is there."""
-
-    name = "checkpoint"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        path = Path(value)
-        if path.exists():
-            return path
-        found = _named(value)
-        if len(found) > 1:
-            self.fail(
-                f"{value} is there at several scales: name one of {', '.join(map(str, found))}"
-            )
-        if not found:
-            self.fail(f"Path '{value}' does not exist.", param, ctx)
-        return found[0]
-
-
-def _named(name: str) -> list[Path]:
-    """Return the files of the entries of this name; none without a lock."""
-    from specdiag.lockfile import find_lock, load
-
-    try:
-        path = find_lock(Path.cwd())
-    except FileNotFoundError:
-        return []
-    files = [path.parent / entry.path for entry in load(path).entries if entry.name == name]
-    return [file for file in files if file.exists()]
-
-
-_files = click.argument("files", nargs=-1, required=True, type=_Checkpoint(), metavar="FILE...")
+_files = click.argument("files", nargs=-1, required=True, type=CheckpointType(), metavar="FILE...")
 _output = click.option(
     "-o",
     "--output",
@@ -112,6 +89,7 @@ _include_embeddings = click.option(
     show_default=True,
     help="Of the bootstrap and the shuffling.",
 )
+@lock_option
 @debug_option
 def alpha(
     files: tuple[Path, ...],
@@ -120,6 +98,7 @@ def alpha(
     output: Path | None,
     plot: Path | None,
     layers: str | None,
+    lock_path: Path | None,  # noqa: ARG001 - it has its use where names are looked up
     **settings: Any,
 ) -> None:
     """Fit a power law to the spectrum of every weight matrix of each FILE.
@@ -169,6 +148,7 @@ def alpha(
 @_layers
 @_min_eigenvalues
 @_include_embeddings
+@lock_option
 @debug_option
 def compare(
     files: tuple[Path, ...],
@@ -176,6 +156,7 @@ def compare(
     output: Path | None,
     plot: Path | None,
     layers: str | None,
+    lock_path: Path | None,  # noqa: ARG001 - it has its use where names are looked up
     **settings: Any,
 ) -> None:
     """Compare the first FILE with each of the others, layer by layer and as a whole.
