@@ -5,7 +5,6 @@ those for the leaderboard have neither behaviour nor the times of a trial's even
 ValueError, in one line with the file's name, before anything is written.
 """
 
-import datetime
 from argparse import ArgumentParser
 from itertools import pairwise
 from pathlib import Path
@@ -85,7 +84,7 @@ class NlbPipeline(BrainsetPipeline):
         self.update_status("Processing")
         try:
             data = self.read(path)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise ValueError(f"{path.name}: {error}") from error
         partial = store.with_suffix(".partial")
         with h5py.File(partial, "w") as file:
@@ -115,7 +114,7 @@ class NlbPipeline(BrainsetPipeline):
             subject=subject,
             session=SessionDescription(
                 id=self.session_id,
-                recording_date=datetime.datetime.strptime(date, "%Y%m%d"),  # noqa: DTZ007
+                recording_date=nwbfile.session_start_time,
             ),
             device=DeviceDescription(id=f"{subject.id}_{date}", recording_tech=self.recording_tech),
             units=units,
@@ -240,8 +239,10 @@ def _check_trials(start, stop, split):
 
 
 def split_trials(trials):
-    """Return the benchmark's training trials as `train_domain` and `valid_domain`, 80 to 20 at
-    random (seed 42), and its validation trials as `test_domain`, with all columns.
+    """Return the domains `train_domain`, `valid_domain` and `test_domain`, trials with all columns.
+
+    The benchmark's training trials are split 80 to 20 at random (seed 42) into the first two; its
+    validation trials are the test.
 
     Parameters
     ----------

@@ -12,10 +12,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from ray.cloudpickle import register_pickle_by_value
 from torch_brain.data import Interval, RegularTimeSeries
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the runner knows this file alone
+import nlb
 from nlb import NlbPipeline
+
+register_pickle_by_value(nlb)  # Ray's workers do not have it on their path, and would wait for ever
 
 RATE = 1000.0  # Hz
 AFTER_ONSET = (-0.05, 0.65)  # s

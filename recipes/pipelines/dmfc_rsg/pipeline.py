@@ -10,13 +10,18 @@ decoded is made of them.
 """
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from ray.cloudpickle import register_pickle_by_value
 from torch_brain.data import Interval, RegularTimeSeries
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the runner knows this file alone
+import nlb
 from nlb import NlbPipeline, span
+
+register_pickle_by_value(nlb)  # Ray's workers do not have it on their path, and would wait for ever
 
 RATE = 50.0  # Hz
 
@@ -52,6 +57,12 @@ class Pipeline(NlbPipeline):
         used = trials.select_by_mask(timed)
         if not len(used):
             raise ValueError("has no trial of split 'train' or 'val' with Set, Go and tp")
+        for i, j in pairwise(np.flatnonzero(timed)):
+            if trials.set_time[j] < trials.go_time[i]:
+                raise ValueError(
+                    f"trial {j} has Set at {trials.set_time[j]:g} s, before trial {i} has Go at "
+                    f"{trials.go_time[i]:g} s"
+                )
         grid = timeline(span(spikes, trials))
         contents = {
             "set_to_go": Interval(used.set_time, used.go_time),
