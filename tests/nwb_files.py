@@ -32,10 +32,10 @@ def area2_bump(rng, n_trials=40, n_units=6):
     passive = rng.uniform(size=n_trials) < 0.4
     direction = 45.0 * rng.integers(0, 8, n_trials)
     onset = np.where(passive | (split == "none"), np.nan, start + 0.3)
-    hand = np.cumsum(rng.normal(size=(int(1000 * (stop[-1] + 1)), 2)), axis=0)
+    times = 0.25 + np.arange(0, stop[-1] + 1, 1e-3)
+    hand = np.cumsum(rng.normal(size=(2, len(times), 2)), axis=1)
     half = n_trials // 2
-    gap = slice(*(1000 * np.array([stop[half - 1] + 0.1, start[half] - 0.1])).astype(int))
-    hand[gap] = np.nan
+    hand[:, (times > stop[half - 1] + 0.1) & (times < start[half] - 0.1)] = np.nan
     return {
         "subject": "Han",
         "spike_times": _spikes(rng, n_units, stop[-1]),
@@ -56,8 +56,8 @@ def area2_bump(rng, n_trials=40, n_units=6):
             "split": split,
         },
         "behavior": {
-            "hand_pos": {"data": hand, "rate": 1000.0, "starting_time": 0.25},
-            "hand_vel": {"data": 3 * hand[::-1], "rate": 1000.0, "starting_time": 0.25},
+            "hand_pos": {"data": hand[0], "rate": 1000.0, "starting_time": 0.25},
+            "hand_vel": {"data": hand[1], "rate": 1000.0, "starting_time": 0.25},
         },
     }
 
