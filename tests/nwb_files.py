@@ -62,7 +62,7 @@ def area2_bump(rng, n_trials=40, n_units=6):
     }
 
 
-def dmfc_rsg(rng, n_trials=40, n_units=7):
+def dmfc_rsg(rng, n_trials=40, n_units=6):
     """Ready-Set-Go: units without electrodes, no behaviour, trials that failed before Set or Go."""
     start = 2.0 + 3.0 * np.arange(n_trials) + rng.uniform(0, 0.1, n_trials)
     short = rng.uniform(size=n_trials) < 0.5
