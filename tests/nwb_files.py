@@ -8,6 +8,7 @@ import datetime as dt
 
 import numpy as np
 
+ELECTRODES = 16  # of 96, which take their time
 TIME = dt.datetime(2017, 12, 7, 17, 6, 9, tzinfo=dt.UTC)
 
 
@@ -39,7 +40,7 @@ def area2_bump(rng, n_trials=40, n_units=6):
     return {
         "subject": "Han",
         "spike_times": _spikes(rng, n_units, stop[-1]),
-        "electrodes": rng.permutation(96)[:n_units],
+        "electrodes": rng.permutation(ELECTRODES)[:n_units],
         "trials": {
             "start_time": start,
             "stop_time": stop,
@@ -118,7 +119,7 @@ def write(path, truth):
 def _add_units(nwbfile, spike_times, electrodes):
     device = nwbfile.create_device("electrode_array")
     group = nwbfile.create_electrode_group("electrode_group", "an array", "cortex", device)
-    for _ in range(96):
+    for _ in range(ELECTRODES):
         nwbfile.add_electrode(group=group, location="cortex")
     if not spike_times:
         return
