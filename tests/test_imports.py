@@ -81,6 +81,8 @@ FOR_RECIPES = {
     *("numpy", "torch", "torch_brain", "lightning", "recipes"),
     *("specdiag.checkpoint", "specdiag.covariance", "specdiag.lockfile"),
 }
+# Pipelines run without specdiag, in an environment that has torch_brain, what that needs, and dandi.
+FOR_PIPELINES = {"h5py", "numpy", "pandas", "pynwb", "ray", "torch_brain", "nlb"}
 HEAVY = {
     "torch",
     "torch_brain",
@@ -127,6 +129,13 @@ def test_a_module_imports_only_what_lies_below_it(module):
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.py")), ids=lambda p: p.stem)
 def test_a_recipe_imports_no_command_store_or_figure(path):
     assert extra_imports(path, FOR_RECIPES) == set()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((RECIPES / "pipelines").rglob("*.py")), ids=lambda p: p.parent.name
+)
+def test_a_pipeline_imports_only_what_its_environment_has(path):
+    assert extra_imports(path, FOR_PIPELINES) == set()
 
 
 @pytest.mark.parametrize(
