@@ -148,7 +148,7 @@ def _description(session: str, subject: str, species: str, tech: str, task: str)
 
 
 def _monkey(session: str) -> dict[str, Any]:
-    subject = session.split("_")[0]
+    subject = session.split("_", maxsplit=1)[0]
     return _description(session, subject, "Macaca mulatta", "UTAH_ARRAY_SPIKES", "REACHING")
 
 
@@ -220,7 +220,7 @@ def _runs(times: np.ndarray, mask: np.ndarray) -> Any:
 
 def _benchmark_split(rng: np.random.Generator, n: int) -> tasks.Table:
     """Return the benchmark's split of trials: three in four to train, one to `val`, few to none."""
-    part = np.where(np.arange(n) % 4 == 3, "val", "train")  # noqa: PLR2004
+    part = np.where(np.arange(n) % 4 == 3, "val", "train")
     part[rng.random(n) < 0.03] = "none"
     part = rng.permutation(part)
     return {

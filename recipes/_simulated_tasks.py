@@ -163,8 +163,20 @@ def intervals(rng: np.random.Generator, seconds: float) -> Table:
         fields = (now, end, target_on, ready, set_, go, ts, tp, 180.0 * rng.integers(2))
         rows.append((*fields, rng.random() < 0.5, short, aborted))
         now = end + rng.uniform(0.4, 0.6)
-    names = """start end target_on_time ready_time set_time go_time ts tp theta is_eye is_short
-               is_outlier""".split()
+    names = [
+        "start",
+        "end",
+        "target_on_time",
+        "ready_time",
+        "set_time",
+        "go_time",
+        "ts",
+        "tp",
+        "theta",
+        "is_eye",
+        "is_short",
+        "is_outlier",
+    ]
     columns = dict(zip(names, map(np.array, zip(*rows, strict=True)), strict=True))
     return columns | {name: columns[name].astype(np.int64) for name in names[-3:]}
 
