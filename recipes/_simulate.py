@@ -32,6 +32,7 @@ from recipes import _simulated_files as files
 from recipes._tasks import task_of
 
 VERSION = "1"  # of what is simulated: raise it when other arrays come out
+ORIGIN = f"simulated/{VERSION}"  # what such a recording says of its origin
 MIN_SECONDS = 60
 
 
@@ -59,7 +60,7 @@ def simulate(session: str, simulation: Mapping[str, Any]) -> Any:
     data = build(session, simulation, rng, count)
     data.brainset = BrainsetDescription(
         id=brainset,
-        origin_version=f"simulated/{VERSION}",
+        origin_version=ORIGIN,
         derived_version=VERSION,
         source="specdiag",
         description="Simulated, not recorded",

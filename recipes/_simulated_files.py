@@ -1,8 +1,7 @@
 """Simulated recordings in the layout of the brainsets: a torch_brain.data.Data each.
 
 The layouts are those of torch_brain 0.2.1's pipelines perich_miller_population_2018 and
-vollan_moser_alternating_2025; area2_bump and dmfc_rsg are laid out as pei_pandarinath_nlb_2021 is,
-the pipeline of a sister data set. Left out is what no recipe reads: dates, theta chunks and channels
+vollan_moser_alternating_2025, and of the pipelines for area2_bump and dmfc_rsg in `pipelines`. Left out is what no recipe reads: dates, theta chunks and channels
 of the probes, and columns of trials beyond those that are named here. Each function is called with the session's name, the settings of
 the simulation, a random generator and the number of units.
 """
@@ -17,6 +16,7 @@ from recipes import _simulated_units as units
 
 Settings = Mapping[str, Any]
 SPLIT_SEED = 42  # the pipelines'
+TIMING_RATE = 50.0  # Hz, of what is decoded from a Ready-Set-Go session
 POOL = 2  # units of an animal, as a multiple of the most that a session has
 
 
@@ -59,34 +59,56 @@ def area2_bump(session: str, settings: Settings, rng: np.random.Generator, count
 
     trials, hand = tasks.bumps(rng, settings["seconds"])
     felt = hand["vel"][:: round(1000 * tasks.BIN)]
-    data = Data(
-        **_monkey(session),
-        **_cosine(rng, settings, count, "S1", velocity=felt, lead=False),
-        trials=Interval(**trials, **_benchmark_split(rng, len(trials["start"]))),
-        domain="auto",
-    )
-    data.hand = RegularTimeSeries(sampling_rate=1000.0, domain_start=0.0, **hand)
+    recorded = _cosine(rng, settings, count, "S1", velocity=felt, lead=False)
+    table = _benchmark_trials(rng, trials)
     onset = trials["move_onset_time"]
-    onset = onset[np.isfinite(onset)]
-    data.nlb_eval_intervals = Interval(start=onset - 0.05, end=onset + 0.65)
-    _split_trials(data)
-    return data
+    onset = onset[np.isfinite(onset) & (table.split_indicator != "none")]
+    parts = {
+        "spikes": recorded["spikes"],
+        "trials": table,
+        "hand": RegularTimeSeries(sampling_rate=1000.0, domain_start=0.0, **hand),
+        "nlb_eval_intervals": Interval(start=onset - 0.05, end=onset + 0.65),
+    }
+    domain = _span(*parts.values())
+    return Data(
+        **_monkey(session), units=recorded["units"], **parts, **_split(table), domain=domain
+    )
 
 
 def interval_timing(session: str, settings: Settings, rng: np.random.Generator, count: int) -> Any:
     """Return Ready-Set-Go trials without behaviour, as dmfc_rsg of the Neural Latents Benchmark."""
-    from torch_brain.data import Data, Interval
+    from torch_brain.data import Data, Interval, RegularTimeSeries
 
     trials = tasks.intervals(rng, settings["seconds"])
     rates = units.timing_rates(rng, trials, tasks.grid(settings["seconds"]), count)
-    data = Data(
-        **_monkey(session),
-        **_spikes(rng, rates, [f"unit_{i}" for i in range(count)]),
-        trials=Interval(**trials, **_benchmark_split(rng, len(trials["start"]))),
-        domain="auto",
+    recorded = _spikes(rng, rates, [f"unit_{i}" for i in range(count)])
+    table = _benchmark_trials(rng, trials)
+    timed = table.select_by_mask(np.isfinite(table.tp) & (table.split_indicator != "none"))
+    whole = _span(recorded["spikes"], table)
+    times = np.arange(whole.start[0], whole.end[0] + 1 / TIMING_RATE, 1 / TIMING_RATE)
+    last = np.searchsorted(timed.set_time, times, side="right") - 1  # trial whose Set was last
+    remaining = 1000 * np.maximum(timed.go_time[np.maximum(last, 0)] - times, 0)
+    targets = {
+        "produced_interval": timed.tp[np.maximum(last, 0)],
+        "time_to_go": np.where(last >= 0, remaining, 0.0),
+    }
+    start = {"sampling_rate": TIMING_RATE, "domain_start": float(times[0])}
+    parts = {
+        "spikes": recorded["spikes"],
+        "trials": table,
+        "set_to_go": Interval(timed.set_time, timed.go_time),
+        **{
+            name: RegularTimeSeries(value=values.astype(np.float32)[:, None], **start)
+            for name, values in targets.items()
+        },
+    }
+    return Data(
+        **_monkey(session, "LINEAR_PROBE_SPIKES"),
+        units=recorded["units"],
+        **parts,
+        **_split(timed),
+        domain=_span(*parts.values()),
     )
-    _split_trials(data)
-    return data
 
 
 def open_field(session: str, settings: Settings, rng: np.random.Generator, count: int) -> Any:
@@ -147,9 +169,10 @@ def _description(session: str, subject: str, species: str, tech: str, task: str)
     }
 
 
-def _monkey(session: str) -> dict[str, Any]:
+def _monkey(session: str, tech: str = "UTAH_ARRAY_SPIKES") -> dict[str, Any]:
     subject = session.split("_", maxsplit=1)[0]
-    return _description(session, subject, "Macaca mulatta", "UTAH_ARRAY_SPIKES", "REACHING")
+    task = "REACHING" if tech == "UTAH_ARRAY_SPIKES" else "TIMING"
+    return _description(session, subject, "Macaca mulatta", tech, task)
 
 
 def _spikes(
@@ -218,22 +241,32 @@ def _runs(times: np.ndarray, mask: np.ndarray) -> Any:
     )
 
 
-def _benchmark_split(rng: np.random.Generator, n: int) -> tasks.Table:
-    """Return the benchmark's split of trials: three in four to train, one to `val`, few to none."""
+def _benchmark_trials(rng: np.random.Generator, trials: tasks.Table) -> Any:
+    """Return trials with the benchmark's split: three in four to train, one to `val`, few to none."""
+    from torch_brain.data import Interval
+
+    n = len(trials["start"])
     part = np.where(np.arange(n) % 4 == 3, "val", "train")
     part[rng.random(n) < 0.03] = "none"
-    part = rng.permutation(part)
-    return {
-        "split_indicator": part,
-        "train_mask_nwb": part == "train",
-        "test_mask_nwb": part == "val",
-    }
+    times = [name for name in trials if name.endswith("_time")]
+    return Interval(**trials, split_indicator=rng.permutation(part), timekeys=times)
 
 
-def _split_trials(data: Any) -> None:
-    """Split trials as pei_pandarinath_nlb_2021 does: `val` is the test, a fifth of `train` validates."""
-    trials = data.trials
-    data.train_domain, data.valid_domain = trials.select_by_mask(trials.train_mask_nwb).split(
+def _split(trials: Any) -> dict[str, Any]:
+    """Return the domains: `val` is the test, a fifth of `train` is for validation."""
+    train, valid = trials.select_by_mask(trials.split_indicator == "train").split(
         [0.8, 0.2], shuffle=True, random_seed=SPLIT_SEED
     )
-    data.test_domain = trials.select_by_mask(trials.test_mask_nwb)
+    test = trials.select_by_mask(trials.split_indicator == "val")
+    return {"train_domain": train, "valid_domain": valid, "test_domain": test}
+
+
+def _span(*parts: Any) -> Any:
+    """Return one interval from the first start to the last end of series and intervals."""
+    from torch_brain.data import Interval
+
+    domains = [part if isinstance(part, Interval) else part.domain for part in parts]
+    return Interval(
+        float(min(domain.start.min() for domain in domains)),
+        float(max(domain.end.max() for domain in domains)),
+    )

@@ -141,8 +141,8 @@ def timing(target: Table, windows: Table) -> Task:
     )
 
 
-PRODUCED_INTERVAL = {"variable": "produced_interval", "mean": 750.0, "std": 150.0}  # ms
-TIME_TO_GO = {"variable": "time_to_go", "rate": 50.0, "mean": 300.0, "std": 300.0}  # Hz, ms
+PRODUCED_INTERVAL = {"variable": "produced_interval.value", "mean": 750.0, "std": 150.0}  # ms
+TIME_TO_GO = {"variable": "time_to_go.value", "rate": 50.0, "mean": 300.0, "std": 300.0}  # Hz, ms
 # Intervals that are shorter than a window are dropped: 0.05 s more than the window keep them.
 FROM_SET = {"within": {"around": "set", "from": 0.0, "to": 1.05}}
 FULL_TRIAL = {"within": "trial"}
