@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from recipes._arrays import SPLITS, Floats, _by_task, _target, _within, first_part, inside, place
+from recipes._arrays import SPLITS, Floats, _attribute, _by_task, _target, _within, first_part, inside, place
 from recipes._simulate import ORIGIN, write
 from recipes._tasks import Task, task_of
 
@@ -75,7 +75,7 @@ def problems(data: Any, params: Mapping[str, Any], version: str) -> Iterator[str
     version : str
         What the recording must say of its origin.
     """
-    origin = data.brainset.origin_version
+    origin = _attribute(data, "brainset.origin_version")
     if origin != version:
         yield f"made from version {origin} of {data.brainset.id}, expected {version}"
     names, counts = np.unique(np.asarray(data.units.id).astype(str), return_counts=True)
@@ -83,7 +83,7 @@ def problems(data: Any, params: Mapping[str, Any], version: str) -> Iterator[str
         yield "no units"
     elif counts.max() > 1:
         yield f"the name {names[counts > 1][0]} stands for {counts.max()} units, expected one"
-    if not len(data.spikes.timestamps):
+    if not len(_attribute(data, "spikes.timestamps")):
         yield f"no spikes of its {len(names)} units"
     where = {split: _within(data, params["data"]["within"], split) for split in SPLITS}
     for one, other in combinations(SPLITS, 2):
@@ -189,6 +189,6 @@ def _open(root: Path, task: Task, session: str, again: str) -> Any:
     try:
         opened = dataset(root=str(root), recording_ids=[session], dirname=task.brainset)
         return opened.get_recording(session)
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, AttributeError) as error:  # not HDF5, or not of torch_brain
         reason = " ".join(str(error).split())
         raise ValueError(f"{session}: cannot be read ({reason}); {again}") from error

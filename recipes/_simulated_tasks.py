@@ -13,7 +13,7 @@ BIN = 0.01  # s: kinematics of the reaching monkeys and the rat, and all rates, 
 Table = dict[str, np.ndarray]
 
 REACH = 8.0  # cm, from the centre to the eight targets
-OUTLIER = 6.0  # cm, a jerk of the hand that the acceleration gives away
+JERK = 3.0, 0.06  # cm and s: a jerk of the hand that its acceleration gives away
 MEAN_SPEED = 20.0  # cm/s: depths of tuning are given at this speed
 
 
@@ -80,10 +80,9 @@ def reaches(rng: np.random.Generator, seconds: float) -> tuple[Table, Table]:
     times = grid(seconds)
     position = minimum_jerk(times, moves) + 0.05 * smooth_noise(rng, len(times), 10, 2)
     for start in rng.uniform(0, seconds - 1, rng.poisson(seconds / 60)):
-        there = polar(rng.uniform(0, 2 * np.pi), OUTLIER)
-        position += minimum_jerk(
-            times, [(start, 0.12, there, 0.0), (start + 0.3, 0.12, 0 * there, 0.0)]
-        )
+        there = polar(rng.uniform(0, 2 * np.pi), JERK[0])
+        away, back = (start, JERK[1], there, 0.0), (start + 0.3, JERK[1], 0 * there, 0.0)
+        position += minimum_jerk(times, [away, back])
     on, go, stop, target, failed = (np.array(column) for column in zip(*rows, strict=True))
     velocity = derivative(position, 1 / BIN)
     cursor = {"pos": position, "vel": velocity, "acc": derivative(velocity, 1 / BIN)}

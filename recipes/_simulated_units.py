@@ -37,7 +37,7 @@ def cosine_units(seed: int, rng: np.random.Generator, count: int, pool: int) -> 
     tuned = np.where(animal.random(pool) < 0.25, 0.1, 1.0)
     units = {
         "direction": animal.uniform(0, 2 * np.pi, pool),
-        "baseline": animal.lognormal(np.log(8.0), 0.7, pool),
+        "baseline": np.minimum(animal.lognormal(np.log(8.0), 0.7, pool), 40.0),
         "depth": tuned * animal.gamma(2.0, 5.0, pool),
         "speed": tuned * animal.normal(2.0, 3.0, pool),
         "preparation": tuned * animal.normal(0.0, 3.0, pool),
