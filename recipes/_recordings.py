@@ -12,7 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from recipes._arrays import SPLITS, Floats, _attribute, _by_task, _target, _within, first_part, inside, place
+from recipes._arrays import (
+    SPLITS,
+    Floats,
+    _attribute,
+    _by_task,
+    _target,
+    _within,
+    first_part,
+    inside,
+    place,
+)
 from recipes._simulate import ORIGIN, write
 from recipes._tasks import Task, task_of
 

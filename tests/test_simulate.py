@@ -151,9 +151,7 @@ def decoded(data, width=0.05):
     velocity = np.stack([np.interp(times, series.timestamps, v) for v in series.vel.T], axis=1)
     lag = -2 * width if bump else 0  # these units fire after the movement
     x = ridge.counts(data.spikes, len(data.units), times - lag, width, 3)
-    train, test, moves = (
-        inside(times, i) for i in (data.train_domain, data.test_domain, where)
-    )
+    train, test, moves = (inside(times, i) for i in (data.train_domain, data.test_domain, where))
     return ridge.r2(x, velocity, train, test & moves)
 
 
@@ -208,7 +206,9 @@ def test_a_rate_is_the_cosine_of_direction_and_leads_or_follows_the_movement(rng
             felt = np.roll(velocity, -shift[unit], axis=0)[100:-100]
             design = np.column_stack([np.ones(len(felt)), felt, np.hypot(*felt.T)])
             fit = np.linalg.lstsq(design, rates[100:-100, unit], rcond=None)[0]
-            direction = np.angle(np.exp(1j * (np.arctan2(fit[2], fit[1]) - tuning["direction"][unit])))
+            direction = np.angle(
+                np.exp(1j * (np.arctan2(fit[2], fit[1]) - tuning["direction"][unit]))
+            )
             assert abs(direction) < 0.1
             assert np.hypot(*fit[1:3]) * 20 == pytest.approx(tuning["depth"][unit], rel=0.15)
 
@@ -298,7 +298,7 @@ def test_the_rat_stays_in_its_arena_and_rests_outside_of_the_domain(found):
 
 
 def test_grid_and_place_units_fire_where_they_should(rng):
-    path = tasks.foraging(rng, 1200.0)
+    path = tasks.foraging(rng, 300.0)
     tuning = units.spatial_units(rng, 60)
     rates = units.spatial_rates(rng, tuning, path)
     for unit in np.flatnonzero(tuning["kind"] == 1):
@@ -306,7 +306,9 @@ def test_grid_and_place_units_fire_where_they_should(rng):
         near, away = (rates[m, unit].mean() for m in (far < 0.1, far > 0.5))
         assert near > 3 * away
     spaced = np.flatnonzero(tuning["kind"] == 0)
-    for unit in spaced:  # as high one spacing away, along the axes of the hexagons, as at the centre
+    for (
+        unit
+    ) in spaced:  # as high one spacing away, along the axes of the hexagons, as at the centre
         angle = tuning["tilt"][unit] + np.pi / 6
         step = tuning["spacing"][unit] * np.array([np.cos(angle), np.sin(angle)])
         x, y = (np.array([c, c + s]) for c, s in zip(tuning["centre"][unit], step, strict=True))
@@ -345,33 +347,43 @@ def test_a_recording_that_was_not_simulated_is_never_replaced(tmp_path):
         (
             "c_2013_center_out_reaching",
             {},
-            "c_2013_center_out_reaching: no recording has such a name; expected "
-            "c_20131003_center_out_reaching, of_24365_2, han_area2_bump_train, "
-            "haydn_dmfc_rsg_train or the like",
+            (
+                "c_2013_center_out_reaching: no recording has such a name; expected "
+                "c_20131003_center_out_reaching, of_24365_2, han_area2_bump_train, "
+                "haydn_dmfc_rsg_train or the like"
+            ),
         ),
         (
             "c_20131009_random_target_reaching",
             {},
-            "c_20131009_random_target_reaching: sessions of this kind are not simulated; name a "
-            "center_out_reaching or an open-field one",
+            (
+                "c_20131009_random_target_reaching: sessions of this kind are not simulated; name a "
+                "center_out_reaching or an open-field one"
+            ),
         ),
         (
             "lt_26648_1",
             {},
-            "lt_26648_1: sessions of this kind are not simulated; name a center_out_reaching or an "
-            "open-field one",
+            (
+                "lt_26648_1: sessions of this kind are not simulated; name a center_out_reaching or an "
+                "open-field one"
+            ),
         ),
         (
             SESSION,
             {"task": "open_field"},
-            f"{SESSION}: simulation.task is 'open_field'; sessions of perich_miller_population_2018 "
-            "are simulated as 'center_out'",
+            (
+                f"{SESSION}: simulation.task is 'open_field'; sessions of perich_miller_population_2018 "
+                "are simulated as 'center_out'"
+            ),
         ),
         (
             SESSION,
             {"speed": 1},
-            f"{SESSION}: simulation has seconds, seed, speed, task, units; expected seconds, seed, "
-            "task and units",
+            (
+                f"{SESSION}: simulation has seconds, seed, speed, task, units; expected seconds, seed, "
+                "task and units"
+            ),
         ),
         (
             SESSION,
@@ -381,8 +393,10 @@ def test_a_recording_that_was_not_simulated_is_never_replaced(tmp_path):
         (
             SESSION,
             {"seconds": 20.0},
-            f"{SESSION}: simulation.seconds is 20.0; give at least 60, for training, validation and "
-            "test",
+            (
+                f"{SESSION}: simulation.seconds is 20.0; give at least 60, for training, validation and "
+                "test"
+            ),
         ),
     ],
 )
