@@ -8,9 +8,9 @@ import h5py
 import numpy as np
 import pytest
 import real
-import ridge
 from torch_brain.data import ArrayDict, Interval, IrregularTimeSeries
 
+from benchmarks import ridge
 from recipes._arrays import arrays
 from recipes._recordings import recordings
 from recipes._simulate import simulate
@@ -172,7 +172,7 @@ def nothing_evaluated(data):
     [
         (
             other_version,
-            f"made from version dandi/000688/0.1 of {BRAINSET}, expected dandi/000688/draft",
+            "made from version dandi/000688/0.1, expected dandi/000688/draft",
         ),
         (no_units, "no units"),
         (twins, f"the name {SESSION}/group_M1/elec0/unit_0 stands for 3 units, expected one"),
@@ -284,7 +284,7 @@ def test_a_simulated_recording_does_not_pass_for_a_prepared_one(tmp_path):
     entry = params(reaching(SESSION))
     assert list(recordings({**entry, "simulation": SIMULATION}, tmp_path)) == [SESSION]
     assert message_of(ValueError, entry, tmp_path) == (
-        f"{SESSION}: made from version simulated/1 of {BRAINSET}, expected dandi/000688/draft"
+        f"{SESSION}: made from version simulated/1, expected dandi/000688/draft"
         f"{AGAIN.format(BRAINSET, SESSION, tmp_path)}"
     )
 
@@ -300,10 +300,6 @@ def test_recordings_are_imported_without_torch():
     assert done.stdout == "False\n"
 
 
-def inside(times, interval):
-    return ((times[:, None] >= interval.start) & (times[:, None] < interval.end)).any(axis=1)
-
-
 @pytest.mark.realdata
 @pytest.mark.parametrize("name", real.MONKEYS)
 def test_a_converted_session_has_the_counts_and_the_decoding_of_its_extract(name, tmp_path):
@@ -316,8 +312,8 @@ def test_a_converted_session_has_the_counts_and_the_decoding_of_its_extract(name
     x = ridge.counts(data.spikes, n_units, times, width, 3)
     np.testing.assert_array_equal(x[:, :n_units], extract["spike_counts"])
     np.testing.assert_allclose(data.cursor.vel, extract["hand_velocity"])
-    train = inside(times, data.train_domain | data.valid_domain)
-    test = inside(times, data.test_domain)
+    train = ridge.inside(times, data.train_domain | data.valid_domain)
+    test = ridge.inside(times, data.test_domain)
     assert (train ^ test).all()
     assert ridge.r2(x, data.cursor.vel, train, test) == pytest.approx(real.MONKEYS[name], abs=0.03)
 
@@ -345,6 +341,6 @@ def test_the_converted_rat_runs_in_its_maze(tmp_path):
     assert len(data.units) == len(np.unique(raw["spike_unit"])) - 1
     assert len(data.spikes) == (raw["spike_unit"] != real.NOISE).sum()
     assert np.abs([data.samples.x, data.samples.y]).max() < 0.7  # m
-    assert inside(data.samples.timestamps[::100], data.domain).all()
+    assert ridge.inside(data.samples.timestamps[::100], data.domain).all()
     assert 0.1 < data.samples.speed.mean() < 0.6  # m/s
     assert 500 < (data.domain.end - data.domain.start).sum() < 4000
