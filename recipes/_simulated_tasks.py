@@ -176,8 +176,7 @@ def intervals(rng: np.random.Generator, seconds: float) -> Table:
         "is_short",
         "is_outlier",
     ]
-    columns = dict(zip(names, map(np.array, zip(*rows, strict=True)), strict=True))
-    return columns | {name: columns[name].astype(np.int64) for name in names[-3:]}
+    return dict(zip(names, map(np.array, zip(*rows, strict=True)), strict=True))
 
 
 def foraging(rng: np.random.Generator, seconds: float) -> Table:

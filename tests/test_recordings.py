@@ -13,7 +13,7 @@ from torch_brain.data import ArrayDict, Interval, IrregularTimeSeries
 from benchmarks import ridge
 from recipes._arrays import arrays
 from recipes._recordings import recordings
-from recipes._simulate import simulate
+from recipes._simulate import ORIGIN, simulate
 from recipes._tasks import (
     AREA2,
     FROM_SET,
@@ -284,7 +284,7 @@ def test_a_simulated_recording_does_not_pass_for_a_prepared_one(tmp_path):
     entry = params(reaching(SESSION))
     assert list(recordings({**entry, "simulation": SIMULATION}, tmp_path)) == [SESSION]
     assert message_of(ValueError, entry, tmp_path) == (
-        f"{SESSION}: made from version simulated/1, expected dandi/000688/draft"
+        f"{SESSION}: made from version {ORIGIN}, expected dandi/000688/draft"
         f"{AGAIN.format(BRAINSET, SESSION, tmp_path)}"
     )
 
