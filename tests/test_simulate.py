@@ -14,7 +14,7 @@ from torch_brain import datasets
 
 from recipes._arrays import arrays
 from recipes._recordings import recordings
-from recipes._simulate import simulate, write
+from recipes._simulate import VERSION, simulate, write
 from recipes._tasks import task_of
 
 
@@ -73,6 +73,12 @@ def test_the_same_seed_gives_the_same_arrays(session, simulated, tmp_path):
     assert one.keys() == other.keys()
     for name, value in one.items():
         np.testing.assert_array_equal(value, other[name], err_msg=str(name))
+
+
+def test_other_arrays_have_another_version(found):
+    """Files of one version are kept: raise it when these change."""
+    spikes = [len(found[session].spikes) for session in (SESSION, BUMP, RSG, RAT)]
+    assert (VERSION, spikes) == ("2", [56455, 58038, 39553, 11403])
 
 
 def test_sessions_of_one_animal_differ_and_share_some_of_its_units(found):
