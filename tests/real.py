@@ -46,7 +46,7 @@ def extract(name):
 
 
 def write(folder, name, seed=0):
-    """Return session and root of an extract as FOLDER/BRAINSET/SESSION.h5."""
+    """Write an extract as FOLDER/BRAINSET/SESSION.h5 and return its session."""
     session = name.rpartition("_")[0] if name in MONKEYS else name
     data = monkey(name, session, seed) if name in MONKEYS else rat(session)
     path = Path(folder) / task_of(session).brainset / f"{session}.h5"
