@@ -1,7 +1,7 @@
 """The recordings of an entry, opened and checked before a training starts.
 
 At desk scale they are simulated where they are not there yet. At paper scale they are brainsets that the
-`brainsets` command of torch_brain has prepared: POYO's own classes open both.
+`brainsets` command of torch_brain has prepared; its classes open both.
 """
 
 from collections.abc import Iterator, Mapping
