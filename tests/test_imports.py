@@ -78,7 +78,7 @@ ALLOWED = {
 }
 # What recipes may import: they build checkpoints, and leave commands, stores and figures to specdiag.
 FOR_RECIPES = {
-    *("numpy", "torch", "torch_brain", "lightning", "recipes"),
+    *("numpy", "scipy", "h5py", "torch", "torch_brain", "lightning", "recipes"),
     *("specdiag.checkpoint", "specdiag.covariance", "specdiag.lockfile"),
 }
 # Pipelines run without specdiag, in an environment that has torch_brain, what that needs, and dandi.

@@ -3,9 +3,12 @@
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from specdiag.lockfile import Lock
 
 # What the library raises, each with one line that says what is wrong and what to do.
 ERRORS = (ValueError, OSError, MemoryError, RuntimeError)
@@ -88,3 +91,12 @@ def complain(error: Exception) -> None:
     from specdiag._files import one_line
 
     click.echo(f"specdiag: {one_line(error)}", err=True)
+
+
+def open_lock(lock_path: Path | None) -> tuple[Path, "Lock"]:
+    """Return the path of the lock, the one given or the nearest, and what it holds."""
+    start_log()
+    from specdiag.lockfile import find_lock, load
+
+    path = (lock_path or find_lock(Path.cwd())).resolve()
+    return path, load(path)

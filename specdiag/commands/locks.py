@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from specdiag.commands import debug_option, is_debug, json_option, lock_option, start_log
+from specdiag.commands import debug_option, is_debug, json_option, lock_option, open_lock
 
 if TYPE_CHECKING:
     from specdiag.lockfile import Entry, Lock, Scale
@@ -49,7 +49,7 @@ def list_(
     """  # noqa: D301
     from specdiag import listing
 
-    path, lock = _open(lock_path)
+    path, lock = open_lock(lock_path)
     rows = listing.rows(path.parent, lock, _chosen(lock, names, scale))
     click.echo(json.dumps({"checkpoints": rows}, indent=2) if as_json else listing.table(rows))
 
@@ -69,7 +69,7 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
       specdiag fetch
       specdiag fetch base/poyo_mp_converged
     """  # noqa: D301
-    path, lock = _open(lock_path)
+    path, lock = open_lock(lock_path)
     entries = [e for e in _chosen(lock, names, None) if e.source]
     lost = set(names) - {e.name for e in entries}
     if lost or not entries:
@@ -130,7 +130,7 @@ def train(
         raise click.UsageError("--force takes the names of what to make again")
     from specdiag import listing, plan
 
-    path, lock = _open(lock_path)
+    path, lock = open_lock(lock_path)
     chosen = [e.key for e in _chosen(lock, names, scale)]
     forced = set(chosen) if force else set()
     steps = plan.plan(path, chosen, force=forced, prefer=prefer)
@@ -165,7 +165,7 @@ def lock_(names: tuple[str, ...], lock_path: Path | None, check: bool, init: boo
 
     if init:
         lock_path = _start(lock_path, names, check)
-    path, _ = _open(lock_path)
+    path, _ = open_lock(lock_path)
     declarations = recipe.declared(path.parent)
     with nullcontext() if check else exclusive(path):
         lock = load(path)
@@ -199,14 +199,6 @@ def _start(lock_path: Path | None, names: Sequence[str], check: bool) -> Path:
     save(Lock(), path)
     click.echo(f"started {path}; recipes go into {folder}, and `specdiag lock` reads them")
     return path
-
-
-def _open(lock_path: Path | None) -> tuple[Path, "Lock"]:
-    start_log()
-    from specdiag.lockfile import find_lock, load
-
-    path = (lock_path or find_lock(Path.cwd())).resolve()
-    return path, load(path)
 
 
 def _chosen(lock: "Lock", names: Sequence[str], scale: "Scale | None") -> list["Entry"]:

@@ -1,0 +1,358 @@
+"""Arrays -> batches, in memory and vectorised: the tensors that torch_brain's own data path makes.
+
+A batch of training is a function of (seed, step): windows are drawn anew for every epoch from a generator
+that is seeded with both, and units are dropped with one that is seeded with seed and step. Any batch can
+be made without the earlier ones, so a training resumes exactly, and every process of a parallel
+training makes its own share. There are no worker processes: `python -m benchmarks.training` shows that
+one core feeds thousands of windows a second.
+"""
+
+import functools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recipes._arrays import Arrays, Floats, Integers, Windows
+
+START_TOKEN, END_TOKEN = 1, 2  # torch_brain.models.poyo.TokenType; a spike is 0
+
+
+class Batch(NamedTuple):
+    """Tensors of one batch of windows, padded to multiples of 8 where lengths differ.
+
+    `inputs` are the arguments of POYO's forward pass. `output` says which of the outputs of `Arrays` each
+    value is, `interval` in which interval of the split each window lies.
+    """
+
+    inputs: dict[str, Any]
+    values: Any
+    weights: Any
+    mask: Any
+    evaluated: Any
+    output: Any
+    session: Any
+    start: Any
+    interval: Any
+    kept: float  # fraction of units
+
+
+class Batches:
+    """Makes batches for one model.
+
+    Parameters
+    ----------
+    arrays : Arrays
+    unit_rows, session_rows : ndarray
+        Rows of the model's embeddings for `arrays.units` and `arrays.sessions`.
+    model : mapping
+        sequence_length, latent_step and num_latents_per_step, as in checkpoints.lock.
+    unit_dropout : mapping
+        As in checkpoints.lock.
+    seed : int
+    """
+
+    def __init__(
+        self,
+        arrays: Arrays,
+        *,
+        unit_rows: Any,
+        session_rows: Any,
+        model: Mapping[str, Any],
+        unit_dropout: Mapping[str, Any],
+        seed: int,
+    ) -> None:
+        self.arrays = arrays
+        self.window = float(model["sequence_length"])
+        self._unit_rows = np.asarray(unit_rows, np.int64)
+        self._session_rows = np.asarray(session_rows, np.int64)
+        self._latents = latent_tokens(
+            self.window, model["latent_step"], model["num_latents_per_step"]
+        )
+        self._unit_dropout, self._seed = dict(unit_dropout), seed
+        self._epoch = functools.lru_cache(maxsize=1)(self._windows_of_epoch)
+
+    @property
+    def n_windows(self) -> int:
+        """Windows in an epoch: as many as fit into each training interval."""
+        intervals = self.arrays.intervals["train"]
+        return int(np.floor((intervals.end - intervals.start) / self.window).sum())
+
+    def _windows_of_epoch(self, epoch: int) -> Windows:
+        seed = np.random.SeedSequence([self._seed, epoch]).generate_state(1)[0]
+        return random_windows(self.arrays.intervals["train"], self.window, seed=int(seed))
+
+    def train(self, step: int, size: int, *, rank: int = 0, world: int = 1) -> Batch:
+        """Return one batch of training, or the share of one of `world` processes.
+
+        Parameters
+        ----------
+        step : int
+            From 0; the last windows of an epoch, fewer than a batch, are left out.
+        size : int
+            Windows in the batch of all processes together.
+        """
+        epoch, place = divmod(step, self.n_windows // size)
+        chosen = np.arange(place * size, (place + 1) * size)
+        windows = self._epoch(epoch)
+        windows = windows.take(
+            chosen % len(windows.start)
+        )  # an end that rounds up may lack a window
+        kept = self._drop_units(windows, step)
+        share = np.zeros(size, dtype=bool)
+        share[rank::world] = True
+        if kept is not None:
+            kept = kept[share[self._units(windows)[0]]]
+        return self.assemble(windows.take(share), kept)
+
+    def evaluation(self, split: str, size: int, step: float) -> Iterator[Batch]:
+        """Yield batches of all windows of a split, which follow each other by `step` seconds."""
+        windows = sequential_windows(self.arrays.intervals[split], self.window, step)
+        for first in range(0, len(windows.start), size):
+            yield self.assemble(windows.take(slice(first, first + size)))
+
+    def _units(self, windows: Windows) -> tuple[Integers, Integers]:
+        offset = self.arrays.unit_offset
+        return ragged(offset[windows.session], offset[windows.session + 1])
+
+    def _drop_units(self, windows: Windows, step: int) -> NDArray[np.bool_] | None:
+        """Return which units of each window stay, window after window; None when all do."""
+        if self._unit_dropout["level"] == "off":
+            return None
+        rng = np.random.default_rng([self._seed, step])
+        row, _ = self._units(windows)
+        n_units = np.bincount(row, minlength=len(windows.start))
+        n_kept = units_to_keep(n_units, rng.random(len(n_units)), self._unit_dropout)
+        order = np.lexsort((rng.random(len(row)), row))  # the units of each window, shuffled
+        kept = np.empty(len(row), dtype=bool)
+        kept[order] = within_row(row) < n_kept[row]
+        return kept
+
+    def assemble(self, windows: Windows, kept: NDArray[np.bool_] | None = None) -> Batch:
+        """Return the batch of given windows.
+
+        Parameters
+        ----------
+        kept : ndarray of bool, optional
+            For the units of each window, one window after the other, whether they stay.
+        """
+        inputs = self._tokens(windows, kept)
+        index, time = self._latents
+        a, n = self.arrays, len(windows.start)
+        lo, hi = self._bounds(a.times, a.output_offset, windows)
+        row, output = ragged(lo, hi)
+        length = hi - lo
+        width = padded(length)
+        flat = row * width + within_row(row)
+        times = (a.times[output] - windows.start[row]).astype(np.float32)
+        inputs |= {
+            "latent_index": np.tile(index, (n, 1)),
+            "latent_timestamps": np.tile(time, (n, 1)),
+            "session_index": self._session_rows[windows.session],
+            "output_timestamps": scattered(times, flat, (n, width)),
+        }
+        return _as_tensors(
+            Batch(
+                inputs=inputs,
+                values=scattered(a.values[output], flat, (n, width)),
+                weights=scattered(a.weights[output], flat, (n, width)),
+                mask=np.arange(width) < length[:, None],
+                evaluated=scattered(a.evaluated[output], flat, (n, width)),
+                output=scattered(output, flat, (n, width)),
+                session=windows.session,
+                start=windows.start,
+                interval=windows.interval,
+                kept=1.0 if kept is None else float(kept.mean()),
+            )
+        )
+
+    def _tokens(self, windows: Windows, kept: NDArray[np.bool_] | None) -> dict[str, Any]:
+        """Return the input tokens: a start and an end for each unit, then the spikes."""
+        a, n = self.arrays, len(windows.start)
+        row, spike = ragged(*self._bounds(a.spike_times, a.spike_offset, windows))
+        unit_row, unit = self._units(windows)
+        if kept is not None:
+            first = np.searchsorted(unit_row, np.arange(n)) - a.unit_offset[windows.session]
+            stays = kept[a.spike_units[spike] + first[row]]
+            row, spike, unit_row, unit = row[stays], spike[stays], unit_row[kept], unit[kept]
+        n_units = np.bincount(unit_row, minlength=n)
+        length = 2 * n_units + np.bincount(row, minlength=n)
+        width = padded(length)
+        begin = unit_row * width + 2 * within_row(unit_row)
+        fired = row * width + 2 * n_units[row] + within_row(row)
+        index = np.zeros((n, width), np.int64)
+        index.flat[begin] = index.flat[begin + 1] = self._unit_rows[unit]
+        index.flat[fired] = self._unit_rows[a.spike_units[spike]]
+        times = np.zeros((n, width))
+        times.flat[begin + 1] = self.window
+        times.flat[fired] = a.spike_times[spike] - windows.start[row]
+        kind = np.zeros((n, width), np.int64)
+        kind.flat[begin], kind.flat[begin + 1] = START_TOKEN, END_TOKEN
+        return {
+            "input_unit_index": index,
+            "input_timestamps": times,
+            "input_token_type": kind,
+            "input_mask": np.arange(width) < length[:, None],
+        }
+
+    def _bounds(self, times: Floats, offset: Integers, windows: Windows) -> tuple[Any, Any]:
+        """Return where the values of each window begin and end among all of `times`."""
+        lo, hi = np.empty(len(windows.start), np.int64), np.empty(len(windows.start), np.int64)
+        for session in np.unique(windows.session):
+            mine = windows.session == session
+            first, last = offset[session], offset[session + 1]
+            lo[mine] = first + np.searchsorted(times[first:last], windows.start[mine])
+            hi[mine] = first + np.searchsorted(times[first:last], windows.end[mine])
+        return lo, hi
+
+
+def _as_tensors(batch: Batch) -> Batch:
+    import torch
+
+    inputs = {name: torch.from_numpy(values) for name, values in batch.inputs.items()}
+    rest = {
+        name: torch.from_numpy(getattr(batch, name))
+        for name in ("values", "weights", "mask", "evaluated", "output")
+    }
+    return batch._replace(inputs=inputs, **rest)
+
+
+def latent_tokens(window: float, step: float, per_step: int) -> tuple[Integers, Floats]:
+    """Return index and time of the latent tokens: `per_step` of them in the middle of every step."""
+    times = np.arange(0, window, step) + step / 2
+    return np.tile(np.arange(per_step), len(times)), np.repeat(times, per_step)
+
+
+def ragged(first: Integers, last: Integers) -> tuple[Integers, Integers]:
+    """Return the rows of ragged ranges and the indices in them: first[i] ... last[i] - 1 in row i."""
+    count = last - first
+    row = np.repeat(np.arange(len(count)), count)
+    shift = first - (np.cumsum(count) - count)
+    return row, np.arange(len(row)) + shift[row]
+
+
+def within_row(row: Integers) -> Integers:
+    """Return the place of each element in its row; equal rows lie together, in order."""
+    return np.arange(len(row)) - np.searchsorted(row, row)
+
+
+def padded(lengths: Integers) -> int:
+    """Return the width of the longest, as a multiple of 8."""
+    return int(-(-lengths.max(initial=0) // 8) * 8)
+
+
+def scattered(values: NDArray[Any], flat: Integers, shape: tuple[int, int]) -> NDArray[Any]:
+    """Return an array of zeros with values at places of its first two axes together."""
+    found = np.zeros((shape[0] * shape[1], *values.shape[1:]), values.dtype)
+    found[flat] = values
+    return found.reshape(*shape, *values.shape[1:])
+
+
+def random_windows(intervals: Windows, window: float, *, seed: int) -> Windows:
+    """Return an epoch of random windows: those of torch_brain's RandomFixedWindowSampler.
+
+    Each interval is tiled from a random offset below a window's length; where that leaves room for one
+    more, it lies at the end or the beginning. Then all are shuffled.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    long = intervals.take(intervals.end - intervals.start >= window)
+    left = torch.rand(len(long.start), generator=generator).double().numpy() * window
+    first = long.start + left
+    room = np.maximum(np.ceil((long.end - first) / window), 0).astype(np.int64)
+    row, place = ragged(np.zeros_like(room), room)
+    start = first[row] + place * window
+    fits = start + window <= long.end[row]
+    row, start = row[fits], start[fits]
+    count = np.bincount(row, minlength=len(left))
+    last = np.full(len(left), -np.inf)
+    last[row] = start + window  # the last of each row stays
+    right = long.end - np.where(count > 0, last, first)
+    # One more where there is room: behind the tiles, or before them.
+    more = np.flatnonzero(right + left >= window)
+    behind = right[more] > left[more]
+    extra = np.where(behind, long.end[more] - window, long.start[more])
+    extra_end = np.where(behind, long.end[more], long.start[more] + window)
+    row, start = np.concatenate([row, more]), np.concatenate([start, extra])
+    end = np.concatenate([start[: len(start) - len(more)] + window, extra_end])
+    order = np.argsort(row, kind="stable")
+    order = order[torch.randperm(len(order), generator=generator).numpy()]
+    return Windows(long.session[row[order]], start[order], end[order], long.interval[row[order]])
+
+
+def sequential_windows(intervals: Windows, window: float, step: float) -> Windows:
+    """Return windows that cover intervals, each `step` after the other, the last one at the end.
+
+    Those of torch_brain's SequentialFixedWindowSampler. Intervals shorter than a window are left out.
+    """
+    long = intervals.take(intervals.end - intervals.start >= window)
+    room = np.ceil((long.end - long.start) / step).astype(np.int64)
+    row, place = ragged(np.zeros_like(room), room)
+    start = long.start[row] + place * step
+    fits = start + window <= long.end[row]
+    row, start = row[fits], start[fits]
+    last = np.full(len(long.start), -np.inf)
+    last[row] = start + window
+    more = np.flatnonzero(last < long.end)
+    row = np.concatenate([row, more])
+    end = np.concatenate([start + window, long.end[more]])
+    start = np.concatenate([start, long.end[more] - window])
+    order = np.argsort(row, kind="stable")
+    row = row[order]
+    return Windows(long.session[row], start[order], end[order], long.interval[row])
+
+
+@functools.lru_cache(maxsize=8)
+def _units_quantiles(most: int, least: int, mode: int, peak: float) -> tuple[Floats, Floats]:
+    """Return a grid of numbers of units and their cumulative distribution under UnitDropout.
+
+    The stated density f rises from 1 at the minimum to the peak at the mode and falls to 1 at the maximum.
+    What torch_brain 0.2.1 draws is flatter: its rejection sampler compares u with f / (10 v), where v, which
+    should be the constant density of the proposal, is uniform too, so that a draw is accepted with
+    probability c (1 - log c), c = f / 10: 2.3 times as often at a peak of 4 as at the ends. The published
+    models were trained with that, and so are these.
+    """
+    grid = np.linspace(least, most, 4097)
+    density = np.interp(grid, [least, mode, most], [1.0, peak, 1.0]) / 10
+    accepted = np.where(density < 1, density * (1 - np.log(density)), 1.0)
+    area = np.concatenate([[0.0], np.cumsum(accepted[1:] + accepted[:-1])])
+    return grid, area / area[-1]
+
+
+def units_to_keep(n_units: Integers, uniform: Floats, settings: Mapping[str, Any]) -> Integers:
+    """Return how many of n_units stay, given a uniform random number for each.
+
+    Populations of fewer than the minimum stay whole, as do those no larger than the number drawn.
+    """
+    least = settings["min_units"]
+    grid, cumulative = _units_quantiles(
+        settings["max_units"], least, settings["mode_units"], settings["peak"]
+    )
+    drawn = np.floor(np.interp(uniform, cumulative, grid)).astype(np.int64)
+    return np.where(n_units < least, n_units, np.minimum(drawn, n_units))
+
+
+def batch_size(rule: Any, n_windows: int) -> int:
+    """Return the number of windows in a batch: as declared, or by a rule [[from n_windows, batch], ...].
+
+    Raises
+    ------
+    ValueError
+        When an epoch has fewer windows than a batch.
+    """
+    size = rule if isinstance(rule, int) else max((n, b) for n, b in rule if n <= n_windows)[1]
+    if n_windows < size:
+        raise ValueError(
+            f"an epoch has {n_windows} windows, a batch {size}: declare a smaller batch, or more data"
+        )
+    return int(size)
+
+
+def n_steps(training: Mapping[str, Any], size: int, n_windows: int) -> int:
+    """Return the number of steps of a training that is declared in steps or in epochs."""
+    if "steps" in training:
+        return int(training["steps"])
+    return int(training["epochs"]) * math.floor(n_windows / size)

@@ -1,0 +1,217 @@
+"""Simulated recordings are the same for the same seed, and in the files of real ones."""
+
+import re
+import subprocess
+import sys
+from itertools import combinations
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from desk import BUMP, CENTER_OUT, DESK, RAT, ROOT, RSG, SESSION, SETTINGS, SHORT
+from torch_brain import datasets
+
+from recipes._arrays import arrays
+from recipes._recordings import recordings
+from recipes._simulate import VERSION, simulate, write
+from recipes._tasks import task_of
+
+
+def bounds(interval):
+    return np.stack([interval.start, interval.end], axis=1)
+
+
+def contents(path):
+    """Return all arrays and attributes of a file."""
+    found = {}
+
+    def keep(name, node):
+        found[name] = node[()] if isinstance(node, h5py.Dataset) else None
+        found.update({(name, key): value for key, value in node.attrs.items()})
+
+    with h5py.File(path) as file:
+        file.visititems(keep)
+    return found
+
+
+@pytest.mark.parametrize("entry", DESK, ids=lambda e: e.name)
+def test_every_desk_entry_finds_its_recordings_usable(entry, simulated):
+    found = recordings(entry.params, simulated)
+    assert list(found) == entry.params["data"]["sessions"]
+    cut = arrays(found.values(), entry.params)
+    assert cut.values.shape[1] == entry.params["model"]["dim_out"]
+    assert np.isfinite(cut.values[cut.evaluated]).all()
+    for split in ("train", "valid", "test"):
+        lengths = cut.intervals[split].end - cut.intervals[split].start
+        assert lengths.max() >= entry.params["data"]["window"]
+
+
+@pytest.mark.parametrize(
+    ("session", "dataset"),
+    [
+        (SESSION, datasets.PerichMillerPopulation2018),
+        (RAT, datasets.VollanMoserAlternating2025),
+        (BUMP, datasets.PeiPandarinathNLB2021),
+        (RSG, datasets.PeiPandarinathNLB2021),
+    ],
+)
+def test_the_files_open_through_the_classes_of_torch_brain(session, dataset, simulated):
+    opened = dataset(root=simulated, recording_ids=[session], dirname=task_of(session).brainset)
+    data = opened.get_recording(session)
+    assert data.units.id[0].startswith(f"{session}/")
+    for split in ("train", "valid", "test"):
+        (start, *_), (end, *_) = bounds(opened.get_sampling_intervals(split)[session]).T
+        index = datasets.DatasetIndex(session, start, end)
+        assert len(opened[index].spikes.timestamps) > 0
+
+
+@pytest.mark.parametrize("session", [SESSION, BUMP, RSG, RAT])
+def test_the_same_seed_gives_the_same_arrays(session, simulated, tmp_path):
+    (path,) = write(tmp_path, [session], SETTINGS[session])
+    one, other = contents(path), contents(simulated / path.relative_to(tmp_path))
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name], err_msg=str(name))
+
+
+def test_other_arrays_have_another_version(found):
+    """Files of one version are kept: raise it when these change."""
+    spikes = [len(found[session].spikes) for session in (SESSION, BUMP, RSG, RAT)]
+    assert (VERSION, spikes) == ("2", [56455, 58038, 39553, 11403])
+
+
+def test_sessions_of_one_animal_differ_and_share_some_of_its_units(found):
+    for a, b in combinations([s for s in CENTER_OUT if s[0] == "c"], 2):
+        assert len(found[a].spikes) != len(found[b].spikes)
+        seen = [{u.split("/")[1] for u in found[s].units.id} for s in (a, b)]
+        assert 0 < len(seen[0] & seen[1]) < min(map(len, seen))
+
+
+def test_another_seed_is_another_animal():
+    one, other = (simulate(SESSION, {**SHORT, "seed": seed}) for seed in (99, 100))
+    assert len(one.spikes) != len(other.spikes)
+    assert not np.array_equal(one.cursor.pos, other.cursor.pos)
+
+
+@pytest.mark.parametrize("session", SETTINGS)
+def test_the_splits_share_no_time_and_stay_in_the_recording(session, found):
+    data = found[session]
+    splits = [bounds(getattr(data, f"{part}_domain")) for part in ("train", "valid", "test")]
+    whole = np.concatenate(splits)
+    whole = whole[np.argsort(whole[:, 0])]
+    assert (whole[1:, 0] >= whole[:-1, 1]).all()
+    assert whole[0, 0] >= data.domain.start[0]
+    assert whole[-1, 1] <= data.domain.end[-1]
+
+
+def test_what_is_there_is_kept_and_other_settings_replace_it(tmp_path):
+    (path,) = write(tmp_path, [SESSION], SHORT)
+    before = path.stat()
+    assert write(tmp_path, [SESSION], SHORT) == [path]
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    write(tmp_path, [SESSION], {**SHORT, "seed": 1})
+    assert path.stat().st_ino != before.st_ino
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_recording_that_was_not_simulated_is_never_replaced(tmp_path):
+    path = tmp_path / "perich_miller_population_2018" / f"{SESSION}.h5"
+    path.parent.mkdir()
+    with h5py.File(path, "w") as file:
+        file["precious"] = 1
+    message = f"{path}: not a simulated recording; move it away, or name another folder"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        write(tmp_path, [SESSION], SHORT)
+    path.write_bytes(b"torn")
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        write(tmp_path, [SESSION], SHORT)
+    assert path.read_bytes() == b"torn"
+
+
+@pytest.mark.parametrize(
+    ("session", "changed", "message"),
+    [
+        (
+            "c_2013_center_out_reaching",
+            {},
+            (
+                "c_2013_center_out_reaching: no recording has such a name; expected "
+                "c_20131003_center_out_reaching, of_24365_2, han_area2_bump_train, "
+                "haydn_dmfc_rsg_train or the like"
+            ),
+        ),
+        (
+            "c_20131009_random_target_reaching",
+            {},
+            (
+                "c_20131009_random_target_reaching: sessions of this kind are not simulated; name a "
+                "center_out_reaching or an open-field one"
+            ),
+        ),
+        (
+            "lt_26648_1",
+            {},
+            (
+                "lt_26648_1: sessions of this kind are not simulated; name a center_out_reaching or an "
+                "open-field one"
+            ),
+        ),
+        (
+            SESSION,
+            {"task": "open_field"},
+            (
+                f"{SESSION}: simulation.task is 'open_field'; sessions of perich_miller_population_2018 "
+                "are simulated as 'center_out'"
+            ),
+        ),
+        (
+            SESSION,
+            {"speed": 1},
+            (
+                f"{SESSION}: simulation has seconds, seed, speed, task, units; expected seconds, seed, "
+                "task and units"
+            ),
+        ),
+        (
+            SESSION,
+            {"units": [9, 3]},
+            f"{SESSION}: simulation.units is [9, 3]; expected from and to, such as [30, 60]",
+        ),
+        (
+            SESSION,
+            {"seconds": 20.0},
+            (
+                f"{SESSION}: simulation.seconds is 20.0; give at least 60, for training, validation and "
+                "test"
+            ),
+        ),
+    ],
+)
+def test_settings_that_cannot_be_simulated_are_refused(session, changed, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        simulate(session, {**SHORT, **changed})
+
+
+def command(*arguments):
+    line = [sys.executable, "-m", "specdiag.cli", "simulate", *map(str, arguments)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_command_writes_named_recordings_and_prints_a_line_each(tmp_path):
+    names = ["--session", RAT, "--session", RSG]
+    lines = [
+        f"{tmp_path}/vollan_moser_alternating_2025/{RAT}.h5",
+        f"{tmp_path}/dmfc_rsg/{RSG}.h5",
+    ]
+    assert command(tmp_path, *names) == (0, "\n".join(lines) + "\n", "")
+    assert all(Path(line).is_file() for line in lines)
+
+
+def test_the_command_refuses_a_session_that_no_entry_declares(tmp_path):
+    status, out, err = command(tmp_path, "--session", "c_1")
+    assert (status, out) == (2, "")
+    expected = f"Error: no desk entry has the session c_1; there are {', '.join(sorted(SETTINGS))}"
+    assert err.splitlines()[-1] == expected
+    assert list(tmp_path.iterdir()) == []
