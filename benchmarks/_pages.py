@@ -12,6 +12,11 @@ def table(header, rows):
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
+def table_of(rows):
+    """Return a Markdown table of rows that are dicts with the same keys."""
+    return table(list(rows[0]), [row.values() for row in rows])
+
+
 def write_tables(page, tables):
     """Replace what is between `<!-- NAME -->` and `<!-- end -->` for each table of a page."""
     text = page.read_text(encoding="utf-8")

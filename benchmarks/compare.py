@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks import _simulate as simulate
 from benchmarks._networks import KINDS, alphas
-from benchmarks._pages import DOCS, table, write_tables
+from benchmarks._pages import DOCS, table_of, write_tables
 from specdiag.conclusion import block
 from specdiag.paired import SHARED_VARIANCE, alpha_difference, mean_difference
 from specdiag.posterior import alpha_posterior
@@ -184,8 +184,7 @@ def main():
     tables = {}
     with threadpool_limits(1):
         for name in options.only:
-            rows = STAGES[name](options.full)
-            tables[name] = table(list(rows[0]), [row.values() for row in rows])
+            tables[name] = table_of(STAGES[name](options.full))
             print(f"\n{STAGES[name].__doc__}\n\n{tables[name]}", flush=True)
     if options.write_docs:
         write_tables(DOCS / "compare.md", tables)

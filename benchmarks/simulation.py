@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks._pages import DOCS, table, write_tables
+from benchmarks._pages import DOCS, table_of, write_tables
 from benchmarks.ridge import decoded
 from recipes._simulate import write
 from recipes._tasks import task_of
@@ -52,4 +52,4 @@ def measured(session, path, seconds):
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
-        write_tables(DOCS / "simulation.md", {"measured": table(rows(Path(temporary)))})
+        write_tables(DOCS / "simulation.md", {"measured": table_of(rows(Path(temporary)))})

@@ -6,7 +6,7 @@ from desk import BUMP, CENTER_OUT, RAT, RSG, SESSION, SETTINGS, SHORT
 from torch_brain.data import Interval
 
 from benchmarks import simulation
-from benchmarks._pages import DOCS, table
+from benchmarks._pages import DOCS, table_of
 from benchmarks.ridge import decoded, inside
 from recipes import _simulated_tasks as tasks
 from recipes import _simulated_units as units
@@ -183,4 +183,4 @@ def test_grid_and_place_units_fire_where_they_should(rng):
 
 def test_the_table_of_the_docs_is_what_is_measured(simulated):
     page = (DOCS / "simulation.md").read_text()
-    assert table(simulation.rows(simulated)) in page
+    assert table_of(simulation.rows(simulated)) in page
