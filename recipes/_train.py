@@ -12,6 +12,7 @@ that this needs of it are devices, precision and processes.
 
 import contextlib
 import csv
+import functools
 import io
 import logging
 import math
@@ -91,7 +92,13 @@ def train(
         strategy="ddp_spawn" if devices > 1 else "auto",
         precision=PRECISION[declared["precision"]],
     )
-    return fabric.launch(_run, job, held, save_seconds, on_step)
+    run = functools.partial(_run, job=job, held=held, save_seconds=save_seconds, on_step=on_step)
+    try:
+        return fabric.launch(run)
+    except torch.multiprocessing.ProcessExitedException as error:
+        if error.exit_code == TERMINATED:
+            raise SystemExit(TERMINATED) from error
+        raise
 
 
 @dataclass(kw_only=True)
@@ -115,14 +122,14 @@ class Training:
     log: list[list[float]] = field(default_factory=list)
 
 
-def _run(fabric: Any, job: Job, held: Arrays, save_seconds: float, on_step: Any) -> Any:
+def _run(fabric: Any, *, job: Job, held: Arrays, save_seconds: float, on_step: Any) -> Any:
     """Train in one process; the first one saves, validates and reports."""
     import torch
 
     torch.set_float32_matmul_precision(job.params["training"]["matmul_precision"])
     training = _begin(fabric, job, held)
     _resume(training)
-    with _terminated() as stop:
+    with _terminated(processes=fabric.world_size) as stop:
         _loop(training, save_seconds, on_step, stop)
     if fabric.is_global_zero:
         _publish(training)
@@ -283,7 +290,7 @@ def _publish(t: Training) -> None:
             "epoch": t.best["step"] // max(1, t.batches.n_windows // t.size),
             "pytorch-lightning_version": lightning.__version__,
             "environment": {
-                "torch": torch.__version__,
+                "torch": str(torch.__version__),
                 "device": str(t.fabric.device),
                 "processes": t.fabric.world_size,
                 "threads": torch.get_num_threads(),
@@ -301,17 +308,22 @@ def _write_log(t: Training) -> None:
 
 
 @contextlib.contextmanager
-def _terminated() -> Iterator[list[bool]]:
-    """Collect SIGTERM instead of dying of it; one that nobody acted upon ends the process afterwards."""
+def _terminated(*, processes: int) -> Iterator[list[bool]]:
+    """Collect SIGTERM instead of dying of it; one that nobody acted upon ends the process afterwards.
+
+    Processes that were started by another get SIGINT when that one dies, and save as well.
+    """
     stop: list[bool] = []
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    previous = signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
+    signals = [signal.SIGTERM, signal.SIGINT][: 2 if processes > 1 else 1]
+    previous = [signal.signal(s, lambda *_: stop.append(True)) for s in signals]
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in zip(signals, previous, strict=True):
+            signal.signal(number, handler)
     if stop:
         raise SystemExit(TERMINATED)
 
