@@ -5,6 +5,7 @@ recipe can check it. The pipeline of torch_brain 0.2.1 for Perich and Miller rea
 dandiset 000688; the published version that it cites is 0.250122.1735.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,8 +141,8 @@ def timing(target: Table, windows: Table) -> Task:
     )
 
 
-PRODUCED_INTERVAL = {"variable": "produced_interval", "mean": 750.0, "std": 150.0}  # ms
-TIME_TO_GO = {"variable": "time_to_go", "rate": 50.0, "mean": 300.0, "std": 300.0}  # Hz, ms
+PRODUCED_INTERVAL = {"variable": "produced_interval.value", "mean": 750.0, "std": 150.0}  # ms
+TIME_TO_GO = {"variable": "time_to_go.value", "rate": 50.0, "mean": 300.0, "std": 300.0}  # Hz, ms
 # Intervals that are shorter than a window are dropped: 0.05 s more than the window keep them.
 FROM_SET = {"within": {"around": "set", "from": 0.0, "to": 1.05}}
 FULL_TRIAL = {"within": "trial"}
@@ -168,4 +169,25 @@ def foraging(session: str) -> Task:
         windows=WINDOWS,
         simulation={"task": "open_field", **SIMULATION, "seed": int(session.split("_")[1])},
         new_readout=True,
+    )
+
+
+def task_of(session: str) -> Task:
+    """Return the task that a session belongs to, by its name.
+
+    Raises
+    ------
+    ValueError
+        When no recording has such a name.
+    """
+    if re.fullmatch(r"[a-z]_\d{8}_(center_out|random_target)_reaching", session):
+        return reaching(session)
+    if re.fullmatch(r"(of|lt|ww|mmaze)_\d+_\d+", session):
+        return foraging(session)
+    for task in (AREA2, timing(PRODUCED_INTERVAL, FROM_SET)):
+        if session in task.sessions:
+            return task
+    raise ValueError(
+        f"{session}: no recording has such a name; expected c_20131003_center_out_reaching, "
+        "of_24365_2, han_area2_bump_train, haydn_dmfc_rsg_train or the like"
     )

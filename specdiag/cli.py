@@ -11,6 +11,7 @@ from specdiag.commands import ERRORS, complain, is_debug
 from specdiag.commands.export import export
 from specdiag.commands.locks import fetch, list_, lock_, train
 from specdiag.commands.measure import alpha, compare
+from specdiag.commands.simulate import simulate
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,7 +20,7 @@ def cli() -> None:
     """Read a neural network's health from the eigenvalue spectra of its weights."""
 
 
-for command in (alpha, compare, export, fetch, list_, lock_, train):
+for command in (alpha, compare, export, fetch, list_, lock_, simulate, train):
     cli.add_command(command)
 
 

@@ -52,6 +52,10 @@ ALLOWED = {
     },
     "download": {"httpx2", "specdiag._files"},
     "fetch": {"httpx2", "huggingface_hub", "specdiag._files", "specdiag.download"},
+    "monitor": {
+        *("numpy", "lightning", "specdiag._files", "specdiag.checkpoint", "specdiag.esd"),
+        *("specdiag.layers", "specdiag.posterior"),
+    },
     "schema": {"specdiag.gof", "specdiag.layers"},
     "spectra": {
         "specdiag._files",
@@ -62,9 +66,9 @@ ALLOWED = {
 }
 # What recipes may import: they build checkpoints, and leave commands, stores and figures to specdiag.
 FOR_RECIPES = {
-    *("numpy", "torch", "torch_brain", "lightning", "recipes"),
+    *("numpy", "scipy", "h5py", "torch", "torch_brain", "lightning", "tqdm", "recipes"),
     *("specdiag.checkpoint", "specdiag.covariance", "specdiag.lockfile", "specdiag.recipe"),
-    *("specdiag.feature_spectrum", "specdiag.monitor", "specdiag._files", "tqdm"),
+    *("specdiag.feature_spectrum", "specdiag.monitor", "specdiag._files"),
 }
 LAZY = {"_lamb"}  # itself imported only inside functions
 HEAVY = {

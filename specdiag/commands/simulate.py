@@ -1,0 +1,49 @@
+"""The command that writes simulated recordings."""
+
+from pathlib import Path
+
+import click
+
+from specdiag.commands import debug_option
+from specdiag.commands.locks import _lock, _open
+
+
+@click.command()
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--session", "names", multiple=True, metavar="NAME", help="Only this one; repeatable."
+)
+@_lock
+@debug_option
+def simulate(out: Path, names: tuple[str, ...], lock_path: Path | None) -> None:
+    """Write the simulated recordings of the lock's desk entries into the folder OUT, as HDF5.
+
+    They have the layout of torch_brain's processed brainsets, OUT/BRAINSET/SESSION.h5, and are drawn
+    from the seeds that the entries declare. What is there already, by the same settings, is kept.
+    Prints a line a file. Needs torch_brain: pip install 'specdiag[recipes]'.
+
+    \b
+    Examples:
+      specdiag simulate recordings
+      specdiag simulate recordings --session c_20131003_center_out_reaching
+    """  # noqa: D301
+    from specdiag.recipe import load_recipe
+
+    path, lock = _open(lock_path)
+    settings = {
+        session: entry.params["simulation"]
+        for entry in lock.entries
+        if "simulation" in entry.params
+        for session in entry.params["data"]["sessions"]
+    }
+    if unknown := [name for name in names if name not in settings]:
+        raise click.UsageError(
+            f"no desk entry has the session {unknown[0]}; there are {', '.join(sorted(settings))}"
+        )
+    recipe = load_recipe(path.parent, "_simulate")
+    for session in names or settings:
+        try:
+            (file,) = recipe.write(out, [session], settings[session])
+        except ImportError as error:
+            raise RuntimeError(f"{error}; run: pip install 'specdiag[recipes]'") from error
+        click.echo(file)
