@@ -8,7 +8,7 @@ from typing import Any
 from recipes._arrays import arrays
 from recipes._batches import Batches
 from recipes._evaluate import Evaluation, evaluate
-from recipes._poyo import build, load, rows
+from recipes._poyo import build, rows
 from recipes._recordings import recordings
 from recipes._train import train
 from specdiag.lockfile import Entry
