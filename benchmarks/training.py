@@ -17,11 +17,12 @@ from statistics import median
 import numpy as np
 
 from recipes._arrays import arrays
-from recipes._batches import Batches, padded, random_windows
+from recipes._batches import Batches, padded
 from recipes._poyo import build, parameter_groups, rows
 from recipes._published import MODEL, adamw, unit_dropout
 from recipes._simulate import write
 from recipes._tasks import CHRONIC_SESSIONS, SIMULATION, VELOCITY, WINDOWS
+from recipes._windows import random_windows
 
 BATCH = 16
 SESSIONS = CHRONIC_SESSIONS[:3]

@@ -10,17 +10,13 @@ The loop is Lightning Fabric's rather than the Trainer's: the Trainer's own resu
 that this needs of it are devices, precision and processes.
 """
 
-import contextlib
 import csv
 import functools
 import io
 import logging
 import math
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +26,7 @@ from recipes import _checkpoints
 from recipes._arrays import Arrays, arrays
 from recipes._batches import Batches, batch_size, n_steps
 from recipes._evaluate import predict, r2_by_session
+from recipes._operator import TERMINATED, progress_line, terminated
 from recipes._poyo import build, parameter_groups, rows
 from specdiag._files import write_whole
 from specdiag.checkpoint import tensor_digest
@@ -39,7 +36,6 @@ _log = logging.getLogger(__name__)
 
 VALIDATIONS = 10  # in a training; each costs a pass over the validation windows
 LOG_LINES = 1000
-TERMINATED = 128 + signal.SIGTERM
 COLUMNS = ("step", "loss", "learning_rate", "kept_units", "valid_r2")
 PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
 
@@ -129,7 +125,7 @@ def _run(fabric: Any, *, job: Job, held: Arrays, save_seconds: float, on_step: A
     torch.set_float32_matmul_precision(job.params["training"]["matmul_precision"])
     training = _begin(fabric, job, held)
     _resume(training)
-    with _terminated(processes=fabric.world_size) as stop:
+    with terminated(processes=fabric.world_size) as stop:
         _loop(training, save_seconds, on_step, stop)
     if fabric.is_global_zero:
         _publish(training)
@@ -181,7 +177,7 @@ def _loop(t: Training, save_seconds: float, on_step: Any, stop: list[bool]) -> N
     log_every = math.ceil(t.total / LOG_LINES)
     saved = time.monotonic()
     t.model.train()
-    with _progress(t) as progress:
+    with progress_line(t.job.name, total=t.total, done=t.step, shown=first) as show:
         while t.step < t.total:
             rate = t.schedule.get_last_lr()[0]
             loss, kept, stopped = _step(t, stop)
@@ -199,7 +195,7 @@ def _loop(t: Training, save_seconds: float, on_step: Any, stop: list[bool]) -> N
                 saved = time.monotonic()
             if stopped or (t.fabric.world_size == 1 and stop):
                 raise SystemExit(TERMINATED)
-            progress(loss)
+            show(loss, rate, t.best["r2"])
 
 
 def _step(t: Training, stop: list[bool]) -> tuple[Any, float, bool]:
@@ -305,52 +301,3 @@ def _write_log(t: Training) -> None:
     text = io.StringIO()
     csv.writer(text).writerows([COLUMNS, *t.log])
     write_whole(t.job.folder / "log.csv", text.getvalue().encode())
-
-
-@contextlib.contextmanager
-def _terminated(*, processes: int) -> Iterator[list[bool]]:
-    """Collect SIGTERM instead of dying of it; one that nobody acted upon ends the process afterwards.
-
-    Processes that were started by another get SIGINT when that one dies, and save as well.
-    """
-    stop: list[bool] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    signals = [signal.SIGTERM, signal.SIGINT][: 2 if processes > 1 else 1]
-    previous = [signal.signal(s, lambda *_: stop.append(True)) for s in signals]
-    try:
-        yield stop
-    finally:
-        for number, handler in zip(signals, previous, strict=True):
-            signal.signal(number, handler)
-    if stop:
-        raise SystemExit(TERMINATED)
-
-
-@contextlib.contextmanager
-def _progress(t: Training) -> Iterator[Callable[[Any], None]]:
-    """Show a line on the terminal: steps, time left, loss, learning rate and validation R²."""
-    from tqdm import tqdm
-
-    with tqdm(
-        desc=t.job.name,
-        total=t.total,
-        initial=t.step,
-        file=sys.stderr,
-        unit="step",
-        disable=None if t.fabric.is_global_zero else True,  # None: unless it is no terminal
-        leave=False,
-    ) as bar:
-
-        def show(loss: Any) -> None:
-            if not bar.disable and t.step % 10 == 0:
-                rate, r2 = t.schedule.get_last_lr()[0], t.best["r2"]
-                bar.set_postfix_str(
-                    f"loss {float(loss):.3f}, lr {rate:.1e}"
-                    + (f", R² {r2:.3f}" if math.isfinite(r2) else ""),
-                    refresh=False,
-                )
-            bar.update()
-
-        yield show

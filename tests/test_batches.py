@@ -9,14 +9,8 @@ from hypothesis import strategies as st
 from sessions import MODEL, params, session, sessions
 
 from recipes._arrays import Windows, arrays, first_part, inside
-from recipes._batches import (
-    Batches,
-    batch_size,
-    n_steps,
-    random_windows,
-    sequential_windows,
-    units_to_keep,
-)
+from recipes._batches import Batches, batch_size, n_steps, units_to_keep
+from recipes._windows import random_windows, sequential_windows
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torch_brain")
