@@ -218,6 +218,8 @@ def _step(t: Training, stop: list[bool]) -> tuple[Any, float, bool]:
         stopped = bool(total[1] > 0)
     loss = (error * weights).sum() / total[0].clamp(min=1e-6)  # weights may all be 0
     t.fabric.backward(loss * world)  # processes average their gradients
+    if clip := t.job.params["optimizer"].get("gradient_clip"):
+        t.fabric.clip_gradients(t.model, t.stepper, max_norm=clip)
     t.stepper.step()
     t.stepper.zero_grad()
     t.schedule.step()

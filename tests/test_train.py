@@ -176,6 +176,18 @@ def test_training_learns(tmp_path, recordings):
     assert train(long, recordings)["valid_r2"] > 0.3
 
 
+def test_a_gradient_is_clipped_where_that_is_declared(recordings, tmp_path):
+    from recipes._published import adamw
+
+    moved = {}
+    for clip in (None, 1e3, 1e-9):  # so small that Adam's eps stops it
+        declared = adamw(3e-3) | ({"gradient_clip": clip} if clip else {})
+        done = job(tmp_path / str(clip), optimizer=declared)
+        train(done, recordings)
+        moved[clip] = tensor_digest(done.output)
+    assert moved[None] == moved[1e3] != moved[1e-9]
+
+
 def test_files_that_come_and_go_are_whole(tmp_path):
     for step in (1, 2, 30):
         _checkpoints.save(tmp_path, step, {"step": step})
