@@ -19,8 +19,9 @@ _log = logging.getLogger(__name__)
 
 MONITOR_EVERY = {"desk": 50, "paper": 500}  # steps
 SIMULATED = Path(__file__).parents[1] / "recordings"
-# Of R²: the same training on other hardware, or with other threads, differs by less at desk scale.
-ATOL = {"desk": 0.02, "paper": 0.02}
+# Of R²: a choice. One and two threads gave the same three digits in a training of 250 steps; other
+# hardware was not tried.
+ATOL = 0.02
 
 Metrics = dict[str, tuple[float, float]]
 
@@ -79,7 +80,7 @@ def _recordings(job: Job) -> list[Any]:
 def _metrics(job: Job, found: Evaluation) -> Metrics:
     for session, r2 in found.by_session.items():
         _log.info("%s: test R² of %s is %.3f", job.name, session, r2)
-    return {"r2": (found.r2, ATOL[job.scale])}
+    return {"r2": (found.r2, ATOL)}
 
 
 def _check_hardware(job: Job, entries: Iterable[Entry]) -> None:
