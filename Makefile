@@ -22,6 +22,7 @@ lint: .venv/dev
 
 bench: .venv/dev  ## ratios of time and memory, all in one run
 	$(BIN)/python -m benchmarks.engine "$(MODEL)/model.safetensors"
+	$(BIN)/python -m benchmarks.training
 
 clean:
 	rm -rf .venv demo

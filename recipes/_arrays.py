@@ -138,7 +138,7 @@ def _session(data: Any, params: Mapping[str, Any]) -> dict[str, Any]:
     within, fraction = params["data"]["within"], params["data"]["train_fraction"]
     return {
         "name": name,
-        "units": [f"{name}/{unit}" for unit in np.asarray(data.units.id).astype(str)],
+        "units": _words(name, np.asarray(data.units.id).astype(str)),
         "spike_times": np.asarray(data.spikes.timestamps, np.float64)[order],
         "spike_units": np.asarray(data.spikes.unit_index, np.int64)[order],
         "times": times,
@@ -149,6 +149,11 @@ def _session(data: Any, params: Mapping[str, Any]) -> dict[str, Any]:
         "valid": _within(data, within, "valid"),
         "test": _within(data, within, "test"),
     }
+
+
+def _words(session: str, units: Any) -> list[str]:
+    """Return the names of units, which begin with that of the session as torch_brain's classes give them."""
+    return [str(u) if u.startswith(f"{session}/") else f"{session}/{u}" for u in units]
 
 
 def _by_task(session: str, places: Mapping[str, Any]) -> Any:

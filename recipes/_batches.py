@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipes._arrays import Arrays, Floats, Integers, Windows
+from recipes._windows import ragged, random_windows, sequential_windows, within_row
 
 START_TOKEN, END_TOKEN = 1, 2  # torch_brain.models.poyo.TokenType; a spike is 0
 
@@ -225,19 +226,6 @@ def latent_tokens(window: float, step: float, per_step: int) -> tuple[Integers, 
     return np.tile(np.arange(per_step), len(times)), np.repeat(times, per_step)
 
 
-def ragged(first: Integers, last: Integers) -> tuple[Integers, Integers]:
-    """Return the rows of ragged ranges and the indices in them: first[i] ... last[i] - 1 in row i."""
-    count = last - first
-    row = np.repeat(np.arange(len(count)), count)
-    shift = first - (np.cumsum(count) - count)
-    return row, np.arange(len(row)) + shift[row]
-
-
-def within_row(row: Integers) -> Integers:
-    """Return the place of each element in its row; equal rows lie together, in order."""
-    return np.arange(len(row)) - np.searchsorted(row, row)
-
-
 def padded(lengths: Integers) -> int:
     """Return the width of the longest, as a multiple of 8."""
     return int(-(-lengths.max(initial=0) // 8) * 8)
@@ -248,61 +236,6 @@ def scattered(values: NDArray[Any], flat: Integers, shape: tuple[int, int]) -> N
     found = np.zeros((shape[0] * shape[1], *values.shape[1:]), values.dtype)
     found[flat] = values
     return found.reshape(*shape, *values.shape[1:])
-
-
-def random_windows(intervals: Windows, window: float, *, seed: int) -> Windows:
-    """Return an epoch of random windows: those of torch_brain's RandomFixedWindowSampler.
-
-    Each interval is tiled from a random offset below a window's length; where that leaves room for one
-    more, it lies at the end or the beginning. Then all are shuffled.
-    """
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    long = intervals.take(intervals.end - intervals.start >= window)
-    left = torch.rand(len(long.start), generator=generator).double().numpy() * window
-    first = long.start + left
-    room = np.maximum(np.ceil((long.end - first) / window), 0).astype(np.int64)
-    row, place = ragged(np.zeros_like(room), room)
-    start = first[row] + place * window
-    fits = start + window <= long.end[row]
-    row, start = row[fits], start[fits]
-    count = np.bincount(row, minlength=len(left))
-    last = np.full(len(left), -np.inf)
-    last[row] = start + window  # the last of each row stays
-    right = long.end - np.where(count > 0, last, first)
-    # One more where there is room: behind the tiles, or before them.
-    more = np.flatnonzero(right + left >= window)
-    behind = right[more] > left[more]
-    extra = np.where(behind, long.end[more] - window, long.start[more])
-    extra_end = np.where(behind, long.end[more], long.start[more] + window)
-    row, start = np.concatenate([row, more]), np.concatenate([start, extra])
-    end = np.concatenate([start[: len(start) - len(more)] + window, extra_end])
-    order = np.argsort(row, kind="stable")
-    order = order[torch.randperm(len(order), generator=generator).numpy()]
-    return Windows(long.session[row[order]], start[order], end[order], long.interval[row[order]])
-
-
-def sequential_windows(intervals: Windows, window: float, step: float) -> Windows:
-    """Return windows that cover intervals, each `step` after the other, the last one at the end.
-
-    Those of torch_brain's SequentialFixedWindowSampler. Intervals shorter than a window are left out.
-    """
-    long = intervals.take(intervals.end - intervals.start >= window)
-    room = np.ceil((long.end - long.start) / step).astype(np.int64)
-    row, place = ragged(np.zeros_like(room), room)
-    start = long.start[row] + place * step
-    fits = start + window <= long.end[row]
-    row, start = row[fits], start[fits]
-    last = np.full(len(long.start), -np.inf)
-    last[row] = start + window
-    more = np.flatnonzero(last < long.end)
-    row = np.concatenate([row, more])
-    end = np.concatenate([start + window, long.end[more]])
-    start = np.concatenate([start, long.end[more] - window])
-    order = np.argsort(row, kind="stable")
-    row = row[order]
-    return Windows(long.session[row], start[order], end[order], long.interval[row])
 
 
 @functools.lru_cache(maxsize=8)

@@ -27,6 +27,7 @@ from recipes._published import (
 )
 from recipes._tasks import CHRONIC_SESSIONS, POYO_MP_SESSIONS, reaching
 from specdiag.lockfile import Cost, Entry
+from specdiag.recipe import Job
 
 SESSIONS = reaching(*POYO_MP_SESSIONS, desk_sessions=CHRONIC_SESSIONS)
 
@@ -73,3 +74,10 @@ def entries() -> list[Entry]:
         )
         for scale in SCALES
     ]
+
+
+def build(job: Job) -> dict[str, tuple[float, float]]:
+    """Train one of the entries, and return its test R²."""
+    from recipes._run import trained
+
+    return trained(job, entries())

@@ -9,14 +9,8 @@ from hypothesis import strategies as st
 from sessions import MODEL, params, session, sessions
 
 from recipes._arrays import Windows, arrays, first_part, inside
-from recipes._batches import (
-    Batches,
-    batch_size,
-    n_steps,
-    random_windows,
-    sequential_windows,
-    units_to_keep,
-)
+from recipes._batches import Batches, batch_size, n_steps, units_to_keep
+from recipes._windows import random_windows, sequential_windows
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torch_brain")
@@ -270,22 +264,19 @@ def test_epochs_are_whole_batches():
     assert n_steps({"steps": 7}, 16, 100) == 7
 
 
+LACKS = "session c_20131003_center_out_reaching"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (
             {"variable": "hand.vel"},
-            (
-                "session c_20131003_center_out_reaching has no hand: prepare the recording again, or "
-                "declare another target"
-            ),
+            f"{LACKS} has no hand: prepare the recording again, or declare another target",
         ),
         (
             {"evaluate_in": {"random_target_reaching": "movement_phases.random_period"}},
-            (
-                "session c_20131003_center_out_reaching: evaluate_in names no intervals for it, only for "
-                "random_target_reaching"
-            ),
+            f"{LACKS}: evaluate_in names no intervals for it, only for random_target_reaching",
         ),
     ],
 )

@@ -1,0 +1,63 @@
+"""What a training resumes from: files that are whole or not there, and say themselves that they are whole.
+
+`step-00000120-0123456789abcdef.ckpt` has the step and the first 16 digits of its SHA-256 in its name.
+torch does not check the checksums in its files; here nothing is unpickled before the whole file has been
+compared, and then by torch's restricted unpickler.
+"""
+
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from specdiag._files import write_whole
+
+KEPT = 2  # should the newest be damaged, there is one more
+
+
+def write(path: Path, content: Any) -> None:
+    """Write what `torch.save` makes of `content`; the file is there whole, also after a power cut."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    _write(path, buffer)
+
+
+def _write(path: Path, buffer: io.BytesIO) -> None:
+    write_whole(path, buffer.getbuffer())
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the renaming, too
+    finally:
+        os.close(folder)
+
+
+def save(folder: Path, step: int, state: Any) -> None:
+    """Write the state of a training after a step, and remove all but the newest two."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    digest = hashlib.sha256(buffer.getbuffer()).hexdigest()[:16]
+    _write(folder / f"step-{step:08d}-{digest}.ckpt", buffer)
+    for old in _newest_first(folder)[KEPT:]:
+        old.unlink()
+
+
+def resume(folder: Path) -> Any:
+    """Return the newest state that is whole, or None; sweeps what interrupted writers left."""
+    import torch
+
+    for left in folder.glob(".step-*.ckpt.*"):
+        left.unlink()
+    for path in _newest_first(folder):
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest().startswith(path.stem.rpartition("-")[2]):
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return None
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*-????????????????.ckpt"), reverse=True)

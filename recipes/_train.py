@@ -1,0 +1,305 @@
+"""Trains POYO on recordings, in one process or several, and can be stopped anywhere.
+
+A training is a function of its declaration: batches are functions of (seed, step), torch's generator is
+seeded with (seed, step, process) before every step, and the schedule has its length from the beginning.
+What is left to be saved are the weights, the optimizer's moments, the step and the best weights so far;
+a resumed training ends with the bits of one that was never stopped, on the same machine, with as many
+threads.
+
+The loop is Lightning Fabric's rather than the Trainer's: the Trainer's own resume is not exact, and all
+that this needs of it are devices, precision and processes.
+"""
+
+import csv
+import functools
+import io
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from recipes import _checkpoints
+from recipes._arrays import Arrays, arrays
+from recipes._batches import Batches, batch_size, n_steps
+from recipes._evaluate import predict, r2_by_session
+from recipes._operator import TERMINATED, progress_line, terminated
+from recipes._poyo import build, parameter_groups, rows
+from specdiag._files import write_whole
+from specdiag.checkpoint import tensor_digest
+from specdiag.recipe import Job
+
+_log = logging.getLogger(__name__)
+
+VALIDATIONS = 10  # in a training; each costs a pass over the validation windows
+LOG_LINES = 1000
+COLUMNS = ("step", "loss", "learning_rate", "kept_units", "valid_r2")
+PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
+
+OnStep = Callable[[int, Any], object]
+
+
+def train(
+    job: Job,
+    sessions: Sequence[Any],
+    *,
+    save_seconds: float = 60.0,
+    on_step: OnStep | None = None,
+) -> dict[str, float]:
+    """Train the model of an entry, leave it at `job.output`, and return what became of it.
+
+    The checkpoint has the layout of Lightning's and can be read by torch_brain: `state_dict`, with the
+    vocabularies of units and sessions, under `model.`; `hyper_parameters` with the params of the entry. It
+    has the weights of the best validation R² among ten, the last one at the end. `log.csv` beside it has
+    the loss.
+
+    Parameters
+    ----------
+    job : Job
+        A state in `job.folder` is resumed, if it is of the same beginning.
+    sessions : sequence of torch_brain.data.Data
+    save_seconds : float
+        Time between saved states. SIGTERM saves one and raises SystemExit(143).
+    on_step : callable, optional
+        Called with the number of steps done and the model after each, in the first process.
+
+    Returns
+    -------
+    dict
+        valid_r2 and best_step of the weights that were kept; loss, of the last step; steps; batch.
+
+    Raises
+    ------
+    ValueError
+        When the declaration does not fit the recordings.
+    """
+    import torch
+    from lightning.fabric import Fabric
+
+    held, declared = arrays(sessions, job.params), job.params["training"]
+    cuda = torch.cuda.is_available()
+    devices = min(declared["devices"], torch.cuda.device_count()) if cuda else declared["devices"]
+    fabric = Fabric(
+        accelerator="cuda" if cuda else "cpu",
+        devices=devices,
+        strategy="ddp_spawn" if devices > 1 else "auto",
+        precision=PRECISION[declared["precision"]],
+    )
+    run = functools.partial(_run, job=job, held=held, save_seconds=save_seconds, on_step=on_step)
+    try:
+        return fabric.launch(run)
+    except torch.multiprocessing.ProcessExitedException as error:
+        if error.exit_code == TERMINATED:
+            raise SystemExit(TERMINATED) from error
+        raise
+
+
+@dataclass(kw_only=True)
+class Training:
+    """The parts of one process of a training. `core` is the model itself, without what wraps it."""
+
+    fabric: Any
+    job: Job
+    batches: Batches
+    size: int
+    total: int
+    core: Any
+    model: Any
+    optimizer: Any
+    stepper: Any
+    schedule: Any
+    beginning: str
+    step: int = 0
+    loss: float = math.nan
+    best: dict[str, Any] = field(default_factory=lambda: {"r2": -math.inf, "step": 0})
+    log: list[list[float]] = field(default_factory=list)
+
+
+def _run(fabric: Any, *, job: Job, held: Arrays, save_seconds: float, on_step: Any) -> Any:
+    """Train in one process; the first one saves, validates and reports."""
+    import torch
+
+    torch.set_float32_matmul_precision(job.params["training"]["matmul_precision"])
+    training = _begin(fabric, job, held)
+    _resume(training)
+    with terminated(processes=fabric.world_size) as stop:
+        _loop(training, save_seconds, on_step, stop)
+    if fabric.is_global_zero:
+        _publish(training)
+    fabric.barrier()
+    return {
+        "valid_r2": training.best["r2"],
+        "best_step": training.best["step"],
+        "loss": training.loss,
+        "steps": training.total,
+        "batch": training.size,
+    }
+
+
+def _begin(fabric: Any, job: Job, held: Arrays) -> Training:
+    from recipes._lamb import optimizer
+
+    params = job.params
+    core = build(params, held, job.parent)
+    batches = Batches(
+        held,
+        **rows(core, held),
+        model=params["model"],
+        unit_dropout=params["unit_dropout"],
+        seed=params["training"]["seed"],
+    )
+    size = batch_size(params["training"]["batch"], batches.n_windows)
+    total = n_steps(params["training"], size, batches.n_windows)
+    beginning = tensor_digest(core)
+    steps, schedule = optimizer(parameter_groups(core), params["optimizer"], total_steps=total)
+    model, stepper = fabric.setup(core, steps)
+    return Training(
+        fabric=fabric,
+        job=job,
+        batches=batches,
+        size=size,
+        total=total,
+        core=core,
+        model=model,
+        optimizer=steps,
+        stepper=stepper,
+        schedule=schedule,
+        beginning=beginning,
+    )
+
+
+def _loop(t: Training, save_seconds: float, on_step: Any, stop: list[bool]) -> None:
+    first = t.fabric.is_global_zero
+    validate_every = math.ceil(t.total / VALIDATIONS)
+    log_every = math.ceil(t.total / LOG_LINES)
+    saved = time.monotonic()
+    t.model.train()
+    with progress_line(t.job.name, total=t.total, done=t.step, shown=first) as show:
+        while t.step < t.total:
+            rate = t.schedule.get_last_lr()[0]
+            loss, kept, stopped = _step(t, stop)
+            t.step += 1
+            valid_r2 = math.nan
+            if t.step % validate_every == 0 or t.step == t.total:
+                valid_r2 = _validate(t)
+            if first and (t.step % log_every == 0 or not math.isnan(valid_r2)):
+                t.loss = float(loss)
+                t.log.append([t.step, t.loss, rate, kept, valid_r2])
+            if first and on_step:
+                on_step(t.step, t.core)
+            if first and (stopped or stop or time.monotonic() - saved >= save_seconds):
+                _save(t)
+                saved = time.monotonic()
+            if stopped or (t.fabric.world_size == 1 and stop):
+                raise SystemExit(TERMINATED)
+            show(loss, rate, t.best["r2"])
+
+
+def _step(t: Training, stop: list[bool]) -> tuple[Any, float, bool]:
+    """Do one step; return its loss, the fraction of units kept, and whether any process is to stop.
+
+    The loss is the weighted mean over all processes, so that their number does not change it.
+    """
+    import torch
+
+    rank, world = t.fabric.global_rank, t.fabric.world_size
+    batch = t.batches.train(t.step, t.size, rank=rank, world=world)
+    seed = np.random.SeedSequence([t.job.params["training"]["seed"], t.step, rank])
+    torch.manual_seed(int(seed.generate_state(1)[0]))
+    inputs, values, weights = t.fabric.to_device((batch.inputs, batch.values, batch.weights))
+    error = (t.model(**inputs) - values).square().mean(dim=-1)
+    total = torch.stack([weights.sum(), weights.new_tensor(float(bool(stop)))])
+    stopped = False
+    if world > 1:
+        total = t.fabric.all_reduce(total, reduce_op="sum")
+        stopped = bool(total[1] > 0)
+    loss = (error * weights).sum() / total[0].clamp(min=1e-6)  # weights may all be 0
+    t.fabric.backward(loss * world)  # processes average their gradients
+    if clip := t.job.params["optimizer"].get("gradient_clip"):
+        t.fabric.clip_gradients(t.model, t.stepper, max_norm=clip)
+    t.stepper.step()
+    t.stepper.zero_grad()
+    t.schedule.step()
+    loss = loss.detach()
+    return t.fabric.all_reduce(loss, reduce_op="sum") if world > 1 else loss, batch.kept, stopped
+
+
+def _validate(t: Training) -> float:
+    """Return the validation R² in the first process, and keep the weights if it is the best."""
+    r2 = math.nan
+    if t.fabric.is_global_zero:
+        step, device = t.job.params["data"]["eval_step"], t.fabric.device
+        predictions = predict(t.core, t.batches, "valid", step=step, device=device)
+        r2 = float(np.mean(list(r2_by_session(*predictions, t.batches.arrays, "valid").values())))
+        if r2 >= t.best["r2"] or "model" not in t.best:
+            t.best = {"r2": r2, "step": t.step, "model": _copied(t.core.state_dict())}
+    t.fabric.barrier()
+    t.model.train()
+    return r2
+
+
+def _copied(state: dict[str, Any]) -> dict[str, Any]:
+    """Return tensors that training leaves alone, and the vocabularies, which are copies already."""
+    return {k: v.cpu().clone() if hasattr(v, "cpu") else v for k, v in state.items()}
+
+
+def _save(t: Training) -> None:
+    state = {
+        "beginning": t.beginning,
+        "step": t.step,
+        "loss": t.loss,
+        "model": t.core.state_dict(),
+        "optimizer": t.optimizer.state_dict(),
+        "schedule": t.schedule.state_dict(),
+        "best": t.best,
+        "log": t.log,
+    }
+    _checkpoints.save(t.job.folder, t.step, state)
+    _write_log(t)
+
+
+def _resume(t: Training) -> None:
+    """Go on from the newest whole state, unless it began with other weights: the parent was replaced."""
+    state = _checkpoints.resume(t.job.folder)
+    if state is None or state["beginning"] != t.beginning:
+        return
+    t.core.load_state_dict(state["model"])
+    t.optimizer.load_state_dict(state["optimizer"])
+    t.schedule.load_state_dict(state["schedule"])
+    t.step, t.loss, t.best, t.log = (state[k] for k in ("step", "loss", "best", "log"))
+    _log.info("%s: resumed after step %d of %d", t.job.name, t.step, t.total)
+
+
+def _publish(t: Training) -> None:
+    import lightning
+    import torch
+
+    params = t.job.params
+    model = {k: v for k, v in params["model"].items() if k != "dim_out"}  # torch_brain infers it
+    _checkpoints.write(
+        t.job.output,
+        {
+            "state_dict": {f"model.{k}": v for k, v in t.best["model"].items()},
+            "hyper_parameters": {**params, "model": model},
+            "global_step": t.best["step"],
+            "epoch": t.best["step"] // max(1, t.batches.n_windows // t.size),
+            "pytorch-lightning_version": lightning.__version__,
+            "environment": {
+                "torch": str(torch.__version__),
+                "device": str(t.fabric.device),
+                "processes": t.fabric.world_size,
+                "threads": torch.get_num_threads(),
+                "matmul_precision": torch.get_float32_matmul_precision(),
+            },
+        },
+    )
+    _write_log(t)
+
+
+def _write_log(t: Training) -> None:
+    text = io.StringIO()
+    csv.writer(text).writerows([COLUMNS, *t.log])
+    write_whole(t.job.folder / "log.csv", text.getvalue().encode())

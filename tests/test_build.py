@@ -1,0 +1,123 @@
+"""Recipes that build: from an entry of the lock to a checkpoint and its R²."""
+
+from dataclasses import replace
+
+import pytest
+from jobs import job
+from sessions import MODEL
+
+from recipes import poyo_mp, transfer
+from recipes._published import adamw, training
+from specdiag.checkpoint import open_checkpoint
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("lightning")
+pytest.importorskip("torch_brain")
+
+CHRONIC = "c_20131003_center_out_reaching"
+
+
+def entry(recipe, name, scale):
+    (found,) = (e for e in recipe.entries() if (e.name, e.scale) == (name, scale))
+    return found
+
+
+def small(folder, declared, *, parent=None, steps=10):
+    """Return a job of an entry of the desk scale, with a small model and few steps."""
+    changed = {
+        "model": MODEL | {"dim_out": declared.params["model"]["dim_out"]},
+        "training": training(batch=8, steps=steps, matmul="highest"),
+        "optimizer": adamw(3e-3),
+        "data": dict(declared.params["data"])
+        | {"sessions": declared.params["data"]["sessions"][:1]},
+        "target": declared.params["target"],
+        "simulation": dict(declared.params["simulation"]) | {"seconds": 60.0},
+    }
+    if "transfer" in declared.params:
+        changed["transfer"] = declared.params["transfer"]
+    return job(folder, parent=parent, name=declared.name, **changed)
+
+
+@pytest.fixture(autouse=True)
+def simulated(monkeypatch, tmp_path_factory):
+    from recipes import _run
+
+    folder = tmp_path_factory.getbasetemp() / "recordings"
+    monkeypatch.setattr(_run, "SIMULATED", folder)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    from recipes import _run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_run, "SIMULATED", tmp_path_factory.getbasetemp() / "recordings")
+        made = small(
+            tmp_path_factory.mktemp("base"), entry(poyo_mp, "base/poyo_mp_converged", "desk")
+        )
+        return made, poyo_mp.build(made)
+
+
+def test_the_base_is_built_from_what_it_declares(base):
+    made, metrics = base
+    assert list(metrics) == ["r2"]
+    value, tolerance = metrics["r2"]
+    assert -1 < value < 1
+    assert tolerance == 0.02
+    found = open_checkpoint(made.output).metadata
+    assert list(found["session_emb.vocab"]) == ["NA", CHRONIC]
+    assert all(unit.startswith(f"{CHRONIC}/") for unit in list(found["unit_emb.vocab"])[1:])
+    assert (made.folder / "spectra.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["area2_ft_pretrained", "dmfc_const_pretrained", "area2_ft_scratch"]
+)
+def test_a_transfer_is_built_from_its_parent(name, base, tmp_path):
+    declared = entry(transfer, f"transfer/{name}", "desk")
+    parent = base[0].output if declared.parent else None
+    made = small(tmp_path, declared, parent=parent)
+    assert list(transfer.build(made)) == ["r2"]
+    ours = {t.name: t.read() for t in open_checkpoint(made.output).tensors}
+    theirs = {t.name: t.read() for t in open_checkpoint(base[0].output).tensors}
+    same = {n for n in theirs if n in ours and (ours[n].shape == theirs[n].shape)}
+    frozen = {n for n in same if (ours[n] == theirs[n]).all()}
+    core = {n for n in theirs if not n.startswith(("unit_emb", "session_emb", "readout"))}
+    assert (core <= frozen) == (declared.parent is not None)
+    assert len(ours["readout.weight"]) == declared.params["model"]["dim_out"]
+
+
+def test_evaluating_a_parent_gives_its_own_r2(base, tmp_path):
+    from recipes._run import evaluated
+
+    made, metrics = base
+    again = replace(made, parent=made.output, folder=tmp_path)
+    assert evaluated(again) == metrics
+
+
+def test_an_evaluation_needs_a_parent(tmp_path):
+    from recipes._run import evaluated
+
+    with pytest.raises(ValueError, match=r"^tiny evaluates a parent and declares none$"):
+        evaluated(job(tmp_path))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine could do it")
+@pytest.mark.parametrize(
+    ("recipe", "name", "length"),
+    [
+        (poyo_mp, "base/poyo_mp_converged", "1,000 epochs (published: 9 h on 8 x H100)"),
+        (transfer, "transfer/area2_ft_scratch", "100 epochs"),
+        (transfer, "transfer/area2_ft_scratch_tuned", "4,000 steps"),
+    ],
+)
+def test_the_paper_scale_does_not_start_without_a_gpu(recipe, name, length, tmp_path):
+    declared = entry(recipe, name, "paper")
+    made = replace(job(tmp_path, name=name, scale="paper"), params=declared.params)
+    with pytest.raises(RuntimeError) as error:
+        recipe.build(made)
+    assert str(error.value) == (
+        f"{name} at paper scale trains for {length} and this machine has no CUDA GPU: fetch the "
+        "published weights, or build it at desk scale"
+    )
+    assert not list(tmp_path.iterdir())

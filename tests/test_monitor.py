@@ -1,0 +1,161 @@
+"""Spectra while training, and matrices that die."""
+
+import csv
+import logging
+
+import numpy as np
+import pytest
+
+from specdiag.monitor import Reading, SpectralMonitor
+
+torch = pytest.importorskip("torch")
+
+
+def network():
+    """Return two matrices of full rank; the second one's output is not used."""
+    torch.manual_seed(0)
+    used = torch.nn.Linear(64, 64, bias=False)
+    unused = torch.nn.Linear(64, 64, bias=False)
+    return torch.nn.ModuleDict(
+        {"used": used, "unused": unused, "unit_emb": torch.nn.Embedding(60, 64)}
+    )
+
+
+def train(decay, *, steps, lr=8e-3, monitor=None):
+    from recipes._lamb import SparseLamb
+
+    model = network()
+    optimizer = SparseLamb(model.parameters(), lr=lr, weight_decay=decay)
+    x = torch.randn(16, 64)
+    for step in range(1, steps + 1):
+        loss = (model["used"](x) - x).square().mean() + 0 * model["unused"](x).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if monitor:
+            monitor(step, model)
+    return model
+
+
+def norm(model, name):
+    return float(model[name].weight.detach().double().norm())
+
+
+@pytest.mark.parametrize("decay", [1e-6, 1e-4, 1e-2, 1.0])
+def test_lamb_shrinks_a_matrix_without_gradient_whatever_the_decay(decay):
+    before = norm(network(), "unused")
+    expected = before * (1 - 8e-3) ** 50
+    assert norm(train(decay, steps=50), "unused") == pytest.approx(expected, rel=1e-4)
+
+
+def test_lamb_without_decay_leaves_a_matrix_without_gradient():
+    assert torch.equal(train(0.0, steps=50)["unused"].weight, network()["unused"].weight)
+
+
+def test_a_matrix_that_dies_is_warned_of_once(caplog):
+    monitor = SpectralMonitor(every=100, collapsed=0.1)
+    with caplog.at_level(logging.WARNING):
+        train(1e-4, steps=600, monitor=monitor)
+    assert list(monitor.dead) == ["unused.weight"]
+    (record,) = caplog.records
+    first = norm(train(1e-4, steps=1), "unused")
+    now = norm(train(1e-4, steps=300), "unused")
+    assert record.getMessage() == (
+        f"unused.weight has collapsed by step 300: its norm fell from {first:.3g} after step 1 to "
+        f"{now:.3g}"
+    )
+
+
+def test_no_matrix_dies_without_decay():
+    monitor = SpectralMonitor(every=100, collapsed=0.1)
+    train(0.0, steps=400, monitor=monitor)
+    assert monitor.dead == {}
+
+
+def test_a_matrix_whose_rank_falls_is_warned_of():
+    monitor, model = SpectralMonitor(every=1), network()
+    monitor(1, model)
+    with torch.no_grad():
+        model["used"].weight[:, 40:] = 0
+    monitor(2, model)
+    assert monitor.dead == {"used.weight": "its rank fell from 64 after step 1 to 40"}
+
+
+def test_a_matrix_that_is_not_finite_is_dead():
+    monitor, model = SpectralMonitor(every=1), network()
+    monitor(1, model)
+    with torch.no_grad():
+        model["used"].weight[0, 0] = float("nan")
+    monitor(2, model)
+    assert set(monitor.dead) == {"used.weight"}
+    assert monitor.readings[-2].rank == 0
+
+
+def test_readings_are_those_of_the_measured_checkpoint():
+    from specdiag.checkpoint import open_checkpoint
+    from specdiag.layers import matrices, measure
+
+    monitor, model = SpectralMonitor(every=7), network()
+    monitor(1, model)
+    layers = {
+        layer.name: layer
+        for layer in measure(matrices(open_checkpoint(model)), gof=False)
+        if layer.status == "fit"
+    }
+    assert [r.name for r in monitor.readings] == list(layers) == ["used.weight", "unused.weight"]
+    for r in monitor.readings:
+        layer = layers[r.name]
+        assert r.norm == layer.frobenius_norm
+        assert r.rank == layer.rank
+        assert (r.alpha, (r.alpha_low, r.alpha_high)) == (
+            layer.posterior.mean,
+            layer.posterior.interval,
+        )
+
+
+def test_readings_come_every_so_many_steps_and_go_to_a_file(tmp_path):
+    monitor = SpectralMonitor(every=10, log=tmp_path / "spectra.csv", pattern="used*")
+    train(1e-4, steps=25, monitor=monitor)
+    assert [r.step for r in monitor.readings] == [1, 10, 20]
+    rows = list(csv.DictReader((tmp_path / "spectra.csv").read_text().splitlines()))
+    assert [int(row["step"]) for row in rows] == [1, 10, 20]
+    assert [float(row["alpha"]) for row in rows] == [r.alpha for r in monitor.readings]
+
+
+def test_a_resumed_training_compares_with_the_first_reading(tmp_path):
+    log = tmp_path / "spectra.csv"
+    train(1e-4, steps=30, monitor=SpectralMonitor(every=10, log=log))
+    again = SpectralMonitor(every=10, log=log)
+    for step in (16, 20):  # after a state that was saved at step 15
+        again(step, network())
+    assert sorted({r.step for r in again.readings}) == [1, 10, 20]
+    assert [r.step for r in again._first.values()] == [1, 1]
+
+
+def test_lightning_calls_the_monitor_after_every_batch():
+    pytest.importorskip("lightning")
+    from types import SimpleNamespace
+
+    monitor, model = SpectralMonitor(every=2), network()
+    callback = monitor.callback()
+    for step in (1, 2, 3):
+        trainer = SimpleNamespace(is_global_zero=True, global_step=step)
+        callback.on_train_batch_end(trainer, model, None, None, step)
+    trainer = SimpleNamespace(is_global_zero=False, global_step=4)
+    callback.on_train_batch_end(trainer, model, None, None, 4)
+    assert sorted({r.step for r in monitor.readings}) == [1, 2]
+
+
+def test_the_interval_must_be_positive():
+    with pytest.raises(ValueError) as error:
+        SpectralMonitor(every=0)
+    assert str(error.value) == "every is 0: expected a number of steps, 1 or more"
+
+
+def test_a_reading_is_plain_numbers(rng):
+    monitor = SpectralMonitor(every=1)
+    monitor(1, {"a.weight": rng.normal(size=(60, 80))})
+    (r,) = monitor.readings
+    assert isinstance(r, Reading)
+    np.testing.assert_allclose(r.rank, 60)
+    assert r.alpha_low < r.alpha < r.alpha_high

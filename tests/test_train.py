@@ -1,0 +1,223 @@
+"""Training that can be stopped anywhere, and leaves a checkpoint that others read."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jobs import job
+from sessions import MODEL, params, sessions
+
+from recipes import _checkpoints
+from recipes._published import lamb
+from recipes._train import train
+from specdiag.checkpoint import open_checkpoint, tensor_digest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("lightning")
+pytest.importorskip("torch_brain")
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def recordings():
+    return sessions()
+
+
+@pytest.fixture(scope="module", params=["AdamW", "SparseLamb"])
+def whole(request, recordings, tmp_path_factory):
+    """A training that nobody stopped, with what it declares."""
+    declared = {} if request.param == "AdamW" else {"optimizer": lamb(8e-3, 8)}
+    done = job(tmp_path_factory.mktemp("whole"), **declared)
+    return train(done, recordings), done, declared
+
+
+class StopAt:
+    """Stops a training after some steps, and remembers all that it saw."""
+
+    def __init__(self, at, how):
+        self.at, self.how, self.steps = at, how, []
+
+    def __call__(self, step, _):
+        self.steps.append(step)
+        if step == self.at:
+            self.how()
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def crash():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 6, 8, 9, 11, 12])
+def test_a_terminated_training_resumes_to_the_same_bits(at, whole, recordings, tmp_path):
+    expected, done, declared = whole
+    stopped = job(tmp_path, **declared)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as status:
+        train(stopped, recordings, on_step=StopAt(at, terminate))
+    assert status.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not stopped.output.exists()
+    torch.rand(3)  # what else draws random numbers does not matter
+    rest = StopAt(None, None)
+    assert train(stopped, recordings, on_step=rest) == expected
+    assert rest.steps == list(range(at + 1, STEPS + 1))
+    assert tensor_digest(stopped.output) == tensor_digest(done.output)
+    assert (tmp_path / "log.csv").read_bytes() == (done.folder / "log.csv").read_bytes()
+
+
+def test_a_crashed_training_resumes_from_the_last_saved_state(whole, recordings, tmp_path):
+    expected, done, declared = whole
+    crashed = job(tmp_path, **declared)
+    for at in (5, 10):
+        with pytest.raises(KeyboardInterrupt):
+            train(crashed, recordings, save_seconds=0, on_step=StopAt(at, crash))
+    rest = StopAt(None, None)
+    assert train(crashed, recordings, on_step=rest) == expected
+    assert rest.steps[0] == 10  # the state after step 9 was the last
+    assert tensor_digest(crashed.output) == tensor_digest(done.output)
+
+
+def test_a_damaged_state_is_passed_over(whole, recordings, tmp_path):
+    expected, _, declared = whole
+    crashed = job(tmp_path, **declared)
+    with pytest.raises(KeyboardInterrupt):
+        train(crashed, recordings, save_seconds=0, on_step=StopAt(7, crash))
+    older, newest = sorted(tmp_path.glob("step-*.ckpt"))
+    assert [older.name[:13], newest.name[:13]] == ["step-00000005", "step-00000006"]
+    damaged = bytearray(newest.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    newest.write_bytes(damaged)
+    (tmp_path / ".step-00000007-0.ckpt.x").write_bytes(b"half")
+    rest = StopAt(None, None)
+    assert train(crashed, recordings, on_step=rest) == expected
+    assert rest.steps[0] == 6
+    assert not list(tmp_path.glob(".step-*"))
+
+
+def test_a_killed_training_resumes_to_the_same_bits(recordings, tmp_path):
+    done, killed = job(tmp_path / "done"), job(tmp_path / "killed")
+    expected = train(done, recordings)
+    script = (
+        "import os, signal, sys; sys.path[:0] = sys.argv[2:]\n"
+        "import test_train as t; from pathlib import Path\n"
+        "kill = t.StopAt(8, lambda: os.kill(os.getpid(), signal.SIGKILL))\n"
+        "t.train(t.job(Path(sys.argv[1])), t.sessions(), save_seconds=0, on_step=kill)"
+    )
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", script, str(killed.folder), str(here), str(here.parent)]
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    found = subprocess.run(command, check=False, env=os.environ | threads)
+    assert found.returncode == -signal.SIGKILL
+    rest = StopAt(None, None)
+    assert train(killed, recordings, on_step=rest) == expected
+    assert rest.steps[0] == 8
+    assert tensor_digest(killed.output) == tensor_digest(done.output)
+
+
+def test_states_of_another_beginning_are_not_resumed(recordings, tmp_path):
+    begun = job(tmp_path)
+    with pytest.raises(SystemExit):
+        train(begun, recordings, on_step=StopAt(4, terminate))
+    other = job(tmp_path, training=params()["training"] | {"seed": 7})
+    seen = StopAt(None, None)
+    train(other, recordings, on_step=seen)
+    assert seen.steps == list(range(1, STEPS + 1))
+
+
+def test_the_checkpoint_is_read_by_specdiag_and_by_torch_brain(whole, recordings):
+    from torch_brain.models import POYO
+
+    metrics, done, _ = whole
+    checkpoint = open_checkpoint(done.output)
+    assert checkpoint.notes == ()
+    assert checkpoint.metadata["hyper_parameters"]["data"] == params()["data"]
+    assert checkpoint.metadata["global_step"] == metrics["best_step"]
+    assert checkpoint.metadata["environment"]["threads"] == torch.get_num_threads()
+    model = POYO.load_pretrained(done.output)
+    assert model.dim == MODEL["dim"]
+    assert list(model.session_emb.vocab) == ["NA", *sorted(r.session.id for r in recordings)]
+    assert len(model.unit_emb.vocab) == len(model.unit_emb.weight) == 23
+    ours = {t.name: t.read() for t in checkpoint.tensors}
+    for name, tensor in model.state_dict().items():
+        if not name.endswith("vocab"):
+            np.testing.assert_array_equal(tensor.numpy(), ours[name])
+
+
+def test_the_log_has_loss_rate_kept_units_and_r2(whole):
+    metrics, done, _ = whole
+    lines = list(csv.DictReader((done.folder / "log.csv").read_text().splitlines()))
+    assert [int(line["step"]) for line in lines] == list(range(1, STEPS + 1))
+    assert float(lines[-1]["loss"]) == metrics["loss"]
+    assert all(0 < float(line["kept_units"]) <= 1 for line in lines)
+    rates = [float(line["learning_rate"]) for line in lines]
+    assert rates[:6] == [rates[0]] * 6
+    assert rates[-1] < rates[0] / 1000
+    r2 = [float(line["valid_r2"]) for line in lines]
+    assert np.nanmax(r2) == metrics["valid_r2"] == r2[metrics["best_step"] - 1]
+
+
+def test_training_learns(tmp_path, recordings):
+    long = job(
+        tmp_path,
+        training=params()["training"] | {"steps": 150},
+        model=MODEL | {"lin_dropout": 0.0, "ffn_dropout": 0.0, "dim": 32},
+        unit_dropout={"level": "off"},
+    )
+    assert train(long, recordings)["valid_r2"] > 0.3
+
+
+def test_a_gradient_is_clipped_where_that_is_declared(recordings, tmp_path):
+    from recipes._published import adamw
+
+    moved = {}
+    for clip in (None, 1e3, 1e-9):  # so small that Adam's eps stops it
+        declared = adamw(3e-3) | ({"gradient_clip": clip} if clip else {})
+        done = job(tmp_path / str(clip), optimizer=declared)
+        train(done, recordings)
+        moved[clip] = tensor_digest(done.output)
+    assert moved[None] == moved[1e3] != moved[1e-9]
+
+
+def test_files_that_come_and_go_are_whole(tmp_path):
+    for step in (1, 2, 30):
+        _checkpoints.save(tmp_path, step, {"step": step})
+    assert len(list(tmp_path.iterdir())) == 2
+    assert _checkpoints.resume(tmp_path) == {"step": 30}
+    for path in tmp_path.glob("step-*30-*"):
+        path.write_bytes(path.read_bytes()[:-1])
+    assert _checkpoints.resume(tmp_path) == {"step": 2}
+    for path in tmp_path.glob("step-*2-*"):
+        path.write_bytes(b"")
+    assert _checkpoints.resume(tmp_path) is None
+
+
+@pytest.mark.slow
+def test_two_processes_stopped_and_resumed_train_the_weights_of_one(tmp_path, recordings):
+    declared = params()["training"] | {"steps": 20}
+    plain = MODEL | {
+        "lin_dropout": 0.0,
+        "ffn_dropout": 0.0,
+    }  # its random numbers are a process's own
+    common = {"model": plain, "optimizer": lamb(8e-3, 8)}
+    one = job(tmp_path / "one", training=declared, **common)
+    two = job(tmp_path / "two", training=declared | {"devices": 2}, **common)
+    expected = train(one, recordings)
+    with pytest.raises(SystemExit) as status:
+        train(two, recordings, on_step=StopAt(7, terminate))
+    assert status.value.code == 143
+    found = train(two, recordings)
+    assert found["best_step"] == expected["best_step"]
+    assert found["loss"] == pytest.approx(expected["loss"], abs=1e-4)
+    theirs = {t.name: t.read() for t in open_checkpoint(one.output).tensors}
+    for tensor in open_checkpoint(two.output).tensors:
+        np.testing.assert_allclose(tensor.read(), theirs[tensor.name], atol=1e-4)
