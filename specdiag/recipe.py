@@ -44,7 +44,8 @@ class Job:
     inputs : mapping of str to Path
         Verified files, by the `id` of the input; those that are brainsets are the recipe's to find.
     folder : Path
-        A folder of the entry's own, which outlives an interrupted build: save what resumes there.
+        A folder of the entry's own, which outlives an interrupted build: save what resumes there. CSV and
+        JSON files in it are kept beside the checkpoint when it is finished.
     output : Path
         Where to leave the checkpoint, in that folder. An evaluation leaves nothing.
     """

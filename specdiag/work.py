@@ -151,7 +151,7 @@ def _kept(path: Path, key: Key) -> Outcome | None:
     receipt = read_receipt(root, lock, entry)
     if isinstance(receipt, Receipt) and recorded(entry, receipt, forced=False) != entry:
         amend(path, key, lambda e: recorded(e, receipt, forced=False))
-    _sweep(root / entry.path)
+    _finish(root / entry.path)
     return Outcome(entry, "kept", "" if found.word == "ok" else found.word)
 
 
@@ -204,6 +204,7 @@ def _fetch(path: Path, entry: Entry, forced: bool, progress: Progress | None) ->
     )
     publish(root, entry, arriving, receipt)
     amend(path, entry.key, lambda e: recorded(e, receipt, forced=forced))
+    _finish(target)
     return f"{got.size / 1e6:.1f} MB" + (f", commit {got.commit[:12]}" if got.commit else "")
 
 
@@ -249,14 +250,34 @@ def _build(path: Path, entry: Entry, forced: bool) -> str:
     )
     publish(root, entry, None if entry.kind == "evaluation" else job.output, receipt)
     amend(path, entry.key, lambda e: recorded(e, receipt, forced=forced))
-    _sweep(target)
+    _finish(target)
     return ", ".join(f"{name} {metric.value:.4f}" for name, metric in metrics.items())
 
 
-def _sweep(target: Path) -> None:
-    """Remove the folders of builds that are finished."""
+def _finish(target: Path) -> None:
+    """Keep the tables of finished builds beside the checkpoint, and remove the rest of their folders."""
     for folder in target.parent.glob(f"{glob.escape(target.name)}.*.run"):
+        for file in (*folder.glob("*.csv"), *folder.glob("*.json")):
+            file.replace(target.with_name(f"{target.name}.{file.name}"))
         shutil.rmtree(folder)
+    if target.is_file():
+        _attach_spectra(target)
+
+
+def _attach_spectra(target: Path) -> None:
+    """Write the Dataset of a checkpoint's spectra beside it, named after its content, where it lacks."""
+    from specdiag import spectra
+
+    path = target.with_name(f"{target.name}.{sha256_of(target)[:16]}.nc")
+    if path.exists():
+        return
+    try:
+        spectra.save(spectra.alpha(target), path)
+    except ValueError as error:
+        _log.warning("%s: no spectra: %s", target.name, error)
+    for old in target.parent.glob(f"{glob.escape(target.name)}.*.nc"):
+        if old != path:
+            old.unlink()
 
 
 def _metrics(entry: Entry, found: Any) -> dict[str, Metric]:

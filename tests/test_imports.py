@@ -56,6 +56,7 @@ ALLOWED = {
     "work": {
         *("filelock", "specdiag._files", "specdiag.checkpoint", "specdiag.fetch"),
         *("specdiag.lockfile", "specdiag.plan", "specdiag.recipe", "specdiag.store"),
+        "specdiag.spectra",
     },
     "listing": {
         *(

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy
+import xarray
 from click.testing import CliRunner
 from hub import Hub
 from safetensors.numpy import save
 
-from specdiag import cli, exports, listing, recipe, work
+from specdiag import cli, exports, listing, recipe, spectra, work
 from specdiag.lockfile import Entry, Lock, Source, load
 from specdiag.lockfile import save as save_lock
 
@@ -31,7 +32,14 @@ WATCHED = (
     "download.py",
     "exports.py",
 )
-LOADED = (exports, listing, recipe, work)  # before the count of lines, not within it
+LOADED = (
+    exports,
+    listing,
+    recipe,
+    spectra,
+    work,
+    xarray,
+)  # before the count of lines, not within it
 fork = multiprocessing.get_context("fork")
 
 
@@ -116,6 +124,7 @@ def test_training_that_is_killed_goes_on_and_does_no_step_twice(lock, tmp_path):
         # The step during which it was killed may be begun again, and none that was saved.
         assert sum(steps.values()) <= 13
         assert list(folder.rglob("*.run")) == []
+        assert len(list(folder.rglob("*.nc"))) == 3
         assert files(folder) == files(tmp_path / "whole")
 
 
