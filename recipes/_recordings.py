@@ -1,7 +1,7 @@
 """The recordings of an entry, opened and checked before a training starts.
 
 At desk scale they are simulated where they are not there yet. At paper scale they are brainsets that the
-`brainsets` command of torch_brain has prepared: POYO's own classes open both.
+`brainsets` command of torch_brain has prepared; its classes open both.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,17 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from recipes._arrays import (
-    SPLITS,
-    Floats,
-    _attribute,
-    _by_task,
-    _target,
-    _within,
-    first_part,
-    inside,
-    place,
-)
+from recipes._arrays import SPLITS, Floats, _session, inside
 from recipes._simulate import ORIGIN, write
 from recipes._tasks import Task, task_of
 
@@ -85,31 +75,29 @@ def problems(data: Any, params: Mapping[str, Any], version: str) -> Iterator[str
     version : str
         What the recording must say of its origin.
     """
-    origin = _attribute(data, "brainset.origin_version")
-    if origin != version:
-        yield f"made from version {origin} of {data.brainset.id}, expected {version}"
+    if data.brainset.origin_version != version:
+        yield f"made from version {data.brainset.origin_version}, expected {version}"
     names, counts = np.unique(np.asarray(data.units.id).astype(str), return_counts=True)
     if not len(names):
         yield "no units"
     elif counts.max() > 1:
         yield f"the name {names[counts > 1][0]} stands for {counts.max()} units, expected one"
-    if not len(_attribute(data, "spikes.timestamps")):
+    if not len(data.spikes.timestamps):
         yield f"no spikes of its {len(names)} units"
-    where = {split: _within(data, params["data"]["within"], split) for split in SPLITS}
+    part = _session(data, params)
     for one, other in combinations(SPLITS, 2):
-        yield from _overlap(where, one, other)
-    where["train"] = first_part(where["train"], params["data"]["train_fraction"])
+        yield from _overlap(part, one, other)
     for split in SPLITS:
-        yield from _too_short(where[split], split, params["data"])
-    yield from _undecodable(data, params["target"], where)
+        yield from _too_short(part[split], split, params["data"])
+    yield from _undecodable(part, params["target"]["variable"])
 
 
-def _overlap(where: Mapping[str, Floats], one: str, other: str) -> Iterator[str]:
+def _overlap(part: Mapping[str, Any], one: str, other: str) -> Iterator[str]:
     """Yield at most one line: that an interval of a split reaches into one of another split."""
-    for start, end in where[one]:
-        meets = (where[other][:, 0] < end) & (where[other][:, 1] > start)
-        if meets.any():
-            a, b = where[other][meets][0]
+    for start, end in part[one]:
+        meets = part[other][(part[other][:, 0] < end) & (part[other][:, 1] > start)]
+        if len(meets):
+            a, b = meets[0]
             yield (
                 f"{one} and {other} overlap: {start:.2f} to {end:.2f} s and {a:.2f} to {b:.2f} s, "
                 "expected splits that share no time"
@@ -129,28 +117,22 @@ def _too_short(bounds: Floats, split: str, settings: Mapping[str, Any]) -> Itera
         )
 
 
-def _undecodable(
-    data: Any, target: Mapping[str, Any], where: Mapping[str, Floats]
-) -> Iterator[str]:
-    """Yield at most one line: that what is decoded is missing where it is trained or evaluated."""
-    times, values = _target(data, target["variable"])
-    evaluate_in = target["evaluate_in"]
-    if isinstance(evaluate_in, Mapping) and "around" not in evaluate_in:
-        evaluate_in = _by_task(str(data.session.id), evaluate_in)
-    evaluated = inside(times, place(data, evaluate_in))
-    trained = inside(times, where["train"])
-    split = inside(times, np.concatenate([where["valid"], where["test"]]))
-    missing = ~np.isfinite(values).all(axis=1)
-    for kind, mask in (("training", trained), ("evaluation", evaluated & split)):
-        if not mask.any():
-            yield f"no sample of {target['variable']} in the {kind} intervals"
-            return
-        if (bad := times[missing & mask]).size:
+def _undecodable(part: Mapping[str, Any], variable: str) -> Iterator[str]:
+    """Yield that what is decoded is missing where it is trained or evaluated."""
+    times = part["times"]
+    held_out = inside(times, np.concatenate([part["valid"], part["test"]]))
+    missing = ~np.isfinite(part["values"]).all(axis=1)
+    for kind, used in (
+        ("training", inside(times, part["train"])),
+        ("evaluation", part["evaluated"] & held_out),
+    ):
+        if not used.any():
+            yield f"no sample of {variable} in the {kind} intervals"
+        if len(bad := times[missing & used]):
             yield (
-                f"{len(bad)} samples of {target['variable']} in the {kind} intervals are not finite, "
-                f"the first at {bad[0]:.2f} s"
+                f"{len(bad)} samples of {variable} in the {kind} intervals are not finite, the first "
+                f"at {bad[0]:.2f} s"
             )
-            return
 
 
 def _processed() -> Path:
@@ -198,7 +180,9 @@ def _open(root: Path, task: Task, session: str, again: str) -> Any:
     }.get(task.brainset, datasets.PeiPandarinathNLB2021)  # of the same benchmark
     try:
         opened = dataset(root=str(root), recording_ids=[session], dirname=task.brainset)
-        return opened.get_recording(session)
+        data = opened.get_recording(session)
+        _ = data.brainset.origin_version, data.spikes.timestamps  # that it has them
     except (OSError, KeyError, AttributeError) as error:  # not HDF5, or not of torch_brain
         reason = " ".join(str(error).split())
         raise ValueError(f"{session}: cannot be read ({reason}); {again}") from error
+    return data

@@ -31,7 +31,7 @@ import numpy as np
 from recipes import _simulated_files as files
 from recipes._tasks import task_of
 
-VERSION = "1"  # of what is simulated: raise it when other arrays come out
+VERSION = "2"  # of what is simulated: raise it when other arrays come out
 ORIGIN = f"simulated/{VERSION}"  # what such a recording says of its origin
 MIN_SECONDS = 60
 

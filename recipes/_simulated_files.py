@@ -1,9 +1,10 @@
 """Simulated recordings in the layout of the brainsets: a torch_brain.data.Data each.
 
 The layouts are those of torch_brain 0.2.1's pipelines perich_miller_population_2018 and
-vollan_moser_alternating_2025, and of the pipelines for area2_bump and dmfc_rsg in `pipelines`. Left out is what no recipe reads: dates, theta chunks and channels
-of the probes, and columns of trials beyond those that are named here. Each function is called with the session's name, the settings of
-the simulation, a random generator and the number of units.
+vollan_moser_alternating_2025, and of the pipelines for area2_bump and dmfc_rsg in `pipelines`. Left
+out is what no recipe reads: dates, theta chunks, channels of the probes, and columns of trials beyond
+those named here. Each function is called with the session's name, the settings of the simulation, a
+random generator and the number of units.
 """
 
 from collections.abc import Mapping
@@ -69,9 +70,12 @@ def area2_bump(session: str, settings: Settings, rng: np.random.Generator, count
         "hand": RegularTimeSeries(sampling_rate=1000.0, domain_start=0.0, **hand),
         "nlb_eval_intervals": Interval(start=onset - 0.05, end=onset + 0.65),
     }
-    domain = _span(*parts.values())
     return Data(
-        **_monkey(session), units=recorded["units"], **parts, **_split(table), domain=domain
+        **_monkey(session),
+        units=recorded["units"],
+        **parts,
+        **_split(table),
+        domain=_span(*parts.values()),
     )
 
 

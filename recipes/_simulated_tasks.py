@@ -176,8 +176,7 @@ def intervals(rng: np.random.Generator, seconds: float) -> Table:
         "is_short",
         "is_outlier",
     ]
-    columns = dict(zip(names, map(np.array, zip(*rows, strict=True)), strict=True))
-    return columns | {name: columns[name].astype(np.int64) for name in names[-3:]}
+    return dict(zip(names, map(np.array, zip(*rows, strict=True)), strict=True))
 
 
 def foraging(rng: np.random.Generator, seconds: float) -> Table:
@@ -188,12 +187,12 @@ def foraging(rng: np.random.Generator, seconds: float) -> Table:
     times = grid(seconds)
     turn = np.deg2rad(90) * smooth_noise(rng, len(times), 40)  # rad/s
     speed = 0.25 * np.exp(0.35 * smooth_noise(rng, len(times), 60) - 0.06)
-    now = rng.exponential(5.0)
+    now = rng.exponential(3.0)
     while now < seconds:
-        pause = rng.uniform(0.8, 2.0)
+        pause = rng.uniform(0.5, 1.5)
         edge = np.clip((np.abs(times - now - pause / 2) - pause / 2) / 0.2, 0, 1)
         speed *= edge
-        now += pause + 1.5 + rng.exponential(4.0)
+        now += pause + 1.0 + rng.exponential(2.5)
     place, heading = np.zeros(2), rng.uniform(-np.pi, np.pi)
     path, headings = np.empty((len(times), 2)), np.empty(len(times))
     for i in range(len(times)):

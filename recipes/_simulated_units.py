@@ -37,7 +37,7 @@ def cosine_units(seed: int, rng: np.random.Generator, count: int, pool: int) -> 
     tuned = np.where(animal.random(pool) < 0.25, 0.1, 1.0)
     units = {
         "direction": animal.uniform(0, 2 * np.pi, pool),
-        "baseline": np.minimum(animal.lognormal(np.log(8.0), 0.7, pool), 40.0),
+        "baseline": animal.lognormal(np.log(8.0), 0.7, pool),
         "depth": tuned * animal.gamma(2.0, 5.0, pool),
         "speed": tuned * animal.normal(2.0, 3.0, pool),
         "preparation": tuned * animal.normal(0.0, 3.0, pool),
@@ -46,7 +46,7 @@ def cosine_units(seed: int, rng: np.random.Generator, count: int, pool: int) -> 
     seen = np.sort(rng.choice(pool, count, replace=False))
     here = {"electrode": seen, **{name: values[seen] for name, values in units.items()}}
     here["direction"] += np.deg2rad(rng.normal(0, 8, count))
-    here["baseline"] *= rng.lognormal(0, 0.25, count)
+    here["baseline"] = np.minimum(here["baseline"] * rng.lognormal(0, 0.25, count), 40.0)
     gain = rng.lognormal(0, 0.2, count)
     return here | {name: gain * here[name] for name in ("depth", "speed", "preparation")}
 

@@ -40,3 +40,28 @@ def published():
     if not folder.is_dir():
         pytest.skip("no ../shared/reference/published beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory):
+    """All simulated recordings that the lock declares, written once."""
+    from desk import SETTINGS
+
+    from recipes._simulate import write
+
+    folder = tmp_path_factory.mktemp("simulated")
+    for session, simulation in SETTINGS.items():
+        write(folder, [session], simulation)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def found(simulated):
+    """The same, read into memory, by session."""
+    from desk import SETTINGS
+    from torch_brain.data import Data
+
+    from recipes._tasks import task_of
+
+    files = {s: simulated / task_of(s).brainset / f"{s}.h5" for s in SETTINGS}
+    return {session: Data.load(file, lazy=False) for session, file in files.items()}

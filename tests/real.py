@@ -46,7 +46,7 @@ def extract(name):
 
 
 def write(folder, name, seed=0):
-    """Return session and root of an extract as FOLDER/BRAINSET/SESSION.h5."""
+    """Write an extract as FOLDER/BRAINSET/SESSION.h5 and return its session."""
     session = name.rpartition("_")[0] if name in MONKEYS else name
     data = monkey(name, session, seed) if name in MONKEYS else rat(session)
     path = Path(folder) / task_of(session).brainset / f"{session}.h5"
@@ -109,7 +109,7 @@ def monkey(name, session, seed=0):
 def rat(session):
     """Return the run in the W-maze in the layout of vollan_moser_alternating_2025.
 
-    Position is smoothed over 0.25 s, brought to 100 Hz and left out below 5 cm/s, as there.
+    Position is smoothed over 0.25 s and speed over 1 s, brought to 100 Hz and left out below 5 cm/s, as there.
     """
     raw = extract("rat_wmaze_hippocampus")
     tracked, pixels = raw["position_time_s"], raw["position_px"].astype(float)
@@ -118,8 +118,9 @@ def rat(session):
     place = (place - (pixels.max(0) + pixels.min(0)) / 2) / PIXELS
     place = np.stack([np.convolve(p, np.full(25, 1 / 25), mode="same") for p in place.T], axis=1)
     speed = np.hypot(*np.gradient(place, 0.01, axis=0).T)
+    speed = np.convolve(speed, np.full(100, 1 / 100), mode="same")
     moves = speed > 0.05
-    moves[[*range(25), *range(-25, 0)]] = False  # the smoothing reaches beyond the ends
+    moves[[*range(100), *range(-100, 0)]] = False  # the smoothing reaches beyond the ends
     edges = np.flatnonzero(np.diff(moves.astype(int)))
     domain = Interval(times[edges[::2] + 1], times[edges[1::2]] + 0.01)
     kept = raw["spike_unit"] != NOISE

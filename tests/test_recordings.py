@@ -1,0 +1,346 @@
+"""Recordings are opened as torch_brain does, and checked before a training starts."""
+
+import re
+from copy import deepcopy
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import real
+from torch_brain.data import ArrayDict, Interval, IrregularTimeSeries
+
+from benchmarks import ridge
+from recipes._arrays import arrays
+from recipes._recordings import recordings
+from recipes._simulate import ORIGIN, simulate
+from recipes._tasks import (
+    AREA2,
+    FROM_SET,
+    PRODUCED_INTERVAL,
+    foraging,
+    reaching,
+    task_of,
+    timing,
+)
+
+SESSION, OTHER = "c_20131003_center_out_reaching", "c_20131022_center_out_reaching"
+SIMULATION = {"task": "center_out", "seconds": 60.0, "units": [5, 8], "seed": 99}
+BRAINSET = "perich_miller_population_2018"
+AGAIN = "; prepare it again: brainsets prepare {} --single {} --processed-dir {} --reprocess"
+
+
+def params(task, fraction=1.0, **changed):
+    """Return what a paper entry of a task says of its recordings."""
+    return {"data": {**task.data("paper", fraction), **changed}, "target": task.target}
+
+
+@pytest.fixture(scope="module")
+def sound():
+    """A recording that says of itself what a prepared one does."""
+    data = simulate(SESSION, SIMULATION)
+    data.brainset.origin_version = reaching(SESSION).version
+    return data
+
+
+def store(data, folder, session=SESSION):
+    path = folder / task_of(session).brainset / f"{session}.h5"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        data.to_hdf5(file)
+    return path
+
+
+def message_of(error, params, folder):
+    with pytest.raises(error) as caught:
+        recordings(params, folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_prepared_recording_is_opened_with_the_names_that_torch_brain_gives(sound, tmp_path):
+    store(sound, tmp_path)
+    found = recordings(params(reaching(SESSION)), tmp_path)
+    assert list(found) == [SESSION]
+    names = [f"{SESSION}/{name}" for name in sound.units.id]
+    assert found[SESSION].units.id.tolist() == names
+    np.testing.assert_array_equal(found[SESSION].cursor.vel, sound.cursor.vel)
+
+
+def test_prepared_recordings_are_looked_for_where_brainsets_puts_them(sound, tmp_path, monkeypatch):
+    config = tmp_path / "brainsets.yaml"
+    monkeypatch.setattr("torch_brain.pipeline.config.CONFIG_FILE", config)
+    assert message_of(FileNotFoundError, params(reaching(SESSION)), None) == (
+        "no folder of prepared recordings is configured; name one: "
+        "brainsets config set --raw-dir RAW --processed-dir PROCESSED"
+    )
+    config.write_text(f"raw_dir: {tmp_path}\nprocessed_dir: {tmp_path}\n")
+    assert message_of(FileNotFoundError, params(reaching(SESSION)), None) == (
+        f"{SESSION}: not in {tmp_path}/{BRAINSET}; prepare it: "
+        f"brainsets prepare {BRAINSET} --single {SESSION}"
+    )
+    store(sound, tmp_path)
+    assert list(recordings(params(reaching(SESSION)), None)) == [SESSION]
+
+
+@pytest.mark.parametrize(
+    ("task", "what", "command"),
+    [
+        (
+            reaching(SESSION, OTHER),
+            f"{SESSION} and 1 more: not in {{}}/{BRAINSET}; prepare it: ",
+            f"brainsets prepare {BRAINSET}",
+        ),
+        (
+            foraging("of_24365_2"),
+            "of_24365_2: not in {}/vollan_moser_alternating_2025; prepare it: ",
+            "brainsets prepare vollan_moser_alternating_2025 --single of_24365_2",
+        ),
+        (
+            AREA2,
+            "han_area2_bump_train: not in {}/area2_bump; prepare it: ",
+            "brainsets prepare recipes/pipelines/area2_bump --local --single han_area2_bump_train",
+        ),
+        (
+            timing(PRODUCED_INTERVAL, FROM_SET),
+            "haydn_dmfc_rsg_train: not in {}/dmfc_rsg; prepare it: ",
+            "brainsets prepare recipes/pipelines/dmfc_rsg --local --single haydn_dmfc_rsg_train",
+        ),
+    ],
+)
+def test_a_recording_that_is_not_prepared_is_named_with_the_command(task, what, command, tmp_path):
+    folder = tmp_path / "of mine"
+    expected = f"{what.format(folder)}{command} --processed-dir '{folder}'"
+    assert message_of(FileNotFoundError, params(task), folder) == expected
+
+
+def test_the_commands_are_those_of_brainsets():
+    from click.testing import CliRunner
+    from torch_brain.pipeline._cli.cli_prepare import prepare
+
+    text = CliRunner().invoke(prepare, ["--help"]).output
+    for option in ("--single", "--local", "--processed-dir"):
+        assert option in text
+    from torch_brain.pipeline._cli.utils import get_available_brainsets
+
+    assert {BRAINSET, "vollan_moser_alternating_2025"} <= {*get_available_brainsets()}
+
+
+def no_units(data):
+    data.units = ArrayDict(id=np.zeros(0, "U4"))
+
+
+def twins(data):
+    data.units.id[:3] = "group_M1/elec0/unit_0"
+
+
+def silence(data):
+    nothing = {"timestamps": np.zeros(0), "unit_index": np.zeros(0, int)}
+    data.spikes = IrregularTimeSeries(**nothing, domain=data.domain)
+
+
+def other_version(data):
+    data.brainset.origin_version = "dandi/000688/0.1"
+
+
+def overlap(data):
+    first = data.test_domain.start[0]
+    data.valid_domain = Interval(first + 0.25, first + 3.0)
+
+
+def short_validation(data):
+    data.valid_domain = Interval(data.valid_domain.start[:1], data.valid_domain.start[:1] + 0.5)
+
+
+def gap_in_training(data):
+    start = data.train_domain.start[0]
+    data.cursor.vel[np.searchsorted(data.cursor.timestamps, start + 0.2) + np.arange(3)] = np.nan
+
+
+def gap_in_test(data):
+    reach = data.movement_phases.reach_period & data.test_domain
+    data.cursor.vel[np.searchsorted(data.cursor.timestamps, reach.start[0] + 0.1), 1] = np.inf
+
+
+def nothing_evaluated(data):
+    train = data.train_domain
+    data.movement_phases.reach_period = Interval(train.start[:1], train.end[:1])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            other_version,
+            "made from version dandi/000688/0.1, expected dandi/000688/draft",
+        ),
+        (no_units, "no units"),
+        (twins, f"the name {SESSION}/group_M1/elec0/unit_0 stands for 3 units, expected one"),
+        (silence, "no spikes of its {units} units"),
+        (
+            overlap,
+            (
+                "valid and test overlap: {a:.2f} to {b:.2f} s and {c:.2f} to {d:.2f} s, expected splits "
+                "that share no time"
+            ),
+        ),
+        (
+            short_validation,
+            "no window of 1 s fits into valid, whose longest interval has 0.50 s",
+        ),
+        (
+            gap_in_training,
+            (
+                "3 samples of cursor.vel in the training intervals are not finite, the first at "
+                "{train:.2f} s"
+            ),
+        ),
+        (
+            gap_in_test,
+            (
+                "1 samples of cursor.vel in the evaluation intervals are not finite, the first at "
+                "{test:.2f} s"
+            ),
+        ),
+        (nothing_evaluated, "no sample of cursor.vel in the evaluation intervals"),
+    ],
+)
+def test_a_recording_that_cannot_be_used_is_refused(spoil, message, sound, tmp_path):
+    data = deepcopy(sound)
+    spoil(data)
+    store(data, tmp_path)
+    (a, *_), (b, *_) = data.valid_domain.start, data.valid_domain.end
+    meets = (data.test_domain.start < b) & (data.test_domain.end > a)
+    (c, *_), (d, *_) = (x[meets] if meets.any() else x for x in bounds(data.test_domain))
+    bad = data.cursor.timestamps[~np.isfinite(data.cursor.vel).all(axis=1)]
+    first = bad[0] if len(bad) else 0.0
+    places = {"a": a, "b": b, "c": c, "d": d, "train": first, "test": first}
+    expected = message.format(units=len(data.units.id), **places)
+    assert message_of(ValueError, params(reaching(SESSION)), tmp_path) == (
+        f"{SESSION}: {expected}{AGAIN.format(BRAINSET, SESSION, tmp_path)}"
+    )
+
+
+def bounds(interval):
+    return interval.start, interval.end
+
+
+def test_a_fraction_that_leaves_no_window_is_refused(sound, tmp_path):
+    store(sound, tmp_path)
+    left = 0.01 * (sound.train_domain.end - sound.train_domain.start).sum()
+    assert message_of(ValueError, params(reaching(SESSION), 0.01), tmp_path) == (
+        f"{SESSION}: no window of 1 s fits into train (the first 1% of it), whose longest interval has "
+        f"{left:.2f} s{AGAIN.format(BRAINSET, SESSION, tmp_path)}"
+    )
+
+
+def test_a_gap_in_a_part_that_is_not_used_is_none(sound, tmp_path):
+    data = deepcopy(sound)
+    last = data.train_domain.end[-1]
+    data.cursor.vel[np.searchsorted(data.cursor.timestamps, last - 0.5)] = np.nan
+    store(data, tmp_path)
+    task = reaching(SESSION)
+    assert "not finite" in message_of(ValueError, params(task), tmp_path)
+    assert list(recordings(params(task, 0.5), tmp_path)) == [SESSION]
+
+
+def test_files_that_are_no_recordings_are_refused(tmp_path):
+    path = tmp_path / BRAINSET / f"{SESSION}.h5"
+    path.parent.mkdir()
+    again = AGAIN.format(BRAINSET, SESSION, tmp_path)
+    path.write_bytes(b"not HDF5")
+    text = message_of(ValueError, params(reaching(SESSION)), tmp_path)
+    assert re.fullmatch(rf"{SESSION}: cannot be read \(.+\){re.escape(again)}", text)
+    with h5py.File(path, "w") as file:
+        file["spikes"] = np.arange(3)
+    text = message_of(ValueError, params(reaching(SESSION)), tmp_path)
+    assert re.fullmatch(rf"{SESSION}: cannot be read \(.+\){re.escape(again)}", text)
+
+
+def test_what_a_recording_lacks_is_named(sound, tmp_path):
+    data = deepcopy(sound)
+    del data.cursor
+    store(data, tmp_path)
+    assert message_of(ValueError, params(reaching(SESSION)), tmp_path) == (
+        f"session {SESSION} has no cursor: prepare the recording again, or declare another target"
+    )
+
+
+def test_an_unknown_session_is_named_before_anything_is_opened(tmp_path):
+    assert message_of(ValueError, params(reaching("chewie_1")), tmp_path) == (
+        "chewie_1: no recording has such a name; expected c_20131003_center_out_reaching, of_24365_2, "
+        "han_area2_bump_train, haydn_dmfc_rsg_train or the like"
+    )
+
+
+def test_simulated_recordings_need_a_folder():
+    desk = {**params(reaching(SESSION)), "simulation": SIMULATION}
+    assert message_of(ValueError, desk, None) == (
+        "simulated recordings need a folder to be written to; name one"
+    )
+
+
+def test_a_simulated_recording_does_not_pass_for_a_prepared_one(tmp_path):
+    entry = params(reaching(SESSION))
+    assert list(recordings({**entry, "simulation": SIMULATION}, tmp_path)) == [SESSION]
+    assert message_of(ValueError, entry, tmp_path) == (
+        f"{SESSION}: made from version {ORIGIN}, expected dandi/000688/draft"
+        f"{AGAIN.format(BRAINSET, SESSION, tmp_path)}"
+    )
+
+
+def test_recordings_are_imported_without_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, recipes._recordings; print('torch' in sys.modules)"
+    root = Path(__file__).parents[1]
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("name", real.MONKEYS)
+def test_a_converted_session_has_the_counts_and_the_decoding_of_its_extract(name, tmp_path):
+    session = real.write(tmp_path, name)
+    task = reaching(session)
+    data = recordings(params(task), tmp_path)[session]
+    extract = real.extract(name)
+    width, n_units = extract["bin_width_s"].item(), extract["spike_counts"].shape[1]
+    times = data.cursor.timestamps
+    x = ridge.counts(data.spikes, n_units, times, width, 3)
+    np.testing.assert_array_equal(x[:, :n_units], extract["spike_counts"])
+    np.testing.assert_allclose(data.cursor.vel, extract["hand_velocity"])
+    train = ridge.inside(times, data.train_domain | data.valid_domain)
+    test = ridge.inside(times, data.test_domain)
+    assert (train ^ test).all()
+    assert ridge.r2(x, data.cursor.vel, train, test) == pytest.approx(real.MONKEYS[name], abs=0.03)
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("name", real.MONKEYS)
+def test_no_window_of_a_converted_session_reaches_into_another_trial(name, tmp_path):
+    session = real.write(tmp_path, name)
+    task = reaching(session)
+    found = recordings(params(task), tmp_path)
+    cut = arrays(found.values(), params(task))
+    n = len(np.unique(real.extract(name)["trial"]))
+    assert sum(len(cut.intervals[split].start) for split in cut.intervals) == n
+    bounds = found[session].trials
+    assert (bounds.end - bounds.start).min() >= 1.0
+    assert (bounds.start[1:] - bounds.end[:-1]).min() >= 0.99
+    assert cut.evaluated.all()
+
+
+@pytest.mark.realdata
+def test_the_converted_rat_runs_in_its_maze(tmp_path):
+    session = real.write(tmp_path, real.RAT)
+    raw = real.extract("rat_wmaze_hippocampus")
+    data = recordings(params(foraging(session)), tmp_path)[session]
+    assert len(data.units) == len(np.unique(raw["spike_unit"])) - 1
+    assert len(data.spikes) == (raw["spike_unit"] != real.NOISE).sum()
+    assert np.abs([data.samples.x, data.samples.y]).max() < 0.7  # m
+    assert ridge.inside(data.samples.timestamps[::100], data.domain).all()
+    assert 0.1 < data.samples.speed.mean() < 0.6  # m/s
+    assert 500 < (data.domain.end - data.domain.start).sum() < 4000
