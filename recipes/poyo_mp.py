@@ -52,7 +52,7 @@ def entries() -> list[Entry]:
         },
         "desk": {
             "optimizer": adamw(2e-3),
-            "training": training(batch=16, steps=1000, matmul="highest"),
+            "training": training(batch=16, steps=1500, matmul="highest"),
         },
     }
     costs = {"paper": Cost(seconds=9 * 3600.0, hardware="8 x H100"), "desk": desk_cost(120.0)}
