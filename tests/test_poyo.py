@@ -221,12 +221,15 @@ def test_one_cycle_is_constant_for_half_of_the_steps_then_a_cosine():
     np.testing.assert_allclose(momenta[[0, 49, 99]], [0.95, 0.85, 0.95])
 
 
-def test_the_desk_scale_has_adamw():
+def test_the_desk_scale_has_adamw_that_warms_up_and_holds_its_momentum():
     from recipes._published import adamw
 
     steps, found = schedule_of(adamw(3e-3), 10)
     assert type(steps).__name__ == "AdamW"
-    assert found[0, 0] == 3e-3
+    assert found[0, 0] == pytest.approx(3e-3 / 25)
+    assert found[:, 0].max() == pytest.approx(3e-3)
+    assert found[:, 0].argmax() == 2
+    assert set(found[:, 1]) == {0.9}
 
 
 def test_an_unknown_rule_is_refused():
