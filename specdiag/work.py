@@ -222,7 +222,8 @@ def _build(path: Path, entry: Entry, forced: bool) -> str:
     parent = parent_sha256(root, lock, entry)
     target = root / entry.path
     digest = declaration_digest(entry)
-    folder = target.with_name(f"{target.name}.{digest[:16]}.run")
+    begun = hashlib.sha256(f"{digest} {parent}".encode()).hexdigest()  # what a resumed build is of
+    folder = target.with_name(f"{target.name}.{begun[:16]}.run")
     folder.mkdir(parents=True, exist_ok=True)
     job = Job(
         name=entry.name,
