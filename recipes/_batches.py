@@ -8,7 +8,6 @@ one core feeds thousands of windows a second.
 """
 
 import functools
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -85,22 +84,31 @@ class Batches:
         seed = np.random.SeedSequence([self._seed, epoch]).generate_state(1)[0]
         return random_windows(self.arrays.intervals["train"], self.window, seed=int(seed))
 
+    def _windows(self, step: int, size: int) -> Windows:
+        """Return the windows of all processes in a step."""
+        per_epoch = self.n_windows // size
+        if per_epoch:
+            epoch, place = divmod(step, per_epoch)
+            windows, first = self._epoch(epoch), place * size
+        else:
+            n = -(-size // self.n_windows)
+            parts = [self._windows_of_epoch(step * n + i) for i in range(n)]
+            windows, first = Windows(*map(np.concatenate, zip(*parts, strict=True))), 0
+        chosen = np.arange(first, first + size)
+        return windows.take(chosen % len(windows.start))  # an end that rounds up may lack a window
+
     def train(self, step: int, size: int, *, rank: int = 0, world: int = 1) -> Batch:
         """Return one batch of training, or the share of one of `world` processes.
 
         Parameters
         ----------
         step : int
-            From 0; the last windows of an epoch, fewer than a batch, are left out.
+            From 0; the last windows of an epoch, fewer than a batch, are left out. Where an epoch has
+            fewer than a batch, a batch has several epochs, and the rest of the last is left out.
         size : int
             Windows in the batch of all processes together.
         """
-        epoch, place = divmod(step, self.n_windows // size)
-        chosen = np.arange(place * size, (place + 1) * size)
-        windows = self._epoch(epoch)
-        windows = windows.take(
-            chosen % len(windows.start)
-        )  # an end that rounds up may lack a window
+        windows = self._windows(step, size)
         kept = self._drop_units(windows, step)
         share = np.zeros(size, dtype=bool)
         share[rank::world] = True
@@ -269,23 +277,22 @@ def units_to_keep(n_units: Integers, uniform: Floats, settings: Mapping[str, Any
 
 
 def batch_size(rule: Any, n_windows: int) -> int:
-    """Return the number of windows in a batch: as declared, or by a rule [[from n_windows, batch], ...].
+    """Return the number of windows in a batch: as declared, or by a rule [[from n_windows, batch], ...]."""
+    return rule if isinstance(rule, int) else max((n, b) for n, b in rule if n <= n_windows)[1]
+
+
+def n_steps(training: Mapping[str, Any], size: int, n_windows: int) -> int:
+    """Return the number of steps of a training that is declared in steps or in epochs.
 
     Raises
     ------
     ValueError
-        When an epoch has fewer windows than a batch.
+        When there are no windows, or epochs are declared that have fewer windows than a batch.
     """
-    size = rule if isinstance(rule, int) else max((n, b) for n, b in rule if n <= n_windows)[1]
-    if n_windows < size:
+    if n_windows < (1 if "steps" in training else size):
         raise ValueError(
             f"an epoch has {n_windows} windows, a batch {size}: declare a smaller batch, or more data"
         )
-    return int(size)
-
-
-def n_steps(training: Mapping[str, Any], size: int, n_windows: int) -> int:
-    """Return the number of steps of a training that is declared in steps or in epochs."""
     if "steps" in training:
         return int(training["steps"])
-    return int(training["epochs"]) * math.floor(n_windows / size)
+    return int(training["epochs"]) * (n_windows // size)

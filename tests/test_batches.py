@@ -252,16 +252,28 @@ def test_the_batch_follows_the_number_of_windows():
     rule = [[0, 16], [256, 32], [1024, 64]]
     assert [batch_size(rule, n) for n in (16, 255, 256, 1023, 5000)] == [16, 16, 32, 32, 64]
     assert batch_size(8, 100) == 8
-    with pytest.raises(ValueError) as error:
-        batch_size(64, 40)
-    assert str(error.value) == (
-        "an epoch has 40 windows, a batch 64: declare a smaller batch, or more data"
-    )
 
 
 def test_epochs_are_whole_batches():
     assert n_steps({"epochs": 10}, 16, 100) == 60
-    assert n_steps({"steps": 7}, 16, 100) == 7
+    assert n_steps({"steps": 7}, 16, 100) == n_steps({"steps": 7}, 16, 4) == 7
+
+
+@pytest.mark.parametrize(("training", "n"), [({"epochs": 10}, 40), ({"steps": 10}, 0)])
+def test_epochs_without_a_batch_are_refused(training, n):
+    with pytest.raises(ValueError) as error:
+        n_steps(training, 64, n)
+    assert str(error.value) == (
+        f"an epoch has {n} windows, a batch 64: declare a smaller batch, or more data"
+    )
+
+
+def test_a_batch_of_more_windows_than_an_epoch_has_several_epochs(batches):
+    n = batches.n_windows
+    first, second = (batches.train(step, 2 * n + 3) for step in range(2))
+    epochs = [batches._windows_of_epoch(i).start.tolist() for i in range(6)]
+    assert first.start.tolist() == epochs[0] + epochs[1] + epochs[2][:3]
+    assert second.start.tolist() == epochs[3] + epochs[4] + epochs[5][:3]
 
 
 LACKS = "session c_20131003_center_out_reaching"

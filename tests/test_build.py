@@ -31,7 +31,7 @@ def small(folder, declared, *, parent=None, steps=10):
         "data": dict(declared.params["data"])
         | {"sessions": declared.params["data"]["sessions"][:1]},
         "target": declared.params["target"],
-        "simulation": dict(declared.params["simulation"]) | {"seconds": 60.0},
+        "simulation": dict(declared.params["simulation"]) | {"seconds": 120.0},
     }
     if "transfer" in declared.params:
         changed["transfer"] = declared.params["transfer"]
