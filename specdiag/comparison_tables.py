@@ -5,12 +5,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from specdiag._files import printable
+from specdiag._files import printable, without_nan
 from specdiag.comparison import COMPARISON, Comparison, pair_value
 from specdiag.layers import Layer
 from specdiag.pairs import MEASURED, SAME, Pair
 from specdiag.spectra import unique_names
-from specdiag.tables import layer_row, number, render, some, without_nan
+from specdiag.tables import layer_row, number, render, some
 
 if TYPE_CHECKING:
     from specdiag.checkpoint import Checkpoint

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from specdiag._files import printable
+from specdiag._files import printable, without_nan
 from specdiag._files import shown as shown_name
 from specdiag.gof import ALTERNATIVES
 from specdiag.layers import Layer
@@ -79,15 +79,6 @@ def layer_row(layer: Layer) -> dict[str, Any]:
         value = layer_value(layer, name)
         row |= zip(columns, value if len(columns) > 1 else [value], strict=True)
     return row
-
-
-def without_nan(value: Any) -> Any:
-    """Return the value, or what is nested in it, with None for NaN and infinity."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_table(layers: Sequence[Layer], width: int | None = None) -> list[str]:
