@@ -1,0 +1,104 @@
+"""Tables and figure of docs/transfer.md, from the rows that `benchmarks.transfer` measured."""
+
+import numpy as np
+
+from benchmarks._pages import DOCS, table_of, write_tables
+
+PERCENTS = (10, 25, 50, 100)
+ARMS = {
+    "pretrained": "frozen base",
+    "scratch_tuned": "scratch, tuned",
+    "scratch": "scratch, finetune's settings",
+    "ridge": "ridge",
+}
+
+
+def interval(values):
+    """Return mean and 95 % interval over seeds, by Student's t."""
+    from scipy.stats import t
+
+    mean, n = float(np.mean(values)), len(values)
+    half = t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n) if n > 1 else np.nan
+    return mean, float(half)
+
+
+def shown(values):
+    """Return mean, 95 % interval and number of values in words."""
+    if len(values) < 2:
+        return "".join(f"{value:.3f}" for value in values)
+    mean, half = interval(values)
+    return f"{mean:.3f} ± {half:.3f} ({len(values)})"
+
+
+def by_seed(rows, task, arm, percent):
+    """Return R² by seed."""
+    chosen = (r for r in rows if (r["task"], r["arm"], r["percent"]) == (task, arm, percent))
+    return {r["seed"]: r["r2"] for r in chosen}
+
+
+def comparison(rows, task, percents, arms):
+    """Return a table of arms by fraction, with the difference of the first two, seed by seed."""
+    found = []
+    for percent in percents:
+        cells = {arm: by_seed(rows, task, arm, percent) for arm in arms}
+        first, second = (cells[arm] for arm in list(arms)[:2])
+        size = next(
+            r for r in rows if r["task"] == task and r["percent"] == percent and r["windows"]
+        )
+        line = {"% of training data": percent, "training windows": int(size["windows"])}
+        line |= {label: shown(list(cells[arm].values())) for arm, label in arms.items()}
+        both = sorted(first.keys() & second.keys())
+        found.append(
+            line | {"frozen less tuned scratch": shown([first[s] - second[s] for s in both])}
+        )
+    return table_of(found)
+
+
+def write(desk, recorded):
+    """Write the tables and the figure of docs/transfer.md."""
+    without_ridge = {arm: label for arm, label in ARMS.items() if arm != "ridge"}
+    without_literal = {arm: label for arm, label in ARMS.items() if arm != "scratch"}
+    first = [
+        {
+            "decoder": "POYO" if arm == "base" else "ridge",
+            "test R²": shown(list(by_seed(recorded, "first", arm, 100).values())),
+        }
+        for arm in ("base", "ridge")
+    ]
+    tables = {
+        "simulated": comparison(desk, "reach", PERCENTS, without_ridge),
+        "timing": comparison(desk, "timing", (100,), without_ridge),
+        "first": table_of(first),
+        "second": comparison(recorded, "second", PERCENTS, without_literal),
+    }
+    write_tables(DOCS / "transfer.md", tables)
+    figure(desk, recorded)
+
+
+def figure(desk, recorded):
+    """Draw R² against the fraction of training data, simulated and real."""
+    from matplotlib import pyplot as plt
+
+    plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+    fig, axes = plt.subplots(1, 2, figsize=(7.2, 2.9), sharey=True, layout="constrained")
+    panels = (
+        (axes[0], desk, "reach", "simulated"),
+        (axes[1], recorded, "second", "recorded, m_20140303"),
+    )
+    for axis, rows, task, title in panels:
+        for (arm, label), colour in zip(
+            ARMS.items(), ("#0072B2", "#D55E00", "#E69F00", "#555555"), strict=True
+        ):
+            found = {p: list(by_seed(rows, task, arm, p).values()) for p in PERCENTS}
+            points = [(p, interval(v)[0]) for p, v in found.items() if v]
+            seeds = [(p, value) for p, values in found.items() for value in values]
+            if points:
+                axis.plot(*zip(*points, strict=True), color=colour, label=label)
+                axis.plot(*zip(*seeds, strict=True), ".", color=colour, alpha=0.6)
+        axis.set(xscale="log", xlabel="training data, %", title=title)
+        axis.set_xticks(PERCENTS, [str(p) for p in PERCENTS], minor=False)
+        axis.minorticks_off()
+        axis.legend(frameon=False)
+    axes[0].set_ylabel("test R²")
+    fig.savefig(DOCS / "transfer.png", dpi=130)
+    plt.close(fig)
