@@ -9,7 +9,21 @@ ARMS = {
     "pretrained": "frozen base",
     "scratch_tuned": "scratch, tuned",
     "scratch": "scratch, finetune's settings",
-    "ridge": "ridge",
+    "ridge": "ridge, 3 bins",
+    "ridge_wide": "ridge, 11 bins",
+    "clock": "clock alone",
+}
+COLOURS = {
+    "pretrained": "#0072B2",
+    "scratch_tuned": "#D55E00",
+    "scratch": "#E69F00",
+    "ridge": "#999999",
+    "ridge_wide": "#444444",
+}
+SHOWN = {  # arms by task; the first two are compared
+    "reach": ("pretrained", "scratch_tuned", "scratch"),
+    "timing": ("pretrained", "scratch_tuned", "scratch", "clock"),
+    "second": ("pretrained", "scratch_tuned", "ridge", "ridge_wide"),
 }
 
 
@@ -36,40 +50,40 @@ def by_seed(rows, task, arm, percent):
     return {r["seed"]: r["r2"] for r in chosen}
 
 
-def comparison(rows, task, percents, arms):
+def comparison(rows, task, percents):
     """Return a table of arms by fraction, with the difference of the first two, seed by seed."""
     found = []
     for percent in percents:
-        cells = {arm: by_seed(rows, task, arm, percent) for arm in arms}
-        first, second = (cells[arm] for arm in list(arms)[:2])
-        size = next(
-            r for r in rows if r["task"] == task and r["percent"] == percent and r["windows"]
+        cells = {arm: by_seed(rows, task, arm, percent) for arm in SHOWN[task]}
+        windows = next(
+            r["windows"]
+            for r in rows
+            if (r["task"], r["percent"]) == (task, percent) and r["windows"]
         )
-        line = {"% of training data": percent, "training windows": int(size["windows"])}
-        line |= {label: shown(list(cells[arm].values())) for arm, label in arms.items()}
-        both = sorted(first.keys() & second.keys())
-        found.append(
-            line | {"frozen less tuned scratch": shown([first[s] - second[s] for s in both])}
-        )
+        line = {"% of training data": percent, "training windows": int(windows)}
+        line |= {ARMS[arm]: shown(list(values.values())) for arm, values in cells.items()}
+        frozen, scratch = (cells[arm] for arm in SHOWN[task][:2])
+        both = sorted(frozen.keys() & scratch.keys())
+        found.append(line | {"frozen less tuned": shown([frozen[s] - scratch[s] for s in both])})
     return table_of(found)
 
 
 def write(desk, recorded):
     """Write the tables and the figure of docs/transfer.md."""
-    without_ridge = {arm: label for arm, label in ARMS.items() if arm != "ridge"}
-    without_literal = {arm: label for arm, label in ARMS.items() if arm != "scratch"}
-    first = [
-        {
-            "decoder": "POYO" if arm == "base" else "ridge",
-            "test R²": shown(list(by_seed(recorded, "first", arm, 100).values())),
-        }
-        for arm in ("base", "ridge")
-    ]
+    first = {"base": "POYO", "ridge": ARMS["ridge"], "ridge_wide": ARMS["ridge_wide"]}
     tables = {
-        "simulated": comparison(desk, "reach", PERCENTS, without_ridge),
-        "timing": comparison(desk, "timing", (100,), without_ridge),
-        "first": table_of(first),
-        "second": comparison(recorded, "second", PERCENTS, without_literal),
+        "simulated": comparison(desk, "reach", PERCENTS),
+        "timing": comparison(desk, "timing", (100,)),
+        "first": table_of(
+            [
+                {
+                    "decoder": label,
+                    "test R²": shown(list(by_seed(recorded, "first", a, 100).values())),
+                }
+                for a, label in first.items()
+            ]
+        ),
+        "second": comparison(recorded, "second", PERCENTS),
     }
     write_tables(DOCS / "transfer.md", tables)
     figure(desk, recorded)
@@ -86,15 +100,13 @@ def figure(desk, recorded):
         (axes[1], recorded, "second", "recorded, m_20140303"),
     )
     for axis, rows, task, title in panels:
-        for (arm, label), colour in zip(
-            ARMS.items(), ("#0072B2", "#D55E00", "#E69F00", "#555555"), strict=True
-        ):
+        for arm in SHOWN[task]:
             found = {p: list(by_seed(rows, task, arm, p).values()) for p in PERCENTS}
             points = [(p, interval(v)[0]) for p, v in found.items() if v]
             seeds = [(p, value) for p, values in found.items() for value in values]
             if points:
-                axis.plot(*zip(*points, strict=True), color=colour, label=label)
-                axis.plot(*zip(*seeds, strict=True), ".", color=colour, alpha=0.6)
+                axis.plot(*zip(*points, strict=True), color=COLOURS[arm], label=ARMS[arm])
+                axis.plot(*zip(*seeds, strict=True), ".", color=COLOURS[arm], alpha=0.6)
         axis.set(xscale="log", xlabel="training data, %", title=title)
         axis.set_xticks(PERCENTS, [str(p) for p in PERCENTS], minor=False)
         axis.minorticks_off()

@@ -4,16 +4,16 @@
 
 Trains what is not in benchmarks/results/transfer.csv and transfer_real.csv yet, a row a training, so
 that it can be stopped and continued; `--write-docs` trains nothing and writes docs/transfer.md and its
-figure from these files. Settings are those of the desk entries of the lock; what differs is in `settings`.
-One thread; about half an hour.
+figure from these files. Settings are those of desk entries of the lock, `settings` says of which. One
+thread; half an hour to three quarters.
 """
 
 import argparse
 import csv
+import itertools
 import json
 import logging
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from benchmarks._pages import DOCS
 from benchmarks._transfer_page import PERCENTS
 from benchmarks.ridge import counts, r2
 from recipes._arrays import arrays, first_part, inside, place
+from recipes._evaluate import r2_score
 from recipes._published import BASE, unit_dropout
 from recipes._recordings import recordings
 from recipes._run import tested
@@ -32,21 +33,9 @@ from specdiag.recipe import Job
 
 RESULTS = Path(__file__).parent / "results"
 FILES = ("transfer.csv", "transfer_real.csv")
-COLUMNS = (
-    "task",
-    "arm",
-    "percent",
-    "seed",
-    "r2",
-    "valid_r2",
-    "best_step",
-    "windows",
-    "trials",
-    "seconds",
-)
+COLUMNS = ["task", "arm", "percent", "seed", "r2", "valid_r2", "best_step", "windows", "trials"]
 SEEDS = (42, 43, 44)
 ROUNDS = ((10, 100), (25, 50))  # the ends first, should it be stopped
-REACH, TIMING = "t_20130819_center_out_reaching", "haydn_dmfc_rsg_train"
 FIRST, SECOND = "c_20131003_center_out_reaching", "m_20140303_center_out_reaching"
 ENTRIES = {  # of the lock, by task and arm
     "base": BASE,
@@ -57,6 +46,7 @@ REAL = {  # all bins of the movement; the other monkey has bins of the same widt
     FIRST: "c_20131003_center_out_reaching_100ms",
     SECOND: "m_20140303_center_out_reaching_100ms",
 }
+BINS = {"ridge": (3, 0), "ridge_wide": (11, 5)}  # how many, and how many of them after the hand
 PENALTIES = (10.0, 100.0, 1000.0, 10000.0)
 
 
@@ -129,17 +119,11 @@ def measure(table, folder, held_in, *, task, arm, percent=100, seed=42, params, 
         return job.output
     work.mkdir(parents=True, exist_ok=True)
     sessions = list(recordings(params, held_in).values())
-    start = time.monotonic()
     done = train(job, sessions)
-    seconds = time.monotonic() - start
     found = tested(job, sessions, job.output)
     if not table.has(**key):
         row = {**key, "r2": round(found.r2, 4), "valid_r2": round(done["valid_r2"], 4)}
-        row |= {
-            "best_step": done["best_step"],
-            **sizes(sessions, params),
-            "seconds": round(seconds, 1),
-        }
+        row |= {"best_step": done["best_step"], **sizes(sessions, params)}
         table.add(row)
     return job.output
 
@@ -158,6 +142,10 @@ def simulated(folder):
     base = measure(
         table, folder, held_in, task="base", arm="base", params=settings("base", "", 100, 42)
     )
+    if not table.has(task="timing", arm="clock"):
+        params = settings("timing", "scratch", 100, 0)
+        row = {"task": "timing", "arm": "clock", "percent": 100, "seed": 0}
+        table.add(row | {"r2": round(clock(params, held_in), 4)})
     ends, middle = ([("reach", p, s) for s in SEEDS for p in percents] for percents in ROUNDS)
     timing = [("timing", 100, s) for s in SEEDS]
     arms = ("pretrained", "scratch_tuned")
@@ -168,6 +156,23 @@ def simulated(folder):
         cell = {"task": task, "arm": arm, "percent": percent, "seed": seed}
         parent = base if arm == "pretrained" else None
         measure(table, folder, held_in, **cell, params=params, parent=parent)
+
+
+def clock(params, held_in, width=0.1):
+    """Return test R² of the mean interval of training trials by time since Set: what needs no spikes."""
+    (data,) = recordings(params, held_in).values()
+    held = arrays([data], params)
+    starts = np.sort(data.trials.set_time)
+    since = (
+        held.times - starts[np.maximum(np.searchsorted(starts, held.times, side="right") - 1, 0)]
+    )
+    fit, test = (
+        held.evaluated & inside(held.times, np.stack(held.intervals[split][1:3], axis=1))
+        for split in ("train", "test")
+    )
+    bins = np.floor(since / width)
+    guess = [held.values[fit & (bins == b)].mean() for b in bins[test]]
+    return r2_score(held.values[test], np.array(guess)[:, None])
 
 
 def real(folder):
@@ -182,17 +187,8 @@ def real(folder):
     for name in REAL.values():
         extracts.write(held_in, name)
     ridges(table, held_in)
-    for seed in SEEDS:
-        measure(
-            table,
-            folder,
-            held_in,
-            task="first",
-            arm="base",
-            seed=seed,
-            params=real_settings("base", 100, seed),
-        )
-    base = folder / f"first_base_100_{SEEDS[0]}" / "model.ckpt"
+    params = real_settings("base", 100, SEEDS[0])
+    base = measure(table, folder, held_in, task="first", arm="base", params=params)
     cells = [(p, s) for percents in ROUNDS for s in SEEDS for p in percents]
     for percent, seed in cells:
         for arm, parent in (("pretrained", base), ("scratch_tuned", None)):
@@ -202,27 +198,30 @@ def real(folder):
 
 
 def ridges(table, held_in):
-    """Add the ridge decoder's R² on both sessions, for every fraction of the second."""
+    """Add ridge decoders' R² on both sessions, for every fraction of the second."""
     for task, arm, percents in (("first", "base", (100,)), ("second", "pretrained", PERCENTS)):
-        for percent in percents:
+        for percent, (name, bins) in itertools.product(percents, BINS.items()):
             params = real_settings(arm, percent, 0)
-            ((_, data),) = recordings(params, held_in).items()
-            row = {"task": task, "arm": "ridge", "percent": percent, "seed": 0}
+            (data,) = recordings(params, held_in).values()
+            row = {"task": task, "arm": name, "percent": percent, "seed": 0}
             if not table.has(**row):
-                table.add(row | {"r2": round(ridge(data, percent), 4), **sizes([data], params)})
+                table.add(
+                    row | {"r2": round(ridge(data, percent, *bins), 4), **sizes([data], params)}
+                )
 
 
-def ridge(data, percent, width=0.1):
-    """Return test R² of a ridge decoder of three bins, its penalty the best on the validation trials."""
+def ridge(data, percent, bins, ahead, width=0.1):
+    """Return test R² of a ridge decoder of `bins` bins of 0.1 s, the last one `ahead` bins after the hand.
+
+    The penalty is the best on the validation trials.
+    """
     times = data.cursor.timestamps
-    x, y = counts(data.spikes, len(data.units), times, width, 3), data.cursor.vel
-    train_bounds = first_part(place(data, "train_domain"), percent / 100)
-    fit, valid, test = (
-        inside(times, b)
-        for b in (train_bounds, place(data, "valid_domain"), place(data, "test_domain"))
-    )
-    best = max(PENALTIES, key=lambda penalty: r2(x, y, fit, valid, penalty))
-    return r2(x, y, fit, test, best)
+    x = counts(data.spikes, len(data.units), times + ahead * width, width, bins)
+    bounds = [place(data, f"{split}_domain") for split in ("train", "valid", "test")]
+    bounds[0] = first_part(bounds[0], percent / 100)
+    fit, valid, test = (inside(times, b) for b in bounds)
+    y = data.cursor.vel
+    return r2(x, y, fit, test, max(PENALTIES, key=lambda p: r2(x, y, fit, valid, p)))
 
 
 def main():
