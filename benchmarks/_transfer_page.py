@@ -55,12 +55,9 @@ def comparison(rows, task, percents):
     found = []
     for percent in percents:
         cells = {arm: by_seed(rows, task, arm, percent) for arm in SHOWN[task]}
-        windows = next(
-            r["windows"]
-            for r in rows
-            if (r["task"], r["percent"]) == (task, percent) and r["windows"]
-        )
-        line = {"% of training data": percent, "training windows": int(windows)}
+        here = [r for r in rows if (r["task"], r["percent"]) == (task, percent)]
+        windows = max((int(r["windows"] or 0) for r in here), default="")
+        line = {"% of training data": percent, "training windows": windows}
         line |= {ARMS[arm]: shown(list(values.values())) for arm, values in cells.items()}
         frozen, scratch = (cells[arm] for arm in SHOWN[task][:2])
         both = sorted(frozen.keys() & scratch.keys())
