@@ -52,14 +52,15 @@ def by_seed(rows, task, arm, percent):
 
 def comparison(rows, task, percents):
     """Return a table of arms by fraction, with the difference of the first two, seed by seed."""
-    found = []
+    found, there = [], {r["arm"] for r in rows if r["task"] == task}
+    arms = [arm for arm in SHOWN[task] if arm in there]
     for percent in percents:
-        cells = {arm: by_seed(rows, task, arm, percent) for arm in SHOWN[task]}
+        cells = {arm: by_seed(rows, task, arm, percent) for arm in arms}
         here = [r for r in rows if (r["task"], r["percent"]) == (task, percent)]
         windows = max((int(r["windows"] or 0) for r in here), default="")
         line = {"% of training data": percent, "training windows": windows}
         line |= {ARMS[arm]: shown(list(values.values())) for arm, values in cells.items()}
-        frozen, scratch = (cells[arm] for arm in SHOWN[task][:2])
+        frozen, scratch = (cells[arm] for arm in arms[:2])
         both = sorted(frozen.keys() & scratch.keys())
         found.append(line | {"frozen less tuned": shown([frozen[s] - scratch[s] for s in both])})
     return table_of(found)
