@@ -230,7 +230,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=("simulated", "real"))
     parser.add_argument(
-        "--folder", type=Path, default=DOCS.parent / "transfer", help="of checkpoints"
+        "--folder", type=Path, default=DOCS.parent / "build" / "transfer", help="of checkpoints"
     )
     parser.add_argument("--write-docs", action="store_true")
     options = parser.parse_args()
