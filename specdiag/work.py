@@ -128,7 +128,8 @@ def _attempt(
 
     target = path.parent / entry.path
     try:
-        if not forced and (kept := _kept(path, entry.key)):
+        # Before the file lock, which cannot be made in a folder that is read-only.
+        if not forced and _is_finished(target) and (kept := _kept(path, entry.key)):
             return kept
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock"), blocking=False):
@@ -151,15 +152,15 @@ def _kept(path: Path, key: Key) -> Outcome | None:
     receipt = read_receipt(root, lock, entry)
     if isinstance(receipt, Receipt) and recorded(entry, receipt, forced=False) != entry:
         amend(path, key, lambda e: recorded(e, receipt, forced=False))
-    _finish(root / entry.path)
     return Outcome(entry, "kept", "" if found.word == "ok" else found.word)
 
 
 def _make(path: Path, key: Key, forced: bool, prefer: str, progress: Progress | None) -> Outcome:
     """Make an entry unless it is there by now; whoever calls holds its file lock."""
-    if not forced and (kept := _kept(path, key)):
-        return kept
     entry = find(load(path), *key)
+    if not forced and (kept := _kept(path, key)):
+        _finish(path.parent / entry.path)
+        return kept
     action = how_made(entry, prefer)
     _log.info("%s %s", _DOING[action], entry.name)
     if action == "fetch":
@@ -255,9 +256,25 @@ def _build(path: Path, entry: Entry, forced: bool) -> str:
     return ", ".join(f"{name} {metric.value:.4f}" for name, metric in metrics.items())
 
 
+def _runs(target: Path) -> list[Path]:
+    return list(target.parent.glob(f"{glob.escape(target.name)}.*.run"))
+
+
+def _spectra_path(target: Path) -> Path:
+    return target.with_name(f"{target.name}.{sha256_of(target)[:16]}.nc")
+
+
+def _is_finished(target: Path) -> bool:
+    """Return whether `_finish` has nothing to do; a folder may be that of a build in progress."""
+    return not _runs(target) and (not target.is_file() or _spectra_path(target).exists())
+
+
 def _finish(target: Path) -> None:
-    """Keep the tables of finished builds beside the checkpoint, and remove the rest of their folders."""
-    for folder in target.parent.glob(f"{glob.escape(target.name)}.*.run"):
+    """Keep the tables of finished builds beside the checkpoint, and remove the rest of their folders.
+
+    Whoever calls holds the file lock of the entry.
+    """
+    for folder in _runs(target):
         for file in (*folder.glob("*.csv"), *folder.glob("*.json")):
             file.replace(target.with_name(f"{target.name}.{file.name}"))
         shutil.rmtree(folder)
@@ -269,7 +286,7 @@ def _attach_spectra(target: Path) -> None:
     """Write the Dataset of a checkpoint's spectra beside it, named after its content, where it lacks."""
     from specdiag import spectra
 
-    path = target.with_name(f"{target.name}.{sha256_of(target)[:16]}.nc")
+    path = _spectra_path(target)
     if path.exists():
         return
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import toy
+from filelock import FileLock
 
 import specdiag
 from specdiag.lockfile import load
@@ -415,3 +416,21 @@ def test_a_lost_receipt_of_the_recorded_file_is_no_loss(lock):
     run(lock.parent, "lock")
     run(lock.parent, "train", "base/net")
     assert states(lock.parent)["child/net0"] in ("stale", "corrupt")
+
+
+def test_a_build_in_progress_is_not_swept_by_who_finds_the_old_file_ok(lock):
+    run(lock.parent, "train", "base/net")
+    target = lock.parent / "checkpoints" / "desk" / "base" / "net.ckpt"
+    building = target.with_name(f"{target.name}.0123456789abcdef.run")
+    building.mkdir()
+    command = [sys.executable, "-m", "specdiag.cli", "train", "base/net"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        other = subprocess.Popen(command, cwd=lock.parent, env=environment, **pipes)
+        waits = "specdiag: another process works on base/net: waiting for it\n"
+        assert waits in iter(other.stderr.readline, "")
+        assert building.is_dir()
+    out, _ = other.communicate()
+    assert out == "kept  base/net  desk\n1 kept\n"
+    assert not building.exists()
