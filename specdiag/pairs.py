@@ -27,9 +27,7 @@ from specdiag.posterior import NO_POSTERIOR, Posterior, alpha_posterior
 Array = NDArray[np.float64]
 
 SAME = ("identical", "equal")
-SAME_SPECTRUM = (*SAME, "rounded", "same spectrum")
-COMPARABLE = (*SAME_SPECTRUM, "different")
-RELATIONS = (*COMPARABLE, "other shape", "only in first", "only in second", "unreadable")
+COMPARABLE = (*SAME, "rounded", "same spectrum", "different")
 MEASURED = ("fit", "degenerate")
 NOT_WALKED = Layer(name="", shape=(), dtype="", status="absent")
 
