@@ -223,7 +223,7 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        write(folder, SESSIONS, {"task": "center_out", **SIMULATION, "seed": 99})
+        write(folder, SESSIONS, {"task": "center_out", **SIMULATION, "seconds": 120.0, "seed": 99})
         from torch_brain.datasets import PerichMillerPopulation2018
 
         files = PerichMillerPopulation2018(

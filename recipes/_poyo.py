@@ -50,7 +50,7 @@ def build(params: Mapping[str, Any], arrays: Arrays, parent: Path | None) -> Any
         if transfer.get("start") == "random" or parent is None:
             return _new(params["model"], arrays)
         model = load(parent, params["model"])
-        _know(model, arrays)
+        _know(model, arrays, transfer.get("new_embeddings", "torch_brain"))
         _set_readout(model, params["model"]["dim_out"], transfer.get("readout", "kept"))
     trained = transfer.get("core") == "trained"
     for name, parameter in model.named_parameters():  # anew: a replaced vocabulary forgets it
@@ -67,13 +67,20 @@ def _new(settings: Mapping[str, Any], arrays: Arrays) -> Any:
     return model
 
 
-def _know(model: Any, arrays: Arrays) -> None:
-    """Give the embeddings of a model the vocabulary of the recordings."""
+def _know(model: Any, arrays: Arrays, start: str) -> None:
+    """Give the embeddings of a model the vocabulary of the recordings.
+
+    New ones are normal with torch_brain's standard deviation, 0.02, or, to `start` as the `parent`, with
+    that of the rows that the core was trained with: a frozen core hardly tells smaller ones apart.
+    """
     for table, words in (
         (model.unit_emb, sorted(arrays.units)),
         (model.session_emb, sorted(arrays.sessions)),
     ):
+        known = table.weight.detach()[1:]  # without the row of the padding
         table.extend_vocab(words, exist_ok=True)
+        if start == "parent":
+            table.weight.data[len(known) + 1 :] *= known.std() / table.init_scale
         table.subset_vocab(words)
 
 

@@ -109,19 +109,24 @@ Arm = Literal["pretrained", "plastic", "scratch", "scratch_tuned"]
 ARMS: tuple[Arm, ...] = ("pretrained", "scratch", "scratch_tuned")  # of a transfer
 
 
-def transfer(arm: Arm, *, new_readout: bool) -> Table:
+def transfer(arm: Arm, scale: Scale, *, new_readout: bool) -> Table:
     """Return what an arm starts from and what it trains.
 
     `pretrained` trains new embeddings, and the readout, before the frozen core of the base; `plastic`
     trains everything from there; `scratch` has the optimizer and the budget of `pretrained`;
-    `scratch_tuned` has a learning rate and a budget of its own.
+    `scratch_tuned` has a learning rate and a budget of its own. New embeddings are as small as
+    torch_brain makes them (0.02) at paper scale; in the few steps of the desk scale some seeds do not get
+    away from there, and they start with the standard deviation of the parent's.
     """
     scratch = arm.startswith("scratch")
-    return {
+    found = {
         "start": "random" if scratch else "parent",
         "core": "frozen" if arm == "pretrained" else "trained",
         "readout": "new" if scratch or new_readout else "kept",
     }
+    if not scratch:
+        found["new_embeddings"] = "parent" if scale == "desk" else "torch_brain"
+    return found
 
 
 def finetuned(
@@ -168,7 +173,7 @@ def finetuned(
             params={
                 **settings[scale],
                 "unit_dropout": unit_dropout(scale, dropout),
-                "transfer": transfer(arm, new_readout=task.new_readout),
+                "transfer": transfer(arm, scale, new_readout=task.new_readout),
                 "data": task.data(scale, fraction),
             },
             reported=reported,

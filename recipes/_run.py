@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from recipes._poyo import build, rows
 from recipes._recordings import recordings
 from recipes._train import train
 from specdiag._files import without_nan, write_whole
-from specdiag.lockfile import Entry
 from specdiag.monitor import SpectralMonitor
 from specdiag.recipe import Job
 
@@ -29,21 +27,15 @@ ATOL = 0.02
 Metrics = dict[str, tuple[float, float]]
 
 
-def trained(job: Job, entries: Iterable[Entry]) -> Metrics:
+def trained(job: Job) -> Metrics:
     """Train the model of an entry on its recordings, and return its test R² with a tolerance.
-
-    Parameters
-    ----------
-    job : Job
-    entries : iterable of Entry
-        What the recipe declares, for the cost of this one.
 
     Raises
     ------
     RuntimeError
         At paper scale without a GPU.
     """
-    _check_hardware(job, entries)
+    _check_hardware(job)
     if job.scale == "desk":
         import torch
 
@@ -94,15 +86,16 @@ def _metrics(job: Job, found: Evaluation) -> Metrics:
     return {"r2": (found.r2, ATOL)}
 
 
-def _check_hardware(job: Job, entries: Iterable[Entry]) -> None:
+def _check_hardware(job: Job) -> None:
     import torch
 
     if job.scale == "desk" or torch.cuda.is_available():
         return
-    cost = next((e.cost for e in entries if (e.name, e.scale) == (job.name, job.scale)), None)
     training = job.params["training"]
     length = " or ".join(f"{training[k]:,} {k}" for k in ("epochs", "steps") if k in training)
-    price = f" (published: {cost.seconds / 3600:g} h on {cost.hardware})" if cost else ""
+    price = (
+        f" (published: {job.cost.seconds / 3600:g} h on {job.cost.hardware})" if job.cost else ""
+    )
     raise RuntimeError(
         f"{job.name} at paper scale trains for {length}{price} and this machine has no CUDA GPU: fetch "
         "the published weights, or build it at desk scale"

@@ -83,7 +83,10 @@ class Task:
 # other by half a window. A place is an interval of the recording, or a time `from` `to` `around` an
 # event of each trial; all in seconds.
 WINDOWS = {"window": 1.0, "within": "train_domain", "eval_step": 0.5}
-SIMULATION = {"seconds": 120.0, "units": [30, 60]}  # of each session; units: from, to
+# Of each session, units from and to. Test trials are few in minutes: six of reaches in two, which the
+# nine sessions of the base have each, forty of an interval in ten.
+SIMULATION = {"seconds": 300.0, "units": [30, 60]}
+BASE_SECONDS = 120.0
 
 VELOCITY = {
     "variable": "cursor.vel",
@@ -107,11 +110,17 @@ VELOCITY = {
 SESSION_BATCH = [[0, 16], [256, 32], [1024, 64]]
 
 
-def reaching(*sessions: str, desk_sessions: tuple[str, ...] | None = None) -> Task:
+def reaching(
+    *sessions: str,
+    desk_sessions: tuple[str, ...] | None = None,
+    seconds: float = SIMULATION["seconds"],
+) -> Task:
     """Return cursor velocity of reaching monkeys [Perich, Gallego & Miller 2018].
 
-    A session's name begins with the letter of the monkey, which is the seed of the simulated one.
+    A session's name begins with the letter of the monkey, which is the seed of the simulated one;
+    `seconds` is the length of that.
     """
+    seed = ord(sessions[0][0])
     return Task(
         brainset="perich_miller_population_2018",
         version="dandi/000688/draft",
@@ -119,7 +128,7 @@ def reaching(*sessions: str, desk_sessions: tuple[str, ...] | None = None) -> Ta
         desk_sessions=desk_sessions,
         target=VELOCITY,
         windows=WINDOWS,
-        simulation={"task": "center_out", **SIMULATION, "seed": ord(sessions[0][0])},
+        simulation={"task": "center_out", **SIMULATION, "seconds": seconds, "seed": seed},
     )
 
 
@@ -135,7 +144,7 @@ def timing(target: Table, windows: Table) -> Task:
         sessions=("haydn_dmfc_rsg_train",),
         target={**target, "evaluate_in": "set_to_go"},
         windows={**WINDOWS, **windows, "split_seed": 42},
-        simulation={"task": "interval_timing", **SIMULATION, "seed": 130},
+        simulation={"task": "interval_timing", **SIMULATION, "seconds": 600.0, "seed": 130},
         dim_out=1,
         new_readout=True,
     )

@@ -18,8 +18,11 @@ from recipes._published import (
     finetuned,
     r2,
 )
+from recipes._run import trained as build
 from recipes._tasks import SESSION_BATCH, reaching
 from specdiag.lockfile import Entry, Reported
+
+__all__ = ["build", "entries"]
 
 TASK = reaching("t_20130819_center_out_reaching")
 

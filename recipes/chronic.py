@@ -6,8 +6,11 @@ that it decodes days it has not seen.
 """
 
 from recipes._published import SCALES, declare, r2
-from recipes._tasks import CHRONIC_SESSIONS, reaching
+from recipes._run import evaluated as build
+from recipes._tasks import BASE_SECONDS, CHRONIC_SESSIONS, reaching
 from specdiag.lockfile import Entry
+
+__all__ = ["build", "entries"]
 
 # In the lines of chronic_results.jsonl, which has them in the order of the sessions.
 R2 = (
@@ -29,7 +32,7 @@ def entries() -> list[Entry]:
         declare(
             f"chronic/{session.removesuffix('_center_out_reaching')}",
             scale,
-            reaching(session),
+            reaching(session, seconds=BASE_SECONDS),
             recipe="chronic",
             kind="evaluation",
             parent=True,

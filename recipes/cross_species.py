@@ -6,8 +6,11 @@ with it in the batch.
 """
 
 from recipes._published import ARMS, figure, finetuned, r2
+from recipes._run import trained as build
 from recipes._tasks import foraging
 from specdiag.lockfile import Entry, Reported
+
+__all__ = ["build", "entries"]
 
 WINDOWS = {"of_24365_2": 496, "of_24666_1": 1858, "of_25127_1": 1867}  # for training
 BATCH = {"of_24365_2": 32, "of_24666_1": 64, "of_25127_1": 64}  # by the rule for single sessions

@@ -5,8 +5,11 @@ scratch.
 """
 
 from recipes._published import ARMS, finetuned, r2
+from recipes._run import trained as build
 from recipes._tasks import SESSION_BATCH, reaching
 from specdiag.lockfile import Entry
+
+__all__ = ["build", "entries"]
 
 # R² in the lines of xsub_all.jsonl, which alternate between pretrained and scratch.
 R2 = {

@@ -7,8 +7,11 @@ the tuned one says how much of the difference is the optimizer.
 """
 
 from recipes._published import ARMS, finetuned, r2
+from recipes._run import trained as build
 from recipes._tasks import AREA2
 from specdiag.lockfile import Entry
+
+__all__ = ["build", "entries"]
 
 # R² in the lines of dataeff_results.jsonl, which alternate between pretrained and scratch.
 R2 = {

@@ -6,8 +6,11 @@ fraction is also a shorter training.
 """
 
 from recipes._published import features, finetuned, r2
+from recipes._run import trained as build
 from recipes._tasks import reaching
 from specdiag.lockfile import Entry, Reported
+
+__all__ = ["build", "entries"]
 
 TASK = reaching("t_20130819_center_out_reaching")
 LEVELS = ("off", "standard", "aggressive")

@@ -25,11 +25,13 @@ from recipes._published import (
     training,
     unit_dropout,
 )
-from recipes._tasks import CHRONIC_SESSIONS, POYO_MP_SESSIONS, reaching
+from recipes._run import trained as build
+from recipes._tasks import BASE_SECONDS, CHRONIC_SESSIONS, POYO_MP_SESSIONS, reaching
 from specdiag.lockfile import Cost, Entry
-from specdiag.recipe import Job
 
-SESSIONS = reaching(*POYO_MP_SESSIONS, desk_sessions=CHRONIC_SESSIONS)
+__all__ = ["build", "entries"]
+
+SESSIONS = reaching(*POYO_MP_SESSIONS, desk_sessions=CHRONIC_SESSIONS, seconds=BASE_SECONDS)
 
 DECODER = "of dec_atn.to_kv.weight alone; by which of the two reports is not said"
 REPORTED = (
@@ -74,10 +76,3 @@ def entries() -> list[Entry]:
         )
         for scale in SCALES
     ]
-
-
-def build(job: Job) -> dict[str, tuple[float, float]]:
-    """Train one of the entries, and return its test R²."""
-    from recipes._run import trained
-
-    return trained(job, entries())

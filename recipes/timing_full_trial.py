@@ -6,8 +6,11 @@ this variant were published.
 """
 
 from recipes._published import ARMS, finetuned
+from recipes._run import trained as build
 from recipes._tasks import FULL_TRIAL, PRODUCED_INTERVAL, timing
 from specdiag.lockfile import Entry
+
+__all__ = ["build", "entries"]
 
 TASK = timing(PRODUCED_INTERVAL, FULL_TRIAL)
 

@@ -10,9 +10,11 @@ transfer with an undertrained control: `scratch_tuned` has the public learning r
 """
 
 from recipes._published import ARMS, BAYES, CARD, DEGENERATE, ROPE, figure, finetuned, r2
+from recipes._run import trained as build
 from recipes._tasks import AREA2, FROM_SET, PRODUCED_INTERVAL, timing
 from specdiag.lockfile import Entry
-from specdiag.recipe import Job
+
+__all__ = ["build", "entries"]
 
 TASKS = {  # epochs and UnitDropout are the task's
     "area2_ft": (AREA2, 100, "standard"),
@@ -62,10 +64,3 @@ def entries() -> list[Entry]:
             reported=REPORTED.get((name, arm), ()),
         )
     ]
-
-
-def build(job: Job) -> dict[str, tuple[float, float]]:
-    """Train one of the entries, and return its test R²."""
-    from recipes._run import trained
-
-    return trained(job, entries())

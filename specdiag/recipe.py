@@ -16,6 +16,7 @@ from typing import Any
 
 from specdiag._typed import plain, read
 from specdiag.lockfile import (
+    Cost,
     Entry,
     FileRecord,
     Key,
@@ -48,6 +49,8 @@ class Job:
         JSON files in it are kept beside the checkpoint when it is finished.
     output : Path
         Where to leave the checkpoint, in that folder. An evaluation leaves nothing.
+    cost : Cost or None
+        As declared.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Job:
     inputs: Mapping[str, Path]
     folder: Path
     output: Path
+    cost: Cost | None = None
 
 
 def load_recipe(root: Path, name: str) -> ModuleType:

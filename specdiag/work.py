@@ -234,6 +234,7 @@ def _build(path: Path, entry: Entry, forced: bool) -> str:
         inputs=inputs,
         folder=folder,
         output=folder / target.name,
+        cost=entry.cost,
     )
     start = time.perf_counter()
     try:

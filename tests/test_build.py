@@ -113,7 +113,8 @@ def test_an_evaluation_needs_a_parent(tmp_path):
 )
 def test_the_paper_scale_does_not_start_without_a_gpu(recipe, name, length, tmp_path):
     declared = entry(recipe, name, "paper")
-    made = replace(job(tmp_path, name=name, scale="paper"), params=declared.params)
+    declared_job = job(tmp_path, name=name, scale="paper")
+    made = replace(declared_job, params=declared.params, cost=declared.cost)
     with pytest.raises(RuntimeError) as error:
         recipe.build(made)
     assert str(error.value) == (

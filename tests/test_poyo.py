@@ -78,6 +78,18 @@ def test_transfer_keeps_known_rows_and_makes_new_ones(held, parent):
             assert torch.equal(weight, theirs.get_parameter(name)), name
 
 
+def test_new_embeddings_may_start_with_the_spread_of_those_the_core_knows(held, parent):
+    theirs, others = load(parent, MODEL), new_session()
+    with torch.no_grad():
+        theirs.unit_emb.weight.mul_(10)
+    wide = parent.with_name("wide.ckpt")
+    _checkpoints.write(wide, {"state_dict": theirs.state_dict()})
+    model = build(params(transfer=FROZEN | {"new_embeddings": "parent"}), others, wide)
+    known = theirs.unit_emb.weight.detach()[1:].std()
+    new = model.unit_emb.tokenizer(sorted(set(others.units) - set(held.units)))
+    assert 0.8 < float(model.unit_emb.weight.detach()[new].std() / known) < 1.2
+
+
 @pytest.mark.parametrize(
     ("core", "trained"),
     [
