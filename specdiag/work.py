@@ -4,6 +4,7 @@ An entry is worked on under a file lock of its own, checked again inside it, and
 processes can share a lock file, and one that is killed loses nothing but time.
 """
 
+import copy
 import glob
 import hashlib
 import logging
@@ -229,7 +230,7 @@ def _build(path: Path, entry: Entry, forced: bool) -> str:
     job = Job(
         name=entry.name,
         scale=entry.scale,
-        params=entry.params,
+        params=copy.deepcopy(entry.params),  # the recipe may do with them what it likes
         parent=root / find(lock, entry.parent.name, entry.scale).path if entry.parent else None,
         inputs=inputs,
         folder=folder,

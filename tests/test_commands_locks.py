@@ -76,6 +76,22 @@ def test_what_is_ok_is_not_made_again(lock):
     assert (toy.log(lock), lock.read_bytes()) == (before, text)
 
 
+def test_all_that_is_ok_is_kept_and_a_group_is_a_part_of_all(lock):
+    change(lock, '"base/net", seed=i)', '"base/net", seed=i, group=f"g{i}")')
+    change(lock, 'kind="checkpoint", **params', 'kind="checkpoint", group="toys", **params')
+    change(lock, 'group="toys",\n', "group=group,\n")
+    run(lock.parent, "lock")
+    assert run(lock.parent, "train", "--group", "g1")[1].splitlines()[-1] == "2 trained"
+    assert run(lock.parent, "list", "--group", "g1")[1].splitlines()[-1] == "1 entries: 1 ok"
+    _, out, _ = run(lock.parent, "train", "--all")
+    assert out.splitlines()[-1] == "2 kept, 1 trained, 1 evaluated"
+    before, text = toy.log(lock), lock.read_bytes()
+    assert run(lock.parent, "train", "--all")[1].splitlines()[-1] == "4 kept"
+    assert (toy.log(lock), lock.read_bytes()) == (before, text)
+    forced = run(lock.parent, "train", "--missing", "--group", "g1", "--dry-run")[1]
+    assert forced == "to do: 0 of 1 entries\n"
+
+
 def test_a_dry_run_prints_the_plan_and_does_nothing(lock):
     status, out, _ = run(lock.parent, "train", "child/net1", "--dry-run")
     assert status == 0
@@ -167,11 +183,18 @@ def test_the_lock_command_only_touches_what_is_named(lock):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (("train",), 2, "Error: name entries, or give --missing for all that is not there"),
+        (("train",), 2, "Error: name entries, or give --missing, --all or --group"),
+        (("train", "net", "--all"), 2, "Error: name entries, or give --missing, --all or --group"),
         (
             ("train", "--missing", "--force"),
             2,
-            "Error: --force takes the names of what to make again",
+            "Error: --missing leaves out what is there: no --force or --all with it",
+        ),
+        (("train", "--group", "toy"), 2, "Error: no group toy; the lock has toys"),
+        (
+            ("list", "base/ned", "--group", "toys"),
+            2,
+            "Error: no entry base/ned in group toys; did you mean base/net?",
         ),
         (
             ("train", "base/ned"),
