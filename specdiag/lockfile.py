@@ -325,9 +325,9 @@ def _check_entry(where: str, entry: Entry) -> None:
     if entry.kind == "evaluation":
         if not entry.parent:
             refuse(f"{where}.parent", "missing", "the checkpoint that is evaluated")
-        for key, empty in (("source", None), ("file", FileRecord())):
-            if getattr(entry, key) != empty:
-                refuse(f"{where}.{key}", "a table", "none: an evaluation has no weights")
+        for key, found in (("source", entry.source), ("file.sha256", entry.file.sha256)):
+            if found:
+                refuse(f"{where}.{key}", "given", "none: an evaluation has no weights")
     if entry.file.path and not _PUBLISHABLE.fullmatch(entry.file.path):
         expected = "one that ends in .ckpt, .pt, .pth, .bin or .safetensors, in no hidden folder"
         refuse(f"{where}.file.path", shown(entry.file.path), expected)
@@ -343,8 +343,7 @@ def _check_distinct(where: str, entries: Iterable[Entry]) -> None:
     """Refuse what is one name or one file, also where file systems fold case and accents."""
     seen: dict[tuple[str, ...], tuple[int, str]] = {}
     for i, e in enumerate(entries):
-        paths = [] if e.kind == "evaluation" else [("file.path", "", e.path)]
-        for key, scale, text in [("name", e.scale, e.name), *paths]:
+        for key, scale, text in (("name", e.scale, e.name), ("file.path", "", e.path)):
             folded = unicodedata.normalize("NFD", text).casefold()
             first, other = seen.setdefault((key, scale, folded), (i, text))
             if first != i:

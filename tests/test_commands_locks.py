@@ -92,6 +92,37 @@ def test_all_that_is_ok_is_kept_and_a_group_is_a_part_of_all(lock):
     assert forced == "to do: 0 of 1 entries\n"
 
 
+def test_replicates_of_another_seed_have_a_lock_of_their_own(lock):
+    change(lock, '"steps": 3', '"steps": 3, "training": {"seed": 42, "batch": 8}')
+    change(lock, '[job.params["seed"], step]', '[job.params["training"]["seed"], step]')
+    run(lock.parent, "lock")
+    run(lock.parent, "train", "--all")
+    before = lock.read_bytes(), files(lock.parent / "checkpoints" / "desk")
+    _, out, _ = run(lock.parent, "train", "child/net0", "judged/net", "--seed", 43)
+    assert out.splitlines()[-1] == "2 trained, 1 evaluated"
+    assert (lock.read_bytes(), files(lock.parent / "checkpoints" / "desk")) == before
+    assert set(states(lock.parent).values()) == {"ok"}
+    other = lock.with_name("checkpoints.seed-43.lock")
+    _, out, _ = run(lock.parent, "list", "--json", "--lock", other.name)
+    rows = {row["name"]: row for row in json.loads(out)["checkpoints"]}
+    assert [row["state"] for row in rows.values()] == ["ok", "ok", "missing", "ok"]
+    ours, theirs = ({e.name: e for e in load(path).entries} for path in (other, lock))
+    assert ours["base/net"].path == "checkpoints/seed-43/desk/base/net.ckpt"
+    assert ours["base/net"].params["training"] == {"seed": 43, "batch": 8}
+    assert ours["base/net"].metrics != theirs["base/net"].metrics
+    text = other.read_bytes()
+    assert run(lock.parent, "train", "child/net0", "--seed", 43)[1].splitlines()[-1] == "1 kept"
+    assert other.read_bytes() == text
+    change(lock, '"steps": 3', '"steps": 2')
+    run(lock.parent, "lock")
+    _, out, _ = run(lock.parent, "train", "--missing", "--seed", 43)
+    assert out.splitlines()[-1] == "3 trained, 1 evaluated"
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_a_dry_run_prints_the_plan_and_does_nothing(lock):
     status, out, _ = run(lock.parent, "train", "child/net1", "--dry-run")
     assert status == 0

@@ -110,6 +110,11 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
     show_default=True,
     help="What to do with entries that can be fetched.",
 )
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    help="Train replicates from this seed, in a lock of their own.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @debug_option
 def train(
@@ -121,27 +126,31 @@ def train(
     group: str | None,
     force: bool,
     prefer: str,
+    seed: int | None,
     dry_run: bool,
 ) -> None:
     """Make checkpoints appear: fetch them, or run their recipes, parents first.
 
     What is there and ok is kept. An interrupted run goes on when it is started again, and several
     processes can share the work. Recipes are programs that come with the lock: run only those you trust.
+    With --seed 43 all of this happens in checkpoints.seed-43.lock, which is written beside the lock.
 
     \b
     Examples:
       specdiag train --missing
       specdiag train transfer/area2_ft_pretrained --scale desk
       specdiag train --missing --scale paper --dry-run
-      specdiag train --all --group published
+      specdiag train --all --group published --seed 43
     """  # noqa: D301
     if bool(names) == bool(all_ or missing or group):
         raise click.UsageError("name entries, or give --missing, --all or --group")
     if missing and (force or all_):
         raise click.UsageError("--missing leaves out what is there: no --force or --all with it")
-    from specdiag import listing, plan
+    from specdiag import listing, plan, recipe
 
     path, lock = open_lock(lock_path)
+    if seed is not None:
+        path, lock = open_lock(recipe.replicate(path, scale, seed))
     chosen = [e.key for e in _chosen(lock, names, scale, group)]
     forced = set(chosen) if force else set()
     steps = plan.plan(path, chosen, force=forced, prefer=prefer)
