@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from recipes._poyo import build, rows
 from recipes._recordings import recordings
 from recipes._train import train
 from specdiag._files import without_nan, write_whole
-from specdiag.lockfile import Entry
+from specdiag.lockfile import Cost, Entry
 from specdiag.monitor import SpectralMonitor
 from specdiag.recipe import Job
 
@@ -32,6 +33,8 @@ Metrics = dict[str, tuple[float, float]]
 def trained(job: Job, entries: Iterable[Entry]) -> Metrics:
     """Train the model of an entry on its recordings, and return its test R² with a tolerance.
 
+    Nothing comes back on a node that does not lead.
+
     Parameters
     ----------
     job : Job
@@ -41,7 +44,8 @@ def trained(job: Job, entries: Iterable[Entry]) -> Metrics:
     Raises
     ------
     RuntimeError
-        At paper scale without a GPU.
+        When more devices are asked for than there are; at paper scale, unless `job.yes`, with fewer GPUs
+        than declared.
     """
     _check_hardware(job, entries)
     if job.scale == "desk":
@@ -51,6 +55,8 @@ def trained(job: Job, entries: Iterable[Entry]) -> Metrics:
     held = _recordings(job)
     monitor = SpectralMonitor(log=job.folder / "spectra.csv", every=MONITOR_EVERY[job.scale])
     train(job, held, on_step=monitor)
+    if job.node > 0:
+        return {}
     return _metrics(job, tested(job, held, job.output))
 
 
@@ -97,13 +103,38 @@ def _metrics(job: Job, found: Evaluation) -> Metrics:
 def _check_hardware(job: Job, entries: Iterable[Entry]) -> None:
     import torch
 
-    if job.scale == "desk" or torch.cuda.is_available():
-        return
-    cost = next((e.cost for e in entries if (e.name, e.scale) == (job.name, job.scale)), None)
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = gpus or os.cpu_count() or 1
+    if job.devices and job.devices > there:
+        what = "GPUs" if gpus else "processor cores and no CUDA GPU"
+        raise RuntimeError(f"--devices {job.devices}: this machine has {there} {what}")
+    if job.scale == "paper" and not job.yes:
+        cost = next((e.cost for e in entries if (e.name, e.scale) == (job.name, job.scale)), None)
+        check_length(job, gpus, cost)
+
+
+def check_length(job: Job, gpus: int, cost: Cost | None) -> None:
+    """Refuse a training for which this machine has fewer GPUs than declared, with an estimate.
+
+    The hours are those published times GPUs declared over GPUs here: of GPUs like those.
+
+    Raises
+    ------
+    RuntimeError
+        One line.
+    """
     training = job.params["training"]
+    declared = training["devices"]
+    used = min(job.devices or declared, gpus) * job.nodes
+    if used >= declared:
+        return
     length = " or ".join(f"{training[k]:,} {k}" for k in ("epochs", "steps") if k in training)
     price = f" (published: {cost.seconds / 3600:g} h on {cost.hardware})" if cost else ""
+    found = "this machine has no CUDA GPU"
+    if used:
+        hours = f", about {cost.seconds / 3600 * declared / used:.0f} h" if cost else ""
+        found = f"it would get {used} of the {declared} GPUs declared{hours}"
     raise RuntimeError(
-        f"{job.name} at paper scale trains for {length}{price} and this machine has no CUDA GPU: fetch "
-        "the published weights, or build it at desk scale"
+        f"{job.name} at paper scale trains for {length}{price} and {found}: fetch the published weights, "
+        "build it at desk scale, or give --yes"
     )

@@ -51,6 +51,14 @@ class Job:
         JSON files in it are kept beside the checkpoint when it is finished.
     output : Path
         Where to leave the checkpoint, in that folder. An evaluation leaves nothing.
+    devices, precision : int and str, or None
+        What to train on and in, where it is not to be as declared: what this run is given, and no part
+        of what is built.
+    nodes, node : int
+        How many machines train this entry together, with so many devices each, and which of them this
+        is. All but the first, 0, take part in the training, and leave nothing.
+    yes : bool
+        Whether to start what will take very long.
     """
 
     name: str
@@ -60,6 +68,11 @@ class Job:
     inputs: Mapping[str, Path]
     folder: Path
     output: Path
+    devices: int | None = None
+    nodes: int = 1
+    node: int = 0
+    precision: str | None = None
+    yes: bool = False
 
 
 def load_recipe(root: Path, name: str) -> ModuleType:

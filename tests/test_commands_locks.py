@@ -119,6 +119,30 @@ def test_replicates_of_another_seed_have_a_lock_of_their_own(lock):
     assert out.splitlines()[-1] == "3 trained, 1 evaluated"
 
 
+def test_what_a_run_trained_on_is_recorded_and_binds_nothing(lock):
+    run(lock.parent, "train", "base/net", "--devices", 2, "--precision", "bfloat16")
+    entry = load(lock).entries[0]
+    assert (entry.environment["devices"], entry.environment["precision"]) == (2, "bfloat16")
+    assert run(lock.parent, "train", "base/net")[1] == "kept  base/net  desk\n1 kept\n"
+
+
+def test_a_node_that_does_not_lead_takes_part_and_publishes_nothing(lock):
+    nodes = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    command = ("train", "base/net", "--nodes", 2)
+    text = "Error: --nodes needs NODE_RANK in the environment of each node; see docs/clusters.md"
+    assert run(lock.parent, *command, **nodes)[2].splitlines()[-1] == text
+    status, out, _ = run(lock.parent, *command, **nodes, NODE_RANK="1")
+    assert (status, out) == (0, "")
+    assert "base/net begin" in toy.log(lock)
+    assert set(states(lock.parent).values()) == {"missing"}
+    _, out, _ = run(lock.parent, *command, **nodes, NODE_RANK="0")
+    assert out.splitlines()[-1] == "1 trained"
+    assert load(lock).entries[0].environment["nodes"] == 2
+    _, _, err = run(lock.parent, "train", "--all", "--nodes", 2, **nodes, NODE_RANK="0")
+    text = "Error: --nodes trains one entry, whose parents are there; name that one"
+    assert err.splitlines()[-1] == text
+
+
 def files(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

@@ -115,6 +115,22 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
     type=click.IntRange(min=0),
     help="Train replicates from this seed, in a lock of their own.",
 )
+@click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    help="GPUs to train on, or processes without any; by default as declared, or as many as there are.",
+)
+@click.option(
+    "--nodes",
+    type=click.IntRange(min=1),
+    help="Machines that train one entry together; see docs/clusters.md.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="What to train in, if not as declared: the numbers may differ from the record.",
+)
+@click.option("--yes", is_flag=True, help="Start also what will take very long on this machine.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @debug_option
 def train(
@@ -128,6 +144,7 @@ def train(
     prefer: str,
     seed: int | None,
     dry_run: bool,
+    **options: Any,
 ) -> None:
     """Make checkpoints appear: fetch them, or run their recipes, parents first.
 
@@ -159,8 +176,32 @@ def train(
         text = f"{len(undone)} entries are left out: no recipe can build them or their parents yet"
         click.echo(text, err=True)
     click.echo(listing.plan_text(steps), err=not dry_run)
-    if not dry_run:
-        _finish(path, steps, force=forced, prefer=prefer)
+    if dry_run:
+        return
+    options = {k: v for k, v in options.items() if v}
+    if "nodes" in options and _joined(path, steps, options):
+        return
+    _finish(path, steps, force=forced, prefer=prefer, options=options)
+
+
+def _joined(path: Path, steps: Sequence["Step"], options: dict[str, Any]) -> bool:
+    """Take part in a training of several nodes, if this is not the first, which leads."""
+    import os
+
+    from specdiag import work
+    from specdiag.plan import BUILT
+
+    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK"):
+        if name not in os.environ:
+            text = f"--nodes needs {name} in the environment of each node; see docs/clusters.md"
+            raise click.UsageError(text)
+    built = [step for step in steps if step.action in BUILT]
+    if len(built) > 1 or any(step.action == "evaluate" for step in built):
+        raise click.UsageError("--nodes trains one entry, whose parents are there; name that one")
+    node = int(os.environ["NODE_RANK"])
+    if node and built:
+        work.join(path, built[0].entry, {**options, "node": node})
+    return node > 0
 
 
 @click.command("lock")
