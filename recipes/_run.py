@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,13 @@ Metrics = dict[str, tuple[float, float]]
 def trained(job: Job) -> Metrics:
     """Train the model of an entry on its recordings, and return its test R² with a tolerance.
 
+    Nothing comes back on a node that does not lead.
+
     Raises
     ------
     RuntimeError
-        At paper scale without a GPU.
+        When more devices are asked for than there are; at paper scale, unless `job.yes`, with fewer GPUs
+        than declared.
     """
     _check_hardware(job)
     if job.scale == "desk":
@@ -43,6 +47,8 @@ def trained(job: Job) -> Metrics:
     held = _recordings(job)
     monitor = SpectralMonitor(log=job.folder / "spectra.csv", every=MONITOR_EVERY[job.scale])
     train(job, held, on_step=monitor)
+    if job.node > 0:
+        return {}
     return _metrics(job, tested(job, held, job.output))
 
 
@@ -89,14 +95,37 @@ def _metrics(job: Job, found: Evaluation) -> Metrics:
 def _check_hardware(job: Job) -> None:
     import torch
 
-    if job.scale == "desk" or torch.cuda.is_available():
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = gpus or os.cpu_count() or 1
+    if job.devices and job.devices > there:
+        what = "GPUs" if gpus else "processor cores and no CUDA GPU"
+        raise RuntimeError(f"--devices {job.devices}: this machine has {there} {what}")
+    if job.scale == "paper" and not job.yes:
+        check_length(job, gpus)
+
+
+def check_length(job: Job, gpus: int) -> None:
+    """Refuse a training for which this machine has fewer GPUs than declared, with an estimate.
+
+    The hours are those published times GPUs declared over GPUs here: of GPUs like those.
+
+    Raises
+    ------
+    RuntimeError
+        One line.
+    """
+    training, cost = job.params["training"], job.cost
+    declared = training["devices"]
+    used = min(job.devices or declared, gpus) * job.nodes
+    if used >= declared:
         return
-    training = job.params["training"]
     length = " or ".join(f"{training[k]:,} {k}" for k in ("epochs", "steps") if k in training)
-    price = (
-        f" (published: {job.cost.seconds / 3600:g} h on {job.cost.hardware})" if job.cost else ""
-    )
+    price = f" (published: {cost.seconds / 3600:g} h on {cost.hardware})" if cost else ""
+    found = "this machine has no CUDA GPU"
+    if used:
+        hours = f", about {cost.seconds / 3600 * declared / used:.0f} h" if cost else ""
+        found = f"it would get {used} of the {declared} GPUs declared{hours}"
     raise RuntimeError(
-        f"{job.name} at paper scale trains for {length}{price} and this machine has no CUDA GPU: fetch "
-        "the published weights, or build it at desk scale"
+        f"{job.name} at paper scale trains for {length}{price} and {found}: fetch the published weights, "
+        "build it at desk scale, or give --yes"
     )

@@ -78,16 +78,23 @@ def train(
     """
     import torch
     from lightning.fabric import Fabric
+    from lightning.fabric.plugins.environments import LightningEnvironment
 
     held, declared = arrays(sessions, job.params), job.params["training"]
-    cuda = torch.cuda.is_available()
-    devices = min(declared["devices"], torch.cuda.device_count()) if cuda else declared["devices"]
+    cuda, devices = torch.cuda.is_available(), job.devices or declared["devices"]
+    if cuda:
+        devices = min(devices, torch.cuda.device_count())
     fabric = Fabric(
         accelerator="cuda" if cuda else "cpu",
         devices=devices,
-        strategy="ddp_spawn" if devices > 1 else "auto",
-        precision=PRECISION[declared["precision"]],
+        num_nodes=job.nodes,
+        strategy="ddp_spawn" if devices * job.nodes > 1 else "auto",
+        precision=PRECISION[_precision(job)],
+        plugins=LightningEnvironment(),  # also within Slurm, where one process a node starts the others
     )
+    if _precision(job) != declared["precision"]:
+        text = "%s: trains in %s, declared is %s: its numbers may differ from what is recorded"
+        _log.warning(text, job.name, _precision(job), declared["precision"])
     run = functools.partial(_run, job=job, held=held, save_seconds=save_seconds, on_step=on_step)
     try:
         return fabric.launch(run)
@@ -95,6 +102,10 @@ def train(
         if error.exit_code == TERMINATED:
             raise SystemExit(TERMINATED) from error
         raise
+
+
+def _precision(job: Job) -> str:
+    return str(job.precision or job.params["training"]["precision"])
 
 
 @dataclass(kw_only=True)
@@ -291,6 +302,8 @@ def _publish(t: Training) -> None:
                 "torch": str(torch.__version__),
                 "device": str(t.fabric.device),
                 "processes": t.fabric.world_size,
+                "nodes": t.job.nodes,
+                "precision": _precision(t.job),
                 "threads": torch.get_num_threads(),
                 "matmul_precision": torch.get_float32_matmul_precision(),
             },

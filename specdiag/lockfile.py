@@ -6,6 +6,7 @@ dataclasses and back, and refuses what is no lock; every message says where in w
 found, what was expected and what to do. Whether the files are there is not its business.
 """
 
+import functools
 import hashlib
 import heapq
 import json
@@ -114,7 +115,7 @@ def load(path: Path) -> Lock:
         content = stream.read(MAX_SIZE + 1)
     _check_size(where, content)
     try:
-        return loads(content.decode(), where)
+        return _loads(content.decode(), where)
     except UnicodeDecodeError as error:
         raise LockfileError(
             f"{where}: byte {error.start:,} is not UTF-8; expected TOML text; restore the file"
@@ -149,6 +150,10 @@ def loads(text: str, where: str = LOCK_NAME) -> Lock:
     return _checked(where, document)
 
 
+# A run looks at its lock many times, and a hundred entries take 0.1 s.
+_loads = functools.lru_cache(maxsize=2)(loads)
+
+
 def dumps(lock: Lock, where: str = LOCK_NAME) -> str:
     """Return a lock as text; equal locks give the same text, whatever the order of their entries.
 
@@ -176,7 +181,7 @@ def save(lock: Lock, path: Path) -> None:
     """
     where = printable(str(path))
     text = dumps(lock, where)
-    loads(text, where)
+    _loads(text, where)
     content = text.encode()
     _check_size(where, content)
     write_whole(path, content)
@@ -320,9 +325,9 @@ def _check_entry(where: str, entry: Entry) -> None:
     if entry.kind == "evaluation":
         if not entry.parent:
             refuse(f"{where}.parent", "missing", "the checkpoint that is evaluated")
-        for key, empty in (("source", None), ("file", FileRecord())):
-            if getattr(entry, key) != empty:
-                refuse(f"{where}.{key}", "a table", "none: an evaluation has no weights")
+        for key, found in (("source", entry.source), ("file.sha256", entry.file.sha256)):
+            if found:
+                refuse(f"{where}.{key}", "given", "none: an evaluation has no weights")
     if entry.file.path and not _PUBLISHABLE.fullmatch(entry.file.path):
         expected = "one that ends in .ckpt, .pt, .pth, .bin or .safetensors, in no hidden folder"
         refuse(f"{where}.file.path", shown(entry.file.path), expected)
@@ -338,8 +343,7 @@ def _check_distinct(where: str, entries: Iterable[Entry]) -> None:
     """Refuse what is one name or one file, also where file systems fold case and accents."""
     seen: dict[tuple[str, ...], tuple[int, str]] = {}
     for i, e in enumerate(entries):
-        paths = [] if e.kind == "evaluation" else [("file.path", "", e.path)]
-        for key, scale, text in [("name", e.scale, e.name), *paths]:
+        for key, scale, text in (("name", e.scale, e.name), ("file.path", "", e.path)):
             folded = unicodedata.normalize("NFD", text).casefold()
             first, other = seen.setdefault((key, scale, folded), (i, text))
             if first != i:

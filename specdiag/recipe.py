@@ -23,7 +23,10 @@ from specdiag.lockfile import (
     Lock,
     Scale,
     declaration_digest,
+    exclusive,
+    load,
     ordered,
+    save,
 )
 
 FOLDER = "recipes"
@@ -51,6 +54,14 @@ class Job:
         Where to leave the checkpoint, in that folder. An evaluation leaves nothing.
     cost : Cost or None
         As declared.
+    devices, precision : int and str, or None
+        What to train on and in, where it is not to be as declared: what this run is given, and no part
+        of what is built.
+    nodes, node : int
+        How many machines train this entry together, with so many devices each, and which of them this
+        is. All but the first, 0, take part in the training, and leave nothing.
+    yes : bool
+        Whether to start what will take very long.
     """
 
     name: str
@@ -61,6 +72,11 @@ class Job:
     folder: Path
     output: Path
     cost: Cost | None = None
+    devices: int | None = None
+    nodes: int = 1
+    node: int = 0
+    precision: str | None = None
+    yes: bool = False
 
 
 def load_recipe(root: Path, name: str) -> ModuleType:
@@ -191,6 +207,40 @@ def resolve(
     latest = {e.key: e for e in entries}
     changes = [_change(key, old.get(key), latest.get(key)) for key in keys]
     return replace(lock, entries=entries), [change for change in changes if change]
+
+
+def replicate(path: Path, scale: Scale, seed: int) -> Path:
+    """Return the path of a lock of the same entries that are trained from another seed.
+
+    It lies beside the lock, checkpoints.seed-43.lock for seed 43, with files under checkpoints/seed-43, and
+    is written or renewed: what was recorded in it stays as with `resolve`. It has the entries of the scale,
+    and of any that it had before. Nothing of a replicate can be fetched.
+    """
+    target = path.with_name(f"{path.stem}.seed-{seed}.lock")
+    with exclusive(target):
+        old = load(target) if target.exists() else Lock()
+        scales = {scale, *(e.scale for e in old.entries)}
+        same = [_reseeded(e, seed) for e in load(path).entries if e.scale in scales]
+        new, changes = resolve(old, same)
+        if changes or not target.exists():
+            save(new, target)
+    return target
+
+
+def _reseeded(entry: Entry, seed: int) -> Entry:
+    """Return the declaration with another `params.training.seed` where it has one."""
+    training, params = entry.params.get("training"), entry.params
+    if isinstance(training, dict) and "seed" in training:
+        params = {**params, "training": {**training, "seed": seed}}
+    return replace(
+        entry,
+        params=params,
+        parent=entry.parent and replace(entry.parent, sha256=None),
+        source=None,
+        file=FileRecord(path=f"checkpoints/seed-{seed}/{entry.scale}/{entry.name}.ckpt"),
+        metrics={},
+        environment={},
+    )
 
 
 def _merged(new: Entry, old: Entry) -> Entry:

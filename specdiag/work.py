@@ -4,6 +4,7 @@ An entry is worked on under a file lock of its own, checked again inside it, and
 processes can share a lock file, and one that is killed loses nothing but time.
 """
 
+import copy
 import glob
 import hashlib
 import logging
@@ -11,9 +12,10 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 from specdiag._files import one_line
@@ -67,6 +69,7 @@ def work(
     *,
     force: set[Key],
     prefer: str,
+    options: Mapping[str, Any] = MappingProxyType({}),
     progress: Progress | None = None,
     debug: bool = False,
 ) -> Iterator[Outcome]:
@@ -80,6 +83,8 @@ def work(
     ----------
     force, prefer
         As in `plan`.
+    options : mapping
+        Of a `Job` that are no part of its declaration, such as devices.
     progress : callable, optional
         Given the name of an entry that is fetched, returns what is called with the bytes done and all.
     debug : bool
@@ -89,10 +94,10 @@ def work(
     pending, busy = list(steps), set[Key]()
     while pending:
         before = len(pending)
-        for step in [s for s in pending if not _waits(s.entry, pending)]:
+        for step in [s for s in pending if not waits(s.entry, pending)]:
             key = step.entry.key
-            found = _skipped(step.entry, done) or _attempt(
-                path, step.entry, key in force - busy, prefer, progress, debug
+            found = skipped(step.entry, done) or attempt(
+                path, step.entry, key in force - busy, prefer, options, progress, debug
             )
             if found:
                 done[key] = found
@@ -105,11 +110,13 @@ def work(
             time.sleep(_POLL)
 
 
-def _waits(entry: Entry, pending: Sequence[Step]) -> bool:
+def waits(entry: Entry, pending: Iterable[Step]) -> bool:
+    """Return whether the parent of an entry is among the steps that are still to be done."""
     return any(step.entry.key == parent_key(entry) for step in pending)
 
 
-def _skipped(entry: Entry, done: Mapping[Key, Outcome]) -> Outcome | None:
+def skipped(entry: Entry, done: Mapping[Key, Outcome]) -> Outcome | None:
+    """Return that an entry is skipped, where its parent could not be made."""
     parent = done.get(parent_key(entry))
     if parent is None or parent.word not in _PAST:
         return None
@@ -120,8 +127,14 @@ _PAST = {"failed": "failed", "skipped": "was skipped"}
 _DOING = {"fetch": "fetching", "train": "training", "evaluate": "evaluating"}
 
 
-def _attempt(
-    path: Path, entry: Entry, forced: bool, prefer: str, progress: Progress | None, debug: bool
+def attempt(
+    path: Path,
+    entry: Entry,
+    forced: bool,
+    prefer: str,
+    options: Mapping[str, Any],
+    progress: Progress | None = None,
+    debug: bool = False,
 ) -> Outcome | None:
     """Return what became of an entry; None while another process works on it."""
     from filelock import FileLock, Timeout
@@ -133,7 +146,7 @@ def _attempt(
             return kept
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock"), blocking=False):
-            return _make(path, entry.key, forced, prefer, progress)
+            return _make(path, entry.key, forced, prefer, options, progress)
     except Timeout:
         return None
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
@@ -155,7 +168,14 @@ def _kept(path: Path, key: Key) -> Outcome | None:
     return Outcome(entry, "kept", "" if found.word == "ok" else found.word)
 
 
-def _make(path: Path, key: Key, forced: bool, prefer: str, progress: Progress | None) -> Outcome:
+def _make(
+    path: Path,
+    key: Key,
+    forced: bool,
+    prefer: str,
+    options: Mapping[str, Any],
+    progress: Progress | None,
+) -> Outcome:
     """Make an entry unless it is there by now; whoever calls holds its file lock."""
     entry = find(load(path), *key)
     if not forced and (kept := _kept(path, key)):
@@ -166,7 +186,7 @@ def _make(path: Path, key: Key, forced: bool, prefer: str, progress: Progress | 
     if action == "fetch":
         return Outcome(entry, "fetched", _fetch(path, entry, forced, progress))
     word = "evaluated" if action == "evaluate" else "trained"
-    return Outcome(entry, word, _build(path, entry, forced))
+    return Outcome(entry, word, _build(path, entry, forced, options))
 
 
 def _fetch(path: Path, entry: Entry, forced: bool, progress: Progress | None) -> str:
@@ -209,52 +229,81 @@ def _fetch(path: Path, entry: Entry, forced: bool, progress: Progress | None) ->
     return f"{got.size / 1e6:.1f} MB" + (f", commit {got.commit[:12]}" if got.commit else "")
 
 
-def _build(path: Path, entry: Entry, forced: bool) -> str:
+def _build(path: Path, entry: Entry, forced: bool, options: Mapping[str, Any]) -> str:
     """Run the recipe of an entry, publish and record what it made, and return its metrics."""
-    root = path.parent
-    recipe = load_recipe(root, entry.recipe)
-    if not hasattr(recipe, "build"):
-        raise RuntimeError(
-            f"recipes/{entry.recipe}.py declares it and has no function build() yet"
-            + ("; --prefer fetch gets the published weights" if entry.source else "")
-        )
-    inputs, entry = _inputs(path, entry)
-    lock = load(path)
-    parent = parent_sha256(root, lock, entry)
-    target = root / entry.path
-    digest = declaration_digest(entry)
-    begun = hashlib.sha256(f"{digest} {parent}".encode()).hexdigest()  # what a resumed build is of
-    folder = target.with_name(f"{target.name}.{begun[:16]}.run")
-    folder.mkdir(parents=True, exist_ok=True)
-    job = Job(
-        name=entry.name,
-        scale=entry.scale,
-        params=entry.params,
-        parent=root / find(lock, entry.parent.name, entry.scale).path if entry.parent else None,
-        inputs=inputs,
-        folder=folder,
-        output=folder / target.name,
-        cost=entry.cost,
-    )
+    root, target = path.parent, path.parent / entry.path
+    recipe = _recipe(root, entry)
+    entry, job, parent = _prepared(path, entry, options)
     start = time.perf_counter()
-    try:
-        metrics = _metrics(entry, recipe.build(job))
-    except (Exception, SystemExit) as error:  # somebody's program: anything may happen
-        if isinstance(error, SystemExit) and error.code == TERMINATED:
-            raise
-        raise RuntimeError(explained(error, root, entry.recipe)) from error
+    metrics = _metrics(entry, _called(recipe, root, entry, job))
+    used = {k: v for k, v in options.items() if k in ("devices", "nodes", "precision")}
     receipt = Receipt(
         how="evaluated" if entry.kind == "evaluation" else "trained",
-        declaration=digest,
+        declaration=declaration_digest(entry),
         parent=parent,
         metrics=metrics,
-        environment=environment(time.perf_counter() - start),
+        environment={**environment(time.perf_counter() - start), **used},
         **_made(entry, job.output, str(parent)),
     )
     publish(root, entry, None if entry.kind == "evaluation" else job.output, receipt)
     amend(path, entry.key, lambda e: recorded(e, receipt, forced=forced))
     _finish(target)
     return ", ".join(f"{name} {metric.value:.4f}" for name, metric in metrics.items())
+
+
+def join(path: Path, entry: Entry, options: Mapping[str, Any]) -> None:
+    """Take part in the training of an entry that another node leads, publishes and records."""
+    recipe = _recipe(path.parent, entry)
+    entry, job, _ = _prepared(path, entry, options)
+    _called(recipe, path.parent, entry, job)
+
+
+def _recipe(root: Path, entry: Entry) -> ModuleType:
+    recipe = load_recipe(root, entry.recipe)
+    if not hasattr(recipe, "build"):
+        raise RuntimeError(
+            f"recipes/{entry.recipe}.py declares it and has no function build() yet"
+            + ("; --prefer fetch gets the published weights" if entry.source else "")
+        )
+    return recipe
+
+
+def _prepared(
+    path: Path, entry: Entry, options: Mapping[str, Any]
+) -> tuple[Entry, Job, str | None]:
+    """Return the entry with its inputs verified, the job of its recipe, and the parent's sha256."""
+    root = path.parent
+    inputs, entry = _inputs(path, entry)
+    lock = load(path)
+    parent = parent_sha256(root, lock, entry)
+    target = root / entry.path
+    begun = f"{declaration_digest(entry)} {parent}"  # what a resumed build is of
+    folder = target.with_name(
+        f"{target.name}.{hashlib.sha256(begun.encode()).hexdigest()[:16]}.run"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    job = Job(
+        name=entry.name,
+        scale=entry.scale,
+        params=copy.deepcopy(entry.params),  # the recipe may do with them what it likes
+        parent=root / find(lock, entry.parent.name, entry.scale).path if entry.parent else None,
+        inputs=inputs,
+        folder=folder,
+        output=folder / target.name,
+        cost=entry.cost,
+        **options,
+    )
+    return entry, job, parent
+
+
+def _called(recipe: ModuleType, root: Path, entry: Entry, job: Job) -> Any:
+    """Return what a recipe's `build` returns; an error says where in the recipe it was raised."""
+    try:
+        return recipe.build(job)
+    except (Exception, SystemExit) as error:  # somebody's program: anything may happen
+        if isinstance(error, SystemExit) and error.code == TERMINATED:
+            raise
+        raise RuntimeError(explained(error, root, entry.recipe)) from error
 
 
 def _runs(target: Path) -> list[Path]:

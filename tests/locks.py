@@ -148,7 +148,7 @@ def entries(draw, name, scale, parents=()):
         parent=parent,
         inputs=tuple(draw(st.lists(inputs, max_size=2, unique_by=lambda item: item.id))),
         source=None if evaluation else draw(st.none() | sources),
-        file=FileRecord() if evaluation else file,
+        file=FileRecord(path=file.path) if evaluation else file,
         metrics=draw(metrics),
         reported=tuple(draw(st.lists(reported, max_size=2))),
         cost=draw(st.none() | st.builds(Cost, seconds=amounts, hardware=lines)),

@@ -1,5 +1,6 @@
 """Recipes that build: from an entry of the lock to a checkpoint and its R²."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -119,6 +120,39 @@ def test_the_paper_scale_does_not_start_without_a_gpu(recipe, name, length, tmp_
         recipe.build(made)
     assert str(error.value) == (
         f"{name} at paper scale trains for {length} and this machine has no CUDA GPU: fetch the "
-        "published weights, or build it at desk scale"
+        "published weights, build it at desk scale, or give --yes"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_fewer_gpus_than_declared_start_only_when_that_is_confirmed(tmp_path):
+    from recipes._run import check_length
+
+    declared = entry(poyo_mp, "base/poyo_mp_converged", "paper")
+    bare = job(tmp_path, name="base", scale="paper")
+    made = replace(bare, params=declared.params, cost=declared.cost)
+    for devices, nodes, gpus, text in (
+        (None, 1, 2, "2 of the 8 GPUs declared, about 36 h"),
+        (1, 1, 8, "1 of the 8 GPUs declared, about 72 h"),
+        (2, 2, 4, "4 of the 8 GPUs declared, about 18 h"),
+    ):
+        with pytest.raises(RuntimeError) as error:
+            check_length(replace(made, devices=devices, nodes=nodes), gpus)
+        assert str(error.value) == (
+            f"base at paper scale trains for 1,000 epochs (published: 9 h on 8 x H100) and it would "
+            f"get {text}: fetch the published weights, build it at desk scale, or give --yes"
+        )
+    check_length(made, 8)
+    check_length(replace(made, nodes=2), 4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="counts GPUs")
+def test_more_devices_than_there_are_start_nothing(tmp_path):
+    made = small(tmp_path, entry(poyo_mp, "base/poyo_mp_converged", "desk"))
+    cores = os.cpu_count()
+    with pytest.raises(RuntimeError) as error:
+        poyo_mp.build(replace(made, devices=999))
+    assert str(error.value) == (
+        f"--devices 999: this machine has {cores} processor cores and no CUDA GPU"
     )
     assert not list(tmp_path.iterdir())

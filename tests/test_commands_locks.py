@@ -76,6 +76,77 @@ def test_what_is_ok_is_not_made_again(lock):
     assert (toy.log(lock), lock.read_bytes()) == (before, text)
 
 
+def test_all_that_is_ok_is_kept_and_a_group_is_a_part_of_all(lock):
+    change(lock, '"base/net", seed=i)', '"base/net", seed=i, group=f"g{i}")')
+    change(lock, 'kind="checkpoint", **params', 'kind="checkpoint", group="toys", **params')
+    change(lock, 'group="toys",\n', "group=group,\n")
+    run(lock.parent, "lock")
+    assert run(lock.parent, "train", "--group", "g1")[1].splitlines()[-1] == "2 trained"
+    assert run(lock.parent, "list", "--group", "g1")[1].splitlines()[-1] == "1 entries: 1 ok"
+    _, out, _ = run(lock.parent, "train", "--all")
+    assert out.splitlines()[-1] == "2 kept, 1 trained, 1 evaluated"
+    before, text = toy.log(lock), lock.read_bytes()
+    assert run(lock.parent, "train", "--all")[1].splitlines()[-1] == "4 kept"
+    assert (toy.log(lock), lock.read_bytes()) == (before, text)
+    forced = run(lock.parent, "train", "--missing", "--group", "g1", "--dry-run")[1]
+    assert forced == "to do: 0 of 1 entries\n"
+
+
+def test_replicates_of_another_seed_have_a_lock_of_their_own(lock):
+    change(lock, '"steps": 3', '"steps": 3, "training": {"seed": 42, "batch": 8}')
+    change(lock, '[job.params["seed"], step]', '[job.params["training"]["seed"], step]')
+    run(lock.parent, "lock")
+    run(lock.parent, "train", "--all")
+    before = lock.read_bytes(), files(lock.parent / "checkpoints" / "desk")
+    _, out, _ = run(lock.parent, "train", "child/net0", "judged/net", "--seed", 43)
+    assert out.splitlines()[-1] == "2 trained, 1 evaluated"
+    assert (lock.read_bytes(), files(lock.parent / "checkpoints" / "desk")) == before
+    assert set(states(lock.parent).values()) == {"ok"}
+    other = lock.with_name("checkpoints.seed-43.lock")
+    _, out, _ = run(lock.parent, "list", "--json", "--lock", other.name)
+    rows = {row["name"]: row for row in json.loads(out)["checkpoints"]}
+    assert [row["state"] for row in rows.values()] == ["ok", "ok", "missing", "ok"]
+    ours, theirs = ({e.name: e for e in load(path).entries} for path in (other, lock))
+    assert ours["base/net"].path == "checkpoints/seed-43/desk/base/net.ckpt"
+    assert ours["base/net"].params["training"] == {"seed": 43, "batch": 8}
+    assert ours["base/net"].metrics != theirs["base/net"].metrics
+    text = other.read_bytes()
+    assert run(lock.parent, "train", "child/net0", "--seed", 43)[1].splitlines()[-1] == "1 kept"
+    assert other.read_bytes() == text
+    change(lock, '"steps": 3', '"steps": 2')
+    run(lock.parent, "lock")
+    _, out, _ = run(lock.parent, "train", "--missing", "--seed", 43)
+    assert out.splitlines()[-1] == "3 trained, 1 evaluated"
+
+
+def test_what_a_run_trained_on_is_recorded_and_binds_nothing(lock):
+    run(lock.parent, "train", "base/net", "--devices", 2, "--precision", "bfloat16")
+    entry = load(lock).entries[0]
+    assert (entry.environment["devices"], entry.environment["precision"]) == (2, "bfloat16")
+    assert run(lock.parent, "train", "base/net")[1] == "kept  base/net  desk\n1 kept\n"
+
+
+def test_a_node_that_does_not_lead_takes_part_and_publishes_nothing(lock):
+    nodes = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    command = ("train", "base/net", "--nodes", 2)
+    text = "Error: --nodes needs NODE_RANK in the environment of each node; see docs/clusters.md"
+    assert run(lock.parent, *command, **nodes)[2].splitlines()[-1] == text
+    status, out, _ = run(lock.parent, *command, **nodes, NODE_RANK="1")
+    assert (status, out) == (0, "")
+    assert "base/net begin" in toy.log(lock)
+    assert set(states(lock.parent).values()) == {"missing"}
+    _, out, _ = run(lock.parent, *command, **nodes, NODE_RANK="0")
+    assert out.splitlines()[-1] == "1 trained"
+    assert load(lock).entries[0].environment["nodes"] == 2
+    _, _, err = run(lock.parent, "train", "--all", "--nodes", 2, **nodes, NODE_RANK="0")
+    text = "Error: --nodes trains one entry, whose parents are there; name that one"
+    assert err.splitlines()[-1] == text
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_a_dry_run_prints_the_plan_and_does_nothing(lock):
     status, out, _ = run(lock.parent, "train", "child/net1", "--dry-run")
     assert status == 0
@@ -167,11 +238,18 @@ def test_the_lock_command_only_touches_what_is_named(lock):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (("train",), 2, "Error: name entries, or give --missing for all that is not there"),
+        (("train",), 2, "Error: name entries, or give --missing, --all or --group"),
+        (("train", "net", "--all"), 2, "Error: name entries, or give --missing, --all or --group"),
         (
             ("train", "--missing", "--force"),
             2,
-            "Error: --force takes the names of what to make again",
+            "Error: --missing leaves out what is there: no --force or --all with it",
+        ),
+        (("train", "--group", "toy"), 2, "Error: no group toy; the lock has toys"),
+        (
+            ("list", "base/ned", "--group", "toys"),
+            2,
+            "Error: no entry base/ned in group toys; did you mean base/net?",
         ),
         (
             ("train", "base/ned"),

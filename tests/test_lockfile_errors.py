@@ -198,12 +198,12 @@ ENTRIES = [
     # evaluations
     ("kind = 'evaluation'", "parent: missing; expected the checkpoint that is evaluated"),
     (
-        "kind = 'evaluation'\nfile = {path = 'x'}\n" + CHILD,
-        "file: a table; expected none: an evaluation has no weights",
+        f"kind = 'evaluation'\nfile = {{sha256 = '{SHA}', size = 1, tensors = '{SHA}'}}\n" + CHILD,
+        "file.sha256: given; expected none: an evaluation has no weights",
     ),
     (
         "kind = 'evaluation'\nsource = {url = 'https://a/b'}\n" + CHILD,
-        "source: a table; expected none: an evaluation has no weights",
+        "source: given; expected none: an evaluation has no weights",
     ),
     (
         CHILD,

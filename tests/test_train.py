@@ -3,8 +3,10 @@
 import csv
 import os
 import signal
+import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ pytest.importorskip("lightning")
 pytest.importorskip("torch_brain")
 
 STEPS = 12
+PLAIN = MODEL | {"lin_dropout": 0.0, "ffn_dropout": 0.0}  # dropout is a process's own
 
 
 @pytest.fixture(scope="module")
@@ -207,11 +210,7 @@ def test_files_that_come_and_go_are_whole(tmp_path):
 @pytest.mark.slow
 def test_two_processes_stopped_and_resumed_train_the_weights_of_one(tmp_path, recordings):
     declared = params()["training"] | {"steps": 20}
-    plain = MODEL | {
-        "lin_dropout": 0.0,
-        "ffn_dropout": 0.0,
-    }  # its random numbers are a process's own
-    common = {"model": plain, "optimizer": lamb(8e-3, 8)}
+    common = {"model": PLAIN, "optimizer": lamb(8e-3, 8)}
     one = job(tmp_path / "one", training=declared, **common)
     two = job(tmp_path / "two", training=declared | {"devices": 2}, **common)
     expected = train(one, recordings)
@@ -224,3 +223,42 @@ def test_two_processes_stopped_and_resumed_train_the_weights_of_one(tmp_path, re
     theirs = {t.name: t.read() for t in open_checkpoint(one.output).tensors}
     for tensor in open_checkpoint(two.output).tensors:
         np.testing.assert_allclose(tensor.read(), theirs[tensor.name], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_nodes_train_the_weights_of_one(tmp_path, recordings, monkeypatch):
+    one, two = (job(tmp_path / name, model=PLAIN) for name in ("one", "two"))
+    expected = train(one, recordings)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    script = (
+        "import sys; sys.path[:0] = sys.argv[2:]\n"
+        "import test_train as t; from pathlib import Path; from dataclasses import replace\n"
+        "if __name__ == '__main__':\n"
+        "    made = t.job(Path(sys.argv[1]), model=t.PLAIN)\n"
+        "    t.train(replace(made, nodes=2, node=1), t.sessions())"
+    )
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", script, str(two.folder), str(here), str(here.parent)]
+    with subprocess.Popen(command, env=os.environ | {"NODE_RANK": "1"}) as other:
+        found = train(replace(two, nodes=2), recordings)
+    assert other.returncode == 0
+    assert found["loss"] == pytest.approx(expected["loss"], abs=1e-4)
+    theirs = {t.name: t.read() for t in open_checkpoint(one.output).tensors}
+    checkpoint = open_checkpoint(two.output)
+    assert checkpoint.metadata["environment"]["nodes"] == 2
+    for tensor in checkpoint.tensors:
+        np.testing.assert_allclose(tensor.read(), theirs[tensor.name], atol=1e-4)
+
+
+def test_another_precision_is_told_and_recorded(tmp_path, recordings, caplog):
+    made = job(tmp_path)
+    train(replace(made, precision="bfloat16"), recordings)
+    assert [r.message for r in caplog.records if r.name == "recipes._train"] == [
+        "tiny: trains in bfloat16, declared is float32: its numbers may differ from what is recorded"
+    ]
+    recorded = open_checkpoint(made.output).metadata["environment"]
+    assert (recorded["precision"], recorded["nodes"], recorded["processes"]) == ("bfloat16", 1, 1)

@@ -21,16 +21,22 @@ _scale = click.option(
     type=click.Choice(["desk", "paper"]),
     help="Only entries of this scale.",
 )
+_group = click.option("--group", metavar="GROUP", help="Only entries of this group.")
 
 
 @click.command("list")
 @_names
 @lock_option
 @_scale
+@_group
 @json_option
 @debug_option
 def list_(
-    names: tuple[str, ...], lock_path: Path | None, scale: "Scale | None", as_json: bool
+    names: tuple[str, ...],
+    lock_path: Path | None,
+    scale: "Scale | None",
+    group: str | None,
+    as_json: bool,
 ) -> None:
     """Show the state of every entry of the lock, or of some.
 
@@ -50,7 +56,7 @@ def list_(
     from specdiag import listing
 
     path, lock = open_lock(lock_path)
-    rows = listing.rows(path.parent, lock, _chosen(lock, names, scale))
+    rows = listing.rows(path.parent, lock, _chosen(lock, names, scale, group))
     click.echo(json.dumps({"checkpoints": rows}, indent=2) if as_json else listing.table(rows))
 
 
@@ -70,7 +76,7 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
       specdiag fetch base/poyo_mp_converged
     """  # noqa: D301
     path, lock = open_lock(lock_path)
-    entries = [e for e in _chosen(lock, names, None) if e.source]
+    entries = [e for e in _chosen(lock, names) if e.source]
     lost = set(names) - {e.name for e in entries}
     if lost or not entries:
         what = ", ".join(sorted(lost)) or "the lock"
@@ -93,8 +99,10 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
     show_default=True,
     help="desk: small networks on simulated recordings; paper: the published settings.",
 )
-@click.option("--missing", is_flag=True, help="All that is missing, stale or corrupt.")
-@click.option("--force", is_flag=True, help="Make the named entries again, and record the result.")
+@click.option("--all", "all_", is_flag=True, help="Everything, as if all were named.")
+@click.option("--missing", is_flag=True, help="All that is missing and that a recipe can build.")
+@_group
+@click.option("--force", is_flag=True, help="Make again what is ok, and record the result.")
 @click.option(
     "--prefer",
     type=click.Choice(["fetch", "train"]),
@@ -102,36 +110,65 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
     show_default=True,
     help="What to do with entries that can be fetched.",
 )
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    help="Train replicates from this seed, in a lock of their own.",
+)
+@click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    help="GPUs to train on, or processes without any; by default as declared, or as many as there are.",
+)
+@click.option(
+    "--nodes",
+    type=click.IntRange(min=1),
+    help="Machines that train one entry together; see docs/clusters.md.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="What to train in, if not as declared: the numbers may differ from the record.",
+)
+@click.option("--yes", is_flag=True, help="Start also what will take very long on this machine.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @debug_option
 def train(
     names: tuple[str, ...],
     lock_path: Path | None,
     scale: "Scale",
+    all_: bool,
     missing: bool,
+    group: str | None,
     force: bool,
     prefer: str,
+    seed: int | None,
     dry_run: bool,
+    **options: Any,
 ) -> None:
     """Make checkpoints appear: fetch them, or run their recipes, parents first.
 
     What is there and ok is kept. An interrupted run goes on when it is started again, and several
     processes can share the work. Recipes are programs that come with the lock: run only those you trust.
+    With --seed 43 all of this happens in checkpoints.seed-43.lock, which is written beside the lock.
 
     \b
     Examples:
       specdiag train --missing
       specdiag train transfer/area2_ft_pretrained --scale desk
       specdiag train --missing --scale paper --dry-run
+      specdiag train --all --group published --seed 43
     """  # noqa: D301
-    if bool(names) == missing:
-        raise click.UsageError("name entries, or give --missing for all that is not there")
-    if force and missing:
-        raise click.UsageError("--force takes the names of what to make again")
-    from specdiag import listing, plan
+    if bool(names) == bool(all_ or missing or group):
+        raise click.UsageError("name entries, or give --missing, --all or --group")
+    if missing and (force or all_):
+        raise click.UsageError("--missing leaves out what is there: no --force or --all with it")
+    from specdiag import listing, plan, recipe
 
     path, lock = open_lock(lock_path)
-    chosen = [e.key for e in _chosen(lock, names, scale)]
+    if seed is not None:
+        path, lock = open_lock(recipe.replicate(path, scale, seed))
+    chosen = [e.key for e in _chosen(lock, names, scale, group)]
     forced = set(chosen) if force else set()
     steps = plan.plan(path, chosen, force=forced, prefer=prefer)
     if missing and (undone := plan.without_build(path, steps)):
@@ -139,8 +176,32 @@ def train(
         text = f"{len(undone)} entries are left out: no recipe can build them or their parents yet"
         click.echo(text, err=True)
     click.echo(listing.plan_text(steps), err=not dry_run)
-    if not dry_run:
-        _finish(path, steps, force=forced, prefer=prefer)
+    if dry_run:
+        return
+    options = {k: v for k, v in options.items() if v}
+    if "nodes" in options and _joined(path, steps, options):
+        return
+    _finish(path, steps, force=forced, prefer=prefer, options=options)
+
+
+def _joined(path: Path, steps: Sequence["Step"], options: dict[str, Any]) -> bool:
+    """Take part in a training of several nodes, if this is not the first, which leads."""
+    import os
+
+    from specdiag import work
+    from specdiag.plan import BUILT
+
+    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK"):
+        if name not in os.environ:
+            text = f"--nodes needs {name} in the environment of each node; see docs/clusters.md"
+            raise click.UsageError(text)
+    built = [step for step in steps if step.action in BUILT]
+    if len(built) > 1 or any(step.action == "evaluate" for step in built):
+        raise click.UsageError("--nodes trains one entry, whose parents are there; name that one")
+    node = int(os.environ["NODE_RANK"])
+    if node and built:
+        work.join(path, built[0].entry, {**options, "node": node})
+    return node > 0
 
 
 @click.command("lock")
@@ -201,18 +262,24 @@ def _start(lock_path: Path | None, names: Sequence[str], check: bool) -> Path:
     return path
 
 
-def _chosen(lock: "Lock", names: Sequence[str], scale: "Scale | None") -> list["Entry"]:
+def _chosen(
+    lock: "Lock", names: Sequence[str], scale: "Scale | None" = None, group: str | None = None
+) -> list["Entry"]:
     """Return the entries of these names, all when there are none, in the order of the lock."""
     from difflib import get_close_matches
 
-    known = {e.name for e in lock.entries if scale in (None, e.scale)}
+    groups = {e.group for e in lock.entries}
+    if group and group not in groups:
+        raise click.UsageError(f"no group {group}; the lock has {', '.join(sorted(groups))}")
+    entries = [e for e in lock.entries if scale in (None, e.scale) and group in (None, e.group)]
+    known = {e.name for e in entries}
     for name in names:
         if name not in known:
             near = " or ".join(get_close_matches(name, known, cutoff=0.5))
-            at = f" at {scale} scale" if scale else ""
+            at = (f" at {scale} scale" if scale else "") + (f" in group {group}" if group else "")
             hint = f"did you mean {near}?" if near else "`specdiag list` shows all names"
             raise click.UsageError(f"no entry {name}{at}; {hint}")
-    return [e for e in lock.entries if (not names or e.name in names) and scale in (None, e.scale)]
+    return [e for e in entries if not names or e.name in names]
 
 
 def _finish(path: Path, steps: Sequence["Step"], **how: Any) -> None:
