@@ -1,34 +1,29 @@
-"""Tables and figure of docs/transfer.md, from the rows that `benchmarks.transfer` measured."""
+"""Tables and figures of docs/transfer.md, from the rows that `benchmarks.transfer` measured."""
 
 import numpy as np
 
 from benchmarks._pages import DOCS, table_of, write_tables
 
 PERCENTS = (10, 25, 50, 100)
+LEVELS = ("off", "standard", "aggressive")
 ARMS = {
     "pretrained": "frozen base",
+    "scratch": "scratch",
     "scratch_tuned": "scratch, tuned",
-    "scratch": "scratch, finetune's settings",
     "ridge": "ridge, 3 bins",
     "ridge_wide": "ridge, 11 bins",
-    "clock": "clock alone",
 }
 COLOURS = {
     "pretrained": "#0072B2",
-    "scratch_tuned": "#D55E00",
     "scratch": "#E69F00",
+    "scratch_tuned": "#D55E00",
     "ridge": "#999999",
     "ridge_wide": "#444444",
-}
-SHOWN = {  # arms by task; the first two are compared
-    "reach": ("pretrained", "scratch_tuned", "scratch"),
-    "timing": ("pretrained", "scratch_tuned", "scratch", "clock"),
-    "second": ("pretrained", "scratch_tuned", "ridge", "ridge_wide"),
 }
 
 
 def interval(values):
-    """Return mean and 95 % interval over seeds, by Student's t."""
+    """Return mean and half of the 95 % interval over seeds, by Student's t."""
     from scipy.stats import t
 
     mean, n = float(np.mean(values)), len(values)
@@ -44,71 +39,99 @@ def shown(values):
     return f"{mean:.3f} ± {half:.3f} ({len(values)})"
 
 
-def by_seed(rows, task, arm, percent):
-    """Return R² by seed."""
-    chosen = (r for r in rows if (r["task"], r["arm"], r["percent"]) == (task, arm, percent))
-    return {r["seed"]: r["r2"] for r in chosen}
+def shown_ratio(values):
+    """Return the geometric mean of ratios with its 95 % interval, and their number, in words."""
+    if len(values) < 2:
+        return "".join(f"{value:.2f}" for value in values)
+    mean, half = interval(np.log(values))
+    low, middle, high = np.exp([mean - half, mean, mean + half])
+    return f"{middle:.2f} ({low:.2f} to {high:.2f}; {len(values)})"
 
 
-def comparison(rows, task, percents):
+def by_seed(rows, task, arm, percent=100, level=None, of="r2"):
+    """Return R², or another column, by seed."""
+    return {
+        r["seed"]: r[of]
+        for r in rows
+        if (r["task"], r["arm"], r["percent"]) == (task, arm, percent)
+        and level in (None, r["unit_dropout"])
+    }
+
+
+def less(first, second):
+    """Return the difference of the seeds that both have, in words."""
+    return shown([first[s] - second[s] for s in sorted(first.keys() & second.keys())])
+
+
+def decoders(rows, task, base):
+    """Return a table of one network's R² beside the ridge decoders'."""
+    names = {base: "POYO", "ridge": ARMS["ridge"], "ridge_wide": ARMS["ridge_wide"]}
+    return table_of(
+        [
+            {"decoder": label, "test R²": shown(list(by_seed(rows, task, arm).values()))}
+            for arm, label in names.items()
+        ]
+    )
+
+
+def arms(rows, task, percents):
     """Return a table of arms by fraction, with the difference of the first two, seed by seed."""
-    found, there = [], {r["arm"] for r in rows if r["task"] == task}
-    arms = [arm for arm in SHOWN[task] if arm in there]
+    found = []
     for percent in percents:
-        cells = {arm: by_seed(rows, task, arm, percent) for arm in arms}
-        here = [r for r in rows if (r["task"], r["percent"]) == (task, percent)]
-        windows = max((int(r["windows"] or 0) for r in here), default="")
-        line = {"% of training data": percent, "training windows": windows}
+        cells = {arm: by_seed(rows, task, arm, percent) for arm in ARMS}
+        windows = max(r["windows"] for r in rows if (r["task"], r["percent"]) == (task, percent))
+        line = {"% of training data": percent, "training windows": int(windows)}
         line |= {ARMS[arm]: shown(list(values.values())) for arm, values in cells.items()}
-        frozen, scratch = (cells[arm] for arm in arms[:2])
-        both = sorted(frozen.keys() & scratch.keys())
-        found.append(line | {"frozen less tuned": shown([frozen[s] - scratch[s] for s in both])})
+        tuned = less(cells["pretrained"], cells["scratch_tuned"])
+        found.append(line | {"frozen less tuned": tuned})
     return table_of(found)
 
 
-def write(desk, recorded):
+def levels(rows):
+    """Return a table of UnitDropout by fraction of the second monkey's data, all weights trained."""
+    found = []
+    for percent in (10, 25, 100):
+        cells = {v: by_seed(rows, "second", "plastic", percent, v) for v in LEVELS}
+        number = {
+            v: by_seed(rows, "second", "plastic", percent, v, "condition_number") for v in LEVELS
+        }
+        off, most = number["off"], number["aggressive"]
+        ratio = [off[s] / most[s] for s in sorted(off.keys() & most.keys())]
+        line = {"% of training data": percent}
+        line |= {f"R², {v}": shown(list(values.values())) for v, values in cells.items()}
+        line["R², aggressive less off"] = less(cells["aggressive"], cells["off"])
+        found.append(line | {"condition number, off over aggressive": shown_ratio(ratio)})
+    return table_of(found)
+
+
+def write(rows):
     """Write the tables and the figure of docs/transfer.md."""
-    first = {"base": "POYO", "ridge": ARMS["ridge"], "ridge_wide": ARMS["ridge_wide"]}
     tables = {
-        "simulated": comparison(desk, "reach", PERCENTS),
-        "timing": comparison(desk, "timing", (100,)),
-        "first": table_of(
-            [
-                {
-                    "decoder": label,
-                    "test R²": shown(list(by_seed(recorded, "first", a, 100).values())),
-                }
-                for a, label in first.items()
-            ]
-        ),
-        "second": comparison(recorded, "second", PERCENTS),
+        "first": decoders(rows, "first", "base"),
+        "second": arms(rows, "second", PERCENTS),
+        "levels": levels(rows),
+        "rat": arms(rows, "rat", (100,)),
     }
     write_tables(DOCS / "transfer.md", tables)
-    figure(desk, recorded)
+    figure(rows)
 
 
-def figure(desk, recorded):
-    """Draw R² against the fraction of training data, simulated and real."""
+def figure(rows):
+    """Draw the second monkey's R² against the fraction of its training data."""
     from matplotlib import pyplot as plt
 
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    fig, axes = plt.subplots(1, 2, figsize=(7.2, 2.9), sharey=True, layout="constrained")
-    panels = (
-        (axes[0], desk, "reach", "simulated"),
-        (axes[1], recorded, "second", "recorded, m_20140303"),
-    )
-    for axis, rows, task, title in panels:
-        for arm in SHOWN[task]:
-            found = {p: list(by_seed(rows, task, arm, p).values()) for p in PERCENTS}
-            points = [(p, interval(v)[0]) for p, v in found.items() if v]
-            seeds = [(p, value) for p, values in found.items() for value in values]
-            if points:
-                axis.plot(*zip(*points, strict=True), color=COLOURS[arm], label=ARMS[arm])
-                axis.plot(*zip(*seeds, strict=True), ".", color=COLOURS[arm], alpha=0.6)
-        axis.set(xscale="log", xlabel="training data, %", title=title)
-        axis.set_xticks(PERCENTS, [str(p) for p in PERCENTS], minor=False)
-        axis.minorticks_off()
-        axis.legend(frameon=False)
-    axes[0].set_ylabel("test R²")
+    fig, axis = plt.subplots(figsize=(4.2, 3.0), layout="constrained")
+    for arm, label in ARMS.items():
+        found = {p: list(by_seed(rows, "second", arm, p).values()) for p in PERCENTS}
+        points = [(p, interval(v)[0]) for p, v in found.items() if v]
+        seeds = [(p, value) for p, values in found.items() for value in values]
+        if points:
+            axis.plot(*zip(*points, strict=True), color=COLOURS[arm], label=label)
+            axis.plot(*zip(*seeds, strict=True), ".", color=COLOURS[arm], alpha=0.6)
+    axis.set(xscale="log", xlabel="training data, %", ylabel="test R²", title="m_20140303")
+    axis.set_xticks(PERCENTS, [str(p) for p in PERCENTS], minor=False)
+    axis.minorticks_off()
+    axis.legend(frameon=False)
     fig.savefig(DOCS / "transfer.png", dpi=130)
     plt.close(fig)

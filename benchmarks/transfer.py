@@ -1,11 +1,12 @@
-"""Does a frozen base help with a new recording? Against scratch and ridge, simulated and real.
+"""Does a frozen base help with a new recording? On recorded sessions, against scratch and ridge.
 
-    python -m benchmarks.transfer [--only simulated|real] [--write-docs]
+    python -m benchmarks.transfer [--write-docs]
 
-Trains what is not in benchmarks/results/transfer.csv and transfer_real.csv yet, a row a training, so
-that it can be stopped and continued; `--write-docs` trains nothing and writes docs/transfer.md and its
-figure from these files. Settings are those of desk entries of the lock, `settings` says of which. One
-thread; half an hour to three quarters.
+A base of one monkey's session, its transfer to another monkey's and to a rat's. Trains what is not in
+benchmarks/results/transfer.csv yet, a row a training, so that it can be stopped and continued;
+`--write-docs` trains nothing and writes docs/transfer.md and its figures
+from what is there. Settings are those of desk entries of the lock, `settings` says of which. One
+thread; three quarters of an hour. Simulated recordings: `specdiag verify` and docs/claims.md.
 """
 
 import argparse
@@ -20,112 +21,115 @@ import numpy as np
 
 from benchmarks import _transfer_page
 from benchmarks._pages import DOCS
-from benchmarks._transfer_page import PERCENTS
+from benchmarks._transfer_page import LEVELS, PERCENTS
 from benchmarks.ridge import counts, r2
 from recipes._arrays import arrays, first_part, inside, place
 from recipes._evaluate import r2_score
-from recipes._published import BASE, unit_dropout
+from recipes._published import ARMS, BASE, unit_dropout
 from recipes._recordings import recordings
 from recipes._run import tested
 from recipes._train import train
 from specdiag.lockfile import load
 from specdiag.recipe import Job
 
-RESULTS = Path(__file__).parent / "results"
-FILES = ("transfer.csv", "transfer_real.csv")
-COLUMNS = ["task", "arm", "percent", "seed", "r2", "valid_r2", "best_step", "windows", "trials"]
+RESULT = Path(__file__).parent / "results" / "transfer.csv"
+KEY = ["task", "arm", "unit_dropout", "percent", "seed"]
+COLUMNS = [*KEY, "r2", "valid_r2", "best_step", "condition_number", "windows", "test_intervals"]
 SEEDS = (42, 43, 44)
-ROUNDS = ((10, 100), (25, 50))  # the ends first, should it be stopped
-FIRST, SECOND = "c_20131003_center_out_reaching", "m_20140303_center_out_reaching"
-ENTRIES = {  # of the lock, by task and arm
-    "base": BASE,
-    "reach": "cross_subject/t_20130819_{}",
-    "timing": "transfer/dmfc_const_{}",
+SESSIONS = {  # of a task; all bins of the movement for the first, the second has bins of the same width
+    "first": ("c_20131003_center_out_reaching", "c_20131003_center_out_reaching_100ms"),
+    "second": ("m_20140303_center_out_reaching", "m_20140303_center_out_reaching_100ms"),
+    "rat": ("mmaze_0_1", "mmaze_0_1"),
 }
-REAL = {  # all bins of the movement; the other monkey has bins of the same width
-    FIRST: "c_20131003_center_out_reaching_100ms",
-    SECOND: "m_20140303_center_out_reaching_100ms",
+ENTRIES = {  # of the lock, by task and arm
+    ("first", "base"): BASE,
+    **{("second", arm): f"cross_subject/t_20130819_{arm}" for arm in ARMS},
+    ("second", "plastic"): "low_data/100_standard",
+    **{("rat", arm): f"cross_species/of_24365_2_{arm}" for arm in ARMS},
 }
 BINS = {"ridge": (3, 0), "ridge_wide": (11, 5)}  # how many, and how many of them after the hand
 PENALTIES = (10.0, 100.0, 1000.0, 10000.0)
 
 
-def settings(task, arm, percent, seed):
-    """Return the params of a desk entry of the lock with another seed and fraction."""
-    name = ENTRIES["reach" if task == "real" else task].format(arm)
+def cells():
+    """Yield what is trained, as values of KEY; the ends of the curves first, should it be stopped."""
+    for percents in ((10, 100), (25, 50)):
+        for seed, percent, arm in itertools.product(SEEDS, percents, ARMS):
+            yield "second", arm, "standard", percent, seed
+    for seed, arm in itertools.product(SEEDS, ARMS):
+        yield "rat", arm, "standard", 100, seed
+    for seed, percent, level in itertools.product(SEEDS, (10, 25, 100), LEVELS):
+        yield "second", "plastic", level, percent, seed
+
+
+def settings(task, arm, level, percent, seed):
+    """Return the params of a desk entry for a recording, which has the published number of units."""
     entries = {(e.name, e.scale): e for e in load(DOCS.parent / "checkpoints.lock").entries}
-    params = json.loads(json.dumps(entries[name, "desk"].params))
+    params = json.loads(json.dumps(entries[ENTRIES[task, arm], "desk"].params))
     params["training"]["seed"] = seed
-    params["data"]["train_fraction"] = percent / 100
-    return params
-
-
-def real_settings(arm, percent, seed):
-    """Return the params for the real recordings, which have more units than the simulated ones."""
-    params = settings(
-        "base" if arm == "base" else "real", "" if arm == "base" else arm, percent, seed
-    )
-    params["data"]["sessions"] = [FIRST if arm == "base" else SECOND]
-    params["unit_dropout"] = unit_dropout("paper", "standard")
+    params["data"] |= {"sessions": [SESSIONS[task][0]], "train_fraction": percent / 100}
+    params["unit_dropout"] = unit_dropout("paper", level)
     del params["simulation"]
     return params
 
 
-class Table:
-    """Rows of a CSV file: those that are there, and those that are measured now."""
-
-    def __init__(self, path):
-        self.path, self.rows = path, []
-        if path.exists():
-            with path.open(newline="") as file:
-                self.rows = [typed(row) for row in csv.DictReader(file)]
-
-    def has(self, **key):
-        """Return whether a row has these values."""
-        return any(all(row[k] == v for k, v in key.items()) for row in self.rows)
-
-    def add(self, row):
-        """Write and print a row."""
-        fresh = not self.path.exists()
-        self.rows.append(row)
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            if fresh:
-                writer.writeheader()
-            writer.writerow(row)
-        print(" ".join(f"{k}={v}" for k, v in row.items()), flush=True)
+def rows():
+    """Return the rows that are there, with numbers as such; '' is None."""
+    if not RESULT.exists():
+        return []
+    with RESULT.open(newline="") as file:
+        found = list(csv.DictReader(file))
+    return [
+        {k: v if k in KEY[:3] else float(v) if v else None for k, v in r.items()} for r in found
+    ]
 
 
-def typed(row):
-    """Return a row of a CSV file with numbers as such; '' is None."""
-    words = ("task", "arm")
-    return {k: v if k in words else (float(v) if v else None) for k, v in row.items()}
+def is_there(cell):
+    """Return whether a row is of this cell."""
+    return any(tuple(row[k] for k in KEY) == cell for row in rows())
 
 
-def measure(table, folder, held_in, *, task, arm, percent=100, seed=42, params, parent=None):
+def add(row):
+    """Append a row, in one write, and print it."""
+    text = ",".join(str(row.get(name, "")) for name in COLUMNS) + "\n"
+    fresh = not RESULT.exists()
+    with RESULT.open("a") as file:
+        file.write(",".join(COLUMNS) + "\n" + text if fresh else text)
+    print(text, end="", flush=True)
+
+
+def measure(cell, folder, parent=None):
     """Train, evaluate on the test split and add the row, unless it is there; return the checkpoint."""
-    work = folder / f"{task}_{arm}_{percent}_{seed}"
+    task, arm, level, percent, seed = cell
+    work = folder / f"{task}_{arm}_{level}_{percent}_{seed}"
+    output, params = work / "model.ckpt", settings(*cell)
+    if is_there(cell) and (task != "first" or output.exists()):
+        return output
+    work.mkdir(parents=True, exist_ok=True)
     job = Job(
-        name=f"{task} {arm} {percent} % {seed}",
+        name=work.name,
         scale="desk",
         params=params,
-        parent=parent,
+        parent=None if arm.startswith("scratch") else parent,
         inputs={},
         folder=work,
-        output=work / "model.ckpt",
+        output=output,
     )
-    key = {"task": task, "arm": arm, "percent": percent, "seed": seed}
-    if table.has(**key) and (arm != "base" or job.output.exists()):
-        return job.output
-    work.mkdir(parents=True, exist_ok=True)
-    sessions = list(recordings(params, held_in).values())
+    sessions = list(recordings(params, folder).values())
     done = train(job, sessions)
-    found = tested(job, sessions, job.output)
-    if not table.has(**key):
-        row = {**key, "r2": round(found.r2, 4), "valid_r2": round(done["valid_r2"], 4)}
-        row |= {"best_step": done["best_step"], **sizes(sessions, params)}
-        table.add(row)
-    return job.output
+    found = tested(job, sessions, output)
+    if not is_there(cell):
+        add(
+            {
+                **dict(zip(KEY, cell, strict=True)),
+                "r2": round(found.r2, 4),
+                "valid_r2": round(done["valid_r2"], 4),
+                "best_step": done["best_step"],
+                "condition_number": float(f"{found.features.condition_number:.4g}"),
+                **sizes(sessions, params),
+            }
+        )
+    return output
 
 
 def sizes(sessions, params):
@@ -133,81 +137,41 @@ def sizes(sessions, params):
     held = arrays(sessions, params)
     train_part = held.intervals["train"]
     room = np.floor((train_part.end - train_part.start) / params["data"]["window"])
-    return {"windows": int(room.sum()), "trials": len(held.intervals["test"].start)}
+    return {"windows": int(room.sum()), "test_intervals": len(held.intervals["test"].start)}
 
 
-def simulated(folder):
-    """Measure reaches of another animal by fraction of its data, and timing, in simulated recordings."""
-    table, held_in = Table(RESULTS / FILES[0]), folder / "simulated"
-    base = measure(
-        table, folder, held_in, task="base", arm="base", params=settings("base", "", 100, 42)
-    )
-    if not table.has(task="timing", arm="clock"):
-        params = settings("timing", "scratch", 100, 0)
-        row = {"task": "timing", "arm": "clock", "percent": 100, "seed": 0}
-        table.add(row | {"r2": round(clock(params, held_in), 4)})
-    ends, middle = ([("reach", p, s) for s in SEEDS for p in percents] for percents in ROUNDS)
-    timing = [("timing", 100, s) for s in SEEDS]
-    arms = ("pretrained", "scratch_tuned")
-    cells = [(*cell, arm) for cell in [*ends, *timing, *middle] for arm in arms]
-    cells += [(*cell, "scratch") for cell in [*ends, *timing]]
-    for task, percent, seed, arm in cells:
-        params = settings(task, arm, percent, seed)
-        cell = {"task": task, "arm": arm, "percent": percent, "seed": seed}
-        parent = base if arm == "pretrained" else None
-        measure(table, folder, held_in, **cell, params=params, parent=parent)
+def ridges(folder):
+    """Add ridge decoders' R² on every session and fraction."""
+    tasks = [("first", "base", 100), ("rat", "scratch", 100)]
+    tasks += [("second", "scratch", percent) for percent in PERCENTS]
+    for (task, arm, percent), (name, bins) in itertools.product(tasks, BINS.items()):
+        cell = (task, name, "", percent, 0.0)
+        params = settings(task, arm, "off", percent, 0)
+        (data,) = recordings(params, folder).values()
+        if not is_there(cell):
+            found = {"r2": round(ridge(data, percent, *bins), 4), **sizes([data], params)}
+            add(dict(zip(KEY, (*cell[:4], 0), strict=True)) | found)
 
 
-def clock(params, held_in, width=0.1):
-    """Return test R² of the mean interval of training trials by time since Set: what needs no spikes."""
-    (data,) = recordings(params, held_in).values()
+def clock(folder, width=0.1):
+    """Add test R² of the mean interval by time since Set, in simulated timing: what needs no spikes."""
+    cell = ("timing", "clock", "", 100, 0.0)
+    if is_there(cell):
+        return
+    entries = {(e.name, e.scale): e for e in load(DOCS.parent / "checkpoints.lock").entries}
+    params = entries["transfer/dmfc_const_scratch", "desk"].params
+    (data,) = recordings(params, folder / "simulated").values()
     held = arrays([data], params)
     starts = np.sort(data.trials.set_time)
-    since = (
-        held.times - starts[np.maximum(np.searchsorted(starts, held.times, side="right") - 1, 0)]
-    )
+    before = np.searchsorted(starts, held.times, side="right") - 1
+    since = np.floor((held.times - starts[np.maximum(before, 0)]) / width)
     fit, test = (
         held.evaluated & inside(held.times, np.stack(held.intervals[split][1:3], axis=1))
         for split in ("train", "test")
     )
-    bins = np.floor(since / width)
-    guess = [held.values[fit & (bins == b)].mean() for b in bins[test]]
-    return r2_score(held.values[test], np.array(guess)[:, None])
-
-
-def real(folder):
-    """Measure a base on one real session, and its transfer to another monkey, if the extracts are there."""
-    sys.path.insert(0, str(DOCS.parent / "tests"))
-    import real as extracts
-
-    if not extracts.FOLDER.is_dir():
-        print("no ../shared/data beside the checkout: nothing measured on real recordings")
-        return
-    table, held_in = Table(RESULTS / FILES[1]), folder / "extracts"
-    for name in REAL.values():
-        extracts.write(held_in, name)
-    ridges(table, held_in)
-    params = real_settings("base", 100, SEEDS[0])
-    base = measure(table, folder, held_in, task="first", arm="base", params=params)
-    cells = [(p, s) for percents in ROUNDS for s in SEEDS for p in percents]
-    for percent, seed in cells:
-        for arm, parent in (("pretrained", base), ("scratch_tuned", None)):
-            cell = {"task": "second", "arm": arm, "percent": percent, "seed": seed}
-            params = real_settings(arm, percent, seed)
-            measure(table, folder, held_in, **cell, params=params, parent=parent)
-
-
-def ridges(table, held_in):
-    """Add ridge decoders' R² on both sessions, for every fraction of the second."""
-    for task, arm, percents in (("first", "base", (100,)), ("second", "pretrained", PERCENTS)):
-        for percent, (name, bins) in itertools.product(percents, BINS.items()):
-            params = real_settings(arm, percent, 0)
-            (data,) = recordings(params, held_in).values()
-            row = {"task": task, "arm": name, "percent": percent, "seed": 0}
-            if not table.has(**row):
-                table.add(
-                    row | {"r2": round(ridge(data, percent, *bins), 4), **sizes([data], params)}
-                )
+    guess = [held.values[fit & (since == b)].mean() for b in since[test]]
+    found = {"r2": round(r2_score(held.values[test], np.array(guess)[:, None]), 4)}
+    add(dict(zip(KEY, (*cell[:4], 0), strict=True)) | found | sizes([data], params))
 
 
 def ridge(data, percent, bins, ahead, width=0.1):
@@ -215,12 +179,16 @@ def ridge(data, percent, bins, ahead, width=0.1):
 
     The penalty is the best on the validation trials.
     """
-    times = data.cursor.timestamps
+    if hasattr(data, "cursor"):
+        times, y = data.cursor.timestamps, data.cursor.vel
+    else:
+        places = slice(None, None, 10)  # of 100 a second
+        times = data.samples.timestamps[places]
+        y = np.stack([data.samples.x[places], data.samples.y[places]], axis=1)
     x = counts(data.spikes, len(data.units), times + ahead * width, width, bins)
     bounds = [place(data, f"{split}_domain") for split in ("train", "valid", "test")]
     bounds[0] = first_part(bounds[0], percent / 100)
     fit, valid, test = (inside(times, b) for b in bounds)
-    y = data.cursor.vel
     return r2(x, y, fit, test, max(PENALTIES, key=lambda p: r2(x, y, fit, valid, p)))
 
 
@@ -228,21 +196,31 @@ def main():
     import torch
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=("simulated", "real"))
     parser.add_argument(
         "--folder", type=Path, default=DOCS.parent / "build" / "transfer", help="of checkpoints"
     )
     parser.add_argument("--write-docs", action="store_true")
     options = parser.parse_args()
     if options.write_docs:
-        _transfer_page.write(*(Table(RESULTS / name).rows for name in FILES))
+        _transfer_page.write(rows())
         return
+    sys.path.insert(0, str(DOCS.parent / "tests"))
+    import real as extracts
+
+    if not extracts.FOLDER.is_dir():
+        raise SystemExit(
+            "no ../shared/data beside the checkout: there are no recordings to measure"
+        )
     torch.set_num_threads(1)
     logging.disable(logging.INFO)
-    if options.only != "real":
-        simulated(options.folder)
-    if options.only != "simulated":
-        real(options.folder)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for _, file in SESSIONS.values():
+        extracts.write(options.folder, file)
+    clock(options.folder)
+    ridges(options.folder)
+    base = measure(("first", "base", "standard", 100, SEEDS[0]), options.folder)
+    for cell in cells():
+        measure(cell, options.folder, base)
 
 
 if __name__ == "__main__":
