@@ -7,7 +7,7 @@ MODEL = $$($(BIN)/python -c '$(FIND_MODEL)')
 
 TRANSFERS := area2_ft_pretrained area2_ft_scratch dmfc_const_pretrained dmfc_const_scratch
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 demo: .venv/demo  ## measure a real trained network, then train a base and its transfers at desk scale
 	@mkdir -p demo
@@ -17,13 +17,16 @@ demo: .venv/demo  ## measure a real trained network, then train a base and its t
 	$(BIN)/specdiag compare base/poyo_mp_converged transfer/area2_ft_pretrained
 	@echo "Figures are in demo/figures, the Dataset is demo/minilm.nc, the checkpoints are in checkpoints/desk."
 
-test: lint  ## everything that continuous integration checks
+test: lint docs  ## everything that continuous integration checks
 	$(BIN)/python -m pytest
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: .venv/dev  ## the documentation site, in build/site
+	$(BIN)/python -m sphinx -E -q -W --keep-going docs build/site
 
 bench: .venv/dev  ## ratios of time and memory, all in one run
 	$(BIN)/python -m benchmarks.engine "$(MODEL)/model.safetensors"

@@ -23,7 +23,7 @@ TRACY_WIDOM_95 = 0.9793
 def eigenvalues(W: ArrayLike) -> Array:
     """Return the eigenvalues of the correlation matrix of W, largest first.
 
-    A kernel with more than two axes, (out, in, *kernel), is read as WeightWatcher reads Conv2d:
+    A kernel with more than two axes, ``(out, in, *kernel)``, is read as WeightWatcher reads Conv2d:
     every position of the kernel is one (out, in) matrix, and the eigenvalues of all of them are
     pooled. (WeightWatcher also multiplies those matrices by sqrt(1/2), which moves no exponent.)
 
@@ -33,7 +33,7 @@ def eigenvalues(W: ArrayLike) -> Array:
 
     Parameters
     ----------
-    W : array_like of shape (n, m) or (out, in, *kernel)
+    W : array_like of shape (n, m) or (out, in, ...)
         Real numbers, of any dtype.
 
     Returns

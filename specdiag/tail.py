@@ -39,8 +39,8 @@ NO_FIT = TailFit(alpha=math.nan, xmin=math.nan, ks_distance=math.nan, n_tail=0)
 def fit_alpha(eigenvalues: ArrayLike) -> TailFit:
     """Return the power law whose tail is nearest to the eigenvalues, over every possible xmin.
 
-    Every distinct eigenvalue with another one above it is tried as xmin: alpha = 1 + n / sum(log(x / xmin)) over the n eigenvalues of the tail, and the distance is
-    the largest |F(x) - (rank from below - 1) / n|. The xmin of least distance wins, the smallest
+    Every distinct eigenvalue with another one above it is tried as xmin: ``alpha = 1 + n / sum(log(x / xmin))``
+    over the n eigenvalues of the tail, and the distance is the largest ``|F(x) - (rank from below - 1) / n|``. The xmin of least distance wins, the smallest
     one when several tie. Clauset, Shalizi & Newman (2009), SIAM Review 51(4), equations 3.1 and
     3.9. The same rules as weightwatcher's fitter and the powerlaw package, without their caps.
 
