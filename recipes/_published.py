@@ -94,7 +94,7 @@ def training(*, devices: int = 1, matmul: str = "medium", **length: Any) -> Tabl
 
 _DESK = {
     "pretrained": (1e-2, 200, 20.0),  # learning rate, steps, seconds
-    "plastic": (2e-3, 200, 40.0),
+    "plastic": (5e-3, 200, 40.0),
     "scratch": (1e-2, 200, 40.0),
     "scratch_tuned": (2e-3, 500, 60.0),
 }
