@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from specdiag.checkpoint import open_checkpoint, tensor_digest
+    from specdiag.collection import collect
     from specdiag.comparison import compare
     from specdiag.covariance import FeatureCovariance
     from specdiag.esd import eigenvalues, rank_gate
@@ -21,6 +22,7 @@ __all__ = [
     "FeatureCovariance",
     "alpha",
     "alpha_posterior",
+    "collect",
     "compare",
     "eigenvalues",
     "export",
@@ -39,6 +41,7 @@ _HOME = {
     "FeatureCovariance": "covariance",
     "alpha": "spectra",
     "alpha_posterior": "posterior",
+    "collect": "collection",
     "compare": "comparison",
     "eigenvalues": "esd",
     "export": "exports",

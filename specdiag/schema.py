@@ -1,6 +1,11 @@
-"""What a Dataset of spectra holds: one table of names, dimensions, dtypes, units and descriptions."""
+"""What a Dataset holds: tables of names, dimensions, dtypes, units and descriptions.
+
+`SCHEMA` is that of weight spectra. `COLLECTION` comes on top of it in a Dataset of whole studies, which
+links them with the features' covariance and the test R².
+"""
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from specdiag.gof import ALTERNATIVES
@@ -8,13 +13,15 @@ from specdiag.layers import Layer
 
 SCHEMA_VERSION = 1
 _LAYER = ("checkpoint", "layer")
+_ONE = ("checkpoint",)
+_CI = ("checkpoint", "ci_bound")
 
 
 class Variable(NamedTuple):
     """One row of the schema."""
 
     dims: tuple[str, ...]
-    dtype: str  # NumPy kind: f float64, i int64, O str
+    dtype: str  # f float64, i int64, b int8 that is 0 or 1, O str
     units: str
     long_name: str
 
@@ -66,6 +73,76 @@ SCHEMA: dict[str, Variable] = {
     "eigenvalue": Variable(("sample",), "f", "1", "eigenvalues of W'W / N, descending by layer"),
 }
 
+# From `n_samples` on, what `specdiag.feature_spectrum.FeatureSpectrum` defines, with `_ci` for intervals.
+COLLECTION: dict[str, Variable] = {
+    "session": Variable(("session",), "O", "", "recording session"),
+    "feature_rank": Variable(("feature_rank",), "i", "1", "rank of an eigenvalue, 1 the largest"),
+    "entry": Variable(_ONE, "O", "", "name in the lock; several seeds and scales share one"),
+    "parent": Variable(_ONE, "O", "", "entry whose weights this one started from"),
+    "recipe": Variable(_ONE, "O", "", "recipe that made it"),
+    "scale": Variable(_ONE, "O", "", "paper or desk"),
+    "group": Variable(_ONE, "O", "", "group of the entry"),
+    "task": Variable(_ONE, "O", "", "what is decoded: center_out, area2_bump, ..."),
+    "arm": Variable(
+        _ONE, "O", "", "base, pretrained, plastic, scratch, scratch_tuned or evaluation"
+    ),
+    "unit_dropout": Variable(_ONE, "O", "", "level of UnitDropout while training"),
+    "state": Variable(_ONE, "O", "", "ok, rebuilt, drifted, stale, missing or corrupt"),
+    "sha256": Variable(_ONE, "O", "", "of the file of the weights that were measured"),
+    "train_fraction": Variable(_ONE, "f", "1", "share of the training intervals that was used"),
+    "seed": Variable(_ONE, "f", "1", "seed of the training"),
+    "frozen_core": Variable(_ONE, "b", "1", "1 where the parent's core was kept as it was"),
+    "n_fit": Variable(_ONE, "i", "1", "layers of status fit"),
+    "n_degenerate": Variable(_ONE, "i", "1", "layers of status degenerate"),
+    "n_skipped": Variable(_ONE, "i", "1", "layers of status skipped"),
+    "n_failed": Variable(_ONE, "i", "1", "layers of status failed"),
+    "r2": Variable(_ONE, "f", "1", "test R2, mean over outputs and sessions"),
+    "session_r2": Variable(("checkpoint", "session"), "f", "1", "test R2 of a session"),
+    "feature_eigenvalue": Variable(
+        ("checkpoint", "feature_rank"), "f", "1", "eigenvalues of the feature covariance"
+    ),
+    "n_samples": Variable(_ONE, "f", "1", "samples of the features"),
+    "n_groups": Variable(_ONE, "f", "1", "trials or windows that they come from"),
+    "n_blocks": Variable(_ONE, "f", "1", "blocks that the intervals resample"),
+    "precision": Variable(_ONE, "O", "", "number format of the forward pass"),
+    "noise_floor": Variable(
+        _ONE, "f", "1", "what an eigenvalue must exceed to be more than rounding"
+    ),
+    "noise_floor_source": Variable(_ONE, "O", "", "what sets the noise floor"),
+    "numerical_rank": Variable(_ONE, "f", "1", "eigenvalues of the features above the noise floor"),
+    "condition_number": Variable(
+        _ONE, "f", "1", "largest over smallest eigenvalue, or over the noise floor"
+    ),
+    "condition_number_ci": Variable(
+        _CI, "f", "1", "its 95 % interval; a lower bound has no upper end"
+    ),
+    "condition_number_is_bound": Variable(
+        _ONE, "b", "1", "1 where the condition number is a lower bound"
+    ),
+    "condition_number_published": Variable(
+        _ONE, "f", "1", "largest over smallest positive eigenvalue, as in published tables"
+    ),
+    "effective_rank": Variable(_ONE, "f", "1", "exp of the entropy of the normalised eigenvalues"),
+    "effective_rank_ci": Variable(_CI, "f", "1", "its 95 % interval"),
+    "participation_ratio": Variable(_ONE, "f", "1", "squared trace over the sum of squares"),
+    "participation_ratio_ci": Variable(_CI, "f", "1", "its 95 % interval"),
+    "top1_fraction": Variable(_ONE, "f", "1", "share of the variance of the largest eigenvalue"),
+    "top1_fraction_ci": Variable(_CI, "f", "1", "its 95 % interval"),
+    "top5_fraction": Variable(_ONE, "f", "1", "share of the variance of the five largest"),
+    "top5_fraction_ci": Variable(_CI, "f", "1", "its 95 % interval"),
+    "trace": Variable(_ONE, "f", "1", "total variance of the features"),
+    "trace_ci": Variable(_CI, "f", "1", "its 95 % interval"),
+}
+
+# What the JSON of an evaluation calls a variable: as in FeatureSpectrum, intervals by their whole name.
+FEATURES = {
+    "feature_eigenvalue": "eigenvalues",
+    **{
+        name: name.replace("_ci", "_interval")
+        for name in list(COLLECTION)[list(COLLECTION).index("n_samples") :]
+    },
+}
+
 # Where in a Layer a variable of another name is found.
 _HOME = {
     **{name: ("tail", name) for name in ("alpha", "xmin", "ks_distance")},
@@ -96,3 +173,20 @@ def layer_value(layer: Layer, name: str) -> Any:
         item = int(name.endswith("_p"))
         return [layer.likelihood_ratios.get(a, (math.nan, math.nan))[item] for a in ALTERNATIVES]
     return getattr(layer, {"stored_dtype": "dtype"}.get(name, name))
+
+
+def schema_of(attrs: Mapping[Any, Any]) -> dict[str, Variable]:
+    """Return what a Dataset with these attributes has to hold."""
+    return SCHEMA | COLLECTION if attrs.get("kind") == "collection" else SCHEMA
+
+
+def as_markdown(schema: Mapping[str, Variable]) -> str:
+    """Return a schema as the table of the documentation."""
+    rows = [
+        f"| `{name}` | {', '.join(spec.dims)} | {_DTYPES[spec.dtype]} | {spec.long_name} |"
+        for name, spec in schema.items()
+    ]
+    return "\n".join(["| variable | dimensions | dtype | meaning |", "|---|---|---|---|", *rows])
+
+
+_DTYPES = {"f": "float64", "i": "int64", "b": "int8", "O": "str"}

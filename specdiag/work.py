@@ -310,13 +310,14 @@ def _runs(target: Path) -> list[Path]:
     return list(target.parent.glob(f"{glob.escape(target.name)}.*.run"))
 
 
-def _spectra_path(target: Path) -> Path:
+def spectra_path(target: Path) -> Path:
+    """Return where the Dataset of a checkpoint's spectra lies: beside it, named after its content."""
     return target.with_name(f"{target.name}.{sha256_of(target)[:16]}.nc")
 
 
 def _is_finished(target: Path) -> bool:
     """Return whether `_finish` has nothing to do; a folder may be that of a build in progress."""
-    return not _runs(target) and (not target.is_file() or _spectra_path(target).exists())
+    return not _runs(target) and (not target.is_file() or spectra_path(target).exists())
 
 
 def _finish(target: Path) -> None:
@@ -329,23 +330,29 @@ def _finish(target: Path) -> None:
             file.replace(target.with_name(f"{target.name}.{file.name}"))
         shutil.rmtree(folder)
     if target.is_file():
-        _attach_spectra(target)
+        try:
+            attach_spectra(target)
+        except ValueError as error:
+            _log.warning("%s: no spectra: %s", target.name, error)
+        for old in target.parent.glob(f"{glob.escape(target.name)}.*.nc"):
+            if old != spectra_path(target):
+                old.unlink()
 
 
-def _attach_spectra(target: Path) -> None:
-    """Write the Dataset of a checkpoint's spectra beside it, named after its content, where it lacks."""
+def attach_spectra(target: Path) -> Path:
+    """Return the file with the Dataset of a checkpoint's spectra, written now where it lacks.
+
+    Raises
+    ------
+    ValueError
+        When there is none to write: the checkpoint has no matrix.
+    """
     from specdiag import spectra
 
-    path = _spectra_path(target)
-    if path.exists():
-        return
-    try:
+    path = spectra_path(target)
+    if not path.exists():
         spectra.save(spectra.alpha(target), path)
-    except ValueError as error:
-        _log.warning("%s: no spectra: %s", target.name, error)
-    for old in target.parent.glob(f"{glob.escape(target.name)}.*.nc"):
-        if old != path:
-            old.unlink()
+    return path
 
 
 def _metrics(entry: Entry, found: Any) -> dict[str, Metric]:

@@ -58,6 +58,13 @@ ALLOWED = {
         *("specdiag.lockfile", "specdiag.plan", "specdiag.recipe", "specdiag.store"),
         "specdiag.spectra",
     },
+    "factors": {"specdiag.lockfile"},
+    "evaluation": {"specdiag._files", "specdiag.schema"},
+    "collection": {
+        *("numpy", "xarray", "h5py", "specdiag._files", "specdiag.evaluation", "specdiag.factors"),
+        *("specdiag.gof", "specdiag.lockfile", "specdiag.schema", "specdiag.spectra"),
+        *("specdiag.store", "specdiag.work"),
+    },
     "listing": {
         *(
             "specdiag._files",

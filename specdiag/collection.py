@@ -1,0 +1,319 @@
+"""Entries of locks -> one Dataset that links weight spectra, feature covariance and test R².
+
+All of it is read from what lies beside the checkpoints: NAME.ckpt.SHA.nc, the spectra of the file with that
+digest; NAME.ckpt.evaluation.json, R² by session and the covariance of the features; and the receipt. So a
+collection can be made again at any time, with the same bytes. Only spectra that lack are measured.
+"""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from specdiag._files import one_line
+from specdiag.evaluation import read_evaluation
+from specdiag.factors import factors, labels
+from specdiag.gof import ALTERNATIVES
+from specdiag.lockfile import Entry, Lock, Scale, find, load
+from specdiag.schema import COLLECTION, FEATURES, SCHEMA, SCHEMA_VERSION, Variable
+from specdiag.spectra import check_version, labelled, validate
+from specdiag.store import USABLE, Receipt, read_receipt, sha256_of, state
+from specdiag.work import attach_spectra, spectra_path
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_log = logging.getLogger(__name__)
+
+_BY_LAYER = {n: v for n, v in SCHEMA.items() if v.dims[:2] == ("checkpoint", "layer")}
+_LABELS = ("status", "reason", "verdict", "shape", "stored_dtype")  # coordinates by layer
+
+
+class Row(NamedTuple):
+    """What is there of one entry."""
+
+    factors: Mapping[str, Any]  # what `specdiag.factors` says, `state` and `sha256`
+    spectra: "xr.Dataset | None"  # of one checkpoint
+    reason: str  # why there are none
+    evaluation: Mapping[str, Any]  # r2, session_r2, and features under the names of the schema
+
+
+def collect(
+    *locks: str | os.PathLike[str],
+    names: Iterable[str] = (),
+    group: str | None = None,
+    scale: Scale | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> "xr.Dataset":
+    """Return the Dataset of the checkpoints of one or several locks: spectra, features and test R².
+
+    Spectra that lie beside a checkpoint are read; where they lack they are measured and put there.
+
+    Parameters
+    ----------
+    *locks : path
+        Such as those of several seeds. Equal names are told apart by scale or seed.
+    names : iterable of str
+        Only these entries; all by default.
+    group, scale : str, optional
+        Only entries of this group, of this scale.
+    progress : callable, optional
+        Called with the number of entries done and of all.
+
+    Returns
+    -------
+    xarray.Dataset
+        As in `specdiag.schema`, SCHEMA and COLLECTION; `specdiag.save` writes it. An entry whose
+        checkpoint is missing, stale or corrupt has NaN and layers of status `absent`; its `state` says why.
+
+    Raises
+    ------
+    ValueError
+        When no entry is chosen, none has a checkpoint, or a file beside one is broken.
+    OSError
+        When a file cannot be read.
+
+    Examples
+    --------
+    >>> dataset = specdiag.collect("checkpoints.lock", scale="desk")
+    >>> dataset.r2.sel(checkpoint="base/poyo_mp_converged")
+    """
+    paths = list(dict.fromkeys(Path(lock).resolve() for lock in locks))
+    if not paths:
+        raise ValueError("collect() needs at least one lock: the path of a checkpoints.lock")
+    chosen = _chosen([(path, load(path)) for path in paths], set(names), group, scale)
+    rows = []
+    for path, lock, entry in chosen:
+        rows.append(_row(path.parent, lock, entry))
+        if progress:
+            progress(len(rows), len(chosen))
+    if not any(row.spectra for row in rows):
+        raise ValueError(
+            f"none of the {len(rows)} entries has a checkpoint with spectra; `specdiag train` makes "
+            "checkpoints, `specdiag list` shows their state"
+        )
+    return build(rows, {path.name: sha256_of(path) for path in paths})
+
+
+def _chosen(
+    locks: Sequence[tuple[Path, Lock]], names: set[str], group: str | None, scale: Scale | None
+) -> list[tuple[Path, Lock, Entry]]:
+    """Return the entries to collect, each with its lock; a name that none has is an error."""
+    at = (
+        " of" * bool(group or scale)
+        + f" group {group}" * bool(group)
+        + f" {scale} scale" * bool(scale)
+    )
+    found = [
+        (path, lock, entry)
+        for path, lock in locks
+        for entry in lock.entries
+        if group in (None, entry.group) and scale in (None, entry.scale)
+    ]
+    known = {entry.name for _, _, entry in found}
+    for name in sorted(names - known):
+        from difflib import get_close_matches
+
+        near = " or ".join(get_close_matches(name, sorted(known), cutoff=0.5))
+        hint = f"did you mean {near}?" if near else "`specdiag list` shows all names"
+        raise ValueError(f"no entry {name}{at}; {hint}")
+    if not found:
+        raise ValueError(f"no entries{at}; `specdiag list` shows what there is")
+    return [item for item in found if not names or item[2].name in names]
+
+
+def _row(root: Path, lock: Lock, entry: Entry) -> Row:
+    """Return what is there of an entry; an evaluation has the weights of its parent."""
+    parent = find(lock, entry.parent.name, entry.scale) if entry.parent else None
+    weights = parent if parent and entry.kind == "evaluation" else entry
+    found, word = state(root, lock, entry), state(root, lock, weights).word
+    spectra, reason = None, f"the checkpoint of {weights.name} is {word}"
+    if word in USABLE:
+        spectra, reason = _spectra(root / weights.path)
+    receipt = read_receipt(root, lock, entry)
+    evaluation: dict[str, Any] = {}
+    if found.word in USABLE and isinstance(receipt, Receipt):
+        evaluation = _evaluation(root / entry.path, receipt)
+    return Row(
+        factors={
+            **factors(entry, parent),
+            "state": found.word,
+            "sha256": sha256_of(root / weights.path) if word in USABLE else "",
+        },
+        spectra=spectra,
+        reason=reason,
+        evaluation=evaluation,
+    )
+
+
+def _spectra(target: Path) -> tuple["xr.Dataset | None", str]:
+    """Return the spectra beside a checkpoint, measured now where they lack, or why there are none."""
+    if not spectra_path(target).exists():
+        _log.info("measuring %s: it has no spectra beside it yet", target.name)
+    try:
+        path = attach_spectra(target)
+    except ValueError as error:
+        _log.warning("%s: no spectra: %s", target.name, one_line(error))
+        return None, one_line(error)
+    return read_spectra(path), ""
+
+
+def read_spectra(path: Path) -> "xr.Dataset":
+    """Return the Dataset of one checkpoint that `specdiag.save` wrote, loaded.
+
+    By h5py alone: xarray takes ten times as long to open so small a file, and there may be a thousand.
+
+    Raises
+    ------
+    ValueError
+        In one line that begins with the path, when the file is no such Dataset.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            return _loaded(file)
+    except (ValueError, OSError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} is not a spectra file: {one_line(error)}; remove it to have it measured again"
+        ) from error
+
+
+def _loaded(file: Any) -> "xr.Dataset":
+    import xarray as xr
+
+    check_version(file.attrs)
+    columns = {
+        name: file[name].asstr()[()] if spec.dtype == "O" else file[name][()]
+        for name, spec in SCHEMA.items()
+    }
+    provenance = json.loads(file.attrs["provenance"])
+    provenance.pop("checkpoints")  # paths on the machine that measured
+    attrs = {
+        "schema_version": SCHEMA_VERSION,
+        "provenance": json.dumps(provenance, sort_keys=True),
+    }
+    found = validate(xr.Dataset(labelled(SCHEMA, columns), attrs=attrs))
+    if found.sizes["checkpoint"] != 1 or not found.indexes["layer"].is_unique:
+        raise ValueError("it holds several checkpoints, or a layer twice")
+    if tuple(found.alternative.values) != ALTERNATIVES:
+        raise ValueError(f"its alternatives are not {', '.join(ALTERNATIVES)}")
+    return found
+
+
+def _evaluation(target: Path, receipt: Receipt) -> dict[str, Any]:
+    """Return R² and features of the file that is there; those of an earlier build are left out."""
+    metric = receipt.metrics.get("r2")
+    r2 = metric.value if metric else math.nan
+    path = target.with_name(f"{target.name}.evaluation.json")
+    if not path.is_file():
+        return {"r2": r2}
+    found = read_evaluation(path)
+    sessions = list(found["session_r2"].values())
+    if not math.isclose(sum(sessions) / len(sessions), r2, rel_tol=1e-9, abs_tol=1e-9):
+        _log.warning(
+            "%s is left out: the mean over its sessions is not the R² of the receipt, so it is of another "
+            "build",
+            path.name,
+        )
+        return {"r2": r2}
+    return {"r2": r2, **found}
+
+
+def build(rows: Sequence[Row], locks: Mapping[str, str]) -> "xr.Dataset":
+    """Return the Dataset of the rows; `locks` are the digests of their locks, by name."""
+    import xarray as xr
+
+    columns = _spectra_columns(rows) | _evaluation_columns(rows)
+    columns["checkpoint"] = labels([row.factors for row in rows])
+    for name in rows[0].factors:
+        columns[name] = [row.factors[name] for row in rows]
+    for status in ("fit", "degenerate", "skipped", "failed"):
+        columns[f"n_{status}"] = np.count_nonzero(columns["status"] == status, axis=1)
+    data = labelled(SCHEMA | COLLECTION, columns)
+    data["row_size"].attrs["sample_dimension"] = "sample"
+    dataset = xr.Dataset(data, attrs=_attributes(rows, locks))
+    return dataset.set_coords([*_LABELS, *rows[0].factors])
+
+
+def _spectra_columns(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the variables by layer, absent where a checkpoint has no such layer, and the eigenvalues."""
+    spectra = [row.spectra for row in rows if row.spectra]
+    layers = list(dict.fromkeys(name for found in spectra for name in found.layer.values))
+    place = {name: i for i, name in enumerate(layers)}
+    sizes = {"checkpoint": len(rows), "layer": len(layers), "ci_bound": 2}
+    sizes["alternative"] = len(ALTERNATIVES)
+    columns = {name: _filled(SCHEMA[name], sizes) for name in _BY_LAYER}
+    columns["status"][:] = "absent"
+    columns["reason"][:] = "no such tensor"
+    eigenvalues = []
+    for i, row in enumerate(rows):
+        if row.spectra is None:
+            columns["reason"][i] = row.reason
+            continue
+        at = np.array([place[name] for name in row.spectra.layer.values])
+        for name in _BY_LAYER:
+            columns[name][i, at] = row.spectra[name].values[0]
+        values = row.spectra.eigenvalue.values
+        starts, lengths = (row.spectra[n].values[0] for n in ("row_start", "row_size"))
+        order = np.argsort(at)  # a CF contiguous ragged array has them in the order of the layers
+        eigenvalues += [values[starts[k] : starts[k] + lengths[k]] for k in order]
+    ends = np.cumsum(columns["row_size"])
+    columns["row_start"] = (ends - columns["row_size"].ravel()).reshape(columns["row_size"].shape)
+    return columns | {
+        "layer": layers,
+        "ci_bound": ["lower", "upper"],
+        "alternative": list(ALTERNATIVES),
+        "eigenvalue": np.concatenate(eigenvalues),
+    }
+
+
+def _evaluation_columns(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return R² and features, NaN where there are none and beyond the last eigenvalue."""
+    found = [row.evaluation for row in rows]
+    sessions = list(dict.fromkeys(name for one in found for name in one.get("session_r2", ())))
+    rank = max(len(one.get("feature_eigenvalue", ())) for one in found)
+    sizes = {"checkpoint": len(rows), "session": len(sessions), "feature_rank": rank, "ci_bound": 2}
+    columns = {n: _filled(COLLECTION[n], sizes) for n in ("r2", "session_r2", *FEATURES)}
+    for i, one in enumerate(found):
+        for name, value in one.items():
+            if name == "session_r2":
+                columns[name][i, [sessions.index(session) for session in value]] = list(
+                    value.values()
+                )
+            elif name == "feature_eigenvalue":
+                columns[name][i, : len(value)] = value
+            else:
+                columns[name][i] = value
+    return columns | {"session": sessions, "feature_rank": np.arange(1, rank + 1)}
+
+
+def _filled(spec: Variable, sizes: Mapping[str, int]) -> Any:
+    """Return an array of a variable in which nothing is known yet."""
+    empty = {"f": (math.nan, float), "i": (0, np.int64), "b": (0, np.int8), "O": ("", object)}
+    return np.full([sizes[dim] for dim in spec.dims], *empty[spec.dtype])
+
+
+def _attributes(rows: Sequence[Row], locks: Mapping[str, str]) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    texts = dict.fromkeys(row.spectra.attrs["provenance"] for row in rows if row.spectra)
+    if len(texts) > 1:
+        _log.warning("spectra were measured in %d ways; see the attribute provenance", len(texts))
+    provenance = {
+        "specdiag": version("specdiag"),
+        "locks": locks,
+        "measured_with": [json.loads(text) for text in texts],
+    }
+    return {
+        "Conventions": "CF-1.12",
+        "title": "Weight spectra, feature covariance and test R2 of checkpoints",
+        "kind": "collection",
+        "schema_version": SCHEMA_VERSION,
+        "provenance": json.dumps(provenance, sort_keys=True),
+    }

@@ -1,0 +1,127 @@
+"""The command that links spectra, features and test R² of whole studies."""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from specdiag.commands import debug_option, json_option, start_log
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--group", help="Only entries of this group of the lock.")
+@click.option(
+    "--scale",
+    type=click.Choice(["desk", "paper", "all"]),
+    default="desk",
+    show_default=True,
+    help="Only entries of this scale.",
+)
+@click.option(
+    "--lock",
+    "locks",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A lock, also several times; by default checkpoints.lock here or in a folder above.",
+)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Where to write the xarray Dataset, as netCDF.",
+)
+@json_option
+@debug_option
+def spectra(
+    names: tuple[str, ...],
+    group: str | None,
+    scale: Any,
+    locks: tuple[Path, ...],
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Link weight spectra, feature covariance and test R² of all checkpoints, or of some, in one file.
+
+    Reads what lies beside the checkpoints of a lock, or of several, such as those of several seeds.
+    Nothing is measured twice. What is missing is in the file as NaN, with the reason.
+
+    \b
+    Examples:
+      specdiag spectra -o spectra.nc
+      specdiag spectra --group published -o published.nc
+      specdiag spectra --lock checkpoints.lock --lock checkpoints.seed-43.lock -o seeds.nc
+    """  # noqa: D301
+    if not output.resolve().parent.is_dir():
+        raise click.UsageError(f"-o {output}: there is no folder {output.parent}")
+    start_log()
+    from specdiag.collection import collect
+    from specdiag.lockfile import find_lock
+    from specdiag.spectra import save
+
+    dataset = collect(
+        *(locks or [find_lock(Path.cwd())]),
+        names=names,
+        group=group,
+        scale=None if scale == "all" else scale,
+        progress=_show,
+    )
+    save(dataset, output)
+    click.echo(f"wrote {output}", err=True)
+    found = _summary(dataset)
+    click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_lines(found)))
+
+
+def _show(done: int, total: int) -> None:
+    """Count on a terminal's stderr, in one line."""
+    if sys.stderr.isatty():
+        click.echo(f"\r{done} of {total} entries" + "\n" * (done == total), nl=False, err=True)
+
+
+def _summary(dataset: "xr.Dataset") -> dict[str, Any]:
+    """Return what is there of each checkpoint, NaN as None."""
+    from specdiag._files import without_nan
+
+    names = ("state", "n_fit", "n_degenerate", "n_skipped", "n_failed", "r2", "condition_number")
+    columns = {name: dataset[name].values.tolist() for name in ("checkpoint", "entry", *names)}
+    with_spectra = (dataset.status != "absent").any("layer").values.tolist()
+    rows = [
+        without_nan({**dict(zip(columns, row, strict=True)), "has_spectra": has})
+        for *row, has in zip(*columns.values(), with_spectra, strict=True)
+    ]
+    return {
+        "layers": dataset.sizes["layer"],
+        "sessions": dataset.sizes["session"],
+        "with_spectra": sum(with_spectra),
+        "with_r2": int(dataset.r2.notnull().sum()),
+        "with_features": int(dataset.trace.notnull().sum()),
+        "checkpoints": rows,
+    }
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    from specdiag._files import printable
+
+    rows = found["checkpoints"]
+    lines = [
+        f"{len(rows)} checkpoints, {found['layers']} layers, {found['sessions']} sessions",
+        *(f"  with {what:8}  {found[f'with_{what}']}" for what in ("spectra", "r2", "features")),
+    ]
+    count = Counter(row["state"] for row in rows)
+    lines.append("  state          " + ", ".join(f"{n} {word}" for word, n in count.items()))
+    lost = [row["entry"] for row in rows if row["state"] in ("missing", "stale", "corrupt")]
+    if lost:
+        some = ", ".join(lost[:3]) + ", ..." * (len(lost) > 3)
+        lines.append(f"{len(lost)} lack values ({some}); `specdiag train --missing` makes them")
+    if rows and found["with_features"] < found["with_r2"]:
+        lines.append(
+            "R2 without features: their recipes left no evaluation.json; see docs/dataset.md"
+        )
+    return [printable(line) for line in lines]
