@@ -26,3 +26,15 @@ def write_tables(page, tables):
         if found != 1:
             raise ValueError(f"{page.name} has {found} places for the table {name}")
     page.write_text(text, encoding="utf-8")
+
+
+def main():
+    """Write the tables of variables into docs/dataset.md."""
+    from specdiag.schema import COLLECTION, SCHEMA, as_markdown
+
+    tables = {"schema": as_markdown(SCHEMA), "collection": as_markdown(COLLECTION)}
+    write_tables(DOCS / "dataset.md", tables)
+
+
+if __name__ == "__main__":
+    main()

@@ -92,7 +92,7 @@ def collect(
         rows.append(_row(path.parent, lock, entry))
         if progress:
             progress(len(rows), len(chosen))
-    if not any(row.spectra for row in rows):
+    if all(row.spectra is None for row in rows):
         raise ValueError(
             f"none of the {len(rows)} entries has a checkpoint with spectra; `specdiag train` makes "
             "checkpoints, `specdiag list` shows their state"
@@ -104,11 +104,7 @@ def _chosen(
     locks: Sequence[tuple[Path, Lock]], names: set[str], group: str | None, scale: Scale | None
 ) -> list[tuple[Path, Lock, Entry]]:
     """Return the entries to collect, each with its lock; a name that none has is an error."""
-    at = (
-        " of" * bool(group or scale)
-        + f" group {group}" * bool(group)
-        + f" {scale} scale" * bool(scale)
-    )
+    at = f" in group {group}" * bool(group) + f" at {scale} scale" * bool(scale)
     found = [
         (path, lock, entry)
         for path, lock in locks
@@ -187,17 +183,15 @@ def read_spectra(path: Path) -> "xr.Dataset":
 def _loaded(file: Any) -> "xr.Dataset":
     import xarray as xr
 
-    check_version(file.attrs)
+    attrs = {name: np.squeeze(value)[()] for name, value in file.attrs.items()}  # netCDF has lists
+    check_version(attrs)
     columns = {
         name: file[name].asstr()[()] if spec.dtype == "O" else file[name][()]
         for name, spec in SCHEMA.items()
     }
-    provenance = json.loads(file.attrs["provenance"])
+    provenance = json.loads(attrs["provenance"])
     provenance.pop("checkpoints")  # paths on the machine that measured
-    attrs = {
-        "schema_version": SCHEMA_VERSION,
-        "provenance": json.dumps(provenance, sort_keys=True),
-    }
+    attrs["provenance"] = json.dumps(provenance, sort_keys=True)
     found = validate(xr.Dataset(labelled(SCHEMA, columns), attrs=attrs))
     if found.sizes["checkpoint"] != 1 or not found.indexes["layer"].is_unique:
         raise ValueError("it holds several checkpoints, or a layer twice")
@@ -243,7 +237,7 @@ def build(rows: Sequence[Row], locks: Mapping[str, str]) -> "xr.Dataset":
 
 def _spectra_columns(rows: Sequence[Row]) -> dict[str, Any]:
     """Return the variables by layer, absent where a checkpoint has no such layer, and the eigenvalues."""
-    spectra = [row.spectra for row in rows if row.spectra]
+    spectra = [row.spectra for row in rows if row.spectra is not None]
     layers = list(dict.fromkeys(name for found in spectra for name in found.layer.values))
     place = {name: i for i, name in enumerate(layers)}
     sizes = {"checkpoint": len(rows), "layer": len(layers), "ci_bound": 2}
@@ -302,7 +296,9 @@ def _filled(spec: Variable, sizes: Mapping[str, int]) -> Any:
 def _attributes(rows: Sequence[Row], locks: Mapping[str, str]) -> dict[str, Any]:
     from importlib.metadata import version
 
-    texts = dict.fromkeys(row.spectra.attrs["provenance"] for row in rows if row.spectra)
+    texts = dict.fromkeys(
+        row.spectra.attrs["provenance"] for row in rows if row.spectra is not None
+    )
     if len(texts) > 1:
         _log.warning("spectra were measured in %d ways; see the attribute provenance", len(texts))
     provenance = {

@@ -1,0 +1,585 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from locks import locks
+from test_commands_locks import run
+
+import specdiag
+from specdiag import collection, spectra
+from specdiag.evaluation import read_evaluation
+from specdiag.factors import factors, labels
+from specdiag.feature_spectrum import FeatureSpectrum
+from specdiag.layers import Layer
+from specdiag.lockfile import Entry, Parent, load
+from specdiag.schema import COLLECTION, FEATURES, SCHEMA, as_markdown
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "dataset.md"
+
+# The toy, which also says what an evaluation says. Two sessions, whose mean is R².
+EVALUATES = """
+_build = build
+
+
+def build(job):
+    from dataclasses import asdict
+
+    from specdiag._files import without_nan
+    from specdiag.covariance import FeatureCovariance
+
+    metrics = _build(job)
+    r2, seed = metrics["r2"][0], job.params["seed"]
+    seen = FeatureCovariance()
+    for group in range(6):
+        x = np.random.default_rng([seed, group]).standard_normal((40, 3 + seed))
+        seen.update(x, groups=[group] * 40)
+    found = seen.result()
+    features = {**asdict(found), "eigenvalues": found.eigenvalues.tolist()}
+    r2s = {"monday": r2 + 0.25, f"day{seed}": r2 - 0.25}
+    text = json.dumps(without_nan({"r2": r2s, "features": features}))
+    (job.folder / "evaluation.json").write_text(text)
+    return metrics
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toys")
+    toy.make(folder)
+    with (folder / "recipes" / "toy.py").open("a") as recipe:
+        recipe.write(EVALUATES)
+    assert run(folder, "lock", "--init")[0] == 0
+    assert run(folder, "train", "--missing")[0] == 0
+    return folder
+
+
+@pytest.fixture
+def lock(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "study")
+    return tmp_path / "study" / "checkpoints.lock"
+
+
+@pytest.fixture(scope="module")
+def dataset(trained):
+    return specdiag.collect(trained / "checkpoints.lock")
+
+
+def beside(lock, name, pattern):
+    (found,) = (lock.parent / "checkpoints" / "desk").glob(f"{name}.ckpt{pattern}")
+    return found
+
+
+def evaluation_of(lock, name):
+    return json.loads(beside(lock, name, ".evaluation.json").read_text())
+
+
+def test_the_spectra_are_those_of_alpha(dataset, trained):
+    for name in ("base/net", "child/net0", "child/net1"):
+        alone = specdiag.alpha(trained / "checkpoints" / "desk" / f"{name}.ckpt").squeeze()
+        row = dataset.sel(checkpoint=name)
+        for variable in ("alpha", "alpha_ci", "status", "reason", "null_q", "row_size", "shape"):
+            np.testing.assert_array_equal(row[variable], alone[variable])
+        for layer in alone.layer.values:
+            found = specdiag.spectrum(dataset, layer, name)
+            np.testing.assert_array_equal(found, specdiag.spectrum(alone, layer))
+
+
+def test_a_mean_over_layers_has_its_counts(dataset):
+    assert dataset.n_fit.values.tolist() == [1, 1, 1, 1]
+    assert dataset.n_skipped.values.tolist() == [1, 1, 1, 1]
+    assert dataset.n_degenerate.values.tolist() == dataset.n_failed.values.tolist() == [0] * 4
+
+
+def test_r2_and_features_are_those_of_the_evaluation(dataset, trained):
+    for name in dataset.checkpoint.values:
+        told = evaluation_of(trained / "checkpoints.lock", name)
+        row = dataset.sel(checkpoint=name)
+        assert row.session_r2.dropna("session").to_series().to_dict() == told["r2"]
+        assert row.r2 == pytest.approx(np.mean(list(told["r2"].values())), abs=1e-12)
+        values = told["features"]["eigenvalues"]
+        assert row.feature_eigenvalue.dropna("feature_rank").values.tolist() == values
+        assert row.condition_number == values[0] / values[-1]
+        assert (
+            row.condition_number_ci.values.tolist() == told["features"]["condition_number_interval"]
+        )
+        assert row.precision == "float64"
+        assert row.condition_number_is_bound == 0
+        assert row.n_samples == 240
+    assert dataset.session.values.tolist() == ["monday", "day0", "day1"]
+    assert dataset.feature_rank.values.tolist() == [1, 2, 3, 4]
+
+
+def test_all_that_a_feature_spectrum_has_is_in_the_schema():
+    ours = set(FEATURES.values())
+    assert ours == set(FeatureSpectrum.__dataclass_fields__)
+
+
+def test_an_evaluation_has_the_weights_of_its_parent(dataset):
+    base, judged = (dataset.sel(checkpoint=name) for name in ("base/net", "judged/net"))
+    np.testing.assert_array_equal(base.alpha, judged.alpha)
+    assert base.sha256 == judged.sha256
+    assert (judged.arm, judged.parent) == ("evaluation", "base/net")
+    np.testing.assert_array_equal(
+        specdiag.spectrum(dataset, "weight", "judged/net"),
+        specdiag.spectrum(dataset, "weight", "base/net"),
+    )
+
+
+def test_the_dataset_has_all_that_the_schema_says(dataset):
+    assert set(dataset.variables) == set(SCHEMA | COLLECTION)
+    for name, spec in (SCHEMA | COLLECTION).items():
+        assert dataset[name].dims == spec.dims
+        assert dataset[name].attrs["long_name"] == spec.long_name
+        assert dataset[name].attrs.get("units", "") == spec.units
+
+
+def test_twice_gives_the_same_bytes_and_measures_nothing(trained, tmp_path, caplog):
+    for name in ("one.nc", "two.nc"):
+        specdiag.save(specdiag.collect(trained / "checkpoints.lock"), tmp_path / name)
+    assert (tmp_path / "one.nc").read_bytes() == (tmp_path / "two.nc").read_bytes()
+    assert not caplog.records
+
+
+def test_it_does_not_depend_on_where_the_lock_lies(lock, dataset):
+    xr.testing.assert_identical(specdiag.collect(lock), dataset)
+
+
+def test_spectra_that_lack_are_measured_once(lock, dataset, caplog):
+    caplog.set_level("INFO", logger="specdiag")
+    path = beside(lock, "child/net0", ".*.nc")
+    path.unlink()
+    xr.testing.assert_identical(specdiag.collect(lock), dataset)
+    assert path.exists()
+    specdiag.collect(lock)
+    assert [r.getMessage() for r in caplog.records] == [
+        "measuring net0.ckpt: it has no spectra beside it yet"
+    ]
+
+
+def test_what_is_missing_is_there_as_absent(lock):
+    beside(lock, "child/net0", "").unlink()
+    found = specdiag.collect(lock).sel(checkpoint="child/net0")
+    assert (found.state, found.sha256) == ("missing", "")
+    assert found.status.values.tolist() == ["absent", "absent"]
+    assert found.reason.values[0] == "the checkpoint of child/net0 is missing"
+    assert found.row_size.values.tolist() == [0, 0]
+    assert np.isnan([found.alpha[0], found.r2, found.trace, found.feature_eigenvalue[0]]).all()
+    assert (found.n_fit, found.seed.item() >= 0) == (0, False)
+
+
+def test_without_its_evaluation_an_entry_still_has_the_spectra_of_its_parent(lock):
+    beside(lock, "judged/net", ".*[0-9].json").unlink()
+    found = specdiag.collect(lock).sel(checkpoint="judged/net")
+    assert found.state == "missing"
+    assert found.n_fit == 1
+    assert np.isnan([found.r2, found.trace]).all()
+
+
+def test_what_is_stale_has_no_values(lock, dataset):
+    text = lock.read_text()
+    lock.write_text(text.replace("steps = 3", "steps = 2", 1))
+    found = specdiag.collect(lock).sel(checkpoint="base/net")
+    assert found.state == "stale"
+    assert np.isnan(found.alpha).all()
+    assert np.isnan(found.r2)
+
+
+def test_an_evaluation_of_an_earlier_build_is_left_out(lock, caplog):
+    path = beside(lock, "child/net0", ".evaluation.json")
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps(told | {"r2": {"monday": 0.123}}))
+    found = specdiag.collect(lock).sel(checkpoint="child/net0")
+    assert not np.isnan(found.r2)
+    assert np.isnan(found.trace)
+    assert np.isnan(found.session_r2).all()
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "net0.ckpt.evaluation.json is left out: the mean over its sessions is not the R² of the receipt, "
+        "so it is of another build"
+    )
+
+
+def test_without_an_evaluation_r2_is_that_of_the_receipt(lock, dataset):
+    for path in lock.parent.glob("checkpoints/**/*.evaluation.json"):
+        path.unlink()
+    found = specdiag.collect(lock)
+    np.testing.assert_array_equal(found.r2, dataset.r2)
+    assert (found.sizes["session"], found.sizes["feature_rank"]) == (0, 0)
+    specdiag.save(found, lock.parent / "x.nc")
+    xr.testing.assert_identical(specdiag.open_spectra(lock.parent / "x.nc"), found)
+
+
+END = (
+    "; expected the R² by session and the features that a recipe wrote; make it again with `specdiag "
+    "train NAME --force`, or remove it"
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "wrong"),
+    [
+        ("", "not JSON (Expecting value: line 1 column 1 (char 0))"),
+        ('{"r2": {"a"', "not JSON (Expecting ':' delimiter: line 1 column 12 (char 11))"),
+        ("[" * 100_000, "nested too deeply"),
+        ("[]", "r2 is missing"),
+        ('{"r2": 0.5}', "r2 is no table of sessions"),
+        ('{"r2": {}}', "r2 is no table of sessions"),
+        ('{"r2": {"\\ud800": 1}}', "r2 is no table of sessions"),
+        ('{"r2": {"a": "good"}}', "r2.'a' is 'good', not a number or null"),
+        ('{"r2": {"a": true}}', "r2.'a' is True, not a number or null"),
+        ('{"r2": {"a": 1' + "0" * 400 + "}}", "r2.'a' is beyond the range of numbers"),
+        ('{"r2": {"a": 1}, "features": {}}', "features.eigenvalues is missing"),
+        ('{"r2": {"a": 1}, "features": 3}', "features.eigenvalues is missing"),
+        (
+            '{"r2": {"a": 1}, "features": {"eigenvalues": 3}}',
+            "features.eigenvalues is no list of numbers",
+        ),
+        (
+            '{"r2": {"a": 1}, "features": {"eigenvalues": [3, "x"]}}',
+            "features.eigenvalues[1] is 'x', not a number or null",
+        ),
+    ],
+)
+def test_an_evaluation_of_another_form_is_one_clear_line(tmp_path, content, wrong):
+    path = tmp_path / "net.ckpt.evaluation.json"
+    path.write_text(content)
+    with pytest.raises(ValueError) as error:
+        read_evaluation(path)
+    assert str(error.value) == f"{path}: {wrong}{END}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wrong"),
+    [
+        ("trace_interval", [1], "features.trace_interval is no list of two numbers"),
+        ("precision", 3, "features.precision is 3, not text"),
+        (
+            "condition_number_is_bound",
+            1,
+            "features.condition_number_is_bound is 1, not true or false",
+        ),
+    ],
+)
+def test_a_feature_of_another_form_is_named(lock, key, value, wrong):
+    path = beside(lock, "base/net", ".evaluation.json")
+    told = json.loads(path.read_text())
+    told["features"][key] = value
+    path.write_text(json.dumps(told))
+    with pytest.raises(ValueError) as error:
+        specdiag.collect(lock)
+    assert str(error.value) == f"{path}: {wrong}{END}"
+
+
+numbers = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
+values = st.recursive(numbers, lambda x: st.lists(x) | st.dictionaries(st.text(max_size=3), x))
+
+
+@settings(max_examples=200)
+@given(r2=values, features=st.dictionaries(st.sampled_from([*FEATURES.values()]), values))
+def test_no_json_is_read_as_something_else(tmp_path_factory, r2, features):
+    path = tmp_path_factory.getbasetemp() / "any.evaluation.json"
+    path.write_text(json.dumps({"r2": r2, "features": features}))
+    try:
+        found = list(read_evaluation(path)["session_r2"])
+    except ValueError as error:
+        found = str(error)
+    is_refused = (
+        found == f"{path}: {found[len(f'{path}: ') : -len(END)]}{END}" and "\n" not in found
+    )
+    assert is_refused or found == list(r2)
+
+
+def to_file(change):
+    """Return what writes a changed Dataset without checking it."""
+    return lambda dataset, path: change(dataset).to_netcdf(path, engine="h5netcdf")
+
+
+@pytest.mark.parametrize(
+    ("broken", "wrong"),
+    [
+        (lambda _, path: path.write_bytes(path.read_bytes()[:3000]), "truncated file"),
+        (lambda _, path: path.write_text("no file"), "file signature not found"),
+        (to_file(lambda _: xr.Dataset({"a": 1})), "schema_version is None: this specdiag reads 1"),
+        (
+            to_file(lambda d: d.assign_attrs(schema_version=2)),
+            "schema_version is 2: this specdiag reads 1",
+        ),
+        (to_file(lambda d: d.drop_vars("alpha")), "'alpha'"),
+        (
+            to_file(lambda d: d.isel(sample=slice(3))),
+            "row_start and row_size point outside of the eigenvalues",
+        ),
+        (to_file(lambda d: d.isel(layer=[0, 0])), "it holds several checkpoints, or a layer twice"),
+        (
+            to_file(lambda d: d.isel(alternative=[1, 0, 2, 3])),
+            "its alternatives are not lognormal, exponential",
+        ),
+        (to_file(lambda d: d.assign(alpha=d.status)), "could not convert string to float"),
+    ],
+)
+def test_broken_spectra_are_one_clear_line(lock, broken, wrong):
+    path = beside(lock, "base/net", ".*.nc")
+    with specdiag.open_spectra(path) as opened:
+        dataset = opened.load()
+    broken(dataset, path)
+    with pytest.raises(ValueError) as error:
+        specdiag.collect(lock)
+    text = str(error.value)
+    assert text.startswith(f"{path} is not a spectra file: ")
+    assert text.endswith("; remove it to have it measured again")
+    assert wrong in text
+    assert "\n" not in text
+
+
+def test_several_seeds_are_told_apart(lock):
+    other = lock.with_name("checkpoints.seed-9.lock")
+    other.write_text(lock.read_text().replace("seed = 0", "training = {seed = 9}\nseed = 0"))
+    lock.write_text(lock.read_text().replace("seed = 0", "training = {seed = 8}\nseed = 0"))
+    made = [factors(entry, None) for path in (lock, other) for entry in load(path).entries]
+    assert labels(made)[::4] == ["base/net (seed 8)", "base/net (seed 9)"]
+    assert labels(made[:2]) == ["base/net", "child/net0"]
+
+
+def test_scales_and_twins_are_told_apart():
+    def like(entry, scale, seed):
+        return {"entry": entry, "scale": scale, "seed": seed}
+
+    assert labels([like("a", "desk", 1), like("a", "paper", 1), like("b", "desk", 1)]) == [
+        "a (desk)",
+        "a (paper)",
+        "b",
+    ]
+    assert labels([like("a", "desk", 1), like("a", "paper", 2)]) == [
+        "a (desk, seed 1)",
+        "a (paper, seed 2)",
+    ]
+    twins = [like("a", "desk", float("nan"))] * 2
+    assert labels(twins) == ["a#1", "a#2"]
+
+
+def test_locks_of_several_studies_are_collected_side_by_side(lock, trained):
+    both = specdiag.collect(lock, trained / "checkpoints.lock", lock)
+    assert both.sizes["checkpoint"] == 8
+    assert both.checkpoint.values[[0, 4]].tolist() == ["base/net#1", "base/net#2"]
+    np.testing.assert_array_equal(both.alpha[:4], both.alpha[4:])
+
+
+@given(locks(min_size=1))
+def test_any_lock_has_factors_and_distinct_labels(lock):
+    parents = {entry.key: entry for entry in lock.entries}
+    made = [
+        factors(e, parents.get((e.parent.name, e.scale)) if e.parent else None)
+        for e in lock.entries
+    ]
+    assert len(set(labels(made))) == len(made)
+    for name, value in made[0].items():
+        assert isinstance(value, {"O": str, "f": float, "b": bool}[COLLECTION[name].dtype])
+
+
+def test_the_factors_of_our_own_lock_are_what_its_recipes_declare():
+    lock = load(ROOT / "checkpoints.lock")
+    entries = {entry.name: entry for entry in lock.entries if entry.scale == "paper"}
+    base = entries["base/poyo_mp_converged"]
+    found = {name: factors(entry, base) for name, entry in entries.items()}
+    assert found["base/poyo_mp_converged"] == {
+        "entry": "base/poyo_mp_converged",
+        "parent": "",
+        "recipe": "poyo_mp",
+        "scale": "paper",
+        "group": "published",
+        "task": "center_out + random_target",
+        "arm": "base",
+        "unit_dropout": "standard",
+        "train_fraction": 1.0,
+        "seed": 42.0,
+        "frozen_core": False,
+    }
+    chronic = found["chronic/c_20131003"]
+    assert (chronic["arm"], chronic["seed"], chronic["frozen_core"]) == ("evaluation", 42.0, False)
+    for name, one in found.items():
+        for arm in ("pretrained", "scratch", "scratch_tuned"):
+            if name.endswith(f"_{arm}"):
+                assert one["arm"] == arm
+        assert one["frozen_core"] == (one["arm"] == "pretrained")
+        assert one["task"] in {
+            *("center_out + random_target", "center_out", "area2_bump"),
+            *("interval_timing", "open_field"),
+        }
+    assert found["low_data/10_off"]["train_fraction"] == 0.1
+    assert found["low_data/10_off"]["unit_dropout"] == "off"
+    assert found["low_data/10_off"]["arm"] == "plastic"
+
+
+def test_a_lock_of_somebody_else_may_lack_every_factor():
+    child = Entry(name="c", scale="desk", group="g", recipe="r", parent=Parent(name="p"))
+    found = factors(child, None)
+    assert (found["task"], found["arm"], found["unit_dropout"]) == ("", "", "")
+    assert np.isnan([found["seed"], found["train_fraction"]]).all()
+    assert not found["frozen_core"]
+
+
+layers_of_checkpoints = st.lists(
+    st.lists(st.sampled_from("abcdef"), unique=True, max_size=6), min_size=1, max_size=5
+).filter(any)
+
+
+@settings(max_examples=40)
+@given(layers_of_checkpoints, st.data())
+def test_every_spectrum_stays_with_its_layer(tmp_path_factory, names, data):
+    sizes = {
+        (i, name): data.draw(st.integers(0, 4), label=f"{i}{name}")
+        for i, layers in enumerate(names)
+        for name in layers
+    }
+    marks = {key: np.arange(n) + 10.0 * i for i, (key, n) in enumerate(sizes.items())}
+    rows = [made_up(i, layers, marks) for i, layers in enumerate(names)]
+    found = collection.build(rows, {})
+    path = tmp_path_factory.getbasetemp() / "ragged.nc"
+    specdiag.save(found, path)
+    with specdiag.open_spectra(path) as opened:
+        xr.testing.assert_identical(opened, found)
+        assert int(opened.row_size.sum()) == opened.sizes["sample"]
+        assert (
+            np.diff(opened.row_start.values.ravel()) == opened.row_size.values.ravel()[:-1]
+        ).all()
+        shuffled = opened.isel(layer=data.draw(st.permutations(range(opened.sizes["layer"]))))
+        for i, checkpoint in enumerate(opened.checkpoint.values):
+            for name in opened.layer.values:
+                expected = marks.get((i, name), np.empty(0))
+                got = specdiag.spectrum(shuffled, name, checkpoint)
+                np.testing.assert_array_equal(got, expected)
+
+
+def made_up(i, layers, marks):
+    """Return a row whose layers have made-up eigenvalues; none at all without layers."""
+    measured = [
+        Layer(name=n, shape=(9, 9), dtype="float32", status="fit", eigenvalues=marks[i, n])
+        for n in layers
+    ]
+    one = spectra.build([specdiag.open_checkpoint({"w": np.ones((2, 2))})], [measured], {})
+    entry = Entry(name=f"e{i}", scale="desk", group="g", recipe="r")
+    made = {**factors(entry, None), "state": "ok", "sha256": ""}
+    return collection.Row(factors=made, spectra=one if layers else None, reason="", evaluation={})
+
+
+def test_the_file_opens_lazily_and_one_spectrum_reads_nothing_else(dataset, tmp_path):
+    specdiag.save(dataset, tmp_path / "x.nc")
+    with specdiag.open_spectra(tmp_path / "x.nc") as opened:
+        specdiag.spectrum(opened, "weight", "child/net1")
+        held = {n for n, v in opened.variables.items() if v._in_memory}
+        assert held == {*opened.indexes, "row_start", "row_size"}
+        xr.testing.assert_identical(opened.load(), dataset)
+
+
+def test_what_was_selected_can_be_saved(dataset, tmp_path):
+    specdiag.save(dataset, tmp_path / "all.nc")
+    some = specdiag.open_spectra(tmp_path / "all.nc").isel(checkpoint=[2, 0], layer=[0])
+    specdiag.save(some, tmp_path / "some.nc")
+    xr.testing.assert_identical(specdiag.open_spectra(tmp_path / "some.nc"), some)
+
+
+def test_a_collection_that_lacks_a_variable_is_refused(dataset, tmp_path):
+    with pytest.raises(ValueError, match=r"^variable r2 is missing$"):
+        spectra.validate(dataset.drop_vars("r2"))
+    with pytest.raises(ValueError, match=r"^variable n_fit has dims .* and kind i$"):
+        spectra.validate(dataset.assign(n_fit=dataset.n_fit * 1.0))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (
+            {"names": ["child/net"]},
+            "no entry child/net; did you mean child/net1 or child/net0 or judged/net?",
+        ),
+        (
+            {"names": ["x"], "scale": "desk"},
+            "no entry x at desk scale; `specdiag list` shows all names",
+        ),
+        ({"group": "y"}, "no entries in group y; `specdiag list` shows what there is"),
+        (
+            {"names": ["z"], "group": "toys", "scale": "desk"},
+            "no entry z in group toys at desk scale; `specdiag list` shows all names",
+        ),
+    ],
+)
+def test_what_no_entry_has_is_an_error(trained, how, message):
+    with pytest.raises(ValueError) as error:
+        specdiag.collect(trained / "checkpoints.lock", **how)
+    assert str(error.value) == message
+
+
+def test_some_entries_are_collected(trained):
+    found = specdiag.collect(trained / "checkpoints.lock", names=["child/net1"], group="toys")
+    assert found.checkpoint.values.tolist() == ["child/net1"]
+    with pytest.raises(ValueError, match=r"^collect\(\) needs at least one lock"):
+        specdiag.collect()
+
+
+def test_where_nothing_was_trained_there_is_nothing_to_collect(lock):
+    shutil.rmtree(lock.parent / "checkpoints")
+    status, out, err = run(lock.parent, "spectra", "-o", "x.nc")
+    assert (status, out) == (1, "")
+    assert err == (
+        "specdiag: none of the 4 entries has a checkpoint with spectra; `specdiag train` makes checkpoints, "
+        "`specdiag list` shows their state\n"
+    )
+    assert not (lock.parent / "x.nc").exists()
+
+
+def test_the_command_writes_the_dataset_and_says_what_is_in_it(lock, dataset):
+    beside(lock, "child/net0", "").unlink()
+    status, out, err = run(lock.parent, "spectra", "-o", "x.nc")
+    assert (status, err) == (0, "wrote x.nc\n")
+    assert out.splitlines() == [
+        "4 checkpoints, 2 layers, 3 sessions",
+        "  with spectra   3",
+        "  with r2        3",
+        "  with features  3",
+        "  state          3 ok, 1 missing",
+        "1 lack values (child/net0); `specdiag train --missing` makes them",
+    ]
+    found = specdiag.open_spectra(lock.parent / "x.nc")
+    np.testing.assert_array_equal(found.alpha[0], dataset.alpha[0])
+    status, out, err = run(lock.parent, "spectra", "-o", "x.nc", "child/net1", "--json")
+    assert status == 0
+    (row,) = json.loads(out)["checkpoints"]
+    assert row["r2"] == dataset.r2.sel(checkpoint="child/net1")
+    assert (row["checkpoint"], row["n_fit"], row["has_spectra"]) == ("child/net1", 1, True)
+
+
+def test_the_command_needs_a_folder_to_write_to(lock):
+    status, _, err = run(lock.parent, "spectra", "-o", "none/x.nc")
+    assert status == 2
+    assert err.splitlines()[-1] == "Error: -o none/x.nc: there is no folder none"
+
+
+def test_the_page_lists_every_variable():
+    for schema in (SCHEMA, COLLECTION):
+        assert as_markdown(schema) in PAGE.read_text(), "run python -m benchmarks._pages"
+
+
+def test_the_code_of_the_page_runs_without_specdiag(dataset, tmp_path, monkeypatch, capsys):
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    specdiag.save(dataset, tmp_path / "spectra.nc")
+    monkeypatch.chdir(tmp_path)
+    code = PAGE.read_text().partition("```python\n")[2].partition("```")[0]
+    assert "specdiag" not in code
+    found = {}
+    exec(code, found)  # our own page
+    expected = specdiag.spectrum(
+        dataset, found["first"].layer.item(), found["first"].checkpoint.item()
+    )
+    np.testing.assert_array_equal(found["spectrum"], expected)
+    assert (tmp_path / "alpha_r2.png").stat().st_size > 1000
+    assert "base/net" in capsys.readouterr().out
+    found["dataset"].close()
