@@ -174,7 +174,7 @@ def read_spectra(path: Path) -> "xr.Dataset":
     try:
         with h5py.File(path) as file:
             return _loaded(file)
-    except (ValueError, OSError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (ValueError, OSError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(
             f"{path} is not a spectra file: {one_line(error)}; remove it to have it measured again"
         ) from error
@@ -183,7 +183,8 @@ def read_spectra(path: Path) -> "xr.Dataset":
 def _loaded(file: Any) -> "xr.Dataset":
     import xarray as xr
 
-    attrs = {name: np.squeeze(value)[()] for name, value in file.attrs.items()}  # netCDF has lists
+    names = ("schema_version", "provenance")
+    attrs = {name: np.ravel(file.attrs.get(name))[0] for name in names}  # netCDF writes lists
     check_version(attrs)
     columns = {
         name: file[name].asstr()[()] if spec.dtype == "O" else file[name][()]

@@ -1,0 +1,180 @@
+"""A collection of many checkpoints: time and memory to build, save and open it, and to read one spectrum.
+
+    python -m benchmarks.collection [--checkpoints 1000] [--layers 100] [--write-docs]
+
+The files of the checkpoints are made up: three matrices under many names. Each step runs in a process of its own,
+so that its peak memory is its own. Memory is that beyond what importing takes, in sizes of the file.
+"""
+
+import argparse
+import csv
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks._pages import DOCS, table, write_tables
+
+RESULTS = Path(__file__).parent / "results" / "collection.csv"
+
+
+def made_up(folder, checkpoints, layers):
+    """Write the spectra of checkpoints with 64, 128 or 256 eigenvalues a layer."""
+    from specdiag import spectra
+    from specdiag.layers import measure_tensor
+
+    rng = np.random.default_rng(0)
+    measured = []
+    for side in (64, 128, 256):
+        opened = spectra.open_checkpoint({"weight": rng.standard_normal((side, side)) ** 3})
+        measured.append(measure_tensor(opened.tensors[0], gof=False))
+    named = [replace(measured[i % 3], name=f"layers.{i}.weight") for i in range(layers)]
+    spectra.save(spectra.build([opened], [named], {}), folder / "0.nc")
+    content = (folder / "0.nc").read_bytes()
+    for i in range(1, checkpoints):
+        (folder / f"{i}.nc").write_bytes(content)
+
+
+def rows(folder):
+    from specdiag.collection import Row, read_spectra
+    from specdiag.factors import factors
+    from specdiag.lockfile import Entry
+
+    found = []
+    for path in sorted(folder.glob("[0-9]*.nc"), key=lambda path: int(path.stem)):
+        entry = Entry(name=f"net/{path.stem}", scale="desk", group="g", recipe="r")
+        made = {**factors(entry, None), "state": "ok", "sha256": ""}
+        evaluation = {"r2": 0.5, "session_r2": {"monday": 0.5}}
+        found.append(Row(made, read_spectra(path), "", evaluation))
+    return found
+
+
+def build(folder):
+    from specdiag.collection import build as built
+
+    return built(rows(folder), {})
+
+
+def build_and_save(folder):
+    from specdiag import save
+
+    save(build(folder), folder / "all.nc")
+
+
+def open_and_select(folder):
+    from specdiag import open_spectra, spectrum
+
+    with open_spectra(folder / "all.nc") as dataset:
+        spectrum(dataset, "layers.7.weight", str(dataset.checkpoint.values[-1]))
+
+
+def mean_alpha(folder):
+    from specdiag import open_spectra
+
+    with open_spectra(folder / "all.nc") as dataset:
+        dataset.alpha.where(dataset.status == "fit").mean("layer").load()
+        dataset.r2.load()
+
+
+def load_all(folder):
+    from specdiag import open_spectra
+
+    with open_spectra(folder / "all.nc") as dataset:
+        dataset.load()
+
+
+def imports_only(_folder):
+    import h5netcdf  # noqa: F401
+    import xarray  # noqa: F401
+
+    from specdiag import collection, spectra  # noqa: F401
+
+
+STEPS = {
+    "importing xarray and what reads netCDF": imports_only,
+    "reading the files and building": build,
+    "the same, and saving": build_and_save,
+    "opening and one spectrum": open_and_select,
+    "opening, mean alpha and R² of every checkpoint": mean_alpha,
+    "opening and loading all": load_all,
+}
+
+
+def results(checkpoints, layers):
+    """Return a row a step, each measured in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        made_up(Path(folder), checkpoints, layers)
+        found = []
+        for name in STEPS:
+            options = ["--step", name, "--folder", folder]
+            command = [sys.executable, "-m", "benchmarks.collection", *options]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            found.append({"checkpoints": checkpoints, "layers": layers, **json.loads(done.stdout)})
+        parts = sum(path.stat().st_size for path in Path(folder).glob("[0-9]*.nc"))
+        whole = (Path(folder) / "all.nc").stat().st_size
+    base = found[0]["memory"]
+    for row in found:
+        row["memory"] = round((row["memory"] - base) / (whole / 1e6), 2)
+        row["file"], row["parts"] = (round(size / 1e6, 1) for size in (whole, parts))
+    return found[1:]
+
+
+def step(name, folder):
+    """Print seconds and peak memory in MB; importing is not counted."""
+    imports_only(folder)
+    start = time.perf_counter()
+    STEPS[name](folder)
+    seconds = time.perf_counter() - start
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    print(json.dumps({"step": name, "seconds": round(seconds, 2), "memory": memory}))
+
+
+def page(found):
+    """Return the table of the page: the largest size, and how it grew from the smaller one."""
+    n = len(found) // 2
+    times = found[n]["checkpoints"] / found[0]["checkpoints"]
+    header = ["step", "seconds", "seconds a checkpoint over those at a quarter of them"]
+    rows = [
+        [
+            big["step"],
+            big["seconds"],
+            f"{big['seconds'] / small['seconds'] / times:.2f}",
+            big["memory"],
+        ]
+        for small, big in zip(found[:n], found[n:], strict=True)
+    ]
+    return table([*header, "peak memory beyond the imports, over the file's size"], rows)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoints", type=int, default=1000)
+    parser.add_argument("--layers", type=int, default=100)
+    parser.add_argument("--write-docs", action="store_true", help="keep the results, fill the page")
+    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.step:
+        step(arguments.step, arguments.folder)
+        return
+    sizes = [arguments.checkpoints // 4, arguments.checkpoints]
+    found = [row for n in sizes for row in results(n, arguments.layers)]
+    text = page(found)
+    print(text)
+    print(f"{found[-1]['file']} MB from {found[-1]['parts']} MB beside the checkpoints")
+    if arguments.write_docs:
+        with RESULTS.open("w", newline="") as file:
+            writer = csv.DictWriter(file, found[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(found)
+        write_tables(DOCS / "benchmarks.md", {"collection": text})
+
+
+if __name__ == "__main__":
+    main()
