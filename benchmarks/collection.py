@@ -58,7 +58,7 @@ def rows(folder):
 def build(folder):
     from specdiag.collection import build as built
 
-    return built(rows(folder), {})
+    return built(rows(folder), [])
 
 
 def build_and_save(folder):

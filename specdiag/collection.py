@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _BY_LAYER = {n: v for n, v in SCHEMA.items() if v.dims[:2] == ("checkpoint", "layer")}
-_LABELS = ("status", "reason", "verdict", "shape", "stored_dtype")  # coordinates by layer
+_TEXTS = ("status", "reason", "verdict", "shape", "stored_dtype")  # coordinates by layer
 
 
 class Row(NamedTuple):
@@ -97,14 +97,14 @@ def collect(
             f"none of the {len(rows)} entries has a checkpoint with spectra; `specdiag train` makes "
             "checkpoints, `specdiag list` shows their state"
         )
-    return build(rows, {path.name: sha256_of(path) for path in paths})
+    return build(rows, [{"name": path.name, "sha256": sha256_of(path)} for path in paths])
 
 
 def _chosen(
     locks: Sequence[tuple[Path, Lock]], names: set[str], group: str | None, scale: Scale | None
 ) -> list[tuple[Path, Lock, Entry]]:
     """Return the entries to collect, each with its lock; a name that none has is an error."""
-    at = f" in group {group}" * bool(group) + f" at {scale} scale" * bool(scale)
+    at = f" at {scale} scale" * bool(scale) + f" in group {group}" * bool(group)
     found = [
         (path, lock, entry)
         for path, lock in locks
@@ -220,8 +220,8 @@ def _evaluation(target: Path, receipt: Receipt) -> dict[str, Any]:
     return {"r2": r2, **found}
 
 
-def build(rows: Sequence[Row], locks: Mapping[str, str]) -> "xr.Dataset":
-    """Return the Dataset of the rows; `locks` are the digests of their locks, by name."""
+def build(rows: Sequence[Row], locks: Sequence[Mapping[str, str]]) -> "xr.Dataset":
+    """Return the Dataset of the rows; `locks` are names and digests of where they are from."""
     import xarray as xr
 
     columns = _spectra_columns(rows) | _evaluation_columns(rows)
@@ -233,7 +233,7 @@ def build(rows: Sequence[Row], locks: Mapping[str, str]) -> "xr.Dataset":
     data = labelled(SCHEMA | COLLECTION, columns)
     data["row_size"].attrs["sample_dimension"] = "sample"
     dataset = xr.Dataset(data, attrs=_attributes(rows, locks))
-    return dataset.set_coords([*_LABELS, *rows[0].factors])
+    return dataset.set_coords([*_TEXTS, *rows[0].factors])
 
 
 def _spectra_columns(rows: Sequence[Row]) -> dict[str, Any]:
@@ -271,21 +271,21 @@ def _spectra_columns(rows: Sequence[Row]) -> dict[str, Any]:
 def _evaluation_columns(rows: Sequence[Row]) -> dict[str, Any]:
     """Return R² and features, NaN where there are none and beyond the last eigenvalue."""
     found = [row.evaluation for row in rows]
-    sessions = list(dict.fromkeys(name for one in found for name in one.get("session_r2", ())))
+    names = dict.fromkeys(name for one in found for name in one.get("session_r2", ()))
+    place = {name: i for i, name in enumerate(names)}
     rank = max(len(one.get("feature_eigenvalue", ())) for one in found)
-    sizes = {"checkpoint": len(rows), "session": len(sessions), "feature_rank": rank, "ci_bound": 2}
+    sizes = {"checkpoint": len(rows), "session": len(place), "feature_rank": rank, "ci_bound": 2}
     columns = {n: _filled(COLLECTION[n], sizes) for n in ("r2", "session_r2", *FEATURES)}
     for i, one in enumerate(found):
         for name, value in one.items():
             if name == "session_r2":
-                columns[name][i, [sessions.index(session) for session in value]] = list(
-                    value.values()
-                )
+                for session, r2 in value.items():
+                    columns[name][i, place[session]] = r2
             elif name == "feature_eigenvalue":
                 columns[name][i, : len(value)] = value
             else:
                 columns[name][i] = value
-    return columns | {"session": sessions, "feature_rank": np.arange(1, rank + 1)}
+    return columns | {"session": list(place), "feature_rank": np.arange(1, rank + 1)}
 
 
 def _filled(spec: Variable, sizes: Mapping[str, int]) -> Any:
@@ -294,7 +294,7 @@ def _filled(spec: Variable, sizes: Mapping[str, int]) -> Any:
     return np.full([sizes[dim] for dim in spec.dims], *empty[spec.dtype])
 
 
-def _attributes(rows: Sequence[Row], locks: Mapping[str, str]) -> dict[str, Any]:
+def _attributes(rows: Sequence[Row], locks: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     from importlib.metadata import version
 
     texts = dict.fromkeys(
@@ -304,7 +304,7 @@ def _attributes(rows: Sequence[Row], locks: Mapping[str, str]) -> dict[str, Any]
         _log.warning("spectra were measured in %d ways; see the attribute provenance", len(texts))
     provenance = {
         "specdiag": version("specdiag"),
-        "locks": locks,
+        "locks": list(locks),
         "measured_with": [json.loads(text) for text in texts],
     }
     return {

@@ -367,6 +367,7 @@ def test_scales_and_twins_are_told_apart():
 def test_locks_of_several_studies_are_collected_side_by_side(lock, trained):
     both = specdiag.collect(lock, trained / "checkpoints.lock", lock)
     assert both.sizes["checkpoint"] == 8
+    assert len(json.loads(both.attrs["provenance"])["locks"]) == 2
     assert both.checkpoint.values[[0, 4]].tolist() == ["base/net#1", "base/net#2"]
     np.testing.assert_array_equal(both.alpha[:4], both.alpha[4:])
 
@@ -440,7 +441,7 @@ def test_every_spectrum_stays_with_its_layer(tmp_path_factory, names, data):
     }
     marks = {key: np.arange(n) + 10.0 * i for i, (key, n) in enumerate(sizes.items())}
     rows = [made_up(i, layers, marks) for i, layers in enumerate(names)]
-    found = collection.build(rows, {})
+    found = collection.build(rows, [])
     path = tmp_path_factory.getbasetemp() / "ragged.nc"
     specdiag.save(found, path)
     with specdiag.open_spectra(path) as opened:
@@ -506,7 +507,7 @@ def test_a_collection_that_lacks_a_variable_is_refused(dataset, tmp_path):
         ({"group": "y"}, "no entries in group y; `specdiag list` shows what there is"),
         (
             {"names": ["z"], "group": "toys", "scale": "desk"},
-            "no entry z in group toys at desk scale; `specdiag list` shows all names",
+            "no entry z at desk scale in group toys; `specdiag list` shows all names",
         ),
     ],
 )
