@@ -138,13 +138,13 @@ def step(name, folder):
 def page(found):
     """Return the table of the page: the largest size, and how it grew from the smaller one."""
     n = len(found) // 2
-    times = found[n]["checkpoints"] / found[0]["checkpoints"]
-    header = ["step", "seconds", "seconds a checkpoint over those at a quarter of them"]
+    few, many = found[0]["checkpoints"], found[n]["checkpoints"]
+    header = ["step", f"seconds for {many:,} checkpoints", f"a checkpoint, over that of {few:,}"]
     rows = [
         [
             big["step"],
             big["seconds"],
-            f"{big['seconds'] / small['seconds'] / times:.2f}",
+            f"{big['seconds'] / small['seconds'] * few / many:.2f}",
             big["memory"],
         ]
         for small, big in zip(found[:n], found[n:], strict=True)
