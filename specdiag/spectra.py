@@ -304,16 +304,15 @@ def save(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> None:
 def _encoding(dataset: "xr.Dataset") -> dict[str, dict[str, Any]]:
     """Return how text is stored: in a collection that of layers as compressed characters.
 
-    As strings, 100,000 cells of it take 30 times the space and 15 times as long to open.
+    As strings, five variables of 100,000 cells took 27 times the space and ten times as long to open.
     """
-    text = [name for name, variable in dataset.variables.items() if variable.dtype.kind in "OUT"]
     if dataset.attrs.get("kind") != "collection":
         return {}
+    characters = {"dtype": "S1", "zlib": True, "complevel": 1}
     return {
-        str(name): {"dtype": "S1", "zlib": True, "complevel": 1}
-        if dataset[name].ndim > 1
-        else {"dtype": str}
-        for name in text
+        str(name): characters if variable.ndim > 1 else {"dtype": str}
+        for name, variable in dataset.variables.items()
+        if variable.dtype.kind in "OUT"
     }
 
 

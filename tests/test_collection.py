@@ -560,6 +560,9 @@ def test_the_command_needs_a_folder_to_write_to(lock):
     status, _, err = run(lock.parent, "spectra", "-o", "none/x.nc")
     assert status == 2
     assert err.splitlines()[-1] == "Error: -o none/x.nc: there is no folder none"
+    status, _, err = run(lock.parent, "spectra", "-o", "checkpoints.lock")
+    assert status == 2
+    assert err.splitlines()[-1] == "Error: -o checkpoints.lock: it is the lock to read"
 
 
 def test_the_page_lists_every_variable():

@@ -66,8 +66,11 @@ def spectra(
     from specdiag.lockfile import find_lock
     from specdiag.spectra import save
 
+    found_locks = locks or (find_lock(Path.cwd()),)
+    if output.resolve() in {path.resolve() for path in found_locks}:
+        raise click.UsageError(f"-o {output}: it is the lock to read")
     dataset = collect(
-        *(locks or [find_lock(Path.cwd())]),
+        *found_locks,
         names=names,
         group=group,
         scale=None if scale == "all" else scale,
