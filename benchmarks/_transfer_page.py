@@ -106,7 +106,9 @@ def levels(rows):
 
 def write(rows):
     """Write the tables and the figure of docs/transfer.md."""
+    (clock,) = by_seed(rows, "timing", "clock").values()
     tables = {
+        "clock": table_of([{"decoder": "clock alone", "test R²": f"{clock:.3f}"}]),
         "first": decoders(rows, "first", "base"),
         "second": arms(rows, "second", PERCENTS),
         "levels": levels(rows),
