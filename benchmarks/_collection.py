@@ -3,9 +3,17 @@
 import numpy as np
 
 FIELDS = {  # of a checkpoint, with what it has unless told otherwise
-    **{"entry": "", "parent": "", "task": "center_out", "arm": "scratch", "scale": "desk"},
-    **{"unit_dropout": "standard", "train_fraction": 1.0, "seed": 42, "r2": np.nan},
-    **{"condition_number": np.nan, "effective_rank": np.nan, "participation_ratio": np.nan},
+    "entry": "",
+    "parent": "",
+    "task": "center_out",
+    "arm": "scratch",
+    "scale": "desk",
+    "train_fraction": 1.0,
+    "seed": 42,
+    "r2": np.nan,
+    "condition_number": np.nan,
+    "effective_rank": np.nan,
+    "participation_ratio": np.nan,
     "top1_fraction": np.nan,
 }
 
@@ -13,7 +21,8 @@ FIELDS = {  # of a checkpoint, with what it has unless told otherwise
 def collection(checkpoints, n_layers=3):
     """Return the Dataset of a list of dicts: fields of a checkpoint, its `alpha`, and `status` of layers.
 
-    Equal alphas are equal spectra. An alpha that is NaN is a checkpoint without weights.
+    Equal alphas are equal spectra. An alpha that is NaN is a checkpoint without weights. The alphas of
+    its layers are 0.3 around it. What nobody asks for is not in the Dataset.
     """
     import xarray as xr
 
@@ -26,8 +35,12 @@ def collection(checkpoints, n_layers=3):
     value = np.where(status == "fit", alpha[:, None] + np.linspace(-0.3, 0.3, n_layers), np.nan)
     norm = np.where(status == "absent", np.nan, alpha[:, None])
     layers = {
-        **{"status": status, "alpha": value, "alpha_hat": 1.1 * value, "stable_rank": 9 - value},
-        **{"rope_probability": np.exp(-((value - 2) ** 2)), "spectral_norm": norm},
+        "status": status,
+        "alpha": value,
+        "alpha_hat": 1.1 * value,
+        "stable_rank": 9 - value,
+        "rope_probability": np.exp(-((value - 2) ** 2)),
+        "spectral_norm": norm,
         "frobenius_norm": norm,
     }
     data = {name: (("checkpoint", "layer"), array) for name, array in layers.items()}
@@ -51,9 +64,10 @@ def simulated(rng, *, seeds=3, effect=0.0, confounded=True, inherited=0.5, sessi
     rows = []
     base = {seed: _pair(rng, effect) for seed in range(seeds)}
     base_r2 = rng.standard_normal(seeds)
-    for seed in range(seeds):
-        rows.append(_row("base", "center_out", "base", 1.0, seed, (0, 0), base[seed]))
-    for t, task in enumerate(("center_out", "area2_bump", "interval_timing")):
+    rows += [
+        _row("base", "center_out", "base", 1.0, seed, (0, 0), pair) for seed, pair in base.items()
+    ]
+    for task in ("center_out", "area2_bump", "interval_timing"):
         task_level = confounded * np.array([1, 2]) * rng.standard_normal(2)
         for session in range(sessions):
             of_session = rng.standard_normal(2)
@@ -78,8 +92,11 @@ def simulated(rng, *, seeds=3, effect=0.0, confounded=True, inherited=0.5, sessi
 _DESIGN = [(arm, f) for arm in ("pretrained", "plastic", "scratch") for f in (0.25, 1.0)]
 # Levels of alpha and R², in standard deviations of what is left.
 _LEVELS = {
-    **{"pretrained": (-2.0, 2.0), "plastic": (-1.5, 2.0), "scratch": (2.0, -2.0)},
-    **{0.25: (1.0, -2.0), 1.0: (0.0, 0.0)},
+    "pretrained": (-2.0, 2.0),
+    "plastic": (-1.5, 2.0),
+    "scratch": (2.0, -2.0),
+    0.25: (1.0, -2.0),
+    1.0: (0.0, 0.0),
 }
 
 
@@ -91,7 +108,11 @@ def _pair(rng, effect):
 
 def _row(entry, task, arm, fraction, seed, level, pair):
     return {
-        **{"entry": entry, "task": task, "arm": arm, "train_fraction": fraction, "seed": seed},
+        "entry": entry,
+        "task": task,
+        "arm": arm,
+        "train_fraction": fraction,
+        "seed": seed,
         "parent": "base" if arm in ("pretrained", "plastic") else "",
         "alpha": 2.5 + 0.2 * (level[0] + pair[0]),
         "r2": 0.6 + 0.05 * (level[1] + pair[1]),

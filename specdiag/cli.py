@@ -9,6 +9,7 @@ import click
 
 from specdiag.commands import ERRORS, complain, is_debug
 from specdiag.commands.export import export
+from specdiag.commands.link import link
 from specdiag.commands.locks import fetch, list_, lock_, train
 from specdiag.commands.measure import alpha, compare
 from specdiag.commands.simulate import simulate
@@ -20,7 +21,7 @@ def cli() -> None:
     """Read a neural network's health from the eigenvalue spectra of its weights."""
 
 
-for command in (alpha, compare, export, fetch, list_, lock_, simulate, train):
+for command in (alpha, compare, export, fetch, link, list_, lock_, simulate, train):
     cli.add_command(command)
 
 

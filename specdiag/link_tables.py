@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from specdiag._files import printable, without_nan
-from specdiag.link import ALL_TASKS, MIN_ARRANGEMENTS, QUANTITIES
+from specdiag.links import ALL_TASKS, MIN_ARRANGEMENTS, QUANTITIES
 from specdiag.tables import number
 
 if TYPE_CHECKING:
@@ -62,12 +62,16 @@ def _values(cell: "xr.Dataset") -> dict[str, Any]:
 
 def lines(found: "xr.Dataset") -> list[str]:
     """Return the tables for people, and the verdict."""
-    parts = {ALL_TASKS: _rows(found)}
     tasks = [part for part in found.part.values if part != ALL_TASKS]
-    shown = [_counts(found.attrs), "", *_aligned(parts[ALL_TASKS])]
-    shown += ["", "rho within tasks (checkpoints, different spectra or features)"]
+    shown = [_counts(found.attrs), _NOTE, "", *_aligned(_rows(found)), "", "within each task:"]
     shown += _aligned(_task_rows(found, tasks)) if tasks else ["no checkpoint has a task"]
     return [printable(line) for line in [*shown, "", *verdict(found)]]
+
+
+_NOTE = (
+    "rank correlation with R2 (checkpoints, different spectra or features among them); interval, p and "
+    "its adjustment are of 'alike'; error: of R2 in a left-out task, with the quantity and without"
+)
 
 
 def _counts(counts: Mapping[str, Any]) -> str:
@@ -83,18 +87,14 @@ def _rows(found: "xr.Dataset") -> list[dict[str, str]]:
     rows = []
     for q in found.quantity.values:
         cells = {c: _cell(found, q, ALL_TASKS, c) for c in found.comparison.values}
-        alike, overall = cells["alike"], cells["overall"]
         errors = _values(found[_ERRORS].sel(quantity=q, part=ALL_TASKS))
         rows.append(
             {
                 "quantity": q,
-                "n": str(overall["n"]),
-                "different": str(overall["n_units"]),
-                **{c: number(cell["rho"], "+.2f") for c, cell in cells.items()},
-                "95 %": _interval(alike),
-                "n alike": f"{alike['n']}, {alike['n_units']}",
-                "p": number(alike["p"], ".3f"),
-                "Holm": number(alike["p_holm"], ".3f"),
+                **{name: _counted(cell) for name, cell in cells.items()},
+                "95 %": _interval(cells["alike"]),
+                "p": number(cells["alike"]["p"], ".3f"),
+                "Holm": number(cells["alike"]["p_holm"], ".3f"),
                 "error": number(errors["error"], ".3f"),
                 "without": number(errors["baseline_error"], ".3f"),
             }
@@ -107,10 +107,8 @@ def _task_rows(found: "xr.Dataset", tasks: Sequence[str]) -> list[dict[str, str]
     for q in found.quantity.values:
         row = {"quantity": q}
         for task in tasks:
-            for name, comparison in ((task, "overall"), ("alike", "alike")):
-                cell = _cell(found, q, task, comparison)
-                text = f"{number(cell['rho'], '+.2f')} ({cell['n']}, {cell['n_units']})"
-                row[f"{task}, alike" if name == "alike" else task] = text
+            row[task] = _counted(_cell(found, q, task, "overall"))
+            row[f"{task}, alike"] = _counted(_cell(found, q, task, "alike"))
         rows.append(row)
     return rows
 
@@ -124,55 +122,40 @@ def _aligned(rows: Sequence[Mapping[str, str]]) -> list[str]:
     ]
 
 
+def _counted(cell: Mapping[str, Any]) -> str:
+    return f"{number(cell['rho'], '+.2f')} ({cell['n']}, {cell['n_units']})"
+
+
 def _interval(cell: Mapping[str, Any]) -> str:
     low, high = cell["rho_ci"]
     return f"{low:+.2f} to {high:+.2f}" if math.isfinite(low) else "-"
 
 
 def verdict(found: "xr.Dataset") -> list[str]:
-    """Return what can be said, one sentence a line: only what has less than 5 % chance is called a link."""
-    return [
-        *_alike_sentence(found),
-        *_sign_sentences(found),
-        *_overall_sentence(found),
-        *_prediction_sentence(found),
-    ]
+    """Return what can be said, a sentence a line; a link is what chance gives in less than 5 %."""
+    sentences = [_alike(found), *_signs(found), _overall(found), _prediction(found)]
+    return [sentence for sentence in sentences if sentence]
 
 
-def _alike_sentence(found: "xr.Dataset") -> list[str]:
+def _alike(found: "xr.Dataset") -> str:
     cells = {q: _cell(found, q, ALL_TASKS, "alike") for q in found.quantity.values}
     tested = {q: cell for q, cell in cells.items() if math.isfinite(cell["p_holm"])}
     if not tested:
         most = max(cell["arrangements"] for cell in cells.values())
-        return [
+        return (
             "Whether spectra predict R2 cannot be told: trainings that differ in their seed alone can "
             f"be exchanged in {most:.0f} way{'s' * (most != 1)}, and a p-value below 5 % needs more than "
             f"{MIN_ARRANGEMENTS}. More seeds would tell."
-        ]
+        )
     linked = {q: cell for q, cell in tested.items() if cell["p_holm"] <= MAX_P}
     if linked:
-        shown = "; ".join(f"{q} {_shown(cell)}" for q, cell in linked.items())
-        return [f"Among trainings that differ in their seed alone, R2 goes with {shown}."]
+        shown = "; ".join(f"{q} ({_shown(cell)})" for q, cell in linked.items())
+        return f"Among trainings that differ in their seed alone, R2 goes with {shown}."
     q = min(tested, key=lambda name: tested[name]["p_holm"])
-    return [
+    return (
         f"Among trainings that differ in their seed alone, none of {len(tested)} quantities is shown to "
-        f"go with R2: the nearest is {q} {_shown(tested[q])}. That is no proof of absence."
-    ]
-
-
-def _sign_sentences(found: "xr.Dataset") -> list[str]:
-    """Return where the sign of a correlation differs between tasks, both signs significant."""
-    sentences = []
-    tasks = [part for part in found.part.values if part != ALL_TASKS]
-    for q in found.quantity.values:
-        for comparison, about in _SIGNS.items():
-            cells = {task: _cell(found, q, task, comparison) for task in tasks}
-            sure = {task: cell for task, cell in cells.items() if cell["p_holm"] <= MAX_P}
-            if len({cell["rho"] > 0 for cell in sure.values()}) == 2:
-                shown = "; ".join(f"{task} {_shown(cell)}" for task, cell in sure.items())
-                sentences.append(f"The sign of {q} differs between tasks, {about}: {shown}.")
-                break
-    return sentences
+        f"go with R2: the nearest is {q} ({_shown(tested[q])}). That is no proof of absence."
+    )
 
 
 _SIGNS = {
@@ -181,33 +164,49 @@ _SIGNS = {
 }
 
 
-def _overall_sentence(found: "xr.Dataset") -> list[str]:
+def _signs(found: "xr.Dataset") -> list[str]:
+    """Return where the sign of a correlation differs between tasks, both signs significant."""
+    sentences = []
+    tasks = [part for part in found.part.values if part != ALL_TASKS]
+    for q in found.quantity.values:
+        for comparison, about in _SIGNS.items():
+            cells = {task: _cell(found, q, task, comparison) for task in tasks}
+            sure = {task: cell for task, cell in cells.items() if cell["p_holm"] <= MAX_P}
+            if len({cell["rho"] > 0 for cell in sure.values()}) == 2:
+                shown = "; ".join(f"{task} ({_shown(cell)})" for task, cell in sure.items())
+                sentences.append(f"The sign of {q} differs between tasks, {about}: {shown}.")
+                break
+    return sentences
+
+
+def _overall(found: "xr.Dataset") -> str:
     overall, alike = (_cell(found, PRIMARY, ALL_TASKS, c) for c in ("overall", "alike"))
     if not overall["p_holm"] <= MAX_P or alike["p_holm"] <= MAX_P:
-        return []
-    return [
-        f"Over all checkpoints together {PRIMARY} goes with R2, {_shown(overall)}; task, arm and data "
-        "size move both, so that this is no evidence that it predicts R2."
-    ]
+        return ""
+    return (
+        f"Over all checkpoints together {PRIMARY} goes with R2 ({_shown(overall)}), but task, arm and "
+        "data size move both: no evidence that it predicts R2."
+    )
 
 
-def _prediction_sentence(found: "xr.Dataset") -> list[str]:
+def _prediction(found: "xr.Dataset") -> str:
     errors = found[_ERRORS].sel(quantity=PRIMARY)
-    tasks = errors.where(errors.n_error > 0, drop=True).drop_sel(part=ALL_TASKS, errors="ignore")
-    if tasks.sizes["part"] < 2:
-        return ["A left-out task cannot be predicted: too few tasks have R2 and spectra."]
+    tasks = errors.drop_sel(part=ALL_TASKS)
+    tasks = tasks.isel(part=(tasks.n_error > 0).values)
+    if not tasks.sizes["part"]:
+        return "R2 of a left-out task cannot be predicted: the others have too few spectra."
     whole = errors.sel(part=ALL_TASKS)
     n_better = int((tasks.error < tasks.baseline_error).sum())
-    return [
-        f"R2 of a left-out task, predicted from arm and data size: mean error "
+    return (
+        "R2 of a left-out task, predicted from arm and data size: mean error "
         f"{whole.baseline_error.item():.3f}; with {PRIMARY} {whole.error.item():.3f}, less in {n_better} "
-        f"of {tasks.sizes['part']} tasks (n = {whole.n_error.item():.0f})."
-    ]
+        f"of {tasks.sizes['part']} tasks (n = {whole.n_error.item()})."
+    )
 
 
 def _shown(cell: Mapping[str, Any]) -> str:
     """Return a correlation in words, with all that belongs to it."""
     return (
-        f"(rho {cell['rho']:+.2f}, 95 % {_interval(cell)}, n = {cell['n']}, {cell['n_units']} different, "
-        f"p {number(cell['p_holm'], '.3f')} after Holm)"
+        f"rho {cell['rho']:+.2f}, 95 % {_interval(cell)}, n = {cell['n']}, {cell['n_units']} different, "
+        f"p {number(cell['p_holm'], '.3f')} after Holm"
     )

@@ -99,7 +99,9 @@ def resamples(units: Units, count: int, rng: np.random.Generator) -> Array:
     drawn = np.zeros((count, len(units.group)))
     for g in range(units.group.max(initial=-1) + 1):
         found = np.flatnonzero(units.group == g)
-        drawn[:, found] = rng.multinomial(len(found), np.full(len(found), 1 / len(found)), size=count)
+        drawn[:, found] = rng.multinomial(
+            len(found), np.full(len(found), 1 / len(found)), size=count
+        )
     return drawn[:, units.unit]
 
 
@@ -154,7 +156,7 @@ def _ranks(values: Array, strata: Codes, weights: Array) -> Array:
 
             rank = rankdata(v, axis=1)
         else:  # of one row of values: what is below, and half of what is equal
-            below = (v.T > v) + (v.T == v) / 2
+            below = (v < v.T) + (v == v.T) / 2
             rank = w @ below.T + 0.5
         ranks[:, rows] = np.where(n > 0, rank / (n + 1) - 0.5, 0.0)
     return np.where(np.abs(ranks) < _TIE, 0.0, ranks)

@@ -1,10 +1,10 @@
-"""Spectra and R² of many checkpoints -> does the spectrum predict R²?
+"""Spectra and R² of many checkpoints -> whether the spectrum predicts R².
 
 Datasets in, Datasets out. What is alike by design is not counted twice: the frozen children of a base
 share its spectrum, and a base moves all that was trained from it.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,7 +85,7 @@ def link(dataset: "xr.Dataset", *, n_resamples: int = N_RESAMPLES, seed: int = 0
     ----------
     dataset : xarray.Dataset
         A collection: `SCHEMA` and, over checkpoint, r2, the scalars of the features and the coordinates
-        entry, parent, task, arm, scale, unit_dropout, train_fraction and seed.
+        entry, parent, task, arm, scale, seed and train_fraction.
     n_resamples : int
         Permutations, and bootstrap samples. 1999: the smallest p, 0.0005, is below 5 % after Holm's
         adjustment for 100 tests.
@@ -123,10 +123,7 @@ def link(dataset: "xr.Dataset", *, n_resamples: int = N_RESAMPLES, seed: int = 0
         "r2": design.r2,
     }
     rows = [
-        [
-            compared(x, design, task, name in _FEATURES, n_resamples, seed)
-            for task in (None, *tasks)
-        ]
+        [compared(x, design, task, name in _FEATURES, n_resamples, seed) for task in (None, *tasks)]
         for name, x in zip(QUANTITIES, values, strict=True)
     ]
     columns |= {key: [[part[key] for part in row] for row in rows] for key in rows[0][0]}
@@ -164,13 +161,13 @@ class Design:
     def __init__(self, dataset: "xr.Dataset") -> None:
         self.labels = {
             name: [str(value) for value in dataset[name].values]
-            for name in ("checkpoint", *_LABELS, "train_fraction")
+            for name in ("checkpoint", *_LABELS)
         }
         self.r2 = np.asarray(dataset.r2.values, dtype=float)
-        self.fraction = np.asarray(dataset.train_fraction.values, dtype=float)
-        self.log_fraction = np.log10(np.where(self.fraction > 0, self.fraction, np.nan))
+        fraction = np.asarray(dataset.train_fraction.values, dtype=float)
+        self.log_fraction = np.log10(np.where(fraction > 0, fraction, np.nan))
         self.spectrum = ranks.codes(_spectra(dataset))
-        runs = list(zip(self.labels["scale"], dataset.seed.values.tolist(), strict=True))
+        runs = list(zip(self.labels["scale"], self.labels["seed"], strict=True))
         self.family = ranks.codes(_roots(runs, self.labels["entry"], self.labels["parent"]))
         self.entry = ranks.codes(list(zip(self.labels["scale"], self.labels["entry"], strict=True)))
 
@@ -180,10 +177,13 @@ class Design:
 
 
 def _spectra(dataset: "xr.Dataset") -> list[Hashable]:
-    """Return what tells a spectrum from others, bit by bit; a checkpoint without one is its own."""
+    """Return what tells a spectrum from others: its norms; a checkpoint without one is its own.
+
+    In float32, as the same matrix measured on another machine differs in the last bits of float64.
+    """
     measured = _measured(dataset)
     numbers = np.stack([dataset[name].values for name in ("frobenius_norm", "spectral_norm")])
-    numbers = np.where(measured, numbers, np.nan)
+    numbers = np.where(measured, numbers, np.nan).astype(np.float32)
     return [
         numbers[:, i].tobytes() if measured[i].any() else int(i)
         for i in range(dataset.sizes["checkpoint"])
@@ -194,10 +194,12 @@ def _measured(dataset: "xr.Dataset") -> NDArray[np.bool_]:
     return np.asarray(dataset.status.isin(["fit", "degenerate"]).values, dtype=bool)
 
 
-def _roots(runs: list[Hashable], entries: list[str], parents: list[str]) -> list[Hashable]:
+def _roots(
+    runs: Sequence[Hashable], entries: Sequence[str], parents: Sequence[str]
+) -> list[Hashable]:
     """Return the run and the entry from which each checkpoint descends, parents in the same run."""
     parent = {(run, entry): p for run, entry, p in zip(runs, entries, parents, strict=True)}
-    roots = []
+    roots: list[Hashable] = []
     for run, entry in zip(runs, entries, strict=True):
         name, seen = entry, set[str]()
         while parent.get((run, name)) and name not in seen:
@@ -256,7 +258,13 @@ def _informative(unit: ranks.Codes, strata: ranks.Codes) -> NDArray[np.bool_]:
 
 
 def _correlated(
-    x: Array, y: Array, strata: ranks.Codes, units: ranks.Units, z: Array | None, count: int, seed: int
+    x: Array,
+    y: Array,
+    strata: ranks.Codes,
+    units: ranks.Units,
+    z: Array | None,
+    count: int,
+    seed: int,
 ) -> dict[str, Any]:
     """Return a correlation with its interval, its p-value and how many arrangements that has."""
     rng = np.random.default_rng(seed)
@@ -310,10 +318,10 @@ def _mean_error(
     return float(np.abs(mean + scaled[here] @ slope - y[here]).mean())
 
 
-_LABELS = ("entry", "parent", "task", "arm", "scale", "unit_dropout")
+_LABELS = ("entry", "parent", "task", "arm", "scale", "seed")
 _NEEDED = (
     *_LABELS,
-    *("train_fraction", "seed", "r2", "status", "alpha", "alpha_hat", "rope_probability"),
+    *("train_fraction", "r2", "status", "alpha", "alpha_hat", "rope_probability"),
     *("stable_rank", "frobenius_norm", "spectral_norm", "condition_number", "effective_rank"),
     *("participation_ratio", "top1_fraction"),
 )
