@@ -165,17 +165,22 @@ _SIGNS = {
 
 
 def _signs(found: "xr.Dataset") -> list[str]:
-    """Return where the sign of a correlation differs between tasks, both signs significant."""
-    sentences = []
+    """Return whether signs of correlations differ between tasks, both significant: one sentence each way."""
     tasks = [part for part in found.part.values if part != ALL_TASKS]
-    for q in found.quantity.values:
-        for comparison, about in _SIGNS.items():
+    sentences = []
+    for comparison, about in _SIGNS.items():
+        differing = {}
+        for q in found.quantity.values:
             cells = {task: _cell(found, q, task, comparison) for task in tasks}
             sure = {task: cell for task, cell in cells.items() if cell["p_holm"] <= MAX_P}
             if len({cell["rho"] > 0 for cell in sure.values()}) == 2:
-                shown = "; ".join(f"{task} ({_shown(cell)})" for task, cell in sure.items())
-                sentences.append(f"The sign of {q} differs between tasks, {about}: {shown}.")
-                break
+                differing[q] = "; ".join(f"{task} ({_shown(c)})" for task, c in sure.items())
+        if differing:
+            first, *others = differing
+            also = f" So does that of {', '.join(others)}." if others else ""
+            sentences.append(
+                f"The sign of {first} differs between tasks, {about}: {differing[first]}.{also}"
+            )
     return sentences
 
 
