@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from specdiag.esd import eigenvalues, rank_gate
     from specdiag.exports import export
     from specdiag.gof import goodness_of_fit, likelihood_ratios
+    from specdiag.links import link
     from specdiag.posterior import alpha_posterior
     from specdiag.spectra import alpha, open_spectra, save, spectrum
     from specdiag.tail import fit_alpha
@@ -29,6 +30,7 @@ __all__ = [
     "fit_alpha",
     "goodness_of_fit",
     "likelihood_ratios",
+    "link",
     "open_checkpoint",
     "open_spectra",
     "rank_gate",
@@ -48,6 +50,7 @@ _HOME = {
     "fit_alpha": "tail",
     "goodness_of_fit": "gof",
     "likelihood_ratios": "gof",
+    "link": "links",
     "open_checkpoint": "checkpoint",
     "open_spectra": "spectra",
     "rank_gate": "esd",

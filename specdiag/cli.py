@@ -10,6 +10,7 @@ import click
 from specdiag.commands import ERRORS, complain, is_debug
 from specdiag.commands.collect import spectra
 from specdiag.commands.export import export
+from specdiag.commands.link import link
 from specdiag.commands.locks import fetch, list_, lock_, train
 from specdiag.commands.measure import alpha, compare
 from specdiag.commands.simulate import simulate
@@ -21,7 +22,7 @@ def cli() -> None:
     """Read a neural network's health from the eigenvalue spectra of its weights."""
 
 
-for command in (alpha, compare, export, fetch, list_, lock_, simulate, spectra, train):
+for command in (alpha, compare, export, fetch, link, list_, lock_, simulate, spectra, train):
     cli.add_command(command)
 
 

@@ -76,6 +76,11 @@ ALLOWED = {
     },
     "download": {"httpx2", "specdiag._files"},
     "fetch": {"httpx2", "huggingface_hub", "specdiag._files", "specdiag.download"},
+    "rank_correlation": NUMERICS,
+    "links": {
+        *("numpy", "xarray", "specdiag.rank_correlation", "specdiag.schema", "specdiag.spectra"),
+    },
+    "link_tables": {"specdiag._files", "specdiag.links", "specdiag.tables"},
     "monitor": {
         *("numpy", "lightning", "specdiag._files", "specdiag.checkpoint", "specdiag.esd"),
         *("specdiag.layers", "specdiag.posterior"),

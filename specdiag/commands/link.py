@@ -1,0 +1,45 @@
+"""The command that asks whether spectra predict R²."""
+
+from pathlib import Path
+
+import click
+
+from specdiag.commands import debug_option, json_option
+
+
+@click.command()
+@click.argument("spectra", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@json_option
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of permutations and bootstrap.",
+)
+@debug_option
+def link(spectra: Path, as_json: bool, seed: int) -> None:
+    """Tell whether spectra predict test R2, over the checkpoints of SPECTRA.
+
+    SPECTRA is a file that `specdiag spectra` writes. Quantities of weight spectra and of features are correlated with R2 in ranks, over all checkpoints,
+    within arms and tasks, and among trainings that differ in their seed alone. The last is what the
+    verdict rests on: task, arm and data size move both.
+
+    \b
+    Examples:
+      specdiag link spectra.nc
+      specdiag link spectra.nc --json
+    """  # noqa: D301
+    from specdiag import link_tables
+    from specdiag.links import link as linked
+    from specdiag.spectra import open_spectra
+
+    try:
+        found = linked(open_spectra(spectra), seed=seed)
+    except ValueError as error:
+        raise ValueError(f"{spectra}: {error}") from error
+    if as_json:
+        click.echo(link_tables.as_json(found))
+        return
+    for line in link_tables.lines(found):
+        click.echo(line)

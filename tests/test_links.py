@@ -1,0 +1,351 @@
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from scipy import stats
+
+import specdiag
+from benchmarks._collection import FIELDS, collection, simulated
+from specdiag import link_tables
+from specdiag.cli import cli
+from specdiag.gof import ALTERNATIVES
+from specdiag.links import ALL_TASKS, COMPARISONS, LINK, QUANTITIES, quantities
+from specdiag.lockfile import load
+from specdiag.schema import SCHEMA
+
+SEEDS = range(8)
+
+
+def transfers(effect, motor=1, timing=1):
+    """Return checkpoints of two tasks and two arms: alpha goes with R² in a task as its sign says.
+
+    Scratch has the higher alpha. The sign is that of the difference between arms, and, as large as
+    `effect` says, of that between seeds.
+    """
+    rng, rows = np.random.default_rng(7), []
+    alphas = {seed: 1.6 + 0.05 * rng.standard_normal() for seed in SEEDS}
+    for task, sign in (("center_out", motor), ("interval_timing", timing)):
+        for seed, base in alphas.items():
+            for arm, alpha in (("pretrained", base), ("scratch", 3 + 0.3 * rng.standard_normal())):
+                deviation = alpha - (1.6 if arm == "pretrained" else 3)
+                level = 0.3 * sign * (arm == "scratch") + effect * sign * deviation
+                rows.append(
+                    {
+                        "entry": f"{task}/{arm}",
+                        "parent": "base" if arm == "pretrained" else "",
+                        "task": task,
+                        "arm": arm,
+                        "seed": seed,
+                        "alpha": alpha,
+                        "r2": 0.5 + level + 0.003 * rng.standard_normal(),
+                    }
+                )
+    return rows
+
+
+def cell(found, quantity, comparison, part=ALL_TASKS):
+    return found.sel(quantity=quantity, comparison=comparison, part=part)
+
+
+def test_the_quantities_are_means_over_fit_layers():
+    dataset = collection(
+        [
+            {"entry": "a", "alpha": 2.0, "condition_number": 1e6, "effective_rank": 3.0},
+            {"entry": "b", "alpha": 1.5, "status": ["fit", "degenerate", "skipped"]},
+            {"entry": "c", "alpha": math.nan},
+            {"entry": "d", "alpha": 3.0, "status": ["degenerate", "skipped", "failed"]},
+        ]
+    )
+    found = dict(zip(QUANTITIES, quantities(dataset), strict=True))
+    nan = math.nan
+    np.testing.assert_allclose(found["mean alpha"], [2.0, 1.2, nan, nan])
+    np.testing.assert_allclose(found["distance from 2"], [0.2, 0.8, nan, nan])
+    np.testing.assert_allclose(found["alpha-hat"], [2.2, 1.32, nan, nan])
+    np.testing.assert_allclose(found["stable rank"], [7.0, 7.8, nan, nan])
+    np.testing.assert_allclose(found["fit fraction"], [1.0, 0.5, nan, 0.0])
+    np.testing.assert_allclose(found["log condition number"], [6.0, nan, nan, nan])
+    np.testing.assert_allclose(found["effective rank"], [3.0, nan, nan, nan])
+
+
+def test_the_result_has_what_its_schema_says():
+    found = specdiag.link(collection(transfers(0.0)), n_resamples=50)
+    assert set(found.variables) == set(LINK)
+    assert all(found[name].dims == spec.dims for name, spec in LINK.items())
+    assert list(found.comparison.values) == list(COMPARISONS)
+    assert list(found.part.values) == [ALL_TASKS, "center_out", "interval_timing"]
+
+
+def test_overall_and_within_a_task_it_is_scipys_spearman():
+    dataset = collection(transfers(0.3))
+    found = specdiag.link(dataset, n_resamples=50)
+    alpha = dataset.alpha.mean("layer").values
+    for part in found.part.values:
+        here = (dataset.task.values == part) | (part == ALL_TASKS)
+        expected = stats.spearmanr(alpha[here], dataset.r2.values[here]).statistic
+        assert cell(found, "mean alpha", "overall", part).rho.item() == pytest.approx(expected)
+        assert cell(found, "mean alpha", "overall", part).n.item() == here.sum()
+
+
+def test_checkpoints_with_the_spectrum_of_their_base_are_counted_once():
+    found = specdiag.link(collection(transfers(0.0)), n_resamples=50)
+    for comparison in COMPARISONS:
+        assert cell(found, "mean alpha", comparison).n.item() == 4 * len(SEEDS)
+        assert cell(found, "mean alpha", comparison).n_units.item() == 3 * len(SEEDS)
+    alike = cell(found, "mean alpha", "alike").arrangements.item()
+    assert alike == pytest.approx(
+        math.factorial(len(SEEDS)) ** 3
+    )  # bases, and scratch of each task
+    assert found.n_spectra == 3 * len(SEEDS)
+
+
+def test_a_planted_relation_among_seeds_is_found_with_its_sign():
+    found = specdiag.link(collection(transfers(0.5)))
+    alike = cell(found, "mean alpha", "alike")
+    assert alike.rho.item() > 0.5
+    assert alike.p_holm.item() <= 0.05
+    assert 0 < alike.rho_ci.values[0] < alike.rho.item() < alike.rho_ci.values[1]
+    first = link_tables.verdict(found)[0]
+    assert first.startswith(
+        "Among trainings that differ in their seed alone, R2 goes with mean alpha (rho +0."
+    )
+    assert f"n = {4 * len(SEEDS)}, {3 * len(SEEDS)} different" in first
+
+
+def test_what_arms_do_to_both_is_no_relation():
+    found = specdiag.link(collection(transfers(0.0)))
+    assert cell(found, "mean alpha", "overall").p.item() < 0.01
+    assert cell(found, "mean alpha", "alike").p.item() > 0.05
+    first, *others = link_tables.verdict(found)
+    assert re.match(
+        r"Among trainings that differ in their seed alone, none of \d quantities is shown to go with R2: "
+        r"the nearest is .* \(rho .*\)\. That is no proof of absence\.",
+        first,
+    )
+    assert any(
+        line.startswith("Over all checkpoints together mean alpha goes with R2 (rho +")
+        and line.endswith("but task, arm and data size move both: no evidence that it predicts R2.")
+        for line in others
+    )
+
+
+def test_a_sign_that_arms_turn_around_between_tasks_is_found_and_ascribed_to_them():
+    found = specdiag.link(collection(transfers(0.0, motor=-1, timing=1)))
+    told = [line for line in link_tables.verdict(found) if "sign of mean alpha" in line]
+    assert len(told) == 1
+    assert re.match(
+        "The sign of mean alpha differs between tasks, all arms together, where what differs between arms "
+        r"may be the reason: center_out \(rho -.*\); interval_timing \(rho \+.*\)\. So does that of .*",
+        told[0],
+    )
+
+
+def test_a_sign_that_differs_among_seeds_too_is_not_ascribed_to_arms():
+    found = specdiag.link(collection(transfers(0.5, motor=-1, timing=1)))
+    assert any(
+        line.startswith(
+            "The sign of mean alpha differs between tasks, among trainings that differ in their seed alone"
+        )
+        for line in link_tables.verdict(found)
+    )
+
+
+def test_one_sign_everywhere_is_not_said_to_differ():
+    found = specdiag.link(collection(transfers(0.5)))
+    assert not any("sign of" in line for line in link_tables.verdict(found))
+
+
+def reported(prefix, method):
+    """Return what the lock says was published of R² and alpha, by one method."""
+    lock = load(Path(__file__).parents[1] / "checkpoints.lock")
+    tasks = {"area2": "area2_bump", "dmfc": "interval_timing"}
+    rows = []
+    for entry in lock.entries:
+        r2 = [q.value for q in entry.reported if q.quantity == "r2"]
+        alpha = [
+            q.value
+            for q in entry.reported
+            if q.quantity == "mean_alpha" and q.method.startswith(method)
+        ]
+        if entry.name.startswith(prefix) and r2 and alpha:
+            arm = "plastic" if "finetune_all" in entry.name else "pretrained"
+            key = entry.name.split("/")[-1].split("_")[0]
+            rows.append(
+                {
+                    "entry": entry.name,
+                    "parent": entry.parent.name if entry.parent else "",
+                    "task": tasks.get(key, "center_out"),
+                    "arm": arm if entry.parent else ("base" if key == "poyo" else "scratch"),
+                    "alpha": alpha[-1],
+                    "r2": r2[-1],
+                }
+            )
+    return rows
+
+
+def test_of_the_published_figures_nothing_can_be_said_and_the_estimates_are_shown():
+    rows = reported(("base/", "transfer/"), "bayes_report")
+    assert [(row["alpha"], row["r2"]) for row in rows] == [
+        *((1.62, 0.904), (1.62, 0.834), (3.31, 0.313)),  # base; area2_bump, frozen and scratch
+        *((1.62, 0.798), (2.63, 0.845)),  # timing, frozen and scratch
+    ]
+    found = specdiag.link(collection(rows))
+    overall = cell(found, "mean alpha", "overall")
+    expected = stats.spearmanr(*zip(*((row["alpha"], row["r2"]) for row in rows), strict=True))
+    assert overall.rho.item() == pytest.approx(expected.statistic)
+    assert (overall.n.item(), overall.n_units.item()) == (5, 3)
+    # The published finding: the lower alpha has the higher R² in the motor task, and the lower in timing.
+    assert cell(found, "mean alpha", "overall", "area2_bump").rho.item() == pytest.approx(-1)
+    assert cell(found, "mean alpha", "overall", "interval_timing").rho.item() == pytest.approx(1)
+    assert np.isnan(found.p_holm).all()
+    assert link_tables.verdict(found)[0] == (
+        "Whether spectra predict R2 cannot be told: trainings that differ in their seed alone can be "
+        "exchanged in 1 way, and a p-value below 5 % needs more than 40. More seeds would tell."
+    )
+    assert not any("sign of" in line for line in link_tables.verdict(found))
+    row = next(line for line in link_tables.lines(found) if line.startswith("mean alpha"))
+    assert f"{expected.statistic:+.2f} (5, 3)" in row
+    assert any(
+        "-1.00 (2, 2)" in line and "+1.00 (2, 2)" in line for line in link_tables.lines(found)
+    )
+
+
+def test_of_the_published_augmentation_nothing_can_be_said_either():
+    rows = reported(("augmentation/",), "alpha_report")
+    assert len(rows) == 6
+    found = specdiag.link(collection(rows))
+    overall = cell(found, "mean alpha", "overall")
+    assert (overall.n.item(), overall.n_units.item()) == (6, 4)
+    assert overall.arrangements.item() == pytest.approx(24)
+    assert np.isnan(found.p_holm).all()
+
+
+def test_what_is_missing_is_counted_and_compared_with_nothing():
+    rows = transfers(0.0)
+    rows[0]["r2"], rows[1]["alpha"], rows[2]["status"] = math.nan, math.nan, ["degenerate"] * 3
+    found = specdiag.link(collection(rows), n_resamples=50)
+    assert found.attrs == {
+        "n_checkpoints": 32,
+        "n_without_r2": 1,
+        "n_without_spectrum": 1,
+        "n_without_fit": 2,
+        "n_spectra": 23,  # the base of rows[0] and rows[2] is degenerate in rows[2] alone
+        "n_resamples": 50,
+        "seed": 0,
+    }
+    assert cell(found, "mean alpha", "overall").n.item() == 29
+    assert cell(found, "fit fraction", "overall").n.item() == 30
+    assert cell(found, "effective rank", "overall").n.item() == 0
+    assert link_tables.lines(found)[0] == (
+        "32 checkpoints, 23 different spectra; without R2 1, without spectrum 1, no layer fit 2"
+    )
+
+
+def test_left_out_tasks_are_predicted_by_least_squares():
+    rng = np.random.default_rng(3)
+    arms = np.array(["pretrained", "scratch"] * 9)
+    tasks = np.repeat(["a", "b", "c"], 6)
+    fraction, alpha = 10.0 ** -rng.integers(0, 3, 18), 2 + rng.random(18)
+    r2 = 0.5 + 0.2 * (arms == "scratch") + 0.1 * np.log10(fraction) - 0.3 * alpha
+    rows = [
+        {"entry": f"{i}", "arm": a, "task": t, "train_fraction": f, "alpha": x, "r2": y}
+        for i, (a, t, f, x, y) in enumerate(zip(arms, tasks, fraction, alpha, r2, strict=True))
+    ]
+    found = specdiag.link(collection(rows), n_resamples=20).sel(quantity="mean alpha")
+    np.testing.assert_allclose(found.error, 0, atol=1e-9)
+    base = np.column_stack([np.ones(18), arms == "scratch", np.log10(fraction)])
+    for task in "abc":
+        here = tasks == task
+        slope = np.linalg.lstsq(base[~here], r2[~here])[0]
+        expected = np.abs(base[here] @ slope - r2[here]).mean()
+        assert found.baseline_error.sel(part=task).item() == pytest.approx(expected)
+    errors = found.baseline_error.values
+    assert errors[0] == pytest.approx(errors[1:].mean())
+    assert found.n_error.values.tolist() == [18, 6, 6, 6]
+
+
+def test_the_order_of_checkpoints_does_not_matter_and_the_seed_decides(rng):
+    dataset = simulated(rng, seeds=2, sessions=1, effect=-0.5)
+    first = specdiag.link(dataset, n_resamples=100, seed=3)
+    again = specdiag.link(dataset, n_resamples=100, seed=3)
+    assert first.identical(again)
+    shuffled = dataset.isel(checkpoint=rng.permutation(dataset.sizes["checkpoint"]))
+    moved = specdiag.link(shuffled, n_resamples=100, seed=3)
+    for name in ("rho", "n", "n_units", "arrangements", "error", "baseline_error"):
+        np.testing.assert_allclose(moved[name], first[name], atol=1e-9)
+
+
+def test_seeds_whose_bases_differ_in_their_children_stay_where_they_are():
+    rows = [row for row in transfers(0.0) if row["arm"] == "pretrained"]
+    del rows[0]  # one task of the first seed
+    alike = cell(specdiag.link(collection(rows), n_resamples=20), "mean alpha", "alike")
+    assert alike.arrangements.item() == pytest.approx(math.factorial(len(SEEDS) - 1))
+
+
+def test_an_incomplete_dataset_and_a_wrong_number_are_errors():
+    dataset = collection(transfers(0.0))
+    with pytest.raises(ValueError) as error:
+        specdiag.link(dataset.drop_vars(["r2", "task"]))
+    assert str(error.value) == (
+        "the dataset has no task, r2: expected a collection of checkpoints with their R2, as "
+        "`specdiag spectra` writes it"
+    )
+    with pytest.raises(ValueError) as error:
+        specdiag.link(dataset, n_resamples=0)
+    assert str(error.value) == "n_resamples is 0: expected a whole number from 1 on"
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A file of a collection, as `specdiag.save` writes it."""
+    dataset = collection(transfers(0.5)).assign_coords(layer=["a", "b", "c"])
+    sizes = {**dataset.sizes, "ci_bound": 2, "alternative": len(ALTERNATIVES), "sample": 0}
+    empty = {"f": (math.nan, float), "i": (0, np.int64), "O": ("", object)}
+    for name, spec in SCHEMA.items():
+        if name not in dataset.variables:
+            shape = [sizes[dim] for dim in spec.dims]
+            dataset[name] = (spec.dims, np.full(shape, *empty[spec.dtype]))
+    dataset.attrs["schema_version"] = 1
+    specdiag.save(dataset, tmp_path / "spectra.nc")
+    return tmp_path / "spectra.nc"
+
+
+def test_the_command_prints_tables_and_ends_in_the_verdict(file):
+    done = CliRunner().invoke(cli, ["link", str(file)])
+    assert (done.exit_code, done.stderr) == (0, "")
+    expected = specdiag.link(specdiag.open_spectra(file))
+    assert done.stdout.splitlines() == link_tables.lines(expected)
+    assert done.stdout.splitlines()[-1] == link_tables.verdict(expected)[-1]
+
+
+def test_json_has_every_number_with_its_n(file):
+    done = CliRunner().invoke(cli, ["link", str(file), "--json", "--seed", "5"])
+    found, expected = json.loads(done.stdout), specdiag.link(specdiag.open_spectra(file), seed=5)
+    assert found["verdict"] == link_tables.verdict(expected)
+    assert len(found["correlations"]) == len(QUANTITIES) * 3 * len(COMPARISONS)
+    one = next(
+        c
+        for c in found["correlations"]
+        if (c["quantity"], c["part"], c["comparison"]) == ("mean alpha", "center_out", "alike")
+    )
+    there = cell(expected, "mean alpha", "alike", "center_out")
+    assert one["rho"] == there.rho.item()
+    assert (one["n"], one["n_units"]) == (16, 16)
+    assert {"rho_ci", "p", "p_holm", "arrangements"} < one.keys()
+    assert found["checkpoints"][0]["effective rank"] is None
+    assert found["counts"]["n_checkpoints"] == 32
+
+
+def test_a_file_of_spectra_alone_is_one_line_of_what_to_do(file, tmp_path):
+    dataset = specdiag.open_spectra(file)
+    specdiag.save(dataset.drop_vars(list(FIELDS)), tmp_path / "alone.nc")
+    done = CliRunner().invoke(cli, ["link", str(tmp_path / "alone.nc")])
+    assert isinstance(done.exception, ValueError)
+    assert str(done.exception) == (
+        f"{tmp_path / 'alone.nc'}: the dataset has no entry, parent, task, arm, scale, seed, "
+        "train_fraction, r2, condition_number, effective_rank, participation_ratio, top1_fraction: "
+        "expected a collection of checkpoints with their R2, as `specdiag spectra` writes it"
+    )
