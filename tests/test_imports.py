@@ -65,6 +65,7 @@ ALLOWED = {
         *("specdiag.gof", "specdiag.lockfile", "specdiag.schema", "specdiag.spectra"),
         *("specdiag.store", "specdiag.work"),
     },
+    "engine": {"ray", "specdiag._files", "specdiag.lockfile", "specdiag.plan", "specdiag.work"},
     "listing": {
         *(
             "specdiag._files",

@@ -1,8 +1,9 @@
 """Commands about a lock of checkpoints: list, fetch, train, lock."""
 
 import json
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from specdiag.commands import debug_option, is_debug, json_option, lock_option, 
 if TYPE_CHECKING:
     from specdiag.lockfile import Entry, Lock, Scale
     from specdiag.plan import Step
+    from specdiag.work import Outcome
 
 _names = click.argument("names", nargs=-1, metavar="[NAME]...")
 _scale = click.option(
@@ -81,12 +83,13 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
     if lost or not entries:
         what = ", ".join(sorted(lost)) or "the lock"
         raise click.UsageError(f"{what} has no source; `specdiag list` shows what can be fetched")
-    from specdiag import plan
+    from specdiag import plan, work
 
     keys = [e.key for e in entries]
     forced = set(keys) if force else set()
     steps = plan.plan(path, keys, force=forced, prefer="fetch")
-    _finish(path, steps, force=forced, prefer="fetch")
+    how: dict[str, Any] = {"force": forced, "prefer": "fetch", "debug": is_debug()}
+    _finish(steps, work.work(path, steps, progress=_progress, **how))
 
 
 @click.command()
@@ -131,6 +134,18 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
     help="What to train in, if not as declared: the numbers may differ from the record.",
 )
 @click.option("--yes", is_flag=True, help="Start also what will take very long on this machine.")
+@click.option(
+    "--engine",
+    type=click.Choice(["process", "ray"]),
+    default="process",
+    show_default=True,
+    help="Make one entry after another, or many at a time as tasks of Ray.",
+)
+@click.option(
+    "--address",
+    metavar="HOST:PORT",
+    help="Of a Ray cluster, or auto; by default Ray is started on this machine.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @debug_option
 def train(
@@ -143,6 +158,8 @@ def train(
     force: bool,
     prefer: str,
     seed: int | None,
+    engine: str,
+    address: str | None,
     dry_run: bool,
     **options: Any,
 ) -> None:
@@ -163,7 +180,12 @@ def train(
         raise click.UsageError("name entries, or give --missing, --all or --group")
     if missing and (force or all_):
         raise click.UsageError("--missing leaves out what is there: no --force or --all with it")
-    from specdiag import listing, plan, recipe
+    options = {k: v for k, v in options.items() if v}
+    if address and engine != "ray":
+        raise click.UsageError("--address is that of a Ray cluster; give --engine ray, too")
+    if engine == "ray" and "nodes" in options:
+        raise click.UsageError("--nodes and --engine ray exclude each other")
+    from specdiag import listing, plan, recipe, work
 
     path, lock = open_lock(lock_path)
     if seed is not None:
@@ -178,16 +200,21 @@ def train(
     click.echo(listing.plan_text(steps), err=not dry_run)
     if dry_run:
         return
-    options = {k: v for k, v in options.items() if v}
-    if "nodes" in options and _joined(path, steps, options):
+    if options.get("nodes", 1) > 1 and _joined(path, steps, options):
         return
-    _finish(path, steps, force=forced, prefer=prefer, options=options)
+    how: dict[str, Any] = {"force": forced, "prefer": prefer, "options": options}
+    how["debug"] = is_debug()
+    if engine == "ray" and any(step.action != "keep" for step in steps):
+        from specdiag import engine as on_cluster
+
+        made = on_cluster.work(path, steps, address=address, **how)
+    else:
+        made = work.work(path, steps, progress=_progress, **how)
+    _finish(steps, made)
 
 
 def _joined(path: Path, steps: Sequence["Step"], options: dict[str, Any]) -> bool:
     """Take part in a training of several nodes, if this is not the first, which leads."""
-    import os
-
     from specdiag import work
     from specdiag.plan import BUILT
 
@@ -282,13 +309,13 @@ def _chosen(
     return [e for e in entries if not names or e.name in names]
 
 
-def _finish(path: Path, steps: Sequence["Step"], **how: Any) -> None:
+def _finish(steps: Sequence["Step"], made: Iterator["Outcome"]) -> None:
     """Do the work, say what became of each entry, also when interrupted, and exit 1 if one failed."""
-    from specdiag import listing, work
+    from specdiag import listing
 
     done = {}
     try:
-        for outcome in work.work(path, steps, progress=_progress, debug=is_debug(), **how):
+        for outcome in made:
             done[outcome.entry.key] = outcome
     finally:
         outcomes = [done[step.entry.key] for step in steps if step.entry.key in done]

@@ -1,0 +1,166 @@
+"""Spreads the entries of a plan over a Ray cluster, each as a task, children after their parents.
+
+What a task leaves are files with receipts, on a file system that all nodes share: Ray may kill it, retry it
+elsewhere and repeat it. A task that is retried goes on where the last one was, as an interrupted run does.
+"""
+
+import logging
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from specdiag._files import one_line
+from specdiag.lockfile import Entry, Key
+from specdiag.plan import Step
+from specdiag.work import POLL, Outcome, attempt, kept, skipped, waits
+
+
+def work(
+    path: Path,
+    steps: Sequence[Step],
+    *,
+    address: str | None,
+    force: set[Key],
+    prefer: str,
+    options: Mapping[str, Any],
+    debug: bool = False,
+) -> Iterator[Outcome]:
+    """Do the steps of a plan on a cluster; yield what became of each, when it is done.
+
+    Parameters
+    ----------
+    path : Path
+        Of the lock, where every node finds it.
+    address : str or None
+        Of a cluster, or 'auto' for the one that this machine belongs to; by default Ray is started here.
+    force, prefer, options, debug
+        As in `specdiag.work.work`.
+
+    Raises
+    ------
+    RuntimeError
+        When Ray is not installed.
+    ConnectionError
+        When there is no cluster at the address.
+    """
+    return _worked(_connected(address), path, steps, force, prefer, options, debug)
+
+
+def _worked(
+    ray: Any,
+    path: Path,
+    steps: Sequence[Step],
+    force: set[Key],
+    prefer: str,
+    options: Mapping[str, Any],
+    debug: bool,
+) -> Iterator[Outcome]:
+    task = ray.remote(max_retries=3)(_task)
+    done, running, pending = dict[Key, Outcome](), dict[Any, Step](), list(steps)
+    while pending or running:
+        unfinished = [*pending, *running.values()]
+        for step in [s for s in pending if not waits(s.entry, unfinished)]:
+            pending.remove(step)
+            forced = step.entry.key in force
+            found = skipped(step.entry, done) or (None if forced else kept(path, step.entry))
+            if found:
+                done[step.entry.key] = found
+                yield found
+                continue
+            sized = task.options(name=step.entry.name, **_resources(ray, step, options))
+            running[sized.remote(path, step, forced, prefer, options, debug)] = step
+        if running:
+            (ref,), _ = ray.wait(list(running))
+            step = running.pop(ref)
+            done[step.entry.key] = _outcome(ray, ref, step.entry, debug)
+            yield done[step.entry.key]
+
+
+def _connected(address: str | None) -> Any:
+    """Return the module `ray`, connected."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
+    try:
+        with warnings.catch_warnings(action="ignore"):  # its advice about future versions
+            import ray
+
+            if address and address != "auto":  # Ray itself would try for a quarter of an hour
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host, int(port)), timeout=10).close()
+            here: Any = {} if address else {"include_dashboard": False}
+            ray.init(address=address or "local", logging_level=logging.WARNING, **here)
+    except ImportError:
+        raise RuntimeError("--engine ray needs Ray: pip install 'specdiag[ray]'") from None
+    except (OSError, ValueError, RuntimeError):
+        raise ConnectionError(
+            f"no Ray cluster at {address}; start one with `ray start --head`, or leave out --address to "
+            "use this machine alone"
+        ) from None
+    return ray
+
+
+def _n_devices(step: Step, options: Mapping[str, Any]) -> int:
+    """Return how many processes train an entry; one makes it in another way."""
+    declared = step.entry.params.get("training", {}).get("devices", 1)
+    is_trained = step.entry.kind == "checkpoint" and step.action != "fetch"
+    return int(options.get("devices") or declared) if is_trained else 1
+
+
+def _resources(ray: Any, step: Step, options: Mapping[str, Any]) -> dict[str, float]:
+    """Return what an entry takes: a GPU a device at paper scale, else a core, as far as a node has them.
+
+    What no node has would be waited for for ever; the recipe says what it lacks.
+    """
+    n = _n_devices(step, options)
+    kind = "GPU" if step.entry.scale == "paper" and step.action != "fetch" else "CPU"
+    most = max(node["Resources"].get(kind, 0) for node in ray.nodes() if node["Alive"])
+    return {"num_gpus": min(n, most)} if kind == "GPU" else {"num_cpus": min(n, most)}
+
+
+def _outcome(ray: Any, ref: Any, entry: Entry, debug: bool) -> Outcome:
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayError as error:  # the node or the worker was lost, too often
+        if debug:
+            raise
+        return Outcome(entry, "failed", one_line(error))
+
+
+def _task(
+    path: Path, step: Step, forced: bool, prefer: str, options: Mapping[str, Any], debug: bool
+) -> Outcome:
+    """Return what became of an entry, on whatever node this runs."""
+    logging.basicConfig(format="specdiag: %(message)s")
+    logging.getLogger("specdiag").setLevel(logging.INFO)
+    if not path.is_file():
+        text = (
+            f"{os.uname().nodename} does not see {path}; nodes need a file system that they share"
+        )
+        return Outcome(step.entry, "failed", text)
+    if _n_devices(step, options) > 1:
+        return _in_process_of_its_own(path, step.entry, forced, prefer, options)
+    while (found := attempt(path, step.entry, forced, prefer, options, debug=debug)) is None:
+        forced = False  # another process makes it
+        time.sleep(POLL)
+    return found
+
+
+def _in_process_of_its_own(
+    path: Path, entry: Entry, forced: bool, prefer: str, options: Mapping[str, Any]
+) -> Outcome:
+    """Return what the command line says became of an entry: within Ray's workers Lightning hangs."""
+    flags = [f"--{key}" if value is True else f"--{key}={value}" for key, value in options.items()]
+    command = [sys.executable, "-m", "specdiag.cli", "train", entry.name, f"--scale={entry.scale}"]
+    command += [f"--lock={path}", f"--prefer={prefer}", *flags, *["--force"] * forced]
+    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    for line in ran.stdout.splitlines():
+        word, *rest = re.split(" {2,}", line, maxsplit=3)
+        if rest[:2] == [entry.name, entry.scale]:
+            return Outcome(entry, word, "".join(rest[2:]))
+    return Outcome(entry, "failed", f"its process ended with status {ran.returncode}")

@@ -1,0 +1,119 @@
+"""A lock whose entries are spread over machines, one of which is lost on the way."""
+
+import fcntl
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import toy
+from test_commands_locks import change, run
+
+from specdiag.lockfile import load
+
+ray = pytest.importorskip("ray", reason="Ray is not installed")
+pytestmark = pytest.mark.slow
+
+ROOT = str(Path(__file__).parents[1])
+# What the toys do first: tell on which node they run, and wait while the test holds a file lock.
+TELL_AND_WAIT = """log(job, "begin")
+    if job.parent and job.output.parent.parent.name == "child":
+        import fcntl, ray
+
+        node = ray.get_runtime_context().get_node_id()
+        with (Path(__file__).parent / "begun").open("w") as pipe:
+            pipe.write(f"{job.name} {node}\\n")
+        with (Path(__file__).parent / "barrier").open() as barrier:
+            fcntl.flock(barrier, fcntl.LOCK_SH)"""
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head without cores and three machines with one each, all of them processes of this machine."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", ROOT)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        made.machines = [made.add_node(num_cpus=1) for _ in range(3)]
+        made.wait_for_nodes()
+        yield made
+        made.shutdown()
+
+
+def lock_of_toys(folder, children):
+    folder.mkdir()
+    path = toy.make(folder, children)
+    assert run(folder, "lock", "--init")[0] == 0
+    return path
+
+
+def tensors(lock):
+    return {e.name: (e.file.tensors, e.metrics) for e in load(lock).entries}
+
+
+def test_a_lost_machine_costs_what_ran_on_it_and_changes_no_weight(cluster, tmp_path):
+    here, there = (lock_of_toys(tmp_path / name, 6) for name in ("here", "there"))
+    run(here.parent, "train", "--all")
+    change(there, 'log(job, "begin")', TELL_AND_WAIT)
+    recipes = there.parent / "recipes"
+    os.mkfifo(recipes / "begun")
+    command = [sys.executable, "-m", "specdiag.cli", "train", "--all", "--engine", "ray"]
+    with (
+        (recipes / "barrier").open("w") as barrier,
+        os.fdopen(os.open(recipes / "begun", os.O_RDWR)) as begun,
+    ):
+        fcntl.flock(barrier, fcntl.LOCK_EX)
+        driver = subprocess.Popen(
+            [*command, "--address", cluster.address],
+            cwd=there.parent,
+            env=os.environ | {"PYTHONPATH": ROOT},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        running = dict(reversed(begun.readline().split()) for _ in range(3))
+        lost = cluster.machines[1]
+        assert lost.node_id in running
+        assert len(running) == 3  # each machine has one
+        cluster.remove_node(lost, allow_graceful=False)
+        fcntl.flock(barrier, fcntl.LOCK_UN)
+        out, _ = driver.communicate()
+    assert driver.returncode == 0
+    assert out.splitlines()[-1] == "7 trained, 1 evaluated"
+    assert tensors(there) == tensors(here)
+    begun = Counter(line.split()[0] for line in toy.log(there) if "begin" in line)
+    assert begun.pop(running[lost.node_id]) <= 2
+    assert set(begun.values()) == {1}
+
+
+def test_several_devices_get_a_process_of_their_own_and_failures_their_reason(cluster, tmp_path):
+    lock = lock_of_toys(tmp_path / "lock", 2)
+    change(lock, '"base/net", seed=i)', '"base/net", seed=i, fails=i == 0)')
+    run(lock.parent, "lock")
+    command = ("train", "--all", "--engine", "ray", "--address", cluster.address, "--devices", 2)
+    status, out, _ = run(lock.parent, *command)
+    assert status == 1
+    assert re.sub(r"-?0\.\d{4}", "R", out).splitlines() == [
+        "trained    base/net    desk  r2 R",
+        "failed     child/net0  desk  recipes/toy.py:49: the loss is NaN",
+        "trained    child/net1  desk  r2 R",
+        "evaluated  judged/net  desk  r2 R",
+        "2 trained, 1 failed, 1 evaluated",
+    ]
+    assert load(lock).entries[0].environment["devices"] == 2
+
+
+def test_without_a_cluster_it_says_so_at_once(tmp_path):
+    lock = lock_of_toys(tmp_path / "lock", 0)
+    status, out, err = run(
+        lock.parent, "train", "--all", "--engine", "ray", "--address", "127.0.0.1:9"
+    )
+    assert (status, out) == (1, "")
+    assert err.splitlines()[-1] == (
+        "specdiag: no Ray cluster at 127.0.0.1:9; start one with `ray start --head`, or leave out "
+        "--address to use this machine alone"
+    )
