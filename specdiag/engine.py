@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,17 @@ def work(
     ConnectionError
         When there is no cluster at the address.
     """
-    return _worked(_connected(address), path, steps, force, prefer, options, debug)
+    ray = _connected(address)  # now, and not when the first outcome is asked for
+    return _disconnected(ray, _worked(ray, path, steps, force, prefer, options, debug))
+
+
+def _disconnected(ray: Any, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    """Yield the outcomes, then disconnect. What Ray prints meanwhile does not mix with results."""
+    try:
+        with redirect_stdout(sys.stderr):
+            yield from outcomes
+    finally:
+        ray.shutdown()
 
 
 def _worked(

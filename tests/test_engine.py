@@ -32,15 +32,15 @@ TELL_AND_WAIT = """log(job, "begin")
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head without cores and three machines with one each, all of them processes of this machine."""
+    """A head without cores and two machines with one each, all of them processes of this machine."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", ROOT)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # by default workers wait for all other processes
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-        made.machines = [made.add_node(num_cpus=1) for _ in range(3)]
-        made.wait_for_nodes()
+        made.machines = [made.add_node(num_cpus=1) for _ in range(2)]
         yield made
         made.shutdown()
 
@@ -57,7 +57,7 @@ def tensors(lock):
 
 
 def test_a_lost_machine_costs_what_ran_on_it_and_changes_no_weight(cluster, tmp_path):
-    here, there = (lock_of_toys(tmp_path / name, 6) for name in ("here", "there"))
+    here, there = (lock_of_toys(tmp_path / name, 4) for name in ("here", "there"))
     run(here.parent, "train", "--all")
     change(there, 'log(job, "begin")', TELL_AND_WAIT)
     recipes = there.parent / "recipes"
@@ -75,15 +75,14 @@ def test_a_lost_machine_costs_what_ran_on_it_and_changes_no_weight(cluster, tmp_
             stdout=subprocess.PIPE,
             text=True,
         )
-        running = dict(reversed(begun.readline().split()) for _ in range(3))
+        running = dict(reversed(begun.readline().split()) for _ in range(2))
         lost = cluster.machines[1]
-        assert lost.node_id in running
-        assert len(running) == 3  # each machine has one
+        assert running.keys() == {node.node_id for node in cluster.machines}
         cluster.remove_node(lost, allow_graceful=False)
         fcntl.flock(barrier, fcntl.LOCK_UN)
         out, _ = driver.communicate()
     assert driver.returncode == 0
-    assert out.splitlines()[-1] == "7 trained, 1 evaluated"
+    assert out.splitlines()[-1] == "5 trained, 1 evaluated"
     assert tensors(there) == tensors(here)
     begun = Counter(line.split()[0] for line in toy.log(there) if "begin" in line)
     assert begun.pop(running[lost.node_id]) <= 2
