@@ -20,7 +20,7 @@ from typing import Any
 from specdiag._files import one_line
 from specdiag.lockfile import Entry, Key
 from specdiag.plan import Step
-from specdiag.work import POLL, Outcome, attempt, kept, skipped, waits
+from specdiag.work import Outcome, attempt, skipped, waits
 
 
 def work(
@@ -79,14 +79,13 @@ def _worked(
         unfinished = [*pending, *running.values()]
         for step in [s for s in pending if not waits(s.entry, unfinished)]:
             pending.remove(step)
-            forced = step.entry.key in force
-            found = skipped(step.entry, done) or (None if forced else kept(path, step.entry))
-            if found:
+            if found := skipped(step.entry, done):
                 done[step.entry.key] = found
                 yield found
                 continue
             sized = task.options(name=step.entry.name, **_resources(ray, step, options))
-            running[sized.remote(path, step, forced, prefer, options, debug)] = step
+            how = (step.entry.key in force, prefer, options, debug)
+            running[sized.remote(path, step, *how)] = step
         if running:
             (ref,), _ = ray.wait(list(running))
             step = running.pop(ref)
@@ -158,7 +157,7 @@ def _task(
         return _in_process_of_its_own(path, step.entry, forced, prefer, options)
     while (found := attempt(path, step.entry, forced, prefer, options, debug=debug)) is None:
         forced = False  # another process makes it
-        time.sleep(POLL)
+        time.sleep(1.0)
     return found
 
 

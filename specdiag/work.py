@@ -50,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 TERMINATED = 143  # exit status of a build that saved and stopped at SIGTERM: 128 + 15
 
-POLL = 1.0  # seconds between looks at entries that other processes work on
+_POLL = 1.0  # seconds between looks at entries that other processes work on
 
 Progress = Callable[[str], Callable[[int, int | None], object]]
 
@@ -107,7 +107,7 @@ def work(
                 busy.add(key)
                 _log.info("another process works on %s: waiting for it", step.entry.name)
         if len(pending) == before:
-            time.sleep(POLL)
+            time.sleep(_POLL)
 
 
 def waits(entry: Entry, pending: Iterable[Step]) -> bool:
@@ -142,8 +142,8 @@ def attempt(
     target = path.parent / entry.path
     try:
         # Before the file lock, which cannot be made in a folder that is read-only.
-        if not forced and (found := kept(path, entry)):
-            return found
+        if not forced and _is_finished(target) and (kept := _kept(path, entry.key)):
+            return kept
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock"), blocking=False):
             return _make(path, entry.key, forced, prefer, options, progress)
@@ -153,11 +153,6 @@ def attempt(
         if debug:
             raise
         return Outcome(entry, "failed", one_line(error))
-
-
-def kept(path: Path, entry: Entry) -> Outcome | None:
-    """Return that an entry is kept, where nothing is to be done about it or what lies beside it."""
-    return _kept(path, entry.key) if _is_finished(path.parent / entry.path) else None
 
 
 def _kept(path: Path, key: Key) -> Outcome | None:
@@ -183,9 +178,9 @@ def _make(
 ) -> Outcome:
     """Make an entry unless it is there by now; whoever calls holds its file lock."""
     entry = find(load(path), *key)
-    if not forced and (found := _kept(path, key)):
+    if not forced and (kept := _kept(path, key)):
         _finish(path.parent / entry.path)
-        return found
+        return kept
     action = how_made(entry, prefer)
     _log.info("%s %s", _DOING[action], entry.name)
     if action == "fetch":

@@ -3,11 +3,11 @@
 import fcntl
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
 from collections import Counter
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ ROOT = str(Path(__file__).parents[1])
 # What the toys do first: tell on which node they run, and wait while the test holds a file lock.
 TELL_AND_WAIT = """log(job, "begin")
     if job.parent and job.output.parent.parent.name == "child":
-        import fcntl, os, ray
+        import fcntl, ray
 
         node = ray.get_runtime_context().get_node_id()
         with (Path(__file__).parent / "begun").open("w") as pipe:
@@ -54,6 +54,17 @@ def lock_of_toys(folder, children):
     return path
 
 
+def first_lines(pipe, n, process):
+    """Return lines of a pipe when there are so many; fails if a process ends before."""
+    text, ended = "", os.pidfd_open(process.pid)
+    while text.count("\n") < n:
+        ready, _, _ = select.select([pipe, ended], [], [])
+        assert pipe in ready, process.communicate()
+        text += pipe.read(4096).decode()
+    os.close(ended)
+    return text.splitlines()
+
+
 def tensors(lock):
     return {e.name: (e.file.tensors, e.metrics) for e in load(lock).entries}
 
@@ -67,7 +78,7 @@ def test_a_lost_machine_costs_what_ran_on_it_and_changes_no_weight(cluster, tmp_
     command = [sys.executable, "-m", "specdiag.cli", "train", "--all", "--engine", "ray"]
     with (
         (recipes / "barrier").open("w") as barrier,
-        os.fdopen(os.open(recipes / "begun", os.O_RDWR)) as begun,
+        (recipes / "begun").open("r+b", buffering=0) as begun,
     ):
         fcntl.flock(barrier, fcntl.LOCK_EX)
         driver = subprocess.Popen(
@@ -77,7 +88,8 @@ def test_a_lost_machine_costs_what_ran_on_it_and_changes_no_weight(cluster, tmp_
             stdout=subprocess.PIPE,
             text=True,
         )
-        running = {node: (int(pid), name) for node, pid, name in map(str.split, islice(begun, 2))}
+        lines = first_lines(begun, 2, driver)
+        running = {node: (int(pid), name) for node, pid, name in map(str.split, lines)}
         assert running.keys() == {node.node_id for node in cluster.machines}
         worker, lost = running[cluster.machines[1].node_id]
         cluster.remove_node(cluster.machines[1], allow_graceful=False)
