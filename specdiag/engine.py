@@ -108,6 +108,8 @@ def _connected(address: str | None) -> Any:
     except ImportError:
         raise RuntimeError("--engine ray needs Ray: pip install 'specdiag[ray]'") from None
     except (OSError, ValueError, RuntimeError):
+        if not address:
+            raise
         raise ConnectionError(
             f"no Ray cluster at {address}; start one with `ray start --head`, or leave out --address to "
             "use this machine alone"
@@ -117,9 +119,11 @@ def _connected(address: str | None) -> Any:
 
 def _n_devices(step: Step, options: Mapping[str, Any]) -> int:
     """Return how many processes train an entry; one makes it in another way."""
-    declared = step.entry.params.get("training", {}).get("devices", 1)
-    is_trained = step.entry.kind == "checkpoint" and step.action != "fetch"
-    return int(options.get("devices") or declared) if is_trained else 1
+    if step.entry.kind == "evaluation" or step.action == "fetch":
+        return 1
+    training = step.entry.params.get("training")
+    declared = training.get("devices", 1) if isinstance(training, dict) else 1
+    return int(options.get("devices") or declared)
 
 
 def _resources(ray: Any, step: Step, options: Mapping[str, Any]) -> dict[str, float]:
@@ -156,7 +160,7 @@ def _task(
     if _n_devices(step, options) > 1:
         return _in_process_of_its_own(path, step.entry, forced, prefer, options)
     while (found := attempt(path, step.entry, forced, prefer, options, debug=debug)) is None:
-        forced = False  # another process makes it
+        forced = False  # another process makes it, and may take long
         time.sleep(1.0)
     return found
 

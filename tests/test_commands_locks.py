@@ -247,6 +247,16 @@ def test_the_lock_command_only_touches_what_is_named(lock):
         ),
         (("train", "--group", "toy"), 2, "Error: no group toy; the lock has toys"),
         (
+            ("train", "--all", "--address", "auto"),
+            2,
+            "Error: --address is that of a Ray cluster; give --engine ray, too",
+        ),
+        (
+            ("train", "--all", "--engine", "ray", "--nodes", "2"),
+            2,
+            "Error: --nodes and --engine ray exclude each other",
+        ),
+        (
             ("list", "base/ned", "--group", "toys"),
             2,
             "Error: no entry base/ned in group toys; did you mean base/net?",
