@@ -49,6 +49,7 @@ def collect(
     group: str | None = None,
     scale: Scale | None = None,
     progress: Callable[[int, int], object] | None = None,
+    measure: Callable[[list[Path]], object] | None = None,
 ) -> "xr.Dataset":
     """Return the Dataset of the checkpoints of one or several locks: spectra, features and test R².
 
@@ -64,6 +65,9 @@ def collect(
         Only entries of this group, of this scale.
     progress : callable, optional
         Called with the number of entries done and of all.
+    measure : callable, optional
+        Given the checkpoints that have no spectra beside them, puts them there by `work.attach_spectra`; by
+        default they are measured when it is their turn.
 
     Returns
     -------
@@ -87,6 +91,8 @@ def collect(
     if not paths:
         raise ValueError("collect() needs at least one lock: the path of a checkpoints.lock")
     chosen = _chosen([(path, load(path)) for path in paths], set(names), group, scale)
+    if measure and (lacking := _lacking(chosen)):
+        measure(lacking)
     rows = []
     for path, lock, entry in chosen:
         rows.append(_row(path.parent, lock, entry))
@@ -121,6 +127,15 @@ def _chosen(
     if not found:
         raise ValueError(f"no entries{at}; `specdiag list` shows what there is")
     return [item for item in found if not names or item[2].name in names]
+
+
+def _lacking(chosen: Iterable[tuple[Path, Lock, Entry]]) -> list[Path]:
+    targets = {
+        path.parent / entry.path
+        for path, lock, entry in chosen
+        if entry.kind == "checkpoint" and state(path.parent, lock, entry).word in USABLE
+    }
+    return sorted(target for target in targets if not spectra_path(target).exists())
 
 
 def _row(root: Path, lock: Lock, entry: Entry) -> Row:

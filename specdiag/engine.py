@@ -1,9 +1,10 @@
-"""Spreads the entries of a plan over a Ray cluster, each as a task, children after their parents.
+"""Spreads work over a Ray cluster: the entries of a plan, children after their parents, or many files.
 
 What a task leaves are files with receipts, on a file system that all nodes share: Ray may kill it, retry it
 elsewhere and repeat it. A task that is retried goes on where the last one was, as an interrupted run does.
 """
 
+import functools
 import logging
 import os
 import re
@@ -12,15 +13,18 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from specdiag._files import one_line
 from specdiag.lockfile import Entry, Key
 from specdiag.plan import Step
 from specdiag.work import Outcome, attempt, skipped, waits
+
+Job = TypeVar("Job")
+Found = TypeVar("Found")
 
 
 def work(
@@ -53,6 +57,43 @@ def work(
     """
     ray = _connected(address)  # now, and not when the first outcome is asked for
     return _disconnected(ray, _worked(ray, path, steps, force, prefer, options, debug))
+
+
+def each(
+    function: Callable[[Job], Found], jobs: Sequence[Job], *, address: str | None
+) -> Iterator[Callable[[], Found]]:
+    """Yield, for each job in order, what waits for its result; an error of the function is raised there.
+
+    Parameters
+    ----------
+    function : callable
+        Of a module that every node has, as are what it is given and what it returns.
+    address : str or None
+        As in `work`.
+
+    Raises
+    ------
+    RuntimeError, ConnectionError
+        As in `work`.
+    """
+    ray = _connected(address)
+    try:
+        task = ray.remote(num_cpus=1)(_applied)
+        for ref in [task.remote(function, job) for job in jobs]:
+            yield functools.partial(_result, ray, ref)
+    finally:
+        ray.shutdown()
+
+
+def _applied(function: Callable[[Job], Found], job: Job) -> Found:
+    return function(job)
+
+
+def _result(ray: Any, ref: Any) -> Any:
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
 
 
 def _disconnected(ray: Any, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:

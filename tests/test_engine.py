@@ -131,3 +131,27 @@ def test_without_a_cluster_it_says_so_at_once(tmp_path):
         "specdiag: no Ray cluster at 127.0.0.1:9; start one with `ray start --head`, or leave out "
         "--address to use this machine alone"
     )
+
+
+def test_spectra_measured_on_a_cluster_are_those_measured_here(cluster, tmp_path):
+    lock = lock_of_toys(tmp_path / "toys", 2)
+    run(lock.parent, "train", "--all")
+    files = sorted(map(str, lock.parent.glob("checkpoints/desk/child/*.ckpt")))
+    on_cluster = ("--engine", "ray", "--address", cluster.address)
+    here, there = (run(lock.parent, "alpha", *files, "--json", *how) for how in ((), on_cluster))
+    assert (here[0], len(files)) == (0, 2)
+    assert there[:2] == here[:2]
+    assert run(lock.parent, "spectra", "-o", "here.nc")[0] == 0
+    for spectra in lock.parent.glob("checkpoints/**/*.nc"):
+        spectra.unlink()
+    assert run(lock.parent, "spectra", "-o", "there.nc", *on_cluster)[0] == 0
+    assert len(list(lock.parent.glob("checkpoints/**/*.nc"))) == 3
+    assert (lock.parent / "there.nc").read_bytes() == (lock.parent / "here.nc").read_bytes()
+
+
+def test_a_file_that_a_cluster_cannot_read_is_told_as_here(cluster, tmp_path):
+    (tmp_path / "no.safetensors").write_bytes(b"no")
+    on_cluster = ("--engine", "ray", "--address", cluster.address)
+    here, there = (run(tmp_path, "alpha", "no.safetensors", *how) for how in ((), on_cluster))
+    assert here[0] == 1
+    assert there[2].splitlines()[-1] == here[2].splitlines()[-1]

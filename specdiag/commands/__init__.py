@@ -18,6 +18,25 @@ debug_option = click.option(
     "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."
 )
 
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["process", "ray"]),
+    default="process",
+    show_default=True,
+    help="One after another in this process, or many at a time as tasks of Ray.",
+)
+address_option = click.option(
+    "--address",
+    metavar="HOST:PORT",
+    help="Of a Ray cluster, or auto; by default Ray is started on this machine.",
+)
+
+
+def check_engine(engine: str, address: str | None) -> None:
+    """Raise a usage error when an address is given and no cluster is asked for."""
+    if address and engine != "ray":
+        raise click.UsageError("--address is that of a Ray cluster; give --engine ray, too")
+
 
 def is_debug() -> bool:
     """Return whether errors are to be shown with their traceback: before any option is parsed, too."""

@@ -3,12 +3,21 @@
 import json
 import sys
 from collections import Counter
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from specdiag.commands import debug_option, json_option, start_log
+from specdiag.commands import (
+    address_option,
+    check_engine,
+    debug_option,
+    engine_option,
+    json_option,
+    start_log,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -38,6 +47,8 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Where to write the xarray Dataset, as netCDF.",
 )
+@engine_option
+@address_option
 @json_option
 @debug_option
 def spectra(
@@ -46,6 +57,8 @@ def spectra(
     scale: Any,
     locks: tuple[Path, ...],
     output: Path,
+    engine: str,
+    address: str | None,
     as_json: bool,
 ) -> None:
     """Link weight spectra, feature covariance and test R² of all checkpoints, or of some, in one file.
@@ -61,6 +74,7 @@ def spectra(
     """  # noqa: D301
     if not output.resolve().parent.is_dir():
         raise click.UsageError(f"-o {output}: there is no folder {output.parent}")
+    check_engine(engine, address)
     start_log()
     from specdiag.collection import collect
     from specdiag.lockfile import find_lock
@@ -75,11 +89,21 @@ def spectra(
         group=group,
         scale=None if scale == "all" else scale,
         progress=_show,
+        measure=partial(_measure_on_cluster, address) if engine == "ray" else None,
     )
     save(dataset, output)
     click.echo(f"wrote {output}", err=True)
     found = _summary(dataset)
     click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_lines(found)))
+
+
+def _measure_on_cluster(address: str | None, checkpoints: list[Path]) -> None:
+    from specdiag.engine import each
+    from specdiag.work import attach_spectra
+
+    for attached in each(attach_spectra, checkpoints, address=address):
+        with suppress(ValueError):  # is raised again, and told, when it is read
+            attached()
 
 
 def _show(done: int, total: int) -> None:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from specdiag.commands import debug_option, is_debug, json_option, lock_option, open_lock
+from specdiag.commands import (
+    address_option,
+    check_engine,
+    debug_option,
+    engine_option,
+    is_debug,
+    json_option,
+    lock_option,
+    open_lock,
+)
 
 if TYPE_CHECKING:
     from specdiag.lockfile import Entry, Lock, Scale
@@ -134,18 +143,8 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
     help="What to train in, if not as declared: the numbers may differ from the record.",
 )
 @click.option("--yes", is_flag=True, help="Start also what will take very long on this machine.")
-@click.option(
-    "--engine",
-    type=click.Choice(["process", "ray"]),
-    default="process",
-    show_default=True,
-    help="Make one entry after another, or many at a time as tasks of Ray.",
-)
-@click.option(
-    "--address",
-    metavar="HOST:PORT",
-    help="Of a Ray cluster, or auto; by default Ray is started on this machine.",
-)
+@engine_option
+@address_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @debug_option
 def train(
@@ -181,8 +180,7 @@ def train(
     if missing and (force or all_):
         raise click.UsageError("--missing leaves out what is there: no --force or --all with it")
     options = {k: v for k, v in options.items() if v}
-    if address and engine != "ray":
-        raise click.UsageError("--address is that of a Ray cluster; give --engine ray, too")
+    check_engine(engine, address)
     if engine == "ray" and "nodes" in options:
         raise click.UsageError("--nodes and --engine ray exclude each other")
     from specdiag import listing, plan, recipe, work

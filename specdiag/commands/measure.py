@@ -3,7 +3,8 @@
 import math
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,11 @@ import click
 from specdiag.commands import (
     ERRORS,
     CheckpointType,
+    address_option,
+    check_engine,
     complain,
     debug_option,
+    engine_option,
     is_debug,
     json_option,
     lock_option,
@@ -89,6 +93,8 @@ _include_embeddings = click.option(
     show_default=True,
     help="Of the bootstrap and the shuffling.",
 )
+@engine_option
+@address_option
 @lock_option
 @debug_option
 def alpha(
@@ -98,6 +104,8 @@ def alpha(
     output: Path | None,
     plot: Path | None,
     layers: str | None,
+    engine: str,
+    address: str | None,
     lock_path: Path | None,  # noqa: ARG001 - it has its use where names are looked up
     **settings: Any,
 ) -> None:
@@ -115,12 +123,13 @@ def alpha(
     """  # noqa: D301
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
+    check_engine(engine, address)
     _check_usage(files, output, plot)
     start_log()
     from specdiag import spectra, tables
     from specdiag.figures import draw_all
 
-    checkpoints, measured = _measure_all(files, layers, settings)
+    checkpoints, measured = _measure_all(files, layers, settings, engine, address)
     failed = len(checkpoints) < len(files)
     if checkpoints and (output or plot):  # first: whoever reads stdout may stop reading
         dataset = spectra.build(checkpoints, measured, {"layers": layers, **settings})
@@ -222,22 +231,37 @@ def _is_part_of(path: Path, file: Path) -> bool:
 
 
 def _measure_all(
-    files: Sequence[Path], pattern: str | None, settings: dict[str, Any]
+    files: Sequence[Path],
+    pattern: str | None,
+    settings: dict[str, Any],
+    engine: str,
+    address: str | None,
 ) -> tuple[list["Checkpoint"], list[list["Layer"]]]:
     """Return the files that could be measured, and their layers; complain about the others."""
     from specdiag.checkpoint import open_checkpoint
 
+    function = partial(_measure_file, pattern=pattern, settings=settings)
+    found: Iterable[Callable[[], list[Layer]]] = (partial(function, file) for file in files)
+    if engine == "ray":
+        from specdiag.engine import each
+
+        found = each(function, [file.resolve() for file in files], address=address)
     checkpoints, measured = [], []
-    for file in files:
+    for file, layers in zip(files, found, strict=True):
         try:
-            checkpoint = open_checkpoint(file)
-            measured.append(_measure(checkpoint, pattern, settings))
-            checkpoints.append(checkpoint)
+            measured.append(layers())
+            checkpoints.append(open_checkpoint(file))
         except ERRORS as error:
             if is_debug():
                 raise
             complain(error)
     return checkpoints, measured
+
+
+def _measure_file(file: Path, pattern: str | None, settings: dict[str, Any]) -> list["Layer"]:
+    from specdiag.checkpoint import open_checkpoint
+
+    return _measure(open_checkpoint(file), pattern, settings)
 
 
 def _measure(
