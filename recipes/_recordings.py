@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from recipes._arrays import SPLITS, Floats, _session, inside
+from recipes._arrays import SPLITS, Floats, inside, session_arrays
 from recipes._simulate import ORIGIN, write
 from recipes._tasks import Task, task_of
 
@@ -84,7 +84,7 @@ def problems(data: Any, params: Mapping[str, Any], version: str) -> Iterator[str
         yield f"the name {names[counts > 1][0]} stands for {counts.max()} units, expected one"
     if not len(data.spikes.timestamps):
         yield f"no spikes of its {len(names)} units"
-    part = _session(data, params)
+    part = session_arrays(data, params)
     for one, other in combinations(SPLITS, 2):
         yield from _overlap(part, one, other)
     for split in SPLITS:
