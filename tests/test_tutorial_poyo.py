@@ -19,7 +19,7 @@ pytest.importorskip("torch_brain")
 
 def without_digits(text):
     """Return what a command printed without R², which the length of a training decides."""
-    return re.sub(r" +-?\d\.\d{3,4}", " R", text)
+    return re.sub(r" +-?\d\.\d{3,4} *", " R ", text)
 
 
 @pytest.fixture
