@@ -24,7 +24,7 @@ def summary(run, readings):
     return {
         "training": run["run"],
         "steps": int(last),
-        "moved by decay alone at the end": f"{alone} of {len(end)}",
+        "moved by decay alone at the end": f"{alone} of {len(end)}" if "1e-4" in run["run"] else "",
         "collapsed": f"{len({r['matrix'] for r in collapsed})} of {len(end)}",
         "first at step": int(min((r["step"] for r in collapsed), default=0)) or "",
         "least norm at the end, of its largest": f"{least_share(mine, end):.1g}",
