@@ -90,7 +90,7 @@ def arrays(recordings: Iterable[Any], params: Mapping[str, Any]) -> Arrays:
     ValueError
         When a recording lacks what the parameters name.
     """
-    parts = [_session(data, params) for data in recordings]
+    parts = [session_arrays(data, params) for data in recordings]
     if not parts:
         raise ValueError("no recordings: a training needs at least one")
 
@@ -127,8 +127,8 @@ def _intervals(parts: Sequence[Mapping[str, Any]], split: str) -> Windows:
     return Windows(session, start.copy(), end.copy(), np.arange(len(session)))
 
 
-def _session(data: Any, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arrays of one recording; units are counted from its own first."""
+def session_arrays(data: Any, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arrays of one recording by name; units are counted from its own first."""
     name, target = str(data.session.id), params["target"]
     order = np.argsort(data.spikes.timestamps, kind="stable")
     times, values = _target(data, target["variable"])

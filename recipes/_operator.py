@@ -36,7 +36,7 @@ def terminated(*, processes: int) -> Iterator[list[bool]]:
 def progress_line(
     name: str, *, total: int, done: int, shown: bool
 ) -> Iterator[Callable[[Any, float, float], None]]:
-    """Show a line on the terminal: steps, time left, loss, learning rate and validation R².
+    """Show a line on the terminal: steps, time left, loss, learning rate, validation R² and the name.
 
     What it yields is called after every step with loss, learning rate and best R² so far. Nothing is shown
     where stderr is no terminal.
@@ -49,7 +49,7 @@ def progress_line(
         total=total,
         initial=done,
         file=sys.stderr,
-        unit="step",
+        bar_format="{n}/{total}, {remaining} left{postfix}, {desc}",  # numbers within 80 columns
         disable=disable,
         leave=False,
     ) as bar:

@@ -169,7 +169,7 @@ def finetuned(
             task,
             recipe=recipe,
             group=group,
-            parent=not arm.startswith("scratch"),
+            parent=None if arm.startswith("scratch") else BASE,
             params={
                 **settings[scale],
                 "unit_dropout": unit_dropout(scale, dropout),
@@ -190,14 +190,23 @@ def declare(
     *,
     recipe: str,
     params: Table,
-    parent: bool,
+    parent: str | None = None,
     group: str = "sweeps",
     kind: Literal["checkpoint", "evaluation"] = "checkpoint",
     reported: tuple[Reported, ...] = (),
     cost: Cost | None = None,
 ) -> Entry:
-    """Return an entry: recordings and figures at paper scale, a simulation at desk scale."""
+    """Return an entry: recordings and figures at paper scale, a simulation at desk scale.
+
+    Parameters
+    ----------
+    params : dict
+        `data`, `training`, `optimizer` and the like; model, target and simulation are added.
+    parent : str, optional
+        Name of the entry, of the same scale, whose weights it starts from.
+    """
     paper = scale == "paper"
+    simulated = not paper and task.simulation is not None
     weights = Source(repo=HUB, revision="main", file=f"{name}.ckpt")
     return Entry(
         name=name,
@@ -207,9 +216,9 @@ def declare(
         recipe=recipe,
         params={"model": {**MODEL[scale], "dim_out": task.dim_out}, "target": task.target}
         | params
-        | ({} if paper else {"simulation": task.simulation}),
-        parent=Parent(name=BASE) if parent else None,
-        inputs=task.inputs() if paper else (),
+        | ({"simulation": task.simulation} if simulated else {}),
+        parent=Parent(name=parent) if parent else None,
+        inputs=() if simulated else task.inputs(),
         source=weights if paper and group == "published" else None,
         reported=reported if paper else (),
         cost=cost,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from recipes._arrays import SPLITS, Floats, _session, inside
+from recipes._arrays import SPLITS, Floats, inside, session_arrays
 from recipes._simulate import ORIGIN, write
 from recipes._tasks import Task, task_of
 
@@ -84,12 +84,22 @@ def problems(data: Any, params: Mapping[str, Any], version: str) -> Iterator[str
         yield f"the name {names[counts > 1][0]} stands for {counts.max()} units, expected one"
     if not len(data.spikes.timestamps):
         yield f"no spikes of its {len(names)} units"
-    part = _session(data, params)
+    yield from _spikes_of_nothing(data.spikes, len(names))
+    part = session_arrays(data, params)
     for one, other in combinations(SPLITS, 2):
         yield from _overlap(part, one, other)
     for split in SPLITS:
         yield from _too_short(part[split], split, params["data"])
     yield from _undecodable(part, params["target"]["variable"])
+
+
+def _spikes_of_nothing(spikes: Any, n_units: int) -> Iterator[str]:
+    """Yield that spikes have no time, or no unit."""
+    if lost := np.count_nonzero(~np.isfinite(spikes.timestamps)):
+        yield f"{lost} of its {len(spikes.timestamps)} spike times are not finite"
+    index = np.asarray(spikes.unit_index)
+    if index.min() < 0 or index.max() >= n_units:
+        yield f"spikes.unit_index is {index.min()} to {index.max()}, expected 0 to {n_units - 1}"
 
 
 def _overlap(part: Mapping[str, Any], one: str, other: str) -> Iterator[str]:
@@ -118,7 +128,7 @@ def _too_short(bounds: Floats, split: str, settings: Mapping[str, Any]) -> Itera
 
 
 def _undecodable(part: Mapping[str, Any], variable: str) -> Iterator[str]:
-    """Yield that what is decoded is missing where it is trained or evaluated."""
+    """Yield that what is decoded is missing where it is trained or evaluated, or the same throughout."""
     times = part["times"]
     held_out = inside(times, np.concatenate([part["valid"], part["test"]]))
     missing = ~np.isfinite(part["values"]).all(axis=1)
@@ -133,6 +143,10 @@ def _undecodable(part: Mapping[str, Any], variable: str) -> Iterator[str]:
                 f"{len(bad)} samples of {variable} in the {kind} intervals are not finite, the first "
                 f"at {bad[0]:.2f} s"
             )
+    for split in ("valid", "test"):
+        values = part["values"][part["evaluated"] & inside(times, part[split])]
+        if len(values) and (values == values[0]).all(axis=0).any():
+            yield f"{variable} is the same in all evaluation intervals of {split}: no R² can be given"
 
 
 def _processed() -> Path:

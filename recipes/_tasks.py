@@ -52,8 +52,9 @@ class Task:
         At desk scale they are simulated under the same names, unless `desk_sessions` says which.
     windows, target : dict
         Where training windows lie, and what is decoded, how it is scaled, weighed and evaluated.
-    simulation : dict
-        What is simulated at desk scale. The seed is the animal's; sessions draw from it and their name.
+    simulation : dict or None
+        What is simulated at desk scale; None: nothing, desk scale has the recordings, too. The seed is the
+        animal's; sessions draw from it and their name.
     dim_out : int
     new_readout : bool
         The readout of the base does not fit and is replaced.
@@ -64,7 +65,7 @@ class Task:
     sessions: tuple[str, ...]
     target: Table
     windows: Table
-    simulation: Table
+    simulation: Table | None
     desk_sessions: tuple[str, ...] | None = None
     dim_out: int = 2
     new_readout: bool = False

@@ -5,7 +5,7 @@ were in its training, each with embeddings of its own: this says that one model 
 that it decodes days it has not seen.
 """
 
-from recipes._published import SCALES, declare, r2
+from recipes._published import BASE, SCALES, declare, r2
 from recipes._run import evaluated as build
 from recipes._tasks import BASE_SECONDS, CHRONIC_SESSIONS, reaching
 from specdiag.lockfile import Entry
@@ -35,7 +35,7 @@ def entries() -> list[Entry]:
             reaching(session, seconds=BASE_SECONDS),
             recipe="chronic",
             kind="evaluation",
-            parent=True,
+            parent=BASE,
             params={"data": reaching(session).data(scale, 1.0)},
             reported=(r2(value, f"chronic_results.jsonl, line {line}"),),
         )

@@ -65,7 +65,6 @@ def entries() -> list[Entry]:
             SESSIONS,
             recipe="poyo_mp",
             group="published",
-            parent=False,
             params={
                 **settings[scale],
                 "unit_dropout": unit_dropout(scale, "standard"),

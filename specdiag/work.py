@@ -4,6 +4,7 @@ An entry is worked on under a file lock of its own, checked again inside it, and
 processes can share a lock file, and one that is killed loses nothing but time.
 """
 
+import contextlib
 import copy
 import glob
 import hashlib
@@ -303,6 +304,8 @@ def _called(recipe: ModuleType, root: Path, entry: Entry, job: Job) -> Any:
     except (Exception, SystemExit) as error:  # somebody's program: anything may happen
         if isinstance(error, SystemExit) and error.code == TERMINATED:
             raise
+        with contextlib.suppress(OSError):
+            job.folder.rmdir()  # unless there is something to resume from
         raise RuntimeError(explained(error, root, entry.recipe)) from error
 
 

@@ -139,6 +139,19 @@ def silence(data):
     data.spikes = IrregularTimeSeries(**nothing, domain=data.domain)
 
 
+def spikes_at_infinity(data):
+    data.spikes.timestamps[-2:] = np.inf
+
+
+def spikes_of_another_array(data):
+    data.spikes.unit_index[7] = 96
+
+
+def resting_hand(data):
+    test = ridge.inside(data.cursor.timestamps, data.test_domain)
+    data.cursor.vel[test, 1] = 0.0
+
+
 def other_version(data):
     data.brainset.origin_version = "dandi/000688/0.1"
 
@@ -177,6 +190,12 @@ def nothing_evaluated(data):
         (no_units, "no units"),
         (twins, f"the name {SESSION}/group_M1/elec0/unit_0 stands for 3 units, expected one"),
         (silence, "no spikes of its {units} units"),
+        (spikes_at_infinity, "2 of its {spikes} spike times are not finite"),
+        (spikes_of_another_array, "spikes.unit_index is 0 to 96, expected 0 to {last}"),
+        (
+            resting_hand,
+            "cursor.vel is the same in all evaluation intervals of test: no R² can be given",
+        ),
         (
             overlap,
             (
@@ -215,7 +234,8 @@ def test_a_recording_that_cannot_be_used_is_refused(spoil, message, sound, tmp_p
     bad = data.cursor.timestamps[~np.isfinite(data.cursor.vel).all(axis=1)]
     first = bad[0] if len(bad) else 0.0
     places = {"a": a, "b": b, "c": c, "d": d, "train": first, "test": first}
-    expected = message.format(units=len(data.units.id), **places)
+    counts = {"units": len(data.units.id), "last": len(data.units.id) - 1}
+    expected = message.format(**counts, spikes=len(data.spikes.timestamps), **places)
     assert message_of(ValueError, params(reaching(SESSION)), tmp_path) == (
         f"{SESSION}: {expected}{AGAIN.format(BRAINSET, SESSION, tmp_path)}"
     )

@@ -2,10 +2,12 @@
 
 import csv
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import termios
 from dataclasses import replace
 from pathlib import Path
 
@@ -205,6 +207,26 @@ def test_files_that_come_and_go_are_whole(tmp_path):
     for path in tmp_path.glob("step-*2-*"):
         path.write_bytes(b"")
     assert _checkpoints.resume(tmp_path) is None
+
+
+def test_a_terminal_of_80_columns_shows_time_left_loss_rate_and_r2():
+    script = (
+        "from recipes._operator import progress_line\n"
+        "with progress_line('transfer/area2_ft_pretrained', total=1500, done=1480, shown=True) as show:\n"
+        "    for _ in range(20): show(0.125, 2e-3, 0.8)\n"
+    )
+    terminal, end = os.openpty()
+    termios.tcsetwinsize(end, (24, 80))
+    here = Path(__file__).parents[1]
+    every_step = os.environ | {"TQDM_MININTERVAL": "0"}
+    line = [sys.executable, "-c", script]
+    subprocess.run(line, stderr=end, cwd=here, env=every_step, check=True)
+    os.close(end)
+    shown = os.read(terminal, 4096).decode()
+    os.close(terminal)
+    assert re.search(
+        r"\r14\d\d/1500, \d\d:\d\d left, loss 0.125, lr 2.0e-03, R² 0.800, transf", shown
+    )
 
 
 @pytest.mark.slow

@@ -102,7 +102,8 @@ def _named(name: str, lock_path: Path | None) -> tuple[list[Path], list[str]]:
 def start_log() -> None:
     """Show what the library logs, and what goes wrong in others."""
     logging.basicConfig(level=logging.WARNING, format="specdiag: %(message)s")
-    logging.getLogger("specdiag").setLevel(logging.INFO)
+    for ours in ("specdiag", "recipes"):
+        logging.getLogger(ours).setLevel(logging.INFO)
 
 
 def complain(error: Exception) -> None:
