@@ -38,8 +38,8 @@ splits and animals are the same for all seeds. Fewer than {min_seeds} seeds deci
 {scale_means}
 
 Where a claim has several numbers, all must hold; the intervals that call one of k wrong are at 1 - {one_minus:.2f} / k. With no effect at all
-a claim of a direction is called *direction only* or *reproduced* in 2.5 %, and *not reproduced* in 2.5 %, *undecided* otherwise
-(tested by simulation). **{n_claims} claims are looked at, {n_tested} of them could be tested here**: were there nothing in any, {expected:.1f}
+a claim of a direction is called *direction only* or *reproduced* in 2.5 %, and *not reproduced* in 2.5 %, *undecided* otherwise; where
+seeds scatter with a strong skew, as when one in several gets stuck, the second can reach one in five (both tested by simulation). **{n_claims} claims are looked at, {n_tested} of them could be tested here**: were there nothing in any, {expected:.1f}
 false verdicts would be expected. No correction is made; a single verdict with an interval near zero is worth little.
 
 ## Claims
@@ -83,7 +83,7 @@ def lines(findings: Sequence[Finding]) -> list[str]:
     for finding in findings:
         _, published, ours, seeds, verdict, why = _row(finding)
         found.append(f"{verdict:21}  {finding.claim.text}")
-        numbers = f"published {published}; ours {ours} ({seeds} seeds)"
+        numbers = f"published {published}; ours {ours}; {seeds} seeds"
         found.append(" " * 23 + "; ".join(filter(None, (numbers, why))))
     return [*found, _count(findings)]
 
