@@ -243,7 +243,7 @@ CLAIMS = (
         value=lambda get: condition(get, PLASTIC[0]) / condition(get, PLASTIC[-1]),
         holds=(1, np.inf),
         is_ratio=True,
-        note="published: one network a level, and not resolved if its forward pass was TF32 (features.md)",
+        note="published: one network a level, and not resolved if its forward pass was TF32 (docs/features.md)",
     ),
     Claim(
         text="Plastic core: it falls at each step of UnitDropout (ratio)",

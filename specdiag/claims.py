@@ -214,8 +214,10 @@ def _verdict(
     if is_exact:
         values = np.repeat(values, MIN_SEEDS, axis=0)  # an interval of no width
     outcome = decide(values, low, high)
-    if outcome != "holds":
-        return ("not reproduced", "") if outcome == "fails" else ("undecided", "")
+    if outcome == "fails":
+        return "not reproduced", ""
+    if outcome == "undecided":
+        return "undecided", _resolution(claim, values)
     if claim.tolerance is not None or claim.is_null:
         return "reproduced", ""
     lower, upper = interval(values)
@@ -223,6 +225,13 @@ def _verdict(
         return "direction only", ""
     is_same = np.all((lower <= scaled) & (scaled <= upper))
     return ("reproduced", "") if is_same else ("direction only", "its size is another")
+
+
+def _resolution(claim: Claim, values: Array) -> str:
+    """Return how large an effect would have to be to be told: half of the interval, the widest of several."""
+    half = max((upper - lower) / 2 for lower, upper in zip(*interval(values), strict=True))
+    size = f"a factor of {np.exp(half):.2g}" if claim.is_ratio else f"{half:.2g}"
+    return f"{len(values)} seeds that scatter so tell no less than {size}"
 
 
 def _lacking(asked: Sequence[tuple[str, str]], used: Sequence[Figure], n_seeds: int) -> str:

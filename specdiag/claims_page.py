@@ -5,10 +5,11 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from statistics import fmean
 from typing import get_args
 
 from specdiag._files import without_nan
-from specdiag.claims import LEVEL, MIN_SEEDS, Finding, Verdict
+from specdiag.claims import LEVEL, MIN_SEEDS, Claim, Figure, Finding, Verdict
 
 _HEADER = ("claim", "published", "ours", "seeds", "verdict", "why, and what to know")
 _PAGE = """\
@@ -24,7 +25,7 @@ This page is of **{scale} scale**, seeds {seeds}. {state}
 
 A claim is a function of figures. It is computed of the published figures (`reported` in the lock) and of ours,
 seed by seed, so differences are paired: a seed has its own base, finetunes and controls. *Ours* is the mean over seeds with its
-{level:.0%} interval by Student's t (of ratios on the log scale). It is of the training's seed and of nothing else: recordings,
+{level:g} % interval by Student's t (of ratios on the log scale). It is of the training's seed and of nothing else: recordings,
 splits and animals are the same for all seeds. Fewer than {min_seeds} seeds decide nothing.
 
 | verdict | the interval lies |
@@ -45,6 +46,12 @@ false verdicts would be expected. No correction is made; a single verdict with a
 ## Claims
 
 {table}
+
+## Layers behind the means
+
+Means of alpha are over the layers that could be fit, here the mean number over seeds; degenerate ones have no alpha.
+
+{counts}
 """
 _SCALE_MEANS = {
     "desk": "At desk scale, with small networks on simulated recordings, no published number can come out. So claims of a number "
@@ -55,34 +62,52 @@ _SCALE_MEANS = {
 }
 
 
-def page(findings: Sequence[Finding], scale: str, seeds: Sequence[int], about: str) -> str:
+def page(findings: Sequence[Finding], figures: Sequence[Figure], scale: str, about: str) -> str:
     """Return the page in Markdown; `about` says what the claims are of."""
+    seeds = sorted({figure.seed for figure in figures})
     n_untested = sum(f.verdict == "cannot be tested here" for f in findings)
     n_lost = sum(f.n_seeds < MIN_SEEDS and not f.claim.not_at_desk for f in findings)
     state = f"It is incomplete: {n_lost} claims lack figures or seeds." if n_lost else ""
-    rows = [_HEADER, ("---",) * len(_HEADER), *map(_row, findings)]
     return _PAGE.format(
         about=inspect.cleandoc(about),
         scale=scale,
         seeds=", ".join(map(str, seeds)) or "none",
         state=f"{_count(findings)}. {state}".rstrip(),
-        level=LEVEL,
+        level=100 * LEVEL,
         min_seeds=MIN_SEEDS,
         scale_means=_SCALE_MEANS[scale],
         one_minus=1 - LEVEL,
         n_claims=len(findings),
         n_tested=len(findings) - n_untested,
         expected=(1 - LEVEL) * (len(findings) - n_untested),
-        table="\n".join(f"| {' | '.join(row)} |" for row in rows),
+        table=_table(_HEADER, [_row(finding) for finding in findings]),
+        counts=_table(("checkpoint", "fit", "degenerate"), _counts(figures)),
     )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _counts(figures: Sequence[Figure]) -> list[list[str]]:
+    found: dict[str, dict[str, list[float]]] = {}
+    for figure in figures:
+        if figure.quantity in ("n_fit", "n_degenerate"):
+            found.setdefault(figure.entry, {}).setdefault(figure.quantity, []).append(figure.value)
+    return [
+        [entry, *(_number(fmean(counts[name])) for name in ("n_fit", "n_degenerate"))]
+        for entry, counts in sorted(found.items())
+        if len(counts) == 2
+    ]
 
 
 def lines(findings: Sequence[Finding]) -> list[str]:
     """Return what a terminal shows: a claim and its verdict, then the numbers."""
     found = []
     for finding in findings:
-        _, published, ours, seeds, verdict, why = _row(finding)
-        found.append(f"{verdict:21}  {finding.claim.text}")
+        text, published, ours, seeds, verdict, why = _row(finding)
+        found.append(f"{verdict:21}  {text}")
         numbers = f"published {published}; ours {ours}; {seeds} seeds"
         found.append(" " * 23 + "; ".join(filter(None, (numbers, why))))
     return [*found, _count(findings)]
@@ -123,13 +148,23 @@ def _row(finding: Finding) -> tuple[str, ...]:
         for x, low, high in zip(finding.ours, *finding.interval, strict=True)
     ]
     return (
-        claim.text,
+        claim.text + _margin(claim),
         _labelled(claim.labels, [_number(x) + tolerance for x in finding.published]),
         _labelled(claim.labels, ours),
         str(finding.n_seeds),
         finding.verdict,
         "; ".join(filter(None, (finding.why, claim.note))),
     )
+
+
+def _margin(claim: Claim) -> str:
+    """Return between what a claim of no change holds, for all others nothing."""
+    low, high = map(_number, claim.holds)
+    if not claim.is_null:
+        return ""
+    if low == "-":
+        return f" (holds below {high})"
+    return f" (holds above {low})" if high == "-" else f" (holds from {low} to {high})"
 
 
 def _labelled(labels: Sequence[str], values: Sequence[str]) -> str:

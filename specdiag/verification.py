@@ -91,7 +91,7 @@ def measured(
         When nothing is trained yet, or a claim names an entry that is not in the lock.
     """
     module = claims_of(path.parent)
-    asked = needed(module.CLAIMS)
+    asked = _with_counts(needed(module.CLAIMS))
     dataset = collect(
         *locks_of(path), names={entry for entry, _ in asked}, scale=scale, progress=progress
     )
@@ -112,6 +112,17 @@ def measured(
             if math.isfinite(value):
                 figures.append(Figure(scale, int(seed), str(entry), quantity, value, is_published))
     return figures
+
+
+def _with_counts(asked: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return what is asked for, with the numbers of layers behind every mean over layers."""
+    counted = [
+        (entry, count)
+        for entry, quantity in asked
+        if quantity in ("mean_alpha", "rope_fraction")
+        for count in ("n_fit", "n_degenerate")
+    ]
+    return list(dict.fromkeys([*asked, *counted]))
 
 
 def quantities(dataset: "xr.Dataset") -> dict[str, Array]:

@@ -94,6 +94,19 @@ def test_an_effect_within_the_scatter_of_seeds_is_undecided():
     assert verdict(GAIN, ft=[0.8, 0.5, 0.6], scratch=[0.5, 0.6, 0.55]) == "undecided"
 
 
+def test_the_least_effect_that_would_be_told_is_half_of_the_interval():
+    found = judge(GAIN, "desk", REPORTED, figures(ft=[0.8, 0.5, 0.6], scratch=[0.5, 0.6, 0.55]))
+    assert (
+        found.why
+        == f"3 seeds that scatter so tell no less than {float(np.ptp(found.interval)) / 2:.2g}"
+    )
+    found = judge(FALL, "desk", REPORTED, figures(off=[1e5, 4e5, 2e5], on=[1e5, 1e5, 3e5]))
+    half = float(np.ptp(np.log(found.interval))) / 2
+    assert (
+        found.why == f"3 seeds that scatter so tell no less than a factor of {math.exp(half):.2g}"
+    )
+
+
 def test_one_part_that_is_wrong_refutes_the_whole():
     both = Claim(text="", value=lambda get: [gain(get), -gain(get)])
     shown = judge(both, "desk", REPORTED, figures(ft=[0.8, 0.81, 0.79], scratch=[0.3, 0.31, 0.28]))

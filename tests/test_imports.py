@@ -91,7 +91,7 @@ ALLOWED = {
     "claims_page": {"specdiag._files", "specdiag.claims"},
     "verification": {
         *("numpy", "xarray", "specdiag.checkpoint", "specdiag.claims", "specdiag.collection"),
-        *("specdiag.lockfile", "specdiag.recipe", "specdiag.store"),
+        *("specdiag.factors", "specdiag.lockfile", "specdiag.recipe", "specdiag.store"),
     },
     "spectra": {
         "specdiag._files",

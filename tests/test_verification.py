@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from test_commands_locks import run
 
 from recipes import _claims
-from specdiag import claims_page
+from specdiag import claims_page, verification
 from specdiag.claims import Figure, judge, needed
 from specdiag.lockfile import load
 from specdiag.verification import dumps_figures, read_figures, reported
@@ -90,13 +90,15 @@ def test_the_sessions_of_the_chronic_evaluation_are_all_in_the_training_of_the_b
 
 def test_the_page_is_what_verify_writes_of_the_figures_that_lie_here():
     figures = read_figures(FIGURES)
-    scale, seeds = figures[0].scale, sorted({f.seed for f in figures})
-    findings = [judge(claim, scale, REPORTED, figures) for claim in _claims.CLAIMS]
-    assert PAGE.read_text() == claims_page.page(findings, scale, seeds, _claims.__doc__)
+    findings = verification.findings(ROOT / "checkpoints.lock", figures[0].scale, figures)
+    page = claims_page.page(findings, figures, figures[0].scale, _claims.__doc__)
+    assert PAGE.read_text() == page
 
 
 def test_the_figures_that_lie_here_are_those_that_claims_ask_for():
-    assert {(f.entry, f.quantity) for f in read_figures(FIGURES)} <= set(needed(CLAIMS.values()))
+    asked = {*needed(CLAIMS.values())}
+    counts = {(entry, n) for entry, _ in asked for n in ("n_fit", "n_degenerate")}
+    assert {(f.entry, f.quantity) for f in read_figures(FIGURES)} <= asked | counts
 
 
 def test_tables_have_no_bar_within_a_cell():
@@ -157,6 +159,7 @@ CLAIMS = (
     Claim(text="trained", value=lambda get: get("child/net1", "n_changed")),
     Claim(text="R²", value=lambda get: get("base/net", "r2"), tolerance=0.1),
     Claim(text="fit", value=lambda get: get("child/net1", "n_fit") - get("child/net1", "n_degenerate")),
+    Claim(text="alpha", value=lambda get: get("child/net1", "mean_alpha") - 1),
     Claim(text="layer", value=lambda get: get("base/net", "norm")),
     Claim(text="features", value=lambda get: get("base/net", "condition_number")),
     Claim(text="judged", value=lambda get: 1 + get("judged/net", "r2")),
@@ -209,16 +212,20 @@ def test_claims_are_judged_over_the_seeds_beside_a_lock(study):
         "note": "",
     }
     words = {text: (row["verdict"], row["n_seeds"], row["why"]) for text, row in found.items()}
+    del words["judged"]
     assert words == {
         "frozen": ("reproduced", 3, ""),
         "trained": ("direction only", 3, ""),
         "R²": ("cannot be tested here", 3, "a number of the published network and recordings"),
         "fit": ("direction only", 3, ""),
+        "alpha": ("direction only", 3, ""),
         "layer": ("direction only", 3, ""),
         "features": ("cannot be tested here", 0, "no condition_number of base/net"),
-        "judged": ("undecided", 3, ""),
     }
     assert found["trained"]["ours"] == [1.0]
+    judged = found["judged"]
+    half = (judged["upper"][0] - judged["lower"][0]) / 2
+    assert judged["why"] == f"3 seeds that scatter so tell no less than {half:.2g}"
 
 
 def test_page_and_figures_are_written_and_the_figures_alone_give_the_page(study, tmp_path):
@@ -226,16 +233,17 @@ def test_page_and_figures_are_written_and_the_figures_alone_give_the_page(study,
     status, out, err = run(study, "verify", "-o", first, "-o", table)
     assert (status, err) == (0, f"wrote {first}\nwrote {table}\n")
     assert out.splitlines()[:2] == [
-        "reproduced             frozen",
+        "reproduced             frozen (holds from -1 to 0.5)",
         "                       published -; ours 0 (0 to 0); 3 seeds",
     ]
     assert out.splitlines()[-1] == (
-        "Of 7 claims: 1 reproduced, 3 direction only, 1 undecided, 2 cannot be tested here"
+        "Of 8 claims: 1 reproduced, 4 direction only, 1 undecided, 2 cannot be tested here"
     )
     text = first.read_text()
     assert "What is said of toys." in text
     assert "This page is of **desk scale**, seeds 42, 43, 44." in text
     assert "| R² | 0.5 ± 0.1 |" in text
+    assert "| child/net1 | 1 | 0 |" in text
     assert {f.seed for f in read_figures(table)} == {42, 43, 44}
     assert run(study, "verify", table, "-o", again)[1] == out
     assert again.read_text() == text
@@ -262,7 +270,7 @@ UNKNOWN = (
         ),
         (
             TOY_CLAIMS.replace("base/net", "base/nets"),
-            "no entry base/nets at desk scale; did you mean base/net?",
+            "no entry base/nets at desk scale; did you mean base/net or judged/net?",
         ),
     ],
 )

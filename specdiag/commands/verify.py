@@ -45,8 +45,8 @@ def verify(
 ) -> None:
     """Say of every published claim what our figures say: reproduced, direction only, or not.
 
-    The claims lie in recipes/_claims.py beside the lock, and are programs as recipes are. Replicates that lie beside the lock
-    (`specdiag train --seed`) are the seeds. Given FIGURES, a table that -o wrote, nothing is measured.
+    The claims lie in recipes/_claims.py beside the lock, and are programs as recipes are. The seeds are those of the lock and
+    of its replicates beside it (`specdiag train --seed`). Given FIGURES, a table that -o wrote, nothing is measured.
 
     \b
     Examples:
@@ -68,12 +68,11 @@ def verify(
     )
     scale = found[0].scale if figures else scale
     findings = verification.findings(path, scale, found)
-    seeds = sorted({figure.seed for figure in found})
     about = verification.claims_of(path.parent).__doc__ or ""
     for output in outputs:
         is_page = output.suffix == ".md"
         text = (
-            claims_page.page(findings, scale, seeds, about)
+            claims_page.page(findings, found, scale, about)
             if is_page
             else verification.dumps_figures(found)
         )
