@@ -124,9 +124,9 @@ def decide(values: Array, low: Array, high: Array) -> Literal["holds", "fails", 
     """Return whether values lie between `low` and `high`, as far as their scatter over seeds allows to say.
 
     `holds` when the 95 % intervals of all columns lie between, `fails` when that of one lies outside. All of
-    k columns must hold, which needs no correction (intersection-union test, Berger 1982); one that fails is
-    enough, so there the intervals are at 1 - 0.05 / k (Bonferroni). Either is therefore false in at most
-    2.5 % where the truth is at the border, as it is when there is no effect.
+    k columns must hold, which needs no correction (intersection-union test; Berger 1982, Technometrics 24);
+    one that fails is enough, so there the intervals are at 1 - 0.05 / k (Bonferroni). Either is therefore
+    false in at most 2.5 % where the truth is at the border, as it is when there is no effect.
 
     Parameters
     ----------

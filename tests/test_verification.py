@@ -149,6 +149,21 @@ def test_what_is_no_table_of_figures_is_refused(tmp_path, text):
         read_figures(path)
 
 
+def test_the_claims_of_the_documentation_can_be_judged():
+    code = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "lockfile.md").read_text(), re.DOTALL
+    )[-1]
+    names = {}
+    exec(code, names)
+    seeds = {42: (0.7, 0.6), 43: (0.75, 0.64), 44: (0.72, 0.61)}
+    ours = [
+        Figure("desk", seed, entry, "r2", value, False)
+        for seed, values in seeds.items()
+        for entry, value in zip(("tuned", "base"), values, strict=True)
+    ]
+    assert [judge(c, "desk", {}, ours).verdict for c in names["CLAIMS"]] == ["direction only"]
+
+
 TOY_CLAIMS = '''
 """What is said of toys."""
 
