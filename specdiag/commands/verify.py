@@ -43,7 +43,7 @@ def verify(
     outputs: tuple[Path, ...],
     as_json: bool,
 ) -> None:
-    """Say of every published claim what our figures say: reproduced, direction only, or not.
+    """Say which published claims our figures reproduce.
 
     The claims lie in recipes/_claims.py beside the lock, and are programs as recipes are. The seeds are those of the lock and
     of its replicates beside it (`specdiag train --seed`). Given FIGURES, a table that -o wrote, nothing is measured.
