@@ -14,6 +14,7 @@ from specdiag.commands.link import link
 from specdiag.commands.locks import fetch, list_, lock_, train
 from specdiag.commands.measure import alpha, compare
 from specdiag.commands.simulate import simulate
+from specdiag.commands.verify import verify
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,7 +23,19 @@ def cli() -> None:
     """Read a neural network's health from the eigenvalue spectra of its weights."""
 
 
-for command in (alpha, compare, export, fetch, link, list_, lock_, simulate, spectra, train):
+for command in (
+    alpha,
+    compare,
+    export,
+    fetch,
+    link,
+    list_,
+    lock_,
+    simulate,
+    spectra,
+    train,
+    verify,
+):
     cli.add_command(command)
 
 

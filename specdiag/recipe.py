@@ -2,7 +2,8 @@
 
 A recipe is a module with two functions: `entries()` returns what it declares, and `build(job)` makes one of
 them and returns its metrics. A module without `build` declares what nobody can make here yet. Recipes are
-programs of whoever wrote the lock: they are run by `specdiag train` and `specdiag lock`, and by nothing else.
+programs of whoever wrote the lock: they are run by `specdiag train` and `specdiag lock`, the claims beside
+them by `specdiag verify`, and by nothing else.
 """
 
 import importlib

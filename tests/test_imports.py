@@ -87,6 +87,12 @@ ALLOWED = {
         *("specdiag.layers", "specdiag.posterior"),
     },
     "schema": {"specdiag.gof", "specdiag.layers"},
+    "claims": NUMERICS,
+    "claims_page": {"specdiag._files", "specdiag.claims"},
+    "verification": {
+        *("numpy", "xarray", "specdiag.checkpoint", "specdiag.claims", "specdiag.collection"),
+        *("specdiag.factors", "specdiag.lockfile", "specdiag.recipe", "specdiag.store"),
+    },
     "spectra": {
         "specdiag._files",
         "specdiag.schema",
@@ -98,7 +104,7 @@ ALLOWED = {
 FOR_RECIPES = {
     *("numpy", "scipy", "h5py", "torch", "torch_brain", "lightning", "tqdm", "recipes"),
     *("specdiag.checkpoint", "specdiag.covariance", "specdiag.lockfile", "specdiag.recipe"),
-    *("specdiag.feature_spectrum", "specdiag.monitor", "specdiag._files"),
+    *("specdiag.feature_spectrum", "specdiag.monitor", "specdiag._files", "specdiag.claims"),
 }
 # Pipelines run without specdiag, in an environment that has torch_brain, what that needs, and dandi.
 FOR_PIPELINES = {"h5py", "numpy", "pandas", "pynwb", "ray", "torch_brain", "nlb"}

@@ -1,0 +1,218 @@
+"""Whether verdicts mean what they say, on figures whose truth is known."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from specdiag.claims import Claim, Figure, decide, interval, judge, needed
+
+RNG = np.random.default_rng(7)
+INF = math.inf
+NOISE = {
+    "normal": RNG.standard_normal,
+    "heavy": lambda size: RNG.standard_t(3, size),
+    "skewed": lambda size: RNG.exponential(size=size) - 1,
+}
+
+
+def gain(get):
+    return get("ft", "r2") - get("scratch", "r2")
+
+
+def ratio(get):
+    return get("off", "condition_number") / get("on", "condition_number")
+
+
+GAIN = Claim(text="ft is above scratch", value=gain)
+NO_GAIN = Claim(text="no advantage", value=gain, holds=(-INF, 0.02), is_null=True)
+NUMBER = Claim(text="R² of ft", value=lambda get: get("ft", "r2"), tolerance=0.02)
+FALL = Claim(text="the condition number falls", value=ratio, holds=(1, INF), is_ratio=True)
+REPORTED = {
+    ("ft", "r2"): 0.8,
+    ("scratch", "r2"): 0.3,
+    ("off", "condition_number"): 2.6e12,
+    ("on", "condition_number"): 1e12,
+}
+
+
+def figures(scale="desk", is_published=False, **by_entry):
+    """Return figures of entries: r2 of ft and scratch, condition numbers of off and on; a value a seed."""
+    quantity = {"ft": "r2", "scratch": "r2", "off": "condition_number", "on": "condition_number"}
+    return [
+        Figure(scale, 42 + i, entry, quantity[entry], value, is_published)
+        for entry, values in by_entry.items()
+        for i, value in enumerate(values)
+    ]
+
+
+def verdict(claim, scale="desk", **by_entry):
+    return judge(claim, scale, REPORTED, figures(scale, **by_entry)).verdict
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=20), st.sampled_from([0.5, 0.95, 0.99]))
+def test_the_interval_is_that_of_a_t_test(values, level):
+    values = np.array(values)
+    found = np.ravel(interval(values[:, None], level))
+    if np.ptp(values) > 1e-6:
+        expected = stats.ttest_1samp(values, 0).confidence_interval(level)
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+    else:
+        np.testing.assert_allclose(found, values[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("noise", NOISE)
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("n", [3, 5])
+def test_without_an_effect_a_direction_is_seldom_claimed_or_denied(n, k, noise):
+    """2.5 % each under symmetric noise, whatever the number of parts; skew raises one of the two."""
+    draws = NOISE[noise]((2000, n, k))
+    low, high = np.zeros(k), np.full(k, INF)
+    words = [decide(values, low, high) for values in draws]
+    most = {"normal": 0.035, "heavy": 0.035, "skewed": 0.2}[noise]
+    assert words.count("holds") / len(words) < 0.035
+    assert words.count("fails") / len(words) < most
+
+
+def test_an_effect_at_the_margin_is_seldom_called_no_change():
+    draws = 0.02 + 0.01 * RNG.standard_normal((2000, 3, 1))
+    words = [decide(values, np.array([-0.02]), np.array([0.02])) for values in draws]
+    assert words.count("holds") / len(words) < 0.035
+
+
+def test_an_effect_that_is_there_is_found_and_so_is_its_opposite():
+    draws = RNG.standard_normal((300, 5, 1))
+    low, high = np.zeros(1), np.full(1, INF)
+    assert [decide(v + 5, low, high) for v in draws].count("holds") > 290
+    assert [decide(v - 5, low, high) for v in draws].count("fails") > 290
+
+
+def test_an_effect_within_the_scatter_of_seeds_is_undecided():
+    assert verdict(GAIN, ft=[0.8, 0.5, 0.6], scratch=[0.5, 0.6, 0.55]) == "undecided"
+
+
+def test_the_least_effect_that_would_be_told_is_half_of_the_interval():
+    found = judge(GAIN, "desk", REPORTED, figures(ft=[0.8, 0.5, 0.6], scratch=[0.5, 0.6, 0.55]))
+    assert (
+        found.why
+        == f"3 seeds that scatter so tell no less than {float(np.ptp(found.interval)) / 2:.2g}"
+    )
+    found = judge(FALL, "desk", REPORTED, figures(off=[1e5, 4e5, 2e5], on=[1e5, 1e5, 3e5]))
+    half = float(np.ptp(np.log(found.interval))) / 2
+    assert (
+        found.why == f"3 seeds that scatter so tell no less than a factor of {math.exp(half):.2g}"
+    )
+
+
+def test_one_part_that_is_wrong_refutes_the_whole():
+    both = Claim(text="", value=lambda get: [gain(get), -gain(get)])
+    shown = judge(both, "desk", REPORTED, figures(ft=[0.8, 0.81, 0.79], scratch=[0.3, 0.31, 0.28]))
+    assert shown.verdict == "not reproduced"
+    assert shown.ours[0] == -shown.ours[1]
+
+
+def test_differences_are_paired_by_seed():
+    seeds = [0.0, 0.5, -0.5]
+    common = {"ft": [0.8 + s for s in seeds], "scratch": [0.7 + s for s in seeds]}
+    assert verdict(GAIN, **common) == "direction only"
+    found = judge(GAIN, "desk", REPORTED, figures(**common))
+    np.testing.assert_allclose([found.ours, *found.interval], 0.1, atol=1e-12)
+
+
+def test_the_same_function_gives_the_published_value():
+    assert judge(GAIN, "desk", REPORTED, []).published.tolist() == [0.5]
+    assert judge(FALL, "desk", REPORTED, []).published.tolist() == [2.6]
+
+
+SAME = {"ft": [0.79, 0.81, 0.8], "scratch": [0.31, 0.29, 0.3]}
+LESS = {"ft": [0.49, 0.51, 0.5], "scratch": [0.31, 0.29, 0.3]}
+
+
+@pytest.mark.parametrize(
+    ("claim", "scale", "values", "expected"),
+    [
+        (GAIN, "desk", SAME, "direction only"),  # sizes are not compared
+        (GAIN, "paper", SAME, "reproduced"),
+        (GAIN, "paper", LESS, "direction only"),
+        (GAIN, "paper", {"ft": LESS["scratch"], "scratch": LESS["ft"]}, "not reproduced"),
+        (NUMBER, "desk", SAME, "cannot be tested here"),
+        (NUMBER, "paper", {"ft": [0.801, 0.799, 0.8]}, "reproduced"),
+        (NUMBER, "paper", LESS, "not reproduced"),
+        (NUMBER, "paper", {"ft": [0.7, 0.8, 0.9]}, "undecided"),
+        (NO_GAIN, "desk", SAME, "not reproduced"),
+        (NO_GAIN, "desk", {"ft": SAME["scratch"], "scratch": SAME["ft"]}, "reproduced"),
+        (NO_GAIN, "desk", {"ft": [0.3, 0.35, 0.2], "scratch": [0.3, 0.2, 0.35]}, "undecided"),
+    ],
+)
+def test_a_verdict_has_its_meaning_at_each_scale(claim, scale, values, expected):
+    assert verdict(claim, scale, **values) == expected
+
+
+@given(st.lists(st.floats(1e3, 1e12), min_size=3, max_size=3), st.floats(1e-3, 1e3))
+def test_a_ratio_turned_over_has_the_interval_turned_over(values, factor):
+    on = [factor * x for x in reversed(values)]
+    found = judge(FALL, "desk", REPORTED, figures(off=values, on=on))
+    turned = judge(FALL, "desk", REPORTED, figures(off=on, on=values))
+    (lower, upper), (low, high) = found.interval, turned.interval
+    with np.errstate(over="ignore", divide="ignore"):  # an interval of many decades
+        np.testing.assert_allclose(lower, 1 / high, rtol=1e-6)
+        np.testing.assert_allclose(upper, 1 / low, rtol=1e-6)
+
+
+def test_a_fall_of_2_6_in_one_network_a_level_decides_nothing():
+    found = judge(FALL, "paper", REPORTED, figures("paper", off=[1.1e12], on=[4.3e11]))
+    assert (found.verdict, found.why) == ("cannot be tested here", "1 of 3 seeds")
+    assert np.isnan(found.interval).all()
+
+
+def test_what_is_missing_is_named():
+    found = judge(GAIN, "desk", REPORTED, figures(ft=[0.8, 0.7, 0.9]))
+    assert (found.verdict, found.n_seeds) == ("cannot be tested here", 0)
+    assert found.why == "no r2 of scratch"
+    found = judge(GAIN, "desk", REPORTED, [])
+    assert found.why == "no r2 of ft and 1 more"
+
+
+def test_seeds_without_all_figures_are_left_out():
+    found = judge(GAIN, "desk", REPORTED, figures(ft=[0.8, 0.81, 0.79, 0.1], scratch=[0.3] * 3))
+    assert found.n_seeds == 3
+    assert found.ours == pytest.approx([0.5])
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0.81, "reproduced"), (0.7, "not reproduced")])
+def test_what_is_measured_on_the_published_file_needs_no_seeds(value, expected):
+    ours = figures("paper", is_published=True, ft=[value])
+    assert judge(NUMBER, "paper", REPORTED, ours).verdict == expected
+
+
+def test_a_number_that_was_not_published_cannot_be_tested():
+    found = judge(NUMBER, "paper", {}, figures("paper", ft=[0.8, 0.81, 0.79]))
+    assert (found.verdict, found.why) == ("cannot be tested here", "no published figure")
+
+
+def test_published_figures_that_do_not_show_their_claim_are_told():
+    found = judge(GAIN, "desk", {**REPORTED, ("scratch", "r2"): 0.9}, figures(**SAME))
+    assert found.verdict == "direction only"
+    assert found.why == "the published figures themselves do not show it"
+
+
+def test_a_claim_that_needs_recordings_is_not_tested_at_desk_scale():
+    claim = Claim(text="", value=gain, not_at_desk="simulated sessions do not drift")
+    found = judge(claim, "desk", REPORTED, figures(**SAME))
+    assert (found.verdict, found.why) == (
+        "cannot be tested here",
+        "simulated sessions do not drift",
+    )
+    assert judge(claim, "paper", REPORTED, figures("paper", **SAME)).verdict == "reproduced"
+
+
+def test_the_figures_that_claims_ask_for_are_known_before_there_are_any():
+    assert needed([GAIN, NUMBER, FALL]) == [
+        ("ft", "r2"),
+        ("scratch", "r2"),
+        ("off", "condition_number"),
+        ("on", "condition_number"),
+    ]
