@@ -13,6 +13,7 @@ from specdiag.commands.export import export
 from specdiag.commands.link import link
 from specdiag.commands.locks import fetch, list_, lock_, train
 from specdiag.commands.measure import alpha, compare
+from specdiag.commands.show import figures, report
 from specdiag.commands.simulate import simulate
 
 
@@ -22,7 +23,10 @@ def cli() -> None:
     """Read a neural network's health from the eigenvalue spectra of its weights."""
 
 
-for command in (alpha, compare, export, fetch, link, list_, lock_, simulate, spectra, train):
+for command in (
+    *(alpha, compare, export, fetch, figures, link, list_, lock_, report, simulate, spectra),
+    train,
+):
     cli.add_command(command)
 
 

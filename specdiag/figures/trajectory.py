@@ -84,8 +84,8 @@ def plot(table: Mapping[str, Any]) -> "Figure":
         color = "#d55e00" if _lost(alpha) else colormaps["cividis"](scale(k))
         top.fill_between(step, low, high, color=color, alpha=0.06, linewidth=0)
         top.plot(step, alpha, color=color, linewidth=1)
-        middle.plot(step, norm / norm[0], color=color, linewidth=1)
-        bottom.plot(step, rank / rank[0], color=color, linewidth=1)
+        middle.plot(step, norm / (norm[0] or np.nan), color=color, linewidth=1)
+        bottom.plot(step, rank / (rank[0] or np.nan), color=color, linewidth=1)
         if _lost(alpha):
             last = np.flatnonzero(np.isfinite(alpha))[-1]
             top.plot(step[last], alpha[last], "x", color=color, label="_lost")
@@ -110,8 +110,7 @@ def _lines(table: Mapping[str, Any], name: str) -> list[Any]:
     mine = np.flatnonzero(table["name"] == name)
     mine = mine[np.argsort(table["step"][mine], kind="stable")]
     columns = ("step", "alpha", "alpha_low", "alpha_high", "norm", "rank")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return [table[column][mine].astype(float) for column in columns]
+    return [table[column][mine].astype(float) for column in columns]
 
 
 def _lost(alpha: Any) -> bool:
