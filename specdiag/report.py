@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _LONGEST_NAME = 200  # characters shown of a name
-_MOST_SPECTRA = 6  # layers whose spectrum is shown; `specdiag figures` draws all
+_MOST = 6  # checkpoints, and layers of one, that are drawn; `specdiag figures` draws all
 
 
 class Section(NamedTuple):
@@ -82,7 +82,7 @@ def report(
     import jinja2
     from markupsafe import Markup
 
-    found = list(drawings(dataset, tables, most_spectra=_MOST_SPECTRA))
+    found = list(drawings(dataset, tables, most=_MOST))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("specdiag"),
         autoescape=True,
@@ -100,6 +100,7 @@ def report(
         conclusions=_conclusions(dataset),
         summary={"header": _summary_header(dataset), "rows": list(_summary_rows(dataset))},
         sections=sections,
+        most=_MOST,
         figures=list(_shown_figures(found)),
         lacking=[drawing for drawing in found if drawing.figure is None],
         layers=_layers(dataset),

@@ -19,13 +19,20 @@ HOSTILE = {
 
 
 @cache
-def weights(seed, names=None):
+def weights(seed):
     """Return spectra of a small network: heavy tails, noise, and one matrix that has collapsed."""
     rng = np.random.default_rng(seed)
-    names = names or [f"layers.{i}.attention.to_qkv.weight" for i in range(3)]
+    names = [f"layers.{i}.attention.to_qkv.weight" for i in range(3)]
     matrices = {name: rng.standard_t(2.5, (96, 64)) for name in names}
     matrices |= {"readout.weight": rng.standard_normal((80, 60)), "dead.weight": np.zeros((60, 60))}
     return specdiag.alpha(matrices | {"small.weight": np.eye(3)}, gof=False)
+
+
+def hostile():
+    """Return spectra whose layers have names that no reader of checkpoints lets through, a name a layer."""
+    one = weights(1)
+    fit = one.isel(layer=[i % 3 for i in range(len(HOSTILE))])
+    return fit.assign_coords(layer=("layer", np.array(list(HOSTILE), dtype=object)))
 
 
 def features(rng, rank=32, floor=1e-7):

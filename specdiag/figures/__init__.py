@@ -58,7 +58,7 @@ def drawings(
     tables: Mapping[str, Mapping[str, Any]] | None = None,
     *,
     spectra_of: Sequence[str] | None = None,
-    most_spectra: int | None = None,
+    most: int | None = None,
 ) -> Iterator[Drawing]:
     """Yield every figure of a Dataset, and those that have no data with the reason.
 
@@ -70,13 +70,14 @@ def drawings(
         Of `trajectory.read`, by the name of the training.
     spectra_of : sequence of str, optional
         Checkpoints whose layers are drawn one by one: the first that has any, by default.
-    most_spectra : int, optional
-        Of a checkpoint, only that many layers: those whose alpha is least like a random matrix's.
+    most : int, optional
+        Alpha by layer of only that many checkpoints, and spectra of that many layers of a checkpoint:
+        those whose alpha is least like a random matrix's.
     """
     from specdiag.figures import trajectory
 
     with style():
-        yield from _of_weights(dataset, spectra_of, most_spectra)
+        yield from _of_weights(dataset, spectra_of, most)
         for name in WHOLE:
             module: Any = import_module(f"specdiag.figures.{name}")
             reason = module.lacks(dataset)
@@ -98,7 +99,7 @@ def _of_weights(
 
     shown = measured(dataset)
     several = len(shown) > 1
-    for i, name in shown.items():
+    for i, name in list(shown.items())[:most]:
         yield Drawing(
             "alpha_by_layer" + f"_{i:02d}_{_slug(name)}" * several,
             alpha_by_layer.TITLE + f": {short_title(name)}" * several,

@@ -40,7 +40,7 @@ def plot(dataset: "xr.Dataset", checkpoint: str | None = None) -> "Figure":
     ax.scatter(
         fit,
         shown_alpha(one)[fit],
-        s=4 + one.n_tail.values[fit] / 3,
+        s=10 + one.n_tail.values[fit] / 3,
         color="#0072b2",
         zorder=3,
         label=f"{len(fit)} fit (area: eigenvalues in the tail)",
