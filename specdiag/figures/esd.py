@@ -59,7 +59,8 @@ def plot(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) -> "F
     if np.isfinite(cell.mp_edge):
         edge = float(cell.mp_edge)
         ax.axvline(edge, color="#009e73", linestyle="--", label="Marchenko-Pastur edge")
-    ax.set(xscale="log", yscale="log", ylabel="density", title=short_title(layer))
+    ax.set(xscale="log", yscale="log", ylabel="density")
+    ax.set_title(short_title(layer, 44), fontsize="medium")
     dropped = len(values) - len(shown)
     ax.set_xlabel("eigenvalue of W'W / N" + (f" ({dropped} below rounding)" if dropped else ""))
     ax.set_ylim(bottom=bottom)
