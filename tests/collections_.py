@@ -95,7 +95,7 @@ def row(
 
 def collected(rows):
     """Return the Dataset of rows."""
-    return build(rows, {"checkpoints.lock": "1" * 64})
+    return build(rows, [{"name": "checkpoints.lock", "sha256": "1" * 64}])
 
 
 def study(seeds=(42, 43, 44)):

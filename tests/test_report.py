@@ -140,7 +140,7 @@ def test_hostile_names_are_text(hostile_page):
 def test_the_provenance_has_locks_versions_and_settings(page):
     cells = [data for _, data in Parsed(page).text]
     assert "1" * 64 in cells
-    assert "locks / checkpoints.lock" in cells
+    assert "locks / 1 / sha256" in cells
     assert "measured_with / 1 / settings / min_eigenvalues" in cells
 
 

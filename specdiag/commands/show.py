@@ -11,6 +11,8 @@ from specdiag.commands import debug_option, start_log
 if TYPE_CHECKING:
     import xarray as xr
 
+    from specdiag.report import Section
+
 _data = click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 _trainings = click.argument(
     "trainings",
@@ -91,8 +93,23 @@ def report(data: Path, trainings: tuple[Path, ...], output: Path) -> None:
     from specdiag.report import report as page
 
     dataset, tables = _read(data, trainings)
-    write_whole(output, page(dataset, tables=tables).encode())
+    write_whole(output, page(dataset, tables=tables, sections=_sections(dataset)).encode())
     click.echo(f"wrote {output}", err=True)
+
+
+def _sections(dataset: "xr.Dataset") -> list["Section"]:
+    """Return what `specdiag link` concludes of a collection, or why it cannot tell."""
+    from specdiag.link_tables import verdict
+    from specdiag.links import link
+    from specdiag.report import Section
+
+    if dataset.attrs.get("kind") != "collection":
+        return []
+    try:
+        lines = verdict(link(dataset))
+    except ValueError as error:
+        lines = [str(error)]
+    return [Section("Does the spectrum predict R²?", lines)]
 
 
 def _check(output: Path, *needed: str) -> None:

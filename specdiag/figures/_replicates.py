@@ -51,6 +51,16 @@ def mean_alpha(dataset: "xr.Dataset") -> Any:
     return dataset.alpha_mean.where(fit).mean("layer").values
 
 
+def limits(values: Any, *, log: bool = False) -> tuple[float, float]:
+    """Return the ends of an axis that shows the values: an interval over two seeds may be far longer."""
+    known = np.asarray(values)[np.isfinite(values)]
+    low, high = (float(end) for end in (known.min(), known.max()))
+    low, high = (math.log(low), math.log(high)) if log else (low, high)
+    margin = max(0.08 * (high - low), 0.02)
+    low, high = low - margin, high + margin
+    return (math.exp(low), math.exp(high)) if log else (low, high)
+
+
 def has_r2(dataset: "xr.Dataset") -> bool:
     """Return whether a Dataset is a collection with test R² in it."""
     return "r2" in dataset.variables and bool(np.isfinite(dataset.r2.values).any())
@@ -59,11 +69,19 @@ def has_r2(dataset: "xr.Dataset") -> bool:
 NO_R2 = "no test R² in the Dataset: `specdiag spectra` puts that of trained checkpoints there"
 
 
-def scatter(dataset: "xr.Dataset", at: Sequence[tuple[Any, Mean, bool]]) -> "Figure":
+def scatter(
+    dataset: "xr.Dataset", values: Any, at: Sequence[tuple[Any, Mean, bool]], *, log: bool = False
+) -> "Figure":
     """Return R² against a quantity of every entry: colour shows the arm, the marker shows the task.
+
+    Small dots are single seeds. The axes show all of these: longer intervals are cut off.
 
     Parameters
     ----------
+    dataset : xarray.Dataset
+        A collection.
+    values : ndarray
+        The quantity of every checkpoint.
     at : sequence of (positions, Mean, bool)
         The checkpoints of an entry, the quantity, and whether it is a lower bound: an arrow shows that.
     """
@@ -83,7 +101,15 @@ def scatter(dataset: "xr.Dataset", at: Sequence[tuple[Any, Mean, bool]]) -> "Fig
             ax.annotate(
                 "", (x.value, r2.value), (16, 0), textcoords="offset points", arrowprops=arrow
             )
+        if len(group) > 1:
+            ax.plot(
+                values[group], dataset.r2.values[group], ".", color=color, alpha=0.5, markersize=3
+            )
         ax.plot(x.value, r2.value, _marker(tasks, task), color=color, label="_entry", **_EDGE)
+    shown = np.concatenate([group for group, *_ in at])
+    ax.set_xscale("log" if log else "linear")
+    ax.set_xlim(limits(values[shown], log=log))
+    ax.set_ylim(limits(dataset.r2.values[shown]))
     for arm in arms:
         ax.plot([], [], "o", color=ARM_COLORS.get(arm, ARM_COLORS[""]), label=arm or "arm unknown")
     for task in tasks:
@@ -112,4 +138,7 @@ def seeds_text(dataset: "xr.Dataset", groups: Sequence[Any]) -> str:
     if max(n) < 2:
         return "One seed each, so there are no intervals of R²."
     seeds = f"{min(n)}" if min(n) == max(n) else f"{min(n)} to {max(n)}"
-    return f"Points are means over {seeds} seeds an entry, bars their 95 % intervals (Student's t)."
+    return (
+        f"Points are means over {seeds} seeds an entry, bars their 95 % intervals (Student's t), "
+        "cut off at the frame; dots are single seeds."
+    )

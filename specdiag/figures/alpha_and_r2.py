@@ -39,7 +39,9 @@ def _shown(dataset: "xr.Dataset") -> list[Any]:
 def plot(dataset: "xr.Dataset") -> "Figure":
     """Return mean alpha over fit layers against test R², a point an entry, bars over its seeds."""
     alpha = mean_alpha(dataset)
-    figure = scatter(dataset, [(g, mean_over_seeds(alpha[g]), False) for g in _shown(dataset)])
+    figure = scatter(
+        dataset, alpha, [(g, mean_over_seeds(alpha[g]), False) for g in _shown(dataset)]
+    )
     figure.axes[0].set_xlabel("mean over fit layers of α (posterior means)")
     return figure
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specdiag.figures import MARKERS, OKABE_ITO, counted, short_title
-from specdiag.figures._replicates import NO_R2, Mean, has_r2, mean_over_seeds
+from specdiag.figures._replicates import NO_R2, Mean, has_r2, limits, mean_over_seeds
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -63,6 +63,8 @@ def plot(dataset: "xr.Dataset") -> "Figure":
     locator = AutoDateLocator(minticks=3, maxticks=7)  # type: ignore[no-untyped-call]
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    values = [r2 for days in _series(dataset).values() for seeds in days.values() for r2 in seeds]
+    ax.set_ylim(limits(values))
     ax.set(xlabel="date of the session", ylabel="test R² of the session")
     figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     return figure
@@ -84,5 +86,5 @@ def caption(dataset: "xr.Dataset") -> str:
         )
     return (
         "Test R² of decoders that were not trained again, by the date of the session. "
-        f"{'; '.join(parts)}. Bars are 95 % intervals over seeds, where there are several."
+        f"{'; '.join(parts)}. Bars are 95 % intervals over seeds, where there are several, cut off at the frame."
     )

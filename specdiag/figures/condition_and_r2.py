@@ -44,10 +44,8 @@ def plot(dataset: "xr.Dataset") -> "Figure":
     condition number itself, over blocks of trials or windows.
     """
     at = [(g, _condition(dataset, g), bool(_bound(dataset)[g].any())) for g in _shown(dataset)]
-    figure = scatter(dataset, at)
-    figure.axes[0].set(
-        xscale="log", xlabel="condition number of the features (largest over smallest eigenvalue)"
-    )
+    figure = scatter(dataset, dataset.condition_number.values, at, log=True)
+    figure.axes[0].set(xlabel="condition number of the features (largest over smallest eigenvalue)")
     return figure
 
 

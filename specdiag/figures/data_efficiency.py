@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specdiag.figures import ARM_COLORS, MARKERS, OKABE_ITO, short_title
-from specdiag.figures._replicates import NO_R2, has_r2, mean_over_seeds, seeds_text, study
+from specdiag.figures._replicates import (
+    NO_R2,
+    has_r2,
+    limits,
+    mean_over_seeds,
+    seeds_text,
+    study,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -66,22 +73,23 @@ def plot(dataset: "xr.Dataset") -> "Figure":
                 color=color,
                 label=short_title(label, 40),
             )
+            for fraction, at in curve.items():
+                y = dataset.r2.values[at]
+                ax.plot([100 * fraction] * len(y), y, ".", color=color, alpha=0.5, markersize=3)
             ax.vlines(100 * x, [m.low for m in means], [m.high for m in means], color=color)
         ticks = sorted({100 * fraction for curve in curves.values() for fraction in curve})
         ax.set(xscale="log", title=short_title(name, 40), xlabel="share of the training data (%)")
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
         ax.legend(fontsize="small", frameon=False, loc="best")
-    axes[0].set_ylabel("test R²")
+    axes[0].set(ylabel="test R²", ylim=limits(dataset.r2.values[_positions(found)]))
     return figure
 
 
 def caption(dataset: "xr.Dataset") -> str:
     """Return what is drawn, with the number of checkpoints and seeds."""
     found = _curves(dataset)
-    points = [
-        np.array(p) for study in found.values() for curve in study.values() for p in curve.values()
-    ]
+    points = [np.array(p) for curves in found.values() for c in curves.values() for p in c.values()]
     parts = [
         f"{name}: {', '.join(f'{arm} n = {_n(curve)}' for (arm, _), curve in sorted(curves.items()))}"
         for name, curves in found.items()
@@ -90,6 +98,17 @@ def caption(dataset: "xr.Dataset") -> str:
         "Test R² against the share of the training intervals that was used (logarithmic), by arm. "
         f"{seeds_text(dataset, points)} Checkpoints: {'; '.join(parts)}."
     )
+
+
+def _positions(found: Curves) -> list[int]:
+    """Return the checkpoints of all curves."""
+    return [
+        i
+        for curves in found.values()
+        for curve in curves.values()
+        for at in curve.values()
+        for i in at
+    ]
 
 
 def _n(curve: dict[float, list[int]]) -> int:

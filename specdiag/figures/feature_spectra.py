@@ -23,10 +23,11 @@ def lacks(dataset: "xr.Dataset") -> str:
 
 
 def _panels(dataset: "xr.Dataset") -> dict[str, list[int]]:
-    """Return the checkpoints of every study that varies UnitDropout; all with features if none does."""
+    """Return the checkpoints of every study and task that vary UnitDropout; all if none does."""
     found: dict[str, list[int]] = {}
     for i in np.flatnonzero(np.isfinite(dataset.feature_eigenvalue.values).any(axis=1)):
-        found.setdefault(study(str(dataset.entry.values[i])), []).append(int(i))
+        name = f"{study(str(dataset.entry.values[i]))}, {dataset.task.values[i] or 'task unknown'}"
+        found.setdefault(name, []).append(int(i))
     levels = dataset.unit_dropout.values
     varied = {name: at for name, at in found.items() if len({levels[i] for i in at}) > 1}
     everything = list(chain(*found.values()))
@@ -55,7 +56,7 @@ def plot(dataset: "xr.Dataset") -> "Figure":
             )
             ax.axhline(float(one.noise_floor), color=color, linestyle="--", linewidth=0.8)
         ax.set(
-            xscale="log", yscale="log", title=short_title(name, 34), xlabel="rank of the eigenvalue"
+            xscale="log", yscale="log", title=short_title(name, 36), xlabel="rank of the eigenvalue"
         )
     axes[0].set_ylabel("variance along the eigenvector")
     for word, color in levels.items():
