@@ -13,6 +13,7 @@ from specdiag.commands.export import export
 from specdiag.commands.link import link
 from specdiag.commands.locks import fetch, list_, lock_, train
 from specdiag.commands.measure import alpha, compare
+from specdiag.commands.show import figures, report
 from specdiag.commands.simulate import simulate
 from specdiag.commands.verify import verify
 
@@ -24,17 +25,8 @@ def cli() -> None:
 
 
 for command in (
-    alpha,
-    compare,
-    export,
-    fetch,
-    link,
-    list_,
-    lock_,
-    simulate,
-    spectra,
-    train,
-    verify,
+    *(alpha, compare, export, fetch, figures, link, list_, lock_, report, simulate, spectra),
+    *(train, verify),
 ):
     cli.add_command(command)
 

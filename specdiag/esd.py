@@ -179,6 +179,18 @@ def marchenko_pastur_edge(eigenvalues: Array, shape: tuple[int, ...]) -> float:
     return variance * (1 + math.sqrt(ratio)) ** 2
 
 
+def marchenko_pastur_density(x: ArrayLike, variance: float, ratio: float) -> Array:
+    """Return the density of the eigenvalues of a large random matrix at x.
+
+    Entries are independent, of mean zero and the given variance, and ratio = M / N <= 1; eigenvalues
+    are those of W'W / N, so their mean is the variance. Marchenko & Pastur (1967), Math. USSR-Sb. 1(4).
+    """
+    x = np.asarray(x, dtype=np.float64)
+    low, high = (variance * (1 + sign * math.sqrt(ratio)) ** 2 for sign in (-1, 1))
+    inside = np.maximum((high - x) * (x - low), 0)
+    return np.sqrt(inside) / (2 * np.pi * variance * ratio * x)
+
+
 @functools.lru_cache(maxsize=1024)
 def _marchenko_pastur_median(ratio: float) -> float:
     """Return the median of the Marchenko-Pastur law of unit variance, ratio = M / N <= 1.

@@ -52,11 +52,12 @@ def factors(entry: Entry, parent: Entry | None) -> dict[str, Any]:
 def _arm(entry: Entry) -> str:
     """Return the arm of a transfer, by what it starts from and what it trains; '' when that is unknown.
 
-    From scratch there are two, with the same `transfer`: the one with a budget of its own ends in `_tuned`.
+    From scratch there are two, with the same `transfer`: the one with a budget of its own has
+    `_tuned` in its name, at the end or before what varies: `scratch_tuned_10`.
     """
     start, core = (_text(entry.params, "transfer", key) for key in ("start", "core"))
     if start == "random":
-        return "scratch_tuned" if entry.name.endswith("_tuned") else "scratch"
+        return "scratch_tuned" if re.search(r"_tuned(_|$)", entry.name) else "scratch"
     if start == "parent":
         return "pretrained" if core == "frozen" else "plastic"
     return "" if entry.parent else "base"

@@ -83,7 +83,7 @@ def summarise(layers: Sequence[Layer]) -> dict[str, Any]:
         **{f"n_{status}": count[status] for status in ("fit", "degenerate", "skipped", "failed")},
         "coverage": _share(len(fit), len(fit) + count["degenerate"]),
         "mean_alpha": _mean(alpha),
-        "mean_alpha_interval": _mean_interval(alpha),
+        "mean_alpha_interval": mean_interval(alpha),
         "median_alpha": float(np.median(alpha)) if len(alpha) else math.nan,
         "mean_distance_from_2": _mean(np.abs(alpha - 2)),
         "fraction_below_2": _mean(alpha < low),
@@ -111,8 +111,8 @@ def _mean(values: Any) -> float:
     return float(np.mean(values)) if len(values) else math.nan
 
 
-def _mean_interval(alpha: Any) -> tuple[float, float]:
-    """Return the 95 % interval of the mean by Student's t; NaN for fewer than two layers."""
+def mean_interval(alpha: Any) -> tuple[float, float]:
+    """Return the 95 % interval of the mean by Student's t; NaN for fewer than two values."""
     if len(alpha) < 2:
         return math.nan, math.nan
     reach = _student_t_975(len(alpha) - 1) * float(alpha.std(ddof=1)) / math.sqrt(len(alpha))

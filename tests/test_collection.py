@@ -413,6 +413,8 @@ def test_the_factors_of_our_own_lock_are_what_its_recipes_declare():
             *("center_out + random_target", "center_out", "area2_bump"),
             *("interval_timing", "open_field"),
         }
+    assert found["data_efficiency/scratch_tuned_10"]["arm"] == "scratch_tuned"
+    assert found["data_efficiency/scratch_10"]["arm"] == "scratch"
     assert found["low_data/10_off"]["train_fraction"] == 0.1
     assert found["low_data/10_off"]["unit_dropout"] == "off"
     assert found["low_data/10_off"]["arm"] == "plastic"

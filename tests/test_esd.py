@@ -150,3 +150,16 @@ def test_planted_spikes_are_counted(rng):
     U, _, V = np.linalg.svd(rng.standard_normal((400, 100)), full_matrices=False)
     W += U[:, :4] @ np.diag([60.0, 70.0, 80.0, 90.0]) @ V[:4]
     assert esd.count_spikes(esd.eigenvalues(W), W.shape) == 4
+
+
+def test_the_marchenko_pastur_density_is_that_of_random_matrices(rng):
+    n, m = 600, 240
+    values = esd.eigenvalues(2 * rng.standard_normal((n, m)))
+    edges = np.linspace(0.5, 10.7, 13)
+    found, _ = np.histogram(values, edges)
+    x = np.linspace(0.5, 10.7, 6001)
+    density = esd.marchenko_pastur_density(x, 4.0, m / n)
+    assert np.trapezoid(density, x) == pytest.approx(1, abs=1e-3)
+    assert np.trapezoid(x * density, x) == pytest.approx(4, abs=1e-2)
+    expected = [np.trapezoid(part, dx=x[1] - x[0]) for part in np.split(density[:-1], 12)]
+    np.testing.assert_allclose(found / m, expected, atol=0.01)

@@ -57,7 +57,7 @@ def test_alpha_by_layer_marks_the_degenerate(dataset):
     intervals = [segment[:, 1] for segment in drawn["95 % interval"].get_segments()]
     np.testing.assert_allclose(intervals, dataset.alpha_ci.values[0, :2])
     np.testing.assert_allclose(
-        points["2 fit (area: eigenvalues in the tail)"][:, 1], dataset.alpha.values[0, :2]
+        points["2 fit (area: eigenvalues in the tail)"][:, 1], dataset.alpha_mean.values[0, :2]
     )
     assert points["1 degenerate"].tolist() == [[2, 0]]
 

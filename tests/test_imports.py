@@ -86,6 +86,7 @@ ALLOWED = {
         *("numpy", "lightning", "specdiag._files", "specdiag.checkpoint", "specdiag.esd"),
         *("specdiag.layers", "specdiag.posterior"),
     },
+    "report": {"numpy", "jinja2", "markupsafe", "specdiag.figures", "specdiag.verdict"},
     "schema": {"specdiag.gof", "specdiag.layers"},
     "claims": NUMERICS,
     "claims_page": {"specdiag._files", "specdiag.claims"},
@@ -121,6 +122,8 @@ HEAVY = {
     "scipy",
     "huggingface_hub",
     "httpx2",
+    "jinja2",
+    "markupsafe",
 }
 
 

@@ -1,16 +1,136 @@
-"""Figures, one module each: `plot(dataset, ...)` reads a Dataset and returns a matplotlib Figure."""
+"""Figures, one module each: `plot(dataset, ...)` reads a Dataset and returns a matplotlib Figure.
+
+Beside it, `caption` says in words what is drawn and of how many, and `lacks` why there is nothing to
+draw ('' when there is). `drawings` goes through all of them.
+"""
 
 import io
 import re
 import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from specdiag._files import printable, write_whole
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
+
+# Okabe & Ito (2008), Color Universal Design: told apart by all common kinds of colour vision.
+OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#000000")
+ARM_COLORS = {
+    "base": "#000000",
+    "pretrained": "#0072b2",
+    "plastic": "#56b4e9",
+    "scratch": "#d55e00",
+    "scratch_tuned": "#e69f00",
+    "evaluation": "#cc79a7",
+    "": "#777777",
+}
+MARKERS = "osD^vP*X<>hp"
+
+# Of a whole Dataset, in the order in which they are shown.
+WHOLE = (
+    "difference",
+    "pretrained_and_scratch",
+    "alpha_and_r2",
+    "data_efficiency",
+    "condition_and_r2",
+    "feature_spectra",
+    "chronic",
+)
+
+
+class Drawing(NamedTuple):
+    """A figure and what goes with it; `figure` is None when there is nothing to draw."""
+
+    name: str  # of its files
+    title: str
+    caption: str  # or why there is no figure
+    figure: "Figure | None"
+
+
+def drawings(
+    dataset: "xr.Dataset",
+    tables: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    spectra_of: Sequence[str] | None = None,
+    most: int | None = None,
+) -> Iterator[Drawing]:
+    """Yield every figure of a Dataset, and those that have no data with the reason.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        Of `specdiag.alpha`, `specdiag.compare` or `specdiag.collect`.
+    tables : mapping of str to table, optional
+        Of `trajectory.read`, by the name of the training.
+    spectra_of : sequence of str, optional
+        Checkpoints whose layers are drawn one by one: the first that has any, by default.
+    most : int, optional
+        Alpha by layer of only that many checkpoints, and spectra of that many layers of a checkpoint:
+        those whose alpha is least like a random matrix's.
+    """
+    from specdiag.figures import trajectory
+
+    with style():
+        yield from _of_weights(dataset, spectra_of, most)
+        for name in WHOLE:
+            module: Any = import_module(f"specdiag.figures.{name}")
+            reason = module.lacks(dataset)
+            if reason:
+                yield Drawing(name, module.TITLE, reason, None)
+            else:
+                yield Drawing(name, module.TITLE, module.caption(dataset), module.plot(dataset))
+        for i, (name, table) in enumerate((tables or {}).items()):
+            title = f"{trajectory.TITLE}: {short_title(name)}"
+            figure = trajectory.plot(table)
+            yield Drawing(f"trajectory_{i:02d}", title, trajectory.caption(table), figure)
+
+
+def _of_weights(
+    dataset: "xr.Dataset", spectra_of: Sequence[str] | None, most: int | None
+) -> Iterator[Drawing]:
+    """Yield alpha by layer of every checkpoint with weights of its own, and spectra of layers."""
+    from specdiag.figures import alpha_by_layer, esd
+
+    shown = measured(dataset)
+    several = len(shown) > 1
+    for i, name in list(shown.items())[:most]:
+        yield Drawing(
+            "alpha_by_layer" + f"_{i:02d}_{_slug(name)}" * several,
+            alpha_by_layer.TITLE + f": {short_title(name)}" * several,
+            alpha_by_layer.caption(dataset, name),
+            alpha_by_layer.plot(dataset, name),
+        )
+    names = [str(name) for name in dataset.checkpoint.values]
+    for name in list(shown.values())[:1] if spectra_of is None else spectra_of:
+        if name not in names:
+            raise ValueError(f"no checkpoint {name!r}; there are {', '.join(names[:5])}")
+        for j in esd.chosen(dataset, name, most):
+            layer = str(dataset.layer.values[j])
+            yield Drawing(
+                f"esd_{names.index(name):02d}_" * several
+                + "esd_" * (not several)
+                + f"{j:03d}_{_slug(layer)}",
+                f"{esd.TITLE}: {short_title(layer)}",
+                esd.caption(dataset, layer, name),
+                esd.plot(dataset, layer, name),
+            )
+
+
+def measured(dataset: "xr.Dataset") -> dict[int, str]:
+    """Return the checkpoints with weights of their own that were measured, by position.
+
+    An evaluation has those of its parent.
+    """
+    present = (dataset.status.values != "absent").any(axis=1)
+    if "arm" in dataset.coords:
+        present &= dataset.arm.values != "evaluation"
+    return {i: str(dataset.checkpoint.values[i]) for i in present.nonzero()[0]}
 
 
 def draw_all(dataset: "xr.Dataset", folder: Path) -> list[Path]:
@@ -38,13 +158,54 @@ def draw_all(dataset: "xr.Dataset", folder: Path) -> list[Path]:
     return written
 
 
-def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a figure, in the format of its extension, whole or not at all."""
-    content = io.BytesIO()
+def write(found: Iterable[Drawing], folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """Write every figure as SVG and PDF, and captions.txt; return the files, and why others lack."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written, lacking, captions = [], {}, []
+    for drawing in found:
+        if drawing.figure is None:
+            lacking[drawing.name] = drawing.caption
+            continue
+        for kind in ("svg", "pdf"):
+            path = folder / f"{drawing.name}.{kind}"
+            save_figure(drawing.figure, path)
+            written.append(path)
+        captions.append(f"{drawing.name}\n{drawing.title}. {drawing.caption}\n")
+    write_whole(folder / "captions.txt", "\n".join(captions).encode())
+    return [*written, folder / "captions.txt"], lacking
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw as this package does, whatever the user's settings of matplotlib are; then restore them."""
+    import matplotlib as mpl
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a name in a script without font
-        figure.savefig(content, format=path.suffix[1:].lower(), dpi=150)
-    write_whole(path, content.getbuffer())
+        settings: Any = {k: v for k, v in mpl.rcParamsDefault.items() if k != "backend"}
+        settings |= {
+            "svg.fonttype": "none",  # text stays text: it can be read, searched and edited
+            "svg.hashsalt": "specdiag",  # the same bytes every time
+            "pdf.fonttype": 42,  # TrueType, as journals ask for
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+        }
+        with mpl.rc_context(settings):
+            yield
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure, in the format of its extension, whole or not at all, without the date."""
+    write_whole(path, rendered(figure, path.suffix[1:].lower()))
+
+
+def rendered(figure: "Figure", kind: str) -> bytes:
+    """Return the bytes of a figure as png, svg or pdf: the same for the same figure."""
+    content = io.BytesIO()
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    with style():
+        figure.savefig(content, format=kind, dpi=150, metadata=metadata)
+    return content.getvalue()
 
 
 def _slug(name: str) -> str:
@@ -53,5 +214,15 @@ def _slug(name: str) -> str:
 
 def short_title(name: str, longest: int = 52) -> str:
     """Return a title of a layer or checkpoint: its end when it is long, no mathematics."""
+    return short(name, longest).replace("$", r"\$")
+
+
+def short(name: str, longest: int = 52) -> str:
+    """Return a name on one line, printable: its end when it is long."""
     text = printable(name)
-    return (text if len(text) <= longest else f"…{text[1 - longest :]}").replace("$", r"\$")
+    return text if len(text) <= longest else f"…{text[1 - longest :]}"
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number of things, in words."""
+    return f"{n} {noun}" + "s" * (n != 1)

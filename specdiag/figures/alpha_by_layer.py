@@ -1,22 +1,27 @@
 """Alpha of every fitted layer of a checkpoint, in the order of its tensors."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.figures import short_title
-from specdiag.verdict import WELL_TRAINED
+from specdiag.figures import short, short_title
+from specdiag.null import gaussian_draws
+from specdiag.verdict import MAX_Q, WELL_TRAINED
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+TITLE = "Alpha by depth"
 
 
 def plot(dataset: "xr.Dataset", checkpoint: str | None = None) -> "Figure":
-    """Return alpha and its interval by layer; marker area shows the size of the tail.
+    """Return alpha, its interval and that of random matrices by layer; area shows the size of the tail.
 
-    Positions are those in the names of the files of `draw_all`. Degenerate and failed layers have no
-    alpha: crosses at 0 mark them.
+    Alpha is the posterior mean, which the null is made of too, or the point estimate by methods
+    without a posterior. Positions are those in the names of the files of `draw_all`. Degenerate and
+    failed layers have no alpha: crosses at 0 mark them.
     """
     from matplotlib.figure import Figure
 
@@ -27,26 +32,78 @@ def plot(dataset: "xr.Dataset", checkpoint: str | None = None) -> "Figure":
     figure = Figure(figsize=(7, 4), layout="constrained")
     ax = figure.add_subplot()
     ax.axhspan(*WELL_TRAINED, color="#009e73", alpha=0.12, label="2 to 6", linewidth=0)
+    position, low, high = null_band(one)
+    if len(position):
+        label = "90 % of random matrices of that shape"
+        ax.bar(position, high - low, 0.8, low, color="#999999", alpha=0.4, label=label)
     ax.vlines(fit, *one.alpha_ci.values[fit].T, color="#56b4e9", label="95 % interval")
     ax.scatter(
         fit,
-        one.alpha.values[fit],
-        s=4 + one.n_tail.values[fit] / 3,
+        shown_alpha(one)[fit],
+        s=10 + one.n_tail.values[fit] / 3,
         color="#0072b2",
         zorder=3,
         label=f"{len(fit)} fit (area: eigenvalues in the tail)",
     )
     for status, color in (("degenerate", "#d55e00"), ("failed", "#000000")):
-        position = np.flatnonzero(one.status.values == status)
-        if len(position):
-            ax.scatter(
-                position,
-                np.zeros(len(position)),
-                marker="x",
-                color=color,
-                label=f"{len(position)} {status}",
-            )
-            ax.set_ylim(bottom=min(ax.get_ylim()[0], -0.2))
-    ax.set(xlabel="position of the matrix in the file", ylabel="α", title=short_title(name))
-    figure.legend(loc="outside lower center", ncols=4, fontsize="small", frameon=False)
+        _mark(ax, np.flatnonzero(one.status.values == status), status, color)
+    label = "α (posterior mean)" if has_posterior(one) else "α"
+    ax.set(xlabel="position of the matrix in the file", ylabel=label, title=short_title(name))
+    ax.set_xlim(-0.7, one.sizes["layer"] - 0.3)
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     return figure
+
+
+def _mark(ax: "Axes", position: Any, status: str, color: str) -> None:
+    if len(position):
+        label = f"{len(position)} {status}"
+        ax.scatter(position, np.zeros(len(position)), marker="x", color=color, label=label)
+        ax.set_ylim(bottom=min(ax.get_ylim()[0], -0.2))
+
+
+def has_posterior(one: "xr.Dataset") -> bool:
+    """Return whether the method gives posterior means."""
+    return bool(np.isfinite(one.alpha_mean.values).any())
+
+
+def shown_alpha(one: "xr.Dataset") -> Any:
+    """Return posterior means, or point estimates by methods that have none."""
+    return one.alpha_mean.values if has_posterior(one) else one.alpha.values
+
+
+def null_band(one: "xr.Dataset") -> tuple[Any, Any, Any]:
+    """Return the positions of layers that were compared with a null, and its 5 % and 95 % quantiles.
+
+    Below the lower one, alpha is lower than 95 % of Gaussian matrices of that shape give it.
+    """
+    position = np.flatnonzero(np.isfinite(one.null_p.values))
+    shapes = [tuple(map(int, text.split("x"))) for text in one["shape"].values[position]]
+    bands = [np.quantile(gaussian_draws(shape), (0.05, 0.95)) for shape in shapes]
+    low, high = np.array(bands).reshape(-1, 2).T
+    return position, low, high
+
+
+def caption(dataset: "xr.Dataset", checkpoint: str | None = None) -> str:
+    """Return what is drawn, with the accounting: walked = fit + degenerate + skipped (+ failed)."""
+    name = str(dataset.checkpoint.values[0]) if checkpoint is None else checkpoint
+    one = dataset.drop_dims("sample").sel(checkpoint=name)
+    status = one.status.values
+    n = {word: int(np.sum(status == word)) for word in ("fit", "degenerate", "skipped", "failed")}
+    buckets = " + ".join(
+        f"{count} {word}" for word, count in n.items() if count or word != "failed"
+    )
+    text = (
+        f"Power-law exponent α of the weight matrices of {short(name)} in the order of the file: "
+        f"walked {sum(n.values())} matrices = {buckets}. "
+        "Bars are 95 % intervals; green is the range from 2 to 6."
+    )
+    tested = np.isfinite(one.null_q.values)
+    if tested.any():
+        text += (
+            f" Grey is where 90 % of Gaussian matrices of the same shape lie; "
+            f"{int(np.sum(one.null_q.values[tested] <= MAX_Q))} of {tested.sum()} alphas are lower than "
+            f"such matrices give (q ≤ {MAX_Q}, adjusted for the layers)."
+        )
+    if n["degenerate"]:
+        text += " Crosses at 0 are matrices whose spectrum has collapsed: they have no α."
+    return text

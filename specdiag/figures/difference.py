@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specdiag.figures import save_figure, short_title
+from specdiag.figures import save_figure, short, short_title
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -28,6 +28,9 @@ def draw(dataset: "xr.Dataset", path: Path) -> list[Path]:
         save_figure(plot(dataset, name), target)
         written.append(target)
     return written
+
+
+TITLE = "Alpha of two checkpoints"
 
 
 def plot(dataset: "xr.Dataset", comparison: str | None = None) -> "Figure":
@@ -97,4 +100,22 @@ def _draw_difference(ax: "Axes", both: "xr.Dataset") -> None:
     ax.vlines(x[known], *both.alpha_difference_ci.values[known].T, color="#999999")
     ax.scatter(
         x[known], both.alpha_difference.values[known], s=10, color="black", label="difference"
+    )
+
+
+def lacks(dataset: "xr.Dataset") -> str:
+    """Return why there is nothing to draw, or ''."""
+    if "comparison" in dataset.dims:
+        return ""
+    return "no comparison in the Dataset: `specdiag compare -o` writes one"
+
+
+def caption(dataset: "xr.Dataset", comparison: str | None = None) -> str:
+    """Return what is drawn, with the conclusion."""
+    second = str(dataset.comparison.values[0]) if comparison is None else comparison
+    one = dataset.sel(comparison=second)
+    return (
+        f"Posterior means of α of {short(str(dataset.checkpoint.values[0]))} (1) and {short(second)} (2) by layer, "
+        f"and their difference, with 95 % intervals; {int(one.n_compared)} layers in {int(one.n_blocks)} blocks are "
+        f"fit in both. {one.conclusion.values}"
     )

@@ -1,27 +1,38 @@
 """The spectrum of one layer on log-log axes, with the power law fitted to its tail."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.figures import short_title
+from specdiag.esd import marchenko_pastur_density
+from specdiag.figures import short, short_title
 from specdiag.spectra import spectrum
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
+TITLE = "Spectrum of a layer"
+
+
+def chosen(dataset: "xr.Dataset", checkpoint: str, most: int | None) -> list[int]:
+    """Return the positions of the fit layers, or of those with the least null q, in their order."""
+    one = dataset.sel(checkpoint=checkpoint)
+    fit = np.flatnonzero(one.status.values == "fit")
+    strongest = fit[np.argsort(one.null_q.values[fit], kind="stable")]
+    return sorted(strongest[:most].tolist())
+
 
 def plot(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) -> "Figure":
     """Return the eigenvalue density of one layer, its fitted tail, xmin and Marchenko-Pastur edge.
 
-    Eigenvalues below the rank gate are not drawn: the axis label counts them.
+    Beside it the density that a random matrix of the same shape and Frobenius norm has. Eigenvalues
+    below the rank gate are not drawn: the axis label counts them.
     """
     from matplotlib.figure import Figure
 
     values = spectrum(dataset, layer, checkpoint)
-    cell = dataset.sel(layer=layer)
-    cell = cell.isel(checkpoint=0) if checkpoint is None else cell.sel(checkpoint=checkpoint)
+    cell = _cell(dataset, layer, checkpoint)
     shown = values[: int(cell["rank"])]
     edges = np.geomspace(shown[-1], shown[0] * 1.0001, max(12, round(2 * len(shown) ** 0.5)))
     counts, _ = np.histogram(shown, edges)
@@ -29,10 +40,18 @@ def plot(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) -> "F
     alpha, xmin, n_tail = float(cell.alpha), float(cell.xmin), int(cell.n_tail)
     x = np.geomspace(xmin, shown[0], 100)
     power_law = n_tail / len(values) * (alpha - 1) / xmin * (x / xmin) ** -alpha
+    bottom = min(density[density > 0].min(), power_law.min()) / 2
 
     figure = Figure(figsize=(5, 4), layout="constrained")
     ax = figure.add_subplot()
     ax.stairs(density, edges, fill=True, color="#b3cde3", label=f"{len(values)} eigenvalues")
+    ax.fill_between(
+        *random_density(cell, values, shown[-1]),
+        color="#999999",
+        alpha=0.35,
+        linewidth=0,
+        label="random matrix of this shape and norm",
+    )
     ax.plot(
         x, power_law, color="#d55e00", label=f"power law, α = {alpha:.2f}, {n_tail} in its tail"
     )
@@ -40,9 +59,45 @@ def plot(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) -> "F
     if np.isfinite(cell.mp_edge):
         edge = float(cell.mp_edge)
         ax.axvline(edge, color="#009e73", linestyle="--", label="Marchenko-Pastur edge")
-    ax.set(xscale="log", yscale="log", ylabel="density", title=short_title(layer))
+    ax.set(xscale="log", yscale="log", ylabel="density")
+    ax.set_title(short_title(layer, 44), fontsize="medium")
     dropped = len(values) - len(shown)
     ax.set_xlabel("eigenvalue of W'W / N" + (f" ({dropped} below rounding)" if dropped else ""))
-    ax.set_ylim(bottom=min(density[density > 0].min(), power_law.min()) / 2)
-    figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
+    ax.set_ylim(bottom=bottom)
+    figure.legend(loc="outside lower center", ncols=2, fontsize="x-small", frameon=False)
     return figure
+
+
+def _cell(dataset: "xr.Dataset", layer: str, checkpoint: str | None) -> "xr.Dataset":
+    cell = dataset.sel(layer=layer)
+    return cell.isel(checkpoint=0) if checkpoint is None else cell.sel(checkpoint=checkpoint)
+
+
+def random_density(cell: "xr.Dataset", values: Any, lowest: float) -> tuple[Any, Any]:
+    """Return points and the Marchenko-Pastur density there, from the lowest eigenvalue drawn on.
+
+    The variance of the entries is the mean eigenvalue, so the matrix has the layer's Frobenius norm.
+    """
+    n, m = (int(size) for size in str(cell["shape"].values).split("x")[:2])
+    ratio, variance = min(n, m) / max(n, m), float(values.mean())
+    low, high = (variance * (1 + sign * ratio**0.5) ** 2 for sign in (-1, 1))
+    x = np.geomspace(max(low, lowest), high, 200) if lowest < high else np.array([high])
+    return x, marchenko_pastur_density(x, variance, ratio)
+
+
+def caption(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) -> str:
+    """Return what is drawn, with the numbers of the fit."""
+    cell = _cell(dataset, layer, checkpoint)
+    low, high = cell.alpha_ci.values
+    text = (
+        f"Density of the {int(cell.row_size)} eigenvalues of {short(layer)} ({cell['shape'].values}, "
+        f"{short(str(cell.checkpoint.values))}), {int(cell['rank'])} of them above rounding. Power law: "
+        f"α = {float(cell.alpha):.2f}, {int(cell.n_tail)} eigenvalues in the tail"
+    )
+    if np.isfinite(low):
+        text += f", 95 % interval {low:.2f} to {high:.2f}"
+    if np.isfinite(cell.null_q):
+        text += f", q against random matrices {float(cell.null_q):.3f}"
+    word = str(cell.verdict.values)
+    text += f"; verdict: {word}" * bool(word)
+    return text + ". Grey: a random matrix of this shape and norm."

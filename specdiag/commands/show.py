@@ -1,0 +1,128 @@
+"""Commands that show a Dataset: figures and report."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from specdiag.commands import debug_option, start_log
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from specdiag.report import Section
+
+_data = click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+_trainings = click.argument(
+    "trainings",
+    nargs=-1,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="[CSV]...",
+)
+
+
+@click.command()
+@_data
+@_trainings
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(file_okay=False, writable=True, path_type=Path),
+    metavar="DIR",
+    help="Folder for an SVG and a PDF of each, and captions.txt.",
+)
+@click.option(
+    "--checkpoint",
+    "names",
+    multiple=True,
+    help="Draw the spectra of the layers of this one, also several; by default of the first.",
+)
+@debug_option
+def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[str, ...]) -> None:
+    """Draw every figure that DATA, a Dataset of specdiag, has values for, ready for print.
+
+    DATA is what -o of `specdiag spectra`, `alpha` or `compare` wrote; a CSV is the .spectra.csv
+    that lies beside a trained checkpoint.
+
+    \b
+    Examples:
+      specdiag figures spectra.nc -o figures
+      specdiag figures spectra.nc base.ckpt.spectra.csv -o figures
+    """  # noqa: D301
+    _check(output, "matplotlib")
+    start_log()
+    from specdiag import figures as drawn
+
+    dataset, tables = _read(data, trainings)
+    written, lacking = drawn.write(
+        drawn.drawings(dataset, tables, spectra_of=names or None), output
+    )
+    for name, reason in lacking.items():
+        click.echo(f"no {name}: {reason}", err=True)
+    click.echo(f"wrote {len(written)} files in {output}", err=True)
+
+
+@click.command()
+@_data
+@_trainings
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="The HTML file to write.",
+)
+@debug_option
+def report(data: Path, trainings: tuple[Path, ...], output: Path) -> None:
+    """Write one HTML page of DATA: summary, figures, layers, provenance. It needs no network.
+
+    DATA and CSV are as for `specdiag figures`.
+
+    \b
+    Examples:
+      specdiag report spectra.nc -o report.html
+      specdiag report minilm.nc -o minilm.html
+    """  # noqa: D301
+    _check(output, "matplotlib", "jinja2")
+    if output.resolve() in {path.resolve() for path in (data, *trainings)}:
+        raise click.UsageError(f"-o {output}: it is one of the files to read")
+    start_log()
+    from specdiag._files import write_whole
+    from specdiag.report import report as page
+
+    dataset, tables = _read(data, trainings)
+    write_whole(output, page(dataset, tables=tables, sections=_sections(dataset)).encode())
+    click.echo(f"wrote {output}", err=True)
+
+
+def _sections(dataset: "xr.Dataset") -> list["Section"]:
+    """Return what `specdiag link` concludes of a collection, or why it cannot tell."""
+    from specdiag.link_tables import verdict
+    from specdiag.links import link
+    from specdiag.report import Section
+
+    if dataset.attrs.get("kind") != "collection":
+        return []
+    try:
+        lines = verdict(link(dataset))
+    except ValueError as error:
+        lines = [str(error)]
+    return [Section("Does the spectrum predict R²?", lines)]
+
+
+def _check(output: Path, *needed: str) -> None:
+    for name in needed:
+        if not find_spec(name):
+            raise click.UsageError(f"this needs {name}: pip install 'specdiag[figures]'")
+    if not output.resolve().parent.is_dir():
+        raise click.UsageError(f"-o {output}: there is no folder {output.parent}")
+
+
+def _read(data: Path, trainings: tuple[Path, ...]) -> tuple["xr.Dataset", dict[str, Any]]:
+    from specdiag.figures import trajectory
+    from specdiag.spectra import open_spectra
+
+    with open_spectra(data) as dataset:
+        return dataset.load(), {path.name: trajectory.read(path) for path in trainings}

@@ -1,0 +1,64 @@
+"""Mean alpha and test R² of every entry of a collection, by task and arm."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from specdiag.figures import counted
+from specdiag.figures._replicates import (
+    NO_R2,
+    has_r2,
+    mean_alpha,
+    mean_over_seeds,
+    replicates,
+    scatter,
+    seeds_text,
+)
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+TITLE = "Alpha and test R²"
+
+
+def lacks(dataset: "xr.Dataset") -> str:
+    """Return why there is nothing to draw, or ''."""
+    if not has_r2(dataset):
+        return NO_R2
+    return "" if _shown(dataset) else "no checkpoint with R² has a layer that was fit"
+
+
+def _shown(dataset: "xr.Dataset") -> list[Any]:
+    """Return the replicates with alpha and R²; evaluations have the weights of another checkpoint."""
+    known = np.isfinite(mean_alpha(dataset)) & np.isfinite(dataset.r2.values)
+    known &= dataset.arm.values != "evaluation"
+    return [group[known[group]] for group in replicates(dataset) if known[group].any()]
+
+
+def plot(dataset: "xr.Dataset") -> "Figure":
+    """Return mean alpha over fit layers against test R², a point an entry, bars over its seeds."""
+    alpha = mean_alpha(dataset)
+    figure = scatter(
+        dataset, alpha, [(g, mean_over_seeds(alpha[g]), False) for g in _shown(dataset)]
+    )
+    figure.axes[0].set_xlabel("mean over fit layers of α (posterior means)")
+    return figure
+
+
+def caption(dataset: "xr.Dataset") -> str:
+    """Return what is drawn, of how many checkpoints, and over how many layers."""
+    shown = _shown(dataset)
+    at = np.concatenate(shown)
+    fit, dead = dataset.n_fit.values[at], dataset.n_degenerate.values[at]
+    return (
+        f"Mean α and test R² of {counted(len(at), 'checkpoint')} ({len(shown)} of the lock's entries; "
+        f"{dataset.sizes['checkpoint'] - len(at)} others have no R², no fit layer, or no weights of their "
+        f"own). The mean is over {_range(fit)} fit layers; {_range(dead)} are degenerate and in no mean. "
+        + seeds_text(dataset, shown)
+    )
+
+
+def _range(counts: Any) -> str:
+    low, high = int(counts.min()), int(counts.max())
+    return str(low) if low == high else f"{low} to {high}"

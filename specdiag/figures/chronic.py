@@ -1,0 +1,90 @@
+"""Test R² of one decoder, session by session: how it holds over months."""
+
+import re
+from datetime import date
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from specdiag.figures import MARKERS, OKABE_ITO, counted, short_title
+from specdiag.figures._replicates import NO_R2, Mean, has_r2, limits, mean_over_seeds
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+TITLE = "Stability over sessions"
+
+
+def lacks(dataset: "xr.Dataset") -> str:
+    """Return why there is nothing to draw, or ''."""
+    if not has_r2(dataset):
+        return NO_R2
+    return "" if _series(dataset) else "no decoder is evaluated on several sessions with a date"
+
+
+def _series(dataset: "xr.Dataset") -> dict[str, dict[date, list[float]]]:
+    """Return R² by date of every decoder that several evaluations are of, a value a seed."""
+    found: dict[str, dict[date, list[float]]] = {}
+    for i in np.flatnonzero(dataset.arm.values == "evaluation"):
+        one = dataset.isel(checkpoint=i)
+        decoder = f"{one.parent.values} ({one.scale.values})"
+        for j in np.flatnonzero(np.isfinite(one.session_r2.values)):
+            day = day_of(str(dataset.session.values[j]))
+            if day:
+                found.setdefault(decoder, {}).setdefault(day, []).append(float(one.session_r2[j]))
+    return {name: days for name, days in found.items() if len(days) > 1}
+
+
+def day_of(session: str) -> date | None:
+    """Return the date in the name of a session, such as c_20131003_center_out_reaching."""
+    for digits in re.findall(r"(?<!\d)\d{8}(?!\d)", session):
+        try:
+            return date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))
+        except ValueError:
+            continue
+    return None
+
+
+def plot(dataset: "xr.Dataset") -> "Figure":
+    """Return test R² by the date of the session, a line a decoder, bars over its seeds."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    ax = figure.add_subplot()
+    for k, (name, days) in enumerate(_series(dataset).items()):
+        means = [mean_over_seeds(days[day]) for day in sorted(days)]
+        x = date2num(sorted(days))  # type: ignore[no-untyped-call]
+        color = OKABE_ITO[k % len(OKABE_ITO)]
+        line = f"{MARKERS[k % len(MARKERS)]}-"
+        ax.plot(x, [mean.value for mean in means], line, color=color, label=short_title(name, 40))
+        ax.vlines(x, [mean.low for mean in means], [mean.high for mean in means], color=color)
+    locator = AutoDateLocator(minticks=3, maxticks=7)  # type: ignore[no-untyped-call]
+    ax.xaxis.set_major_locator(locator)
+    ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    values = [r2 for days in _series(dataset).values() for seeds in days.values() for r2 in seeds]
+    ax.set_ylim(limits(values))
+    ax.set(xlabel="date of the session", ylabel="test R² of the session")
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
+    return figure
+
+
+def caption(dataset: "xr.Dataset") -> str:
+    """Return what is drawn: for every decoder sessions, seeds and the slope by year."""
+    parts = []
+    for name, days in _series(dataset).items():
+        means: dict[date, Mean] = {day: mean_over_seeds(days[day]) for day in sorted(days)}
+        values = [mean.value for mean in means.values()]
+        years = [day.toordinal() / 365.25 for day in means]
+        n = {mean.n for mean in means.values()}
+        seeds = counted(max(n), "seed") if len(n) == 1 else f"{min(n)} to {max(n)} seeds"
+        parts.append(
+            f"{name}: {counted(len(means), 'session')} from {min(means)} to {max(means)}, {seeds}, R² "
+            f"{min(values):.3f} to {max(values):.3f}, least-squares slope "
+            f"{np.polyfit(years, values, 1)[0]:+.3f} a year"
+        )
+    return (
+        "Test R² of decoders that were not trained again, by the date of the session. "
+        f"{'; '.join(parts)}. Bars are 95 % intervals over seeds, where there are several, cut off at the frame."
+    )

@@ -1,0 +1,77 @@
+"""Condition number of the features and test R² of every entry of a collection."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from specdiag.figures import counted
+from specdiag.figures._replicates import (
+    NO_R2,
+    Mean,
+    has_r2,
+    mean_over_seeds,
+    replicates,
+    scatter,
+    seeds_text,
+)
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+TITLE = "Condition number and test R²"
+
+
+def lacks(dataset: "xr.Dataset") -> str:
+    """Return why there is nothing to draw, or ''."""
+    if not has_r2(dataset):
+        return NO_R2
+    return (
+        "" if _shown(dataset) else "no checkpoint with R² has the condition number of its features"
+    )
+
+
+def _shown(dataset: "xr.Dataset") -> list[Any]:
+    known = np.isfinite(dataset.condition_number.values) & np.isfinite(dataset.r2.values)
+    return [group[known[group]] for group in replicates(dataset) if known[group].any()]
+
+
+def plot(dataset: "xr.Dataset") -> "Figure":
+    """Return the condition number against test R², a point an entry; an arrow marks a lower bound.
+
+    Means and intervals over seeds are those of its logarithm. A single seed has the interval of the
+    condition number itself, over blocks of trials or windows.
+    """
+    at = [(g, _condition(dataset, g), bool(_bound(dataset)[g].any())) for g in _shown(dataset)]
+    figure = scatter(dataset, dataset.condition_number.values, at, log=True)
+    figure.axes[0].set(xlabel="condition number of the features (largest over smallest eigenvalue)")
+    return figure
+
+
+def _condition(dataset: "xr.Dataset", group: Any) -> Mean:
+    mean = mean_over_seeds(np.log(dataset.condition_number.values[group]))
+    low, high = math.exp(mean.low), math.exp(mean.high)
+    if mean.n == 1:
+        low, high = dataset.condition_number_ci.values[group[0]]
+        high = high if math.isfinite(high) else math.nan
+    return Mean(math.exp(mean.value), low, high, mean.n)
+
+
+def _bound(dataset: "xr.Dataset") -> Any:
+    return dataset.condition_number_is_bound.values.astype(bool)
+
+
+def caption(dataset: "xr.Dataset") -> str:
+    """Return what is drawn, and of how many checkpoints and samples."""
+    shown = _shown(dataset)
+    at = np.concatenate(shown)
+    samples = dataset.n_samples.values[at]
+    n_bound = int(_bound(dataset)[at].sum())
+    return (
+        f"Condition number of the covariance of the features, over {samples.min():,.0f} to "
+        f"{samples.max():,.0f} samples, and test R² of {counted(len(at), 'checkpoint')} ({len(shown)} of the "
+        f"lock's entries). {seeds_text(dataset, shown)} "
+        f"Of the condition numbers {n_bound} are lower bounds (arrows): the smallest eigenvalue is below "
+        "the noise floor of the forward pass. Bars of single seeds are 95 % intervals over blocks of trials."
+    )

@@ -1,0 +1,117 @@
+"""Alpha of the same layers, pretrained and trained from scratch on the same task."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from specdiag.figures import MARKERS, OKABE_ITO, counted, short_title
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+TITLE = "Pretrained against scratch"
+
+
+def lacks(dataset: "xr.Dataset") -> str:
+    """Return why there is nothing to draw, or ''."""
+    if "arm" not in dataset.coords:
+        return "no arms in the Dataset: `specdiag spectra` takes them from the lock"
+    return (
+        ""
+        if _layers(dataset)
+        else "no pair of pretrained and scratch has a layer that is fit in both"
+    )
+
+
+def pairs(dataset: "xr.Dataset") -> list[tuple[int, int]]:
+    """Return the positions of pretrained checkpoints and of their counterparts from scratch.
+
+    Counterparts have the same scale and seed, and names that differ in the arm alone.
+    """
+    place: dict[tuple[str, str, float, str], int] = {}
+    for i, arm in enumerate(dataset.arm.values):
+        place[(*_key(dataset, i, str(arm)), str(arm))] = i
+    return [
+        (i, place[(*key, arm)])
+        for i in np.flatnonzero(dataset.arm.values == "pretrained").tolist()
+        for key in [_key(dataset, i, "pretrained")]
+        for arm in ("scratch", "scratch_tuned")
+        if (*key, arm) in place
+    ]
+
+
+def _key(dataset: "xr.Dataset", i: int, arm: str) -> tuple[str, str, float]:
+    name = str(dataset.entry.values[i]).replace(arm, "*") if arm else ""
+    return name, str(dataset.scale.values[i]), float(dataset.seed.values[i])
+
+
+def _layers(dataset: "xr.Dataset") -> dict[tuple[int, int], Any]:
+    """Return the layers that are fit in both of a pair."""
+    fit = (dataset.status.values == "fit") & np.isfinite(dataset.alpha_mean.values)
+    both = {(i, j): np.flatnonzero(fit[i] & fit[j]) for i, j in pairs(dataset)}
+    return {pair: layers for pair, layers in both.items() if len(layers)}
+
+
+def plot(dataset: "xr.Dataset") -> "Figure":
+    """Return alpha from scratch against alpha pretrained, a point a layer with both its intervals.
+
+    Colour and marker show the task; markers of `scratch_tuned` counterparts are open.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    ax = figure.add_subplot()
+    tasks = list(dict.fromkeys(str(dataset.task.values[i]) for i, _ in _layers(dataset)))
+    for (i, j), layers in _layers(dataset).items():
+        k = tasks.index(str(dataset.task.values[i]))
+        color, marker = OKABE_ITO[k % len(OKABE_ITO)], MARKERS[k % len(MARKERS)]
+        tuned = dataset.arm.values[j] == "scratch_tuned"
+        x, y = (dataset.alpha_mean.values[at, layers] for at in (j, i))
+        ax.hlines(y, *dataset.alpha_ci.values[j, layers].T, color=color, linewidth=0.5, alpha=0.3)
+        ax.vlines(x, *dataset.alpha_ci.values[i, layers].T, color=color, linewidth=0.5, alpha=0.3)
+        face = "none" if tuned else color
+        ax.plot(x, y, marker, color=color, markerfacecolor=face, markersize=4, label="_pair")
+    for k, task in enumerate(tasks):
+        label = short_title(task, 30) or "task unknown"
+        color, marker = OKABE_ITO[k % len(OKABE_ITO)], MARKERS[k % len(MARKERS)]
+        ax.plot([], [], marker, color=color, markersize=4, label=label)
+    ax.plot(
+        [], [], "o", color="#777777", markerfacecolor="none", markersize=4, label="scratch, tuned"
+    )
+    low, high = min(*ax.get_xlim(), *ax.get_ylim()), max(*ax.get_xlim(), *ax.get_ylim())
+    ax.plot([low, high], [low, high], color="#777777", linewidth=0.8, label="equal")
+    ax.set(
+        xlabel="α from scratch (posterior mean)",
+        ylabel="α pretrained (posterior mean)",
+        xlim=(low, high),
+        ylim=(low, high),
+        aspect="equal",
+    )
+    figure.legend(loc="outside lower center", ncols=3, fontsize="small", frameon=False)
+    return figure
+
+
+def caption(dataset: "xr.Dataset") -> str:
+    """Return what is drawn: how many pairs and layers, and in how many the pretrained alpha is lower."""
+    found = _layers(dataset)
+    differences = np.concatenate(
+        [
+            dataset.alpha_mean.values[i, at] - dataset.alpha_mean.values[j, at]
+            for (i, j), at in found.items()
+        ]
+    )
+    walked = ("fit", "degenerate", "failed")
+    status = dataset.status.values
+    lost = sum(
+        int((np.isin(status[i], walked) & np.isin(status[j], walked)).sum())
+        - len(found.get((i, j), ()))
+        for i, j in pairs(dataset)
+    )
+    return (
+        f"α of the same layer in pretrained and scratch checkpoints of one task, scale, seed and share of the "
+        f"data: {counted(len(found), 'pair')}, {counted(len(differences), 'layer')} fit in both ({lost} others "
+        f"are degenerate or failed in one of the two). α is lower pretrained in {int(np.sum(differences < 0))} of "
+        f"them, mean difference {differences.mean():+.2f}. Bars are 95 % intervals. Layers of a frozen core "
+        "are the same in all pretrained checkpoints of a parent: they are not independent."
+    )
