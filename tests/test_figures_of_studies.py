@@ -154,7 +154,7 @@ def test_the_interval_over_seeds_is_students(rng):
 def test_data_efficiency_shows_mean_and_interval_by_arm(dataset):
     (ax,) = data_efficiency.plot(dataset).axes
     drawn = points(ax, "scratch")
-    np.testing.assert_allclose(drawn[:, 0], [10, 25, 50, 100])
+    np.testing.assert_allclose(drawn[:, 0], [10, 25, 50, 100], rtol=0.05)
     expected = [r2_of(dataset, f"data_efficiency/scratch_{f}").mean() for f in (10, 25, 50, 100)]
     np.testing.assert_allclose(drawn[:, 1], expected)
     bars = [segment[:, 1] for c in ax.collections for segment in c.get_segments()]

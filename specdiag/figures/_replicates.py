@@ -94,8 +94,8 @@ def scatter(
     for (group, x, is_bound), (arm, task) in zip(at, labels, strict=True):
         r2 = mean_over_seeds(dataset.r2.values[group])
         color = ARM_COLORS.get(arm, ARM_COLORS[""])
-        ax.plot([x.value, x.value], [r2.low, r2.high], color=color, linewidth=0.8)
-        ax.plot([x.low, x.high], [r2.value, r2.value], color=color, linewidth=0.8)
+        ax.plot([x.value, x.value], [r2.low, r2.high], color=color, alpha=0.4, linewidth=0.8)
+        ax.plot([x.low, x.high], [r2.value, r2.value], color=color, alpha=0.4, linewidth=0.8)
         if is_bound:
             arrow = {"arrowstyle": "<-", "color": color, "shrinkA": 0, "shrinkB": 0}
             ax.annotate(
@@ -130,6 +130,12 @@ _EDGE: dict[str, Any] = {"markersize": 6, "markeredgecolor": "white", "markeredg
 
 def _marker(tasks: Sequence[str], task: str) -> str:
     return MARKERS[tasks.index(task) % len(MARKERS)]
+
+
+def ranged(values: Any) -> str:
+    """Return the least and the largest of whole numbers, or the one that they are."""
+    low, high = f"{values.min():,.0f}", f"{values.max():,.0f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def seeds_text(dataset: "xr.Dataset", groups: Sequence[Any]) -> str:

@@ -10,6 +10,7 @@ from specdiag.figures._replicates import (
     has_r2,
     mean_alpha,
     mean_over_seeds,
+    ranged,
     replicates,
     scatter,
     seeds_text,
@@ -54,11 +55,6 @@ def caption(dataset: "xr.Dataset") -> str:
     return (
         f"Mean α and test R² of {counted(len(at), 'checkpoint')} ({len(shown)} of the lock's entries; "
         f"{dataset.sizes['checkpoint'] - len(at)} others have no R², no fit layer, or no weights of their "
-        f"own). The mean is over {_range(fit)} fit layers; {_range(dead)} are degenerate and in no mean. "
+        f"own). The mean is over {ranged(fit)} fit layers; {ranged(dead)} are degenerate and in no mean. "
         + seeds_text(dataset, shown)
     )
-
-
-def _range(counts: Any) -> str:
-    low, high = int(counts.min()), int(counts.max())
-    return str(low) if low == high else f"{low} to {high}"

@@ -11,6 +11,7 @@ from specdiag.figures._replicates import (
     Mean,
     has_r2,
     mean_over_seeds,
+    ranged,
     replicates,
     scatter,
     seeds_text,
@@ -69,8 +70,8 @@ def caption(dataset: "xr.Dataset") -> str:
     samples = dataset.n_samples.values[at]
     n_bound = int(_bound(dataset)[at].sum())
     return (
-        f"Condition number of the covariance of the features, over {samples.min():,.0f} to "
-        f"{samples.max():,.0f} samples, and test R² of {counted(len(at), 'checkpoint')} ({len(shown)} of the "
+        f"Condition number of the covariance of the features, over {ranged(samples)} "
+        f"samples, and test R² of {counted(len(at), 'checkpoint')} ({len(shown)} of the "
         f"lock's entries). {seeds_text(dataset, shown)} "
         f"Of the condition numbers {n_bound} are lower bounds (arrows): the smallest eigenvalue is below "
         "the noise floor of the forward pass. Bars of single seeds are 95 % intervals over blocks of trials."

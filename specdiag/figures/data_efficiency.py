@@ -62,21 +62,22 @@ def plot(dataset: "xr.Dataset") -> "Figure":
     for ax, (name, curves) in zip(axes, found.items(), strict=True):
         by_arm = len({arm for arm, _ in curves}) > 1
         for k, ((arm, level), curve) in enumerate(sorted(curves.items())):
-            x = np.array(sorted(curve))
-            means = [mean_over_seeds(dataset.r2.values[curve[fraction]]) for fraction in x]
+            fractions = sorted(curve)
+            x = 100 * np.array(fractions) * 1.04 ** (k - (len(curves) - 1) / 2)  # side by side
+            means = [mean_over_seeds(dataset.r2.values[curve[fraction]]) for fraction in fractions]
             color = ARM_COLORS.get(arm, ARM_COLORS[""]) if by_arm else OKABE_ITO[k % len(OKABE_ITO)]
             label = arm.replace("_", " ") if by_arm else f"{arm}, UnitDropout {level or 'unknown'}"
             ax.plot(
-                100 * x,
+                x,
                 [mean.value for mean in means],
                 f"{MARKERS[k % len(MARKERS)]}-",
                 color=color,
                 label=short_title(label, 40),
             )
-            for fraction, at in curve.items():
-                y = dataset.r2.values[at]
-                ax.plot([100 * fraction] * len(y), y, ".", color=color, alpha=0.5, markersize=3)
-            ax.vlines(100 * x, [m.low for m in means], [m.high for m in means], color=color)
+            for place, fraction in zip(x, fractions, strict=True):
+                y = dataset.r2.values[curve[fraction]]
+                ax.plot([place] * len(y), y, ".", color=color, alpha=0.5, markersize=3)
+            ax.vlines(x, [m.low for m in means], [m.high for m in means], color=color)
         ticks = sorted({100 * fraction for curve in curves.values() for fraction in curve})
         ax.set(xscale="log", title=short_title(name, 40), xlabel="share of the training data (%)")
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specdiag.figures import ARM_COLORS, OKABE_ITO, counted, short_title
-from specdiag.figures._replicates import study
+from specdiag.figures._replicates import ranged, study
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -89,7 +89,7 @@ def caption(dataset: "xr.Dataset") -> str:
     samples, rank = dataset.n_samples.values[shown], dataset.numerical_rank.values[shown]
     return (
         f"Eigenvalues of the covariance of the readout's input, {known.sum(axis=1).max()} features, of "
-        f"{counted(len(shown), 'checkpoint')}, each over {samples.min():,.0f} to {samples.max():,.0f} samples. "
+        f"{counted(len(shown), 'checkpoint')}, each over {ranged(samples)} samples. "
         "Below the dashed line, in the same colour, an eigenvalue is rounding of the forward pass: "
-        f"{rank.min():.0f} to {rank.max():.0f} eigenvalues lie above it."
+        f"{ranged(rank)} eigenvalues lie above it."
     )
