@@ -11,7 +11,7 @@ from typing import get_args
 from specdiag._files import without_nan
 from specdiag.claims import LEVEL, MIN_SEEDS, Claim, Figure, Finding, Verdict
 
-_HEADER = ("claim", "published", "ours", "seeds", "verdict", "why, and what to know")
+HEADER = ("claim", "published", "ours", "seeds", "verdict", "why, and what to know")
 _PAGE = """\
 # What can be reproduced of what was claimed
 
@@ -72,7 +72,7 @@ def page(findings: Sequence[Finding], figures: Sequence[Figure], scale: str, abo
         about=inspect.cleandoc(about),
         scale=scale,
         seeds=", ".join(map(str, seeds)) or "none",
-        state=f"{_count(findings)}. {state}".rstrip(),
+        state=f"{count(findings)}. {state}".rstrip(),
         level=100 * LEVEL,
         min_seeds=MIN_SEEDS,
         scale_means=_SCALE_MEANS[scale],
@@ -80,7 +80,7 @@ def page(findings: Sequence[Finding], figures: Sequence[Figure], scale: str, abo
         n_claims=len(findings),
         n_tested=len(findings) - n_untested,
         expected=(1 - LEVEL) * (len(findings) - n_untested),
-        table=_table(_HEADER, [_row(finding) for finding in findings]),
+        table=_table(HEADER, [row(finding) for finding in findings]),
         counts=_table(("checkpoint", "fit", "degenerate"), _counts(figures)),
     )
 
@@ -106,11 +106,11 @@ def lines(findings: Sequence[Finding]) -> list[str]:
     """Return what a terminal shows: a claim and its verdict, then the numbers."""
     found = []
     for finding in findings:
-        text, published, ours, seeds, verdict, why = _row(finding)
+        text, published, ours, seeds, verdict, why = row(finding)
         found.append(f"{verdict:21}  {text}")
         numbers = f"published {published}; ours {ours}; {seeds} seeds"
         found.append(" " * 23 + "; ".join(filter(None, (numbers, why))))
-    return [*found, _count(findings)]
+    return [*found, count(findings)]
 
 
 def as_json(findings: Sequence[Finding], scale: str) -> str:
@@ -133,14 +133,16 @@ def as_json(findings: Sequence[Finding], scale: str) -> str:
     return json.dumps({"scale": scale, "claims": without_nan(rows)}, indent=2, allow_nan=False)
 
 
-def _count(findings: Sequence[Finding]) -> str:
+def count(findings: Sequence[Finding]) -> str:
+    """Return how many claims have which verdict."""
     counts = Counter(f.verdict for f in findings)
     return "Of {} claims: {}".format(
         len(findings), ", ".join(f"{counts[v]} {v}" for v in get_args(Verdict) if counts[v])
     )
 
 
-def _row(finding: Finding) -> tuple[str, ...]:
+def row(finding: Finding) -> tuple[str, ...]:
+    """Return what stands in a line of a table, under HEADER."""
     claim = finding.claim
     tolerance = "" if claim.tolerance is None else f" ± {claim.tolerance:g}"
     ours = [

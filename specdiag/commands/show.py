@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from specdiag.commands import debug_option, start_log
+from specdiag.commands import debug_option, lock_option, open_lock, start_log
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -74,15 +74,29 @@ def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="The HTML file to write.",
 )
+@click.option(
+    "--claims",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FIGURES.csv",
+    help="What `specdiag verify -o FIGURES.csv` wrote: adds the table of claims.",
+)
+@lock_option
 @debug_option
-def report(data: Path, trainings: tuple[Path, ...], output: Path) -> None:
+def report(
+    data: Path,
+    trainings: tuple[Path, ...],
+    output: Path,
+    claims: Path | None,
+    lock_path: Path | None,
+) -> None:
     """Write one HTML page of DATA: summary, figures, layers, provenance. It needs no network.
 
-    DATA and CSV are as for `specdiag figures`.
+    DATA and CSV are as for `specdiag figures`; the lock is that of the claims.
 
     \b
     Examples:
       specdiag report spectra.nc -o report.html
+      specdiag report spectra.nc --claims figures.csv -o report.html
       specdiag report minilm.nc -o minilm.html
     """  # noqa: D301
     _check(output, "matplotlib", "jinja2")
@@ -93,7 +107,8 @@ def report(data: Path, trainings: tuple[Path, ...], output: Path) -> None:
     from specdiag.report import report as page
 
     dataset, tables = _read(data, trainings)
-    write_whole(output, page(dataset, tables=tables, sections=_sections(dataset)).encode())
+    sections = _sections(dataset) + ([_claims(claims, lock_path)] if claims else [])
+    write_whole(output, page(dataset, tables=tables, sections=sections).encode())
     click.echo(f"wrote {output}", err=True)
 
 
@@ -110,6 +125,17 @@ def _sections(dataset: "xr.Dataset") -> list["Section"]:
     except ValueError as error:
         lines = [str(error)]
     return [Section("Does the spectrum predict R²?", lines)]
+
+
+def _claims(figures: Path, lock_path: Path | None) -> "Section":
+    from specdiag import claims_page, verification
+    from specdiag.report import Section
+
+    path, _ = open_lock(lock_path)
+    found = verification.read_figures(figures)
+    findings = verification.findings(path, found[0].scale, found)
+    rows = [claims_page.row(finding) for finding in findings]
+    return Section("Published claims", [claims_page.count(findings)], claims_page.HEADER, rows)
 
 
 def _check(output: Path, *needed: str) -> None:
