@@ -12,4 +12,5 @@ autodoc_typehints = "none"  # the docstrings have them
 nb_execution_mode = "force"  # notebooks are stored without outputs
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600  # seconds a cell, on a busy machine
+nb_merge_streams = True
 nb_output_stderr = "error"  # a warning in a notebook is one of the build
