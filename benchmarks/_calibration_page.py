@@ -39,7 +39,12 @@ NAMES = {
 
 def write():
     """Replace every table between its markers."""
-    write_tables(PAGE, {name: make() for name, make in TABLES.items()})
+    write_tables(PAGE, tables())
+
+
+def tables():
+    """Return the tables of docs/calibration.md."""
+    return {name: make() for name, make in TABLES.items()}
 
 
 def load(name):

@@ -70,15 +70,23 @@ def shrinking(run, readings, top):
     return found
 
 
-def write(runs, readings):
-    """Write the tables and the figure of docs/collapse.md."""
-    runs = sorted(runs, key=lambda r: ORDER.index(r["run"].partition(",")[0]))
-    tables = {
+def tables(runs, readings):
+    """Return the tables of docs/collapse.md."""
+    runs = in_order(runs)
+    return {
         "trainings": table_of([summary(r, readings) for r in runs]),
         "shrinking": table_of(shrinking(runs[0]["run"], readings, 0.032)),
     }
-    write_tables(DOCS / "collapse.md", tables)
-    names = [run["run"] for run in runs]
+
+
+def in_order(runs):
+    return sorted(runs, key=lambda r: ORDER.index(r["run"].partition(",")[0]))
+
+
+def write(runs, readings):
+    """Write the tables and the figure of docs/collapse.md."""
+    write_tables(DOCS / "collapse.md", tables(runs, readings))
+    names = [run["run"] for run in in_order(runs)]
     longer = [name for name in names if name.startswith("the same")]
     figure(longer or [name for name in names if name.startswith("nine")], readings)
 

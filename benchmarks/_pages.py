@@ -13,8 +13,8 @@ def table(header, rows):
 
 
 def table_of(rows):
-    """Return a Markdown table of rows that are dicts with the same keys."""
-    return table(list(rows[0]), [row.values() for row in rows])
+    """Return a Markdown table of rows that are dicts with the same keys; nothing of none."""
+    return table(list(rows[0]), [row.values() for row in rows]) if rows else ""
 
 
 def write_tables(page, tables):

@@ -104,17 +104,21 @@ def levels(rows):
     return table_of(found)
 
 
-def write(rows):
-    """Write the tables and the figure of docs/transfer.md."""
+def tables(rows):
+    """Return the tables of docs/transfer.md."""
     (clock,) = by_seed(rows, "timing", "clock").values()
-    tables = {
+    return {
         "clock": table_of([{"decoder": "clock alone", "test R²": f"{clock:.3f}"}]),
         "first": decoders(rows, "first", "base"),
         "second": arms(rows, "second", PERCENTS),
         "levels": levels(rows),
         "rat": arms(rows, "rat", (100,)),
     }
-    write_tables(DOCS / "transfer.md", tables)
+
+
+def write(rows):
+    """Write the tables and the figure of docs/transfer.md."""
+    write_tables(DOCS / "transfer.md", tables(rows))
     figure(rows)
 
 

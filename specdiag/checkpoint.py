@@ -24,6 +24,7 @@ from specdiag._files import (
     read_bytes,
     shown,
 )
+from specdiag._html import record_html
 from specdiag._legacy import read_legacy, starts_legacy
 from specdiag._safetensors import RECORD, parse_json, read_header, restore
 from specdiag._torchfile import TorchFile, read_zip, torch_tensor
@@ -61,6 +62,8 @@ class Checkpoint:
     tensors: tuple[Tensor, ...]
     metadata: dict[str, Any]
     notes: tuple[str, ...]
+
+    _repr_html_ = record_html
 
 
 def open_checkpoint(

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specdiag._html import record_html
+
 Array = NDArray[np.float64]
 Interval = tuple[float, float]
 
@@ -90,6 +92,8 @@ class FeatureSpectrum:
         Total variance.
     precision : str
         Of the forward pass: a name in `EPS`.
+    n_samples : int
+        Rows of features seen.
     n_groups, n_blocks : int
         Distinct groups seen, and the blocks that they were folded into: what the intervals resample.
     """
@@ -116,6 +120,8 @@ class FeatureSpectrum:
     top5_fraction_interval: Interval
     trace: float
     trace_interval: Interval
+
+    _repr_html_ = record_html
 
     @property
     def condition_text(self) -> str:

@@ -28,6 +28,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from specdiag._html import record_html
 from specdiag.tail import TIE, checked_eigenvalues
 
 Array = NDArray[np.float64]
@@ -47,23 +48,45 @@ _NEGLIGIBLE = 1e-7  # windows of less weight than this share of the largest are 
 class Posterior:
     """Posterior of alpha: a mixture over the tail sizes that are not negligible.
 
-    `windows` are those tail sizes, `weights` their probabilities, `shape` and `rate` the Gamma
-    distributions of alpha - 1 given each.
+    Attributes
+    ----------
+    mean, sd : float
+        Of alpha.
+    interval : tuple of float
+        95 %, equal-tailed.
+    below_2 : float
+        Probability that alpha is below 2.
+    rope : float
+        Probability that alpha is from 1.9 to 2.1.
+    n_tail : float
+        Posterior mean of the number of eigenvalues at or above xmin.
+    xmin : float
+        Posterior median of the smallest eigenvalue of the tail.
+    short_tail : float
+        Probability that the tail has fewer than 30 eigenvalues.
+    n_windows : float
+        Effective number of windows: exp of the entropy of their weights.
+    windows, weights : ndarray of shape (n_windows,)
+        Tail sizes that are not negligible, and their probabilities.
+    shape, rate : ndarray of shape (n_windows,)
+        Of the Gamma distribution of alpha - 1, given each tail size.
     """
 
     mean: float
     sd: float
-    interval: tuple[float, float]  # equal-tailed, 95 %
+    interval: tuple[float, float]
     below_2: float
     rope: float
-    n_tail: float  # posterior mean of the number of eigenvalues at or above xmin
-    xmin: float  # posterior median
-    short_tail: float  # probability that the tail has fewer than SHORT_TAIL eigenvalues
-    n_windows: float  # effective number of windows: exp of the entropy of their weights
+    n_tail: float
+    xmin: float
+    short_tail: float
+    n_windows: float
     windows: NDArray[np.int64]
     weights: Array
     shape: Array
     rate: Array
+
+    _repr_html_ = record_html
 
 
 NO_POSTERIOR = Posterior(

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from specdiag._html import record_html
+
 # Eigenvalues whose logarithms differ by less are one repeated value: the eigensolver rounds at
 # about 1e-13, and distinct eigenvalues of real matrices are this close about once in 10^5 spectra.
 TIE = 1e-9
@@ -20,12 +22,26 @@ _BLOCK = 32
 
 @dataclass(frozen=True, kw_only=True)
 class TailFit:
-    """A power law fitted above the best xmin; NaN and n_tail 0 when there is no tail to fit."""
+    """A power law fitted above the best xmin; NaN and n_tail 0 when there is no tail to fit.
+
+    Attributes
+    ----------
+    alpha : float
+        Exponent of the density.
+    xmin : float
+        The smallest eigenvalue of the tail.
+    ks_distance : float
+        Kolmogorov-Smirnov distance of tail and power law.
+    n_tail : int
+        Eigenvalues at or above xmin.
+    """
 
     alpha: float
     xmin: float
     ks_distance: float
     n_tail: int
+
+    _repr_html_ = record_html
 
     @property
     def sigma(self) -> float:

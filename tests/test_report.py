@@ -1,5 +1,6 @@
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -245,6 +246,21 @@ def test_the_command_writes_the_page(tmp_path):
     assert (done.exit_code, done.output) == (0, f"wrote {output}\n")
     tables = {"run.csv": trajectory.read(table)}
     assert output.read_text(encoding="utf-8") == report(specdiag.open_spectra(data), tables=tables)
+
+
+def test_the_claims_of_a_lock_are_a_part_of_the_page(tmp_path):
+    data, output = tmp_path / "a.nc", tmp_path / "report.html"
+    specdiag.save(weights(1), data)
+    root = Path(__file__).parents[1]
+    figures, lock = root / "benchmarks" / "results" / "claims.csv", root / "checkpoints.lock"
+    options = ["--claims", figures, "--lock", lock, "-o", output]
+    done = CliRunner().invoke(cli, ["report", *map(str, [data, *options])])
+    assert done.exit_code == 0, done.output
+    page = unescape(output.read_text(encoding="utf-8"))
+    claims = CliRunner().invoke(cli, ["verify", str(figures), "--lock", str(lock), "--json"])
+    for claim in json.loads(claims.stdout)["claims"]:
+        assert claim["claim"] in page
+        assert f">{claim['verdict']}<" in page
 
 
 def test_wrong_usage_of_report_is_one_line(tmp_path):

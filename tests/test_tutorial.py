@@ -1,5 +1,6 @@
-"""The tutorial of docs/lockfile.md does what it says."""
+"""The tutorial of docs/lockfile.md does what it says; that of docs/tutorial.ipynb runs when the site is built."""
 
+import json
 import re
 from pathlib import Path
 
@@ -38,3 +39,10 @@ def test_the_commands_of_the_tutorial_print_what_it_shows(folder):
     assert states(folder) == {"base": "stale", "tuned": "ok"}
     run(folder, "train", "base")
     assert states(folder) == {"base": "ok", "tuned": "stale"}
+
+
+def test_the_notebook_is_stored_without_outputs():
+    cells = json.loads(PAGE.with_name("tutorial.ipynb").read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert code
+    assert [(c["outputs"], c["execution_count"]) for c in code] == [([], None)] * len(code)

@@ -1,0 +1,52 @@
+"""A record -> the table that notebooks show of it."""
+
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from specdiag._files import Tensor, printable
+
+MANY, LONG = 8, 200  # items and characters of a value that are shown
+
+
+def record_html(record: Any) -> str:
+    """Return an HTML table of the fields of a dataclass, their values, and what its docstring says of them.
+
+    Nothing of it is markup of its own: names in a file may be anything.
+    """
+    meanings = _meanings(type(record).__doc__ or "")
+    rows = [("field", "value", "meaning")]
+    rows += [
+        (f.name, _text(getattr(record, f.name)), meanings.get(f.name, "")) for f in fields(record)
+    ]
+    lines = ["".join(f"<td>{escape(printable(cell))}</td>" for cell in row) for row in rows]
+    lines[0] = lines[0].replace("td>", "th>")
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<b>{type(record).__name__}</b><table>{body}</table>"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        ends = f" from {value[0]:.4g} to {value[-1]:.4g}" if value.size else ""
+        return f"{value.size} values{ends}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Tensor):
+        return f"{value.name} {'x'.join(map(str, value.shape))}"
+    if isinstance(value, tuple | Mapping):
+        more = f", … ({len(value)})" * (len(value) > MANY)
+        return ", ".join(_text(item) for item in [*value][:MANY]) + more
+    text = str(value)
+    return text if len(text) <= LONG else f"{text[:LONG]}…"
+
+
+def _meanings(doc: str) -> dict[str, str]:
+    """Return what the section Attributes of a docstring says, by field."""
+    section = inspect.cleandoc(doc).partition("Attributes\n----------\n")[2]
+    found = re.findall(r"^(\w[\w, ]*?)(?: : .*)?\n((?: +.*\n?)*)", f"{section}\n", re.MULTILINE)
+    return {name: " ".join(about.split()) for names, about in found for name in names.split(", ")}
