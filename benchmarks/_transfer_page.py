@@ -1,9 +1,14 @@
 """Tables and figures of docs/transfer.md, from the rows that `benchmarks.transfer` measured."""
 
+import csv
+from pathlib import Path
+
 import numpy as np
 
 from benchmarks._pages import DOCS, table_of, write_tables
 
+RESULTS = Path(__file__).parent / "results"
+UNSEEN = ("t_20130819", "t_20130821", "t_20130823")
 PERCENTS = (10, 25, 50, 100)
 LEVELS = ("off", "standard", "aggressive")
 ARMS = {
@@ -104,10 +109,37 @@ def levels(rows):
     return table_of(found)
 
 
+def unseen(rows):
+    """Return a table of the simulated animal that no base has seen: means over its sessions, seed by seed."""
+    with (RESULTS / "claims.csv").open(newline="") as file:  # all of the data: entries of the lock
+        whole = {
+            (r["entry"].removeprefix("cross_subject/"), float(r["seed"])): float(r["value"])
+            for r in csv.DictReader(file)
+            if r["quantity"] == "r2"
+        }
+    found = []
+    for percent in PERCENTS:
+        cells = {}
+        for arm in ("pretrained", "scratch_tuned"):
+            sessions = [by_seed(rows, session, arm, percent) for session in UNSEEN]
+            if percent == 100:
+                sessions = [
+                    {seed: r for (name, seed), r in whole.items() if name == f"{session}_{arm}"}
+                    for session in UNSEEN
+                ]
+            seeds = set.intersection(*map(set, sessions))
+            cells[arm] = {seed: np.mean([r[seed] for r in sessions]) for seed in seeds}
+        line = {"% of training data": percent}
+        line |= {ARMS[arm]: shown(list(values.values())) for arm, values in cells.items()}
+        found.append(line | {"frozen less tuned": less(*cells.values())})
+    return table_of(found)
+
+
 def tables(rows):
     """Return the tables of docs/transfer.md."""
     (clock,) = by_seed(rows, "timing", "clock").values()
     return {
+        "unseen": unseen(rows),
         "clock": table_of([{"decoder": "clock alone", "test R²": f"{clock:.3f}"}]),
         "first": decoders(rows, "first", "base"),
         "second": arms(rows, "second", PERCENTS),

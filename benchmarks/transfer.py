@@ -1,12 +1,13 @@
-"""Does a frozen base help with a new recording? On recorded sessions, against scratch and ridge.
+"""Does a frozen base help with a new recording? Against scratch and ridge, by fraction of its data.
 
     python -m benchmarks.transfer [--write-docs]
 
-A base of one monkey's session, its transfer to another monkey's and to a rat's. Trains what is not in
+A base of one monkey's session, its transfer to another monkey's and to a rat's; and that of the simulated
+bases of three seeds, which are to be trained before, to an animal they have not seen. Trains what is not in
 benchmarks/results/transfer.csv yet, a row a training, so that it can be stopped and continued;
 `--write-docs` trains nothing and writes docs/transfer.md and its figures
 from what is there. Settings are those of desk entries of the lock, `settings` says of which. One
-thread; three quarters of an hour. Simulated recordings: `specdiag verify` and docs/claims.md.
+thread; an hour and a quarter.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import numpy as np
 
 from benchmarks import _transfer_page
 from benchmarks._pages import DOCS
-from benchmarks._transfer_page import LEVELS, PERCENTS
+from benchmarks._transfer_page import LEVELS, PERCENTS, UNSEEN
 from benchmarks.ridge import counts, r2
 from recipes._arrays import arrays, first_part, inside, place
 from recipes._evaluate import r2_score
@@ -29,7 +30,7 @@ from recipes._published import ARMS, BASE, unit_dropout
 from recipes._recordings import recordings
 from recipes._run import tested
 from recipes._train import train
-from specdiag.lockfile import load
+from specdiag.lockfile import find, load
 from specdiag.recipe import Job
 
 RESULT = Path(__file__).parent / "results" / "transfer.csv"
@@ -42,6 +43,7 @@ SESSIONS = {  # of a task; all bins of the movement for the first, the second ha
     "rat": ("mmaze_0_1", "mmaze_0_1"),
 }
 ENTRIES = {  # of the lock, by task and arm
+    **{(task, arm): f"cross_subject/{task}_{arm}" for task in UNSEEN for arm in ARMS},
     ("first", "base"): BASE,
     **{("second", arm): f"cross_subject/t_20130819_{arm}" for arm in ARMS},
     ("second", "plastic"): "low_data/100_standard",
@@ -60,14 +62,20 @@ def cells():
         yield "rat", arm, "standard", 100, seed
     for seed, percent, level in itertools.product(SEEDS, (10, 25, 100), LEVELS):
         yield "second", "plastic", level, percent, seed
+    for percent, seed, task in itertools.product((10, 25, 50), SEEDS, UNSEEN):  # 100 is in the lock
+        for arm in ("pretrained", "scratch_tuned"):
+            yield task, arm, "standard", percent, seed
 
 
 def settings(task, arm, level, percent, seed):
-    """Return the params of a desk entry for a recording, which has the published number of units."""
+    """Return the params of a desk entry, for a recording with the published numbers of UnitDropout."""
     entries = {(e.name, e.scale): e for e in load(DOCS.parent / "checkpoints.lock").entries}
     params = json.loads(json.dumps(entries[ENTRIES[task, arm], "desk"].params))
     params["training"]["seed"] = seed
-    params["data"] |= {"sessions": [SESSIONS[task][0]], "train_fraction": percent / 100}
+    params["data"]["train_fraction"] = percent / 100
+    if task in UNSEEN:
+        return params
+    params["data"]["sessions"] = [SESSIONS[task][0]]
     params["unit_dropout"] = unit_dropout("paper", level)
     del params["simulation"]
     return params
@@ -220,7 +228,15 @@ def main():
     ridges(options.folder)
     base = measure(("first", "base", "standard", 100, SEEDS[0]), options.folder)
     for cell in cells():
-        measure(cell, options.folder, base)
+        parent = base_of(cell[-1]) if cell[0] in UNSEEN else base
+        measure(cell, options.folder, parent)
+
+
+def base_of(seed):
+    """Return the simulated base of a seed, which `specdiag train` makes."""
+    root = DOCS.parent
+    path = root / ("checkpoints.lock" if seed == SEEDS[0] else f"checkpoints.seed-{seed}.lock")
+    return root / find(load(path), BASE, "desk").path
 
 
 if __name__ == "__main__":
