@@ -109,24 +109,25 @@ def levels(rows):
     return table_of(found)
 
 
+def of_lock():
+    """Return R² by seed of the lock's entries at desk scale, as `specdiag verify` wrote them."""
+    found = {}
+    with (RESULTS / "claims.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["quantity"] == "r2":
+                found.setdefault(row["entry"], {})[float(row["seed"])] = float(row["value"])
+    return found
+
+
 def unseen(rows):
     """Return a table of the simulated animal that no base has seen: means over its sessions, seed by seed."""
-    with (RESULTS / "claims.csv").open(newline="") as file:  # all of the data: entries of the lock
-        whole = {
-            (r["entry"].removeprefix("cross_subject/"), float(r["seed"])): float(r["value"])
-            for r in csv.DictReader(file)
-            if r["quantity"] == "r2"
-        }
-    found = []
+    whole, found = of_lock(), []
     for percent in PERCENTS:
         cells = {}
         for arm in ("pretrained", "scratch_tuned"):
             sessions = [by_seed(rows, session, arm, percent) for session in UNSEEN]
             if percent == 100:
-                sessions = [
-                    {seed: r for (name, seed), r in whole.items() if name == f"{session}_{arm}"}
-                    for session in UNSEEN
-                ]
+                sessions = [whole[f"cross_subject/{session}_{arm}"] for session in UNSEEN]
             seeds = set.intersection(*map(set, sessions))
             cells[arm] = {seed: np.mean([r[seed] for r in sessions]) for seed in seeds}
         line = {"% of training data": percent}
@@ -135,11 +136,26 @@ def unseen(rows):
     return table_of(found)
 
 
+def others():
+    """Return a table of the simulated area 2, by fraction, and of timing."""
+    whole, found = of_lock(), []
+    names = {f"area2, {p} %": f"data_efficiency/{{}}_{p}" for p in PERCENTS}
+    names |= {"timing, constant": "transfer/dmfc_const_{}", "timing, ramp": "timing_ramp/{}"}
+    for label, name in names.items():
+        cells = {arm: whole[name.format(arm)] for arm in list(ARMS)[:3]}
+        line = {"recording": label}
+        line |= {ARMS[arm]: shown(list(values.values())) for arm, values in cells.items()}
+        tuned = less(cells["pretrained"], cells["scratch_tuned"])
+        found.append(line | {"frozen less tuned": tuned})
+    return table_of(found)
+
+
 def tables(rows):
     """Return the tables of docs/transfer.md."""
     (clock,) = by_seed(rows, "timing", "clock").values()
     return {
         "unseen": unseen(rows),
+        "others": others(),
         "clock": table_of([{"decoder": "clock alone", "test R²": f"{clock:.3f}"}]),
         "first": decoders(rows, "first", "base"),
         "second": arms(rows, "second", PERCENTS),
