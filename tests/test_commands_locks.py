@@ -115,8 +115,43 @@ def test_replicates_of_another_seed_have_a_lock_of_their_own(lock):
     assert other.read_bytes() == text
     change(lock, '"steps": 3', '"steps": 2')
     run(lock.parent, "lock")
-    _, out, _ = run(lock.parent, "train", "--missing", "--seed", 43)
+    command = ("train", "--missing", "--seed", 43)
+    dropped = [
+        f"changed {name} (desk): {what}; what was recorded of it is dropped"
+        for name, what in (
+            ("base/net", "params.steps"),
+            ("child/net0", "parent, params.steps"),
+            ("judged/net", "params.steps"),
+        )
+    ]
+    _, out, err = run(lock.parent, *command, "--dry-run")
+    assert (err.splitlines(), other.read_bytes()) == (dropped, text)
+    assert out.splitlines()[-1] == "to do: 4 of 4 entries, about 2 min"
+    _, out, err = run(lock.parent, *command)
+    assert err.splitlines()[:3] == dropped
     assert out.splitlines()[-1] == "3 trained, 1 evaluated"
+
+
+def test_a_replicate_is_not_taken_for_the_lock_that_it_is_of(lock):
+    _, _, err = run(lock.parent, "train", "base/net", "--seed", 43)
+    assert err.splitlines()[0] == (
+        "base/net has no params.training.seed: it is built again as it is"
+    )
+    other = lock.with_name("checkpoints.seed-43.lock")
+    text = other.read_bytes()
+    message = f"Error: {other.name} is written by `specdiag train --seed 43`; give checkpoints.lock"
+    for command in (("lock",), ("train", "base/net", "--seed", 44)):
+        status, out, err = run(lock.parent, *command, "--lock", other.name)
+        assert (status, out, err.splitlines()[-1]) == (2, "", message)
+    assert other.read_bytes() == text
+    assert not lock.with_name("checkpoints.seed-43.seed-44.lock").exists()
+    _, _, err = run(lock.parent, "train", "--all", "--seed", 44, "--dry-run")
+    assert err.splitlines() == [
+        "base/net, child/net0, child/net1 have no params.training.seed: "
+        "they are built again as they are"
+    ]
+    assert not lock.with_name("checkpoints.seed-44.lock").exists()
+    assert run(lock.parent, "train", "base/net", "--seed", 2**63)[0] == 2
 
 
 def test_what_a_run_trained_on_is_recorded_and_binds_nothing(lock):
@@ -504,6 +539,30 @@ def test_a_lost_receipt_of_the_recorded_file_is_no_loss(lock):
     run(lock.parent, "lock")
     run(lock.parent, "train", "base/net")
     assert states(lock.parent)["child/net0"] in ("stale", "corrupt")
+
+
+@pytest.mark.parametrize(
+    ("declared", "force"), [('"steps": 3', ("--force",)), ('"steps": 3, "rate": 1', ())]
+)
+def test_the_tables_of_a_killed_build_do_not_replace_those_of_the_checkpoint(lock, declared, force):
+    change(lock, "        start = start +", "        die()\n        start = start +")
+    change(
+        lock,
+        "def log(",
+        'def die():\n    os.environ.get("DIE") and os.kill(os.getpid(), 9)\n\n\ndef log(',
+    )
+    change(lock, "        die()\n", "        step and die()\n")
+    assert run(lock.parent, "train", "base/net")[0] == 0
+    (table,) = lock.parent.rglob("net.ckpt.log.csv")
+    text, whole = lock.read_text(), table.read_text()
+    change(lock, '"steps": 3', declared)
+    run(lock.parent, "lock")
+    assert run(lock.parent, "train", "base/net", *force, DIE="1")[0] == -9
+    assert (table.read_text(), len(list(lock.parent.rglob("*.run/log.csv")))) == (whole, 1)
+    lock.write_text(text)
+    assert run(lock.parent, "train", "base/net")[1] == "kept  base/net  desk\n1 kept\n"
+    assert table.read_text() == whole
+    assert list(lock.parent.rglob("*.run")) == []
 
 
 def test_a_build_in_progress_is_not_swept_by_who_finds_the_old_file_ok(lock):

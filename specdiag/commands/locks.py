@@ -96,7 +96,7 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
 
     keys = [e.key for e in entries]
     forced = set(keys) if force else set()
-    steps = plan.plan(path, keys, force=forced, prefer="fetch")
+    steps = plan.plan(path.parent, lock, keys, force=forced, prefer="fetch")
     how: dict[str, Any] = {"force": forced, "prefer": "fetch", "debug": is_debug()}
     _finish(steps, work.work(path, steps, progress=_progress, **how))
 
@@ -124,7 +124,7 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
 )
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 2**63 - 1),
     help="Train replicates from this seed, in a lock of their own.",
 )
 @click.option(
@@ -187,10 +187,18 @@ def train(
 
     path, lock = open_lock(lock_path)
     if seed is not None:
-        path, lock = open_lock(recipe.replicate(path, scale, seed))
-    chosen = [e.key for e in _chosen(lock, names, scale, group)]
+        _check_is_no_replicate(path)
+        path, lock, changes = recipe.replicate(path, scale, seed, write=not dry_run)
+        for line in (line for line in changes if line.endswith(recipe.LOST)):
+            click.echo(line, err=True)
+    entries = _chosen(lock, names, scale, group)
+    if seed is not None:
+        _say_unseeded(
+            [e.name for e in entries if e.kind == "checkpoint" and not recipe.is_seeded(e)]
+        )
+    chosen = [e.key for e in entries]
     forced = set(chosen) if force else set()
-    steps = plan.plan(path, chosen, force=forced, prefer=prefer)
+    steps = plan.plan(path.parent, lock, chosen, force=forced, prefer=prefer)
     if missing and (undone := plan.without_build(path, steps)):
         steps = [step for step in steps if step.entry.key not in undone]
         text = f"{len(undone)} entries are left out: no recipe can build them or their parents yet"
@@ -209,6 +217,23 @@ def train(
     else:
         made = work.work(path, steps, progress=_progress, **how)
     _finish(steps, made)
+
+
+def _check_is_no_replicate(path: Path) -> None:
+    from specdiag.recipe import origin
+
+    if found := origin(path):
+        name, seed = found
+        text = f"{path.name} is written by `specdiag train --seed {seed}`; give {name}"
+        raise click.UsageError(text)
+
+
+def _say_unseeded(names: Sequence[str]) -> None:
+    if names:
+        verb, again = ("has", "it is built again as it is")
+        if len(names) > 1:
+            verb, again = ("have", "they are built again as they are")
+        click.echo(f"{', '.join(names)} {verb} no params.training.seed: {again}", err=True)
 
 
 def _joined(path: Path, steps: Sequence["Step"], options: dict[str, Any]) -> bool:
@@ -249,6 +274,8 @@ def lock_(names: tuple[str, ...], lock_path: Path | None, check: bool, init: boo
     from specdiag import recipe
     from specdiag.lockfile import dumps, exclusive, load, save
 
+    if lock_path:
+        _check_is_no_replicate(lock_path)
     if init:
         lock_path = _start(lock_path, names, check)
     path, _ = open_lock(lock_path)
