@@ -146,10 +146,9 @@ def test_a_replicate_is_not_taken_for_the_lock_that_it_is_of(lock):
     assert other.read_bytes() == text
     assert not lock.with_name("checkpoints.seed-43.seed-44.lock").exists()
     _, _, err = run(lock.parent, "train", "--all", "--seed", 44, "--dry-run")
-    assert err.splitlines() == [
-        "base/net, child/net0, child/net1 have no params.training.seed: "
-        "they are built again as they are"
-    ]
+    names = "base/net, child/net0, child/net1"
+    again = "they are built again as they are"
+    assert err == f"{names} have no params.training.seed: {again}\n"
     assert not lock.with_name("checkpoints.seed-44.lock").exists()
     assert run(lock.parent, "train", "base/net", "--seed", 2**63)[0] == 2
 

@@ -183,19 +183,14 @@ def train(
     check_engine(engine, address)
     if engine == "ray" and "nodes" in options:
         raise click.UsageError("--nodes and --engine ray exclude each other")
-    from specdiag import listing, plan, recipe, work
+    from specdiag import listing, plan, work
 
     path, lock = open_lock(lock_path)
     if seed is not None:
-        _check_is_no_replicate(path)
-        path, lock, changes = recipe.replicate(path, scale, seed, write=not dry_run)
-        for line in (line for line in changes if line.endswith(recipe.LOST)):
-            click.echo(line, err=True)
+        path, lock = _replicate(path, scale, seed, write=not dry_run)
     entries = _chosen(lock, names, scale, group)
     if seed is not None:
-        _say_unseeded(
-            [e.name for e in entries if e.kind == "checkpoint" and not recipe.is_seeded(e)]
-        )
+        _say_unseeded(entries)
     chosen = [e.key for e in entries]
     forced = set(chosen) if force else set()
     steps = plan.plan(path.parent, lock, chosen, force=forced, prefer=prefer)
@@ -228,12 +223,27 @@ def _check_is_no_replicate(path: Path) -> None:
         raise click.UsageError(text)
 
 
-def _say_unseeded(names: Sequence[str]) -> None:
+def _replicate(path: Path, scale: "Scale", seed: int, *, write: bool) -> tuple[Path, "Lock"]:
+    """Return the lock of another seed and its path, having said what is dropped of it."""
+    from specdiag import recipe
+
+    _check_is_no_replicate(path)
+    path, lock, changes = recipe.replicate(path, scale, seed, write=write)
+    for line in changes:
+        if line.endswith(recipe.LOST):
+            click.echo(line, err=True)
+    return path, lock
+
+
+def _say_unseeded(entries: Sequence["Entry"]) -> None:
+    from specdiag.recipe import is_seeded
+
+    names = [e.name for e in entries if e.kind == "checkpoint" and not is_seeded(e)]
+    has, again = "has", "it is built again as it is"
+    if len(names) > 1:
+        has, again = "have", "they are built again as they are"
     if names:
-        verb, again = ("has", "it is built again as it is")
-        if len(names) > 1:
-            verb, again = ("have", "they are built again as they are")
-        click.echo(f"{', '.join(names)} {verb} no params.training.seed: {again}", err=True)
+        click.echo(f"{', '.join(names)} {has} no params.training.seed: {again}", err=True)
 
 
 def _joined(path: Path, steps: Sequence["Step"], options: dict[str, Any]) -> bool:
