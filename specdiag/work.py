@@ -187,6 +187,8 @@ def _make(
     if not forced and (kept := _kept(path, key)):
         _finish(target)
         return kept
+    if target.is_dir():
+        raise ValueError(f"{entry.path} is a folder; expected a file or nothing: move it away")
     action = how_made(entry, prefer)
     _log.info("%s %s", _DOING[action], entry.name)
     if action == "fetch":
@@ -242,7 +244,12 @@ def _build(path: Path, entry: Entry, forced: bool, options: Mapping[str, Any]) -
     entry, job, parent = _prepared(path, entry, options)
     (job.folder / _MADE).unlink(missing_ok=True)
     start = time.perf_counter()
-    metrics = _metrics(entry, _called(recipe, root, entry, job))
+    found = _called(recipe, root, entry, job)
+    try:
+        metrics, made = _metrics(entry, found), _made(entry, job.output, str(parent))
+    except (ValueError, RuntimeError):
+        _discard(job)
+        raise
     used = {k: v for k, v in options.items() if k in ("devices", "nodes", "precision")}
     receipt = Receipt(
         how="evaluated" if entry.kind == "evaluation" else "trained",
@@ -250,7 +257,7 @@ def _build(path: Path, entry: Entry, forced: bool, options: Mapping[str, Any]) -
         parent=parent,
         metrics=metrics,
         environment={**environment(time.perf_counter() - start), **used},
-        **_made(entry, job.output, str(parent)),
+        **made,
     )
     write_whole(job.folder / _MADE, as_bytes(receipt))
     publish(root, entry, None if entry.kind == "evaluation" else job.output, receipt)
@@ -314,6 +321,16 @@ def _called(recipe: ModuleType, root: Path, entry: Entry, job: Job) -> Any:
         with contextlib.suppress(OSError):
             job.folder.rmdir()  # unless there is something to resume from
         raise RuntimeError(explained(error, root, entry.recipe)) from error
+
+
+def _discard(job: Job) -> None:
+    """Remove what was refused at `job.output`, and the folder unless there is something to resume from."""
+    if job.output.is_dir() and not job.output.is_symlink():
+        shutil.rmtree(job.output)
+    else:
+        job.output.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        job.folder.rmdir()
 
 
 def _runs(target: Path) -> list[Path]:

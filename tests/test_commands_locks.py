@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -177,6 +178,24 @@ def test_a_node_that_does_not_lead_takes_part_and_publishes_nothing(lock):
     assert err.splitlines()[-1] == text
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"NODE_RANK": "2"}, "NODE_RANK is '2'; expected a number from 0 to 1, of --nodes 2"),
+        ({"NODE_RANK": "a"}, "NODE_RANK is 'a'; expected a number from 0 to 1, of --nodes 2"),
+        (
+            {"MASTER_PORT": "65536"},
+            "MASTER_PORT is '65536'; expected a number from 1 to 65535, the same on each node",
+        ),
+    ],
+)
+def test_a_node_without_a_number_or_port_is_wrong_use(lock, wrong, message):
+    nodes = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "NODE_RANK": "0", **wrong}
+    status, out, err = run(lock.parent, "train", "base/net", "--nodes", 2, **nodes)
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1] == f"Error: {message}; see docs/clusters.md"
+
+
 def files(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -284,6 +303,14 @@ def test_the_lock_command_only_touches_what_is_named(lock):
             ("train", "--all", "--address", "auto"),
             2,
             "Error: --address is that of a Ray cluster; give --engine ray, too",
+        ),
+        *(
+            (
+                ("train", "--all", "--engine", "ray", "--address", address),
+                2,
+                f"Error: --address {address} is none; expected HOST:PORT, such as node1:6379, or auto",
+            )
+            for address in ("node1", "node1:a", ":6379", "node1:65536")
         ),
         (
             ("train", "--all", "--engine", "ray", "--nodes", "2"),
@@ -395,6 +422,65 @@ def test_a_recipe_that_leaves_nothing_or_no_metrics_fails(lock):
     assert states(lock.parent)["base/net"] == "missing"
 
 
+@pytest.mark.parametrize(
+    ("line", "refusal"),
+    [
+        ("os.symlink('/', job.output)", "left no file of its own at job.output"),
+        ("job.output.mkdir()", "left no file of its own at job.output"),
+        ("job.output.write_text('a')", "net.ckpt"),
+        ("return None", "returned None; expected finite metrics"),
+    ],
+)
+def test_what_is_refused_of_a_recipe_does_not_stand_in_the_way_of_the_next_run(lock, line, refusal):
+    change(
+        lock,
+        '    log(job, "begin")',
+        f'    if "W" in os.environ:\n        {line}\n        return dict(r2=(1, 1))\n    log(job, "begin")',
+    )
+    status, out, _ = run(lock.parent, "train", "base/net", W="1")
+    assert status == 1
+    assert refusal in out
+    assert list(lock.parent.rglob("*.run")) == []
+    assert run(lock.parent, "train", "base/net")[0] == 0
+
+
+def test_a_folder_in_the_place_of_a_checkpoint_is_told_before_anything_is_built(lock):
+    (lock.parent / "checkpoints" / "desk" / "base" / "net.ckpt").mkdir(parents=True)
+    assert run(lock.parent, "train", "base/net")[1].splitlines()[0] == (
+        "failed  base/net  desk  checkpoints/desk/base/net.ckpt is a folder; expected a file or nothing: "
+        "move it away"
+    )
+    assert toy.log(lock) == []
+
+
+def test_a_full_disk_is_told_with_the_file_that_does_not_fit(tmp_path):
+    script = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
+        "from pathlib import Path; from specdiag._files import one_line, write_whole\n"
+        "try: write_whole(Path('a'), b'x' * 100)\n"
+        "except OSError as error: print(one_line(error), '-', error)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "a: File too large - [Errno 27] File too large: 'a'\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (None, 143)])
+def test_an_interrupted_run_says_so_in_one_line(lock, number, status):
+    stop = f"os.kill(os.getpid(), {number:d})" if number else "raise SystemExit(143)"
+    change(lock, '    log(job, "begin")', f'    log(job, "begin"); {stop}')
+    found, out, err = run(lock.parent, "train", "base/net")
+    assert (found, out) == (status, "0 entries\n")
+    assert err.splitlines()[-2:] == [
+        "specdiag: training base/net",
+        "interrupted: run it again to go on",
+    ]
+
+
 def test_checkpoints_are_named_by_the_lock_and_what_is_not_there_is_told(lock):
     folder = lock.parent
     run(folder, "train", "--missing")
@@ -412,6 +498,14 @@ def test_checkpoints_are_named_by_the_lock_and_what_is_not_there_is_told(lock):
         status, _, err = run(folder, "compare", "base/net", name)
         assert status == 2
         assert err.splitlines()[-1] == f"Error: Invalid value for 'FILE...': {reason}"
+    status, _, err = run(
+        elsewhere, "compare", "base/net", "child/net0", "--lock", "../checkpoints.lock"
+    )
+    assert status == 2
+    assert err.splitlines()[-1] == (
+        "Error: Invalid value for 'FILE...': missing at desk scale; "
+        "`specdiag train child/net0 --scale desk --lock ../checkpoints.lock` makes it"
+    )
 
 
 def change(lock, old, new):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from specdiag.commands import (
+    MAX_PORT,
     address_option,
     check_engine,
     debug_option,
@@ -258,10 +259,20 @@ def _joined(path: Path, steps: Sequence["Step"], options: dict[str, Any]) -> boo
     built = [step for step in steps if step.action in BUILT]
     if len(built) > 1 or any(step.action == "evaluate" for step in built):
         raise click.UsageError("--nodes trains one entry, whose parents are there; name that one")
-    node = int(os.environ["NODE_RANK"])
+    nodes = options["nodes"]
+    node = _from_environment("NODE_RANK", 0, nodes - 1, f"of --nodes {nodes}")
+    _from_environment("MASTER_PORT", 1, MAX_PORT, "the same on each node")
     if node and built:
         work.join(path, built[0].entry, {**options, "node": node})
     return node > 0
+
+
+def _from_environment(name: str, least: int, most: int, what: str) -> int:
+    text = os.environ[name]
+    if not text.isdecimal() or not least <= int(text) <= most:
+        expected = f"expected a number from {least} to {most}, {what}"
+        raise click.UsageError(f"{name} is '{text}'; {expected}; see docs/clusters.md")
+    return int(text)
 
 
 @click.command("lock")
@@ -355,8 +366,6 @@ def _finish(steps: Sequence["Step"], made: Iterator["Outcome"]) -> None:
     finally:
         outcomes = [done[step.entry.key] for step in steps if step.entry.key in done]
         click.echo(listing.outcome_text(outcomes))
-        if len(outcomes) < len(steps):
-            click.echo("interrupted: run it again to go on", err=True)
     if any(outcome.word in ("failed", "skipped") for outcome in outcomes):
         raise click.exceptions.Exit(1)
 
