@@ -7,11 +7,14 @@ compared, and then by torch's restricted unpickler.
 
 import hashlib
 import io
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from specdiag._files import write_whole
+
+_log = logging.getLogger(__name__)
 
 KEPT = 2  # should the newest be damaged, there is one more
 
@@ -35,15 +38,21 @@ def _write(path: Path, buffer: io.BytesIO) -> None:
 
 
 def save(folder: Path, step: int, state: Any) -> None:
-    """Write the state of a training after a step, and remove all but the newest two."""
+    """Write the state of a training after a step; remove all but it and the one before.
+
+    Newer ones were damaged, or of another beginning: the training would have gone on from them.
+    """
     import torch
 
     buffer = io.BytesIO()
     torch.save(state, buffer)
     digest = hashlib.sha256(buffer.getbuffer()).hexdigest()[:16]
-    _write(folder / f"step-{step:08d}-{digest}.ckpt", buffer)
-    for old in _newest_first(folder)[KEPT:]:
-        old.unlink()
+    path = folder / f"step-{step:08d}-{digest}.ckpt"
+    _write(path, buffer)
+    found = _newest_first(folder)
+    first = found.index(path)
+    for other in found[:first] + found[first + KEPT :]:
+        other.unlink()
 
 
 def resume(folder: Path) -> Any:
@@ -56,6 +65,7 @@ def resume(folder: Path) -> Any:
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest().startswith(path.stem.rpartition("-")[2]):
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        _log.warning("%s is damaged: passed over", path.name)
     return None
 
 

@@ -196,7 +196,7 @@ def declare(
     reported: tuple[Reported, ...] = (),
     cost: Cost | None = None,
 ) -> Entry:
-    """Return an entry: recordings and figures at paper scale, a simulation at desk scale.
+    """Return an entry: recordings and figures at paper scale; at desk scale the simulation of a task that has one.
 
     Parameters
     ----------

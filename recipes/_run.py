@@ -36,7 +36,7 @@ def trained(job: Job) -> Metrics:
     Raises
     ------
     RuntimeError
-        When more devices are asked for than there are; at paper scale, unless `job.yes`, with fewer GPUs
+        When more devices are asked for than there are, or float16 without a GPU; at paper scale, unless `job.yes`, with fewer GPUs
         than declared.
     """
     _check_hardware(job)
@@ -100,6 +100,8 @@ def _check_hardware(job: Job) -> None:
     if job.devices and job.devices > there:
         what = "GPUs" if gpus else "processor cores and no CUDA GPU"
         raise RuntimeError(f"--devices {job.devices}: this machine has {there} {what}")
+    if job.precision == "float16" and not gpus:  # Lightning would train in bfloat16 instead
+        raise RuntimeError("--precision float16 needs a CUDA GPU; bfloat16 runs here")
     if job.scale == "paper" and not job.yes:
         check_length(job, gpus)
 

@@ -80,6 +80,12 @@ def train(
     from lightning.fabric import Fabric
     from lightning.fabric.plugins.environments import LightningEnvironment
 
+    for name in (
+        "lightning",
+        "lightning.fabric",
+        "lightning.pytorch",
+    ):  # its own lines would come under our name
+        logging.getLogger(name).setLevel(logging.WARNING)
     held, declared = arrays(sessions, job.params), job.params["training"]
     cuda, devices = torch.cuda.is_available(), job.devices or declared["devices"]
     if cuda:
@@ -275,7 +281,11 @@ def _save(t: Training) -> None:
 def _resume(t: Training) -> None:
     """Go on from the newest whole state, unless it began with other weights: the parent was replaced."""
     state = _checkpoints.resume(t.job.folder)
-    if state is None or state["beginning"] != t.beginning:
+    if state is None:
+        return
+    if state["beginning"] != t.beginning:
+        text = "%s: the state after step %d began with other weights: begins anew"
+        _log.warning(text, t.job.name, state["step"])
         return
     t.core.load_state_dict(state["model"])
     t.optimizer.load_state_dict(state["optimizer"])

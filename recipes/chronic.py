@@ -28,17 +28,20 @@ R2 = (
 
 def entries() -> list[Entry]:
     """Return nine evaluations of the base at both scales."""
-    return [
-        declare(
-            f"chronic/{session.removesuffix('_center_out_reaching')}",
-            scale,
-            reaching(session, seconds=BASE_SECONDS),
-            recipe="chronic",
-            kind="evaluation",
-            parent=BASE,
-            params={"data": reaching(session).data(scale, 1.0)},
-            reported=(r2(value, f"chronic_results.jsonl, line {line}"),),
-        )
-        for line, (session, value) in enumerate(zip(CHRONIC_SESSIONS, R2, strict=True), 1)
-        for scale in SCALES
-    ]
+    found = []
+    for line, (session, value) in enumerate(zip(CHRONIC_SESSIONS, R2, strict=True), 1):
+        task = reaching(session, seconds=BASE_SECONDS)
+        found += [
+            declare(
+                f"chronic/{session.removesuffix('_center_out_reaching')}",
+                scale,
+                task,
+                recipe="chronic",
+                kind="evaluation",
+                parent=BASE,
+                params={"data": task.data(scale, 1.0)},
+                reported=(r2(value, f"chronic_results.jsonl, line {line}"),),
+            )
+            for scale in SCALES
+        ]
+    return found

@@ -233,13 +233,17 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
     """Open a file to write that is there whole under its name when the block ends, or not at all.
 
     Beside the target, synced, then renamed: a process that dies, a full disk or a second writer
-    leave the old file or the new one.
+    leave the old file or the new one. An error of the system that names no file, as of a full disk, is given
+    the target's name.
     """
     import tempfile
 
-    with tempfile.NamedTemporaryFile(
-        prefix=f".{target.name}.", dir=target.parent, delete=False
-    ) as file:
+    with (
+        _naming(target),  # also what closing the file raises
+        tempfile.NamedTemporaryFile(
+            prefix=f".{target.name}.", dir=target.parent, delete=False
+        ) as file,
+    ):
         temporary = Path(file.name)
         try:
             yield file
@@ -248,6 +252,16 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = str(target)
+        raise
 
 
 def usual_mode() -> int:

@@ -3,7 +3,9 @@
 Nothing heavy is imported before a command runs, so that `specdiag --help` answers at once.
 """
 
+import signal
 import sys
+from typing import Any
 
 import click
 
@@ -18,7 +20,24 @@ from specdiag.commands.simulate import simulate
 from specdiag.commands.verify import verify
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Interruptible(click.Group):
+    """A group whose commands end by SIGINT or SIGTERM with one line, and the status of a shell."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; raise SystemExit of 130 or 143 when it was interrupted."""
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, SystemExit) as error:
+            status = error.code if isinstance(error, SystemExit) else 128 + signal.SIGINT
+            if status in INTERRUPTED:
+                click.echo("interrupted: run it again to go on", err=True)
+            raise SystemExit(status) from None
+
+
+INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
+@click.group(cls=Interruptible, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="specdiag")
 def cli() -> None:
     """Read a neural network's health from the eigenvalue spectra of its weights."""

@@ -8,20 +8,21 @@ import functools
 import logging
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from specdiag._files import one_line
 from specdiag.lockfile import Entry, Key
 from specdiag.plan import Step
-from specdiag.work import Outcome, attempt, skipped, waits
+from specdiag.work import TERMINATED, Outcome, attempt, skipped, waits
 
 Job = TypeVar("Job")
 Found = TypeVar("Found")
@@ -51,12 +52,13 @@ def work(
     Raises
     ------
     RuntimeError
-        When Ray is not installed.
+        When Ray is not installed or cannot be started.
     ConnectionError
-        When there is no cluster at the address.
+        When nobody listens at the address.
     """
-    ray = _connected(address)  # now, and not when the first outcome is asked for
-    return _disconnected(ray, _worked(ray, path, steps, force, prefer, options, debug))
+    stack = ExitStack()
+    ray = stack.enter_context(_connected(address))  # now, not when the first outcome is asked for
+    return _disconnected(stack, _worked(ray, path, steps, force, prefer, options, debug))
 
 
 def each(
@@ -76,13 +78,10 @@ def each(
     RuntimeError, ConnectionError
         As in `work`.
     """
-    ray = _connected(address)
-    try:
+    with _connected(address) as ray:
         task = ray.remote(num_cpus=1)(_applied)
         for ref in [task.remote(function, job) for job in jobs]:
             yield functools.partial(_result, ray, ref)
-    finally:
-        ray.shutdown()
 
 
 def _applied(function: Callable[[Job], Found], job: Job) -> Found:
@@ -96,13 +95,10 @@ def _result(ray: Any, ref: Any) -> Any:
         raise error.cause from None
 
 
-def _disconnected(ray: Any, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+def _disconnected(stack: ExitStack, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
     """Yield the outcomes, then disconnect. What Ray prints meanwhile does not mix with results."""
-    try:
-        with redirect_stdout(sys.stderr):
-            yield from outcomes
-    finally:
-        ray.shutdown()
+    with stack, redirect_stdout(sys.stderr):
+        yield from outcomes
 
 
 def _worked(
@@ -134,28 +130,54 @@ def _worked(
             yield done[step.entry.key]
 
 
-def _connected(address: str | None) -> Any:
-    """Return the module `ray`, connected."""
+@contextmanager
+def _connected(address: str | None) -> Iterator[Any]:
+    """Yield the module `ray`, connected; SIGTERM becomes SystemExit(143), where Ray's own aborts with a dump."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
+    _probe(address)
+    before, stopped = signal.getsignal(signal.SIGTERM), list[bool]()
+    in_main = threading.current_thread() is threading.main_thread()
     try:
         with warnings.catch_warnings(action="ignore"):  # its advice about future versions
             import ray
 
-            if address and address != "auto":  # Ray itself would try for a quarter of an hour
-                host, _, port = address.rpartition(":")
-                socket.create_connection((host, int(port)), timeout=10).close()
             here: Any = {} if address else {"include_dashboard": False}
             ray.init(address=address or "local", logging_level=logging.WARNING, **here)
     except ImportError:
         raise RuntimeError("--engine ray needs Ray: pip install 'specdiag[ray]'") from None
-    except (OSError, ValueError, RuntimeError):
-        if not address:
-            raise
+    except (OSError, ValueError, RuntimeError) as error:
+        raise RuntimeError(str(error).strip().partition("\n")[0]) from error
+
+    def stop(*_: object) -> NoReturn:
+        stopped.append(True)
+        raise KeyboardInterrupt  # the only one that Ray lets through while it waits
+
+    if in_main:
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield ray
+    except KeyboardInterrupt:
+        if stopped:
+            raise SystemExit(TERMINATED) from None
+        raise
+    finally:
+        ray.shutdown()
+        if in_main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _probe(address: str | None) -> None:
+    """Raise ConnectionError when nobody listens at an address: Ray would try for a quarter of an hour."""
+    if address in (None, "auto"):
+        return
+    host, _, port = str(address).rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError:
         raise ConnectionError(
             f"no Ray cluster at {address}; start one with `ray start --head`, or leave out --address to "
             "use this machine alone"
         ) from None
-    return ray
 
 
 def _n_devices(step: Step, options: Mapping[str, Any]) -> int:
@@ -181,10 +203,13 @@ def _resources(ray: Any, step: Step, options: Mapping[str, Any]) -> dict[str, fl
 def _outcome(ray: Any, ref: Any, entry: Entry, debug: bool) -> Outcome:
     try:
         return ray.get(ref)
-    except ray.exceptions.RayError as error:  # the node or the worker was lost, too often
+    except ray.exceptions.RayError as error:
         if debug:
             raise
-        return Outcome(entry, "failed", one_line(error))
+        text = "its worker or node died four times; run it without --engine ray to see why"
+        if isinstance(error, ray.exceptions.RayTaskError):
+            text = f"{type(error.cause).__name__}: {' '.join(str(error.cause).split())}"
+        return Outcome(entry, "failed", text)
 
 
 def _task(

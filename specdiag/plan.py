@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from specdiag.lockfile import Entry, Key, load
+from specdiag.lockfile import Entry, Key, Lock
 from specdiag.recipe import load_recipe
 from specdiag.store import USABLE, State, state
 
@@ -19,13 +19,15 @@ class Step(NamedTuple):
     state: State
 
 
-def plan(path: Path, chosen: Iterable[Key], *, force: set[Key], prefer: str) -> list[Step]:
+def plan(
+    root: Path, lock: Lock, chosen: Iterable[Key], *, force: set[Key], prefer: str
+) -> list[Step]:
     """Return what is to be done so that the chosen entries are there, parents first.
 
     Parameters
     ----------
-    path : Path
-        Of the lock.
+    root : Path
+        The folder of the lock.
     chosen : iterable of Key
         A parent is added where one of these is to be built from it.
     force : set of Key
@@ -33,7 +35,6 @@ def plan(path: Path, chosen: Iterable[Key], *, force: set[Key], prefer: str) -> 
     prefer : {'fetch', 'train'}
         What is done with an entry that has a source.
     """
-    lock, root = load(path), path.parent
     wanted = set(chosen)
     steps: list[Step] = []
     for entry in reversed(lock.entries):  # children before parents

@@ -8,8 +8,10 @@ them by `specdiag verify`, and by nothing else.
 
 import importlib
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -32,7 +34,7 @@ from specdiag.lockfile import (
 
 FOLDER = "recipes"
 _RECORDED = {"params", "file", "metrics", "environment"}
-_LOST = "; what was recorded of it is dropped"
+LOST = "; what was recorded of it is dropped"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,29 +212,41 @@ def resolve(
     return replace(lock, entries=entries), [change for change in changes if change]
 
 
-def replicate(path: Path, scale: Scale, seed: int) -> Path:
-    """Return the path of a lock of the same entries that are trained from another seed.
+def replicate(path: Path, scale: Scale, seed: int, *, write: bool) -> tuple[Path, Lock, list[str]]:
+    """Return a lock of the same entries trained from another seed, its path, and what changed in it.
 
     It lies beside the lock, checkpoints.seed-43.lock for seed 43, with files under checkpoints/seed-43, and
     is written or renewed: what was recorded in it stays as with `resolve`. It has the entries of the scale,
     and of any that it had before. Nothing of a replicate can be fetched.
     """
     target = path.with_name(f"{path.stem}.seed-{seed}.lock")
-    with exclusive(target):
+    with exclusive(target) if write else nullcontext():
         old = load(target) if target.exists() else Lock()
         scales = {scale, *(e.scale for e in old.entries)}
         same = [_reseeded(e, seed) for e in load(path).entries if e.scale in scales]
         new, changes = resolve(old, same)
-        if changes or not target.exists():
+        if write and (changes or not target.exists()):
             save(new, target)
-    return target
+    return target, new, changes
+
+
+def origin(path: Path) -> tuple[str, str] | None:
+    """Return the name of the lock of which this one is the replicate, and its seed; None for another."""
+    found = re.fullmatch(r"(.+)\.seed-(\d+)\.lock", path.name)
+    return (f"{found[1]}.lock", found[2]) if found else None
+
+
+def is_seeded(entry: Entry) -> bool:
+    """Return whether a replicate of an entry differs from it: by `params.training.seed`."""
+    training = entry.params.get("training")
+    return isinstance(training, dict) and "seed" in training
 
 
 def _reseeded(entry: Entry, seed: int) -> Entry:
     """Return the declaration with another `params.training.seed` where it has one."""
-    training, params = entry.params.get("training"), entry.params
-    if isinstance(training, dict) and "seed" in training:
-        params = {**params, "training": {**training, "seed": seed}}
+    params = entry.params
+    if is_seeded(entry):
+        params = {**params, "training": {**params["training"], "seed": seed}}
     return replace(
         entry,
         params=params,
@@ -294,7 +308,7 @@ def _change(key: Key, old: Entry | None, new: Entry | None) -> str:
         return f"added {label}"
     had_record = bool(old.metrics or old.file.sha256)
     if new is None:
-        return f"removed {label}: no recipe declares it" + _LOST * had_record
+        return f"removed {label}: no recipe declares it" + LOST * had_record
     before, after = plain(old), plain(new)
     if _same(before, after):
         return ""
@@ -305,7 +319,7 @@ def _change(key: Key, old: Entry | None, new: Entry | None) -> str:
         if not _same(old.params.get(k), new.params.get(k))
     ]
     what = ", ".join(fields + params) or "its parent's declaration"
-    return f"changed {label}: {what}" + _LOST * (had_record and not new.metrics)
+    return f"changed {label}: {what}" + LOST * (had_record and not new.metrics)
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -135,7 +135,7 @@ def read_receipt(root: Path, lock: Lock, entry: Entry) -> Receipt | State:
     if receipt.is_file():
         return _parsed(receipt, sha256)
     if entry.kind == "evaluation":
-        others = any(_receipts(path))
+        others = any(receipts(path))
         return State("stale", "its parent changed since") if others else State("missing")
     if sha256 == entry.file.sha256:
         return _recorded_receipt(entry)
@@ -172,8 +172,14 @@ def _receipt_path(path: Path, sha256: str) -> Path:
     return path.with_name(f"{path.name}.{sha256[:16]}.json")
 
 
-def _receipts(path: Path) -> Iterator[Path]:
+def receipts(path: Path) -> Iterator[Path]:
+    """Return the receipts beside a file: its own, and those of files before it or to come."""
     return path.parent.glob(f"{glob.escape(path.name)}.{'[0-9a-f]' * 16}.json")
+
+
+def as_bytes(receipt: Receipt) -> bytes:
+    """Return a receipt as it is written."""
+    return json.dumps(plain(receipt), indent=1, sort_keys=True).encode()
 
 
 def publish(root: Path, entry: Entry, file: Path | None, receipt: Receipt) -> None:
@@ -187,11 +193,11 @@ def publish(root: Path, entry: Entry, file: Path | None, receipt: Receipt) -> No
     path = root / entry.path
     path.parent.mkdir(parents=True, exist_ok=True)
     target = _receipt_path(path, receipt.sha256)
-    write_whole(target, json.dumps(plain(receipt), indent=1, sort_keys=True).encode())
+    write_whole(target, as_bytes(receipt))
     if file:
         file.chmod(usual_mode())  # whoever wrote it may have kept it to himself
         file.replace(path)
-    for old in _receipts(path):
+    for old in receipts(path):
         if old != target:
             old.unlink(missing_ok=True)
 

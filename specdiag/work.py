@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
-from specdiag._files import one_line
+from specdiag._files import one_line, write_whole
 from specdiag.checkpoint import tensor_digest
 from specdiag.fetch import ChecksumError, fetch_hub, fetch_url
 from specdiag.lockfile import (
@@ -38,10 +38,12 @@ from specdiag.recipe import Job, explained, load_recipe
 from specdiag.store import (
     USABLE,
     Receipt,
+    as_bytes,
     environment,
     parent_sha256,
     publish,
     read_receipt,
+    receipts,
     recorded,
     sha256_of,
     state,
@@ -51,6 +53,7 @@ _log = logging.getLogger(__name__)
 
 TERMINATED = 143  # exit status of a build that saved and stopped at SIGTERM: 128 + 15
 
+_MADE = "receipt"  # in the folder of a build that is finished: of what it is about to publish
 _POLL = 1.0  # seconds between looks at entries that other processes work on
 
 Progress = Callable[[str], Callable[[int, int | None], object]]
@@ -179,9 +182,13 @@ def _make(
 ) -> Outcome:
     """Make an entry unless it is there by now; whoever calls holds its file lock."""
     entry = find(load(path), *key)
+    target = path.parent / entry.path
+    _keep_tables(target)  # of a build that was killed after it had published
     if not forced and (kept := _kept(path, key)):
-        _finish(path.parent / entry.path)
+        _finish(target)
         return kept
+    if target.is_dir():
+        raise ValueError(f"{entry.path} is a folder; expected a file or nothing: move it away")
     action = how_made(entry, prefer)
     _log.info("%s %s", _DOING[action], entry.name)
     if action == "fetch":
@@ -235,8 +242,14 @@ def _build(path: Path, entry: Entry, forced: bool, options: Mapping[str, Any]) -
     root, target = path.parent, path.parent / entry.path
     recipe = _recipe(root, entry)
     entry, job, parent = _prepared(path, entry, options)
+    (job.folder / _MADE).unlink(missing_ok=True)
     start = time.perf_counter()
-    metrics = _metrics(entry, _called(recipe, root, entry, job))
+    found = _called(recipe, root, entry, job)
+    try:
+        metrics, made = _metrics(entry, found), _made(entry, job.output, str(parent))
+    except (ValueError, RuntimeError):
+        _discard(job)
+        raise
     used = {k: v for k, v in options.items() if k in ("devices", "nodes", "precision")}
     receipt = Receipt(
         how="evaluated" if entry.kind == "evaluation" else "trained",
@@ -244,8 +257,9 @@ def _build(path: Path, entry: Entry, forced: bool, options: Mapping[str, Any]) -
         parent=parent,
         metrics=metrics,
         environment={**environment(time.perf_counter() - start), **used},
-        **_made(entry, job.output, str(parent)),
+        **made,
     )
+    write_whole(job.folder / _MADE, as_bytes(receipt))
     publish(root, entry, None if entry.kind == "evaluation" else job.output, receipt)
     amend(path, entry.key, lambda e: recorded(e, receipt, forced=forced))
     _finish(target)
@@ -309,6 +323,16 @@ def _called(recipe: ModuleType, root: Path, entry: Entry, job: Job) -> Any:
         raise RuntimeError(explained(error, root, entry.recipe)) from error
 
 
+def _discard(job: Job) -> None:
+    """Remove what was refused at `job.output`, and the folder unless there is something to resume from."""
+    if job.output.is_dir() and not job.output.is_symlink():
+        shutil.rmtree(job.output)
+    else:
+        job.output.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        job.folder.rmdir()
+
+
 def _runs(target: Path) -> list[Path]:
     return list(target.parent.glob(f"{glob.escape(target.name)}.*.run"))
 
@@ -323,14 +347,35 @@ def _is_finished(target: Path) -> bool:
     return not _runs(target) and (not target.is_file() or spectra_path(target).exists())
 
 
-def _finish(target: Path) -> None:
-    """Keep the tables of finished builds beside the checkpoint, and remove the rest of their folders.
+def _keep_tables(target: Path) -> None:
+    """Keep the tables of what was published beside it, and remove the folder of its build.
 
     Whoever calls holds the file lock of the entry.
     """
     for folder in _runs(target):
-        for file in (*folder.glob("*.csv"), *folder.glob("*.json")):
-            file.replace(target.with_name(f"{target.name}.{file.name}"))
+        if _is_published(target, folder):
+            for file in (*folder.glob("*.csv"), *folder.glob("*.json")):
+                file.replace(target.with_name(f"{target.name}.{file.name}"))
+            shutil.rmtree(folder)
+
+
+def _is_published(target: Path, folder: Path) -> bool:
+    """Return whether what a folder's build made is what is there: its receipt is, and its file has left."""
+    made = folder / _MADE
+    return (
+        made.is_file()
+        and not (folder / target.name).exists()
+        and any(made.read_bytes() == other.read_bytes() for other in receipts(target))
+    )
+
+
+def _finish(target: Path) -> None:
+    """Keep tables and spectra beside what was published, and remove folders of all other builds.
+
+    Whoever calls holds the file lock of the entry.
+    """
+    _keep_tables(target)
+    for folder in _runs(target):
         shutil.rmtree(folder)
     if target.is_file():
         try:

@@ -126,7 +126,7 @@ def test_the_paper_scale_does_not_start_without_a_gpu(recipe, name, length, tmp_
 
 
 def test_fewer_gpus_than_declared_start_only_when_that_is_confirmed(tmp_path):
-    from recipes._run import check_length
+    from recipes._run import _check_hardware, check_length
 
     declared = entry(poyo_mp, "base/poyo_mp_converged", "paper")
     bare = job(tmp_path, name="base", scale="paper")
@@ -142,12 +142,15 @@ def test_fewer_gpus_than_declared_start_only_when_that_is_confirmed(tmp_path):
             f"base at paper scale trains for 1,000 epochs (published: 9 h on 8 x H100) and it would "
             f"get {text}: fetch the published weights, build it at desk scale, or give --yes"
         )
+    with pytest.raises(RuntimeError, match=r"or give --yes$"):
+        _check_hardware(replace(made, nodes=0))  # as if without any GPU, wherever this runs
+    _check_hardware(replace(made, nodes=0, yes=True))
     check_length(made, 8)
     check_length(replace(made, nodes=2), 4)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="counts GPUs")
-def test_more_devices_than_there_are_start_nothing(tmp_path):
+def test_devices_and_precisions_that_there_are_not_start_nothing(tmp_path):
     made = small(tmp_path, entry(poyo_mp, "base/poyo_mp_converged", "desk"))
     cores = os.cpu_count()
     with pytest.raises(RuntimeError) as error:
@@ -155,4 +158,7 @@ def test_more_devices_than_there_are_start_nothing(tmp_path):
     assert str(error.value) == (
         f"--devices 999: this machine has {cores} processor cores and no CUDA GPU"
     )
+    with pytest.raises(RuntimeError) as error:
+        poyo_mp.build(replace(made, precision="float16"))
+    assert str(error.value) == "--precision float16 needs a CUDA GPU; bfloat16 runs here"
     assert not list(tmp_path.iterdir())

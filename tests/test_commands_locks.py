@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -115,8 +116,42 @@ def test_replicates_of_another_seed_have_a_lock_of_their_own(lock):
     assert other.read_bytes() == text
     change(lock, '"steps": 3', '"steps": 2')
     run(lock.parent, "lock")
-    _, out, _ = run(lock.parent, "train", "--missing", "--seed", 43)
+    command = ("train", "--missing", "--seed", 43)
+    dropped = [
+        f"changed {name} (desk): {what}; what was recorded of it is dropped"
+        for name, what in (
+            ("base/net", "params.steps"),
+            ("child/net0", "parent, params.steps"),
+            ("judged/net", "params.steps"),
+        )
+    ]
+    _, out, err = run(lock.parent, *command, "--dry-run")
+    assert (err.splitlines(), other.read_bytes()) == (dropped, text)
+    assert out.splitlines()[-1] == "to do: 4 of 4 entries, about 2 min"
+    _, out, err = run(lock.parent, *command)
+    assert err.splitlines()[:3] == dropped
     assert out.splitlines()[-1] == "3 trained, 1 evaluated"
+
+
+def test_a_replicate_is_not_taken_for_the_lock_that_it_is_of(lock):
+    _, _, err = run(lock.parent, "train", "base/net", "--seed", 43)
+    assert err.splitlines()[0] == (
+        "base/net has no params.training.seed: it is built again as it is"
+    )
+    other = lock.with_name("checkpoints.seed-43.lock")
+    text = other.read_bytes()
+    message = f"Error: {other.name} is written by `specdiag train --seed 43`; give checkpoints.lock"
+    for command in (("lock",), ("train", "base/net", "--seed", 44)):
+        status, out, err = run(lock.parent, *command, "--lock", other.name)
+        assert (status, out, err.splitlines()[-1]) == (2, "", message)
+    assert other.read_bytes() == text
+    assert not lock.with_name("checkpoints.seed-43.seed-44.lock").exists()
+    _, _, err = run(lock.parent, "train", "--all", "--seed", 44, "--dry-run")
+    names = "base/net, child/net0, child/net1"
+    again = "they are built again as they are"
+    assert err == f"{names} have no params.training.seed: {again}\n"
+    assert not lock.with_name("checkpoints.seed-44.lock").exists()
+    assert run(lock.parent, "train", "base/net", "--seed", 2**63)[0] == 2
 
 
 def test_what_a_run_trained_on_is_recorded_and_binds_nothing(lock):
@@ -141,6 +176,24 @@ def test_a_node_that_does_not_lead_takes_part_and_publishes_nothing(lock):
     _, _, err = run(lock.parent, "train", "--all", "--nodes", 2, **nodes, NODE_RANK="0")
     text = "Error: --nodes trains one entry, whose parents are there; name that one"
     assert err.splitlines()[-1] == text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"NODE_RANK": "2"}, "NODE_RANK is '2'; expected a number from 0 to 1, of --nodes 2"),
+        ({"NODE_RANK": "a"}, "NODE_RANK is 'a'; expected a number from 0 to 1, of --nodes 2"),
+        (
+            {"MASTER_PORT": "65536"},
+            "MASTER_PORT is '65536'; expected a number from 1 to 65535, the same on each node",
+        ),
+    ],
+)
+def test_a_node_without_a_number_or_port_is_wrong_use(lock, wrong, message):
+    nodes = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "NODE_RANK": "0", **wrong}
+    status, out, err = run(lock.parent, "train", "base/net", "--nodes", 2, **nodes)
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1] == f"Error: {message}; see docs/clusters.md"
 
 
 def files(folder):
@@ -250,6 +303,14 @@ def test_the_lock_command_only_touches_what_is_named(lock):
             ("train", "--all", "--address", "auto"),
             2,
             "Error: --address is that of a Ray cluster; give --engine ray, too",
+        ),
+        *(
+            (
+                ("train", "--all", "--engine", "ray", "--address", address),
+                2,
+                f"Error: --address {address} is none; expected HOST:PORT, such as node1:6379, or auto",
+            )
+            for address in ("node1", "node1:a", ":6379", "node1:65536")
         ),
         (
             ("train", "--all", "--engine", "ray", "--nodes", "2"),
@@ -361,6 +422,65 @@ def test_a_recipe_that_leaves_nothing_or_no_metrics_fails(lock):
     assert states(lock.parent)["base/net"] == "missing"
 
 
+@pytest.mark.parametrize(
+    ("line", "refusal"),
+    [
+        ("os.symlink('/', job.output)", "left no file of its own at job.output"),
+        ("job.output.mkdir()", "left no file of its own at job.output"),
+        ("job.output.write_text('a')", "net.ckpt"),
+        ("return None", "returned None; expected finite metrics"),
+    ],
+)
+def test_what_is_refused_of_a_recipe_does_not_stand_in_the_way_of_the_next_run(lock, line, refusal):
+    change(
+        lock,
+        '    log(job, "begin")',
+        f'    if "W" in os.environ:\n        {line}\n        return dict(r2=(1, 1))\n    log(job, "begin")',
+    )
+    status, out, _ = run(lock.parent, "train", "base/net", W="1")
+    assert status == 1
+    assert refusal in out
+    assert list(lock.parent.rglob("*.run")) == []
+    assert run(lock.parent, "train", "base/net")[0] == 0
+
+
+def test_a_folder_in_the_place_of_a_checkpoint_is_told_before_anything_is_built(lock):
+    (lock.parent / "checkpoints" / "desk" / "base" / "net.ckpt").mkdir(parents=True)
+    assert run(lock.parent, "train", "base/net")[1].splitlines()[0] == (
+        "failed  base/net  desk  checkpoints/desk/base/net.ckpt is a folder; expected a file or nothing: "
+        "move it away"
+    )
+    assert toy.log(lock) == []
+
+
+def test_a_full_disk_is_told_with_the_file_that_does_not_fit(tmp_path):
+    script = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
+        "from pathlib import Path; from specdiag._files import one_line, write_whole\n"
+        "try: write_whole(Path('a'), b'x' * 100)\n"
+        "except OSError as error: print(one_line(error), '-', error)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "a: File too large - [Errno 27] File too large: 'a'\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (None, 143)])
+def test_an_interrupted_run_says_so_in_one_line(lock, number, status):
+    stop = f"os.kill(os.getpid(), {number:d})" if number else "raise SystemExit(143)"
+    change(lock, '    log(job, "begin")', f'    log(job, "begin"); {stop}')
+    found, out, err = run(lock.parent, "train", "base/net")
+    assert (found, out) == (status, "0 entries\n")
+    assert err.splitlines()[-2:] == [
+        "specdiag: training base/net",
+        "interrupted: run it again to go on",
+    ]
+
+
 def test_checkpoints_are_named_by_the_lock_and_what_is_not_there_is_told(lock):
     folder = lock.parent
     run(folder, "train", "--missing")
@@ -378,6 +498,14 @@ def test_checkpoints_are_named_by_the_lock_and_what_is_not_there_is_told(lock):
         status, _, err = run(folder, "compare", "base/net", name)
         assert status == 2
         assert err.splitlines()[-1] == f"Error: Invalid value for 'FILE...': {reason}"
+    status, _, err = run(
+        elsewhere, "compare", "base/net", "child/net0", "--lock", "../checkpoints.lock"
+    )
+    assert status == 2
+    assert err.splitlines()[-1] == (
+        "Error: Invalid value for 'FILE...': missing at desk scale; "
+        "`specdiag train child/net0 --scale desk --lock ../checkpoints.lock` makes it"
+    )
 
 
 def change(lock, old, new):
@@ -504,6 +632,30 @@ def test_a_lost_receipt_of_the_recorded_file_is_no_loss(lock):
     run(lock.parent, "lock")
     run(lock.parent, "train", "base/net")
     assert states(lock.parent)["child/net0"] in ("stale", "corrupt")
+
+
+@pytest.mark.parametrize(
+    ("declared", "force"), [('"steps": 3', ("--force",)), ('"steps": 3, "rate": 1', ())]
+)
+def test_the_tables_of_a_killed_build_do_not_replace_those_of_the_checkpoint(lock, declared, force):
+    change(lock, "        start = start +", "        die()\n        start = start +")
+    change(
+        lock,
+        "def log(",
+        'def die():\n    os.environ.get("DIE") and os.kill(os.getpid(), 9)\n\n\ndef log(',
+    )
+    change(lock, "        die()\n", "        step and die()\n")
+    assert run(lock.parent, "train", "base/net")[0] == 0
+    (table,) = lock.parent.rglob("net.ckpt.log.csv")
+    text, whole = lock.read_text(), table.read_text()
+    change(lock, '"steps": 3', declared)
+    run(lock.parent, "lock")
+    assert run(lock.parent, "train", "base/net", *force, DIE="1")[0] == -9
+    assert (table.read_text(), len(list(lock.parent.rglob("*.run/log.csv")))) == (whole, 1)
+    lock.write_text(text)
+    assert run(lock.parent, "train", "base/net")[1] == "kept  base/net  desk\n1 kept\n"
+    assert table.read_text() == whole
+    assert list(lock.parent.rglob("*.run")) == []
 
 
 def test_a_build_in_progress_is_not_swept_by_who_finds_the_old_file_ok(lock):

@@ -14,7 +14,9 @@ import pytest
 import toy
 from test_commands_locks import change, run
 
+from specdiag import engine
 from specdiag.lockfile import load
+from specdiag.work import Outcome
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 pytestmark = pytest.mark.slow
@@ -107,6 +109,10 @@ def test_a_lost_machine_costs_what_ran_on_it_and_changes_no_weight(cluster, tmp_
 def test_several_devices_get_a_process_of_their_own_and_failures_their_reason(cluster, tmp_path):
     lock = lock_of_toys(tmp_path / "lock", 2)
     change(lock, '"base/net", seed=i)', '"base/net", seed=i, fails=i == 0)')
+    where = (
+        'log(job, "begin"); import sys; log(job, "worker" if "ray" in sys.modules else "process")'
+    )
+    change(lock, 'log(job, "begin")', where)
     run(lock.parent, "lock")
     command = ("train", "--all", "--engine", "ray", "--address", cluster.address, "--devices", 2)
     status, out, _ = run(lock.parent, *command)
@@ -119,6 +125,64 @@ def test_several_devices_get_a_process_of_their_own_and_failures_their_reason(cl
         "2 trained, 1 failed, 1 evaluated",
     ]
     assert load(lock).entries[0].environment["devices"] == 2
+    assert {x for x in toy.log(lock) if x.endswith(("worker", "process"))} == {
+        "base/net process",
+        "child/net0 process",
+        "child/net1 process",
+        "judged/net worker",
+    }
+
+
+def test_a_task_that_fails_and_a_worker_that_dies_are_told_in_one_line(cluster, tmp_path):
+    def raises():
+        raise KeyError("one\ntwo")
+
+    def dies():
+        os._exit(1)
+
+    lock = lock_of_toys(tmp_path / "lock", 0)
+    entry = load(lock).entries[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT)
+        ray.init(cluster.address, log_to_driver=False)
+        try:
+            task = ray.remote(max_retries=0)
+            found = [
+                engine._outcome(ray, task(f).remote(), entry, debug=False) for f in (raises, dies)
+            ]
+        finally:
+            ray.shutdown()
+    assert found == [
+        Outcome(entry, "failed", r"KeyError: 'one\ntwo'"),
+        Outcome(
+            entry,
+            "failed",
+            "its worker or node died four times; run it without --engine ray to see why",
+        ),
+    ]
+
+
+def test_a_terminated_run_ends_with_143_and_no_dump(cluster, tmp_path):
+    lock = lock_of_toys(tmp_path / "lock", 0)
+    wait = 'log(job, "begin"); (Path(__file__).parent / "begun").open("w").write("x\\n"); import threading; threading.Event().wait()'
+    change(lock, 'log(job, "begin")', wait)
+    os.mkfifo(lock.parent / "recipes" / "begun")
+    command = [sys.executable, "-m", "specdiag.cli", "train", "base/net", "--engine", "ray"]
+    with (lock.parent / "recipes" / "begun").open("r+b", buffering=0) as begun:
+        driver = subprocess.Popen(
+            [*command, "--address", cluster.address],
+            cwd=lock.parent,
+            env=os.environ | {"PYTHONPATH": ROOT},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        first_lines(begun, 1, driver)
+        driver.terminate()
+        out, err = driver.communicate()
+    assert driver.returncode == 143, (out, err)
+    assert err.splitlines()[-1] == "interrupted: run it again to go on"
+    assert "SIGTERM" not in err
 
 
 def test_without_a_cluster_it_says_so_at_once(tmp_path):

@@ -102,6 +102,11 @@ def killed(original, tmp_path, *arguments):
         shutil.rmtree(folder)
 
 
+def tables(folder):
+    """Return what the tables of the toys hold: lines that a whole training has written."""
+    return {path.read_text() for path in folder.glob("checkpoints/**/*.ckpt.log.csv")}
+
+
 def files(folder):
     return [entry.file for entry in load(folder / "checkpoints.lock").entries]
 
@@ -117,7 +122,10 @@ def lock(tmp_path):
 def test_training_that_is_killed_goes_on_and_does_no_step_twice(lock, tmp_path):
     for folder in killed(lock.parent, tmp_path, "train", "--missing"):
         assert set(states(folder)) <= {"missing", "ok"}
+        assert tables(folder) <= {"0\n1\n2\n"}
         assert specdiag(folder, "train", "--missing")[0] == 0
+        assert len(list(folder.rglob("*.ckpt.log.csv"))) == 4
+        assert tables(folder) == {"0\n1\n2\n"}
         assert states(folder) == {"ok": 4}
         steps = Counter(x for x in toy.log(folder / "checkpoints.lock") if "step" in x)
         assert len(steps) == 12
@@ -132,6 +140,9 @@ def test_training_again_by_force_leaves_the_old_file_or_the_new_one(lock, tmp_pa
     assert specdiag(lock.parent, "train", "--missing")[0] == 0
     for folder in killed(lock.parent, tmp_path, "train", "base/net", "--force"):
         assert states(folder) == {"ok": 4}
+        assert specdiag(folder, "train", "base/net")[0] == 0
+        assert list(folder.rglob("*.run")) == []
+        assert tables(folder) == {"0\n1\n2\n"}
 
 
 def test_resolving_that_is_killed_leaves_the_old_lock_or_the_new_one(lock, tmp_path):

@@ -129,7 +129,7 @@ def test_a_killed_training_resumes_to_the_same_bits(recordings, tmp_path):
     assert tensor_digest(killed.output) == tensor_digest(done.output)
 
 
-def test_states_of_another_beginning_are_not_resumed(recordings, tmp_path):
+def test_states_of_another_beginning_are_not_resumed(recordings, tmp_path, caplog):
     begun = job(tmp_path)
     with pytest.raises(SystemExit):
         train(begun, recordings, on_step=StopAt(4, terminate))
@@ -137,6 +137,9 @@ def test_states_of_another_beginning_are_not_resumed(recordings, tmp_path):
     seen = StopAt(None, None)
     train(other, recordings, on_step=seen)
     assert seen.steps == list(range(1, STEPS + 1))
+    assert [r.message for r in caplog.records if r.name == "recipes._train"] == [
+        "tiny: the state after step 4 began with other weights: begins anew"
+    ]
 
 
 def test_the_checkpoint_is_read_by_specdiag_and_by_torch_brain(whole, recordings):
@@ -194,6 +197,22 @@ def test_a_gradient_is_clipped_where_that_is_declared(recordings, tmp_path):
         train(done, recordings)
         moved[clip] = tensor_digest(done.output)
     assert moved[None] == moved[1e3] != moved[1e-9]
+
+
+def test_a_state_replaces_newer_ones_that_could_not_be_resumed(tmp_path, caplog):
+    for step in (30, 40):
+        _checkpoints.save(tmp_path, step, {"step": step})
+    newest_first = sorted(tmp_path.iterdir(), reverse=True)
+    for path in newest_first:
+        path.write_bytes(b"")
+    assert _checkpoints.resume(tmp_path) is None
+    assert [r.message for r in caplog.records] == [
+        f"{path.name} is damaged: passed over" for path in newest_first
+    ]
+    for step in (1, 2, 3):
+        _checkpoints.save(tmp_path, step, {"step": step})
+        assert _checkpoints.resume(tmp_path) == {"step": step}
+    assert sorted(p.name[:13] for p in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
 
 
 def test_files_that_come_and_go_are_whole(tmp_path):
@@ -282,5 +301,6 @@ def test_another_precision_is_told_and_recorded(tmp_path, recordings, caplog):
     assert [r.message for r in caplog.records if r.name == "recipes._train"] == [
         "tiny: trains in bfloat16, declared is float32: its numbers may differ from what is recorded"
     ]
+    assert [r.message for r in caplog.records if r.name.startswith("lightning")] == []
     recorded = open_checkpoint(made.output).metadata["environment"]
     assert (recorded["precision"], recorded["nodes"], recorded["processes"]) == ("bfloat16", 1, 1)

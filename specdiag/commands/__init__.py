@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 # What the library raises, each with one line that says what is wrong and what to do.
 ERRORS = (ValueError, OSError, MemoryError, RuntimeError)
 
+MAX_PORT = 65535
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, NaN as null.")
 debug_option = click.option(
     "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."
@@ -33,7 +35,12 @@ address_option = click.option(
 
 
 def check_engine(engine: str, address: str | None) -> None:
-    """Raise a usage error when an address is given and no cluster is asked for."""
+    """Raise a usage error when an address is none, or given and no cluster is asked for."""
+    if address and address != "auto":
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or not 1 <= int(port) <= MAX_PORT:
+            text = f"--address {address} is none; expected HOST:PORT, such as node1:6379, or auto"
+            raise click.UsageError(text)
     if address and engine != "ray":
         raise click.UsageError("--address is that of a Ray cluster; give --engine ray, too")
 
@@ -90,7 +97,8 @@ def _named(name: str, lock_path: Path | None) -> tuple[list[Path], list[str]]:
             continue
         word, reason = state(path.parent, lock, entry)
         if word in ("missing", "corrupt"):
-            again = f"`specdiag train {name} --scale {entry.scale}` makes it"
+            where = f" --lock {lock_path}" if lock_path else ""
+            again = f"`specdiag train {name} --scale {entry.scale}{where}` makes it"
             reasons.append(
                 f"{word} at {entry.scale} scale{f' ({reason})' if reason else ''}; {again}"
             )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from specdiag.commands import (
+    MAX_PORT,
     address_option,
     check_engine,
     debug_option,
@@ -96,7 +97,7 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
 
     keys = [e.key for e in entries]
     forced = set(keys) if force else set()
-    steps = plan.plan(path, keys, force=forced, prefer="fetch")
+    steps = plan.plan(path.parent, lock, keys, force=forced, prefer="fetch")
     how: dict[str, Any] = {"force": forced, "prefer": "fetch", "debug": is_debug()}
     _finish(steps, work.work(path, steps, progress=_progress, **how))
 
@@ -124,7 +125,7 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
 )
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 2**63 - 1),
     help="Train replicates from this seed, in a lock of their own.",
 )
 @click.option(
@@ -183,14 +184,17 @@ def train(
     check_engine(engine, address)
     if engine == "ray" and "nodes" in options:
         raise click.UsageError("--nodes and --engine ray exclude each other")
-    from specdiag import listing, plan, recipe, work
+    from specdiag import listing, plan, work
 
     path, lock = open_lock(lock_path)
     if seed is not None:
-        path, lock = open_lock(recipe.replicate(path, scale, seed))
-    chosen = [e.key for e in _chosen(lock, names, scale, group)]
+        path, lock = _replicate(path, scale, seed, write=not dry_run)
+    entries = _chosen(lock, names, scale, group)
+    if seed is not None:
+        _say_unseeded(entries)
+    chosen = [e.key for e in entries]
     forced = set(chosen) if force else set()
-    steps = plan.plan(path, chosen, force=forced, prefer=prefer)
+    steps = plan.plan(path.parent, lock, chosen, force=forced, prefer=prefer)
     if missing and (undone := plan.without_build(path, steps)):
         steps = [step for step in steps if step.entry.key not in undone]
         text = f"{len(undone)} entries are left out: no recipe can build them or their parents yet"
@@ -211,6 +215,38 @@ def train(
     _finish(steps, made)
 
 
+def _check_is_no_replicate(path: Path) -> None:
+    from specdiag.recipe import origin
+
+    if found := origin(path):
+        name, seed = found
+        text = f"{path.name} is written by `specdiag train --seed {seed}`; give {name}"
+        raise click.UsageError(text)
+
+
+def _replicate(path: Path, scale: "Scale", seed: int, *, write: bool) -> tuple[Path, "Lock"]:
+    """Return the lock of another seed and its path, having said what is dropped of it."""
+    from specdiag import recipe
+
+    _check_is_no_replicate(path)
+    path, lock, changes = recipe.replicate(path, scale, seed, write=write)
+    for line in changes:
+        if line.endswith(recipe.LOST):
+            click.echo(line, err=True)
+    return path, lock
+
+
+def _say_unseeded(entries: Sequence["Entry"]) -> None:
+    from specdiag.recipe import is_seeded
+
+    names = [e.name for e in entries if e.kind == "checkpoint" and not is_seeded(e)]
+    has, again = "has", "it is built again as it is"
+    if len(names) > 1:
+        has, again = "have", "they are built again as they are"
+    if names:
+        click.echo(f"{', '.join(names)} {has} no params.training.seed: {again}", err=True)
+
+
 def _joined(path: Path, steps: Sequence["Step"], options: dict[str, Any]) -> bool:
     """Take part in a training of several nodes, if this is not the first, which leads."""
     from specdiag import work
@@ -223,10 +259,20 @@ def _joined(path: Path, steps: Sequence["Step"], options: dict[str, Any]) -> boo
     built = [step for step in steps if step.action in BUILT]
     if len(built) > 1 or any(step.action == "evaluate" for step in built):
         raise click.UsageError("--nodes trains one entry, whose parents are there; name that one")
-    node = int(os.environ["NODE_RANK"])
+    nodes = options["nodes"]
+    node = _from_environment("NODE_RANK", 0, nodes - 1, f"of --nodes {nodes}")
+    _from_environment("MASTER_PORT", 1, MAX_PORT, "the same on each node")
     if node and built:
         work.join(path, built[0].entry, {**options, "node": node})
     return node > 0
+
+
+def _from_environment(name: str, least: int, most: int, what: str) -> int:
+    text = os.environ[name]
+    if not text.isdecimal() or not least <= int(text) <= most:
+        expected = f"expected a number from {least} to {most}, {what}"
+        raise click.UsageError(f"{name} is '{text}'; {expected}; see docs/clusters.md")
+    return int(text)
 
 
 @click.command("lock")
@@ -249,6 +295,8 @@ def lock_(names: tuple[str, ...], lock_path: Path | None, check: bool, init: boo
     from specdiag import recipe
     from specdiag.lockfile import dumps, exclusive, load, save
 
+    if lock_path:
+        _check_is_no_replicate(lock_path)
     if init:
         lock_path = _start(lock_path, names, check)
     path, _ = open_lock(lock_path)
@@ -318,8 +366,6 @@ def _finish(steps: Sequence["Step"], made: Iterator["Outcome"]) -> None:
     finally:
         outcomes = [done[step.entry.key] for step in steps if step.entry.key in done]
         click.echo(listing.outcome_text(outcomes))
-        if len(outcomes) < len(steps):
-            click.echo("interrupted: run it again to go on", err=True)
     if any(outcome.word in ("failed", "skipped") for outcome in outcomes):
         raise click.exceptions.Exit(1)
 
