@@ -48,7 +48,7 @@ def as_json(found: "xr.Dataset") -> str:
     return json.dumps(without_nan(whole), indent=2, allow_nan=False)
 
 
-_CELLS = ["rho", "rho_ci", "p", "p_holm", "n", "n_units", "arrangements"]
+_CELLS = ["rho", "rho_ci", "p", "p_holm", "n", "n_units", "n_still", "arrangements"]
 _ERRORS = ["error", "baseline_error", "n_error"]
 
 
@@ -63,7 +63,8 @@ def _values(cell: "xr.Dataset") -> dict[str, Any]:
 def lines(found: "xr.Dataset") -> list[str]:
     """Return the tables for people, and the verdict."""
     tasks = [part for part in found.part.values if part != ALL_TASKS]
-    shown = [_counts(found.attrs), _NOTE, "", *_aligned(_rows(found)), "", "within each task:"]
+    shown = [_counts(found.attrs), *_still(found.attrs), _NOTE, "", *_aligned(_rows(found)), ""]
+    shown.append("within each task:")
     shown += _aligned(_task_rows(found, tasks)) if tasks else ["no checkpoint has a task"]
     return [printable(line) for line in [*shown, "", *verdict(found)]]
 
@@ -80,6 +81,15 @@ def _counts(counts: Mapping[str, Any]) -> str:
         f"{counts['n_without_r2']}, without spectrum {counts['n_without_spectrum']}, no layer fit "
         f"{counts['n_without_fit']}"
     )
+
+
+def _still(counts: Mapping[str, Any]) -> list[str]:
+    n = counts["n_standing_still"]
+    told = (
+        f"{n} checkpoint{'s' * (n != 1)} stand{'s' * (n == 1)} still and {'is' if n == 1 else 'are'} not in "
+        "'alike': their seed lacks a child, or there is no other seed"
+    )
+    return [told] if n else []
 
 
 def _rows(found: "xr.Dataset") -> list[dict[str, str]]:

@@ -65,6 +65,7 @@ LINK: dict[str, Variable] = {
     "p_holm": Variable(_CELL, "f", "1", "p adjusted for all quantities, and for all tasks"),
     "n": Variable(_CELL, "i", "1", "checkpoints compared"),
     "n_units": Variable(_CELL, "i", "1", "spectra, or features, that differ among them"),
+    "n_still": Variable(_CELL, "i", "1", "checkpoints that may be exchanged with none"),
     "arrangements": Variable(_CELL, "f", "1", "ways to exchange what may be exchanged"),
     "error": Variable(_CELL[:2], "f", "1", "mean |error| of R2 predicted from the other tasks"),
     "baseline_error": Variable(_CELL[:2], "f", "1", "the same without the quantity"),
@@ -135,6 +136,7 @@ def link(dataset: "xr.Dataset", *, n_resamples: int = N_RESAMPLES, seed: int = 0
         "n_without_r2": int(np.isnan(design.r2).sum()),
         "n_without_spectrum": int((~_measured(dataset).any(axis=1)).sum()),
         "n_without_fit": int(np.isnan(values[0]).sum()),
+        "n_standing_still": rows[0][0]["n_still"][-1],
         "n_spectra": len(set(design.spectrum[np.isfinite(values[0])].tolist())),
         "n_resamples": n_resamples,
         "seed": seed,
@@ -224,14 +226,22 @@ def compared(
         if name == "alike":
             family, entry = (ranks.codes(a[known].tolist()) for a in (design.family, design.entry))
             units = ranks.families(family, entry)
+            # Ranked among what they are exchanged with: a family like no other then says nothing.
+            group = units.group[units.unit]
+            strata = ranks.codes(list(zip(strata.tolist(), group.tolist(), strict=True)))
+            n_still = int((np.bincount(units.group)[group] == 1).sum())
         else:
-            units = ranks.shared_values(unit, strata)
+            units, n_still = ranks.shared_values(unit, strata), 0
         informative = _informative(unit, strata)
         found = _correlated(
             *(x[known], design.r2[known], strata, units),
             *(None if z is None else z[known], n_resamples, seed),
         )
-        found |= {"n": int(informative.sum()), "n_units": len(set(unit[informative].tolist()))}
+        found |= {
+            "n": int(informative.sum()),
+            "n_units": len(set(unit[informative].tolist())),
+            "n_still": n_still,
+        }
         rows.append(found)
     return {key: [row[key] for row in rows] for key in rows[0]}
 

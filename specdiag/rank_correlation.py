@@ -57,7 +57,7 @@ def shared_values(unit: Codes, strata: Codes) -> Units:
 def families(family: Codes, entry: Codes) -> Units:
     """Return families (a base and all that was trained from it), exchanged where they differ by seed alone.
 
-    These have the same entries. A family that is like no other stays where it is.
+    These have the same entries. A family that is like no other stays where it is: rank it by itself.
     """
     n = family.max(initial=-1) + 1
     rows = [np.flatnonzero(family == f) for f in range(n)]

@@ -227,15 +227,19 @@ def test_what_is_missing_is_counted_and_compared_with_nothing():
     rows = transfers(0.0)
     rows[0]["r2"], rows[1]["alpha"], rows[2]["status"] = math.nan, math.nan, ["degenerate"] * 3
     found = specdiag.link(collection(rows), n_resamples=50)
-    assert found.attrs == {
-        "n_checkpoints": 32,
-        "n_without_r2": 1,
-        "n_without_spectrum": 1,
-        "n_without_fit": 2,
-        "n_spectra": 23,  # the base of rows[0] and rows[2] is degenerate in rows[2] alone
-        "n_resamples": 50,
-        "seed": 0,
-    }
+    assert (
+        found.attrs
+        == {
+            "n_checkpoints": 32,
+            "n_without_r2": 1,
+            "n_without_spectrum": 1,
+            "n_without_fit": 2,
+            "n_standing_still": 0,  # the two seeds that lack the same child are exchanged with each other
+            "n_spectra": 23,  # the base of rows[0] and rows[2] is degenerate in rows[2] alone
+            "n_resamples": 50,
+            "seed": 0,
+        }
+    )
     assert cell(found, "mean alpha", "overall").n.item() == 29
     assert cell(found, "fit fraction", "overall").n.item() == 30
     assert cell(found, "effective rank", "overall").n.item() == 0
@@ -278,11 +282,40 @@ def test_the_order_of_checkpoints_does_not_matter_and_the_seed_decides(rng):
         np.testing.assert_allclose(moved[name], first[name], atol=1e-9)
 
 
-def test_seeds_whose_bases_differ_in_their_children_stay_where_they_are():
-    rows = [row for row in transfers(0.0) if row["arm"] == "pretrained"]
-    del rows[0]  # one task of the first seed
-    alike = cell(specdiag.link(collection(rows), n_resamples=20), "mean alpha", "alike")
+def test_a_seed_that_lacks_a_child_is_counted_and_otherwise_as_if_it_were_not_there():
+    rows = [row for row in transfers(0.3) if row["arm"] == "pretrained"]
+    dataset = collection(rows[1:])  # without one task of the first seed
+    rest = dataset.isel(checkpoint=dataset.seed.values != 0)
+    found, expected = (specdiag.link(d, n_resamples=99) for d in (dataset, rest))
+    alike = cell(found, "mean alpha", "alike")
     assert alike.arrangements.item() == pytest.approx(math.factorial(len(SEEDS) - 1))
+    assert alike.n.item() == 2 * (len(SEEDS) - 1)
+    assert alike.rho.item() == pytest.approx(cell(expected, "mean alpha", "alike").rho.item())
+    assert alike.n_still.item() == found.n_standing_still == 1
+    assert link_tables.lines(found)[1] == (
+        "1 checkpoint stands still and is not in 'alike': their seed lacks a child, or there is no other seed"
+    )
+    assert expected.n_standing_still == 0
+
+
+def test_families_of_different_children_are_ranked_apart():
+    rows = [row for row in transfers(0.0) if row["arm"] == "pretrained"]
+    first = [row for row in rows if row["seed"] < 4]
+    second = [r | {"alpha": r["alpha"] + 9, "r2": r["r2"] + 9} for r in rows if r["seed"] >= 4]
+    second = [row for row in second if row["task"] == "center_out"]
+    found = cell(specdiag.link(collection(first + second), n_resamples=99), "mean alpha", "alike")
+    apart = [
+        (np.argsort(np.argsort([r[name] for r in part if r["task"] == task])) - 1.5)
+        for name in ("alpha", "r2")
+        for part, task in (
+            (first, "center_out"),
+            (first, "interval_timing"),
+            (second, "center_out"),
+        )
+    ]
+    expected = np.corrcoef(np.concatenate(apart[:3]), np.concatenate(apart[3:]))[0, 1]
+    assert found.rho.item() == pytest.approx(expected)
+    assert found.n_still.item() == 0
 
 
 def test_an_incomplete_dataset_and_a_wrong_number_are_errors():
