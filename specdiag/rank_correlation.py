@@ -144,6 +144,11 @@ def correlation(
     return np.where(left > _TIE, (r_xy - r_xz * r_yz) / np.sqrt(np.maximum(left, _TIE)), np.nan)
 
 
+def within(x: Array, strata: Codes) -> Array:
+    """Return the ranks that `correlation` correlates: within strata, less their mean, over n + 1."""
+    return _ranks(x[None], strata, np.ones((1, len(x))))[0]
+
+
 def _ranks(values: Array, strata: Codes, weights: Array) -> Array:
     """Return the ranks within strata, less their mean, over n + 1, of shape (count, n_rows)."""
     ranks = np.empty(np.broadcast_shapes(values.shape, weights.shape))

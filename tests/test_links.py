@@ -298,6 +298,47 @@ def test_a_seed_that_lacks_a_child_is_counted_and_otherwise_as_if_it_were_not_th
     assert expected.n_standing_still == 0
 
 
+def test_with_too_few_arrangements_for_all_quantities_at_once_nothing_is_shown_or_denied():
+    scratch = [row for row in transfers(0.5) if row["arm"] == "scratch" and row["seed"] < 5]
+    order = (3, 1, 5, 2, 4)
+    scratch = [
+        row | {"effective_rank": order[row["seed"]], "top1_fraction": row["seed"]}
+        for row in scratch
+    ]
+    one = [row for row in scratch if row["task"] == "center_out"]  # 5! = 120 arrangements
+    found = specdiag.link(collection(one), n_resamples=99)
+    alike = cell(found, "mean alpha", "alike")
+    assert alike.arrangements.item() == pytest.approx(120)
+    assert np.isfinite(alike.p)
+    assert np.isnan(found.p_holm.sel(comparison="alike")).all()
+    assert link_tables.verdict(found)[0] == (
+        "Whether spectra predict R2 cannot be told: trainings that differ in their seed alone can be exchanged "
+        "in 120 ways, and a p-value of one of 4 quantities below 5 % needs more than 160. More seeds would tell."
+    )
+    both = specdiag.link(collection(scratch), n_resamples=99)  # 120² of them, and 120 in each task
+    assert np.isfinite(cell(both, "mean alpha", "alike").p_holm)
+    assert np.isnan(cell(both, "mean alpha", "alike", "center_out").p_holm)
+
+
+def test_a_quantity_of_the_same_order_as_another_is_tested_once():
+    rows = transfers(0.3)
+    above = [row | {"alpha": row["alpha"] + 2} for row in rows]  # |alpha - 2| is alpha - 2
+    for given, repeats in ((rows, False), (above, True)):
+        found = specdiag.link(collection(given), n_resamples=99)
+        alpha, distance = (cell(found, q, "alike") for q in ("mean alpha", "distance from 2"))
+        assert (distance.same_order_as.item() == "mean alpha") == repeats
+        assert (distance.rho.item() == alpha.rho.item()) == repeats
+        assert np.isnan(distance.p_holm) == repeats
+        line = "distance from 2: same order as mean alpha, not tested twice"
+        assert (line in link_tables.lines(found)) == repeats
+    tested = found.p.sel(part=ALL_TASKS, comparison="alike")[
+        (found.same_order_as.sel(part=ALL_TASKS, comparison="alike") == "").values
+    ]
+    n = int(np.isfinite(tested).sum())
+    smallest = found.p_holm.sel(part=ALL_TASKS, comparison="alike").min().item()
+    assert smallest == pytest.approx(n * tested.min().item())
+
+
 def test_families_of_different_children_are_ranked_apart():
     rows = [row for row in transfers(0.0) if row["arm"] == "pretrained"]
     first = [row for row in rows if row["seed"] < 4]
