@@ -33,8 +33,8 @@ COMPARISONS: dict[str, tuple[str, ...]] = {
 }
 
 _WEIGHTS: dict[str, tuple[str, Callable[["xr.Dataset"], Any]]] = {
-    "mean alpha": ("mean of alpha over fit layers", lambda d: d.alpha),
-    "distance from 2": ("mean of |alpha - 2| over fit layers", lambda d: abs(d.alpha - 2)),
+    "mean alpha": ("posterior mean of alpha, mean over fit layers", lambda d: d.alpha_mean),
+    "distance from 2": ("mean of |posterior mean - 2| over fit layers", lambda d: abs(d.alpha_mean - 2)),
     "alpha-hat": ("mean of alpha_hat over fit layers", lambda d: d.alpha_hat),
     "ROPE fraction": ("mean of rope_probability over fit layers", lambda d: d.rope_probability),
     "stable rank": ("mean of stable_rank over fit layers", lambda d: d.stable_rank),
@@ -362,7 +362,7 @@ def _mean_error(
 _LABELS = ("entry", "parent", "task", "arm", "scale", "seed")
 _NEEDED = (
     *_LABELS,
-    *("train_fraction", "r2", "status", "alpha", "alpha_hat", "rope_probability"),
+    *("train_fraction", "r2", "status", "alpha_mean", "alpha_hat", "rope_probability"),
     *("stable_rank", "frobenius_norm", "spectral_norm", "condition_number", "effective_rank"),
     *("participation_ratio", "top1_fraction"),
 )

@@ -82,7 +82,7 @@ def test_the_result_has_what_its_schema_says():
 def test_overall_and_within_a_task_it_is_scipys_spearman():
     dataset = collection(transfers(0.3))
     found = specdiag.link(dataset, n_resamples=50)
-    alpha = dataset.alpha.mean("layer").values
+    alpha = dataset.alpha_mean.mean("layer").values
     for part in found.part.values:
         here = (dataset.task.values == part) | (part == ALL_TASKS)
         expected = stats.spearmanr(alpha[here], dataset.r2.values[here]).statistic
