@@ -34,7 +34,10 @@ COMPARISONS: dict[str, tuple[str, ...]] = {
 
 _WEIGHTS: dict[str, tuple[str, Callable[["xr.Dataset"], Any]]] = {
     "mean alpha": ("posterior mean of alpha, mean over fit layers", lambda d: d.alpha_mean),
-    "distance from 2": ("mean of |posterior mean - 2| over fit layers", lambda d: abs(d.alpha_mean - 2)),
+    "distance from 2": (
+        "mean of |posterior mean - 2| over fit layers",
+        lambda d: abs(d.alpha_mean - 2),
+    ),
     "alpha-hat": ("mean of alpha_hat over fit layers", lambda d: d.alpha_hat),
     "ROPE fraction": ("mean of rope_probability over fit layers", lambda d: d.rope_probability),
     "stable rank": ("mean of stable_rank over fit layers", lambda d: d.stable_rank),
