@@ -36,7 +36,7 @@ def collection(checkpoints, n_layers=3):
     norm = np.where(status == "absent", np.nan, alpha[:, None])
     layers = {
         "status": status,
-        "alpha": value,
+        "alpha_mean": value,
         "alpha_hat": 1.1 * value,
         "stable_rank": 9 - value,
         "rope_probability": np.exp(-((value - 2) ** 2)),
@@ -50,7 +50,7 @@ def collection(checkpoints, n_layers=3):
     return xr.Dataset(data, coords={"checkpoint": names})
 
 
-def simulated(rng, *, seeds=3, effect=0.0, confounded=True, inherited=0.5, sessions=3):
+def simulated(rng, *, seeds=3, effect=0.0, confounded=True, inherited=0.5, sessions=3, lost=0):
     """Return a collection as a study has it, with the relation of alpha and R² that is asked for.
 
     Three tasks, each with entries of a frozen and a plastic finetune of the base and of a training from
@@ -60,6 +60,7 @@ def simulated(rng, *, seeds=3, effect=0.0, confounded=True, inherited=0.5, sessi
     confounded : tasks, arms and data sizes have their levels of both, as undertrained networks do.
     inherited : share of the variance of alpha and of R² that a base gives to all its children, and
     a session to all that is trained on it; drawn for alpha and R² apart.
+    lost : how many children of the first seed's base are not there.
     """
     rows = []
     base = {seed: _pair(rng, effect) for seed in range(seeds)}
@@ -86,7 +87,8 @@ def simulated(rng, *, seeds=3, effect=0.0, confounded=True, inherited=0.5, sessi
                         row["alpha"] = rows[seed]["alpha"]
                         row["r2"] += 0.05 * effect * base[seed][0]
                     rows.append(row)
-    return collection(rows, n_layers=1)
+    children = [row for row in rows if row["seed"] == 0 and row["parent"]]
+    return collection([row for row in rows if row not in children[:lost]], n_layers=1)
 
 
 _DESIGN = [(arm, f) for arm in ("pretrained", "plastic", "scratch") for f in (0.25, 1.0)]

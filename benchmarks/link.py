@@ -31,6 +31,7 @@ NULL = {
     "and 80 % of it": {"inherited": 0.8, **ONE_SESSION},
     "three sessions, 80 %": {"inherited": 0.8},
     "two seeds": {"seeds": 2},
+    "four seeds, one lacks a child": {"seeds": 4, "lost": 1, **ONE_SESSION},
 }
 # The same, and alpha correlated with R² in what is left.
 PLANTED = {

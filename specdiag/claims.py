@@ -24,6 +24,7 @@ Verdict = Literal[
 
 MIN_SEEDS = 3  # two have an interval of nine standard deviations to either side
 LEVEL = 0.95
+LEAST_RATIO = 1e-12
 NUMBER_AT_DESK = "a number of the published network and recordings"
 
 
@@ -65,7 +66,7 @@ class Claim:
 
 
 class Figure(NamedTuple):
-    """A value that was measured of one training."""
+    """A value that was measured of one training; infinite where only a lower bound of it is known."""
 
     scale: "Scale"
     seed: int
@@ -155,16 +156,24 @@ def judge(
     reported : mapping of (entry, quantity) to float
         The published figures.
     figures : iterable of Figure
-        Ours. Those of the published files themselves need no seeds: what they say is a fact of them.
+        Ours. Those of the published files themselves need no seeds: what they say is a fact of them. They are no
+        replicates of it, and left out where there are others of the same entry.
     """
     asked = needed([claim])
-    used = [f for f in figures if (f.entry, f.quantity) in asked and math.isfinite(f.value)]
+    there = _ours([f for f in figures if (f.entry, f.quantity) in asked])
+    used = [f for f in there if math.isfinite(f.value)]
+    n_bounds = len({f.seed for f in there if f.value == math.inf})
     published = _values(claim, reported)
     values = _by_seed(claim, used, len(published))
     is_exact = len(values) == 1 and all(f.is_published for f in used)
     verdict, why = _verdict(claim, scale, published, values, is_exact=is_exact)
     if verdict == "cannot be tested here" and not why:
-        why = _lacking(asked, used, len(values))
+        why = _lacking(asked, there, len(values))
+    if n_bounds:
+        if verdict in ("reproduced", "direction only"):  # of the seeds whose figures are the best
+            verdict, why = "undecided", ""
+        bounds = f"{n_bounds} seed{'s' * (n_bounds > 1)} left out: only a lower bound is known"
+        why = "; ".join(filter(None, (why, bounds)))
     low, high = claim.holds
     if claim.tolerance is None and np.any((published <= low) | (published >= high)):
         why = "; ".join(filter(None, (why, "the published figures themselves do not show it")))
@@ -186,6 +195,16 @@ def _values(claim: Claim, figures: Mapping[tuple[str, str], float]) -> Array:
     return np.atleast_1d(np.asarray(found, dtype=np.float64))
 
 
+def _ours(figures: Sequence[Figure]) -> list[Figure]:
+    own = {(f.entry, f.quantity) for f in figures if not f.is_published}
+    return [f for f in figures if not (f.is_published and (f.entry, f.quantity) in own)]
+
+
+def _log(ratios: Array) -> Array:
+    """Return logarithms; a ratio that is not positive counts as the least one."""
+    return np.asarray(np.log(np.where(ratios <= 0, LEAST_RATIO, ratios)))
+
+
 def _by_seed(claim: Claim, figures: Sequence[Figure], k: int) -> Array:
     """Return the claim's k values, of ratios the logarithms, a row for each seed that has all of them."""
     rows = [
@@ -193,7 +212,7 @@ def _by_seed(claim: Claim, figures: Sequence[Figure], k: int) -> Array:
         for seed in sorted({f.seed for f in figures})
     ]
     values = np.array([row for row in rows if np.isfinite(row).all()]).reshape(-1, k)
-    return np.log(values) if claim.is_ratio else values
+    return _log(values) if claim.is_ratio else values
 
 
 def _verdict(
@@ -204,7 +223,7 @@ def _verdict(
         return "cannot be tested here", claim.not_at_desk or NUMBER_AT_DESK
     if len(values) < MIN_SEEDS and not is_exact:
         return "cannot be tested here", ""
-    scaled = np.log(published) if claim.is_ratio else published
+    scaled = _log(published) if claim.is_ratio else published
     if claim.tolerance is None:
         low, high = (np.log(claim.holds) if claim.is_ratio else np.array(claim.holds))[:, None]
     elif np.isfinite(published).all():

@@ -38,6 +38,9 @@ splits and animals are the same for all seeds. Fewer than {min_seeds} seeds deci
 
 {scale_means}
 
+A condition number below the noise floor's reach is known by a lower bound alone. Seeds with one are left out and counted, and then
+nothing is called *reproduced* or *direction only*, since those left out are the worst conditioned.
+
 Where a claim has several numbers, all must hold; the intervals that call one of k wrong are at 1 - {one_minus:.2f} / k. With no effect at all
 a claim of a direction is called *direction only* or *reproduced* in 2.5 %, and *not reproduced* in 2.5 %, *undecided* otherwise; where
 seeds scatter with a strong skew, as when one in several gets stuck, the second can reach one in five (both tested by simulation). **{n_claims} claims are looked at, {n_tested} of them could be tested here**: were there nothing in any, {expected:.1f}

@@ -48,7 +48,17 @@ def as_json(found: "xr.Dataset") -> str:
     return json.dumps(without_nan(whole), indent=2, allow_nan=False)
 
 
-_CELLS = ["rho", "rho_ci", "p", "p_holm", "n", "n_units", "arrangements"]
+_CELLS = [
+    "rho",
+    "rho_ci",
+    "p",
+    "p_holm",
+    "same_order_as",
+    "n",
+    "n_units",
+    "n_still",
+    "arrangements",
+]
 _ERRORS = ["error", "baseline_error", "n_error"]
 
 
@@ -63,7 +73,16 @@ def _values(cell: "xr.Dataset") -> dict[str, Any]:
 def lines(found: "xr.Dataset") -> list[str]:
     """Return the tables for people, and the verdict."""
     tasks = [part for part in found.part.values if part != ALL_TASKS]
-    shown = [_counts(found.attrs), _NOTE, "", *_aligned(_rows(found)), "", "within each task:"]
+    shown = [
+        _counts(found.attrs),
+        *_still(found.attrs),
+        _NOTE,
+        "",
+        *_aligned(_rows(found)),
+        *_same(found),
+        "",
+    ]
+    shown.append("within each task:")
     shown += _aligned(_task_rows(found, tasks)) if tasks else ["no checkpoint has a task"]
     return [printable(line) for line in [*shown, "", *verdict(found)]]
 
@@ -80,6 +99,24 @@ def _counts(counts: Mapping[str, Any]) -> str:
         f"{counts['n_without_r2']}, without spectrum {counts['n_without_spectrum']}, no layer fit "
         f"{counts['n_without_fit']}"
     )
+
+
+def _still(counts: Mapping[str, Any]) -> list[str]:
+    n = counts["n_standing_still"]
+    told = (
+        f"{n} checkpoint{'s' * (n != 1)} stand{'s' * (n == 1)} still and {'is' if n == 1 else 'are'} not in "
+        "'alike': their seed lacks a child, or there is no other seed"
+    )
+    return [told] if n else []
+
+
+def _same(found: "xr.Dataset") -> list[str]:
+    alike = found.same_order_as.sel(part=ALL_TASKS, comparison="alike")
+    return [
+        f"{q}: same order as {first}, not tested twice"
+        for q, first in zip(found.quantity.values, alike.values, strict=True)
+        if first and found.n.sel(quantity=q, part=ALL_TASKS, comparison="alike")
+    ]
 
 
 def _rows(found: "xr.Dataset") -> list[dict[str, str]]:
@@ -142,10 +179,12 @@ def _alike(found: "xr.Dataset") -> str:
     tested = {q: cell for q, cell in cells.items() if math.isfinite(cell["p_holm"])}
     if not tested:
         most = max(cell["arrangements"] for cell in cells.values())
+        n = sum(math.isfinite(cell["p"]) and not cell["same_order_as"] for cell in cells.values())
+        of = f" of one of {n} quantities" if n > 1 else ""
         return (
             "Whether spectra predict R2 cannot be told: trainings that differ in their seed alone can "
-            f"be exchanged in {most:.0f} way{'s' * (most != 1)}, and a p-value below 5 % needs more than "
-            f"{MIN_ARRANGEMENTS}. More seeds would tell."
+            f"be exchanged in {most:.0f} way{'s' * (most != 1)}, and a p-value{of} below 5 % needs more "
+            f"than {MIN_ARRANGEMENTS * max(n, 1)}. More seeds would tell."
         )
     linked = {q: cell for q, cell in tested.items() if cell["p_holm"] <= MAX_P}
     if linked:

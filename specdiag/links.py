@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-# Two-sided, so a p-value can only be below 5 % when there are more than 40 arrangements.
+# Two-sided, so a p-value can only be below 5 % when there are more than 40 arrangements; and after Holm's
+# adjustment, when there are more than 40 for each of the tests.
 MIN_ARRANGEMENTS = 40
 N_RESAMPLES = 1999
 
@@ -32,8 +33,11 @@ COMPARISONS: dict[str, tuple[str, ...]] = {
 }
 
 _WEIGHTS: dict[str, tuple[str, Callable[["xr.Dataset"], Any]]] = {
-    "mean alpha": ("mean of alpha over fit layers", lambda d: d.alpha),
-    "distance from 2": ("mean of |alpha - 2| over fit layers", lambda d: abs(d.alpha - 2)),
+    "mean alpha": ("posterior mean of alpha, mean over fit layers", lambda d: d.alpha_mean),
+    "distance from 2": (
+        "mean of |posterior mean - 2| over fit layers",
+        lambda d: abs(d.alpha_mean - 2),
+    ),
     "alpha-hat": ("mean of alpha_hat over fit layers", lambda d: d.alpha_hat),
     "ROPE fraction": ("mean of rope_probability over fit layers", lambda d: d.rope_probability),
     "stable rank": ("mean of stable_rank over fit layers", lambda d: d.stable_rank),
@@ -63,8 +67,12 @@ LINK: dict[str, Variable] = {
     "rho_ci": Variable((*_CELL, "ci_bound"), "f", "1", "95 % bootstrap interval of rho"),
     "p": Variable(_CELL, "f", "1", "permutation p-value of rho"),
     "p_holm": Variable(_CELL, "f", "1", "p adjusted for all quantities, and for all tasks"),
+    "same_order_as": Variable(
+        _CELL, "O", "", "earlier quantity of the same ranks, or ''; not tested"
+    ),
     "n": Variable(_CELL, "i", "1", "checkpoints compared"),
     "n_units": Variable(_CELL, "i", "1", "spectra, or features, that differ among them"),
+    "n_still": Variable(_CELL, "i", "1", "checkpoints that may be exchanged with none"),
     "arrangements": Variable(_CELL, "f", "1", "ways to exchange what may be exchanged"),
     "error": Variable(_CELL[:2], "f", "1", "mean |error| of R2 predicted from the other tasks"),
     "baseline_error": Variable(_CELL[:2], "f", "1", "the same without the quantity"),
@@ -127,7 +135,9 @@ def link(dataset: "xr.Dataset", *, n_resamples: int = N_RESAMPLES, seed: int = 0
         for name, x in zip(QUANTITIES, values, strict=True)
     ]
     columns |= {key: [[part[key] for part in row] for row in rows] for key in rows[0][0]}
-    columns["p_holm"] = _adjusted(np.array(columns["p"]), np.array(columns["arrangements"]))
+    columns["same_order_as"] = _repeated(columns.pop("order"))
+    p = np.where(columns["same_order_as"] == "", columns["p"], np.nan)
+    columns["p_holm"] = _adjusted(p, np.array(columns["arrangements"]))
     predictions = [predicted(x, design, tasks) for x in values]
     columns |= {key: [row[key] for row in predictions] for key in predictions[0]}
     counts = {
@@ -135,6 +145,7 @@ def link(dataset: "xr.Dataset", *, n_resamples: int = N_RESAMPLES, seed: int = 0
         "n_without_r2": int(np.isnan(design.r2).sum()),
         "n_without_spectrum": int((~_measured(dataset).any(axis=1)).sum()),
         "n_without_fit": int(np.isnan(values[0]).sum()),
+        "n_standing_still": rows[0][0]["n_still"][-1],
         "n_spectra": len(set(design.spectrum[np.isfinite(values[0])].tolist())),
         "n_resamples": n_resamples,
         "seed": seed,
@@ -224,26 +235,59 @@ def compared(
         if name == "alike":
             family, entry = (ranks.codes(a[known].tolist()) for a in (design.family, design.entry))
             units = ranks.families(family, entry)
+            # Ranked among what they are exchanged with: a family like no other then says nothing.
+            group = units.group[units.unit]
+            strata = ranks.codes(list(zip(strata.tolist(), group.tolist(), strict=True)))
+            n_still = int((np.bincount(units.group)[group] == 1).sum())
         else:
-            units = ranks.shared_values(unit, strata)
+            units, n_still = ranks.shared_values(unit, strata), 0
         informative = _informative(unit, strata)
         found = _correlated(
             *(x[known], design.r2[known], strata, units),
             *(None if z is None else z[known], n_resamples, seed),
         )
-        found |= {"n": int(informative.sum()), "n_units": len(set(unit[informative].tolist()))}
+        found |= {
+            "n": int(informative.sum()),
+            "n_units": len(set(unit[informative].tolist())),
+            "n_still": n_still,
+            "order": (feature, known.tobytes(), ranks.within(x[known], strata).tobytes()),
+        }
         rows.append(found)
     return {key: [row[key] for row in rows] for key in rows[0]}
 
 
 def _adjusted(p: Array, arrangements: Array) -> Array:
-    """Return p after Holm's adjustment, by comparison: all tasks are one family, single ones another."""
-    p = np.where(arrangements > MIN_ARRANGEMENTS, p, np.nan)
+    """Return p after Holm's adjustment, by comparison: all tasks are one family, single ones another.
+
+    NaN, and not in the family, where there are too few arrangements for an adjusted p below 5 %.
+    """
     adjusted = np.empty_like(p)
     for c in range(p.shape[2]):
         for part in (slice(0, 1), slice(1, None)):
-            adjusted[:, part, c] = ranks.holm(p[:, part, c])
+            family = p[:, part, c]
+            can = _testable(arrangements[:, part, c], np.isfinite(family))
+            adjusted[:, part, c] = ranks.holm(np.where(can, family, np.nan))
     return adjusted
+
+
+def _testable(arrangements: Array, known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the most tests that together have more than MIN_ARRANGEMENTS for each; the p-values have no say."""
+    for least in np.unique(arrangements[known]):
+        chosen = known & (arrangements >= least)
+        if least > MIN_ARRANGEMENTS * chosen.sum():
+            return chosen
+    return np.zeros_like(known)
+
+
+def _repeated(orders: Sequence[Sequence[Sequence[Hashable]]]) -> NDArray[np.object_]:
+    """Return the first quantity that orders the same rows in the same way, '' for the first itself."""
+    names = list(QUANTITIES)
+    found = np.full((len(orders), len(orders[0]), len(COMPARISONS)), "", dtype=object)
+    for part, c in np.ndindex(found.shape[1:]):
+        column = [row[part][c] for row in orders]
+        first = [column.index(order) for order in column]
+        found[:, part, c] = ["" if k == i else names[k] for i, k in enumerate(first)]
+    return found
 
 
 def _units(design: Design, feature: bool, known: NDArray[np.bool_]) -> ranks.Codes:
@@ -321,7 +365,7 @@ def _mean_error(
 _LABELS = ("entry", "parent", "task", "arm", "scale", "seed")
 _NEEDED = (
     *_LABELS,
-    *("train_fraction", "r2", "status", "alpha", "alpha_hat", "rope_probability"),
+    *("train_fraction", "r2", "status", "alpha_mean", "alpha_hat", "rope_probability"),
     *("stable_rank", "frobenius_norm", "spectral_norm", "condition_number", "effective_rank"),
     *("participation_ratio", "top1_fraction"),
 )

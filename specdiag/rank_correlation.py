@@ -57,7 +57,7 @@ def shared_values(unit: Codes, strata: Codes) -> Units:
 def families(family: Codes, entry: Codes) -> Units:
     """Return families (a base and all that was trained from it), exchanged where they differ by seed alone.
 
-    These have the same entries. A family that is like no other stays where it is.
+    These have the same entries. A family that is like no other stays where it is: rank it by itself.
     """
     n = family.max(initial=-1) + 1
     rows = [np.flatnonzero(family == f) for f in range(n)]
@@ -142,6 +142,11 @@ def correlation(
     r_xz, r_yz = (np.nan_to_num(r) for r in (r_xz, r_yz))  # a constant z removes nothing
     left = (1 - r_xz**2) * (1 - r_yz**2)
     return np.where(left > _TIE, (r_xy - r_xz * r_yz) / np.sqrt(np.maximum(left, _TIE)), np.nan)
+
+
+def within(x: Array, strata: Codes) -> Array:
+    """Return the ranks that `correlation` correlates: within strata, less their mean, over n + 1."""
+    return _ranks(x[None], strata, np.ones((1, len(x))))[0]
 
 
 def _ranks(values: Array, strata: Codes, weights: Array) -> Array:

@@ -9,6 +9,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
+TINY = 1e-3  # of the noise floor: what is below is rounding, and the sign has no meaning
 _MEASURED = ("fit", "degenerate")
 
 
@@ -61,16 +63,31 @@ def reported(lock: Lock) -> dict[tuple[str, str], float]:
     """Return the published figures of a lock by (entry, quantity).
 
     Where one stands several times, as rounded on a card and whole in a file, the one with the most digits.
+
+    Raises
+    ------
+    ValueError
+        When that does not round to the others, so that they are not the same figure.
     """
     found: dict[tuple[str, str], float] = {}
     for entry in lock.entries:
         for figure in entry.reported:
-            key = entry.name, figure.quantity
-            if isinstance(figure.value, int | float) and len(repr(float(figure.value))) > len(
-                repr(found.get(key, ""))
-            ):
-                found[key] = float(figure.value)
+            if isinstance(figure.value, int | float):
+                key, value = (entry.name, figure.quantity), float(figure.value)
+                short, long = sorted((found.get(key, value), value), key=lambda x: len(repr(x)))
+                if not _rounds_to(long, short):
+                    raise ValueError(
+                        f"{entry.name} has {figure.quantity} {short!r} and {long!r} among its reported figures; "
+                        "expected one, or the same one rounded: take the other out of the lock"
+                    )
+                found[key] = long
     return found
+
+
+def _rounds_to(long: float, short: float) -> bool:
+    """Return whether a number is another with more digits."""
+    unit = Decimal(repr(short)).normalize().as_tuple().exponent
+    return abs(Decimal(repr(long)) - Decimal(repr(short))) <= Decimal(1).scaleb(int(unit)) / 2
 
 
 def locks_of(path: Path) -> list[Path]:
@@ -109,7 +126,7 @@ def measured(
                 value = _n_changed(dataset.isel(checkpoint=i), file, parent)
             else:
                 value = float(_column(columns, quantity)[i])
-            if math.isfinite(value):
+            if math.isfinite(value) or (quantity == "condition_number" and value == math.inf):
                 figures.append(Figure(scale, int(seed), str(entry), quantity, value, is_published))
     return figures
 
@@ -129,8 +146,9 @@ def quantities(dataset: "xr.Dataset") -> dict[str, Array]:
     """Return what claims can ask of every checkpoint of a collection, by name; NaN where there is no value.
 
     - r2, effective_rank, participation_ratio, top1_fraction, trace: as in the Dataset;
-    - condition_number: NaN where it is a lower bound only, by the noise floor;
-    - above_floor: the smallest eigenvalue of the feature covariance over the noise floor;
+    - condition_number: infinite where a lower bound is all that is known, by the noise floor;
+    - above_floor: the smallest eigenvalue of the feature covariance over the noise floor; of a covariance that has
+      none or, by rounding, a negative one, TINY, as ratios have logarithms;
     - mean_alpha, rope_fraction: means of posterior mean and ROPE probability over the layers that are fit;
     - n_fit, n_degenerate, and n_matrices, their sum: NaN where there are no spectra.
     """
@@ -142,16 +160,18 @@ def quantities(dataset: "xr.Dataset") -> dict[str, Array]:
     }
     eigenvalues = np.where(np.isnan(e := dataset.feature_eigenvalue.values), math.inf, e)
     smallest = eigenvalues.min(axis=1, initial=math.inf)
+    condition = dataset.condition_number.values
     names = ("r2", "effective_rank", "participation_ratio", "top1_fraction", "trace")
     return {
         **{name: dataset[name].values for name in names},
         **counts,
         "n_matrices": counts["n_fit"] + counts["n_degenerate"],
         "condition_number": np.where(
-            dataset.condition_number_is_bound.values, math.nan, dataset.condition_number.values
+            dataset.condition_number_is_bound.values & ~np.isnan(condition), math.inf, condition
         ),
-        "above_floor": np.where(np.isfinite(smallest), smallest, math.nan)
-        / dataset.noise_floor.values,
+        "above_floor": np.maximum(
+            np.where(np.isfinite(smallest), smallest, math.nan) / dataset.noise_floor.values, TINY
+        ),
         "mean_alpha": _mean(dataset.alpha_mean.values, is_fit),
         "rope_fraction": _mean(dataset.rope_probability.values, is_fit),
     }

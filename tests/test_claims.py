@@ -188,6 +188,65 @@ def test_what_is_measured_on_the_published_file_needs_no_seeds(value, expected):
     assert judge(NUMBER, "paper", REPORTED, ours).verdict == expected
 
 
+def test_the_published_file_is_no_replicate_of_what_was_trained():
+    theirs = [f._replace(is_published=True) for f in figures("paper", ft=[0.8])]
+    own = [f._replace(seed=f.seed + 1) for f in figures("paper", ft=[0.7, 0.71, 0.69])]
+    found = judge(NUMBER, "paper", REPORTED, theirs + own)
+    assert (found.n_seeds, found.verdict) == (3, "not reproduced")
+    assert found.ours == pytest.approx([0.7])
+
+
+MARGIN = Claim(
+    text="above the floor",
+    value=lambda get: get("off", "condition_number"),
+    holds=(1, INF),
+    is_ratio=True,
+    is_null=True,
+)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((-0.1, 0, -0.2), "not reproduced"),
+        ((0, 0, 0), "not reproduced"),
+        ((0.5, 0.5, -0.1), "undecided"),
+        ((5, 5.1, 4.9), "reproduced"),
+    ],
+)
+def test_a_ratio_that_is_not_positive_is_a_small_one(values, expected):
+    found = judge(MARGIN, "desk", {}, figures(off=values))
+    assert found.verdict == expected
+    assert np.isfinite([found.ours, *found.interval]).all()
+    assert "nan" not in found.why
+
+
+@pytest.mark.parametrize(
+    ("off", "expected", "why"),
+    [
+        ([4e5, 4.1e5, 3.9e5, INF], "undecided", "1 seed left out: only a lower bound is known"),
+        (
+            [1e4, 1.1e4, 0.9e4, INF],
+            "not reproduced",
+            "1 seed left out: only a lower bound is known",
+        ),
+        (
+            [4e5, 4e5, INF, INF],
+            "cannot be tested here",
+            "2 of 3 seeds; 2 seeds left out: only a lower bound is known",
+        ),
+        (
+            [INF] * 4,
+            "cannot be tested here",
+            "0 of 3 seeds; 4 seeds left out: only a lower bound is known",
+        ),
+    ],
+)
+def test_seeds_of_which_a_lower_bound_is_known_are_told_and_nothing_is_shown(off, expected, why):
+    found = judge(FALL, "desk", REPORTED, figures(off=off, on=[1e5] * 4))
+    assert (found.verdict, found.why) == (expected, why)
+
+
 def test_a_number_that_was_not_published_cannot_be_tested():
     found = judge(NUMBER, "paper", {}, figures("paper", ft=[0.8, 0.81, 0.79]))
     assert (found.verdict, found.why) == ("cannot be tested here", "no published figure")

@@ -82,7 +82,7 @@ def test_the_result_has_what_its_schema_says():
 def test_overall_and_within_a_task_it_is_scipys_spearman():
     dataset = collection(transfers(0.3))
     found = specdiag.link(dataset, n_resamples=50)
-    alpha = dataset.alpha.mean("layer").values
+    alpha = dataset.alpha_mean.mean("layer").values
     for part in found.part.values:
         here = (dataset.task.values == part) | (part == ALL_TASKS)
         expected = stats.spearmanr(alpha[here], dataset.r2.values[here]).statistic
@@ -227,15 +227,19 @@ def test_what_is_missing_is_counted_and_compared_with_nothing():
     rows = transfers(0.0)
     rows[0]["r2"], rows[1]["alpha"], rows[2]["status"] = math.nan, math.nan, ["degenerate"] * 3
     found = specdiag.link(collection(rows), n_resamples=50)
-    assert found.attrs == {
-        "n_checkpoints": 32,
-        "n_without_r2": 1,
-        "n_without_spectrum": 1,
-        "n_without_fit": 2,
-        "n_spectra": 23,  # the base of rows[0] and rows[2] is degenerate in rows[2] alone
-        "n_resamples": 50,
-        "seed": 0,
-    }
+    assert (
+        found.attrs
+        == {
+            "n_checkpoints": 32,
+            "n_without_r2": 1,
+            "n_without_spectrum": 1,
+            "n_without_fit": 2,
+            "n_standing_still": 0,  # the two seeds that lack the same child are exchanged with each other
+            "n_spectra": 23,  # the base of rows[0] and rows[2] is degenerate in rows[2] alone
+            "n_resamples": 50,
+            "seed": 0,
+        }
+    )
     assert cell(found, "mean alpha", "overall").n.item() == 29
     assert cell(found, "fit fraction", "overall").n.item() == 30
     assert cell(found, "effective rank", "overall").n.item() == 0
@@ -278,11 +282,81 @@ def test_the_order_of_checkpoints_does_not_matter_and_the_seed_decides(rng):
         np.testing.assert_allclose(moved[name], first[name], atol=1e-9)
 
 
-def test_seeds_whose_bases_differ_in_their_children_stay_where_they_are():
-    rows = [row for row in transfers(0.0) if row["arm"] == "pretrained"]
-    del rows[0]  # one task of the first seed
-    alike = cell(specdiag.link(collection(rows), n_resamples=20), "mean alpha", "alike")
+def test_a_seed_that_lacks_a_child_is_counted_and_otherwise_as_if_it_were_not_there():
+    rows = [row for row in transfers(0.3) if row["arm"] == "pretrained"]
+    dataset = collection(rows[1:])  # without one task of the first seed
+    rest = dataset.isel(checkpoint=dataset.seed.values != 0)
+    found, expected = (specdiag.link(d, n_resamples=99) for d in (dataset, rest))
+    alike = cell(found, "mean alpha", "alike")
     assert alike.arrangements.item() == pytest.approx(math.factorial(len(SEEDS) - 1))
+    assert alike.n.item() == 2 * (len(SEEDS) - 1)
+    assert alike.rho.item() == pytest.approx(cell(expected, "mean alpha", "alike").rho.item())
+    assert alike.n_still.item() == found.n_standing_still == 1
+    assert link_tables.lines(found)[1] == (
+        "1 checkpoint stands still and is not in 'alike': their seed lacks a child, or there is no other seed"
+    )
+    assert expected.n_standing_still == 0
+
+
+def test_with_too_few_arrangements_for_all_quantities_at_once_nothing_is_shown_or_denied():
+    scratch = [row for row in transfers(0.5) if row["arm"] == "scratch" and row["seed"] < 5]
+    order = (3, 1, 5, 2, 4)
+    scratch = [
+        row | {"effective_rank": order[row["seed"]], "top1_fraction": row["seed"]}
+        for row in scratch
+    ]
+    one = [row for row in scratch if row["task"] == "center_out"]  # 5! = 120 arrangements
+    found = specdiag.link(collection(one), n_resamples=99)
+    alike = cell(found, "mean alpha", "alike")
+    assert alike.arrangements.item() == pytest.approx(120)
+    assert np.isfinite(alike.p)
+    assert np.isnan(found.p_holm.sel(comparison="alike")).all()
+    assert link_tables.verdict(found)[0] == (
+        "Whether spectra predict R2 cannot be told: trainings that differ in their seed alone can be exchanged "
+        "in 120 ways, and a p-value of one of 4 quantities below 5 % needs more than 160. More seeds would tell."
+    )
+    both = specdiag.link(collection(scratch), n_resamples=99)  # 120² of them, and 120 in each task
+    assert np.isfinite(cell(both, "mean alpha", "alike").p_holm)
+    assert np.isnan(cell(both, "mean alpha", "alike", "center_out").p_holm)
+
+
+def test_a_quantity_of_the_same_order_as_another_is_tested_once():
+    rows = transfers(0.3)
+    above = [row | {"alpha": row["alpha"] + 2} for row in rows]  # |alpha - 2| is alpha - 2
+    for given, repeats in ((rows, False), (above, True)):
+        found = specdiag.link(collection(given), n_resamples=99)
+        alpha, distance = (cell(found, q, "alike") for q in ("mean alpha", "distance from 2"))
+        assert (distance.same_order_as.item() == "mean alpha") == repeats
+        assert (distance.rho.item() == alpha.rho.item()) == repeats
+        assert np.isnan(distance.p_holm) == repeats
+        line = "distance from 2: same order as mean alpha, not tested twice"
+        assert (line in link_tables.lines(found)) == repeats
+    tested = found.p.sel(part=ALL_TASKS, comparison="alike")[
+        (found.same_order_as.sel(part=ALL_TASKS, comparison="alike") == "").values
+    ]
+    n = int(np.isfinite(tested).sum())
+    smallest = found.p_holm.sel(part=ALL_TASKS, comparison="alike").min().item()
+    assert smallest == pytest.approx(n * tested.min().item())
+
+
+def test_families_of_different_children_are_ranked_apart():
+    rows = [row for row in transfers(0.0) if row["arm"] == "pretrained"]
+    first = [row for row in rows if row["seed"] < 4]
+    second = [r | {"alpha": r["alpha"] + 9, "r2": r["r2"] + 9} for r in rows if r["seed"] >= 4]
+    second = [row for row in second if row["task"] == "center_out"]
+    found = cell(specdiag.link(collection(first + second), n_resamples=99), "mean alpha", "alike")
+    apart = [
+        (np.argsort(np.argsort([r[name] for r in part if r["task"] == task])) - 1.5)
+        for name in ("alpha", "r2")
+        for part, task in (
+            (first, "center_out"),
+            (first, "interval_timing"),
+            (second, "center_out"),
+        )
+    ]
+    expected = np.corrcoef(np.concatenate(apart[:3]), np.concatenate(apart[3:]))[0, 1]
+    assert found.rho.item() == pytest.approx(expected)
+    assert found.n_still.item() == 0
 
 
 def test_an_incomplete_dataset_and_a_wrong_number_are_errors():

@@ -2,11 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import toy
+from collections_ import collected, row
 from hypothesis import given
 from hypothesis import strategies as st
 from test_commands_locks import run
@@ -80,6 +82,38 @@ def test_published_figures_are_those_of_card_and_result_files():
 def test_of_a_figure_that_stands_twice_the_one_with_all_digits_is_taken():
     assert REPORTED["augmentation/finetune_all/augf_off", "condition_number"] == 1122105856165.022
     assert REPORTED["augmentation/freeze/aug_off", "mean_alpha"] == 1.7793363481760025
+
+
+def test_figures_that_do_not_round_to_each_other_are_refused():
+    (entry,) = [e for e in LOCK.entries if e.key == (_claims.BASE, "paper")]
+    (first,) = [q for q in entry.reported if q.quantity == "r2"]
+    for value, taken in ((0.9, first.value), (0.90412, 0.90412)):
+        twice = replace(entry, reported=(first, replace(first, value=value)))
+        assert reported(replace(LOCK, entries=(twice,)))[_claims.BASE, "r2"] == taken
+    twice = replace(entry, reported=(first, replace(first, value=0.83412)))
+    with pytest.raises(ValueError) as error:
+        reported(replace(LOCK, entries=(twice,)))
+    assert str(error.value) == (
+        f"{_claims.BASE} has r2 0.904 and 0.83412 among its reported figures; expected one, or the same one "
+        "rounded: take the other out of the lock"
+    )
+
+
+def test_lower_bounds_and_eigenvalues_of_no_sign_are_figures():
+    rows = [
+        row("a", arm="base", r2=0.5, features={"floor": 1e-3}),
+        row("b", arm="base", r2=0.5, features={"floor": 1e-9}),
+        row("c", arm="base"),
+    ]
+    dataset = collected(rows)
+    found = verification.quantities(dataset)
+    condition = found["condition_number"]
+    assert condition[0] == np.inf
+    assert condition[1] == dataset.condition_number.values[1]
+    assert np.isnan(condition[2])
+    dataset.feature_eigenvalue[1, -1] = -1.0
+    assert verification.quantities(dataset)["above_floor"][1] == verification.TINY
+    assert np.isnan(found["above_floor"][2])
 
 
 def test_the_sessions_of_the_chronic_evaluation_are_all_in_the_training_of_the_base():

@@ -2,7 +2,7 @@
 
 import re
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TITLE = "Stability over sessions"
+MIN_SEEDS = 3  # an interval over two is longer than any slope
 
 
 def lacks(dataset: "xr.Dataset") -> str:
@@ -23,16 +24,24 @@ def lacks(dataset: "xr.Dataset") -> str:
     return "" if _series(dataset) else "no decoder is evaluated on several sessions with a date"
 
 
-def _series(dataset: "xr.Dataset") -> dict[str, dict[date, list[float]]]:
-    """Return R² by date of every decoder that several evaluations are of, a value a seed."""
-    found: dict[str, dict[date, list[float]]] = {}
+class Point(NamedTuple):
+    """R² of a session by the decoder of a seed."""
+
+    seed: float
+    r2: float
+
+
+def _series(dataset: "xr.Dataset") -> dict[str, dict[date, list[Point]]]:
+    """Return R² by date of every decoder that several evaluations are of, a point a seed."""
+    found: dict[str, dict[date, list[Point]]] = {}
     for i in np.flatnonzero(dataset.arm.values == "evaluation"):
         one = dataset.isel(checkpoint=i)
         decoder = f"{one.parent.values} ({one.scale.values})"
         for j in np.flatnonzero(np.isfinite(one.session_r2.values)):
             day = day_of(str(dataset.session.values[j]))
             if day:
-                found.setdefault(decoder, {}).setdefault(day, []).append(float(one.session_r2[j]))
+                point = Point(float(one.seed), float(one.session_r2[j]))
+                found.setdefault(decoder, {}).setdefault(day, []).append(point)
     return {name: days for name, days in found.items() if len(days) > 1}
 
 
@@ -46,6 +55,21 @@ def day_of(session: str) -> date | None:
     return None
 
 
+def _means(days: dict[date, list[Point]]) -> dict[date, Mean]:
+    return {day: mean_over_seeds([point.r2 for point in days[day]]) for day in sorted(days)}
+
+
+def _slope(days: dict[date, list[Point]]) -> Mean:
+    """Return the mean over seeds of the least-squares slope by year, of seeds that have all the days."""
+    slopes = []
+    for seed in {point.seed for points in days.values() for point in points}:
+        of = {day: [p.r2 for p in points if p.seed == seed] for day, points in days.items()}
+        if all(of.values()):
+            x = [day.toordinal() / 365.25 for day, values in of.items() for _ in values]
+            slopes.append(np.polyfit(x, [r2 for values in of.values() for r2 in values], 1)[0])
+    return mean_over_seeds(slopes)
+
+
 def plot(dataset: "xr.Dataset") -> "Figure":
     """Return test R² by the date of the session, a line a decoder, bars over its seeds."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
@@ -54,7 +78,7 @@ def plot(dataset: "xr.Dataset") -> "Figure":
     figure = Figure(figsize=(6, 4), layout="constrained")
     ax = figure.add_subplot()
     for k, (name, days) in enumerate(_series(dataset).items()):
-        means = [mean_over_seeds(days[day]) for day in sorted(days)]
+        means = _means(days).values()
         x = date2num(sorted(days))  # type: ignore[no-untyped-call]
         color = OKABE_ITO[k % len(OKABE_ITO)]
         line = f"{MARKERS[k % len(MARKERS)]}-"
@@ -63,27 +87,30 @@ def plot(dataset: "xr.Dataset") -> "Figure":
     locator = AutoDateLocator(minticks=3, maxticks=7)  # type: ignore[no-untyped-call]
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
-    values = [r2 for days in _series(dataset).values() for seeds in days.values() for r2 in seeds]
-    ax.set_ylim(limits(values))
+    points = [p for days in _series(dataset).values() for points in days.values() for p in points]
+    ax.set_ylim(limits([point.r2 for point in points]))
     ax.set(xlabel="date of the session", ylabel="test R² of the session")
     figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     return figure
 
 
 def caption(dataset: "xr.Dataset") -> str:
-    """Return what is drawn: for every decoder sessions, seeds and the slope by year."""
+    """Return what is drawn: for every decoder sessions, seeds and, of three or more, the slope by year."""
     parts = []
     for name, days in _series(dataset).items():
-        means: dict[date, Mean] = {day: mean_over_seeds(days[day]) for day in sorted(days)}
+        means, slope = _means(days), _slope(days)
         values = [mean.value for mean in means.values()]
-        years = [day.toordinal() / 365.25 for day in means]
         n = {mean.n for mean in means.values()}
         seeds = counted(max(n), "seed") if len(n) == 1 else f"{min(n)} to {max(n)} seeds"
         parts.append(
             f"{name}: {counted(len(means), 'session')} from {min(means)} to {max(means)}, {seeds}, R² "
-            f"{min(values):.3f} to {max(values):.3f}, least-squares slope "
-            f"{np.polyfit(years, values, 1)[0]:+.3f} a year"
+            f"{min(values):.3f} to {max(values):.3f}"
         )
+        if slope.n >= MIN_SEEDS:
+            parts[-1] += (
+                f", mean of the least-squares slopes of {slope.n} seeds {slope.value:+.3f} a year (95 % "
+                f"{slope.low:+.3f} to {slope.high:+.3f})"
+            )
     return (
         "Test R² of decoders that were not trained again, by the date of the session. "
         f"{'; '.join(parts)}. Bars are 95 % intervals over seeds, where there are several, cut off at the frame."

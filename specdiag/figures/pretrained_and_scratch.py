@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TITLE = "Pretrained against scratch"
+CONTROLS = ("scratch", "scratch_tuned")
 
 
 def lacks(dataset: "xr.Dataset") -> str:
@@ -36,7 +37,7 @@ def pairs(dataset: "xr.Dataset") -> list[tuple[int, int]]:
         (i, place[(*key, arm)])
         for i in np.flatnonzero(dataset.arm.values == "pretrained").tolist()
         for key in [_key(dataset, i, "pretrained")]
-        for arm in ("scratch", "scratch_tuned")
+        for arm in CONTROLS
         if (*key, arm) in place
     ]
 
@@ -44,6 +45,14 @@ def pairs(dataset: "xr.Dataset") -> list[tuple[int, int]]:
 def _key(dataset: "xr.Dataset", i: int, arm: str) -> tuple[str, str, float]:
     name = str(dataset.entry.values[i]).replace(arm, "*") if arm else ""
     return name, str(dataset.scale.values[i]), float(dataset.seed.values[i])
+
+
+def _controls(dataset: "xr.Dataset") -> dict[str, dict[tuple[int, int], Any]]:
+    """Return pairs and layers by the arm of the control: tuning may turn the difference around."""
+    found: dict[str, dict[tuple[int, int], Any]] = {}
+    for (i, j), layers in _layers(dataset).items():
+        found.setdefault(str(dataset.arm.values[j]), {})[i, j] = layers
+    return {arm: found[arm] for arm in CONTROLS if arm in found}
 
 
 def _layers(dataset: "xr.Dataset") -> dict[tuple[int, int], Any]:
@@ -56,45 +65,57 @@ def _layers(dataset: "xr.Dataset") -> dict[tuple[int, int], Any]:
 def plot(dataset: "xr.Dataset") -> "Figure":
     """Return alpha from scratch against alpha pretrained, a point a layer with both its intervals.
 
-    Colour and marker show the task; markers of `scratch_tuned` counterparts are open.
+    A panel is a control, scratch or `scratch_tuned`; colour and marker show the task.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 6), layout="constrained")
-    ax = figure.add_subplot()
+    controls = _controls(dataset)
+    figure = Figure(figsize=(1 + 5 * len(controls), 6), layout="constrained")
+    axes = figure.subplots(1, len(controls), sharex=True, sharey=True, squeeze=False)[0]
+    panel = dict(zip(controls, axes, strict=True))
     tasks = list(dict.fromkeys(str(dataset.task.values[i]) for i, _ in _layers(dataset)))
     for (i, j), layers in _layers(dataset).items():
         k = tasks.index(str(dataset.task.values[i]))
         color, marker = OKABE_ITO[k % len(OKABE_ITO)], MARKERS[k % len(MARKERS)]
-        tuned = dataset.arm.values[j] == "scratch_tuned"
+        ax = panel[str(dataset.arm.values[j])]
         x, y = (dataset.alpha_mean.values[at, layers] for at in (j, i))
         ax.hlines(y, *dataset.alpha_ci.values[j, layers].T, color=color, linewidth=0.5, alpha=0.3)
         ax.vlines(x, *dataset.alpha_ci.values[i, layers].T, color=color, linewidth=0.5, alpha=0.3)
-        face = "none" if tuned else color
-        ax.plot(x, y, marker, color=color, markerfacecolor=face, markersize=4, label="_pair")
+        ax.plot(x, y, marker, color=color, markersize=4, label="_pair")
     for k, task in enumerate(tasks):
         label = short_title(task, 30) or "task unknown"
         color, marker = OKABE_ITO[k % len(OKABE_ITO)], MARKERS[k % len(MARKERS)]
-        ax.plot([], [], marker, color=color, markersize=4, label=label)
-    ax.plot(
-        [], [], "o", color="#777777", markerfacecolor="none", markersize=4, label="scratch, tuned"
-    )
-    low, high = min(*ax.get_xlim(), *ax.get_ylim()), max(*ax.get_xlim(), *ax.get_ylim())
-    ax.plot([low, high], [low, high], color="#777777", linewidth=0.8, label="equal")
-    ax.set(
-        xlabel="α from scratch (posterior mean)",
-        ylabel="α pretrained (posterior mean)",
-        xlim=(low, high),
-        ylim=(low, high),
-        aspect="equal",
-    )
+        axes[0].plot([], [], marker, color=color, markersize=4, label=label)
+    ends = (*axes[0].get_xlim(), *axes[0].get_ylim())  # shared by all
+    low, high = min(ends), max(ends)
+    for k, (arm, ax) in enumerate(panel.items()):
+        label = "_equal" if k else "equal"
+        ax.plot([low, high], [low, high], color="#777777", linewidth=0.8, label=label)
+        ax.set(
+            xlabel=f"α from {_NAMES[arm]} (posterior mean)",
+            xlim=(low, high),
+            ylim=(low, high),
+            aspect="equal",
+        )
+    axes[0].set_ylabel("α pretrained (posterior mean)")
     figure.legend(loc="outside lower center", ncols=3, fontsize="small", frameon=False)
     return figure
 
 
 def caption(dataset: "xr.Dataset") -> str:
-    """Return what is drawn: how many pairs and layers, and in how many the pretrained alpha is lower."""
-    found = _layers(dataset)
+    """Return what is drawn: for each control how many pairs and layers, and in how many alpha is lower."""
+    told = " ".join(_sentence(dataset, arm, found) for arm, found in _controls(dataset).items())
+    return (
+        "α of the same layer in pretrained and scratch checkpoints of one task, scale, seed and share of the "
+        f"data. {told} Bars are 95 % intervals. Layers of a frozen core are the same in all pretrained "
+        "checkpoints of a parent: they are not independent."
+    )
+
+
+_NAMES = {"scratch": "scratch", "scratch_tuned": "tuned scratch"}
+
+
+def _sentence(dataset: "xr.Dataset", arm: str, found: dict[tuple[int, int], Any]) -> str:
     differences = np.concatenate(
         [
             dataset.alpha_mean.values[i, at] - dataset.alpha_mean.values[j, at]
@@ -107,11 +128,12 @@ def caption(dataset: "xr.Dataset") -> str:
         int((np.isin(status[i], walked) & np.isin(status[j], walked)).sum())
         - len(found.get((i, j), ()))
         for i, j in pairs(dataset)
+        if dataset.arm.values[j] == arm
     )
+    n_spectra = len({dataset.alpha_mean.values[i].tobytes() for i, _ in found})
+    spectra = "one pretrained spectrum" if n_spectra == 1 else f"{n_spectra} pretrained spectra"
     return (
-        f"α of the same layer in pretrained and scratch checkpoints of one task, scale, seed and share of the "
-        f"data: {counted(len(found), 'pair')}, {counted(len(differences), 'layer')} fit in both ({lost} others "
-        f"are degenerate or failed in one of the two). α is lower pretrained in {int(np.sum(differences < 0))} of "
-        f"them, mean difference {differences.mean():+.2f}. Bars are 95 % intervals. Layers of a frozen core "
-        "are the same in all pretrained checkpoints of a parent: they are not independent."
+        f"Against {_NAMES[arm]}: {counted(len(found), 'pair')} of {spectra}, "
+        f"{counted(len(differences), 'layer')} fit in both ({lost} others are degenerate or failed in one of the "
+        f"two), α lower pretrained in {int(np.sum(differences < 0))}, mean difference {differences.mean():+.2f}."
     )
