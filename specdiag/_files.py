@@ -233,10 +233,17 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
     """Open a file to write that is there whole under its name when the block ends, or not at all.
 
     Beside the target, synced, then renamed: a process that dies, a full disk or a second writer
-    leave the old file or the new one.
+    leave the old file or the new one. A link stays: what it points to is replaced.
+
+    Raises
+    ------
+    ValueError
+        When a pipe, a device or a folder has that name.
     """
     import tempfile
 
+    check_target(target)
+    target = target.resolve()
     with tempfile.NamedTemporaryFile(
         prefix=f".{target.name}.", dir=target.parent, delete=False
     ) as file:
@@ -248,6 +255,12 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def check_target(target: Path) -> None:
+    """Raise ValueError when something else than a regular file has the name of a file to write."""
+    if target.exists() and not target.is_file():
+        raise ValueError(f"{target}: not a regular file; give the name of a file")
 
 
 def usual_mode() -> int:

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from test_commands_locks import run
 
 import specdiag
 from specdiag import collection, spectra
+from specdiag._files import write_whole
 from specdiag.evaluation import read_evaluation
 from specdiag.factors import factors, labels
 from specdiag.feature_spectrum import FeatureSpectrum
@@ -565,6 +567,61 @@ def test_the_command_needs_a_folder_to_write_to(lock):
     status, _, err = run(lock.parent, "spectra", "-o", "checkpoints.lock")
     assert status == 2
     assert err.splitlines()[-1] == "Error: -o checkpoints.lock: it is the lock to read"
+
+
+@pytest.mark.parametrize(
+    ("output", "wrong"),
+    [
+        (
+            "checkpoints/desk/base/net.ckpt",
+            "files of that name belong to the checkpoint of base/net",
+        ),
+        (
+            "checkpoints/desk/base/net.ckpt.nc",
+            "files of that name belong to the checkpoint of base/net",
+        ),
+        ("link.nc", "files of that name belong to the checkpoint of base/net"),
+        ("new.lock", "locks end in .lock"),
+    ],
+)
+def test_no_command_writes_over_a_checkpoint_what_lies_beside_it_or_a_lock(
+    lock, dataset, output, wrong
+):
+    root, checkpoint = lock.parent, beside(lock, "base/net", "")
+    before = checkpoint.read_bytes()
+    (root / "link.nc").symlink_to(checkpoint)
+    specdiag.save(dataset, root / "data.nc")
+    for command in (["spectra"], ["report", "data.nc"]):
+        status, _, err = run(root, *command, "-o", output)
+        assert status == 2
+        assert err.splitlines()[-1] == f"Error: -o {output}: {wrong}; give another name"
+    assert checkpoint.read_bytes() == before
+    assert (root / "link.nc").is_symlink()
+
+
+def test_a_file_beside_a_checkpoint_of_another_name_is_written(lock):
+    assert run(lock.parent, "spectra", "-o", "checkpoints/desk/base/study.nc")[0] == 0
+
+
+def test_a_pipe_is_no_file_to_write(lock, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    status, _, err = run(lock.parent, "spectra", "-o", str(tmp_path / "pipe"))
+    assert status == 2
+    assert err.splitlines()[-1] == (
+        f"Error: -o {tmp_path}/pipe: not a regular file; give the name of a file"
+    )
+    with pytest.raises(ValueError, match="pipe: not a regular file; give the name of a file$"):
+        write_whole(tmp_path / "pipe", b"")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_link_is_written_through(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder" / "file")
+    for content in (b"new", b"again"):
+        write_whole(tmp_path / "link", content)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "folder" / "file").read_bytes() == content
 
 
 def test_the_page_lists_every_variable():

@@ -13,6 +13,7 @@ import click
 from specdiag.commands import (
     address_option,
     check_engine,
+    check_output,
     debug_option,
     engine_option,
     json_option,
@@ -72,8 +73,6 @@ def spectra(
       specdiag spectra --group published -o published.nc
       specdiag spectra --lock checkpoints.lock --lock checkpoints.seed-43.lock -o seeds.nc
     """  # noqa: D301
-    if not output.resolve().parent.is_dir():
-        raise click.UsageError(f"-o {output}: there is no folder {output.parent}")
     check_engine(engine, address)
     start_log()
     from specdiag.collection import collect
@@ -81,8 +80,7 @@ def spectra(
     from specdiag.spectra import save
 
     found_locks = locks or (find_lock(Path.cwd()),)
-    if output.resolve() in {path.resolve() for path in found_locks}:
-        raise click.UsageError(f"-o {output}: it is the lock to read")
+    check_output(output, locks=found_locks)
     dataset = collect(
         *found_locks,
         names=names,

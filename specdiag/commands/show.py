@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from specdiag.commands import debug_option, lock_option, open_lock, start_log
+from specdiag.commands import check_output, debug_option, lock_option, open_lock, start_log
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -51,7 +51,11 @@ def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[
       specdiag figures spectra.nc -o figures
       specdiag figures spectra.nc base.ckpt.spectra.csv -o figures
     """  # noqa: D301
-    _check(output, "matplotlib")
+    _check("matplotlib")
+    if not output.resolve().parent.is_dir():
+        raise click.UsageError(f"-o {output}: there is no folder {output.parent}")
+    if output.is_dir():
+        check_output(output / "captions.txt", (data, *trainings))
     start_log()
     from specdiag import figures as drawn
 
@@ -99,9 +103,9 @@ def report(
       specdiag report spectra.nc --claims figures.csv -o report.html
       specdiag report minilm.nc -o minilm.html
     """  # noqa: D301
-    _check(output, "matplotlib", "jinja2")
-    if output.resolve() in {path.resolve() for path in (data, *trainings)}:
-        raise click.UsageError(f"-o {output}: it is one of the files to read")
+    _check("matplotlib", "jinja2")
+    read = [path for path in (data, *trainings, claims) if path]
+    check_output(output, read, [lock_path] if lock_path else [])
     start_log()
     from specdiag._files import write_whole
     from specdiag.report import report as page
@@ -138,12 +142,10 @@ def _claims(figures: Path, lock_path: Path | None) -> "Section":
     return Section("Published claims", [claims_page.count(findings)], claims_page.HEADER, rows)
 
 
-def _check(output: Path, *needed: str) -> None:
+def _check(*needed: str) -> None:
     for name in needed:
         if not find_spec(name):
             raise click.UsageError(f"this needs {name}: pip install 'specdiag[figures]'")
-    if not output.resolve().parent.is_dir():
-        raise click.UsageError(f"-o {output}: there is no folder {output.parent}")
 
 
 def _read(data: Path, trainings: tuple[Path, ...]) -> tuple["xr.Dataset", dict[str, Any]]:
