@@ -1,5 +1,7 @@
 """Commands that show a Dataset: figures and report."""
 
+import sys
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ from specdiag.commands import check_output, debug_option, lock_option, open_lock
 if TYPE_CHECKING:
     import xarray as xr
 
+    from specdiag.figures import Drawing
     from specdiag.report import Section
 
 _data = click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -60,9 +63,12 @@ def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[
     from specdiag import figures as drawn
 
     dataset, tables = _read(data, trainings)
-    written, lacking = drawn.write(
-        drawn.drawings(dataset, tables, spectra_of=names or None), output
-    )
+    try:
+        drawn.check_names(dataset, names)
+    except ValueError as error:
+        raise click.UsageError(f"--checkpoint: {error}") from error
+    found = drawn.drawings(dataset, tables, spectra_of=names or None)
+    written, lacking = drawn.write(_counted(found), output)
     for name, reason in lacking.items():
         click.echo(f"no {name}: {reason}", err=True)
     click.echo(f"wrote {len(written)} files in {output}", err=True)
@@ -140,6 +146,17 @@ def _claims(figures: Path, lock_path: Path | None) -> "Section":
     findings = verification.findings(path, found[0].scale, found)
     rows = [claims_page.row(finding) for finding in findings]
     return Section("Published claims", [claims_page.count(findings)], claims_page.HEADER, rows)
+
+
+def _counted(found: Iterable["Drawing"]) -> Iterator["Drawing"]:
+    """Yield what is drawn, and count it on a terminal's stderr, in one line."""
+    n = 0
+    for n, drawing in enumerate(found, 1):
+        yield drawing
+        if sys.stderr.isatty():
+            click.echo(f"\r{n} figures", nl=False, err=True)
+    if n and sys.stderr.isatty():
+        click.echo(err=True)
 
 
 def _check(*needed: str) -> None:

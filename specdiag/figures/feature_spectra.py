@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specdiag.figures import ARM_COLORS, OKABE_ITO, counted, short_title
-from specdiag.figures._replicates import ranged, study
+from specdiag.figures._replicates import limits, ranged, study
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
 TITLE = "Spectra of the features"
+_ORDER = ("off", "standard", "aggressive")  # levels of UnitDropout, by how much they drop
 
 
 def lacks(dataset: "xr.Dataset") -> str:
@@ -58,7 +59,7 @@ def plot(dataset: "xr.Dataset") -> "Figure":
         ax.set(
             xscale="log", yscale="log", title=short_title(name, 36), xlabel="rank of the eigenvalue"
         )
-    axes[0].set_ylabel("variance along the eigenvector")
+    axes[0].set(ylabel="variance along the eigenvector", ylim=_limits(dataset, panels))
     for word, color in levels.items():
         axes[0].plot([], [], color=color, label=short_title(word, 30) or "unknown")
     axes[0].plot([], [], "--", color="#777777", label="noise floor")
@@ -72,14 +73,27 @@ def plot(dataset: "xr.Dataset") -> "Figure":
     return figure
 
 
+def _limits(dataset: "xr.Dataset", panels: dict[str, list[int]]) -> tuple[float, float]:
+    """Return the ends of the axis, from the smallest eigenvalue or noise floor that shows."""
+    at = list(chain(*panels.values()))
+    shown = [dataset.feature_eigenvalue.values[at].ravel(), dataset.noise_floor.values[at]]
+    values = np.concatenate(shown)
+    return limits(values[values > 0], log=True)
+
+
 def _levels(dataset: "xr.Dataset") -> tuple[dict[str, str], bool]:
     """Return the colour of every level of UnitDropout, or of every arm, and which of both it is."""
     shown = list(chain(*_panels(dataset).values()))
     words = [str(word) for word in dataset.unit_dropout.values[shown]]
     if len(set(words)) > 1:
-        return dict(zip(sorted(set(words)), OKABE_ITO * len(words), strict=False)), True
+        levels = sorted(set(words), key=_rank)
+        return dict(zip(levels, OKABE_ITO * len(words), strict=False)), True
     arms = dict.fromkeys(str(arm) for arm in dataset.arm.values[shown])
     return {arm: ARM_COLORS.get(arm, ARM_COLORS[""]) for arm in arms}, False
+
+
+def _rank(level: str) -> tuple[int, str]:
+    return _ORDER.index(level) if level in _ORDER else len(_ORDER), level
 
 
 def caption(dataset: "xr.Dataset") -> str:
