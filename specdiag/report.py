@@ -140,7 +140,7 @@ def _lead(dataset: "xr.Dataset") -> Iterator[str]:
     if known := int(np.isfinite(q).sum()):
         q = q[first_of_each(dataset)[at]]
         distinct = int(np.isfinite(q).sum())
-        of = f"{distinct} distinct of {known}" if distinct < known else f"{known}"
+        of = f"the {distinct} distinct of {known}" if distinct < known else f"{known}"
         yield (
             f"{int(np.sum(q <= MAX_Q))} of {of} alphas are lower than random matrices of the same shape give "
             f"(q ≤ {MAX_Q})."

@@ -123,7 +123,7 @@ def test_a_matrix_that_checkpoints_share_counts_once(page):
     own = dataset.isel(checkpoint=dataset.arm.values != "evaluation")
     n = len(set(own.spectral_norm.values[np.isfinite(own.null_q.values)].astype(np.float32)))
     assert n < 72
-    assert f" of {n} distinct of 72 alphas are lower than random matrices" in page
+    assert f" of the {n} distinct of 72 alphas are lower than random matrices" in page
     assert "distinct" not in "".join(
         data for tag, data in Parsed(report(weights(1))).text if tag == "p"
     )

@@ -49,6 +49,12 @@ def study(entry: str) -> str:
     return entry.rpartition("/")[0] or entry
 
 
+def level_rank(level: str) -> tuple[int, str]:
+    """Return what sorts levels of UnitDropout by how much they drop, others after them by name."""
+    known = ("off", "standard", "aggressive")
+    return known.index(level) if level in known else len(known), level
+
+
 def mean_alpha(dataset: "xr.Dataset") -> Any:
     """Return the mean over the fit layers of every checkpoint of the posterior means of alpha, or NaN."""
     fit = (dataset.status == "fit") & np.isfinite(dataset.alpha_mean)

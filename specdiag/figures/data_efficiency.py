@@ -8,6 +8,7 @@ from specdiag.figures import ARM_COLORS, MARKERS, OKABE_ITO, short_title
 from specdiag.figures._replicates import (
     NO_R2,
     has_r2,
+    level_rank,
     limits,
     mean_over_seeds,
     seeds_text,
@@ -66,7 +67,7 @@ def plot(dataset: "xr.Dataset") -> "Figure":
     axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     for ax, (name, curves) in zip(axes, found.items(), strict=True):
         by_arm = len({arm for arm, _ in curves}) > 1
-        for k, ((arm, level), curve) in enumerate(sorted(curves.items())):
+        for k, ((arm, level), curve) in enumerate(sorted(curves.items(), key=_order)):
             fractions = sorted(curve)
             x = 100 * np.array(fractions) * 1.04 ** (k - (len(curves) - 1) / 2)  # side by side
             means = [mean_over_seeds(dataset.r2.values[curve[fraction]]) for fraction in fractions]
@@ -90,6 +91,11 @@ def plot(dataset: "xr.Dataset") -> "Figure":
         ax.legend(fontsize="small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     axes[0].set(ylabel="test R²", ylim=limits(dataset.r2.values[_positions(found)]))
     return figure
+
+
+def _order(item: tuple[tuple[str, str], object]) -> tuple[str, tuple[int, str]]:
+    (arm, level), _ = item
+    return arm, level_rank(level)
 
 
 def caption(dataset: "xr.Dataset") -> str:

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specdiag.figures import ARM_COLORS, OKABE_ITO, counted, short_title
-from specdiag.figures._replicates import limits, ranged, study
+from specdiag.figures._replicates import level_rank, limits, ranged, study
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
 TITLE = "Spectra of the features"
-_ORDER = ("off", "standard", "aggressive")  # levels of UnitDropout, by how much they drop
 
 
 def lacks(dataset: "xr.Dataset") -> str:
@@ -74,11 +73,12 @@ def plot(dataset: "xr.Dataset") -> "Figure":
 
 
 def _limits(dataset: "xr.Dataset", panels: dict[str, list[int]]) -> tuple[float, float]:
-    """Return the ends of the axis, from the smallest eigenvalue or noise floor that shows."""
+    """Return the ends of the axis: from the smallest eigenvalue of a checkpoint, or its noise floor."""
     at = list(chain(*panels.values()))
-    shown = [dataset.feature_eigenvalue.values[at].ravel(), dataset.noise_floor.values[at]]
-    values = np.concatenate(shown)
-    return limits(values[values > 0], log=True)
+    values = dataset.feature_eigenvalue.values[at]
+    above = values > np.fmax(dataset.noise_floor.values[at], 0)[:, None]
+    floors = dataset.noise_floor.values[at][(~above & np.isfinite(values)).any(axis=1)]
+    return limits(np.concatenate([values[above], floors[floors > 0]]), log=True)
 
 
 def _levels(dataset: "xr.Dataset") -> tuple[dict[str, str], bool]:
@@ -86,14 +86,10 @@ def _levels(dataset: "xr.Dataset") -> tuple[dict[str, str], bool]:
     shown = list(chain(*_panels(dataset).values()))
     words = [str(word) for word in dataset.unit_dropout.values[shown]]
     if len(set(words)) > 1:
-        levels = sorted(set(words), key=_rank)
+        levels = sorted(set(words), key=level_rank)
         return dict(zip(levels, OKABE_ITO * len(words), strict=False)), True
     arms = dict.fromkeys(str(arm) for arm in dataset.arm.values[shown])
     return {arm: ARM_COLORS.get(arm, ARM_COLORS[""]) for arm in arms}, False
-
-
-def _rank(level: str) -> tuple[int, str]:
-    return _ORDER.index(level) if level in _ORDER else len(_ORDER), level
 
 
 def caption(dataset: "xr.Dataset") -> str:
@@ -105,5 +101,5 @@ def caption(dataset: "xr.Dataset") -> str:
         f"Eigenvalues of the covariance of the readout's input, {known.sum(axis=1).max()} features, of "
         f"{counted(len(shown), 'checkpoint')}, each over {ranged(samples)} samples. "
         "Below the dashed line, in the same colour, an eigenvalue is rounding of the forward pass: "
-        f"{ranged(rank)} eigenvalues lie above it."
+        f"{ranged(rank)} eigenvalues lie above it. A line that is not in the frame lies below all of them."
     )
