@@ -233,11 +233,18 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
     """Open a file to write that is there whole under its name when the block ends, or not at all.
 
     Beside the target, synced, then renamed: a process that dies, a full disk or a second writer
-    leave the old file or the new one. An error of the system that names no file, as of a full disk, is given
-    the target's name.
+    leave the old file or the new one. A link stays: what it points to is replaced. An error of the system that
+    names no file, as of a full disk, is given the target's name.
+
+    Raises
+    ------
+    ValueError
+        When a pipe, a device or a folder has that name.
     """
     import tempfile
 
+    check_target(target)
+    target = target.resolve()
     with (
         _naming(target),  # also what closing the file raises
         tempfile.NamedTemporaryFile(
@@ -262,6 +269,12 @@ def _naming(target: Path) -> Iterator[None]:
         if error.errno and error.filename is None:
             error.filename = str(target)
         raise
+
+
+def check_target(target: Path) -> None:
+    """Raise ValueError when something else than a regular file has the name of a file to write."""
+    if target.exists() and not target.is_file():
+        raise ValueError(f"{target}: not a regular file; give the name of a file")
 
 
 def usual_mode() -> int:

@@ -41,6 +41,7 @@ class Row(NamedTuple):
     spectra: "xr.Dataset | None"  # of one checkpoint
     reason: str  # why there are none
     evaluation: Mapping[str, Any]  # r2, session_r2, and features under the names of the schema
+    unreadable: Sequence[str] = ()  # files beside its checkpoint that are damaged
 
 
 def collect(
@@ -74,13 +75,15 @@ def collect(
     xarray.Dataset
         As in `specdiag.schema`, SCHEMA and COLLECTION; `specdiag.save` writes it. An entry whose
         checkpoint is missing, stale or corrupt has NaN and layers of status `absent`; its `state` says why.
+        So do values whose file beside a checkpoint cannot be read: a warning names it, and
+        `unreadable` of the provenance.
 
     Raises
     ------
     ValueError
-        When no entry is chosen, none has a checkpoint, or a file beside one is broken.
+        When no entry is chosen, or none has a checkpoint with spectra.
     OSError
-        When a file cannot be read.
+        When a lock or a checkpoint cannot be read.
 
     Examples
     --------
@@ -90,26 +93,32 @@ def collect(
     paths = list(dict.fromkeys(Path(lock).resolve() for lock in locks))
     if not paths:
         raise ValueError("collect() needs at least one lock: the path of a checkpoints.lock")
-    chosen = _chosen([(path, load(path)) for path in paths], set(names), group, scale)
-    if measure and (lacking := _lacking(chosen)):
+    found = chosen([(path, load(path)) for path in paths], set(names), group, scale)
+    if measure and (lacking := _lacking(found)):
         measure(lacking)
     rows = []
-    for path, lock, entry in chosen:
+    for path, lock, entry in found:
         rows.append(_row(path.parent, lock, entry))
         if progress:
-            progress(len(rows), len(chosen))
+            progress(len(rows), len(found))
     if all(row.spectra is None for row in rows):
         raise ValueError(
-            f"none of the {len(rows)} entries has a checkpoint with spectra; `specdiag train` makes "
-            "checkpoints, `specdiag list` shows their state"
+            f"none of the {len(rows)} entries has a checkpoint with spectra; of the first, {rows[0].reason}; "
+            "`specdiag list` shows the state of all, `specdiag train` makes what is missing"
         )
     return build(rows, [{"name": path.name, "sha256": sha256_of(path)} for path in paths])
 
 
-def _chosen(
+def chosen(
     locks: Sequence[tuple[Path, Lock]], names: set[str], group: str | None, scale: Scale | None
 ) -> list[tuple[Path, Lock, Entry]]:
-    """Return the entries to collect, each with its lock; a name that none has is an error."""
+    """Return the entries to collect, each with its lock.
+
+    Raises
+    ------
+    ValueError
+        When no entry has one of the names, the group or the scale.
+    """
     at = f" at {scale} scale" * bool(scale) + f" in group {group}" * bool(group)
     found = [
         (path, lock, entry)
@@ -129,10 +138,10 @@ def _chosen(
     return [item for item in found if not names or item[2].name in names]
 
 
-def _lacking(chosen: Iterable[tuple[Path, Lock, Entry]]) -> list[Path]:
+def _lacking(found: Iterable[tuple[Path, Lock, Entry]]) -> list[Path]:
     targets = {
         path.parent / entry.path
-        for path, lock, entry in chosen
+        for path, lock, entry in found
         if entry.kind == "checkpoint" and state(path.parent, lock, entry).word in USABLE
     }
     return sorted(target for target in targets if not spectra_path(target).exists())
@@ -142,14 +151,15 @@ def _row(root: Path, lock: Lock, entry: Entry) -> Row:
     """Return what is there of an entry; an evaluation has the weights of its parent."""
     parent = find(lock, entry.parent.name, entry.scale) if entry.parent else None
     weights = parent if parent and entry.kind == "evaluation" else entry
-    found, word = state(root, lock, entry), state(root, lock, weights).word
-    spectra, reason = None, f"the checkpoint of {weights.name} is {word}"
+    found, (word, why) = state(root, lock, entry), state(root, lock, weights)
+    spectra, reason = None, f"the checkpoint of {weights.name} is {word}" + f" ({why})" * bool(why)
+    unreadable: list[str] = []
     if word in USABLE:
-        spectra, reason = _spectra(root / weights.path)
+        spectra, reason = _spectra(root / weights.path, unreadable)
     receipt = read_receipt(root, lock, entry)
     evaluation: dict[str, Any] = {}
     if found.word in USABLE and isinstance(receipt, Receipt):
-        evaluation = _evaluation(root / entry.path, receipt)
+        evaluation = _evaluation(root / entry.path, receipt, unreadable)
     return Row(
         factors={
             **factors(entry, parent),
@@ -159,11 +169,15 @@ def _row(root: Path, lock: Lock, entry: Entry) -> Row:
         spectra=spectra,
         reason=reason,
         evaluation=evaluation,
+        unreadable=unreadable,
     )
 
 
-def _spectra(target: Path) -> tuple["xr.Dataset | None", str]:
-    """Return the spectra beside a checkpoint, measured now where they lack, or why there are none."""
+def _spectra(target: Path, unreadable: list[str]) -> tuple["xr.Dataset | None", str]:
+    """Return the spectra beside a checkpoint, measured now where they lack, or why there are none.
+
+    A file that cannot be read is added to `unreadable`.
+    """
     if not spectra_path(target).exists():
         _log.info("measuring %s: it has no spectra beside it yet", target.name)
     try:
@@ -171,7 +185,12 @@ def _spectra(target: Path) -> tuple["xr.Dataset | None", str]:
     except ValueError as error:
         _log.warning("%s: no spectra: %s", target.name, one_line(error))
         return None, one_line(error)
-    return read_spectra(path), ""
+    try:
+        return read_spectra(path), ""
+    except ValueError as error:
+        _log.warning("%s", error)
+        unreadable.append(path.name)
+        return None, f"{path.name} cannot be read"
 
 
 def read_spectra(path: Path) -> "xr.Dataset":
@@ -216,14 +235,22 @@ def _loaded(file: Any) -> "xr.Dataset":
     return found
 
 
-def _evaluation(target: Path, receipt: Receipt) -> dict[str, Any]:
-    """Return R² and features of the file that is there; those of an earlier build are left out."""
+def _evaluation(target: Path, receipt: Receipt, unreadable: list[str]) -> dict[str, Any]:
+    """Return R² and features of the file that is there; those of an earlier build are left out.
+
+    A file that cannot be read is added to `unreadable`.
+    """
     metric = receipt.metrics.get("r2")
     r2 = metric.value if metric else math.nan
     path = target.with_name(f"{target.name}.evaluation.json")
     if not path.is_file():
         return {"r2": r2}
-    found = read_evaluation(path)
+    try:
+        found = read_evaluation(path)
+    except (ValueError, OSError) as error:
+        _log.warning("%s", one_line(error))
+        unreadable.append(path.name)
+        return {"r2": r2}
     sessions = list(found["session_r2"].values())
     if not math.isclose(sum(sessions) / len(sessions), r2, rel_tol=1e-9, abs_tol=1e-9):
         _log.warning(
@@ -322,6 +349,8 @@ def _attributes(rows: Sequence[Row], locks: Sequence[Mapping[str, str]]) -> dict
         "locks": list(locks),
         "measured_with": [json.loads(text) for text in texts],
     }
+    if unreadable := list(dict.fromkeys(name for row in rows for name in row.unreadable)):
+        provenance["unreadable"] = unreadable
     return {
         "Conventions": "CF-1.12",
         "title": "Weight spectra, feature covariance and test R2 of checkpoints",

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
@@ -16,7 +17,7 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 
-from specdiag.figures import Drawing, counted, drawings, measured, rendered, short
+from specdiag.figures import Drawing, counted, drawings, first_of_each, measured, rendered, short
 from specdiag.verdict import MAX_Q, VERDICTS, mean_interval
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ class _Column(NamedTuple):
 class _Cell(NamedTuple):
     text: str
     value: float | None = None  # by which a column of numbers is sorted
+
+    @property
+    def parts(self) -> list[str]:
+        """The text, in parts between which a line may break: names have no spaces."""
+        return re.split(r"(?<=[/_])(?=.)", self.text)
 
 
 def report(
@@ -131,10 +137,15 @@ def _lead(dataset: "xr.Dataset") -> Iterator[str]:
     )
     yield f"Weights of {counted(len(at), 'checkpoint')}: walked {sum(n.values())} matrices = {buckets}."
     q = dataset.null_q.values[at]
-    if np.isfinite(q).any():
+    if known := int(np.isfinite(q).sum()):
+        q = q[first_of_each(dataset)[at]]
+        distinct = int(np.isfinite(q).sum())
+        of = f"the {distinct} distinct of {known}" if distinct < known else f"{known}"
         yield (
-            f"{int(np.sum(q <= MAX_Q))} of {int(np.isfinite(q).sum())} alphas are lower than random matrices "
-            f"of the same shape give (q ≤ {MAX_Q})."
+            f"{int(np.sum(q <= MAX_Q))} of {of} alphas are lower than random matrices of the same shape give "
+            f"(q ≤ {MAX_Q})."
+            + " Checkpoints that share a matrix, such as a frozen core, count once."
+            * (distinct < known)
         )
     others = dataset.sizes["checkpoint"] - len(at)
     if others:
@@ -171,7 +182,8 @@ def _summary_rows(dataset: "xr.Dataset") -> Iterator[list[_Cell]]:
         low, high = mean_interval(alpha)
         words = Counter(one.verdict.values.tolist())
         row = [_Cell(short(str(one.checkpoint.values), _LONGEST_NAME))]
-        row += [_number(count, "d") for count in (sum(counts), *counts)]
+        walked = sum(counts)
+        row += [_number(count, "d") if walked else _Cell("-") for count in (walked, *counts)]
         row += [_number(float(alpha.mean()) if len(alpha) else math.nan, ".2f")]
         row += [_interval(low, high)]
         row += [_Cell(", ".join(f"{words[word]} {word}" for word in VERDICTS if words[word]))]

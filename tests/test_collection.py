@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from test_commands_locks import run
 
 import specdiag
 from specdiag import collection, spectra
+from specdiag._files import write_whole
 from specdiag.evaluation import read_evaluation
 from specdiag.factors import factors, labels
 from specdiag.feature_spectrum import FeatureSpectrum
@@ -267,14 +269,16 @@ def test_an_evaluation_of_another_form_is_one_clear_line(tmp_path, content, wron
         ),
     ],
 )
-def test_a_feature_of_another_form_is_named(lock, key, value, wrong):
+def test_a_feature_of_another_form_is_a_warning_that_names_it(lock, key, value, wrong, caplog):
     path = beside(lock, "base/net", ".evaluation.json")
     told = json.loads(path.read_text())
     told["features"][key] = value
     path.write_text(json.dumps(told))
-    with pytest.raises(ValueError) as error:
-        specdiag.collect(lock)
-    assert str(error.value) == f"{path}: {wrong}{END}"
+    found = specdiag.collect(lock).sel(checkpoint="base/net")
+    assert [r.getMessage() for r in caplog.records] == [f"{path}: {wrong}{END}"]
+    assert not np.isnan(found.r2)
+    assert np.isnan(found.trace)
+    assert np.isnan(found.session_r2).all()
 
 
 numbers = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
@@ -324,14 +328,19 @@ def to_file(change):
         (to_file(lambda d: d.assign(alpha=d.status)), "could not convert string to float"),
     ],
 )
-def test_broken_spectra_are_one_clear_line(lock, broken, wrong):
+def test_broken_spectra_are_absent_with_one_clear_line(lock, broken, wrong, caplog):
     path = beside(lock, "base/net", ".*.nc")
     with specdiag.open_spectra(path) as opened:
         dataset = opened.load()
     broken(dataset, path)
-    with pytest.raises(ValueError) as error:
-        specdiag.collect(lock)
-    text = str(error.value)
+    found = specdiag.collect(lock)
+    text = caplog.records[0].getMessage()
+    lost = found.sel(checkpoint=["base/net", "judged/net"])
+    assert (lost.status == "absent").all()
+    assert set(lost.reason.values.ravel()) == {f"{path.name} cannot be read"}
+    assert not np.isnan(found.r2).any()
+    assert (found.n_fit.sel(checkpoint=["child/net0", "child/net1"]) == 1).all()
+    assert json.loads(found.attrs["provenance"])["unreadable"] == [path.name]
     assert text.startswith(f"{path} is not a spectra file: ")
     assert text.endswith("; remove it to have it measured again")
     assert wrong in text
@@ -531,10 +540,33 @@ def test_where_nothing_was_trained_there_is_nothing_to_collect(lock):
     status, out, err = run(lock.parent, "spectra", "-o", "x.nc")
     assert (status, out) == (1, "")
     assert err == (
-        "specdiag: none of the 4 entries has a checkpoint with spectra; `specdiag train` makes checkpoints, "
-        "`specdiag list` shows their state\n"
+        "specdiag: none of the 4 entries has a checkpoint with spectra; of the first, the checkpoint of "
+        "base/net is missing; `specdiag list` shows the state of all, `specdiag train` makes what is missing\n"
     )
     assert not (lock.parent / "x.nc").exists()
+
+
+def test_a_damaged_receipt_is_named_where_no_entry_has_spectra(lock):
+    receipt = beside(lock, "base/net", ".*[0-9a-f].json")
+    receipt.write_text(receipt.read_text()[:9])
+    status, _, err = run(lock.parent, "spectra", "-o", "x.nc", "base/net")
+    assert status == 1
+    assert (
+        f"of the first, the checkpoint of base/net is corrupt ({receipt.name} cannot be read: "
+        in err
+    )
+
+
+def test_the_command_counts_files_that_cannot_be_read(lock):
+    files = [beside(lock, "base/net", pattern) for pattern in (".*.nc", ".evaluation.json")]
+    for path in files:
+        path.write_text("no file")
+    status, out, err = run(lock.parent, "spectra", "-o", "x.nc")
+    assert status == 0
+    assert all(path.name in err for path in files)
+    assert out.splitlines()[-2] == (
+        f"2 files beside checkpoints cannot be read: {files[0].name}, {files[1].name}"
+    )
 
 
 def test_the_command_writes_the_dataset_and_says_what_is_in_it(lock, dataset):
@@ -565,6 +597,100 @@ def test_the_command_needs_a_folder_to_write_to(lock):
     status, _, err = run(lock.parent, "spectra", "-o", "checkpoints.lock")
     assert status == 2
     assert err.splitlines()[-1] == "Error: -o checkpoints.lock: it is the lock to read"
+
+
+@pytest.mark.parametrize(
+    ("output", "wrong"),
+    [
+        (
+            "checkpoints/desk/base/net.ckpt",
+            "files of that name belong to the checkpoint of base/net",
+        ),
+        (
+            "checkpoints/desk/base/net.ckpt.nc",
+            "files of that name belong to the checkpoint of base/net",
+        ),
+        ("link.nc", "files of that name belong to the checkpoint of base/net"),
+        ("new.lock", "locks end in .lock"),
+    ],
+)
+def test_no_command_writes_over_a_checkpoint_what_lies_beside_it_or_a_lock(
+    lock, dataset, output, wrong
+):
+    root, checkpoint = lock.parent, beside(lock, "base/net", "")
+    before = checkpoint.read_bytes()
+    (root / "link.nc").symlink_to(checkpoint)
+    specdiag.save(dataset, root / "data.nc")
+    for command in (["spectra"], ["report", "data.nc"]):
+        status, _, err = run(root, *command, "-o", output)
+        assert status == 2
+        assert err.splitlines()[-1] == f"Error: -o {output}: {wrong}; give another name"
+    assert checkpoint.read_bytes() == before
+    assert (root / "link.nc").is_symlink()
+
+
+def test_verify_writes_over_nothing_that_it_reads_or_that_belongs_to_a_checkpoint(lock):
+    (lock.parent / "figures.csv").touch()
+    for output, wrong in (
+        (
+            "checkpoints/desk/base/net.ckpt.csv",
+            "files of that name belong to the checkpoint of base",
+        ),
+        ("figures.csv", "it is one of the files to read"),
+    ):
+        status, _, err = run(lock.parent, "verify", "figures.csv", "-o", output)
+        assert status == 2
+        assert err.splitlines()[-1].startswith(f"Error: -o {output}: {wrong}")
+
+
+def test_what_is_no_dataset_is_named_once(lock):
+    (lock.parent / "README.md").write_text("no file")
+    status, _, err = run(lock.parent, "link", "README.md")
+    assert status == 1
+    assert err.startswith("specdiag: README.md is not a spectra file: ")
+    assert err.count("README.md") == 1
+
+
+def test_an_unknown_name_is_wrong_usage(lock):
+    for names, wrong in (
+        (
+            ["child/net9"],
+            "no entry child/net9 at desk scale; did you mean child/net1 or child/net0 or judged/net?",
+        ),
+        (
+            ["--group", "y"],
+            "no entries at desk scale in group y; `specdiag list` shows what there is",
+        ),
+    ):
+        status, _, err = run(lock.parent, "spectra", "-o", "x.nc", *names)
+        assert status == 2
+        assert err.splitlines()[-1] == f"Error: {wrong}"
+    assert not (lock.parent / "x.nc").exists()
+
+
+def test_a_file_beside_a_checkpoint_of_another_name_is_written(lock):
+    assert run(lock.parent, "spectra", "-o", "checkpoints/desk/base/study.nc")[0] == 0
+
+
+def test_a_pipe_is_no_file_to_write(lock, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    status, _, err = run(lock.parent, "spectra", "-o", str(tmp_path / "pipe"))
+    assert status == 2
+    assert err.splitlines()[-1] == (
+        f"Error: -o {tmp_path}/pipe: not a regular file; give the name of a file"
+    )
+    with pytest.raises(ValueError, match="pipe: not a regular file"):
+        write_whole(tmp_path / "pipe", b"")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_link_is_written_through(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder" / "file")
+    for content in (b"new", b"again"):
+        write_whole(tmp_path / "link", content)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "folder" / "file").read_bytes() == content
 
 
 def test_the_page_lists_every_variable():

@@ -189,7 +189,9 @@ def test_spectra_of_features_end_at_the_noise_floor_of_their_level(dataset):
     shown = dataset.feature_eigenvalue.values[dataset.entry.values == "augmentation/off"]
     assert any(np.array_equal(curve.get_ydata(), shown[0]) for curve in curves)
     legend = [text.get_text() for text in ax.figure.legends[0].get_texts()]
-    assert legend == ["aggressive", "off", "standard", "noise floor"]
+    assert legend == ["off", "standard", "aggressive", "noise floor"]
+    smallest = dataset.feature_eigenvalue.values[dataset.unit_dropout.values == "off"].min()
+    assert 0.1 * smallest < ax.get_ylim()[0] < smallest  # whose floor, 1e-7, lies far below
 
 
 def test_stability_shows_the_sessions_by_their_date(dataset):
@@ -346,7 +348,8 @@ def test_one_checkpoint_has_its_own_figures_and_says_why_others_lack():
 def test_a_collection_of_one_checkpoint_has_what_makes_sense_for_it():
     one = collected([row("base/net", arm="base", r2=0.9)])
     found = {d.name: d.caption for d in figures.drawings(one) if d.figure is None}
-    assert set(found) == {"difference", "pretrained_and_scratch", "data_efficiency", "chronic"}
+    assert set(found) == {*WHOLE, "difference"} - {"feature_spectra"}
+    assert found["alpha_and_r2"] == "1 checkpoint with R² and a layer that was fit: two are needed"
     assert found["data_efficiency"] == (
         "no study with R² trains an arm on several fractions of its data"
     )
@@ -370,5 +373,70 @@ def test_the_command_writes_vectors_and_captions(tmp_path):
 
 def test_an_unknown_checkpoint_is_an_error_that_names_those_there_are():
     with pytest.raises(ValueError, match="no checkpoint") as error:
-        list(figures.drawings(weights(1), spectra_of=["other"]))
+        next(figures.drawings(weights(1), spectra_of=["other"]))
     assert str(error.value) == "no checkpoint 'other'; there are model"
+
+
+def test_an_unknown_checkpoint_leaves_no_figures(tmp_path):
+    specdiag.save(weights(1), tmp_path / "a.nc")
+    options = ["--checkpoint", "nope", "-o", str(tmp_path / "figures")]
+    done = CliRunner().invoke(cli, ["figures", str(tmp_path / "a.nc"), *options])
+    assert done.exit_code == 2
+    assert done.output.splitlines()[-1] == (
+        "Error: --checkpoint: no checkpoint 'nope'; there are model"
+    )
+    assert not (tmp_path / "figures").exists()
+
+
+def test_alpha_by_layer_is_drawn_once_a_spectrum():
+    arms = ("base", "pretrained", "pretrained")
+    one = collected([row(f"a/{i}", arm=arm, r2=0.5) for i, arm in enumerate(arms)])
+    found = [d for d in figures.drawings(one) if d.name.startswith("alpha_by_layer")]
+    assert [d.name for d in found] == ["alpha_by_layer_00_a_0", "alpha_by_layer_01_a_1"]
+    assert found[1].caption.endswith("Also of 1 other checkpoint, whose spectrum is the same.")
+    assert "Also" not in found[0].caption
+
+
+@pytest.mark.parametrize("word", [r"$\frac{1$", "<script>", "a$b$c"])
+def test_labels_from_data_are_no_mathematics(word):
+    rows = [
+        row(f"{word}/{i}_{f:g}", arm=word, level=f"{word}{i}", task=word, r2=r2, fraction=f)
+        for i, f, r2 in ((1, 0.1, 0.5), (2, 0.1, 0.6), (1, 1, 0.55), (2, 1, 0.5))
+    ]
+    one = collected(rows)
+    drawn = {
+        d.name for d in figures.drawings(one) if d.figure and figures.rendered(d.figure, "svg")
+    }
+    assert {"alpha_and_r2", "condition_and_r2", "data_efficiency", "feature_spectra"} < drawn
+
+
+def test_two_seeds_have_no_interval_and_three_have():
+    for seeds, is_shown, text in (
+        ((1, 2), False, "without bars"),
+        ((1, 2, 3), True, "bars, of three"),
+    ):
+        one = collected([row("a/x", arm="base", seed=s, r2=0.5 + s / 10) for s in seeds])
+        assert np.isfinite(mean_over_seeds(one.r2.values)[1:3]).all() == is_shown
+        assert text in alpha_and_r2.caption(one)
+
+
+def test_an_arm_of_one_share_is_named(dataset):
+    more = [row("data_efficiency/plastic_50", arm="plastic", r2=0.7, fraction=0.5)]
+    more += [
+        row(f"data_efficiency/scratch_{f}", arm="scratch", r2=0.7, fraction=f) for f in (0.1, 1)
+    ]
+    assert data_efficiency.caption(collected(more)).endswith(
+        "Of one share only, and not drawn: plastic of data_efficiency (desk) (50 %)."
+    )
+    assert "not drawn" not in data_efficiency.caption(dataset)
+
+
+def test_ticks_of_a_narrow_spectrum_do_not_overlap(rng):
+    q, _ = np.linalg.qr(rng.standard_normal((90, 60)))
+    one = specdiag.alpha({"w": q * np.sqrt(np.linspace(1, 3, 60))}, gof=False)
+    with figures.style():
+        figure = esd.plot(one, "w")
+        found = texts(figure)
+    for (a, first), (b, second) in combinations(found, 2):
+        assert not first.padded(-1).overlaps(second.padded(-1)), (a, b)
+    assert len([t for t in figure.axes[0].get_xticklabels() if t.get_text()]) >= 2

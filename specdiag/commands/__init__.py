@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +107,53 @@ def _named(name: str, lock_path: Path | None) -> tuple[list[Path], list[str]]:
         else:
             found.append(path.parent / entry.path)
     return found, reasons
+
+
+def check_output(output: Path, inputs: Iterable[Path] = (), locks: Iterable[Path] = ()) -> None:
+    """Raise a usage error when a file to write has no folder, or is one to keep.
+
+    That is an input, a lock, and whatever lies beside a checkpoint and begins with its name: of the
+    locks given, and of those in the nearest folder above the output that has a checkpoints.lock.
+    """
+    from specdiag._files import check_target
+
+    target = output.resolve()
+    if not target.parent.is_dir():
+        raise click.UsageError(f"-o {output}: there is no folder {output.parent}")
+    if target in {path.resolve() for path in locks}:
+        raise click.UsageError(f"-o {output}: it is the lock to read")
+    if target in {path.resolve() for path in inputs}:
+        raise click.UsageError(f"-o {output}: it is one of the files to read")
+    try:
+        check_target(output)
+    except ValueError as error:
+        raise click.UsageError(f"-o {error}") from error
+    if target.suffix == ".lock":
+        raise click.UsageError(f"-o {output}: locks end in .lock; give another name")
+    if name := _kept_for(output, locks):
+        raise click.UsageError(
+            f"-o {output}: files of that name belong to the checkpoint of {name}; give another name"
+        )
+
+
+def _kept_for(output: Path, locks: Iterable[Path]) -> str:
+    """Return the entry to whose checkpoint or side files a path belongs, or ''."""
+    from specdiag.lockfile import find_lock, load
+
+    places = {output.resolve(), output.parent.resolve() / output.name}  # of a link, both
+    found = {path.resolve() for path in locks}
+    for place in places:
+        with suppress(FileNotFoundError):
+            found |= {*find_lock(place.parent).parent.glob("checkpoints*.lock")}  # with replicates
+    for lock in sorted(found):
+        for entry in load(lock).entries:
+            path = lock.parent / entry.path
+            folder = path.parent.resolve()
+            if path.resolve() in places or any(
+                place.parent == folder and place.name.startswith(path.name) for place in places
+            ):
+                return entry.name
+    return ""
 
 
 def start_log() -> None:

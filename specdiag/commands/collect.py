@@ -13,6 +13,7 @@ import click
 from specdiag.commands import (
     address_option,
     check_engine,
+    check_output,
     debug_option,
     engine_option,
     json_option,
@@ -72,22 +73,25 @@ def spectra(
       specdiag spectra --group published -o published.nc
       specdiag spectra --lock checkpoints.lock --lock checkpoints.seed-43.lock -o seeds.nc
     """  # noqa: D301
-    if not output.resolve().parent.is_dir():
-        raise click.UsageError(f"-o {output}: there is no folder {output.parent}")
     check_engine(engine, address)
     start_log()
-    from specdiag.collection import collect
-    from specdiag.lockfile import find_lock
+    from specdiag.collection import chosen, collect
+    from specdiag.lockfile import find_lock, load
     from specdiag.spectra import save
 
     found_locks = locks or (find_lock(Path.cwd()),)
-    if output.resolve() in {path.resolve() for path in found_locks}:
-        raise click.UsageError(f"-o {output}: it is the lock to read")
+    check_output(output, locks=found_locks)
+    scale = None if scale == "all" else scale
+    loaded = [(path, load(path)) for path in found_locks]
+    try:
+        chosen(loaded, set(names), group, scale)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     dataset = collect(
         *found_locks,
         names=names,
         group=group,
-        scale=None if scale == "all" else scale,
+        scale=scale,
         progress=_show,
         measure=partial(_measure_on_cluster, address) if engine == "ray" else None,
     )
@@ -129,16 +133,18 @@ def _summary(dataset: "xr.Dataset") -> dict[str, Any]:
         "with_spectra": sum(with_spectra),
         "with_r2": int(dataset.r2.notnull().sum()),
         "with_features": int(dataset.trace.notnull().sum()),
+        "unreadable": json.loads(dataset.attrs["provenance"]).get("unreadable", []),
         "checkpoints": rows,
     }
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
     from specdiag._files import printable
+    from specdiag.figures import counted
 
-    rows = found["checkpoints"]
+    rows, layers, sessions = found["checkpoints"], found["layers"], found["sessions"]
     lines = [
-        f"{len(rows)} checkpoints, {found['layers']} layers, {found['sessions']} sessions",
+        f"{counted(len(rows), 'checkpoint')}, {counted(layers, 'layer')}, {counted(sessions, 'session')}",
         *(f"  with {what:8}  {found[f'with_{what}']}" for what in ("spectra", "r2", "features")),
     ]
     count = Counter(row["state"] for row in rows)
@@ -147,6 +153,9 @@ def _lines(found: dict[str, Any]) -> list[str]:
     if lost:
         some = ", ".join(lost[:3]) + ", ..." * (len(lost) > 3)
         lines.append(f"{len(lost)} lack values ({some}); `specdiag train --missing` makes them")
+    if files := found["unreadable"]:
+        some = ", ".join(files[:3]) + ", ..." * (len(files) > 3)
+        lines.append(f"{counted(len(files), 'file')} beside checkpoints cannot be read: {some}")
     if rows and found["with_features"] < found["with_r2"]:
         lines.append(
             "R2 without features: their recipes left no evaluation.json; see docs/dataset.md"

@@ -34,8 +34,9 @@ def link(spectra: Path, as_json: bool, seed: int) -> None:
     from specdiag.links import link as linked
     from specdiag.spectra import open_spectra
 
+    dataset = open_spectra(spectra)  # its errors name the file
     try:
-        found = linked(open_spectra(spectra), seed=seed)
+        found = linked(dataset, seed=seed)
     except ValueError as error:
         raise ValueError(f"{spectra}: {error}") from error
     if as_json:

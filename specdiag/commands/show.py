@@ -1,16 +1,19 @@
 """Commands that show a Dataset: figures and report."""
 
+import sys
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from specdiag.commands import debug_option, lock_option, open_lock, start_log
+from specdiag.commands import check_output, debug_option, lock_option, open_lock, start_log
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from specdiag.figures import Drawing
     from specdiag.report import Section
 
 _data = click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -51,14 +54,21 @@ def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[
       specdiag figures spectra.nc -o figures
       specdiag figures spectra.nc base.ckpt.spectra.csv -o figures
     """  # noqa: D301
-    _check(output, "matplotlib")
+    _check("matplotlib")
+    if not output.resolve().parent.is_dir():
+        raise click.UsageError(f"-o {output}: there is no folder {output.parent}")
+    if output.is_dir():
+        check_output(output / "captions.txt", (data, *trainings))
     start_log()
     from specdiag import figures as drawn
 
     dataset, tables = _read(data, trainings)
-    written, lacking = drawn.write(
-        drawn.drawings(dataset, tables, spectra_of=names or None), output
-    )
+    try:
+        drawn.check_names(dataset, names)
+    except ValueError as error:
+        raise click.UsageError(f"--checkpoint: {error}") from error
+    found = drawn.drawings(dataset, tables, spectra_of=names or None)
+    written, lacking = drawn.write(_counted(found), output)
     for name, reason in lacking.items():
         click.echo(f"no {name}: {reason}", err=True)
     click.echo(f"wrote {len(written)} files in {output}", err=True)
@@ -99,9 +109,9 @@ def report(
       specdiag report spectra.nc --claims figures.csv -o report.html
       specdiag report minilm.nc -o minilm.html
     """  # noqa: D301
-    _check(output, "matplotlib", "jinja2")
-    if output.resolve() in {path.resolve() for path in (data, *trainings)}:
-        raise click.UsageError(f"-o {output}: it is one of the files to read")
+    _check("matplotlib", "jinja2")
+    read = [path for path in (data, *trainings, claims) if path]
+    check_output(output, read, [lock_path] if lock_path else [])
     start_log()
     from specdiag._files import write_whole
     from specdiag.report import report as page
@@ -138,12 +148,21 @@ def _claims(figures: Path, lock_path: Path | None) -> "Section":
     return Section("Published claims", [claims_page.count(findings)], claims_page.HEADER, rows)
 
 
-def _check(output: Path, *needed: str) -> None:
+def _counted(found: Iterable["Drawing"]) -> Iterator["Drawing"]:
+    """Yield what is drawn, and count it on a terminal's stderr, in one line."""
+    n = 0
+    for n, drawing in enumerate(found, 1):
+        yield drawing
+        if sys.stderr.isatty():
+            click.echo(f"\r{n} figures", nl=False, err=True)
+    if n and sys.stderr.isatty():
+        click.echo(err=True)
+
+
+def _check(*needed: str) -> None:
     for name in needed:
         if not find_spec(name):
             raise click.UsageError(f"this needs {name}: pip install 'specdiag[figures]'")
-    if not output.resolve().parent.is_dir():
-        raise click.UsageError(f"-o {output}: there is no folder {output.parent}")
 
 
 def _read(data: Path, trainings: tuple[Path, ...]) -> tuple["xr.Dataset", dict[str, Any]]:

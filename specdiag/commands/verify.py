@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from specdiag.commands import debug_option, json_option, lock_option, open_lock
+from specdiag.commands import check_output, debug_option, json_option, lock_option, open_lock
 
 if TYPE_CHECKING:
     from specdiag.lockfile import Scale
@@ -60,6 +60,8 @@ def verify(
                 f"-o {output}: expected a file in a folder that exists, ending in .md or .csv"
             )
     path, _ = open_lock(lock_path)
+    for output in outputs:
+        check_output(output, [figures] if figures else [], [path])
     from specdiag import claims_page, verification
     from specdiag._files import write_whole
 
@@ -76,7 +78,7 @@ def verify(
             if is_page
             else verification.dumps_figures(found)
         )
-        write_whole(output.resolve(), text.encode())
+        write_whole(output, text.encode())
         click.echo(f"wrote {output}", err=True)
     click.echo(
         claims_page.as_json(findings, scale) if as_json else "\n".join(claims_page.lines(findings))

@@ -76,6 +76,7 @@ def drawings(
     """
     from specdiag.figures import trajectory
 
+    check_names(dataset, spectra_of or ())
     with style():
         yield from _of_weights(dataset, spectra_of, most)
         for name in WHOLE:
@@ -94,22 +95,27 @@ def drawings(
 def _of_weights(
     dataset: "xr.Dataset", spectra_of: Sequence[str] | None, most: int | None
 ) -> Iterator[Drawing]:
-    """Yield alpha by layer of every checkpoint with weights of its own, and spectra of layers."""
+    """Yield alpha by layer of every distinct spectrum, and spectra of layers."""
     from specdiag.figures import alpha_by_layer, esd
 
     shown = measured(dataset)
     several = len(shown) > 1
-    for i, name in list(shown.items())[:most]:
+    alike: dict[Any, list[int]] = {}
+    norms = _norms(dataset)
+    for i in shown:
+        alike.setdefault(norms[i].tobytes() if (norms[i] > 0).any() else i, []).append(i)
+    for i, *others in list(alike.values())[:most]:
+        name = shown[i]
         yield Drawing(
             "alpha_by_layer" + f"_{i:02d}_{_slug(name)}" * several,
             alpha_by_layer.TITLE + f": {short_title(name)}" * several,
-            alpha_by_layer.caption(dataset, name),
+            alpha_by_layer.caption(dataset, name)
+            + f" Also of {counted(len(others), 'other checkpoint')}, whose spectrum is the same."
+            * bool(others),
             alpha_by_layer.plot(dataset, name),
         )
     names = [str(name) for name in dataset.checkpoint.values]
     for name in list(shown.values())[:1] if spectra_of is None else spectra_of:
-        if name not in names:
-            raise ValueError(f"no checkpoint {name!r}; there are {', '.join(names[:5])}")
         for j in esd.chosen(dataset, name, most):
             layer = str(dataset.layer.values[j])
             yield Drawing(
@@ -131,6 +137,43 @@ def measured(dataset: "xr.Dataset") -> dict[int, str]:
     if "arm" in dataset.coords:
         present &= dataset.arm.values != "evaluation"
     return {i: str(dataset.checkpoint.values[i]) for i in present.nonzero()[0]}
+
+
+def first_of_each(dataset: "xr.Dataset") -> Any:
+    """Return by checkpoint and layer whether no checkpoint before has the same spectrum there.
+
+    Layers of a frozen core are the parent's: they are one matrix, in many checkpoints.
+    """
+    import numpy as np
+
+    is_first = np.zeros(dataset.status.shape, dtype=bool)
+    norms, seen = _norms(dataset), set()
+    for i in measured(dataset):
+        for j, pair in enumerate(norms[i]):
+            key = j, pair.tobytes()
+            is_first[i, j] = key not in seen or not np.isfinite(pair).all()
+            seen.add(key)
+    return is_first
+
+
+def _norms(dataset: "xr.Dataset") -> Any:
+    """Return what tells a spectrum from others: its norms, of shape (n_checkpoints, n_layers, 2).
+
+    In float32, as the same matrix measured on another machine differs in the last bits of float64.
+    """
+    import numpy as np
+
+    both = np.stack([dataset.frobenius_norm.values, dataset.spectral_norm.values], axis=-1)
+    is_measured = dataset.status.isin(["fit", "degenerate"]).values
+    return np.where(is_measured[..., None], both, np.nan).astype(np.float32)
+
+
+def check_names(dataset: "xr.Dataset", names: Iterable[str]) -> None:
+    """Raise ValueError when a Dataset has no checkpoint of one of the names."""
+    known = [str(name) for name in dataset.checkpoint.values]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"no checkpoint {name!r}; there are {', '.join(known[:5])}")
 
 
 def draw_all(dataset: "xr.Dataset", folder: Path) -> list[Path]:

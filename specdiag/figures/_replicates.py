@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class Mean(NamedTuple):
-    """Mean over seeds with its 95 % interval by Student's t; NaN ends for a single seed."""
+    """Mean over seeds with its 95 % interval by Student's t; NaN ends for fewer than three seeds.
+
+    Over two seeds it is 12.7 standard errors long to each side: it says nothing and hides the rest.
+    """
 
     value: float
     low: float
@@ -28,7 +31,8 @@ def mean_over_seeds(values: Any) -> Mean:
     known = np.asarray(values)[np.isfinite(values)]
     if not len(known):
         return Mean(math.nan, math.nan, math.nan, 0)
-    return Mean(float(known.mean()), *mean_interval(known), len(known))
+    ends = mean_interval(known) if len(known) > 2 else (math.nan, math.nan)
+    return Mean(float(known.mean()), *ends, len(known))
 
 
 def replicates(dataset: "xr.Dataset") -> list[Any]:
@@ -45,6 +49,12 @@ def study(entry: str) -> str:
     return entry.rpartition("/")[0] or entry
 
 
+def level_rank(level: str) -> tuple[int, str]:
+    """Return what sorts levels of UnitDropout by how much they drop, others after them by name."""
+    known = ("off", "standard", "aggressive")
+    return known.index(level) if level in known else len(known), level
+
+
 def mean_alpha(dataset: "xr.Dataset") -> Any:
     """Return the mean over the fit layers of every checkpoint of the posterior means of alpha, or NaN."""
     fit = (dataset.status == "fit") & np.isfinite(dataset.alpha_mean)
@@ -52,7 +62,7 @@ def mean_alpha(dataset: "xr.Dataset") -> Any:
 
 
 def limits(values: Any, *, log: bool = False) -> tuple[float, float]:
-    """Return the ends of an axis that shows the values: an interval over two seeds may be far longer."""
+    """Return the ends of an axis that shows the values: an interval over three seeds may be longer."""
     known = np.asarray(values)[np.isfinite(values)]
     low, high = (float(end) for end in (known.min(), known.max()))
     low, high = (math.log(low), math.log(high)) if log else (low, high)
@@ -86,6 +96,8 @@ def scatter(
         The checkpoints of an entry, the quantity, and whether it is a lower bound: an arrow shows that.
     """
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     figure = Figure(figsize=(6, 5), layout="constrained")
     ax = figure.add_subplot()
@@ -110,17 +122,26 @@ def scatter(
     ax.set_xscale("log" if log else "linear")
     ax.set_xlim(limits(values[shown], log=log))
     ax.set_ylim(limits(dataset.r2.values[shown]))
-    for arm in arms:
-        ax.plot([], [], "o", color=ARM_COLORS.get(arm, ARM_COLORS[""]), label=arm or "arm unknown")
-    for task in tasks:
-        ax.plot(
+    handles: list[Any] = [
+        Patch(
+            color=ARM_COLORS.get(arm, ARM_COLORS[""]), label=short_title(arm, 30) or "arm unknown"
+        )
+        for arm in arms
+    ]
+    handles += [
+        Line2D(
             [],
             [],
-            _marker(tasks, task),
+            linestyle="",
+            marker=_marker(tasks, task),
             color="#777777",
             label=short_title(task, 30) or "task unknown",
         )
-    figure.legend(loc="outside lower center", ncols=3, fontsize="small", frameon=False)
+        for task in tasks
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=3, fontsize="small", frameon=False
+    )
     ax.set_ylabel("test R²")
     return figure
 
@@ -144,7 +165,7 @@ def seeds_text(dataset: "xr.Dataset", groups: Sequence[Any]) -> str:
     if max(n) < 2:
         return "One seed each, so there are no intervals of R²."
     seeds = f"{min(n)}" if min(n) == max(n) else f"{min(n)} to {max(n)}"
-    return (
-        f"Points are means over {seeds} seeds an entry, bars their 95 % intervals (Student's t), "
-        "cut off at the frame; dots are single seeds."
-    )
+    bars = "bars, of three or more seeds, their 95 % intervals (Student's t), cut off at the frame"
+    if max(n) == 2:
+        bars = "without bars: an interval over two seeds says nothing"
+    return f"Points are means over {seeds} seeds an entry, {bars}; dots are single seeds."

@@ -27,7 +27,12 @@ def lacks(dataset: "xr.Dataset") -> str:
     """Return why there is nothing to draw, or ''."""
     if not has_r2(dataset):
         return NO_R2
-    return "" if _shown(dataset) else "no checkpoint with R² has a layer that was fit"
+    n = sum(map(len, _shown(dataset)))
+    return (
+        ""
+        if n > 1
+        else f"{counted(n, 'checkpoint')} with R² and a layer that was fit: two are needed"
+    )
 
 
 def _shown(dataset: "xr.Dataset") -> list[Any]:

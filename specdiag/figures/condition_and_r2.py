@@ -28,8 +28,11 @@ def lacks(dataset: "xr.Dataset") -> str:
     """Return why there is nothing to draw, or ''."""
     if not has_r2(dataset):
         return NO_R2
+    n = sum(map(len, _shown(dataset)))
     return (
-        "" if _shown(dataset) else "no checkpoint with R² has the condition number of its features"
+        ""
+        if n > 1
+        else f"{counted(n, 'checkpoint')} with R² and the condition number of its features: two are needed"
     )
 
 

@@ -8,6 +8,7 @@ from specdiag.figures import ARM_COLORS, MARKERS, OKABE_ITO, short_title
 from specdiag.figures._replicates import (
     NO_R2,
     has_r2,
+    level_rank,
     limits,
     mean_over_seeds,
     seeds_text,
@@ -37,6 +38,15 @@ def lacks(dataset: "xr.Dataset") -> str:
 
 def _curves(dataset: "xr.Dataset") -> Curves:
     """Return the curves of every study; a curve has two fractions or more."""
+    kept = {
+        name: {key: curve for key, curve in curves.items() if len(curve) > 1}
+        for name, curves in _fractions(dataset).items()
+    }
+    return {name: curves for name, curves in kept.items() if curves}
+
+
+def _fractions(dataset: "xr.Dataset") -> Curves:
+    """Return the checkpoints of every study, of one fraction, too."""
     found: Curves = {}
     known = np.isfinite(dataset.r2.values) & np.isfinite(dataset.train_fraction.values)
     for i in np.flatnonzero(known & (dataset.arm.values != "evaluation")):
@@ -45,11 +55,7 @@ def _curves(dataset: "xr.Dataset") -> Curves:
         key = str(one.arm.values), str(one.unit_dropout.values)
         curve = found.setdefault(name, {}).setdefault(key, {})
         curve.setdefault(float(one.train_fraction), []).append(int(i))
-    kept = {
-        name: {key: curve for key, curve in curves.items() if len(curve) > 1}
-        for name, curves in found.items()
-    }
-    return {name: curves for name, curves in kept.items() if curves}
+    return found
 
 
 def plot(dataset: "xr.Dataset") -> "Figure":
@@ -61,7 +67,7 @@ def plot(dataset: "xr.Dataset") -> "Figure":
     axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     for ax, (name, curves) in zip(axes, found.items(), strict=True):
         by_arm = len({arm for arm, _ in curves}) > 1
-        for k, ((arm, level), curve) in enumerate(sorted(curves.items())):
+        for k, ((arm, level), curve) in enumerate(sorted(curves.items(), key=_order)):
             fractions = sorted(curve)
             x = 100 * np.array(fractions) * 1.04 ** (k - (len(curves) - 1) / 2)  # side by side
             means = [mean_over_seeds(dataset.r2.values[curve[fraction]]) for fraction in fractions]
@@ -82,9 +88,14 @@ def plot(dataset: "xr.Dataset") -> "Figure":
         ax.set(xscale="log", title=short_title(name, 40), xlabel="share of the training data (%)")
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
-        ax.legend(fontsize="small", frameon=False, loc="best")
+        ax.legend(fontsize="small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     axes[0].set(ylabel="test R²", ylim=limits(dataset.r2.values[_positions(found)]))
     return figure
+
+
+def _order(item: tuple[tuple[str, str], object]) -> tuple[str, tuple[int, str]]:
+    (arm, level), _ = item
+    return arm, level_rank(level)
 
 
 def caption(dataset: "xr.Dataset") -> str:
@@ -95,9 +106,18 @@ def caption(dataset: "xr.Dataset") -> str:
         f"{name}: {', '.join(f'{arm} n = {_n(curve)}' for (arm, _), curve in sorted(curves.items()))}"
         for name, curves in found.items()
     ]
+    single = [
+        f"{arm or 'arm unknown'} of {name} ({100 * fraction:g} %)"
+        for name, curves in _fractions(dataset).items()
+        if name in found
+        for (arm, _), curve in sorted(curves.items())
+        for fraction in curve
+        if len(curve) == 1
+    ]
+    left_out = f" Of one share only, and not drawn: {', '.join(single)}." if single else ""
     return (
         "Test R² against the share of the training intervals that was used (logarithmic), by arm. "
-        f"{seeds_text(dataset, points)} Checkpoints: {'; '.join(parts)}."
+        f"{seeds_text(dataset, points)} Checkpoints: {'; '.join(parts)}.{left_out}"
     )
 
 

@@ -30,6 +30,7 @@ def plot(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) -> "F
     below the rank gate are not drawn: the axis label counts them.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, NullLocator
 
     values = spectrum(dataset, layer, checkpoint)
     cell = _cell(dataset, layer, checkpoint)
@@ -64,6 +65,12 @@ def plot(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) -> "F
     dropped = len(values) - len(shown)
     ax.set_xlabel("eigenvalue of W'W / N" + (f" ({dropped} below rounding)" if dropped else ""))
     ax.set_ylim(bottom=bottom)
+    for axis in (ax.xaxis, ax.yaxis):
+        low, high = axis.get_view_interval()
+        if high < 10 * low:  # the default labels every tick of so short an axis
+            axis.set_major_locator(MaxNLocator(4))
+            axis.set_major_formatter("{x:.3g}")
+            axis.set_minor_locator(NullLocator())
     figure.legend(loc="outside lower center", ncols=2, fontsize="x-small", frameon=False)
     return figure
 
@@ -100,4 +107,7 @@ def caption(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) ->
         text += f", q against random matrices {float(cell.null_q):.3f}"
     word = str(cell.verdict.values)
     text += f"; verdict: {word}" * bool(word)
-    return text + ". Grey: a random matrix of this shape and norm."
+    text += ". Grey: a random matrix of this shape and mean eigenvalue"
+    if np.isfinite(cell.mp_edge):
+        text += "; dashed: the edge of one with its median eigenvalue, which a heavy tail does not raise"
+    return text + "."

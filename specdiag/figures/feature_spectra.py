@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specdiag.figures import ARM_COLORS, OKABE_ITO, counted, short_title
-from specdiag.figures._replicates import ranged, study
+from specdiag.figures._replicates import level_rank, limits, ranged, study
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -58,7 +58,7 @@ def plot(dataset: "xr.Dataset") -> "Figure":
         ax.set(
             xscale="log", yscale="log", title=short_title(name, 36), xlabel="rank of the eigenvalue"
         )
-    axes[0].set_ylabel("variance along the eigenvector")
+    axes[0].set(ylabel="variance along the eigenvector", ylim=_limits(dataset, panels))
     for word, color in levels.items():
         axes[0].plot([], [], color=color, label=short_title(word, 30) or "unknown")
     axes[0].plot([], [], "--", color="#777777", label="noise floor")
@@ -72,12 +72,22 @@ def plot(dataset: "xr.Dataset") -> "Figure":
     return figure
 
 
+def _limits(dataset: "xr.Dataset", panels: dict[str, list[int]]) -> tuple[float, float]:
+    """Return the ends of the axis: from the smallest eigenvalue of a checkpoint, or its noise floor."""
+    at = list(chain(*panels.values()))
+    values = dataset.feature_eigenvalue.values[at]
+    above = values > np.fmax(dataset.noise_floor.values[at], 0)[:, None]
+    floors = dataset.noise_floor.values[at][(~above & np.isfinite(values)).any(axis=1)]
+    return limits(np.concatenate([values[above], floors[floors > 0]]), log=True)
+
+
 def _levels(dataset: "xr.Dataset") -> tuple[dict[str, str], bool]:
     """Return the colour of every level of UnitDropout, or of every arm, and which of both it is."""
     shown = list(chain(*_panels(dataset).values()))
     words = [str(word) for word in dataset.unit_dropout.values[shown]]
     if len(set(words)) > 1:
-        return dict(zip(sorted(set(words)), OKABE_ITO * len(words), strict=False)), True
+        levels = sorted(set(words), key=level_rank)
+        return dict(zip(levels, OKABE_ITO * len(words), strict=False)), True
     arms = dict.fromkeys(str(arm) for arm in dataset.arm.values[shown])
     return {arm: ARM_COLORS.get(arm, ARM_COLORS[""]) for arm in arms}, False
 
@@ -91,5 +101,5 @@ def caption(dataset: "xr.Dataset") -> str:
         f"Eigenvalues of the covariance of the readout's input, {known.sum(axis=1).max()} features, of "
         f"{counted(len(shown), 'checkpoint')}, each over {ranged(samples)} samples. "
         "Below the dashed line, in the same colour, an eigenvalue is rounding of the forward pass: "
-        f"{ranged(rank)} eigenvalues lie above it."
+        f"{ranged(rank)} eigenvalues lie above it. A line that is not in the frame lies below all of them."
     )
