@@ -92,7 +92,9 @@ def killed(original, tmp_path, *arguments):
     shutil.copytree(original, whole)
     code, n_lines = specdiag(whole, *arguments)
     assert code == 0
-    within = n_lines - 10  # how often a lock is looked at is a matter of time: some lines more or less
+    within = (
+        n_lines - 10
+    )  # how often a lock is looked at is a matter of time: some lines more or less
     for line in 1 + np.random.default_rng(n_lines).choice(within, KILLS, replace=False):
         folder = tmp_path / f"{line}"
         shutil.copytree(original, folder, dirs_exist_ok=True)
