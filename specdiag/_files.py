@@ -244,9 +244,9 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
     import tempfile
 
     check_target(target)
-    target = target.resolve()
+    named, target = target, target.resolve()
     with (
-        _naming(target),  # also what closing the file raises
+        _naming(named),  # also what closing the file raises
         tempfile.NamedTemporaryFile(
             prefix=f".{target.name}.", dir=target.parent, delete=False
         ) as file,
