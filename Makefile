@@ -8,7 +8,7 @@ MODEL = $$($(BIN)/python -c '$(FIND_MODEL)')
 .PHONY: demo test lint docs bench clean
 
 demo: .venv/demo  ## a real trained network, then the published set at desk scale: train, link, draw, report
-	@mkdir -p demo
+	@mkdir -p demo/figures
 	$(BIN)/specdiag alpha "$(MODEL)" -o demo/minilm.nc --plot demo/figures/minilm
 	$(BIN)/specdiag train --missing --group published --scale desk
 	$(BIN)/specdiag list --group published --scale desk
