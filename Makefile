@@ -17,7 +17,7 @@ demo: .venv/demo  ## a real trained network, then the published set at desk scal
 	$(BIN)/specdiag report demo/spectra.nc -o demo/report.html
 	@echo
 	@echo "The Dataset is demo/spectra.nc, figures are in demo/figures, the report is demo/report.html:"
-	@$(BIN)/specdiag compare base/poyo_mp_converged transfer/area2_ft_pretrained | tail -n 1
+	@$(BIN)/specdiag compare base/poyo_mp_converged transfer/area2_ft_pretrained | tail -n 2 | head -n 1
 	@$(BIN)/specdiag link demo/spectra.nc | tail -n 2
 
 test: lint docs  ## everything that continuous integration checks
