@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from specdiag import rank_correlation as ranks
 from specdiag.schema import Variable
-from specdiag.spectra import check_whole_numbers, labelled
+from specdiag.spectra import check_whole_numbers, fingerprints, labelled
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -188,15 +188,10 @@ class Design:
 
 
 def _spectra(dataset: "xr.Dataset") -> list[Hashable]:
-    """Return what tells a spectrum from others: its norms; a checkpoint without one is its own.
-
-    In float32, as the same matrix measured on another machine differs in the last bits of float64.
-    """
-    measured = _measured(dataset)
-    numbers = np.stack([dataset[name].values for name in ("frobenius_norm", "spectral_norm")])
-    numbers = np.where(measured, numbers, np.nan).astype(np.float32)
+    """Return what tells a spectrum from others; a checkpoint without one is its own."""
+    numbers, measured = fingerprints(dataset), _measured(dataset)
     return [
-        numbers[:, i].tobytes() if measured[i].any() else int(i)
+        numbers[i].tobytes() if measured[i].any() else int(i)
         for i in range(dataset.sizes["checkpoint"])
     ]
 

@@ -237,6 +237,17 @@ def spectrum(
     return np.asarray(dataset.eigenvalue[start : start + int(cell.row_size)].values)
 
 
+def fingerprints(dataset: "xr.Dataset") -> NDArray[np.float32]:
+    """Return what tells spectra from each other: their norms, shape (n_checkpoints, n_layers, 2).
+
+    NaN where nothing was measured. In float32, as the same matrix measured on another machine differs in
+    the last bits of float64.
+    """
+    both = np.stack([dataset.frobenius_norm.values, dataset.spectral_norm.values], axis=-1)
+    measured = dataset.status.isin(["fit", "degenerate"]).values
+    return np.where(measured[..., None], both, np.nan).astype(np.float32)
+
+
 def _labels(dataset: "xr.Dataset", dim: str) -> list[str]:
     return [str(label) for label in np.atleast_1d(dataset[dim].values)]
 

@@ -97,11 +97,12 @@ def _of_weights(
 ) -> Iterator[Drawing]:
     """Yield alpha by layer of every distinct spectrum, and spectra of layers."""
     from specdiag.figures import alpha_by_layer, esd
+    from specdiag.spectra import fingerprints
 
     shown = measured(dataset)
     several = len(shown) > 1
     alike: dict[Any, list[int]] = {}
-    norms = _norms(dataset)
+    norms = fingerprints(dataset)
     for i in shown:
         alike.setdefault(norms[i].tobytes() if (norms[i] > 0).any() else i, []).append(i)
     for i, *others in list(alike.values())[:most]:
@@ -146,26 +147,16 @@ def first_of_each(dataset: "xr.Dataset") -> Any:
     """
     import numpy as np
 
+    from specdiag.spectra import fingerprints
+
     is_first = np.zeros(dataset.status.shape, dtype=bool)
-    norms, seen = _norms(dataset), set()
+    norms, seen = fingerprints(dataset), set()
     for i in measured(dataset):
         for j, pair in enumerate(norms[i]):
             key = j, pair.tobytes()
             is_first[i, j] = key not in seen or not np.isfinite(pair).all()
             seen.add(key)
     return is_first
-
-
-def _norms(dataset: "xr.Dataset") -> Any:
-    """Return what tells a spectrum from others: its norms, of shape (n_checkpoints, n_layers, 2).
-
-    In float32, as the same matrix measured on another machine differs in the last bits of float64.
-    """
-    import numpy as np
-
-    both = np.stack([dataset.frobenius_norm.values, dataset.spectral_norm.values], axis=-1)
-    is_measured = dataset.status.isin(["fit", "degenerate"]).values
-    return np.where(is_measured[..., None], both, np.nan).astype(np.float32)
 
 
 def check_names(dataset: "xr.Dataset", names: Iterable[str]) -> None:
