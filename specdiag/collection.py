@@ -19,7 +19,7 @@ from specdiag._files import one_line
 from specdiag.evaluation import read_evaluation
 from specdiag.factors import factors, labels
 from specdiag.gof import ALTERNATIVES
-from specdiag.lockfile import Entry, Lock, Scale, find, load
+from specdiag.lockfile import Entry, Lock, Scale, check_names, find, load
 from specdiag.schema import COLLECTION, FEATURES, SCHEMA, SCHEMA_VERSION, Variable
 from specdiag.spectra import check_version, labelled, validate
 from specdiag.store import USABLE, Receipt, read_receipt, sha256_of, state
@@ -126,13 +126,7 @@ def chosen(
         for entry in lock.entries
         if group in (None, entry.group) and scale in (None, entry.scale)
     ]
-    known = {entry.name for _, _, entry in found}
-    for name in sorted(names - known):
-        from difflib import get_close_matches
-
-        near = " or ".join(get_close_matches(name, sorted(known), cutoff=0.5))
-        hint = f"did you mean {near}?" if near else "`specdiag list` shows all names"
-        raise ValueError(f"no entry {name}{at}; {hint}")
+    check_names(sorted(names), (entry.name for _, _, entry in found), at)
     if not found:
         raise ValueError(f"no entries{at}; `specdiag list` shows what there is")
     return [item for item in found if not names or item[2].name in names]

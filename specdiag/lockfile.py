@@ -52,6 +52,7 @@ __all__ = [
     "Scale",
     "Source",
     "amend",
+    "check_names",
     "declaration_digest",
     "dumps",
     "exclusive",
@@ -79,6 +80,24 @@ class Lock:
 
     version: int = LOCK_VERSION
     entries: tuple[Entry, ...] = ()
+
+
+def check_names(names: Iterable[str], known: Iterable[str], at: str) -> None:
+    """Raise ValueError for the first name that is not known, with those that are near.
+
+    Parameters
+    ----------
+    at : str
+        Where it was looked for, such as ``' at desk scale'``, or nothing.
+    """
+    from difflib import get_close_matches
+
+    there = sorted(set(known))
+    for name in names:
+        if name not in there:
+            near = " or ".join(get_close_matches(name, there, cutoff=0.5))
+            hint = f"did you mean {near}?" if near else "`specdiag list` shows all names"
+            raise ValueError(f"no entry {name}{at}; {hint}")
 
 
 def find_lock(start: Path) -> Path:

@@ -339,19 +339,17 @@ def _chosen(
     lock: "Lock", names: Sequence[str], scale: "Scale | None" = None, group: str | None = None
 ) -> list["Entry"]:
     """Return the entries of these names, all when there are none, in the order of the lock."""
-    from difflib import get_close_matches
+    from specdiag.lockfile import check_names
 
     groups = {e.group for e in lock.entries}
     if group and group not in groups:
         raise click.UsageError(f"no group {group}; the lock has {', '.join(sorted(groups))}")
     entries = [e for e in lock.entries if scale in (None, e.scale) and group in (None, e.group)]
-    known = {e.name for e in entries}
-    for name in names:
-        if name not in known:
-            near = " or ".join(get_close_matches(name, known, cutoff=0.5))
-            at = (f" at {scale} scale" if scale else "") + (f" in group {group}" if group else "")
-            hint = f"did you mean {near}?" if near else "`specdiag list` shows all names"
-            raise click.UsageError(f"no entry {name}{at}; {hint}")
+    at = (f" at {scale} scale" if scale else "") + (f" in group {group}" if group else "")
+    try:
+        check_names(names, (e.name for e in entries), at)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     return [e for e in entries if not names or e.name in names]
 
 
