@@ -163,6 +163,12 @@ def start_log() -> None:
         logging.getLogger(ours).setLevel(logging.INFO)
 
 
+def show_count(done: int, total: int) -> None:
+    """Count on a terminal's stderr, in one line."""
+    if sys.stderr.isatty():
+        click.echo(f"\r{done} of {total} entries" + "\n" * (done == total), nl=False, err=True)
+
+
 def complain(error: Exception) -> None:
     """Say on stderr, in one line, what is wrong."""
     from specdiag._files import one_line

@@ -1,7 +1,6 @@
 """The command that links spectra, features and test R² of whole studies."""
 
 import json
-import sys
 from collections import Counter
 from contextlib import suppress
 from functools import partial
@@ -17,6 +16,7 @@ from specdiag.commands import (
     debug_option,
     engine_option,
     json_option,
+    show_count,
     start_log,
 )
 
@@ -92,7 +92,7 @@ def spectra(
         names=names,
         group=group,
         scale=scale,
-        progress=_show,
+        progress=show_count,
         measure=partial(_measure_on_cluster, address) if engine == "ray" else None,
     )
     save(dataset, output)
@@ -108,12 +108,6 @@ def _measure_on_cluster(address: str | None, checkpoints: list[Path]) -> None:
     for attached in each(attach_spectra, checkpoints, address=address):
         with suppress(ValueError):  # is raised again, and told, when it is read
             attached()
-
-
-def _show(done: int, total: int) -> None:
-    """Count on a terminal's stderr, in one line."""
-    if sys.stderr.isatty():
-        click.echo(f"\r{done} of {total} entries" + "\n" * (done == total), nl=False, err=True)
 
 
 def _summary(dataset: "xr.Dataset") -> dict[str, Any]:

@@ -1,12 +1,18 @@
 """The command that holds what was published against what is there."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from specdiag.commands import check_output, debug_option, json_option, lock_option, open_lock
+from specdiag.commands import (
+    check_output,
+    debug_option,
+    json_option,
+    lock_option,
+    open_lock,
+    show_count,
+)
 
 if TYPE_CHECKING:
     from specdiag.lockfile import Scale
@@ -66,7 +72,9 @@ def verify(
     from specdiag._files import write_whole
 
     found = (
-        verification.read_figures(figures) if figures else verification.measured(path, scale, _show)
+        verification.read_figures(figures)
+        if figures
+        else verification.measured(path, scale, show_count)
     )
     scale = found[0].scale if figures else scale
     findings = verification.findings(path, scale, found)
@@ -83,9 +91,3 @@ def verify(
     click.echo(
         claims_page.as_json(findings, scale) if as_json else "\n".join(claims_page.lines(findings))
     )
-
-
-def _show(done: int, total: int) -> None:
-    """Count on a terminal's stderr, in one line."""
-    if sys.stderr.isatty():
-        click.echo(f"\r{done} of {total} entries" + "\n" * (done == total), nl=False, err=True)
