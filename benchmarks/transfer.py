@@ -213,7 +213,7 @@ def main():
         _transfer_page.write(rows())
         return
     sys.path.insert(0, str(DOCS.parent / "tests"))
-    import real as extracts
+    from support import real as extracts
 
     if not extracts.FOLDER.is_dir():
         raise SystemExit(

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
+from support.paths import SHARED
+
 # One thread also in the processes that tests start: two on a busy machine are many times slower.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
@@ -41,7 +43,7 @@ def minilm():
 @pytest.fixture(scope="session")
 def published():
     """Result files of the published checkpoints, when they lie beside the checkout."""
-    folder = Path(__file__).parents[2] / "shared" / "reference" / "published"
+    folder = SHARED / "reference" / "published"
     if not folder.is_dir():
         pytest.skip("no ../shared/reference/published beside the checkout")
     return folder
@@ -50,9 +52,8 @@ def published():
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory):
     """All simulated recordings that the lock declares, written once."""
-    from desk import SETTINGS
-
     from recipes._simulate import write
+    from support.desk import SETTINGS
 
     folder = tmp_path_factory.mktemp("simulated")
     for session, simulation in SETTINGS.items():
@@ -63,10 +64,10 @@ def simulated(tmp_path_factory):
 @pytest.fixture(scope="session")
 def found(simulated):
     """The same, read into memory, by session."""
-    from desk import SETTINGS
     from torch_brain.data import Data
 
     from recipes._tasks import task_of
+    from support.desk import SETTINGS
 
     files = {s: simulated / task_of(s).brainset / f"{s}.h5" for s in SETTINGS}
     return {session: Data.load(file, lazy=False) for session, file in files.items()}

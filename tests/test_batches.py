@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sessions import MODEL, params, session, sessions
 
 from recipes._arrays import Windows, arrays, first_part, inside
 from recipes._batches import Batches, batch_size, n_steps, units_to_keep
 from recipes._windows import random_windows, sequential_windows
+from support.sessions import MODEL, params, session, sessions
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torch_brain")

@@ -4,12 +4,12 @@ import os
 from dataclasses import replace
 
 import pytest
-from jobs import job
-from sessions import MODEL
 
 from recipes import poyo_mp, transfer
 from recipes._published import adamw, training
 from specdiag.checkpoint import open_checkpoint
+from support.jobs import job
+from support.sessions import MODEL
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning")

@@ -11,7 +11,6 @@ import random
 import subprocess
 import sys
 
-import corpus
 import ml_dtypes
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from specdiag.checkpoint import open_checkpoint
+from support import corpus
 
 CONTAINERS = {
     "zip": {},

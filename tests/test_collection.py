@@ -1,16 +1,12 @@
 import json
 import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
-import toy
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from locks import locks
-from test_commands_locks import run
 
 import specdiag
 from specdiag import collection, spectra
@@ -21,8 +17,11 @@ from specdiag.feature_spectrum import FeatureSpectrum
 from specdiag.layers import Layer
 from specdiag.lockfile import Entry, Parent, load
 from specdiag.schema import COLLECTION, FEATURES, SCHEMA, as_markdown
+from support import toy
+from support.commands import run
+from support.locks import locks
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "dataset.md"
 
 # The toy, which also says what an evaluation says. Two sessions, whose mean is R².

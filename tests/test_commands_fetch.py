@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hub import FOREVER, REPO, Hub, sha256
 from safetensors.numpy import save
-from test_commands_locks import run
 
 from specdiag import lockfile
 from specdiag.lockfile import Entry, Lock, Source
+from support.commands import run
+from support.hub import FOREVER, REPO, Hub, sha256
 
 NAME = "base/net"
 

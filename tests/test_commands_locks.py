@@ -4,30 +4,15 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import toy
 from filelock import FileLock
 
 import specdiag
 from specdiag.lockfile import load
-
-
-def run(folder, *arguments, **environment):
-    """Run the command line in a folder; returns status, stdout, stderr."""
-    command = [sys.executable, "-m", "specdiag.cli", *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])} | environment
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
-def states(folder):
-    status, out, err = run(folder, "list", "--json")
-    assert (status, err) == (0, "")
-    return {row["name"]: row["state"] for row in json.loads(out)["checkpoints"]}
+from support import toy
+from support.commands import change, run, states
+from support.paths import ROOT
 
 
 @pytest.fixture
@@ -460,7 +445,7 @@ def test_a_full_disk_is_told_with_the_file_that_does_not_fit(tmp_path):
         "try: write_whole(Path('a'), b'x' * 100)\n"
         "except OSError as error: print(one_line(error), '-', error)"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", script]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
@@ -506,12 +491,6 @@ def test_checkpoints_are_named_by_the_lock_and_what_is_not_there_is_told(lock):
         "Error: Invalid value for 'FILE...': missing at desk scale; "
         "`specdiag train child/net0 --scale desk --lock ../checkpoints.lock` makes it"
     )
-
-
-def change(lock, old, new):
-    recipe = lock.parent / "recipes" / "toy.py"
-    assert old in recipe.read_text()
-    recipe.write_text(recipe.read_text().replace(old, new, 1))
 
 
 def test_children_of_what_changed_lose_their_records_and_are_made_anew(lock):
@@ -664,7 +643,7 @@ def test_a_build_in_progress_is_not_swept_by_who_finds_the_old_file_ok(lock):
     building = target.with_name(f"{target.name}.0123456789abcdef.run")
     building.mkdir()
     command = [sys.executable, "-m", "specdiag.cli", "train", "base/net"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with FileLock(target.with_name(f".{target.name}.lock")):
         other = subprocess.Popen(command, cwd=lock.parent, env=environment, **pipes)

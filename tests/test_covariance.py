@@ -1,7 +1,6 @@
 import copy
 import math
 import re
-from pathlib import Path
 
 import ml_dtypes
 import mpmath
@@ -15,6 +14,7 @@ from scipy import stats
 from specdiag import covariance
 from specdiag.covariance import FeatureCovariance, attach
 from specdiag.feature_spectrum import MIN_BLOCKS, noise_floor
+from support.paths import ROOT
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -585,7 +585,7 @@ def sentences(minilm):
     """Token ids of 40 sentences of the licence, padded, and their mask."""
     lines = minilm.with_name("vocab.txt").read_text(encoding="utf-8").splitlines()
     vocabulary = {piece: i for i, piece in enumerate(lines)}
-    text = Path(__file__).parents[1].joinpath("LICENSE").read_text(encoding="utf-8").lower()
+    text = ROOT.joinpath("LICENSE").read_text(encoding="utf-8").lower()
     found = []
     for sentence in re.split(r"[.;:]\s", text):
         words = re.findall(r"\w+|[^\w\s]", sentence)

@@ -8,20 +8,19 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
-import toy
-from test_commands_locks import change, run
 
 from specdiag import engine
 from specdiag.lockfile import load
 from specdiag.work import Outcome
+from support import toy
+from support.commands import change, run
+from support.paths import ROOT
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 pytestmark = pytest.mark.slow
 
-ROOT = str(Path(__file__).parents[1])
 # What the toys do first: tell on which node they run, and wait while the test holds a file lock.
 TELL_AND_WAIT = """log(job, "begin")
     if job.parent and job.output.parent.parent.name == "child":
@@ -40,7 +39,7 @@ def cluster():
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", ROOT)
+        patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_worker_niceness", "0")  # by default workers wait for all other processes
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
@@ -86,7 +85,7 @@ def test_a_lost_machine_costs_what_ran_on_it_and_changes_no_weight(cluster, tmp_
         driver = subprocess.Popen(
             [*command, "--address", cluster.address],
             cwd=there.parent,
-            env=os.environ | {"PYTHONPATH": ROOT},
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -143,7 +142,7 @@ def test_a_task_that_fails_and_a_worker_that_dies_are_told_in_one_line(cluster, 
     lock = lock_of_toys(tmp_path / "lock", 0)
     entry = load(lock).entries[0]
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT)
+        patch.syspath_prepend(str(ROOT))
         ray.init(cluster.address, log_to_driver=False)
         try:
             task = ray.remote(max_retries=0)
@@ -172,7 +171,7 @@ def test_a_terminated_run_ends_with_143_and_no_dump(cluster, tmp_path):
         driver = subprocess.Popen(
             [*command, "--address", cluster.address],
             cwd=lock.parent,
-            env=os.environ | {"PYTHONPATH": ROOT},
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

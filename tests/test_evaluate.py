@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from sessions import MODEL, params, session, sessions
 
 from recipes._arrays import arrays
 from recipes._batches import Batches
 from recipes._evaluate import evaluate, predict, r2_by_session, r2_score
 from recipes._poyo import build, rows
+from support.sessions import MODEL, params, session, sessions
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torch_brain")

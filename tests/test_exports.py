@@ -11,7 +11,6 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
-import corpus
 import ml_dtypes
 import numpy as np
 import pytest
@@ -28,6 +27,8 @@ import specdiag
 from specdiag.checkpoint import open_checkpoint, tensor_digest
 from specdiag.cli import cli
 from specdiag.exports import export
+from support import corpus
+from support.paths import ROOT
 
 SAFE_DTYPES = [
     *("float64", "float32", "float16", "bfloat16", "complex64", "bool"),
@@ -807,7 +808,7 @@ def test_the_documented_lines_load_an_export_into_poyo(tmp_path, monkeypatch):
     about = {"model": {"_target_": "torch_brain.models.POYO", **sizes}}
     torch.save({"state_dict": saved, "hyper_parameters": about}, tmp_path / "base.ckpt")
     export(tmp_path / "base.ckpt", tmp_path / "base.safetensors")
-    text = (Path(__file__).parents[1] / "docs" / "export.md").read_text()
+    text = (ROOT / "docs" / "export.md").read_text()
     (lines,) = re.findall(r"(?s)```python\n(.*?)```", text)
     monkeypatch.chdir(tmp_path)
     scope = {}

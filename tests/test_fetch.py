@@ -11,10 +11,10 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from hub import DATE, FOREVER, REPO, Hub, sha256
 
 from specdiag.download import check_url
 from specdiag.fetch import ChecksumError, Fetched, fetch_hub, fetch_url
+from support.hub import DATE, FOREVER, REPO, Hub, sha256
 
 CONTENT = bytes(range(256)) * 1024  # 256 KiB
 OTHER = CONTENT[::-1]

@@ -6,7 +6,6 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from collections_ import DAYS, collected, hostile, readings, row, study, weights
 from scipy import stats
 
 import specdiag
@@ -25,6 +24,7 @@ from specdiag.figures import (
 )
 from specdiag.figures._replicates import mean_over_seeds
 from specdiag.verdict import mean_interval
+from support.collections_ import DAYS, collected, hostile, readings, row, study, weights
 
 SEEDS = (42, 43, 44)
 WHOLE = {

@@ -9,12 +9,12 @@ import sys
 import warnings
 from pathlib import Path
 
-import corpus
 import numpy as np
 import pytest
 
 from specdiag.checkpoint import open_checkpoint
 from specdiag.exports import export
+from support import corpus
 
 
 def read_all(checkpoint):

@@ -3,11 +3,12 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "specdiag"
+from support.paths import ROOT
+
+PACKAGE = ROOT / "specdiag"
 RECIPES = PACKAGE.parent / "recipes"
 NUMERICS = {"numpy", "scipy", "ml_dtypes"}
 

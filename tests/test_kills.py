@@ -8,19 +8,19 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
-import toy
 import xarray
 from click.testing import CliRunner
-from hub import Hub
 from safetensors.numpy import save
 
 from specdiag import cli, exports, listing, recipe, spectra, work
 from specdiag.lockfile import Entry, Lock, Source, load
 from specdiag.lockfile import save as save_lock
+from support import toy
+from support.hub import Hub
+from support.paths import ROOT
 
 KILLS = 16  # of each command
 WATCHED = (
@@ -189,7 +189,7 @@ def test_an_export_that_is_killed_leaves_the_lock_and_its_checkpoint_as_they_wer
 
 def test_two_processes_that_train_one_lock_make_every_entry_once(tmp_path):
     lock = toy.make(tmp_path, children=8)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "specdiag.cli"]
     options = {"cwd": tmp_path, "env": environment, "text": True}
     subprocess.run([*command, "lock", "--init"], check=True, capture_output=True, **options)
@@ -253,7 +253,7 @@ def die(step, _):
 def test_a_training_of_poyo_that_is_killed_and_terminated_ends_with_the_same_weights(tmp_path):
     pytest.importorskip("lightning")
     pytest.importorskip("torch_brain")
-    root = Path(__file__).parents[1]
+    root = ROOT
     command = [sys.executable, "-m", "specdiag.cli"]
     found = {}
     for folder in (tmp_path / "whole", tmp_path / "killed"):

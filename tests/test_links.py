@@ -1,7 +1,6 @@
 import json
 import math
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from specdiag.gof import ALTERNATIVES
 from specdiag.links import ALL_TASKS, COMPARISONS, LINK, QUANTITIES, quantities
 from specdiag.lockfile import load
 from specdiag.schema import SCHEMA
+from support.paths import ROOT
 
 SEEDS = range(8)
 
@@ -160,7 +160,7 @@ def test_one_sign_everywhere_is_not_said_to_differ():
 
 def reported(prefix, method):
     """Return what the lock says was published of R² and alpha, by one method."""
-    lock = load(Path(__file__).parents[1] / "checkpoints.lock")
+    lock = load(ROOT / "checkpoints.lock")
     tasks = {"area2": "area2_bump", "dmfc": "interval_timing"}
     rows = []
     for entry in lock.entries:

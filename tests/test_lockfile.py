@@ -12,12 +12,10 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
-import locks
 import pytest
 import tomli_w
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from locks import REPAIR, message, numbered
 
 from specdiag import lockfile
 from specdiag.lockfile import (
@@ -31,6 +29,9 @@ from specdiag.lockfile import (
     dumps,
     loads,
 )
+from support import locks
+from support.locks import REPAIR, message, numbered
+from support.paths import ROOT
 
 EXAMPLE = locks.EXAMPLE
 
@@ -469,7 +470,7 @@ def start(code, *arguments):
         [sys.executable, "-c", code, *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
 
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from locks import REPAIR, message, numbered
 
 from specdiag import lockfile
 from specdiag.lockfile import FileRecord, Input, Lock, Parent, dumps, loads
+from support.locks import REPAIR, message, numbered
 
 HEAD = "lock-version = 1\n"
 E0 = '[[checkpoint]]\nname="a"\nscale="desk"\ngroup="g"\nrecipe="r"\n'

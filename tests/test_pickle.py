@@ -5,12 +5,12 @@ import io
 import pickle
 import struct
 
-import corpus
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specdiag._pickle import Global, Key, Object, Reference, interpret
+from support import corpus
 
 
 def load(data):

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import nwb_files
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recipes._tasks import AREA2, PRODUCED_INTERVAL, TIME_TO_GO, timing
+from support import nwb_files
+from support.paths import ROOT
 
-PIPELINES = Path(__file__).parents[1] / "recipes" / "pipelines"
+PIPELINES = ROOT / "recipes" / "pipelines"
 TRUTHS = {"area2_bump": nwb_files.area2_bump, "dmfc_rsg": nwb_files.dmfc_rsg}
 TASKS = {"area2_bump": AREA2, "dmfc_rsg": timing(PRODUCED_INTERVAL, {})}
 

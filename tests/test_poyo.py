@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sessions import MODEL, params, session, sessions
 
 from recipes import _checkpoints
 from recipes._arrays import arrays
 from recipes._poyo import build, load, parameter_groups, rows
+from support.sessions import MODEL, params, session, sessions
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torch_brain")

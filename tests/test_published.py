@@ -3,13 +3,13 @@ import io
 import logging
 import math
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import specdiag
 from specdiag import published
+from support.paths import ROOT
 
 
 def matrix(rng, n, m, alpha):
@@ -99,7 +99,7 @@ def test_weightwatcher_by_name_is_what_weightwatcher_reports(weights):
         expected = weightwatcher.WeightWatcher(model=model).analyze()
     warnings.filters[:] = filters
     logging.getLogger().setLevel(level)
-    documented = (Path(__file__).parents[1] / "docs" / "definitions.md").read_text()
+    documented = (ROOT / "docs" / "definitions.md").read_text()
     assert [name for name in expected.columns if f"`{name}`" not in documented] == []
     kernel = model["conv"].weight.detach().numpy()
     found = specdiag.alpha(weights | {"conv": kernel}, method="weightwatcher")

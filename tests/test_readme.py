@@ -2,14 +2,13 @@
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
-from test_commands_locks import run
 
 from specdiag.cli import cli
+from support.commands import run
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```\n(.*?)```", README, re.DOTALL)
 SHOWN = dict(b[2:].split("\n", 1) for b in BLOCKS if b.startswith("$ "))

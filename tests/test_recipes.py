@@ -7,7 +7,6 @@ import subprocess
 import sys
 from dataclasses import fields
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +15,8 @@ from specdiag import lockfile
 from specdiag.checkpoint import open_checkpoint
 from specdiag.lockfile import Lock, dumps, load, loads
 from specdiag.recipe import Job, declared, resolve
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 LOCK = load(ROOT / "checkpoints.lock")
 PAPER = {e.name: e for e in LOCK.entries if e.scale == "paper"}
 DESK = {e.name: e for e in LOCK.entries if e.scale == "desk"}

@@ -2,12 +2,10 @@
 
 import re
 from copy import deepcopy
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-import real
 from torch_brain.data import ArrayDict, Interval, IrregularTimeSeries
 
 from benchmarks import ridge
@@ -23,6 +21,8 @@ from recipes._tasks import (
     task_of,
     timing,
 )
+from support import real
+from support.paths import ROOT
 
 SESSION, OTHER = "c_20131003_center_out_reaching", "c_20131022_center_out_reaching"
 SIMULATION = {"task": "center_out", "seconds": 60.0, "units": [5, 8], "seed": 99}
@@ -314,7 +314,7 @@ def test_recordings_are_imported_without_torch():
     import sys
 
     code = "import sys, recipes._recordings; print('torch' in sys.modules)"
-    root = Path(__file__).parents[1]
+    root = ROOT
     line = [sys.executable, "-c", code]
     done = subprocess.run(line, cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Browser
 from click.testing import CliRunner
-from collections_ import HOSTILE, hostile, readings, study, weights
 
 import specdiag
 from specdiag.cli import cli
 from specdiag.figures import short, trajectory
 from specdiag.report import Section, report
+from support.browser import Browser
+from support.collections_ import HOSTILE, hostile, readings, study, weights
+from support.paths import ROOT
 
 CLAIMS = Section("Claims", ["Two <b>claims</b>."], ["claim", "ours"], [["R² 0.8", "0.79"]])
 
@@ -275,7 +276,7 @@ def test_the_command_writes_the_page(tmp_path):
 def test_the_claims_of_a_lock_are_a_part_of_the_page(tmp_path):
     data, output = tmp_path / "a.nc", tmp_path / "report.html"
     specdiag.save(weights(1), data)
-    root = Path(__file__).parents[1]
+    root = ROOT
     figures, lock = root / "benchmarks" / "results" / "claims.csv", root / "checkpoints.lock"
     options = ["--claims", figures, "--lock", lock, "-o", output]
     done = CliRunner().invoke(cli, ["report", *map(str, [data, *options])])

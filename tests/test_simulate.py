@@ -9,13 +9,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from desk import BUMP, CENTER_OUT, DESK, RAT, ROOT, RSG, SESSION, SETTINGS, SHORT
 from torch_brain import datasets
 
 from recipes._arrays import arrays
 from recipes._recordings import recordings
 from recipes._simulate import VERSION, simulate, write
 from recipes._tasks import task_of
+from support.desk import BUMP, CENTER_OUT, DESK, RAT, ROOT, RSG, SESSION, SETTINGS, SHORT
 
 
 def bounds(interval):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from desk import BUMP, CENTER_OUT, RAT, RSG, SESSION, SETTINGS, SHORT
 from torch_brain.data import Interval
 
 from benchmarks import simulation
@@ -11,6 +10,7 @@ from benchmarks.ridge import decoded, inside
 from recipes import _simulated_tasks as tasks
 from recipes import _simulated_units as units
 from recipes._simulate import simulate
+from support.desk import BUMP, CENTER_OUT, RAT, RSG, SESSION, SETTINGS, SHORT
 
 
 @pytest.mark.parametrize("session", SETTINGS)

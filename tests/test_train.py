@@ -9,24 +9,23 @@ import subprocess
 import sys
 import termios
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs import job
-from sessions import MODEL, params, sessions
 
 from recipes import _checkpoints
 from recipes._published import lamb
 from recipes._train import train
 from specdiag.checkpoint import open_checkpoint, tensor_digest
+from support.jobs import PLAIN, StopAt, job
+from support.paths import ROOT
+from support.sessions import MODEL, params, sessions
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning")
 pytest.importorskip("torch_brain")
 
 STEPS = 12
-PLAIN = MODEL | {"lin_dropout": 0.0, "ffn_dropout": 0.0}  # dropout is a process's own
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +39,6 @@ def whole(request, recordings, tmp_path_factory):
     declared = {} if request.param == "AdamW" else {"optimizer": lamb(8e-3, 8)}
     done = job(tmp_path_factory.mktemp("whole"), **declared)
     return train(done, recordings), done, declared
-
-
-class StopAt:
-    """Stops a training after some steps, and remembers all that it saw."""
-
-    def __init__(self, at, how):
-        self.at, self.how, self.steps = at, how, []
-
-    def __call__(self, step, _):
-        self.steps.append(step)
-        if step == self.at:
-            self.how()
 
 
 def terminate():
@@ -114,12 +101,14 @@ def test_a_killed_training_resumes_to_the_same_bits(recordings, tmp_path):
     expected = train(done, recordings)
     script = (
         "import os, signal, sys; sys.path[:0] = sys.argv[2:]\n"
-        "import test_train as t; from pathlib import Path\n"
-        "kill = t.StopAt(8, lambda: os.kill(os.getpid(), signal.SIGKILL))\n"
-        "t.train(t.job(Path(sys.argv[1])), t.sessions(), save_seconds=0, on_step=kill)"
+        "from pathlib import Path\n"
+        "from recipes._train import train\n"
+        "from support.jobs import StopAt, job\n"
+        "from support.sessions import sessions\n"
+        "kill = StopAt(8, lambda: os.kill(os.getpid(), signal.SIGKILL))\n"
+        "train(job(Path(sys.argv[1])), sessions(), save_seconds=0, on_step=kill)"
     )
-    here = Path(__file__).parent
-    command = [sys.executable, "-c", script, str(killed.folder), str(here), str(here.parent)]
+    command = [sys.executable, "-c", script, str(killed.folder), str(ROOT), str(ROOT / "tests")]
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     found = subprocess.run(command, check=False, env=os.environ | threads)
     assert found.returncode == -signal.SIGKILL
@@ -236,7 +225,7 @@ def test_a_terminal_of_80_columns_shows_time_left_loss_rate_and_r2():
     )
     terminal, end = os.openpty()
     termios.tcsetwinsize(end, (24, 80))
-    here = Path(__file__).parents[1]
+    here = ROOT
     every_step = os.environ | {"TQDM_MININTERVAL": "0"}
     line = [sys.executable, "-c", script]
     subprocess.run(line, stderr=end, cwd=here, env=every_step, check=True)
@@ -277,13 +266,16 @@ def test_two_nodes_train_the_weights_of_one(tmp_path, recordings, monkeypatch):
         monkeypatch.setenv(name, value)
     script = (
         "import sys; sys.path[:0] = sys.argv[2:]\n"
-        "import test_train as t; from pathlib import Path; from dataclasses import replace\n"
+        "from dataclasses import replace\n"
+        "from pathlib import Path\n"
+        "from recipes._train import train\n"
+        "from support.jobs import PLAIN, job\n"
+        "from support.sessions import sessions\n"
         "if __name__ == '__main__':\n"
-        "    made = t.job(Path(sys.argv[1]), model=t.PLAIN)\n"
-        "    t.train(replace(made, nodes=2, node=1), t.sessions())"
+        "    made = job(Path(sys.argv[1]), model=PLAIN)\n"
+        "    train(replace(made, nodes=2, node=1), sessions())"
     )
-    here = Path(__file__).parent
-    command = [sys.executable, "-c", script, str(two.folder), str(here), str(here.parent)]
+    command = [sys.executable, "-c", script, str(two.folder), str(ROOT), str(ROOT / "tests")]
     with subprocess.Popen(command, env=os.environ | {"NODE_RANK": "1"}) as other:
         found = train(replace(two, nodes=2), recordings)
     assert other.returncode == 0

@@ -2,12 +2,13 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
-from test_commands_locks import run, states
 
-PAGE = Path(__file__).parents[1] / "docs" / "lockfile.md"
+from support.commands import run, states
+from support.paths import ROOT
+
+PAGE = ROOT / "docs" / "lockfile.md"
 RECIPE = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1]
 STEPS = re.findall(r"```\nspecdiag (.*?)\n```\n\n```text\n(.*?)```", PAGE.read_text(), re.DOTALL)
 

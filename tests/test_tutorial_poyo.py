@@ -2,12 +2,12 @@
 
 import re
 import shutil
-from pathlib import Path
 
 import pytest
-from test_commands_locks import run, states
 
-ROOT = Path(__file__).parents[1]
+from support.commands import run, states
+from support.paths import ROOT
+
 TEXT = (ROOT / "docs" / "recipe.md").read_text()
 RECIPE = re.search(r"```python\n(.*?)```", TEXT, re.DOTALL)[1]
 STEPS = re.findall(r"```\nspecdiag (.*?)\n```\n\n```text\n(.*?)```", TEXT, re.DOTALL)

@@ -3,23 +3,22 @@
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import toy
-from collections_ import collected, row
 from hypothesis import given
 from hypothesis import strategies as st
-from test_commands_locks import run
 
 from recipes import _claims
 from specdiag import claims_page, verification
 from specdiag.claims import Figure, judge, needed
 from specdiag.lockfile import load
 from specdiag.verification import dumps_figures, read_figures, reported
+from support import toy
+from support.collections_ import collected, row
+from support.commands import run
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 LOCK = load(ROOT / "checkpoints.lock")
 REPORTED = reported(LOCK)
 PAGE = ROOT / "docs" / "claims.md"

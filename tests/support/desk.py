@@ -1,11 +1,9 @@
 """The recordings that the desk entries of the lock declare."""
 
-from pathlib import Path
-
 from recipes._tasks import AREA2
 from specdiag.lockfile import load
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 DESK = [e for e in load(ROOT / "checkpoints.lock").entries if e.scale == "desk"]
 SETTINGS = {s: e.params["simulation"] for e in DESK for s in e.params["data"]["sessions"]}
 CENTER_OUT = [s for s in SETTINGS if s.endswith("center_out_reaching")]

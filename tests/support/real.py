@@ -23,8 +23,9 @@ from torch_brain.data import (
 )
 
 from recipes._tasks import task_of
+from support.paths import SHARED
 
-FOLDER = Path(__file__).parents[2] / "shared" / "data"
+FOLDER = SHARED / "data"
 MONKEYS = {  # file, and the test R² of a ridge decoder with three lags in its README
     "c_20131003_center_out_reaching_50ms": 0.75,
     "c_20131003_center_out_reaching_100ms": 0.69,

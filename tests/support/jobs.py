@@ -1,0 +1,31 @@
+"""Jobs in a folder, without a lock."""
+
+from specdiag.recipe import Job
+from support.sessions import MODEL, params
+
+PLAIN = MODEL | {"lin_dropout": 0.0, "ffn_dropout": 0.0}  # dropout is a process's own
+
+
+def job(folder, *, parent=None, scale="desk", name="tiny", **changed):
+    folder.mkdir(parents=True, exist_ok=True)
+    return Job(
+        name=name,
+        scale=scale,
+        params=params(**changed),
+        parent=parent,
+        inputs={},
+        folder=folder,
+        output=folder / "model.ckpt",
+    )
+
+
+class StopAt:
+    """Stops a training after some steps, and remembers all that it saw."""
+
+    def __init__(self, at, how):
+        self.at, self.how, self.steps = at, how, []
+
+    def __call__(self, step, _):
+        self.steps.append(step)
+        if step == self.at:
+            self.how()
