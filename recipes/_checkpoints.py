@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from specdiag._files import write_whole
+from specdiag.files import write_whole
 
 _log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from recipes._evaluate import Evaluation, evaluate
 from recipes._poyo import build, rows
 from recipes._recordings import recordings
 from recipes._train import train
-from specdiag._files import without_nan, write_whole
+from specdiag.files import without_nan, write_whole
 from specdiag.monitor import SpectralMonitor
 from specdiag.recipe import Job
 

@@ -3,10 +3,10 @@
 import struct
 from typing import Any, BinaryIO
 
-from specdiag._files import ITEMSIZE, File, open_file, shown
 from specdiag._machine import Reference
 from specdiag._pickle import interpret
 from specdiag._torchfile import Storage, TorchFile, storage_id
+from specdiag.files import ITEMSIZE, File, open_file, shown
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001

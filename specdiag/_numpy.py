@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from specdiag._files import PLAIN_DTYPES, Tensor, check_bytes, checked_shape, shown, unreadable
 from specdiag._machine import Global, Object
+from specdiag.files import PLAIN_DTYPES, Tensor, check_bytes, checked_shape, shown, unreadable
 
 _TEXT_ENCODINGS = {"S": "ascii", "U<": "utf-32-le", "U>": "utf-32-be"}
 _CODES = {np.dtype(name).str[1:] for name in PLAIN_DTYPES}

@@ -6,8 +6,8 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
-from specdiag._files import is_text, shown
 from specdiag._machine import Global, Key, Machine, Object, Reference
+from specdiag.files import is_text, shown
 
 MAX_OPERATIONS = 2_000_000  # a tensor of a state dict takes 32
 MAX_INTEGER_BYTES = 1024

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from specdiag._files import is_text, shown
 from specdiag._machine import Global, Key, Object, Reference
 from specdiag._numpy import is_array, path_of, scalar_value
+from specdiag.files import is_text, shown
 
 MAX_NODES = 500_000
 MAX_LEVELS = 40

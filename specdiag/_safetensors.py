@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from specdiag._files import (
+from specdiag.files import (
     ITEMSIZE,
     File,
     Tensor,

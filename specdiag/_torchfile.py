@@ -10,7 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from specdiag import _zip
-from specdiag._files import (
+from specdiag._machine import MAX_BYTES, Global, Object, Reference
+from specdiag._numpy import array_tensor, is_array
+from specdiag._pickle import interpret
+from specdiag._zip import Record
+from specdiag.files import (
     ITEMSIZE,
     MAX_DIMENSIONS,
     File,
@@ -24,10 +28,6 @@ from specdiag._files import (
     shown,
     unreadable,
 )
-from specdiag._machine import MAX_BYTES, Global, Object, Reference
-from specdiag._numpy import array_tensor, is_array
-from specdiag._pickle import interpret
-from specdiag._zip import Record
 
 _STORAGE_DTYPES = (
     {"Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16"}

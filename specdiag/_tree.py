@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from specdiag._files import shown
 from specdiag._plain import children, is_number, is_table, is_tensor
+from specdiag.files import shown
 
 MAX_VISITS = 200_000
 MAX_LEVELS = 100

@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from specdiag import _memory, _plain
-from specdiag._files import (
+from specdiag._legacy import read_legacy, starts_legacy
+from specdiag._safetensors import RECORD, parse_json, read_header, restore
+from specdiag._torchfile import TorchFile, read_zip, torch_tensor
+from specdiag._tree import Model, find_model, strip_wrappers
+from specdiag.files import (
     File,
     Tensor,
     combined_hash,
@@ -24,11 +28,7 @@ from specdiag._files import (
     read_bytes,
     shown,
 )
-from specdiag._html import record_html
-from specdiag._legacy import read_legacy, starts_legacy
-from specdiag._safetensors import RECORD, parse_json, read_header, restore
-from specdiag._torchfile import TorchFile, read_zip, torch_tensor
-from specdiag._tree import Model, find_model, strip_wrappers
+from specdiag.notebook import record_html
 
 if TYPE_CHECKING:
     import torch

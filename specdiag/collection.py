@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from specdiag._files import one_line
 from specdiag.evaluation import read_evaluation
 from specdiag.factors import factors, labels
+from specdiag.files import one_line
 from specdiag.gof import ALTERNATIVES
 from specdiag.lockfile import Entry, Lock, Scale, check_names, find, load
 from specdiag.schema import COLLECTION, FEATURES, SCHEMA, SCHEMA_VERSION, Variable

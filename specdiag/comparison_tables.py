@@ -5,8 +5,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from specdiag._files import printable, without_nan
 from specdiag.comparison import COMPARISON, Comparison, pair_value
+from specdiag.files import printable, without_nan
 from specdiag.layers import Layer
 from specdiag.pairs import MEASURED, SAME, Pair
 from specdiag.spectra import unique_names

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from specdiag._files import File, find_file, open_file, printable, shown
+from specdiag.files import File, find_file, open_file, printable, shown
 
 if TYPE_CHECKING:
     import httpx2

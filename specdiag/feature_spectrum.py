@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag._html import record_html
+from specdiag.notebook import record_html
 
 Array = NDArray[np.float64]
 Interval = tuple[float, float]

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
-from specdiag._files import File, find_file, open_file, shown
 from specdiag.download import (
     CHANGED,
     HUB_LOGIN,
@@ -37,6 +36,7 @@ from specdiag.download import (
     find_local,
     patiently,
 )
+from specdiag.files import File, find_file, open_file, shown
 
 __all__ = ["ChecksumError", "Fetched", "fetch_hub", "fetch_url"]
 

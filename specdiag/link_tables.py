@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from specdiag._files import printable, without_nan
+from specdiag.files import printable, without_nan
 from specdiag.links import ALL_TASKS, MIN_ARRANGEMENTS, QUANTITIES
 from specdiag.tables import number
 

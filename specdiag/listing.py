@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specdiag._files import printable
+from specdiag.files import printable
 from specdiag.lockfile import Entry, Lock
 from specdiag.store import Receipt, read_receipt, state
 

@@ -35,8 +35,8 @@ from specdiag._entry import (
     Scale,
     Source,
 )
-from specdiag._files import printable, shown, write_whole
 from specdiag._typed import LockfileError, keys, plain, read, refuse
+from specdiag.files import printable, shown, write_whole
 
 __all__ = [
     "Cost",

@@ -22,9 +22,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from specdiag._files import write_whole
 from specdiag.checkpoint import Tensor, open_checkpoint, read_values
 from specdiag.esd import eigenvalues, rank_gate
+from specdiag.files import write_whole
 from specdiag.layers import MIN_EIGENVALUES, matrices, skip_reason
 from specdiag.posterior import NO_POSTERIOR, alpha_posterior
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from specdiag import esd
-from specdiag._files import write_whole
+from specdiag.files import write_whole
 from specdiag.posterior import MIN_SPACINGS, posterior_mean
 
 Array = NDArray[np.float64]

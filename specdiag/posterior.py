@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specdiag._html import record_html
+from specdiag.notebook import record_html
 from specdiag.tail import TIE, checked_eigenvalues
 
 Array = NDArray[np.float64]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from specdiag._files import printable, without_nan
-from specdiag._files import shown as shown_name
+from specdiag.files import printable, without_nan
+from specdiag.files import shown as shown_name
 from specdiag.gof import ALTERNATIVES
 from specdiag.layers import Layer
 from specdiag.schema import SCHEMA, layer_value

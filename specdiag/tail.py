@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specdiag._html import record_html
+from specdiag.notebook import record_html
 
 # Eigenvalues whose logarithms differ by less are one repeated value: the eigensolver rounds at
 # about 1e-13, and distinct eigenvalues of real matrices are this close about once in 10^5 spectra.

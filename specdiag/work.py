@@ -19,9 +19,9 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
-from specdiag._files import one_line, write_whole
 from specdiag.checkpoint import tensor_digest
 from specdiag.fetch import ChecksumError, fetch_hub, fetch_url
+from specdiag.files import one_line, write_whole
 from specdiag.lockfile import (
     Entry,
     Input,

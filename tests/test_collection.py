@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 import specdiag
 from specdiag import collection, spectra
-from specdiag._files import write_whole
 from specdiag.evaluation import read_evaluation
 from specdiag.factors import factors, labels
 from specdiag.feature_spectrum import FeatureSpectrum
+from specdiag.files import write_whole
 from specdiag.layers import Layer
 from specdiag.lockfile import Entry, Parent, load
 from specdiag.schema import COLLECTION, FEATURES, SCHEMA, as_markdown
@@ -32,7 +32,7 @@ _build = build
 def build(job):
     from dataclasses import asdict
 
-    from specdiag._files import without_nan
+    from specdiag.files import without_nan
     from specdiag.covariance import FeatureCovariance
 
     metrics = _build(job)

@@ -115,7 +115,7 @@ def check_output(output: Path, inputs: Iterable[Path] = (), locks: Iterable[Path
     That is an input, a lock, and whatever lies beside a checkpoint and begins with its name: of the
     locks given, and of those in the nearest folder above the output that has a checkpoints.lock.
     """
-    from specdiag._files import check_target
+    from specdiag.files import check_target
 
     target = output.resolve()
     if not target.parent.is_dir():
@@ -171,7 +171,7 @@ def show_count(done: int, total: int) -> None:
 
 def complain(error: Exception) -> None:
     """Say on stderr, in one line, what is wrong."""
-    from specdiag._files import one_line
+    from specdiag.files import one_line
 
     click.echo(f"specdiag: {one_line(error)}", err=True)
 

@@ -35,8 +35,8 @@ def export(
       specdiag export model/ exported.safetensors --force
     """  # noqa: D301
     from specdiag import exports
-    from specdiag._files import printable
     from specdiag.checkpoint import open_checkpoint
+    from specdiag.files import printable
 
     if output.suffix != ".safetensors":
         raise click.UsageError(f"{output}: the name of the file to write ends in .safetensors")

@@ -278,7 +278,7 @@ def _with_progress(
     measured: Iterator["Layer"], tensors: Sequence["Tensor"], label: str
 ) -> Iterator["Layer"]:
     """Yield the layers, with a progress bar on a terminal's stderr when they will take long."""
-    from specdiag._files import printable
+    from specdiag.files import printable
 
     costs = [math.prod(t.shape) * min(t.shape[:2]) for t in tensors]
     if sum(costs) < _LONG or not sys.stderr.isatty():
@@ -294,7 +294,7 @@ def _print_tables(
     checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence["Layer"]]
 ) -> None:
     from specdiag import tables
-    from specdiag._files import printable
+    from specdiag.files import printable
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for checkpoint, layers in zip(checkpoints, measured, strict=True):
@@ -308,7 +308,7 @@ def _print_comparisons(
     checkpoints: Sequence["Checkpoint"], comparisons: Sequence["Comparison"]
 ) -> None:
     from specdiag import comparison_tables
-    from specdiag._files import printable
+    from specdiag.files import printable
     from specdiag.spectra import unique_names
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None

@@ -113,7 +113,7 @@ def report(
     read = [path for path in (data, *trainings, claims) if path]
     check_output(output, read, [lock_path] if lock_path else [])
     start_log()
-    from specdiag._files import write_whole
+    from specdiag.files import write_whole
     from specdiag.report import report as page
 
     dataset, tables = _read(data, trainings)

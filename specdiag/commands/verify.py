@@ -69,7 +69,7 @@ def verify(
     for output in outputs:
         check_output(output, [figures] if figures else [], [path])
     from specdiag import claims_page, verification
-    from specdiag._files import write_whole
+    from specdiag.files import write_whole
 
     found = (
         verification.read_figures(figures)

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from specdiag._files import printable, write_whole
+from specdiag.files import printable, write_whole
 
 if TYPE_CHECKING:
     import xarray as xr

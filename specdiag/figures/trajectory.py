@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag._files import is_text, shown
 from specdiag.figures import counted
+from specdiag.files import is_text, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

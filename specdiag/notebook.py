@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from specdiag._files import Tensor, printable
+from specdiag.files import Tensor, printable
 
 MANY, LONG = 8, 200  # items and characters of a value that are shown
 

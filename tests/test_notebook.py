@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import specdiag
-from specdiag._html import record_html
+from specdiag.notebook import record_html
 
 
 def cells(text):
