@@ -8,7 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn.functional import cross_entropy, gelu, layer_norm
 
-from specdiag.checkpoint import open_checkpoint
+from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.layers import matrices, measure
 
 N_TRAINING = 1500

@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks import _simulate as simulate
 from specdiag import esd, null, published
-from specdiag.checkpoint import open_checkpoint
+from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.gof import goodness_of_fit
 from specdiag.layers import matrices, measure
 from specdiag.posterior import NO_POSTERIOR, alpha_posterior, mixture_posterior

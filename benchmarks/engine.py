@@ -24,7 +24,7 @@ from statistics import median
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from specdiag.checkpoint import open_checkpoint
+from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.layers import matrices, measure, skip_reason
 
 WEIGHTWATCHER = """

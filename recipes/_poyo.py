@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes._arrays import Arrays
-from specdiag.checkpoint import open_checkpoint, read_values
+from specdiag.checkpoint.reader import open_checkpoint, read_values
 
 EMBEDDINGS = ("unit_emb", "session_emb")
 CORE_FREE = ("unit_emb.", "session_emb.", "readout.")  # what a frozen core leaves to be trained

@@ -28,7 +28,7 @@ from recipes._batches import Batches, batch_size, n_steps
 from recipes._evaluate import predict, r2_by_session
 from recipes._operator import TERMINATED, progress_line, terminated
 from recipes._poyo import build, parameter_groups, rows
-from specdiag.checkpoint import tensor_digest
+from specdiag.checkpoint.reader import tensor_digest
 from specdiag.files import write_whole
 from specdiag.recipe import Job
 

@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from specdiag.checkpoint import open_checkpoint, tensor_digest
+    from specdiag.checkpoint.export import export
+    from specdiag.checkpoint.reader import open_checkpoint, tensor_digest
     from specdiag.collection import collect
     from specdiag.comparison import compare
     from specdiag.covariance import FeatureCovariance
     from specdiag.esd import eigenvalues, rank_gate
-    from specdiag.exports import export
     from specdiag.gof import goodness_of_fit, likelihood_ratios
     from specdiag.links import link
     from specdiag.posterior import alpha_posterior
@@ -46,17 +46,17 @@ _HOME = {
     "collect": "collection",
     "compare": "comparison",
     "eigenvalues": "esd",
-    "export": "exports",
+    "export": "checkpoint.export",
     "fit_alpha": "tail",
     "goodness_of_fit": "gof",
     "likelihood_ratios": "gof",
     "link": "links",
-    "open_checkpoint": "checkpoint",
+    "open_checkpoint": "checkpoint.reader",
     "open_spectra": "spectra",
     "rank_gate": "esd",
     "save": "spectra",
     "spectrum": "spectra",
-    "tensor_digest": "checkpoint",
+    "tensor_digest": "checkpoint.reader",
 }
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from specdiag.checkpoint import Checkpoint, open_checkpoint
+from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
 from specdiag.conclusion import whole
 from specdiag.layers import MIN_EIGENVALUES, Layer, matrices, measure
 from specdiag.pairs import Pair, pair_up

@@ -13,7 +13,7 @@ from specdiag.spectra import unique_names
 from specdiag.tables import layer_row, number, render, some
 
 if TYPE_CHECKING:
-    from specdiag.checkpoint import Checkpoint
+    from specdiag.checkpoint.reader import Checkpoint
 
 _DROPPED: tuple[tuple[set[str], int], ...] = (
     (set(), 10_000),

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from specdiag import esd, published
-from specdiag.checkpoint import Checkpoint, Tensor
+from specdiag.checkpoint.reader import Checkpoint, Tensor
 from specdiag.gof import goodness_of_fit, likelihood_ratios
 from specdiag.null import gaussian_draws, p_value, permutation_draws
 from specdiag.posterior import NO_POSTERIOR, Posterior, alpha_posterior

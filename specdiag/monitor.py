@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from specdiag.checkpoint import Tensor, open_checkpoint, read_values
+from specdiag.checkpoint.reader import Tensor, open_checkpoint, read_values
 from specdiag.esd import eigenvalues, rank_gate
 from specdiag.files import write_whole
 from specdiag.layers import MIN_EIGENVALUES, matrices, skip_reason

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag import esd, paired
-from specdiag.checkpoint import Checkpoint, Tensor
+from specdiag.checkpoint.reader import Checkpoint, Tensor
 from specdiag.layers import MIN_EIGENVALUES, Layer, in_parallel
 from specdiag.paired import NO_CHANGE, NO_DIFFERENCE, Difference, alpha_difference
 from specdiag.posterior import NO_POSTERIOR, Posterior, alpha_posterior

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.checkpoint import Checkpoint, open_checkpoint
+from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
 from specdiag.files import write_whole
 from specdiag.gof import ALTERNATIVES
 from specdiag.layers import MIN_EIGENVALUES, Layer, matrices, measure

@@ -18,7 +18,7 @@ from specdiag.spectra import unique_names
 from specdiag.verdict import MAX_Q, summarise
 
 if TYPE_CHECKING:
-    from specdiag.checkpoint import Checkpoint
+    from specdiag.checkpoint.reader import Checkpoint
 
 # The ends of an interval and the alternatives have a column each.
 _SUFFIXES = {"ci_bound": ("lower", "upper"), "alternative": ALTERNATIVES}

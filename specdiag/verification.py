@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.checkpoint import open_checkpoint
+from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.claims import Claim, Figure, Finding, judge, needed
 from specdiag.collection import collect
 from specdiag.factors import factors

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
-from specdiag.checkpoint import tensor_digest
+from specdiag.checkpoint.reader import tensor_digest
 from specdiag.fetch import ChecksumError, fetch_hub, fetch_url
 from specdiag.files import one_line, write_whole
 from specdiag.lockfile import (

@@ -7,7 +7,7 @@ import pytest
 
 from recipes import poyo_mp, transfer
 from recipes._published import adamw, training
-from specdiag.checkpoint import open_checkpoint
+from specdiag.checkpoint.reader import open_checkpoint
 from support.jobs import job
 from support.sessions import MODEL
 

@@ -26,7 +26,7 @@ LAYERS = (
 # What recipes may import: they build checkpoints, and leave commands, stores and figures to specdiag.
 FOR_RECIPES = {
     *("numpy", "scipy", "h5py", "torch", "torch_brain", "lightning", "tqdm", "recipes"),
-    *("specdiag.checkpoint", "specdiag.covariance", "specdiag.lockfile", "specdiag.recipe"),
+    *("specdiag.checkpoint.reader", "specdiag.covariance", "specdiag.lockfile", "specdiag.recipe"),
     *("specdiag.feature_spectrum", "specdiag.monitor", "specdiag.files", "specdiag.claims"),
 }
 # Pipelines run without specdiag, in an environment that has torch_brain, what that needs, and dandi.
@@ -145,7 +145,7 @@ def test_recipes_declare_without_anything_heavy():
 
 def test_measuring_a_safetensors_file_imports_no_torch_and_no_xarray(minilm):
     code = (
-        "from specdiag.checkpoint import open_checkpoint as o; from specdiag import layers as l;"
+        "from specdiag.checkpoint.reader import open_checkpoint as o; from specdiag import layers as l;"
         f"print(len(list(l.measure(l.matrices(o({str(minilm)!r}), '*layer.0.*')))))"
     )
     assert loaded_by(code) & HEAVY == set()

@@ -15,7 +15,8 @@ import xarray
 from click.testing import CliRunner
 from safetensors.numpy import save
 
-from specdiag import cli, exports, listing, recipe, spectra, work
+from specdiag import cli, listing, recipe, spectra, work
+from specdiag.checkpoint import export as exports
 from specdiag.lockfile import Entry, Lock, Source, load
 from specdiag.lockfile import save as save_lock
 from support import toy

@@ -5,7 +5,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from specdiag.checkpoint import open_checkpoint
+from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.gof import goodness_of_fit, likelihood_ratios
 from specdiag.layers import matrices, measure
 from specdiag.null import gaussian_draws, p_value, permutation_draws

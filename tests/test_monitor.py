@@ -92,7 +92,7 @@ def test_a_matrix_that_is_not_finite_is_dead():
 
 
 def test_readings_are_those_of_the_measured_checkpoint():
-    from specdiag.checkpoint import open_checkpoint
+    from specdiag.checkpoint.reader import open_checkpoint
     from specdiag.layers import matrices, measure
 
     monitor, model = SpectralMonitor(every=7), network()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from specdiag import lockfile
-from specdiag.checkpoint import open_checkpoint
+from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.lockfile import Lock, dumps, load, loads
 from specdiag.recipe import Job, declared, resolve
 from support.paths import ROOT

@@ -16,7 +16,7 @@ import pytest
 from recipes import _checkpoints
 from recipes._published import lamb
 from recipes._train import train
-from specdiag.checkpoint import open_checkpoint, tensor_digest
+from specdiag.checkpoint.reader import open_checkpoint, tensor_digest
 from support.jobs import PLAIN, StopAt, job
 from support.paths import ROOT
 from support.sessions import MODEL, params, sessions

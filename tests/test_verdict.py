@@ -7,7 +7,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specdiag.checkpoint import open_checkpoint
+from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.layers import Layer, matrices, measure
 from specdiag.posterior import NO_POSTERIOR
 from specdiag.tail import TailFit

@@ -34,8 +34,8 @@ def export(
       specdiag export base.ckpt base.safetensors
       specdiag export model/ exported.safetensors --force
     """  # noqa: D301
-    from specdiag import exports
-    from specdiag.checkpoint import open_checkpoint
+    from specdiag.checkpoint import export as exports
+    from specdiag.checkpoint.reader import open_checkpoint
     from specdiag.files import printable
 
     if output.suffix != ".safetensors":

@@ -28,7 +28,7 @@ from specdiag.commands import (
 if TYPE_CHECKING:
     import xarray as xr
 
-    from specdiag.checkpoint import Checkpoint, Tensor
+    from specdiag.checkpoint.reader import Checkpoint, Tensor
     from specdiag.comparison import Comparison
     from specdiag.layers import Layer
 
@@ -188,7 +188,7 @@ def compare(
     _check_usage(files, output, plot)
     start_log()
     from specdiag import comparison, comparison_tables
-    from specdiag.checkpoint import open_checkpoint
+    from specdiag.checkpoint.reader import open_checkpoint
     from specdiag.figures import difference
 
     settings["gof"] = False
@@ -238,7 +238,7 @@ def _measure_all(
     address: str | None,
 ) -> tuple[list["Checkpoint"], list[list["Layer"]]]:
     """Return the files that could be measured, and their layers; complain about the others."""
-    from specdiag.checkpoint import open_checkpoint
+    from specdiag.checkpoint.reader import open_checkpoint
 
     function = partial(_measure_file, pattern=pattern, settings=settings)
     found: Iterable[Callable[[], list[Layer]]] = (partial(function, file) for file in files)
@@ -259,7 +259,7 @@ def _measure_all(
 
 
 def _measure_file(file: Path, pattern: str | None, settings: dict[str, Any]) -> list["Layer"]:
-    from specdiag.checkpoint import open_checkpoint
+    from specdiag.checkpoint.reader import open_checkpoint
 
     return _measure(open_checkpoint(file), pattern, settings)
 

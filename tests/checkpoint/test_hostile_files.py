@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from specdiag.checkpoint import open_checkpoint
-from specdiag.exports import export
+from specdiag.checkpoint.export import export
+from specdiag.checkpoint.reader import open_checkpoint
 from support import corpus
 
 
@@ -240,7 +240,7 @@ def test_tuples_nested_400_000_deep_leave_python_alive_and_silent(tmp_path):
     """A stack overflow would end the process, so it is looked for in another one."""
     deep = corpus.nested(b"", b"\x85", 400_000)
     path = corpus.write(tmp_path, corpus.with_value(deep))
-    code = f"from specdiag.checkpoint import open_checkpoint; open_checkpoint({str(path)!r})"
+    code = f"from specdiag.checkpoint.reader import open_checkpoint; open_checkpoint({str(path)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
 
@@ -261,7 +261,7 @@ FLOODS = {
 def test_a_flood_of_containers_takes_little_memory(kind, tmp_path):
     path = corpus.write(tmp_path, corpus.with_value(FLOODS[kind]))
     code = (
-        "from specdiag.checkpoint import open_checkpoint\n"
+        "from specdiag.checkpoint.reader import open_checkpoint\n"
         f"try: open_checkpoint({str(path)!r})\n"
         "except ValueError as error: assert 'more than 500,000' in str(error)\n"
         "status = open('/proc/self/status').read()\n"

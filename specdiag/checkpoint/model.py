@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from specdiag._plain import children, is_number, is_table, is_tensor
+from specdiag.checkpoint.tree import children, is_number, is_table, is_tensor
 from specdiag.files import shown
 
 MAX_VISITS = 200_000

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from specdiag._machine import Global, Object
+from specdiag.checkpoint.torchfile.machine import Global, Object
 from specdiag.files import PLAIN_DTYPES, Tensor, check_bytes, checked_shape, shown, unreadable
 
 _TEXT_ENCODINGS = {"S": "ascii", "U<": "utf-32-le", "U>": "utf-32-be"}

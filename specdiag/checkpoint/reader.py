@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from specdiag import _memory, _plain
-from specdiag._legacy import read_legacy, starts_legacy
-from specdiag._safetensors import RECORD, parse_json, read_header, restore
-from specdiag._torchfile import TorchFile, read_zip, torch_tensor
-from specdiag._tree import Model, find_model, strip_wrappers
+from specdiag.checkpoint import memory as _memory
+from specdiag.checkpoint import tree
+from specdiag.checkpoint.model import Model, find_model, strip_wrappers
+from specdiag.checkpoint.safetensors import RECORD, parse_json, read_header, restore
+from specdiag.checkpoint.torchfile.legacy import read_legacy, starts_legacy
+from specdiag.checkpoint.torchfile.tensors import TorchFile, read_zip, torch_tensor
 from specdiag.files import (
     File,
     Tensor,
@@ -204,7 +205,7 @@ def _open_safetensors(file: File) -> _Opened:
     if RECORD not in metadata:
         return _Opened(found, dict(metadata), [])
     found, about, notes = restore(file, found, metadata[RECORD])
-    plainer = _plain.Plainer()
+    plainer = tree.Plainer()
     about = {name: plainer.convert(value) for name, value in about.items()}
     return _Opened(found, about, notes, is_export=True)
 
@@ -222,7 +223,7 @@ def _metadata(model: Model) -> tuple[dict[str, Any], list[str]]:
         for key, count in model.aside.items()
     ]
     metadata: dict[str, Any] = {}
-    plainer = _plain.Plainer()
+    plainer = tree.Plainer()
     for name, node in [*model.entries, *model.top]:
         if plainer.left < 0:
             notes.append(f"entries from {shown(name)} on were left out: there are too many")
@@ -334,7 +335,7 @@ def _open_index(file: File) -> Checkpoint:
             )
         found += [tensor for tensor in tensors if tensor.name in keys]
         notes += more
-    about = _plain.Plainer(_plain.MAX_NODES).convert(index.get("metadata") or {})
+    about = tree.Plainer(tree.MAX_NODES).convert(index.get("metadata") or {})
     metadata = about if isinstance(about, dict) else {}
     return _assemble(file.path.name.split(".")[0], file.path, _Opened(found, metadata, notes))
 

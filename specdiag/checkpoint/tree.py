@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from specdiag._machine import Global, Key, Object, Reference
-from specdiag._numpy import is_array, path_of, scalar_value
+from specdiag.checkpoint.arrays import is_array, path_of, scalar_value
+from specdiag.checkpoint.torchfile.machine import Global, Key, Object, Reference
 from specdiag.files import is_text, shown
 
 MAX_NODES = 500_000

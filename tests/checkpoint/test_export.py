@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import specdiag
-from specdiag.checkpoint import open_checkpoint, tensor_digest
+from specdiag.checkpoint.export import export
+from specdiag.checkpoint.reader import open_checkpoint, tensor_digest
 from specdiag.cli import cli
-from specdiag.exports import export
 from support import corpus
 from support.paths import ROOT
 
@@ -242,7 +242,7 @@ def test_a_file_is_exported_one_tensor_at_a_time(tmp_path):
     """The peak stays far below the file's size."""
     torch.save({f"w{i}": torch.ones(2**18) for i in range(32)}, tmp_path / "many.pt")
     code = (
-        "import sys, tracemalloc; from specdiag.exports import export; tracemalloc.start()\n"
+        "import sys, tracemalloc; from specdiag.checkpoint.export import export; tracemalloc.start()\n"
         "export('many.pt', 'out.safetensors'); print(tracemalloc.get_traced_memory()[1])\n"
         "assert not {'torch', 'safetensors', 'scipy', 'ml_dtypes'} & set(sys.modules)"
     )
@@ -488,7 +488,7 @@ def test_no_part_of_a_sharded_checkpoint_is_replaced(opened, target, hit, tmp_pa
 
 DIE = """
 import os, signal, sys
-from specdiag.exports import export
+from specdiag.checkpoint.export import export
 
 left = int(sys.argv[1])
 
@@ -565,7 +565,7 @@ def whole_state(folder):
 
 FULL_DISK = """
 import resource
-from specdiag.exports import export
+from specdiag.checkpoint.export import export
 resource.setrlimit(resource.RLIMIT_FSIZE, (AT_MOST, AT_MOST))
 try:
     export("base.ckpt", "out.safetensors", overwrite=True)

@@ -3,9 +3,9 @@
 import struct
 from typing import Any, BinaryIO
 
-from specdiag._machine import Reference
-from specdiag._pickle import interpret
-from specdiag._torchfile import Storage, TorchFile, storage_id
+from specdiag.checkpoint.torchfile.machine import Reference
+from specdiag.checkpoint.torchfile.pickle_reader import interpret
+from specdiag.checkpoint.torchfile.tensors import Storage, TorchFile, storage_id
 from specdiag.files import ITEMSIZE, File, open_file, shown
 
 MAGIC = 0x1950A86A20F9469CFC6C

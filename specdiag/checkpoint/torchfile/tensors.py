@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from specdiag import _zip
-from specdiag._machine import MAX_BYTES, Global, Object, Reference
-from specdiag._numpy import array_tensor, is_array
-from specdiag._pickle import interpret
-from specdiag._zip import Record
+from specdiag.checkpoint.arrays import array_tensor, is_array
+from specdiag.checkpoint.torchfile import archive as _zip
+from specdiag.checkpoint.torchfile.archive import Record
+from specdiag.checkpoint.torchfile.machine import MAX_BYTES, Global, Object, Reference
+from specdiag.checkpoint.torchfile.pickle_reader import interpret
 from specdiag.files import (
     ITEMSIZE,
     MAX_DIMENSIONS,

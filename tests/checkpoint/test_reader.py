@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from specdiag.checkpoint import open_checkpoint
+from specdiag.checkpoint.reader import open_checkpoint
 from support import corpus
 
 CONTAINERS = {
@@ -720,7 +720,7 @@ def test_anything_else_is_a_type_error():
 def test_reading_a_file_imports_neither_torch_nor_scipy(kind, tmp_path):
     path = corpus.write(tmp_path, corpus.honest_files()[kind])
     code = (
-        "import sys; from specdiag.checkpoint import open_checkpoint\n"
+        "import sys; from specdiag.checkpoint.reader import open_checkpoint\n"
         f"[t.read() for t in open_checkpoint({str(path)!r}).tensors]\n"
         "print(sorted({'torch', 'scipy', 'safetensors', 'ml_dtypes', 'pickle'} & set(sys.modules)))"
     )
@@ -734,7 +734,7 @@ def test_a_tensor_is_read_alone(tmp_path):
     path = tmp_path / "many.pt"
     torch.save({f"w{i}": torch.ones(2**18) for i in range(32)}, path)
     code = (
-        "import tracemalloc; from specdiag.checkpoint import open_checkpoint\n"
+        "import tracemalloc; from specdiag.checkpoint.reader import open_checkpoint\n"
         f"c = open_checkpoint({str(path)!r}); tracemalloc.start()\n"
         "for t in c.tensors: t.read()\n"
         "print(tracemalloc.get_traced_memory()[1])"

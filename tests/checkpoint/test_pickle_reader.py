@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specdiag._pickle import Global, Key, Object, Reference, interpret
+from specdiag.checkpoint.torchfile.pickle_reader import Global, Key, Object, Reference, interpret
 from support import corpus
 
 
@@ -134,7 +134,7 @@ def test_messages_name_the_place():
 def test_every_opcode_of_every_protocol_is_known():
     import pickletools
 
-    from specdiag._pickle import _OPERATIONS
+    from specdiag.checkpoint.torchfile.pickle_reader import _OPERATIONS
 
     known = {opcode.decode("latin-1") for opcode in _OPERATIONS} | {"."}
     assert known == {opcode.code for opcode in pickletools.opcodes}

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
-from specdiag._machine import Global, Key, Machine, Object, Reference
+from specdiag.checkpoint.torchfile.machine import Global, Key, Machine, Object, Reference
 from specdiag.files import is_text, shown
 
 MAX_OPERATIONS = 2_000_000  # a tensor of a state dict takes 32

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from specdiag._safetensors import CODES, RECORD, make_header, parse_json, sort_key
-from specdiag.checkpoint import Checkpoint, open_checkpoint, read_values
+from specdiag.checkpoint.reader import Checkpoint, open_checkpoint, read_values
+from specdiag.checkpoint.safetensors import CODES, RECORD, make_header, parse_json, sort_key
 from specdiag.files import Tensor, combined_hash, elements_hash, is_text, shown, sync, whole_file
 
 if TYPE_CHECKING:
