@@ -9,7 +9,7 @@ from scipy.stats import kstest
 
 from benchmarks import _simulate as simulate
 from benchmarks._pages import DOCS, table, write_tables
-from specdiag.verdict import VERDICTS
+from specdiag.htsr.verdict import VERDICTS
 
 RESULTS = Path(__file__).with_name("results")
 PAGE = DOCS / "calibration.md"

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from torch.nn.functional import cross_entropy, gelu, layer_norm
 
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.layers import matrices, measure
+from specdiag.htsr.layers import matrices, measure
 
 N_TRAINING = 1500
 N_CLASSES = 10

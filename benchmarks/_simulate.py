@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from specdiag import null
+from specdiag.htsr import null
 
 SIZES = (128, 256, 512, 1024)
 ALPHAS = (1.5, 2.0, 2.5, 3.0, 4.0)

@@ -23,13 +23,14 @@ from scipy.special import gammaln
 from threadpoolctl import threadpool_limits
 
 from benchmarks import _simulate as simulate
-from specdiag import esd, null, published
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.gof import goodness_of_fit
-from specdiag.layers import matrices, measure
-from specdiag.posterior import NO_POSTERIOR, alpha_posterior, mixture_posterior
-from specdiag.tail import fit_alpha
-from specdiag.verdict import MAX_Q, MAX_SHORT_TAIL, MIN_GOF_P, VERDICTS, judge
+from specdiag.htsr import esd, null
+from specdiag.htsr import weightwatcher as published
+from specdiag.htsr.goodness_of_fit import goodness_of_fit
+from specdiag.htsr.layers import matrices, measure
+from specdiag.htsr.posterior import NO_POSTERIOR, alpha_posterior, mixture_posterior
+from specdiag.htsr.tail import fit_alpha
+from specdiag.htsr.verdict import MAX_Q, MAX_SHORT_TAIL, MIN_GOF_P, VERDICTS, judge
 
 RESULTS = Path(__file__).with_name("results")
 BORDER = (0.93, 0.975)  # a first coverage outside of this is measured again

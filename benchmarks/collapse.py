@@ -20,8 +20,8 @@ from recipes._published import BASE, adamw, lamb
 from recipes._recordings import recordings
 from recipes._run import tested
 from recipes._train import train
+from specdiag.htsr.monitor import SpectralMonitor
 from specdiag.lockfile import load
-from specdiag.monitor import SpectralMonitor
 from specdiag.recipe import Job
 
 RESULTS = Path(__file__).parent / "results"

@@ -27,7 +27,7 @@ RESULTS = Path(__file__).parent / "results" / "collection.csv"
 def made_up(folder, checkpoints, layers):
     """Write the spectra of checkpoints with 64, 128 or 256 eigenvalues a layer."""
     from specdiag import spectra
-    from specdiag.layers import measure_tensor
+    from specdiag.htsr.layers import measure_tensor
 
     rng = np.random.default_rng(0)
     measured = []

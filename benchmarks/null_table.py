@@ -2,7 +2,7 @@
 
     python -m benchmarks.null_table
 
-Run it again after every change of `specdiag.null.VERSION`; a test compares a shape of it.
+Run it again after every change of `specdiag.htsr.null.VERSION`; a test compares a shape of it.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from specdiag import null
+from specdiag.htsr import null
 
 SQUARE = (64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048, 4096)
 WIDTHS = (

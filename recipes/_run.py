@@ -14,7 +14,7 @@ from recipes._poyo import build, rows
 from recipes._recordings import recordings
 from recipes._train import train
 from specdiag.files import without_nan, write_whole
-from specdiag.monitor import SpectralMonitor
+from specdiag.htsr.monitor import SpectralMonitor
 from specdiag.recipe import Job
 
 _log = logging.getLogger(__name__)

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from specdiag.collection import collect
     from specdiag.comparison import compare
     from specdiag.covariance import FeatureCovariance
-    from specdiag.esd import eigenvalues, rank_gate
-    from specdiag.gof import goodness_of_fit, likelihood_ratios
+    from specdiag.htsr.esd import eigenvalues, rank_gate
+    from specdiag.htsr.goodness_of_fit import goodness_of_fit, likelihood_ratios
+    from specdiag.htsr.posterior import alpha_posterior
+    from specdiag.htsr.tail import fit_alpha
     from specdiag.links import link
-    from specdiag.posterior import alpha_posterior
     from specdiag.spectra import alpha, open_spectra, save, spectrum
-    from specdiag.tail import fit_alpha
 
 __all__ = [
     "FeatureCovariance",
@@ -42,18 +42,18 @@ __all__ = [
 _HOME = {
     "FeatureCovariance": "covariance",
     "alpha": "spectra",
-    "alpha_posterior": "posterior",
+    "alpha_posterior": "htsr.posterior",
     "collect": "collection",
     "compare": "comparison",
-    "eigenvalues": "esd",
+    "eigenvalues": "htsr.esd",
     "export": "checkpoint.export",
-    "fit_alpha": "tail",
-    "goodness_of_fit": "gof",
-    "likelihood_ratios": "gof",
+    "fit_alpha": "htsr.tail",
+    "goodness_of_fit": "htsr.goodness_of_fit",
+    "likelihood_ratios": "htsr.goodness_of_fit",
     "link": "links",
     "open_checkpoint": "checkpoint.reader",
     "open_spectra": "spectra",
-    "rank_gate": "esd",
+    "rank_gate": "htsr.esd",
     "save": "spectra",
     "spectrum": "spectra",
     "tensor_digest": "checkpoint.reader",

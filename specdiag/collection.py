@@ -18,7 +18,7 @@ import numpy as np
 from specdiag.evaluation import read_evaluation
 from specdiag.factors import factors, labels
 from specdiag.files import one_line
-from specdiag.gof import ALTERNATIVES
+from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.lockfile import Entry, Lock, Scale, check_names, find, load
 from specdiag.schema import COLLECTION, FEATURES, SCHEMA, SCHEMA_VERSION, Variable
 from specdiag.spectra import check_version, labelled, validate

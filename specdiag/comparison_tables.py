@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from specdiag.comparison import COMPARISON, Comparison, pair_value
 from specdiag.files import printable, without_nan
-from specdiag.layers import Layer
+from specdiag.htsr.layers import Layer
 from specdiag.pairs import MEASURED, SAME, Pair
 from specdiag.spectra import unique_names
 from specdiag.tables import layer_row, number, render, some

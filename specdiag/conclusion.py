@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from specdiag import paired
-from specdiag.layers import Layer
+from specdiag.htsr.layers import Layer
+from specdiag.htsr.verdict import summarise
 from specdiag.pairs import COMPARABLE, SAME, Pair
-from specdiag.verdict import summarise
 
 _NAMES_SHOWN = 4
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from specdiag import esd
-from specdiag.posterior import LEVEL, Posterior, alpha_quantiles
+from specdiag.htsr import esd
+from specdiag.htsr.posterior import LEVEL, Posterior, alpha_quantiles
 
 Array = NDArray[np.float64]
 

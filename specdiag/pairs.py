@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag import esd, paired
+from specdiag import paired
 from specdiag.checkpoint.reader import Checkpoint, Tensor
-from specdiag.layers import MIN_EIGENVALUES, Layer, in_parallel
+from specdiag.htsr import esd
+from specdiag.htsr.layers import MIN_EIGENVALUES, Layer, in_parallel
+from specdiag.htsr.posterior import NO_POSTERIOR, Posterior, alpha_posterior
 from specdiag.paired import NO_CHANGE, NO_DIFFERENCE, Difference, alpha_difference
-from specdiag.posterior import NO_POSTERIOR, Posterior, alpha_posterior
 
 Array = NDArray[np.float64]
 

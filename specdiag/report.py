@@ -18,7 +18,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 
 from specdiag.figures import Drawing, counted, drawings, first_of_each, measured, rendered, short
-from specdiag.verdict import MAX_Q, VERDICTS, mean_interval
+from specdiag.htsr.verdict import MAX_Q, VERDICTS, mean_interval
 
 if TYPE_CHECKING:
     import xarray as xr

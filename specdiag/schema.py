@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from specdiag.gof import ALTERNATIVES
-from specdiag.layers import Layer
+from specdiag.htsr.goodness_of_fit import ALTERNATIVES
+from specdiag.htsr.layers import Layer
 
 SCHEMA_VERSION = 1
 _LAYER = ("checkpoint", "layer")
@@ -63,7 +63,7 @@ SCHEMA: dict[str, Variable] = {
     "log_likelihood_ratio_p": Variable(
         (*_LAYER, "alternative"), "f", "1", "two-sided p-value of that ratio"
     ),
-    "verdict": Variable(_LAYER, "O", "", "what the layer's alpha is worth (specdiag.verdict)"),
+    "verdict": Variable(_LAYER, "O", "", "what the layer's alpha is worth (specdiag.htsr.verdict)"),
     "alpha_hat": Variable(_LAYER, "f", "1", "alpha times log10 of the squared spectral norm"),
     "entropy": Variable(_LAYER, "f", "1", "normalised entropy of the spectrum"),
     "mp_edge": Variable(_LAYER, "f", "1", "upper Marchenko-Pastur edge fitted to the bulk"),

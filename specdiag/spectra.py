@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
 from specdiag.files import write_whole
-from specdiag.gof import ALTERNATIVES
-from specdiag.layers import MIN_EIGENVALUES, Layer, matrices, measure
-from specdiag.null import NULLS
-from specdiag.published import METHODS
+from specdiag.htsr.goodness_of_fit import ALTERNATIVES
+from specdiag.htsr.layers import MIN_EIGENVALUES, Layer, matrices, measure
+from specdiag.htsr.null import NULLS
+from specdiag.htsr.verdict import judge
+from specdiag.htsr.weightwatcher import METHODS
 from specdiag.schema import SCHEMA, SCHEMA_VERSION, Variable, layer_value, schema_of
-from specdiag.verdict import judge
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -58,13 +58,13 @@ def alpha(
         A matrix with fewer is skipped, one with fewer above the rank gate is degenerate. 50: on
         fewer, any heavy tail is a handful of points.
     include_embeddings : bool
-        Measure lookup tables too (see `specdiag.layers.skip_reason`).
+        Measure lookup tables too (see `specdiag.htsr.layers.skip_reason`).
     method : {'specdiag', 'weightwatcher', 'wwj'}
-        Whose rules give alpha and its interval; see `specdiag.published`.
+        Whose rules give alpha and its interval; see `specdiag.htsr.weightwatcher`.
     gof : bool
         Test the goodness of fit and compare other tails.
     null : {'gaussian', 'permutation'}
-        What an alpha is compared with; see `specdiag.null`.
+        What an alpha is compared with; see `specdiag.htsr.null`.
     seed : int
         Of the bootstrap and the permutations.
 

@@ -11,11 +11,11 @@ import click
 
 from specdiag.files import printable, without_nan
 from specdiag.files import shown as shown_name
-from specdiag.gof import ALTERNATIVES
-from specdiag.layers import Layer
+from specdiag.htsr.goodness_of_fit import ALTERNATIVES
+from specdiag.htsr.layers import Layer
+from specdiag.htsr.verdict import MAX_Q, summarise
 from specdiag.schema import SCHEMA, layer_value
 from specdiag.spectra import unique_names
-from specdiag.verdict import MAX_Q, summarise
 
 if TYPE_CHECKING:
     from specdiag.checkpoint.reader import Checkpoint

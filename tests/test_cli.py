@@ -14,10 +14,10 @@ from safetensors.numpy import load_file, save_file
 
 import specdiag
 from specdiag.cli import cli
-from specdiag.layers import MIN_EIGENVALUES
-from specdiag.null import NULLS
-from specdiag.published import METHODS
-from specdiag.verdict import VERDICTS
+from specdiag.htsr.layers import MIN_EIGENVALUES
+from specdiag.htsr.null import NULLS
+from specdiag.htsr.verdict import VERDICTS
+from specdiag.htsr.weightwatcher import METHODS
 
 
 @pytest.fixture

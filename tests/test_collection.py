@@ -14,7 +14,7 @@ from specdiag.evaluation import read_evaluation
 from specdiag.factors import factors, labels
 from specdiag.feature_spectrum import FeatureSpectrum
 from specdiag.files import write_whole
-from specdiag.layers import Layer
+from specdiag.htsr.layers import Layer
 from specdiag.lockfile import Entry, Parent, load
 from specdiag.schema import COLLECTION, FEATURES, SCHEMA, as_markdown
 from support import toy

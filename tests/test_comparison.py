@@ -7,10 +7,11 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import specdiag
-from specdiag import esd, paired
+from specdiag import paired
 from specdiag.comparison import COMPARISON
 from specdiag.conclusion import block
-from specdiag.posterior import alpha_posterior
+from specdiag.htsr import esd
+from specdiag.htsr.posterior import alpha_posterior
 
 
 def network(rng, blocks=4, side=64, freedom=3.0):

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from scipy import stats
 
 import specdiag
-from specdiag import figures, null
+from specdiag import figures
 from specdiag.cli import cli
 from specdiag.figures import (
     alpha_and_r2,
@@ -23,7 +23,8 @@ from specdiag.figures import (
     trajectory,
 )
 from specdiag.figures._replicates import mean_over_seeds
-from specdiag.verdict import mean_interval
+from specdiag.htsr import null
+from specdiag.htsr.verdict import mean_interval
 from support.collections_ import DAYS, collected, hostile, readings, row, study, weights
 
 SEEDS = (42, 43, 44)

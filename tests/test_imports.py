@@ -27,7 +27,7 @@ LAYERS = (
 FOR_RECIPES = {
     *("numpy", "scipy", "h5py", "torch", "torch_brain", "lightning", "tqdm", "recipes"),
     *("specdiag.checkpoint.reader", "specdiag.covariance", "specdiag.lockfile", "specdiag.recipe"),
-    *("specdiag.feature_spectrum", "specdiag.monitor", "specdiag.files", "specdiag.claims"),
+    *("specdiag.feature_spectrum", "specdiag.htsr.monitor", "specdiag.files", "specdiag.claims"),
 }
 # Pipelines run without specdiag, in an environment that has torch_brain, what that needs, and dandi.
 FOR_PIPELINES = {"h5py", "numpy", "pandas", "pynwb", "ray", "torch_brain", "nlb"}

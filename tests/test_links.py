@@ -11,7 +11,7 @@ import specdiag
 from benchmarks._collection import FIELDS, collection, simulated
 from specdiag import link_tables
 from specdiag.cli import cli
-from specdiag.gof import ALTERNATIVES
+from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.links import ALL_TASKS, COMPARISONS, LINK, QUANTITIES, quantities
 from specdiag.lockfile import load
 from specdiag.schema import SCHEMA

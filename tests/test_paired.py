@@ -9,8 +9,14 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.linalg import subspace_angles
 
-from specdiag import esd, paired
-from specdiag.posterior import NO_POSTERIOR, alpha_posterior, alpha_quantiles, mixture_posterior
+from specdiag import paired
+from specdiag.htsr import esd
+from specdiag.htsr.posterior import (
+    NO_POSTERIOR,
+    alpha_posterior,
+    alpha_quantiles,
+    mixture_posterior,
+)
 
 
 def spectrum(rng, alpha, n=200):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from specdiag.checkpoint.reader import Checkpoint, Tensor
     from specdiag.comparison import Comparison
-    from specdiag.layers import Layer
+    from specdiag.htsr.layers import Layer
 
 # Multiplications of about two seconds of work; a progress bar for less would only flicker.
 _LONG = 5e10
@@ -267,8 +267,8 @@ def _measure_file(file: Path, pattern: str | None, settings: dict[str, Any]) -> 
 def _measure(
     checkpoint: "Checkpoint", pattern: str | None, settings: dict[str, Any]
 ) -> list["Layer"]:
-    from specdiag.layers import matrices, measure
-    from specdiag.verdict import judge
+    from specdiag.htsr.layers import matrices, measure
+    from specdiag.htsr.verdict import judge
 
     tensors = matrices(checkpoint, pattern)
     return judge(_with_progress(measure(tensors, **settings), tensors, checkpoint.name))

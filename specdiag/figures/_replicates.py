@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from specdiag.figures import ARM_COLORS, MARKERS, short_title
-from specdiag.verdict import mean_interval
+from specdiag.htsr.verdict import mean_interval
 
 if TYPE_CHECKING:
     import xarray as xr

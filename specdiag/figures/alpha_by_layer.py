@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specdiag.figures import short, short_title
-from specdiag.null import gaussian_draws
-from specdiag.verdict import MAX_Q, WELL_TRAINED
+from specdiag.htsr.null import gaussian_draws
+from specdiag.htsr.verdict import MAX_Q, WELL_TRAINED
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.esd import marchenko_pastur_density
 from specdiag.figures import short, short_title
+from specdiag.htsr.esd import marchenko_pastur_density
 from specdiag.spectra import spectrum
 
 if TYPE_CHECKING:

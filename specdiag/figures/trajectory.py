@@ -21,7 +21,7 @@ _LARGEST = 100_000_000  # bytes: a million readings
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the columns of a table that `specdiag.monitor.SpectralMonitor` wrote, as arrays.
+    """Return the columns of a table that `specdiag.htsr.monitor.SpectralMonitor` wrote, as arrays.
 
     Raises
     ------

@@ -28,8 +28,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from specdiag.htsr.tail import TIE, checked_eigenvalues
 from specdiag.notebook import record_html
-from specdiag.tail import TIE, checked_eigenvalues
 
 Array = NDArray[np.float64]
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specdiag.posterior import MIN_SPACINGS
-from specdiag.tail import TIE, checked_eigenvalues
+from specdiag.htsr.posterior import MIN_SPACINGS
+from specdiag.htsr.tail import TIE, checked_eigenvalues
 
 Array = NDArray[np.float64]
 

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control, ks_2samp, kstest
 
-from specdiag import null
-from specdiag.esd import eigenvalues
-from specdiag.posterior import posterior_mean
+from specdiag.htsr import null
+from specdiag.htsr.esd import eigenvalues
+from specdiag.htsr.posterior import posterior_mean
 
 
 @pytest.fixture

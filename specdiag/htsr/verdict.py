@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from specdiag.layers import Layer
-from specdiag.null import false_discovery_rate
-from specdiag.posterior import MIN_SPACINGS, ROPE
+from specdiag.htsr.layers import Layer
+from specdiag.htsr.null import false_discovery_rate
+from specdiag.htsr.posterior import MIN_SPACINGS, ROPE
 
 WELL_TRAINED = (2.0, 6.0)  # the range of alpha that Martin & Mahoney (2021) call well trained
 MAX_Q = 0.05  # of the null: above, the layer is as a random matrix

@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import pytest
 
-from specdiag.monitor import Reading, SpectralMonitor
+from specdiag.htsr.monitor import Reading, SpectralMonitor
 
 torch = pytest.importorskip("torch")
 
@@ -93,7 +93,7 @@ def test_a_matrix_that_is_not_finite_is_dead():
 
 def test_readings_are_those_of_the_measured_checkpoint():
     from specdiag.checkpoint.reader import open_checkpoint
-    from specdiag.layers import matrices, measure
+    from specdiag.htsr.layers import matrices, measure
 
     monitor, model = SpectralMonitor(every=7), network()
     monitor(1, model)

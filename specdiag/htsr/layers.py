@@ -23,12 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from specdiag import esd, published
 from specdiag.checkpoint.reader import Checkpoint, Tensor
-from specdiag.gof import goodness_of_fit, likelihood_ratios
-from specdiag.null import gaussian_draws, p_value, permutation_draws
-from specdiag.posterior import NO_POSTERIOR, Posterior, alpha_posterior
-from specdiag.tail import NO_FIT, TailFit, fit_alpha
+from specdiag.htsr import esd
+from specdiag.htsr import weightwatcher as published
+from specdiag.htsr.goodness_of_fit import goodness_of_fit, likelihood_ratios
+from specdiag.htsr.null import gaussian_draws, p_value, permutation_draws
+from specdiag.htsr.posterior import NO_POSTERIOR, Posterior, alpha_posterior
+from specdiag.htsr.tail import NO_FIT, TailFit, fit_alpha
 
 Array = NDArray[np.float64]
 Job = TypeVar("Job")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.special import gammainc
 from scipy.stats import gamma
 
-from specdiag.posterior import (
+from specdiag.htsr.posterior import (
     BODY_BLOCKS,
     BODY_RATE,
     BODY_SHAPE,

@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from specdiag import esd
 from specdiag.files import write_whole
-from specdiag.posterior import MIN_SPACINGS, posterior_mean
+from specdiag.htsr import esd
+from specdiag.htsr.posterior import MIN_SPACINGS, posterior_mean
 
 Array = NDArray[np.float64]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import specdiag
-from specdiag import published
+from specdiag.htsr import weightwatcher as published
 from support.paths import ROOT
 
 

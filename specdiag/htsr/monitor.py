@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from specdiag.checkpoint.reader import Tensor, open_checkpoint, read_values
-from specdiag.esd import eigenvalues, rank_gate
 from specdiag.files import write_whole
-from specdiag.layers import MIN_EIGENVALUES, matrices, skip_reason
-from specdiag.posterior import NO_POSTERIOR, alpha_posterior
+from specdiag.htsr.esd import eigenvalues, rank_gate
+from specdiag.htsr.layers import MIN_EIGENVALUES, matrices, skip_reason
+from specdiag.htsr.posterior import NO_POSTERIOR, alpha_posterior
 
 _log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.posterior import NO_POSTERIOR, Posterior, mixture_posterior
-from specdiag.tail import NO_FIT, TIE, TailFit, fit_alpha
+from specdiag.htsr.posterior import NO_POSTERIOR, Posterior, mixture_posterior
+from specdiag.htsr.tail import NO_FIT, TIE, TailFit, fit_alpha
 
 Array = NDArray[np.float64]
 

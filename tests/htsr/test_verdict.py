@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.layers import Layer, matrices, measure
-from specdiag.posterior import NO_POSTERIOR
-from specdiag.tail import TailFit
-from specdiag.verdict import _student_t_975, judge, summarise, verdict
+from specdiag.htsr.layers import Layer, matrices, measure
+from specdiag.htsr.posterior import NO_POSTERIOR
+from specdiag.htsr.tail import TailFit
+from specdiag.htsr.verdict import _student_t_975, judge, summarise, verdict
 
 
 def layer(alpha=2.0, **changes):

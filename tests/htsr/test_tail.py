@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specdiag import esd
-from specdiag.tail import fit_alpha
+from specdiag.htsr import esd
+from specdiag.htsr.tail import fit_alpha
 
 seeds = st.integers(0, 2**32 - 1)
 

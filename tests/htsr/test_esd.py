@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate
 
-from specdiag import esd
+from specdiag.htsr import esd
 
 seeds = st.integers(0, 2**32 - 1)
 

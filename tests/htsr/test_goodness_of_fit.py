@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, optimize
 
-from specdiag.gof import ALTERNATIVES, goodness_of_fit, likelihood_ratios
+from specdiag.htsr.goodness_of_fit import ALTERNATIVES, goodness_of_fit, likelihood_ratios
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -24,7 +24,7 @@ def test_a_true_power_law_is_rejected_at_no_more_than_the_nominal_rate():
 
 
 def test_a_spectrum_without_power_law_is_rejected(rng):
-    from specdiag.esd import eigenvalues
+    from specdiag.htsr.esd import eigenvalues
 
     p = [goodness_of_fit(eigenvalues(rng.standard_normal((256, 256)))) for _ in range(10)]
     assert np.mean(np.array(p) < 0.1) >= 0.7

@@ -1,0 +1,1 @@
+"""Heavy-tailed self-regularisation metrics of weight matrices."""
