@@ -21,8 +21,8 @@ from threadpoolctl import threadpool_limits
 from benchmarks import _rounded_network as rounded
 from benchmarks._calibration_page import rate
 from benchmarks._pages import DOCS, table, write_tables
-from specdiag.covariance import FeatureCovariance
-from specdiag.feature_spectrum import noise_floor
+from specdiag.features.conditioning import noise_floor
+from specdiag.features.covariance import FeatureCovariance
 
 PAGE = DOCS / "features.md"
 PRECISIONS = ("float32", "tf32", "bfloat16")

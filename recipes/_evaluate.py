@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from recipes._arrays import Arrays, Floats
 from recipes._batches import Batch, Batches
-from specdiag.covariance import attach
-from specdiag.feature_spectrum import FeatureSpectrum
+from specdiag.features.conditioning import FeatureSpectrum
+from specdiag.features.covariance import attach
 
 BATCH = 64
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from specdiag.checkpoint.reader import open_checkpoint, tensor_digest
     from specdiag.collection import collect
     from specdiag.comparison import compare
-    from specdiag.covariance import FeatureCovariance
+    from specdiag.features.covariance import FeatureCovariance
     from specdiag.htsr.esd import eigenvalues, rank_gate
     from specdiag.htsr.goodness_of_fit import goodness_of_fit, likelihood_ratios
     from specdiag.htsr.posterior import alpha_posterior
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "FeatureCovariance": "covariance",
+    "FeatureCovariance": "features.covariance",
     "alpha": "spectra",
     "alpha_posterior": "htsr.posterior",
     "collect": "collection",

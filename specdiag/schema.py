@@ -73,7 +73,7 @@ SCHEMA: dict[str, Variable] = {
     "eigenvalue": Variable(("sample",), "f", "1", "eigenvalues of W'W / N, descending by layer"),
 }
 
-# From `n_samples` on, what `specdiag.feature_spectrum.FeatureSpectrum` defines, with `_ci` for intervals.
+# From `n_samples` on, what `specdiag.features.conditioning.FeatureSpectrum` defines, with `_ci` for intervals.
 COLLECTION: dict[str, Variable] = {
     "session": Variable(("session",), "O", "", "recording session"),
     "feature_rank": Variable(("feature_rank",), "i", "1", "rank of an eigenvalue, 1 the largest"),

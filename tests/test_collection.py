@@ -12,7 +12,7 @@ import specdiag
 from specdiag import collection, spectra
 from specdiag.evaluation import read_evaluation
 from specdiag.factors import factors, labels
-from specdiag.feature_spectrum import FeatureSpectrum
+from specdiag.features.conditioning import FeatureSpectrum
 from specdiag.files import write_whole
 from specdiag.htsr.layers import Layer
 from specdiag.lockfile import Entry, Parent, load
@@ -33,7 +33,7 @@ def build(job):
     from dataclasses import asdict
 
     from specdiag.files import without_nan
-    from specdiag.covariance import FeatureCovariance
+    from specdiag.features.covariance import FeatureCovariance
 
     metrics = _build(job)
     r2, seed = metrics["r2"][0], job.params["seed"]

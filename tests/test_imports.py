@@ -26,8 +26,18 @@ LAYERS = (
 # What recipes may import: they build checkpoints, and leave commands, stores and figures to specdiag.
 FOR_RECIPES = {
     *("numpy", "scipy", "h5py", "torch", "torch_brain", "lightning", "tqdm", "recipes"),
-    *("specdiag.checkpoint.reader", "specdiag.covariance", "specdiag.lockfile", "specdiag.recipe"),
-    *("specdiag.feature_spectrum", "specdiag.htsr.monitor", "specdiag.files", "specdiag.claims"),
+    *(
+        "specdiag.checkpoint.reader",
+        "specdiag.features.covariance",
+        "specdiag.lockfile",
+        "specdiag.recipe",
+    ),
+    *(
+        "specdiag.features.conditioning",
+        "specdiag.htsr.monitor",
+        "specdiag.files",
+        "specdiag.claims",
+    ),
 }
 # Pipelines run without specdiag, in an environment that has torch_brain, what that needs, and dandi.
 FOR_PIPELINES = {"h5py", "numpy", "pandas", "pynwb", "ray", "torch_brain", "nlb"}

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from specdiag import covariance
-from specdiag.covariance import FeatureCovariance, attach
-from specdiag.feature_spectrum import MIN_BLOCKS, noise_floor
+from specdiag.features import covariance
+from specdiag.features.conditioning import MIN_BLOCKS, noise_floor
+from specdiag.features.covariance import FeatureCovariance, attach
 from support.paths import ROOT
 
 seeds = st.integers(0, 2**32 - 1)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.feature_spectrum import EPS, FeatureSpectrum, Moments, feature_spectrum, merged
+from specdiag.features.conditioning import EPS, FeatureSpectrum, Moments, feature_spectrum, merged
 
 Array = NDArray[np.float64]
 

@@ -1,7 +1,7 @@
 """Moments of features -> condition number, effective rank and their kin, each with its interval.
 
 Plain arrays in and out. The moments come in blocks of dependent samples (trials, windows, sessions),
-see `specdiag.covariance`. Every interval is a delete-a-block jackknife, so dependence within a block does
+see `specdiag.features.covariance`. Every interval is a delete-a-block jackknife, so dependence within a block does
 not make it too short.
 """
 

@@ -1,0 +1,1 @@
+"""Covariance of a network's features, and how well conditioned it is."""
