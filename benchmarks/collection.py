@@ -26,7 +26,7 @@ RESULTS = Path(__file__).parent / "results" / "collection.csv"
 
 def made_up(folder, checkpoints, layers):
     """Write the spectra of checkpoints with 64, 128 or 256 eigenvalues a layer."""
-    from specdiag import spectra
+    from specdiag.dataset import spectra
     from specdiag.htsr.layers import measure_tensor
 
     rng = np.random.default_rng(0)
@@ -93,7 +93,7 @@ def imports_only(_folder):
     import h5netcdf  # noqa: F401
     import xarray  # noqa: F401
 
-    from specdiag import collection, spectra  # noqa: F401
+    from specdiag.dataset import spectra  # noqa: F401
 
 
 STEPS = {

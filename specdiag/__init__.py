@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from specdiag.checkpoint.reader import open_checkpoint, tensor_digest
     from specdiag.collection import collect
     from specdiag.comparison import compare
+    from specdiag.dataset.spectra import alpha, open_spectra, save, spectrum
     from specdiag.features.covariance import FeatureCovariance
     from specdiag.htsr.esd import eigenvalues, rank_gate
     from specdiag.htsr.goodness_of_fit import goodness_of_fit, likelihood_ratios
     from specdiag.htsr.posterior import alpha_posterior
     from specdiag.htsr.tail import fit_alpha
     from specdiag.links import link
-    from specdiag.spectra import alpha, open_spectra, save, spectrum
 
 __all__ = [
     "FeatureCovariance",
@@ -41,7 +41,7 @@ __all__ = [
 
 _HOME = {
     "FeatureCovariance": "features.covariance",
-    "alpha": "spectra",
+    "alpha": "dataset.spectra",
     "alpha_posterior": "htsr.posterior",
     "collect": "collection",
     "compare": "comparison",
@@ -52,10 +52,10 @@ _HOME = {
     "likelihood_ratios": "htsr.goodness_of_fit",
     "link": "links",
     "open_checkpoint": "checkpoint.reader",
-    "open_spectra": "spectra",
+    "open_spectra": "dataset.spectra",
     "rank_gate": "htsr.esd",
-    "save": "spectra",
-    "spectrum": "spectra",
+    "save": "dataset.spectra",
+    "spectrum": "dataset.spectra",
     "tensor_digest": "checkpoint.reader",
 }
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from specdiag.dataset.schema import COLLECTION, FEATURES, SCHEMA, SCHEMA_VERSION, Variable
+from specdiag.dataset.spectra import check_version, labelled, validate
 from specdiag.evaluation import read_evaluation
 from specdiag.factors import factors, labels
 from specdiag.files import one_line
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.lockfile import Entry, Lock, Scale, check_names, find, load
-from specdiag.schema import COLLECTION, FEATURES, SCHEMA, SCHEMA_VERSION, Variable
-from specdiag.spectra import check_version, labelled, validate
 from specdiag.store import USABLE, Receipt, read_receipt, sha256_of, state
 from specdiag.work import attach_spectra, spectra_path
 
@@ -73,7 +73,7 @@ def collect(
     Returns
     -------
     xarray.Dataset
-        As in `specdiag.schema`, SCHEMA and COLLECTION; `specdiag.save` writes it. An entry whose
+        As in `specdiag.dataset.schema`, SCHEMA and COLLECTION; `specdiag.save` writes it. An entry whose
         checkpoint is missing, stale or corrupt has NaN and layers of status `absent`; its `state` says why.
         So do values whose file beside a checkpoint cannot be read: a warning names it, and
         `unreadable` of the provenance.

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
 from specdiag.conclusion import whole
+from specdiag.dataset.schema import Variable
+from specdiag.dataset.spectra import build, check_whole_numbers, labelled, unique_names
 from specdiag.htsr.layers import MIN_EIGENVALUES, Layer, matrices, measure
 from specdiag.htsr.verdict import judge
 from specdiag.pairs import Pair, pair_up
-from specdiag.schema import Variable
-from specdiag.spectra import build, check_whole_numbers, labelled, unique_names
 
 if TYPE_CHECKING:
     import xarray as xr

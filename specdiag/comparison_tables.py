@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from specdiag.comparison import COMPARISON, Comparison, pair_value
+from specdiag.dataset.spectra import unique_names
 from specdiag.files import printable, without_nan
 from specdiag.htsr.layers import Layer
 from specdiag.pairs import MEASURED, SAME, Pair
-from specdiag.spectra import unique_names
 from specdiag.tables import layer_row, number, render, some
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from specdiag.dataset.schema import COLLECTION, FEATURES
 from specdiag.files import find_file, is_text, one_line, open_file, shown
-from specdiag.schema import COLLECTION, FEATURES
 
 _LARGEST = 100_000_000  # bytes; one of ten thousand sessions and features takes one million
 

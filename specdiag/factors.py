@@ -23,7 +23,7 @@ _TASKS = {
 
 
 def factors(entry: Entry, parent: Entry | None) -> dict[str, Any]:
-    """Return what an experiment varies, under the names of `specdiag.schema.COLLECTION`.
+    """Return what an experiment varies, under the names of `specdiag.dataset.schema.COLLECTION`.
 
     Parameters
     ----------

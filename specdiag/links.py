@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag import rank_correlation as ranks
-from specdiag.schema import Variable
-from specdiag.spectra import check_whole_numbers, fingerprints, labelled
+from specdiag.dataset.schema import Variable
+from specdiag.dataset.spectra import check_whole_numbers, fingerprints, labelled
 
 if TYPE_CHECKING:
     import xarray as xr

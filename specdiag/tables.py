@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from specdiag.dataset.schema import SCHEMA, layer_value
+from specdiag.dataset.spectra import unique_names
 from specdiag.files import printable, without_nan
 from specdiag.files import shown as shown_name
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.htsr.layers import Layer
 from specdiag.htsr.verdict import MAX_Q, summarise
-from specdiag.schema import SCHEMA, layer_value
-from specdiag.spectra import unique_names
 
 if TYPE_CHECKING:
     from specdiag.checkpoint.reader import Checkpoint

@@ -395,7 +395,7 @@ def attach_spectra(target: Path) -> Path:
     ValueError
         When there is none to write: the checkpoint has no matrix.
     """
-    from specdiag import spectra
+    from specdiag.dataset import spectra
 
     path = spectra_path(target)
     if not path.exists():

@@ -15,8 +15,9 @@ import xarray
 from click.testing import CliRunner
 from safetensors.numpy import save
 
-from specdiag import cli, listing, recipe, spectra, work
+from specdiag import cli, listing, recipe, work
 from specdiag.checkpoint import export as exports
+from specdiag.dataset import spectra
 from specdiag.lockfile import Entry, Lock, Source, load
 from specdiag.lockfile import save as save_lock
 from support import toy

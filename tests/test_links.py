@@ -11,10 +11,10 @@ import specdiag
 from benchmarks._collection import FIELDS, collection, simulated
 from specdiag import link_tables
 from specdiag.cli import cli
+from specdiag.dataset.schema import SCHEMA
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.links import ALL_TASKS, COMPARISONS, LINK, QUANTITIES, quantities
 from specdiag.lockfile import load
-from specdiag.schema import SCHEMA
 from support.paths import ROOT
 
 SEEDS = range(8)

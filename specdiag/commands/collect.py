@@ -76,8 +76,8 @@ def spectra(
     check_engine(engine, address)
     start_log()
     from specdiag.collection import chosen, collect
+    from specdiag.dataset.spectra import save
     from specdiag.lockfile import find_lock, load
-    from specdiag.spectra import save
 
     found_locks = locks or (find_lock(Path.cwd()),)
     check_output(output, locks=found_locks)

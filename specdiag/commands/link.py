@@ -31,8 +31,8 @@ def link(spectra: Path, as_json: bool, seed: int) -> None:
       specdiag link spectra.nc --json
     """  # noqa: D301
     from specdiag import link_tables
+    from specdiag.dataset.spectra import open_spectra
     from specdiag.links import link as linked
-    from specdiag.spectra import open_spectra
 
     dataset = open_spectra(spectra)  # its errors name the file
     try:

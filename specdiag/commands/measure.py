@@ -126,7 +126,8 @@ def alpha(
     check_engine(engine, address)
     _check_usage(files, output, plot)
     start_log()
-    from specdiag import spectra, tables
+    from specdiag import tables
+    from specdiag.dataset import spectra
     from specdiag.figures import draw_all
 
     checkpoints, measured = _measure_all(files, layers, settings, engine, address)
@@ -308,8 +309,8 @@ def _print_comparisons(
     checkpoints: Sequence["Checkpoint"], comparisons: Sequence["Comparison"]
 ) -> None:
     from specdiag import comparison_tables
+    from specdiag.dataset.spectra import unique_names
     from specdiag.files import printable
-    from specdiag.spectra import unique_names
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     first, *others = unique_names(checkpoints)
@@ -335,7 +336,7 @@ def _write(
     draw: Callable[["xr.Dataset", Path], Sequence[Path]],
 ) -> bool:
     """Return whether all could be written; complain otherwise: what was measured is still shown."""
-    from specdiag import spectra
+    from specdiag.dataset import spectra
 
     try:
         if output:

@@ -166,8 +166,8 @@ def _check(*needed: str) -> None:
 
 
 def _read(data: Path, trainings: tuple[Path, ...]) -> tuple["xr.Dataset", dict[str, Any]]:
+    from specdiag.dataset.spectra import open_spectra
     from specdiag.figures import trajectory
-    from specdiag.spectra import open_spectra
 
     with open_spectra(data) as dataset:
         return dataset.load(), {path.name: trajectory.read(path) for path in trainings}

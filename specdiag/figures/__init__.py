@@ -96,8 +96,8 @@ def _of_weights(
     dataset: "xr.Dataset", spectra_of: Sequence[str] | None, most: int | None
 ) -> Iterator[Drawing]:
     """Yield alpha by layer of every distinct spectrum, and spectra of layers."""
+    from specdiag.dataset.spectra import fingerprints
     from specdiag.figures import alpha_by_layer, esd
-    from specdiag.spectra import fingerprints
 
     shown = measured(dataset)
     several = len(shown) > 1
@@ -147,7 +147,7 @@ def first_of_each(dataset: "xr.Dataset") -> Any:
     """
     import numpy as np
 
-    from specdiag.spectra import fingerprints
+    from specdiag.dataset.spectra import fingerprints
 
     is_first = np.zeros(dataset.status.shape, dtype=bool)
     norms, seen = fingerprints(dataset), set()

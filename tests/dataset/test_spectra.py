@@ -5,8 +5,8 @@ import pytest
 import xarray as xr
 
 import specdiag
-from specdiag import spectra
-from specdiag.schema import SCHEMA
+from specdiag.dataset import spectra
+from specdiag.dataset.schema import SCHEMA
 
 
 @pytest.fixture

@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
+from specdiag.dataset.schema import SCHEMA, SCHEMA_VERSION, Variable, layer_value, schema_of
 from specdiag.files import write_whole
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.htsr.layers import MIN_EIGENVALUES, Layer, matrices, measure
 from specdiag.htsr.null import NULLS
 from specdiag.htsr.verdict import judge
 from specdiag.htsr.weightwatcher import METHODS
-from specdiag.schema import SCHEMA, SCHEMA_VERSION, Variable, layer_value, schema_of
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -1,0 +1,1 @@
+"""Measured layers as one labelled xarray Dataset."""
