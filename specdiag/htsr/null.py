@@ -82,7 +82,7 @@ def _gaussian_draws(N: int, M: int, slices: int) -> Array:
     if M * slices <= MIN_SPACINGS + 1:
         return np.empty(0)
     key = f"{N}x{M}" + (f"x{slices}" if slices > 1 else "")
-    with np.load(str(files("specdiag") / "null_draws.npz")) as shipped:
+    with np.load(str(files("specdiag.htsr") / "null_draws.npz")) as shipped:
         if shipped["version"] == VERSION and key in shipped:
             return shipped[key].astype(np.float64)
     cached = _cache_file(key)
