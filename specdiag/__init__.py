@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from specdiag.checkpoint.export import export
     from specdiag.checkpoint.reader import open_checkpoint, tensor_digest
     from specdiag.collection import collect
-    from specdiag.comparison import compare
+    from specdiag.comparison.dataset import compare
     from specdiag.dataset.spectra import alpha, open_spectra, save, spectrum
     from specdiag.features.covariance import FeatureCovariance
     from specdiag.htsr.esd import eigenvalues, rank_gate
@@ -44,7 +44,7 @@ _HOME = {
     "alpha": "dataset.spectra",
     "alpha_posterior": "htsr.posterior",
     "collect": "collection",
-    "compare": "comparison",
+    "compare": "comparison.dataset",
     "eigenvalues": "htsr.esd",
     "export": "checkpoint.export",
     "fit_alpha": "htsr.tail",

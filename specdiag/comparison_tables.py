@@ -5,11 +5,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from specdiag.comparison import COMPARISON, Comparison, pair_value
+from specdiag.comparison.dataset import COMPARISON, Comparison, pair_value
+from specdiag.comparison.pairs import MEASURED, SAME, Pair
 from specdiag.dataset.spectra import unique_names
 from specdiag.files import printable, without_nan
 from specdiag.htsr.layers import Layer
-from specdiag.pairs import MEASURED, SAME, Pair
 from specdiag.tables import layer_row, number, render, some
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from specdiag.checkpoint.reader import Checkpoint, Tensor
-    from specdiag.comparison import Comparison
+    from specdiag.comparison.dataset import Comparison
     from specdiag.htsr.layers import Layer
 
 # Multiplications of about two seconds of work; a progress bar for less would only flicker.
@@ -188,8 +188,9 @@ def compare(
         raise click.UsageError(f"--plot {plot}: name a .png, .pdf or .svg file")
     _check_usage(files, output, plot)
     start_log()
-    from specdiag import comparison, comparison_tables
+    from specdiag import comparison_tables
     from specdiag.checkpoint.reader import open_checkpoint
+    from specdiag.comparison import dataset as comparison
     from specdiag.figures import difference
 
     settings["gof"] = False

@@ -7,9 +7,9 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import specdiag
-from specdiag import paired
-from specdiag.comparison import COMPARISON
-from specdiag.conclusion import block
+from specdiag.comparison import matrices as paired
+from specdiag.comparison.conclusion import block
+from specdiag.comparison.dataset import COMPARISON
 from specdiag.htsr import esd
 from specdiag.htsr.posterior import alpha_posterior
 

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag import paired
 from specdiag.checkpoint.reader import Checkpoint, Tensor
+from specdiag.comparison import matrices as paired
+from specdiag.comparison.matrices import NO_CHANGE, NO_DIFFERENCE, Difference, alpha_difference
 from specdiag.htsr import esd
 from specdiag.htsr.layers import MIN_EIGENVALUES, Layer, in_parallel
 from specdiag.htsr.posterior import NO_POSTERIOR, Posterior, alpha_posterior
-from specdiag.paired import NO_CHANGE, NO_DIFFERENCE, Difference, alpha_difference
 
 Array = NDArray[np.float64]
 

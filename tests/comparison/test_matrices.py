@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.linalg import subspace_angles
 
-from specdiag import paired
+from specdiag.comparison import matrices as paired
 from specdiag.htsr import esd
 from specdiag.htsr.posterior import (
     NO_POSTERIOR,

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from specdiag import paired
+from specdiag.comparison import matrices as paired
+from specdiag.comparison.pairs import COMPARABLE, SAME, Pair
 from specdiag.htsr.layers import Layer
 from specdiag.htsr.verdict import summarise
-from specdiag.pairs import COMPARABLE, SAME, Pair
 
 _NAMES_SHOWN = 4
 

@@ -6,12 +6,12 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
-from specdiag.conclusion import whole
+from specdiag.comparison.conclusion import whole
+from specdiag.comparison.pairs import Pair, pair_up
 from specdiag.dataset.schema import Variable
 from specdiag.dataset.spectra import build, check_whole_numbers, labelled, unique_names
 from specdiag.htsr.layers import MIN_EIGENVALUES, Layer, matrices, measure
 from specdiag.htsr.verdict import judge
-from specdiag.pairs import Pair, pair_up
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -24,7 +24,9 @@ COMPARISON: dict[str, Variable] = {
     "comparison": Variable(_WHOLE, "O", "", "checkpoint compared with the first"),
     "tensor": Variable(("tensor",), "O", "", "tensor"),
     "side": Variable(("side",), "O", "", "side of a matrix"),
-    "relation": Variable(_TENSOR, "O", "", "what the two tensors have in common (specdiag.pairs)"),
+    "relation": Variable(
+        _TENSOR, "O", "", "what the two tensors have in common (specdiag.comparison.pairs)"
+    ),
     "relation_reason": Variable(_TENSOR, "O", "", "why they could not be compared"),
     "relative_distance": Variable(
         _TENSOR, "f", "1", "Frobenius norm of second minus first over that of first"

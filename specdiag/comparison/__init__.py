@@ -1,0 +1,1 @@
+"""Compare two checkpoints: which tensors are equal, and how the others differ."""
