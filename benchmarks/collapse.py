@@ -21,8 +21,8 @@ from recipes._recordings import recordings
 from recipes._run import tested
 from recipes._train import train
 from specdiag.htsr.monitor import SpectralMonitor
-from specdiag.lockfile import load
-from specdiag.recipe import Job
+from specdiag.lock.lockfile import load
+from specdiag.lock.recipe import Job
 
 RESULTS = Path(__file__).parent / "results"
 EVERY, NO_DECAY = 25, {"weight_decay": 0.0}

@@ -44,7 +44,7 @@ def made_up(folder, checkpoints, layers):
 def rows(folder):
     from specdiag.collection import Row, read_spectra
     from specdiag.factors import factors
-    from specdiag.lockfile import Entry
+    from specdiag.lock.lockfile import Entry
 
     found = []
     for path in sorted(folder.glob("[0-9]*.nc"), key=lambda path: int(path.stem)):

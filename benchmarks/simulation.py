@@ -14,7 +14,7 @@ from benchmarks._pages import DOCS, table_of, write_tables
 from benchmarks.ridge import decoded
 from recipes._simulate import write
 from recipes._tasks import task_of
-from specdiag.lockfile import load
+from specdiag.lock.lockfile import load
 
 LOCK = DOCS.parent / "checkpoints.lock"
 

@@ -30,8 +30,8 @@ from recipes._published import ARMS, BASE, unit_dropout
 from recipes._recordings import recordings
 from recipes._run import tested
 from recipes._train import train
-from specdiag.lockfile import find, load
-from specdiag.recipe import Job
+from specdiag.lock.lockfile import find, load
+from specdiag.lock.recipe import Job
 
 RESULT = Path(__file__).parent / "results" / "transfer.csv"
 KEY = ["task", "arm", "unit_dropout", "percent", "seed"]

@@ -8,7 +8,7 @@ in the few steps that two processor cores do in a minute.
 from typing import Any, Literal
 
 from recipes._tasks import Table, Task
-from specdiag.lockfile import Cost, Entry, Parent, Reported, Scale, Source
+from specdiag.lock.lockfile import Cost, Entry, Parent, Reported, Scale, Source
 
 BASE = "base/poyo_mp_converged"
 SCALES: tuple[Scale, ...] = ("paper", "desk")

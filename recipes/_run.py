@@ -15,7 +15,7 @@ from recipes._recordings import recordings
 from recipes._train import train
 from specdiag.files import without_nan, write_whole
 from specdiag.htsr.monitor import SpectralMonitor
-from specdiag.recipe import Job
+from specdiag.lock.recipe import Job
 
 _log = logging.getLogger(__name__)
 

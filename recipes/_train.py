@@ -30,7 +30,7 @@ from recipes._operator import TERMINATED, progress_line, terminated
 from recipes._poyo import build, parameter_groups, rows
 from specdiag.checkpoint.reader import tensor_digest
 from specdiag.files import write_whole
-from specdiag.recipe import Job
+from specdiag.lock.recipe import Job
 
 _log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from recipes._published import (
 )
 from recipes._run import trained as build
 from recipes._tasks import SESSION_BATCH, reaching
-from specdiag.lockfile import Entry, Reported
+from specdiag.lock.lockfile import Entry, Reported
 
 __all__ = ["build", "entries"]
 

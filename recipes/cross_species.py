@@ -8,7 +8,7 @@ with it in the batch.
 from recipes._published import ARMS, figure, finetuned, r2
 from recipes._run import trained as build
 from recipes._tasks import foraging
-from specdiag.lockfile import Entry, Reported
+from specdiag.lock.lockfile import Entry, Reported
 
 __all__ = ["build", "entries"]
 

@@ -7,7 +7,7 @@ scratch.
 from recipes._published import ARMS, finetuned, r2
 from recipes._run import trained as build
 from recipes._tasks import SESSION_BATCH, reaching
-from specdiag.lockfile import Entry
+from specdiag.lock.lockfile import Entry
 
 __all__ = ["build", "entries"]
 

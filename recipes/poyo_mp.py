@@ -27,7 +27,7 @@ from recipes._published import (
 )
 from recipes._run import trained as build
 from recipes._tasks import BASE_SECONDS, CHRONIC_SESSIONS, POYO_MP_SESSIONS, reaching
-from specdiag.lockfile import Cost, Entry
+from specdiag.lock.lockfile import Cost, Entry
 
 __all__ = ["build", "entries"]
 

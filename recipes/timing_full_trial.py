@@ -8,7 +8,7 @@ this variant were published.
 from recipes._published import ARMS, finetuned
 from recipes._run import trained as build
 from recipes._tasks import FULL_TRIAL, PRODUCED_INTERVAL, timing
-from specdiag.lockfile import Entry
+from specdiag.lock.lockfile import Entry
 
 __all__ = ["build", "entries"]
 

@@ -7,7 +7,7 @@ The time to go, which falls from the produced interval at Set to zero at Go and 
 from recipes._published import ARMS, finetuned, r2
 from recipes._run import trained as build
 from recipes._tasks import FROM_SET, TIME_TO_GO, timing
-from specdiag.lockfile import Entry
+from specdiag.lock.lockfile import Entry
 
 __all__ = ["build", "entries"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from specdiag.lockfile import Scale
+    from specdiag.lock.lockfile import Scale
 
 Array = NDArray[np.float64]
 Get = Callable[[str, str], float]  # (entry, quantity) -> figure, NaN where there is none

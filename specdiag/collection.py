@@ -21,7 +21,7 @@ from specdiag.evaluation import read_evaluation
 from specdiag.factors import factors, labels
 from specdiag.files import one_line
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
-from specdiag.lockfile import Entry, Lock, Scale, check_names, find, load
+from specdiag.lock.lockfile import Entry, Lock, Scale, check_names, find, load
 from specdiag.store import USABLE, Receipt, read_receipt, sha256_of, state
 from specdiag.work import attach_spectra, spectra_path
 

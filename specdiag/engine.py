@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from specdiag.lockfile import Entry, Key
+from specdiag.lock.lockfile import Entry, Key
 from specdiag.plan import Step
 from specdiag.work import TERMINATED, Outcome, attempt, skipped, waits
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specdiag.files import printable
-from specdiag.lockfile import Entry, Lock
+from specdiag.lock.lockfile import Entry, Lock
 from specdiag.store import Receipt, read_receipt, state
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from specdiag.lockfile import Entry, Key, Lock
-from specdiag.recipe import load_recipe
+from specdiag.lock.lockfile import Entry, Key, Lock
+from specdiag.lock.recipe import load_recipe
 from specdiag.store import USABLE, State, state
 
 BUILT = ("train", "evaluate")

@@ -17,9 +17,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from specdiag._typed import Commit, Scalar, Sha256, Size, plain, read
 from specdiag.files import usual_mode, write_whole
-from specdiag.lockfile import Entry, Lock, Metric, declaration_digest, find, source_digest
+from specdiag.lock.fields import Commit, Scalar, Sha256, Size, plain, read
+from specdiag.lock.lockfile import Entry, Lock, Metric, declaration_digest, find, source_digest
 
 Word = Literal["ok", "rebuilt", "drifted", "stale", "missing", "corrupt"]
 USABLE = ("ok", "rebuilt", "drifted")

@@ -21,8 +21,8 @@ from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.claims import Claim, Figure, Finding, judge, needed
 from specdiag.collection import collect
 from specdiag.factors import factors
-from specdiag.lockfile import Lock, Scale, find, load
-from specdiag.recipe import load_recipe
+from specdiag.lock.lockfile import Lock, Scale, find, load
+from specdiag.lock.recipe import load_recipe
 from specdiag.store import Receipt, read_receipt
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from specdiag.checkpoint.reader import tensor_digest
 from specdiag.fetch import ChecksumError, fetch_hub, fetch_url
 from specdiag.files import one_line, write_whole
-from specdiag.lockfile import (
+from specdiag.lock.lockfile import (
     Entry,
     Input,
     Key,
@@ -33,8 +33,8 @@ from specdiag.lockfile import (
     load,
     source_digest,
 )
+from specdiag.lock.recipe import Job, explained, load_recipe
 from specdiag.plan import Step, how_made, parent_key
-from specdiag.recipe import Job, explained, load_recipe
 from specdiag.store import (
     USABLE,
     Receipt,

@@ -17,7 +17,7 @@ from specdiag.factors import factors, labels
 from specdiag.features.conditioning import FeatureSpectrum
 from specdiag.files import write_whole
 from specdiag.htsr.layers import Layer
-from specdiag.lockfile import Entry, Parent, load
+from specdiag.lock.lockfile import Entry, Parent, load
 from support import toy
 from support.commands import run
 from support.locks import locks

@@ -9,7 +9,7 @@ import pytest
 from filelock import FileLock
 
 import specdiag
-from specdiag.lockfile import load
+from specdiag.lock.lockfile import load
 from support import toy
 from support.commands import change, run, states
 from support.paths import ROOT

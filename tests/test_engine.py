@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 from specdiag import engine
-from specdiag.lockfile import load
+from specdiag.lock.lockfile import load
 from specdiag.work import Outcome
 from support import toy
 from support.commands import change, run

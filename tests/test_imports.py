@@ -29,8 +29,8 @@ FOR_RECIPES = {
     *(
         "specdiag.checkpoint.reader",
         "specdiag.features.covariance",
-        "specdiag.lockfile",
-        "specdiag.recipe",
+        "specdiag.lock.lockfile",
+        "specdiag.lock.recipe",
     ),
     *(
         "specdiag.features.conditioning",
@@ -144,7 +144,7 @@ def test_the_command_line_starts_without_anything_heavy():
 
 
 def test_a_lock_is_listed_without_anything_heavy():
-    code = "from specdiag.lockfile import loads; loads('lock-version = 1')"
+    code = "from specdiag.lock.lockfile import loads; loads('lock-version = 1')"
     assert loaded_by(code) & (HEAVY | {"numpy"}) == set()
 
 

@@ -15,11 +15,12 @@ import xarray
 from click.testing import CliRunner
 from safetensors.numpy import save
 
-from specdiag import cli, listing, recipe, work
+from specdiag import cli, listing, work
 from specdiag.checkpoint import export as exports
 from specdiag.dataset import spectra
-from specdiag.lockfile import Entry, Lock, Source, load
-from specdiag.lockfile import save as save_lock
+from specdiag.lock import recipe
+from specdiag.lock.lockfile import Entry, Lock, Source, load
+from specdiag.lock.lockfile import save as save_lock
 from support import toy
 from support.hub import Hub
 from support.paths import ROOT

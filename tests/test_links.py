@@ -14,7 +14,7 @@ from specdiag.cli import cli
 from specdiag.dataset.schema import SCHEMA
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.links import ALL_TASKS, COMPARISONS, LINK, QUANTITIES, quantities
-from specdiag.lockfile import load
+from specdiag.lock.lockfile import load
 from support.paths import ROOT
 
 SEEDS = range(8)

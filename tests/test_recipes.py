@@ -11,10 +11,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from specdiag import lockfile
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.lockfile import Lock, dumps, load, loads
-from specdiag.recipe import Job, declared, resolve
+from specdiag.lock import lockfile
+from specdiag.lock.lockfile import Lock, dumps, load, loads
+from specdiag.lock.recipe import Job, declared, resolve
 from support.paths import ROOT
 
 LOCK = load(ROOT / "checkpoints.lock")
@@ -67,7 +67,7 @@ def test_the_lock_is_what_the_recipes_declare():
 
 def test_the_recipes_are_declared_without_torch():
     code = (
-        "import sys; from pathlib import Path; from specdiag.recipe import declared;"
+        "import sys; from pathlib import Path; from specdiag.lock.recipe import declared;"
         "assert declared(Path.cwd()); print(*sys.modules)"
     )
     done = subprocess.run(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from recipes import _claims
 from specdiag import claims_page, verification
 from specdiag.claims import Figure, judge, needed
-from specdiag.lockfile import load
+from specdiag.lock.lockfile import load
 from specdiag.verification import dumps_figures, read_figures, reported
 from support import toy
 from support.collections_ import collected, row

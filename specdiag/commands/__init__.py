@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from specdiag.lockfile import Lock
+    from specdiag.lock.lockfile import Lock
 
 # What the library raises, each with one line that says what is wrong and what to do.
 ERRORS = (ValueError, OSError, MemoryError, RuntimeError)
@@ -84,7 +84,7 @@ class CheckpointType(click.ParamType[Path]):
 
 def _named(name: str, lock_path: Path | None) -> tuple[list[Path], list[str]]:
     """Return the files of the entries of this name, and why others of it have none."""
-    from specdiag.lockfile import find_lock, load
+    from specdiag.lock.lockfile import find_lock, load
     from specdiag.store import state
 
     try:
@@ -138,7 +138,7 @@ def check_output(output: Path, inputs: Iterable[Path] = (), locks: Iterable[Path
 
 def _kept_for(output: Path, locks: Iterable[Path]) -> str:
     """Return the entry to whose checkpoint or side files a path belongs, or ''."""
-    from specdiag.lockfile import find_lock, load
+    from specdiag.lock.lockfile import find_lock, load
 
     places = {output.resolve(), output.parent.resolve() / output.name}  # of a link, both
     found = {path.resolve() for path in locks}
@@ -179,7 +179,7 @@ def complain(error: Exception) -> None:
 def open_lock(lock_path: Path | None) -> tuple[Path, "Lock"]:
     """Return the path of the lock, the one given or the nearest, and what it holds."""
     start_log()
-    from specdiag.lockfile import find_lock, load
+    from specdiag.lock.lockfile import find_lock, load
 
     path = (lock_path or find_lock(Path.cwd())).resolve()
     return path, load(path)

@@ -77,7 +77,7 @@ def spectra(
     start_log()
     from specdiag.collection import chosen, collect
     from specdiag.dataset.spectra import save
-    from specdiag.lockfile import find_lock, load
+    from specdiag.lock.lockfile import find_lock, load
 
     found_locks = locks or (find_lock(Path.cwd()),)
     check_output(output, locks=found_locks)

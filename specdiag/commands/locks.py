@@ -23,7 +23,7 @@ from specdiag.commands import (
 )
 
 if TYPE_CHECKING:
-    from specdiag.lockfile import Entry, Lock, Scale
+    from specdiag.lock.lockfile import Entry, Lock, Scale
     from specdiag.plan import Step
     from specdiag.work import Outcome
 
@@ -216,7 +216,7 @@ def train(
 
 
 def _check_is_no_replicate(path: Path) -> None:
-    from specdiag.recipe import origin
+    from specdiag.lock.recipe import origin
 
     if found := origin(path):
         name, seed = found
@@ -226,7 +226,7 @@ def _check_is_no_replicate(path: Path) -> None:
 
 def _replicate(path: Path, scale: "Scale", seed: int, *, write: bool) -> tuple[Path, "Lock"]:
     """Return the lock of another seed and its path, having said what is dropped of it."""
-    from specdiag import recipe
+    from specdiag.lock import recipe
 
     _check_is_no_replicate(path)
     path, lock, changes = recipe.replicate(path, scale, seed, write=write)
@@ -237,7 +237,7 @@ def _replicate(path: Path, scale: "Scale", seed: int, *, write: bool) -> tuple[P
 
 
 def _say_unseeded(entries: Sequence["Entry"]) -> None:
-    from specdiag.recipe import is_seeded
+    from specdiag.lock.recipe import is_seeded
 
     names = [e.name for e in entries if e.kind == "checkpoint" and not is_seeded(e)]
     has, again = "has", "it is built again as it is"
@@ -292,8 +292,8 @@ def lock_(names: tuple[str, ...], lock_path: Path | None, check: bool, init: boo
       specdiag lock
       specdiag lock --check
     """  # noqa: D301
-    from specdiag import recipe
-    from specdiag.lockfile import dumps, exclusive, load, save
+    from specdiag.lock import recipe
+    from specdiag.lock.lockfile import dumps, exclusive, load, save
 
     if lock_path:
         _check_is_no_replicate(lock_path)
@@ -317,8 +317,8 @@ def lock_(names: tuple[str, ...], lock_path: Path | None, check: bool, init: boo
 def _start(lock_path: Path | None, names: Sequence[str], check: bool) -> Path:
     if names or check:
         raise click.UsageError("--init takes no names and no --check")
-    from specdiag.lockfile import LOCK_NAME, Lock, save
-    from specdiag.recipe import FOLDER
+    from specdiag.lock.lockfile import LOCK_NAME, Lock, save
+    from specdiag.lock.recipe import FOLDER
 
     path = lock_path or Path(LOCK_NAME)
     if path.exists():
@@ -339,7 +339,7 @@ def _chosen(
     lock: "Lock", names: Sequence[str], scale: "Scale | None" = None, group: str | None = None
 ) -> list["Entry"]:
     """Return the entries of these names, all when there are none, in the order of the lock."""
-    from specdiag.lockfile import check_names
+    from specdiag.lock.lockfile import check_names
 
     groups = {e.group for e in lock.entries}
     if group and group not in groups:

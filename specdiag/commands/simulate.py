@@ -26,7 +26,7 @@ def simulate(out: Path, names: tuple[str, ...], lock_path: Path | None) -> None:
       specdiag simulate recordings
       specdiag simulate recordings --session c_20131003_center_out_reaching
     """  # noqa: D301
-    from specdiag.recipe import load_recipe
+    from specdiag.lock.recipe import load_recipe
 
     path, lock = open_lock(lock_path)
     settings = {

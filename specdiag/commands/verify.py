@@ -15,7 +15,7 @@ from specdiag.commands import (
 )
 
 if TYPE_CHECKING:
-    from specdiag.lockfile import Scale
+    from specdiag.lock.lockfile import Scale
 
 _KINDS = (".md", ".csv")
 

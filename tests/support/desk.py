@@ -1,7 +1,7 @@
 """The recordings that the desk entries of the lock declare."""
 
 from recipes._tasks import AREA2
-from specdiag.lockfile import load
+from specdiag.lock.lockfile import load
 from support.paths import ROOT
 
 DESK = [e for e in load(ROOT / "checkpoints.lock").entries if e.scale == "desk"]

@@ -1,6 +1,6 @@
 """Jobs in a folder, without a lock."""
 
-from specdiag.recipe import Job
+from specdiag.lock.recipe import Job
 from support.sessions import MODEL, params
 
 PLAIN = MODEL | {"lin_dropout": 0.0, "ffn_dropout": 0.0}  # dropout is a process's own

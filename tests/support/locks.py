@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import strategies as st
 
-from specdiag.lockfile import (
+from specdiag.lock.lockfile import (
     Cost,
     Entry,
     FileRecord,

@@ -17,8 +17,8 @@ import tomli_w
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from specdiag import lockfile
-from specdiag.lockfile import (
+from specdiag.lock import lockfile
+from specdiag.lock.lockfile import (
     FileRecord,
     Input,
     Lock,
@@ -478,7 +478,7 @@ AMEND = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from specdiag.lockfile import amend
+from specdiag.lock.lockfile import amend
 path, name = Path(sys.argv[1]), sys.argv[2]
 print("ready", flush=True)
 sys.stdin.readline()
@@ -507,7 +507,7 @@ def test_processes_that_amend_at_once_lose_nothing(tmp_path):
 SAVE = """
 import sys
 from pathlib import Path
-from specdiag.lockfile import load, save
+from specdiag.lock.lockfile import load, save
 path, locks = Path(sys.argv[1]), [load(Path(name)) for name in sys.argv[2:]]
 while True:
     for lock in locks:
@@ -534,7 +534,7 @@ def test_a_killed_holder_of_the_lock_lets_the_others_go_on(tmp_path):
     path = tmp_path / "checkpoints.lock"
     lockfile.save(EXAMPLE, path)
     code = (
-        "import sys; from pathlib import Path; from specdiag.lockfile import exclusive\n"
+        "import sys; from pathlib import Path; from specdiag.lock.lockfile import exclusive\n"
         "with exclusive(Path(sys.argv[1])): print('held', flush=True); sys.stdin.readline()"
     )
     with start(code, path) as process:

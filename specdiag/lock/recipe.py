@@ -17,8 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from specdiag._typed import plain, read
-from specdiag.lockfile import (
+from specdiag.lock.fields import plain, read
+from specdiag.lock.lockfile import (
     Cost,
     Entry,
     FileRecord,

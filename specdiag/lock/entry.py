@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from specdiag._typed import (
+from specdiag.lock.fields import (
     Commit,
     Module,
     NotNegative,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from specdiag import lockfile
-from specdiag.lockfile import FileRecord, Input, Lock, Parent, dumps, loads
+from specdiag.lock import lockfile
+from specdiag.lock.lockfile import FileRecord, Input, Lock, Parent, dumps, loads
 from support.locks import REPAIR, message, numbered
 
 HEAD = "lock-version = 1\n"

@@ -23,7 +23,8 @@ from typing import Any
 
 import tomli_w
 
-from specdiag._entry import (
+from specdiag.files import printable, shown, write_whole
+from specdiag.lock.entry import (
     Cost,
     Entry,
     FileRecord,
@@ -35,8 +36,7 @@ from specdiag._entry import (
     Scale,
     Source,
 )
-from specdiag._typed import LockfileError, keys, plain, read, refuse
-from specdiag.files import printable, shown, write_whole
+from specdiag.lock.fields import LockfileError, keys, plain, read, refuse
 
 __all__ = [
     "Cost",

@@ -1,0 +1,1 @@
+"""checkpoints.lock, and the recipes that declare its entries."""
