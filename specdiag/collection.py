@@ -22,8 +22,8 @@ from specdiag.factors import factors, labels
 from specdiag.files import one_line
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.lock.lockfile import Entry, Lock, Scale, check_names, find, load
-from specdiag.store import USABLE, Receipt, read_receipt, sha256_of, state
-from specdiag.work import attach_spectra, spectra_path
+from specdiag.obtain.build import attach_spectra, spectra_path
+from specdiag.obtain.state import USABLE, Receipt, read_receipt, sha256_of, state
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from specdiag.files import printable
 from specdiag.lock.lockfile import Entry, Lock
-from specdiag.store import Receipt, read_receipt, state
+from specdiag.obtain.state import Receipt, read_receipt, state
 
 if TYPE_CHECKING:
-    from specdiag.plan import Step
-    from specdiag.work import Outcome
+    from specdiag.obtain.build import Outcome
+    from specdiag.obtain.plan import Step
 
 
 def rows(root: Path, lock: Lock, entries: Sequence[Entry]) -> list[dict[str, Any]]:

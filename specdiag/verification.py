@@ -23,7 +23,7 @@ from specdiag.collection import collect
 from specdiag.factors import factors
 from specdiag.lock.lockfile import Lock, Scale, find, load
 from specdiag.lock.recipe import load_recipe
-from specdiag.store import Receipt, read_receipt
+from specdiag.obtain.state import Receipt, read_receipt
 
 if TYPE_CHECKING:
     import xarray as xr

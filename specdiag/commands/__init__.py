@@ -85,7 +85,7 @@ class CheckpointType(click.ParamType[Path]):
 def _named(name: str, lock_path: Path | None) -> tuple[list[Path], list[str]]:
     """Return the files of the entries of this name, and why others of it have none."""
     from specdiag.lock.lockfile import find_lock, load
-    from specdiag.store import state
+    from specdiag.obtain.state import state
 
     try:
         path = (lock_path or find_lock(Path.cwd())).resolve()

@@ -102,8 +102,8 @@ def spectra(
 
 
 def _measure_on_cluster(address: str | None, checkpoints: list[Path]) -> None:
-    from specdiag.engine import each
-    from specdiag.work import attach_spectra
+    from specdiag.obtain.build import attach_spectra
+    from specdiag.obtain.cluster import each
 
     for attached in each(attach_spectra, checkpoints, address=address):
         with suppress(ValueError):  # is raised again, and told, when it is read

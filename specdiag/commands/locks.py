@@ -24,8 +24,8 @@ from specdiag.commands import (
 
 if TYPE_CHECKING:
     from specdiag.lock.lockfile import Entry, Lock, Scale
-    from specdiag.plan import Step
-    from specdiag.work import Outcome
+    from specdiag.obtain.build import Outcome
+    from specdiag.obtain.plan import Step
 
 _names = click.argument("names", nargs=-1, metavar="[NAME]...")
 _scale = click.option(
@@ -93,7 +93,8 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
     if lost or not entries:
         what = ", ".join(sorted(lost)) or "the lock"
         raise click.UsageError(f"{what} has no source; `specdiag list` shows what can be fetched")
-    from specdiag import plan, work
+    from specdiag.obtain import build as work
+    from specdiag.obtain import plan
 
     keys = [e.key for e in entries]
     forced = set(keys) if force else set()
@@ -184,7 +185,9 @@ def train(
     check_engine(engine, address)
     if engine == "ray" and "nodes" in options:
         raise click.UsageError("--nodes and --engine ray exclude each other")
-    from specdiag import listing, plan, work
+    from specdiag import listing
+    from specdiag.obtain import build as work
+    from specdiag.obtain import plan
 
     path, lock = open_lock(lock_path)
     if seed is not None:
@@ -207,7 +210,7 @@ def train(
     how: dict[str, Any] = {"force": forced, "prefer": prefer, "options": options}
     how["debug"] = is_debug()
     if engine == "ray" and any(step.action != "keep" for step in steps):
-        from specdiag import engine as on_cluster
+        from specdiag.obtain import cluster as on_cluster
 
         made = on_cluster.work(path, steps, address=address, **how)
     else:
@@ -249,8 +252,8 @@ def _say_unseeded(entries: Sequence["Entry"]) -> None:
 
 def _joined(path: Path, steps: Sequence["Step"], options: dict[str, Any]) -> bool:
     """Take part in a training of several nodes, if this is not the first, which leads."""
-    from specdiag import work
-    from specdiag.plan import BUILT
+    from specdiag.obtain import build as work
+    from specdiag.obtain.plan import BUILT
 
     for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK"):
         if name not in os.environ:

@@ -245,7 +245,7 @@ def _measure_all(
     function = partial(_measure_file, pattern=pattern, settings=settings)
     found: Iterable[Callable[[], list[Layer]]] = (partial(function, file) for file in files)
     if engine == "ray":
-        from specdiag.engine import each
+        from specdiag.obtain.cluster import each
 
         found = each(function, [file.resolve() for file in files], address=address)
     checkpoints, measured = [], []

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from specdiag.lock.lockfile import Entry, Key, Lock
 from specdiag.lock.recipe import load_recipe
-from specdiag.store import USABLE, State, state
+from specdiag.obtain.state import USABLE, State, state
 
 BUILT = ("train", "evaluate")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from specdiag.download import check_url
-from specdiag.fetch import ChecksumError, Fetched, fetch_hub, fetch_url
+from specdiag.obtain.download import check_url
+from specdiag.obtain.fetch import ChecksumError, Fetched, fetch_hub, fetch_url
 from support.hub import DATE, FOREVER, REPO, Hub, sha256
 
 CONTENT = bytes(range(256)) * 1024  # 256 KiB
@@ -784,7 +784,7 @@ CHILD = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from specdiag.fetch import fetch_hub, fetch_url
+from specdiag.obtain.fetch import fetch_hub, fetch_url
 target, where, name, commit, sha256 = sys.argv[1:]
 if where == "hub":
     got = fetch_hub(Path(target), repo=name, revision="main", file="base/model.ckpt")

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from specdiag.lock.lockfile import Entry, Key
-from specdiag.plan import Step
-from specdiag.work import TERMINATED, Outcome, attempt, skipped, waits
+from specdiag.obtain.build import TERMINATED, Outcome, attempt, skipped, waits
+from specdiag.obtain.plan import Step
 
 Job = TypeVar("Job")
 Found = TypeVar("Found")
@@ -47,7 +47,7 @@ def work(
     address : str or None
         Of a cluster, or 'auto' for the one that this machine belongs to; by default Ray is started here.
     force, prefer, options, debug
-        As in `specdiag.work.work`.
+        As in `specdiag.obtain.build.work`.
 
     Raises
     ------

@@ -11,9 +11,9 @@ from collections import Counter
 
 import pytest
 
-from specdiag import engine
 from specdiag.lock.lockfile import load
-from specdiag.work import Outcome
+from specdiag.obtain import cluster as engine
+from specdiag.obtain.build import Outcome
 from support import toy
 from support.commands import change, run
 from support.paths import ROOT

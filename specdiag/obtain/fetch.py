@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
-from specdiag.download import (
+from specdiag.files import File, find_file, open_file, shown
+from specdiag.obtain.download import (
     CHANGED,
     HUB_LOGIN,
     URL_LOGIN,
@@ -36,7 +37,6 @@ from specdiag.download import (
     find_local,
     patiently,
 )
-from specdiag.files import File, find_file, open_file, shown
 
 __all__ = ["ChecksumError", "Fetched", "fetch_hub", "fetch_url"]
 

@@ -20,7 +20,6 @@ from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 from specdiag.checkpoint.reader import tensor_digest
-from specdiag.fetch import ChecksumError, fetch_hub, fetch_url
 from specdiag.files import one_line, write_whole
 from specdiag.lock.lockfile import (
     Entry,
@@ -34,8 +33,9 @@ from specdiag.lock.lockfile import (
     source_digest,
 )
 from specdiag.lock.recipe import Job, explained, load_recipe
-from specdiag.plan import Step, how_made, parent_key
-from specdiag.store import (
+from specdiag.obtain.fetch import ChecksumError, fetch_hub, fetch_url
+from specdiag.obtain.plan import Step, how_made, parent_key
+from specdiag.obtain.state import (
     USABLE,
     Receipt,
     as_bytes,

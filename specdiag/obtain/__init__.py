@@ -1,0 +1,1 @@
+"""Fetch or train the checkpoints of a lock."""
