@@ -42,9 +42,9 @@ def made_up(folder, checkpoints, layers):
 
 
 def rows(folder):
-    from specdiag.collection import Row, read_spectra
-    from specdiag.factors import factors
     from specdiag.lock.lockfile import Entry
+    from specdiag.transfer.collection import Row, read_spectra
+    from specdiag.transfer.factors import factors
 
     found = []
     for path in sorted(folder.glob("[0-9]*.nc"), key=lambda path: int(path.stem)):
@@ -56,7 +56,7 @@ def rows(folder):
 
 
 def build(folder):
-    from specdiag.collection import build as built
+    from specdiag.transfer.collection import build as built
 
     return built(rows(folder), [])
 

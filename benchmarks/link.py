@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks._collection import simulated
 from benchmarks._pages import DOCS, table_of, write_tables
-from specdiag.links import COMPARISONS, Design, compared, quantities
+from specdiag.transfer.link import COMPARISONS, Design, compared, quantities
 
 RESULTS = Path(__file__).with_name("results") / "link.csv"
 N_RESAMPLES = 199  # 5 % is a whole number of them

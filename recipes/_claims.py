@@ -14,7 +14,7 @@ import numpy as np
 
 from recipes._published import BASE
 from recipes._tasks import CHRONIC_SESSIONS
-from specdiag.claims import Claim, Get
+from specdiag.transfer.claims import Claim, Get
 
 LEVELS = ("off", "standard", "aggressive")
 PERCENT = (10, 25, 50, 100)

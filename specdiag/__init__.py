@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from specdiag.checkpoint.export import export
     from specdiag.checkpoint.reader import open_checkpoint, tensor_digest
-    from specdiag.collection import collect
     from specdiag.comparison.dataset import compare
     from specdiag.dataset.spectra import alpha, open_spectra, save, spectrum
     from specdiag.features.covariance import FeatureCovariance
@@ -17,7 +16,8 @@ if TYPE_CHECKING:
     from specdiag.htsr.goodness_of_fit import goodness_of_fit, likelihood_ratios
     from specdiag.htsr.posterior import alpha_posterior
     from specdiag.htsr.tail import fit_alpha
-    from specdiag.links import link
+    from specdiag.transfer.collection import collect
+    from specdiag.transfer.link import link
 
 __all__ = [
     "FeatureCovariance",
@@ -43,14 +43,14 @@ _HOME = {
     "FeatureCovariance": "features.covariance",
     "alpha": "dataset.spectra",
     "alpha_posterior": "htsr.posterior",
-    "collect": "collection",
+    "collect": "transfer.collection",
     "compare": "comparison.dataset",
     "eigenvalues": "htsr.esd",
     "export": "checkpoint.export",
     "fit_alpha": "htsr.tail",
     "goodness_of_fit": "htsr.goodness_of_fit",
     "likelihood_ratios": "htsr.goodness_of_fit",
-    "link": "links",
+    "link": "transfer.link",
     "open_checkpoint": "checkpoint.reader",
     "open_spectra": "dataset.spectra",
     "rank_gate": "htsr.esd",

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from specdiag.files import printable, without_nan
-from specdiag.links import ALL_TASKS, MIN_ARRANGEMENTS, QUANTITIES
 from specdiag.tables import number
+from specdiag.transfer.link import ALL_TASKS, MIN_ARRANGEMENTS, QUANTITIES
 
 if TYPE_CHECKING:
     import xarray as xr

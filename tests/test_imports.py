@@ -36,7 +36,7 @@ FOR_RECIPES = {
         "specdiag.features.conditioning",
         "specdiag.htsr.monitor",
         "specdiag.files",
-        "specdiag.claims",
+        "specdiag.transfer.claims",
     ),
 }
 # Pipelines run without specdiag, in an environment that has torch_brain, what that needs, and dandi.

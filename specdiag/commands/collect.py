@@ -75,9 +75,9 @@ def spectra(
     """  # noqa: D301
     check_engine(engine, address)
     start_log()
-    from specdiag.collection import chosen, collect
     from specdiag.dataset.spectra import save
     from specdiag.lock.lockfile import find_lock, load
+    from specdiag.transfer.collection import chosen, collect
 
     found_locks = locks or (find_lock(Path.cwd()),)
     check_output(output, locks=found_locks)

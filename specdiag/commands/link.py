@@ -32,7 +32,7 @@ def link(spectra: Path, as_json: bool, seed: int) -> None:
     """  # noqa: D301
     from specdiag import link_tables
     from specdiag.dataset.spectra import open_spectra
-    from specdiag.links import link as linked
+    from specdiag.transfer.link import link as linked
 
     dataset = open_spectra(spectra)  # its errors name the file
     try:

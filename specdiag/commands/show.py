@@ -125,8 +125,8 @@ def report(
 def _sections(dataset: "xr.Dataset") -> list["Section"]:
     """Return what `specdiag link` concludes of a collection, or why it cannot tell."""
     from specdiag.link_tables import verdict
-    from specdiag.links import link
     from specdiag.report import Section
+    from specdiag.transfer.link import link
 
     if dataset.attrs.get("kind") != "collection":
         return []
@@ -138,8 +138,9 @@ def _sections(dataset: "xr.Dataset") -> list["Section"]:
 
 
 def _claims(figures: Path, lock_path: Path | None) -> "Section":
-    from specdiag import claims_page, verification
+    from specdiag import claims_page
     from specdiag.report import Section
+    from specdiag.transfer import verification
 
     path, _ = open_lock(lock_path)
     found = verification.read_figures(figures)

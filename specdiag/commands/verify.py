@@ -68,8 +68,9 @@ def verify(
     path, _ = open_lock(lock_path)
     for output in outputs:
         check_output(output, [figures] if figures else [], [path])
-    from specdiag import claims_page, verification
+    from specdiag import claims_page
     from specdiag.files import write_whole
+    from specdiag.transfer import verification
 
     found = (
         verification.read_figures(figures)

@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 
 import specdiag
-from specdiag.collection import Row, build
+from specdiag.transfer.collection import Row, build
 
 HOSTILE = {
     "<script>alert(1)</script>.weight": "markup",

@@ -13,8 +13,8 @@ from specdiag import link_tables
 from specdiag.cli import cli
 from specdiag.dataset.schema import SCHEMA
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
-from specdiag.links import ALL_TASKS, COMPARISONS, LINK, QUANTITIES, quantities
 from specdiag.lock.lockfile import load
+from specdiag.transfer.link import ALL_TASKS, COMPARISONS, LINK, QUANTITIES, quantities
 from support.paths import ROOT
 
 SEEDS = range(8)

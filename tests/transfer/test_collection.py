@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import specdiag
-from specdiag import collection
 from specdiag.dataset import spectra
 from specdiag.dataset.schema import COLLECTION, FEATURES, SCHEMA, as_markdown
-from specdiag.evaluation import read_evaluation
-from specdiag.factors import factors, labels
 from specdiag.features.conditioning import FeatureSpectrum
 from specdiag.files import write_whole
 from specdiag.htsr.layers import Layer
 from specdiag.lock.lockfile import Entry, Parent, load
+from specdiag.transfer import collection
+from specdiag.transfer.evaluation import read_evaluation
+from specdiag.transfer.factors import factors, labels
 from support import toy
 from support.commands import run
 from support.locks import locks

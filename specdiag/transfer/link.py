@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag import rank_correlation as ranks
 from specdiag.dataset.schema import Variable
 from specdiag.dataset.spectra import check_whole_numbers, fingerprints, labelled
+from specdiag.transfer import rank_correlation as ranks
 
 if TYPE_CHECKING:
     import xarray as xr

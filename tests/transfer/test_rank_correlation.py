@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from specdiag import rank_correlation as ranks
+from specdiag.transfer import rank_correlation as ranks
 
 N = 24
 ONE = np.zeros(N, dtype=np.intp)

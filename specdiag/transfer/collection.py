@@ -17,13 +17,13 @@ import numpy as np
 
 from specdiag.dataset.schema import COLLECTION, FEATURES, SCHEMA, SCHEMA_VERSION, Variable
 from specdiag.dataset.spectra import check_version, labelled, validate
-from specdiag.evaluation import read_evaluation
-from specdiag.factors import factors, labels
 from specdiag.files import one_line
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.lock.lockfile import Entry, Lock, Scale, check_names, find, load
 from specdiag.obtain.build import attach_spectra, spectra_path
 from specdiag.obtain.state import USABLE, Receipt, read_receipt, sha256_of, state
+from specdiag.transfer.evaluation import read_evaluation
+from specdiag.transfer.factors import factors, labels
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -37,7 +37,7 @@ _TEXTS = ("status", "reason", "verdict", "shape", "stored_dtype")  # coordinates
 class Row(NamedTuple):
     """What is there of one entry."""
 
-    factors: Mapping[str, Any]  # what `specdiag.factors` says, `state` and `sha256`
+    factors: Mapping[str, Any]  # what `specdiag.transfer.factors` says, `state` and `sha256`
     spectra: "xr.Dataset | None"  # of one checkpoint
     reason: str  # why there are none
     evaluation: Mapping[str, Any]  # r2, session_r2, and features under the names of the schema

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from specdiag.claims import Claim, Figure, decide, interval, judge, needed
+from specdiag.transfer.claims import Claim, Figure, decide, interval, judge, needed
 
 RNG = np.random.default_rng(7)
 INF = math.inf

@@ -1,7 +1,7 @@
 """A lock and its replicates -> the figures that the claims about it ask for, and the findings.
 
 Claims lie beside the lock, in recipes/_claims.py, because they are about what its recipes make: `CLAIMS`, a sequence
-of `specdiag.claims.Claim`, and, where they need more than QUANTITIES, `measures(dataset)`, which returns further ones
+of `specdiag.transfer.claims.Claim`, and, where they need more than QUANTITIES, `measures(dataset)`, which returns further ones
 by name. Like recipes they are programs of whoever wrote the lock.
 """
 
@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.claims import Claim, Figure, Finding, judge, needed
-from specdiag.collection import collect
-from specdiag.factors import factors
 from specdiag.lock.lockfile import Lock, Scale, find, load
 from specdiag.lock.recipe import load_recipe
 from specdiag.obtain.state import Receipt, read_receipt
+from specdiag.transfer.claims import Claim, Figure, Finding, judge, needed
+from specdiag.transfer.collection import collect
+from specdiag.transfer.factors import factors
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -48,7 +48,7 @@ def claims_of(root: Path) -> ModuleType:
     found = getattr(module, "CLAIMS", None)
     if not found or not all(isinstance(claim, Claim) for claim in found):
         raise RuntimeError(
-            "recipes/_claims.py: CLAIMS is no sequence of specdiag.claims.Claim; declare them there"
+            "recipes/_claims.py: CLAIMS is no sequence of specdiag.transfer.claims.Claim; declare them there"
         )
     return module
 

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipes import _claims
-from specdiag import claims_page, verification
-from specdiag.claims import Figure, judge, needed
+from specdiag import claims_page
 from specdiag.lock.lockfile import load
-from specdiag.verification import dumps_figures, read_figures, reported
+from specdiag.transfer import verification
+from specdiag.transfer.claims import Figure, judge, needed
+from specdiag.transfer.verification import dumps_figures, read_figures, reported
 from support import toy
 from support.collections_ import collected, row
 from support.commands import run
@@ -200,7 +201,7 @@ def test_the_claims_of_the_documentation_can_be_judged():
 TOY_CLAIMS = '''
 """What is said of toys."""
 
-from specdiag.claims import Claim
+from specdiag.transfer.claims import Claim
 
 CLAIMS = (
     Claim(text="frozen", value=lambda get: get("child/frozen", "n_changed"), holds=(-1, 0.5), is_null=True),
@@ -310,7 +311,7 @@ UNKNOWN = (
         (None, "no recipe recipes/_claims.py beside the lock; write it there"),
         (
             "CLAIMS = (1,)",
-            "recipes/_claims.py: CLAIMS is no sequence of specdiag.claims.Claim; declare them there",
+            "recipes/_claims.py: CLAIMS is no sequence of specdiag.transfer.claims.Claim; declare them there",
         ),
         (
             TOY_CLAIMS.replace('"n_fit"', '"fits"'),

@@ -1,0 +1,1 @@
+"""Link the spectra of many checkpoints to their transfer R²."""
