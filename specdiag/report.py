@@ -17,8 +17,16 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 
-from specdiag.figures import Drawing, counted, drawings, first_of_each, measured, rendered, short
 from specdiag.htsr.verdict import MAX_Q, VERDICTS, mean_interval
+from specdiag.plot.drawings import (
+    Drawing,
+    counted,
+    drawings,
+    first_of_each,
+    measured,
+    rendered,
+    short,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -76,7 +84,7 @@ def report(
     dataset : xarray.Dataset
         Of `specdiag.alpha`, `specdiag.compare`, `specdiag.collect` or `specdiag.open_spectra`.
     tables : mapping of str to table, optional
-        Of `specdiag.figures.trajectory.read`, by the name of the training.
+        Of `specdiag.plot.trajectory.trajectory.read`, by the name of the training.
     sections : sequence of Section
         Shown after the summary, such as what `specdiag.link` concludes.
 

@@ -133,8 +133,8 @@ def _summary(dataset: "xr.Dataset") -> dict[str, Any]:
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    from specdiag.figures import counted
     from specdiag.files import printable
+    from specdiag.plot.drawings import counted
 
     rows, layers, sessions = found["checkpoints"], found["layers"], found["sessions"]
     lines = [

@@ -128,7 +128,7 @@ def alpha(
     start_log()
     from specdiag import tables
     from specdiag.dataset import spectra
-    from specdiag.figures import draw_all
+    from specdiag.plot.drawings import draw_all
 
     checkpoints, measured = _measure_all(files, layers, settings, engine, address)
     failed = len(checkpoints) < len(files)
@@ -191,7 +191,7 @@ def compare(
     from specdiag import comparison_tables
     from specdiag.checkpoint.reader import open_checkpoint
     from specdiag.comparison import dataset as comparison
-    from specdiag.figures import difference
+    from specdiag.plot.difference import difference
 
     settings["gof"] = False
     checkpoints = comparison.aligned([open_checkpoint(file) for file in files])

@@ -13,7 +13,7 @@ from specdiag.commands import check_output, debug_option, lock_option, open_lock
 if TYPE_CHECKING:
     import xarray as xr
 
-    from specdiag.figures import Drawing
+    from specdiag.plot.drawings import Drawing
     from specdiag.report import Section
 
 _data = click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -60,7 +60,7 @@ def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[
     if output.is_dir():
         check_output(output / "captions.txt", (data, *trainings))
     start_log()
-    from specdiag import figures as drawn
+    from specdiag.plot import drawings as drawn
 
     dataset, tables = _read(data, trainings)
     try:
@@ -168,7 +168,7 @@ def _check(*needed: str) -> None:
 
 def _read(data: Path, trainings: tuple[Path, ...]) -> tuple["xr.Dataset", dict[str, Any]]:
     from specdiag.dataset.spectra import open_spectra
-    from specdiag.figures import trajectory
+    from specdiag.plot.trajectory import trajectory
 
     with open_spectra(data) as dataset:
         return dataset.load(), {path.name: trajectory.read(path) for path in trainings}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specdiag.figures import save_figure, short, short_title
+from specdiag.plot.drawings import save_figure, short, short_title
 
 if TYPE_CHECKING:
     import xarray as xr

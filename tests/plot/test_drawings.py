@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 
 import specdiag
-from specdiag.figures import alpha_by_layer, difference, draw_all, esd
+from specdiag.plot.alpha_by_layer import alpha_by_layer
+from specdiag.plot.difference import difference
+from specdiag.plot.drawings import draw_all
+from specdiag.plot.esd import esd
 
 
 @pytest.fixture

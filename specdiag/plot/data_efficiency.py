@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specdiag.figures import ARM_COLORS, MARKERS, OKABE_ITO, short_title
-from specdiag.figures._replicates import (
+from specdiag.plot.drawings import ARM_COLORS, MARKERS, OKABE_ITO, short_title
+from specdiag.plot.seeds import (
     NO_R2,
     has_r2,
     level_rank,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.figures import counted
 from specdiag.files import is_text, shown
+from specdiag.plot.drawings import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specdiag.dataset.spectra import spectrum
-from specdiag.figures import short, short_title
 from specdiag.htsr.esd import marchenko_pastur_density
+from specdiag.plot.drawings import short, short_title
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.figures import counted
-from specdiag.figures._replicates import (
+from specdiag.plot.drawings import counted
+from specdiag.plot.seeds import (
     NO_R2,
     Mean,
     has_r2,

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.figures import short, short_title
 from specdiag.htsr.null import gaussian_draws
 from specdiag.htsr.verdict import MAX_Q, WELL_TRAINED
+from specdiag.plot.drawings import short, short_title
 
 if TYPE_CHECKING:
     import xarray as xr

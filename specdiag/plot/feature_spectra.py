@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specdiag.figures import ARM_COLORS, OKABE_ITO, counted, short_title
-from specdiag.figures._replicates import level_rank, limits, ranged, study
+from specdiag.plot.drawings import ARM_COLORS, OKABE_ITO, counted, short_title
+from specdiag.plot.seeds import level_rank, limits, ranged, study
 
 if TYPE_CHECKING:
     import xarray as xr

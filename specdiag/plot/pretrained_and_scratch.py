@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.figures import MARKERS, OKABE_ITO, counted, short_title
+from specdiag.plot.drawings import MARKERS, OKABE_ITO, counted, short_title
 
 if TYPE_CHECKING:
     import xarray as xr
