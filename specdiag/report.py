@@ -84,7 +84,7 @@ def report(
     dataset : xarray.Dataset
         Of `specdiag.alpha`, `specdiag.compare`, `specdiag.collect` or `specdiag.open_spectra`.
     tables : mapping of str to table, optional
-        Of `specdiag.plot.trajectory.trajectory.read`, by the name of the training.
+        Of `specdiag.plot.trajectory.read`, by the name of the training.
     sections : sequence of Section
         Shown after the summary, such as what `specdiag.link` concludes.
 
@@ -98,7 +98,7 @@ def report(
 
     found = list(drawings(dataset, tables, most=_MOST))
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("specdiag"),
+        loader=jinja2.PackageLoader("specdiag.show", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=False,

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 import specdiag
 from specdiag.cli import cli
+from specdiag.plot import trajectory
 from specdiag.plot.drawings import short
-from specdiag.plot.trajectory import trajectory
 from specdiag.report import Section, report
 from support.browser import Browser
 from support.collections_ import HOSTILE, hostile, readings, study, weights

@@ -191,7 +191,7 @@ def compare(
     from specdiag import comparison_tables
     from specdiag.checkpoint.reader import open_checkpoint
     from specdiag.comparison import dataset as comparison
-    from specdiag.plot.difference import difference
+    from specdiag.plot import difference
 
     settings["gof"] = False
     checkpoints = comparison.aligned([open_checkpoint(file) for file in files])

@@ -168,7 +168,7 @@ def _check(*needed: str) -> None:
 
 def _read(data: Path, trainings: tuple[Path, ...]) -> tuple["xr.Dataset", dict[str, Any]]:
     from specdiag.dataset.spectra import open_spectra
-    from specdiag.plot.trajectory import trajectory
+    from specdiag.plot import trajectory
 
     with open_spectra(data) as dataset:
         return dataset.load(), {path.name: trajectory.read(path) for path in trainings}

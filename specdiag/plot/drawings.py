@@ -74,13 +74,13 @@ def drawings(
         Alpha by layer of only that many checkpoints, and spectra of that many layers of a checkpoint:
         those whose alpha is least like a random matrix's.
     """
-    from specdiag.plot.trajectory import trajectory
+    from specdiag.plot import trajectory
 
     check_names(dataset, spectra_of or ())
     with style():
         yield from _of_weights(dataset, spectra_of, most)
         for name in WHOLE:
-            module: Any = import_module(f"specdiag.plot.drawings.{name}")
+            module: Any = import_module(f"specdiag.plot.{name}")
             reason = module.lacks(dataset)
             if reason:
                 yield Drawing(name, module.TITLE, reason, None)
@@ -97,8 +97,7 @@ def _of_weights(
 ) -> Iterator[Drawing]:
     """Yield alpha by layer of every distinct spectrum, and spectra of layers."""
     from specdiag.dataset.spectra import fingerprints
-    from specdiag.plot.alpha_by_layer import alpha_by_layer
-    from specdiag.plot.esd import esd
+    from specdiag.plot import alpha_by_layer, esd
 
     shown = measured(dataset)
     several = len(shown) > 1
@@ -174,8 +173,7 @@ def draw_all(dataset: "xr.Dataset", folder: Path) -> list[Path]:
     Several checkpoints get a folder each. Names of layers may hold anything, so a file is named by
     the position of the layer and what of its name is safe on every file system.
     """
-    from specdiag.plot.alpha_by_layer import alpha_by_layer
-    from specdiag.plot.esd import esd
+    from specdiag.plot import alpha_by_layer, esd
 
     written = []
     for i, checkpoint in enumerate(dataset.checkpoint.values):

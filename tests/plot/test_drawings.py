@@ -2,10 +2,8 @@ import numpy as np
 import pytest
 
 import specdiag
-from specdiag.plot.alpha_by_layer import alpha_by_layer
-from specdiag.plot.difference import difference
+from specdiag.plot import alpha_by_layer, difference, esd
 from specdiag.plot.drawings import draw_all
-from specdiag.plot.esd import esd
 
 
 @pytest.fixture

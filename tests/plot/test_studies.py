@@ -12,14 +12,19 @@ import specdiag
 from specdiag.cli import cli
 from specdiag.htsr import null
 from specdiag.htsr.verdict import mean_interval
+from specdiag.plot import (
+    alpha_and_r2,
+    alpha_by_layer,
+    chronic,
+    condition_and_r2,
+    data_efficiency,
+    esd,
+    feature_spectra,
+    pretrained_and_scratch,
+    trajectory,
+)
 from specdiag.plot import drawings as figures
-from specdiag.plot.alpha_and_r2 import alpha_and_r2
-from specdiag.plot.alpha_by_layer import alpha_by_layer
-from specdiag.plot.condition_and_r2 import condition_and_r2
-from specdiag.plot.drawings import chronic, data_efficiency, feature_spectra, pretrained_and_scratch
-from specdiag.plot.esd import esd
 from specdiag.plot.seeds import mean_over_seeds
-from specdiag.plot.trajectory import trajectory
 from support.collections_ import DAYS, collected, hostile, readings, row, study, weights
 
 SEEDS = (42, 43, 44)
