@@ -30,8 +30,8 @@ def link(spectra: Path, as_json: bool, seed: int) -> None:
       specdiag link spectra.nc
       specdiag link spectra.nc --json
     """  # noqa: D301
-    from specdiag import link_tables
     from specdiag.dataset.spectra import open_spectra
+    from specdiag.show import link as link_tables
     from specdiag.transfer.link import link as linked
 
     dataset = open_spectra(spectra)  # its errors name the file

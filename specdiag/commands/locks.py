@@ -65,7 +65,7 @@ def list_(
       specdiag list
       specdiag list --scale paper --json
     """  # noqa: D301
-    from specdiag import listing
+    from specdiag.show import entries as listing
 
     path, lock = open_lock(lock_path)
     rows = listing.rows(path.parent, lock, _chosen(lock, names, scale, group))
@@ -185,9 +185,9 @@ def train(
     check_engine(engine, address)
     if engine == "ray" and "nodes" in options:
         raise click.UsageError("--nodes and --engine ray exclude each other")
-    from specdiag import listing
     from specdiag.obtain import build as work
     from specdiag.obtain import plan
+    from specdiag.show import entries as listing
 
     path, lock = open_lock(lock_path)
     if seed is not None:
@@ -358,7 +358,7 @@ def _chosen(
 
 def _finish(steps: Sequence["Step"], made: Iterator["Outcome"]) -> None:
     """Do the work, say what became of each entry, also when interrupted, and exit 1 if one failed."""
-    from specdiag import listing
+    from specdiag.show import entries as listing
 
     done = {}
     try:

@@ -126,9 +126,9 @@ def alpha(
     check_engine(engine, address)
     _check_usage(files, output, plot)
     start_log()
-    from specdiag import tables
     from specdiag.dataset import spectra
     from specdiag.plot.drawings import draw_all
+    from specdiag.show import layers as tables
 
     checkpoints, measured = _measure_all(files, layers, settings, engine, address)
     failed = len(checkpoints) < len(files)
@@ -188,10 +188,10 @@ def compare(
         raise click.UsageError(f"--plot {plot}: name a .png, .pdf or .svg file")
     _check_usage(files, output, plot)
     start_log()
-    from specdiag import comparison_tables
     from specdiag.checkpoint.reader import open_checkpoint
     from specdiag.comparison import dataset as comparison
     from specdiag.plot import difference
+    from specdiag.show import comparison as comparison_tables
 
     settings["gof"] = False
     checkpoints = comparison.aligned([open_checkpoint(file) for file in files])
@@ -295,8 +295,8 @@ def _with_progress(
 def _print_tables(
     checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence["Layer"]]
 ) -> None:
-    from specdiag import tables
     from specdiag.files import printable
+    from specdiag.show import layers as tables
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for checkpoint, layers in zip(checkpoints, measured, strict=True):
@@ -309,9 +309,9 @@ def _print_tables(
 def _print_comparisons(
     checkpoints: Sequence["Checkpoint"], comparisons: Sequence["Comparison"]
 ) -> None:
-    from specdiag import comparison_tables
     from specdiag.dataset.spectra import unique_names
     from specdiag.files import printable
+    from specdiag.show import comparison as comparison_tables
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     first, *others = unique_names(checkpoints)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from specdiag.plot.drawings import Drawing
-    from specdiag.report import Section
+    from specdiag.show.report import Section
 
 _data = click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 _trainings = click.argument(
@@ -114,7 +114,7 @@ def report(
     check_output(output, read, [lock_path] if lock_path else [])
     start_log()
     from specdiag.files import write_whole
-    from specdiag.report import report as page
+    from specdiag.show.report import report as page
 
     dataset, tables = _read(data, trainings)
     sections = _sections(dataset) + ([_claims(claims, lock_path)] if claims else [])
@@ -124,8 +124,8 @@ def report(
 
 def _sections(dataset: "xr.Dataset") -> list["Section"]:
     """Return what `specdiag link` concludes of a collection, or why it cannot tell."""
-    from specdiag.link_tables import verdict
-    from specdiag.report import Section
+    from specdiag.show.link import verdict
+    from specdiag.show.report import Section
     from specdiag.transfer.link import link
 
     if dataset.attrs.get("kind") != "collection":
@@ -138,8 +138,8 @@ def _sections(dataset: "xr.Dataset") -> list["Section"]:
 
 
 def _claims(figures: Path, lock_path: Path | None) -> "Section":
-    from specdiag import claims_page
-    from specdiag.report import Section
+    from specdiag.show import claims as claims_page
+    from specdiag.show.report import Section
     from specdiag.transfer import verification
 
     path, _ = open_lock(lock_path)

@@ -68,8 +68,8 @@ def verify(
     path, _ = open_lock(lock_path)
     for output in outputs:
         check_output(output, [figures] if figures else [], [path])
-    from specdiag import claims_page
     from specdiag.files import write_whole
+    from specdiag.show import claims as claims_page
     from specdiag.transfer import verification
 
     found = (

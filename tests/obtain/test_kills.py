@@ -15,13 +15,14 @@ import xarray
 from click.testing import CliRunner
 from safetensors.numpy import save
 
-from specdiag import cli, listing
+from specdiag import cli
 from specdiag.checkpoint import export as exports
 from specdiag.dataset import spectra
 from specdiag.lock import recipe
 from specdiag.lock.lockfile import Entry, Lock, Source, load
 from specdiag.lock.lockfile import save as save_lock
 from specdiag.obtain import build as work
+from specdiag.show import entries as listing
 from support import toy
 from support.hub import Hub
 from support.paths import ROOT

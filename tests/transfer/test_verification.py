@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipes import _claims
-from specdiag import claims_page
 from specdiag.lock.lockfile import load
+from specdiag.show import claims as claims_page
 from specdiag.transfer import verification
 from specdiag.transfer.claims import Figure, judge, needed
 from specdiag.transfer.verification import dumps_figures, read_figures, reported

@@ -10,7 +10,7 @@ from specdiag.comparison.pairs import MEASURED, SAME, Pair
 from specdiag.dataset.spectra import unique_names
 from specdiag.files import printable, without_nan
 from specdiag.htsr.layers import Layer
-from specdiag.tables import layer_row, number, render, some
+from specdiag.show.layers import layer_row, number, render, some
 
 if TYPE_CHECKING:
     from specdiag.checkpoint.reader import Checkpoint

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from specdiag.files import printable, without_nan
-from specdiag.tables import number
+from specdiag.show.layers import number
 from specdiag.transfer.link import ALL_TASKS, MIN_ARRANGEMENTS, QUANTITIES
 
 if TYPE_CHECKING:

@@ -104,7 +104,7 @@ def report(
         trim_blocks=False,
     )
     style, script = (
-        files("specdiag").joinpath("templates", f"report.{kind}").read_text(encoding="utf-8")
+        files("specdiag.show").joinpath(f"report.{kind}").read_text(encoding="utf-8")
         for kind in ("css", "js")
     )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

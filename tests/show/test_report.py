@@ -13,7 +13,7 @@ import specdiag
 from specdiag.cli import cli
 from specdiag.plot import trajectory
 from specdiag.plot.drawings import short
-from specdiag.report import Section, report
+from specdiag.show.report import Section, report
 from support.browser import Browser
 from support.collections_ import HOSTILE, hostile, readings, study, weights
 from support.paths import ROOT
