@@ -162,7 +162,7 @@ def memory():
         size = write_layers(large, shapes) / 2**30
         base, peak = (
             peak_memory(
-                f"from specdiag.cli import cli; cli(['alpha', '--no-gof', {str(path)!r}], standalone_mode=False)"
+                f"from specdiag.cli.main import cli; cli(['alpha', '--no-gof', {str(path)!r}], standalone_mode=False)"
             )
             for path in (small, large)
         )

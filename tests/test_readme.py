@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from specdiag.cli import cli
+from specdiag.cli.main import cli
 from support.commands import run
 from support.paths import ROOT
 

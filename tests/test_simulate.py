@@ -194,7 +194,7 @@ def test_settings_that_cannot_be_simulated_are_refused(session, changed, message
 
 
 def command(*arguments):
-    line = [sys.executable, "-m", "specdiag.cli", "simulate", *map(str, arguments)]
+    line = [sys.executable, "-m", "specdiag", "simulate", *map(str, arguments)]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
 

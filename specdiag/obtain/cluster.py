@@ -236,7 +236,7 @@ def _in_process_of_its_own(
 ) -> Outcome:
     """Return what the command line says became of an entry: within Ray's workers Lightning hangs."""
     flags = [f"--{key}" if value is True else f"--{key}={value}" for key, value in options.items()]
-    command = [sys.executable, "-m", "specdiag.cli", "train", entry.name, f"--scale={entry.scale}"]
+    command = [sys.executable, "-m", "specdiag", "train", entry.name, f"--scale={entry.scale}"]
     command += [f"--lock={path}", f"--prefer={prefer}", *flags, *["--force"] * forced]
     ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
     for line in ran.stdout.splitlines():

@@ -26,7 +26,7 @@ from hypothesis.extra import numpy as hnp
 import specdiag
 from specdiag.checkpoint.export import export
 from specdiag.checkpoint.reader import open_checkpoint, tensor_digest
-from specdiag.cli import cli
+from specdiag.cli.main import cli
 from support import corpus
 from support.paths import ROOT
 
@@ -733,7 +733,7 @@ def test_the_command_says_what_it_wrote_and_what_it_left_aside(ckpt, tmp_path):
 
 def test_the_command_fails_in_one_line(ckpt, tmp_path):
     def run(*arguments):
-        command = [sys.executable, "-m", "specdiag.cli", "export", *arguments]
+        command = [sys.executable, "-m", "specdiag", "export", *arguments]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)  # fmt: skip
         return done.returncode, done.stdout, done.stderr
 

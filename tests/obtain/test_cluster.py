@@ -76,7 +76,7 @@ def test_a_lost_machine_costs_what_ran_on_it_and_changes_no_weight(cluster, tmp_
     change(there, 'log(job, "begin")', TELL_AND_WAIT)
     recipes = there.parent / "recipes"
     os.mkfifo(recipes / "begun")
-    command = [sys.executable, "-m", "specdiag.cli", "train", "--all", "--engine", "ray"]
+    command = [sys.executable, "-m", "specdiag", "train", "--all", "--engine", "ray"]
     with (
         (recipes / "barrier").open("w") as barrier,
         (recipes / "begun").open("r+b", buffering=0) as begun,
@@ -166,7 +166,7 @@ def test_a_terminated_run_ends_with_143_and_no_dump(cluster, tmp_path):
     wait = 'log(job, "begin"); (Path(__file__).parent / "begun").open("w").write("x\\n"); import threading; threading.Event().wait()'
     change(lock, 'log(job, "begin")', wait)
     os.mkfifo(lock.parent / "recipes" / "begun")
-    command = [sys.executable, "-m", "specdiag.cli", "train", "base/net", "--engine", "ray"]
+    command = [sys.executable, "-m", "specdiag", "train", "base/net", "--engine", "ray"]
     with (lock.parent / "recipes" / "begun").open("r+b", buffering=0) as begun:
         driver = subprocess.Popen(
             [*command, "--address", cluster.address],

@@ -15,8 +15,8 @@ import xarray
 from click.testing import CliRunner
 from safetensors.numpy import save
 
-from specdiag import cli
 from specdiag.checkpoint import export as exports
+from specdiag.cli import main as cli
 from specdiag.dataset import spectra
 from specdiag.lock import recipe
 from specdiag.lock.lockfile import Entry, Lock, Source, load
@@ -195,7 +195,7 @@ def test_an_export_that_is_killed_leaves_the_lock_and_its_checkpoint_as_they_wer
 def test_two_processes_that_train_one_lock_make_every_entry_once(tmp_path):
     lock = toy.make(tmp_path, children=8)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "specdiag.cli"]
+    command = [sys.executable, "-m", "specdiag"]
     options = {"cwd": tmp_path, "env": environment, "text": True}
     subprocess.run([*command, "lock", "--init"], check=True, capture_output=True, **options)
     both = [
@@ -259,7 +259,7 @@ def test_a_training_of_poyo_that_is_killed_and_terminated_ends_with_the_same_wei
     pytest.importorskip("lightning")
     pytest.importorskip("torch_brain")
     root = ROOT
-    command = [sys.executable, "-m", "specdiag.cli"]
+    command = [sys.executable, "-m", "specdiag"]
     found = {}
     for folder in (tmp_path / "whole", tmp_path / "killed"):
         hidden = shutil.ignore_patterns("[a-z]*.py", "pipelines", "__pycache__")

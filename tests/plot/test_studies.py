@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from scipy import stats
 
 import specdiag
-from specdiag.cli import cli
+from specdiag.cli.main import cli
 from specdiag.htsr import null
 from specdiag.htsr.verdict import mean_interval
 from specdiag.plot import (

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import specdiag
-from specdiag.cli import cli
+from specdiag.cli.main import cli
 from specdiag.plot import trajectory
 from specdiag.plot.drawings import short
 from specdiag.show.report import Section, report
@@ -302,5 +302,5 @@ def test_wrong_usage_of_report_is_one_line(tmp_path):
 
 
 def test_the_package_ships_its_templates():
-    folder = Path(specdiag.__file__).parent / "templates"
+    folder = Path(specdiag.__file__).parent / "show"
     assert {p.name for p in folder.iterdir()} == {"report.css", "report.html", "report.js"}

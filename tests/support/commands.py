@@ -10,7 +10,7 @@ from support.paths import ROOT
 
 def run(folder, *arguments, **environment):
     """Run the command line in a folder; returns status, stdout, stderr."""
-    command = [sys.executable, "-m", "specdiag.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "specdiag", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False

@@ -9,7 +9,7 @@ from scipy import stats
 
 import specdiag
 from benchmarks._collection import FIELDS, collection, simulated
-from specdiag.cli import cli
+from specdiag.cli.main import cli
 from specdiag.dataset.schema import SCHEMA
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.lock.lockfile import load

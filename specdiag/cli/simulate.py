@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from specdiag.commands import debug_option, lock_option, open_lock
+from specdiag.cli.options import debug_option, lock_option, open_lock
 
 
 @click.command()

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
 import specdiag
-from specdiag.cli import cli
+from specdiag.cli.main import cli
 from specdiag.htsr.layers import MIN_EIGENVALUES
 from specdiag.htsr.null import NULLS
 from specdiag.htsr.verdict import VERDICTS
@@ -40,7 +40,7 @@ def file(rng, tmp_path):
 
 def run(*arguments):
     """Run the installed command as a user would; returns status, stdout, stderr."""
-    command = [sys.executable, "-m", "specdiag.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "specdiag", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
 
@@ -177,7 +177,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_but_the_table(file, tmp_path
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096));"
         f"import sys; sys.argv = ['specdiag', 'alpha', {str(file)!r}, '-o', 'out.nc'];"
-        "from specdiag.cli import main; main()"
+        "from specdiag.cli.main import main; main()"
     )
     folder = tmp_path / "empty"
     folder.mkdir()
@@ -193,7 +193,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_but_the_table(file, tmp_path
 
 def test_files_are_written_even_when_nobody_reads_the_table(file, tmp_path):
     output = tmp_path / "out.nc"
-    command = f"{sys.executable} -m specdiag.cli alpha {file} -o {output} | true"
+    command = f"{sys.executable} -m specdiag alpha {file} -o {output} | true"
     subprocess.run(command, shell=True, check=False, capture_output=True)
     assert specdiag.open_spectra(output).sizes["layer"] == 6
 
@@ -237,7 +237,7 @@ def on_a_terminal(command, columns):
 
 @pytest.mark.parametrize("columns", [80, 100, 200])
 def test_the_table_fits_the_terminal(minilm, columns):
-    command = [sys.executable, "-m", "specdiag.cli", "alpha", str(minilm), "--layers", "*layer.0*"]
+    command = [sys.executable, "-m", "specdiag", "alpha", str(minilm), "--layers", "*layer.0*"]
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", on_a_terminal(command, columns))
     table = [line for line in text.splitlines() if re.search(r"\d - \d", line)]
     assert len(table) == 6
@@ -252,7 +252,7 @@ def test_long_work_shows_its_progress_on_a_terminal_only(rng, tmp_path):
     path = tmp_path / "large.safetensors"
     W = rng.standard_normal((2048, 2048)).astype(np.float32)
     save_file({f"l{i}.weight": W for i in range(6)}, path)
-    text = on_a_terminal([sys.executable, "-m", "specdiag.cli", "alpha", str(path), "--no-gof"], 80)
+    text = on_a_terminal([sys.executable, "-m", "specdiag", "alpha", str(path), "--no-gof"], 80)
     shown = [int(percent) for percent in re.findall(r"large .*?(\d+)%", text)]
     assert shown[0] < 20
     assert shown[-1] == 100

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from specdiag.commands import CheckpointType, debug_option, lock_option
+from specdiag.cli.options import CheckpointType, debug_option, lock_option
 
 
 @click.command()

@@ -642,7 +642,7 @@ def test_a_build_in_progress_is_not_swept_by_who_finds_the_old_file_ok(lock):
     target = lock.parent / "checkpoints" / "desk" / "base" / "net.ckpt"
     building = target.with_name(f"{target.name}.0123456789abcdef.run")
     building.mkdir()
-    command = [sys.executable, "-m", "specdiag.cli", "train", "base/net"]
+    command = [sys.executable, "-m", "specdiag", "train", "base/net"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with FileLock(target.with_name(f".{target.name}.lock")):

@@ -9,15 +9,15 @@ from typing import Any
 
 import click
 
-from specdiag.commands import ERRORS, complain, is_debug
-from specdiag.commands.collect import spectra
-from specdiag.commands.export import export
-from specdiag.commands.link import link
-from specdiag.commands.locks import fetch, list_, lock_, train
-from specdiag.commands.measure import alpha, compare
-from specdiag.commands.show import figures, report
-from specdiag.commands.simulate import simulate
-from specdiag.commands.verify import verify
+from specdiag.cli.collect import spectra
+from specdiag.cli.export import export
+from specdiag.cli.link import link
+from specdiag.cli.locks import fetch, list_, lock_, train
+from specdiag.cli.measure import alpha, compare
+from specdiag.cli.options import ERRORS, complain, is_debug
+from specdiag.cli.show import figures, report
+from specdiag.cli.simulate import simulate
+from specdiag.cli.verify import verify
 
 
 class Interruptible(click.Group):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from specdiag.commands import check_output, debug_option, lock_option, open_lock, start_log
+from specdiag.cli.options import check_output, debug_option, lock_option, open_lock, start_log
 
 if TYPE_CHECKING:
     import xarray as xr

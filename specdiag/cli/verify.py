@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from specdiag.commands import (
+from specdiag.cli.options import (
     check_output,
     debug_option,
     json_option,

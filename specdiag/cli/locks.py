@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from specdiag.commands import (
+from specdiag.cli.options import (
     MAX_PORT,
     address_option,
     check_engine,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from specdiag.commands import (
+from specdiag.cli.options import (
     address_option,
     check_engine,
     check_output,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from specdiag.commands import debug_option, json_option
+from specdiag.cli.options import debug_option, json_option
 
 
 @click.command()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from specdiag.commands import (
+from specdiag.cli.options import (
     ERRORS,
     CheckpointType,
     address_option,

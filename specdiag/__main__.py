@@ -1,0 +1,5 @@
+"""`python -m specdiag`: the command line."""
+
+from specdiag.cli.main import main
+
+main()
