@@ -13,9 +13,10 @@ from recipes._evaluate import Evaluation, evaluate
 from recipes._poyo import build, rows
 from recipes._recordings import recordings
 from recipes._train import train
-from specdiag.files import without_nan, write_whole
+from specdiag.files import write_whole
 from specdiag.htsr.monitor import SpectralMonitor
 from specdiag.lock.recipe import Job
+from specdiag.wording import without_nan
 
 _log = logging.getLogger(__name__)
 

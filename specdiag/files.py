@@ -1,111 +1,16 @@
-"""Regular files, dtype names, tensors and printable names: what every reader shares."""
+"""Open regular files for reading, and write files whole."""
 
-import hashlib
-import json
-import math
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple
+
+from specdiag.wording import shown
 
 if TYPE_CHECKING:
     import numpy as np  # not at run time: it takes longer to import than a lock to be listed
-
-# Bytes an element. The second group has no NumPy dtype of its own and is read through ml_dtypes.
-PLAIN_DTYPES = {
-    "float64": 8,
-    "float32": 4,
-    "float16": 2,
-    "complex64": 8,
-    "complex128": 16,
-    "bool": 1,
-    "int8": 1,
-    "int16": 2,
-    "int32": 4,
-    "int64": 8,
-    "uint8": 1,
-    "uint16": 2,
-    "uint32": 4,
-    "uint64": 8,
-}
-ML_DTYPES = {
-    "bfloat16": 2,
-    "float8_e4m3fn": 1,
-    "float8_e4m3fnuz": 1,
-    "float8_e5m2": 1,
-    "float8_e5m2fnuz": 1,
-    "float8_e8m0fnu": 1,
-}
-ITEMSIZE = PLAIN_DTYPES | ML_DTYPES
-
-MAX_DIMENSIONS = 64  # NumPy's own limit
-MAX_BYTES = 2**63 - 1
-
-
-def numpy_dtype(name: str) -> "np.dtype":
-    """Return the NumPy dtype that holds elements of the dtype called `name`."""
-    import numpy as np
-
-    if name in ML_DTYPES:
-        import ml_dtypes
-
-        dtype: np.dtype = np.dtype(getattr(ml_dtypes, name))
-        return dtype
-    return np.dtype(name)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tensor:
-    """One named tensor of a checkpoint.
-
-    Attributes
-    ----------
-    name : str
-        Name in the state dict, without the prefixes of wrapper modules.
-    shape : tuple of int
-    dtype : str
-        Stored dtype: ``'float32'``, ``'bfloat16'``, ``'float8_e4m3fn'``, ...
-    problem : str or None
-        Why the values cannot be read, such as ``'sparse tensor'``.
-    identity : tuple or None
-        Equal for two tensors exactly when they are the same elements of the same memory.
-    read : callable
-        Returns the values, C-contiguous, in the stored dtype (ml_dtypes for bfloat16 and float8).
-        Raises ValueError or OSError if they cannot be read or fail their checksum.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    problem: str | None = None
-    identity: tuple[object, ...] | None = None
-    read: "Callable[[], np.ndarray]" = field(repr=False)
-
-
-def elements_hash(values: "np.ndarray") -> str:
-    """Return the SHA-256 of the bytes of an array's elements."""
-    import numpy as np
-
-    return hashlib.sha256(values.reshape(-1).view(np.uint8).data).hexdigest()
-
-
-def combined_hash(tensors: Iterable[Tensor], hashes: Mapping[str, str]) -> str:
-    """Return the digest of tensors, given the SHA-256 of the elements of each by its name."""
-    rows = sorted((t.name, t.dtype, t.shape, hashes[t.name]) for t in tensors)
-    return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
-
-
-def unreadable(name: str, shape: tuple[int, ...], dtype: str, problem: str) -> Tensor:
-    """Return a tensor that is listed but cannot be read."""
-
-    def read() -> "np.ndarray":
-        raise ValueError(f"the values cannot be read: {problem}")
-
-    return Tensor(name=name, shape=shape, dtype=dtype, problem=problem, read=read)
 
 
 class File(NamedTuple):
@@ -159,67 +64,6 @@ def read_array(stream: BinaryIO, offset: int, n_bytes: int, where: str) -> "np.n
 def read_bytes(stream: BinaryIO, offset: int, n_bytes: int, where: str) -> bytes:
     """Return `n_bytes` bytes from `offset`."""
     return read_array(stream, offset, n_bytes, where).tobytes()
-
-
-def check_bytes(data: "np.ndarray", dtype: str, where: str) -> None:
-    """Raise ValueError if bytes are no elements of `dtype`: a bool is 0 or 1."""
-    if dtype == "bool" and data.size and data.max() > 1:
-        raise ValueError(f"{where}: a bool tensor holds bytes other than 0 and 1; it is damaged")
-
-
-def checked_shape(shape: object, itemsize: int, where: str) -> tuple[int, ...]:
-    """Return `shape` as a tuple of sizes whose bytes can be counted in 63 bits."""
-    if not isinstance(shape, list | tuple) or not all(type(size) is int for size in shape):
-        raise ValueError(f"{where}: the shape is not a sequence of whole numbers")
-    if len(shape) > MAX_DIMENSIONS:
-        raise ValueError(f"{where}: {len(shape):,} dimensions; at most {MAX_DIMENSIONS} are read")
-    if any(not 0 <= size < 2**63 for size in shape):
-        raise ValueError(f"{where}: a size in the shape is negative or beyond 63 bits")
-    if prod(size for size in shape if size) * max(itemsize, 1) > MAX_BYTES:
-        raise ValueError(f"{where}: the shape {shape_text(shape)} asks for more than 2**63 bytes")
-    return tuple(shape)
-
-
-def shape_text(shape: list[int] | tuple[int, ...]) -> str:
-    """Return a short text for a shape."""
-    return shown(str(tuple(shape)), quote=False)
-
-
-def printable(text: str) -> str:
-    """Return `text` on one line: whatever is not printable is escaped."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def shown(text: str, *, quote: bool = True, limit: int = 80) -> str:
-    """Return `text` printable and cut to `limit` characters, for a message."""
-    short = printable(text if len(text) <= limit else text[: limit - 3] + "...")
-    return f"'{short}'" if quote else short
-
-
-def one_line(error: BaseException) -> str:
-    """Return what an error says, on one line; an error of the system names its file first."""
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return printable(f"{error.filename}: {error.strerror}")
-    text = "not enough memory" if isinstance(error, MemoryError) else type(error).__name__
-    return printable(str(error) or text)
-
-
-def without_nan(value: Any) -> Any:
-    """Return the value, or what is nested in it, with None for NaN and infinity."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def is_text(text: str) -> bool:
-    """Tell whether `text` can be encoded: half of a surrogate pair cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def write_whole(target: Path, content: bytes | memoryview) -> None:

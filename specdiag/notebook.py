@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from specdiag.files import Tensor, printable
+from specdiag.wording import printable
 
 MANY, LONG = 8, 200  # items and characters of a value that are shown
 
@@ -36,8 +36,6 @@ def _text(value: Any) -> str:
         return f"{value.size} values{ends}"
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, Tensor):
-        return f"{value.name} {'x'.join(map(str, value.shape))}"
     if isinstance(value, tuple | Mapping):
         more = f", … ({len(value)})" * (len(value) > MANY)
         return ", ".join(_text(item) for item in [*value][:MANY]) + more

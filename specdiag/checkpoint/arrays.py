@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from specdiag.checkpoint.tensor import PLAIN_DTYPES, Tensor, check_bytes, checked_shape, unreadable
 from specdiag.checkpoint.torchfile.machine import Global, Object
-from specdiag.files import PLAIN_DTYPES, Tensor, check_bytes, checked_shape, shown, unreadable
+from specdiag.wording import shown
 
 _TEXT_ENCODINGS = {"S": "ascii", "U<": "utf-32-le", "U>": "utf-32-be"}
 _CODES = {np.dtype(name).str[1:] for name in PLAIN_DTYPES}

@@ -14,7 +14,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 from specdiag.checkpoint.reader import Checkpoint, open_checkpoint, read_values
 from specdiag.checkpoint.safetensors import CODES, RECORD, make_header, parse_json, sort_key
-from specdiag.files import Tensor, combined_hash, elements_hash, is_text, shown, sync, whole_file
+from specdiag.checkpoint.tensor import Tensor, combined_hash, elements_hash
+from specdiag.files import sync, whole_file
+from specdiag.wording import is_text, shown
 
 if TYPE_CHECKING:
     import torch

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from specdiag.files import ITEMSIZE, ML_DTYPES, Tensor, numpy_dtype, unreadable
+from specdiag.checkpoint.tensor import ITEMSIZE, ML_DTYPES, Tensor, numpy_dtype, unreadable
 
 
 def is_module(value: object) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from specdiag.checkpoint.tree import children, is_number, is_table, is_tensor
-from specdiag.files import shown
+from specdiag.wording import shown
 
 MAX_VISITS = 200_000
 MAX_LEVELS = 100

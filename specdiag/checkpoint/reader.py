@@ -17,19 +17,12 @@ from specdiag.checkpoint import memory as _memory
 from specdiag.checkpoint import tree
 from specdiag.checkpoint.model import Model, find_model, strip_wrappers
 from specdiag.checkpoint.safetensors import RECORD, parse_json, read_header, restore
+from specdiag.checkpoint.tensor import Tensor, combined_hash, elements_hash
 from specdiag.checkpoint.torchfile.legacy import read_legacy, starts_legacy
 from specdiag.checkpoint.torchfile.tensors import TorchFile, read_zip, torch_tensor
-from specdiag.files import (
-    File,
-    Tensor,
-    combined_hash,
-    elements_hash,
-    find_file,
-    open_file,
-    read_bytes,
-    shown,
-)
+from specdiag.files import File, find_file, open_file, read_bytes
 from specdiag.notebook import record_html
+from specdiag.wording import shown
 
 if TYPE_CHECKING:
     import torch

@@ -8,22 +8,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from specdiag.files import (
+from specdiag.checkpoint.tensor import (
     ITEMSIZE,
-    File,
     Tensor,
     check_bytes,
     checked_shape,
     combined_hash,
     elements_hash,
-    is_text,
     numpy_dtype,
-    open_file,
-    read_array,
-    read_bytes,
-    shown,
     unreadable,
 )
+from specdiag.files import File, open_file, read_array, read_bytes
+from specdiag.wording import is_text, shown
 
 MAX_HEADER = 100_000_000  # the format's own limit
 MAX_VALUES = 2_000_000  # a tensor takes about 8

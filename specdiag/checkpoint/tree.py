@@ -10,7 +10,7 @@ import numpy as np
 
 from specdiag.checkpoint.arrays import is_array, path_of, scalar_value
 from specdiag.checkpoint.torchfile.machine import Global, Key, Object, Reference
-from specdiag.files import is_text, shown
+from specdiag.wording import is_text, shown
 
 MAX_NODES = 500_000
 MAX_LEVELS = 40

@@ -112,7 +112,7 @@ def _measure_on_cluster(address: str | None, checkpoints: list[Path]) -> None:
 
 def _summary(dataset: "xr.Dataset") -> dict[str, Any]:
     """Return what is there of each checkpoint, NaN as None."""
-    from specdiag.files import without_nan
+    from specdiag.wording import without_nan
 
     names = ("state", "n_fit", "n_degenerate", "n_skipped", "n_failed", "r2", "condition_number")
     columns = {name: dataset[name].values.tolist() for name in ("checkpoint", "entry", *names)}
@@ -133,8 +133,8 @@ def _summary(dataset: "xr.Dataset") -> dict[str, Any]:
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    from specdiag.files import printable
     from specdiag.plot.drawings import counted
+    from specdiag.wording import printable
 
     rows, layers, sessions = found["checkpoints"], found["layers"], found["sessions"]
     lines = [

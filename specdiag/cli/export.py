@@ -36,7 +36,7 @@ def export(
     """  # noqa: D301
     from specdiag.checkpoint import export as exports
     from specdiag.checkpoint.reader import open_checkpoint
-    from specdiag.files import printable
+    from specdiag.wording import printable
 
     if output.suffix != ".safetensors":
         raise click.UsageError(f"{output}: the name of the file to write ends in .safetensors")

@@ -280,7 +280,7 @@ def _with_progress(
     measured: Iterator["Layer"], tensors: Sequence["Tensor"], label: str
 ) -> Iterator["Layer"]:
     """Yield the layers, with a progress bar on a terminal's stderr when they will take long."""
-    from specdiag.files import printable
+    from specdiag.wording import printable
 
     costs = [math.prod(t.shape) * min(t.shape[:2]) for t in tensors]
     if sum(costs) < _LONG or not sys.stderr.isatty():
@@ -295,8 +295,8 @@ def _with_progress(
 def _print_tables(
     checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence["Layer"]]
 ) -> None:
-    from specdiag.files import printable
     from specdiag.show import layers as tables
+    from specdiag.wording import printable
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for checkpoint, layers in zip(checkpoints, measured, strict=True):
@@ -310,8 +310,8 @@ def _print_comparisons(
     checkpoints: Sequence["Checkpoint"], comparisons: Sequence["Comparison"]
 ) -> None:
     from specdiag.dataset.spectra import unique_names
-    from specdiag.files import printable
     from specdiag.show import comparison as comparison_tables
+    from specdiag.wording import printable
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     first, *others = unique_names(checkpoints)

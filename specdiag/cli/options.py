@@ -171,7 +171,7 @@ def show_count(done: int, total: int) -> None:
 
 def complain(error: Exception) -> None:
     """Say on stderr, in one line, what is wrong."""
-    from specdiag.files import one_line
+    from specdiag.wording import one_line
 
     click.echo(f"specdiag: {one_line(error)}", err=True)
 

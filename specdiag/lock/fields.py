@@ -24,7 +24,7 @@ from typing import (
 )
 from urllib.parse import urlsplit
 
-from specdiag.files import is_text, shown
+from specdiag.wording import is_text, shown
 
 MAX_DEPTH = 50  # of tables and arrays in each other, well within what recursion can read
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import tomli_w
 
-from specdiag.files import printable, shown, write_whole
+from specdiag.files import write_whole
 from specdiag.lock.entry import (
     Cost,
     Entry,
@@ -37,6 +37,7 @@ from specdiag.lock.entry import (
     Source,
 )
 from specdiag.lock.fields import LockfileError, keys, plain, read, refuse
+from specdiag.wording import printable, shown
 
 __all__ = [
     "Cost",

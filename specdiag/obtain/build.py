@@ -20,7 +20,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 from specdiag.checkpoint.reader import tensor_digest
-from specdiag.files import one_line, write_whole
+from specdiag.files import write_whole
 from specdiag.lock.lockfile import (
     Entry,
     Input,
@@ -48,6 +48,7 @@ from specdiag.obtain.state import (
     sha256_of,
     state,
 )
+from specdiag.wording import one_line
 
 _log = logging.getLogger(__name__)
 

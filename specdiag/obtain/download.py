@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from specdiag.files import File, find_file, open_file, printable, shown
+from specdiag.files import File, find_file, open_file
+from specdiag.wording import printable, shown
 
 if TYPE_CHECKING:
     import httpx2

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
-from specdiag.files import File, find_file, open_file, shown
+from specdiag.files import File, find_file, open_file
 from specdiag.obtain.download import (
     CHANGED,
     HUB_LOGIN,
@@ -37,6 +37,7 @@ from specdiag.obtain.download import (
     find_local,
     patiently,
 )
+from specdiag.wording import shown
 
 __all__ = ["ChecksumError", "Fetched", "fetch_hub", "fetch_url"]
 

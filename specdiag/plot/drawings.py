@@ -13,7 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from specdiag.files import printable, write_whole
+from specdiag.files import write_whole
+from specdiag.wording import printable
 
 if TYPE_CHECKING:
     import xarray as xr

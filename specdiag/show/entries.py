@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specdiag.files import printable
 from specdiag.lock.lockfile import Entry, Lock
 from specdiag.obtain.state import Receipt, read_receipt, state
+from specdiag.wording import printable
 
 if TYPE_CHECKING:
     from specdiag.obtain.build import Outcome

@@ -11,11 +11,11 @@ import click
 
 from specdiag.dataset.schema import SCHEMA, layer_value
 from specdiag.dataset.spectra import unique_names
-from specdiag.files import printable, without_nan
-from specdiag.files import shown as shown_name
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.htsr.layers import Layer
 from specdiag.htsr.verdict import MAX_Q, summarise
+from specdiag.wording import printable, without_nan
+from specdiag.wording import shown as shown_name
 
 if TYPE_CHECKING:
     from specdiag.checkpoint.reader import Checkpoint

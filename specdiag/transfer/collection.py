@@ -17,13 +17,13 @@ import numpy as np
 
 from specdiag.dataset.schema import COLLECTION, FEATURES, SCHEMA, SCHEMA_VERSION, Variable
 from specdiag.dataset.spectra import check_version, labelled, validate
-from specdiag.files import one_line
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.lock.lockfile import Entry, Lock, Scale, check_names, find, load
 from specdiag.obtain.build import attach_spectra, spectra_path
 from specdiag.obtain.state import USABLE, Receipt, read_receipt, sha256_of, state
 from specdiag.transfer.evaluation import read_evaluation
 from specdiag.transfer.factors import factors, labels
+from specdiag.wording import one_line
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from specdiag.dataset.schema import COLLECTION, FEATURES
-from specdiag.files import find_file, is_text, one_line, open_file, shown
+from specdiag.files import find_file, open_file
+from specdiag.wording import is_text, one_line, shown
 
 _LARGEST = 100_000_000  # bytes; one of ten thousand sessions and features takes one million
 

@@ -8,7 +8,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from specdiag.files import read_array, read_bytes, shown
+from specdiag.files import read_array, read_bytes
+from specdiag.wording import shown
 
 MAX_DIRECTORY = 64 * 2**20
 MAX_RATIO = 20  # weights hardly compress; a bomb does

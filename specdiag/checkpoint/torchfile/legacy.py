@@ -3,10 +3,12 @@
 import struct
 from typing import Any, BinaryIO
 
+from specdiag.checkpoint.tensor import ITEMSIZE
 from specdiag.checkpoint.torchfile.machine import Reference
 from specdiag.checkpoint.torchfile.pickle_reader import interpret
 from specdiag.checkpoint.torchfile.tensors import Storage, TorchFile, storage_id
-from specdiag.files import ITEMSIZE, File, open_file, shown
+from specdiag.files import File, open_file
+from specdiag.wording import shown
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001

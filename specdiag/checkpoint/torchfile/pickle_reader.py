@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 from specdiag.checkpoint.torchfile.machine import Global, Key, Machine, Object, Reference
-from specdiag.files import is_text, shown
+from specdiag.wording import is_text, shown
 
 MAX_OPERATIONS = 2_000_000  # a tensor of a state dict takes 32
 MAX_INTEGER_BYTES = 1024

@@ -10,24 +10,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from specdiag.checkpoint.arrays import array_tensor, is_array
-from specdiag.checkpoint.torchfile import archive as _zip
-from specdiag.checkpoint.torchfile.archive import Record
-from specdiag.checkpoint.torchfile.machine import MAX_BYTES, Global, Object, Reference
-from specdiag.checkpoint.torchfile.pickle_reader import interpret
-from specdiag.files import (
+from specdiag.checkpoint.tensor import (
     ITEMSIZE,
     MAX_DIMENSIONS,
-    File,
     Tensor,
     check_bytes,
     checked_shape,
     numpy_dtype,
-    open_file,
-    read_array,
     shape_text,
-    shown,
     unreadable,
 )
+from specdiag.checkpoint.torchfile import archive as _zip
+from specdiag.checkpoint.torchfile.archive import Record
+from specdiag.checkpoint.torchfile.machine import MAX_BYTES, Global, Object, Reference
+from specdiag.checkpoint.torchfile.pickle_reader import interpret
+from specdiag.files import File, open_file, read_array
+from specdiag.wording import shown
 
 _STORAGE_DTYPES = (
     {"Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16"}
