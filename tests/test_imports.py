@@ -21,23 +21,15 @@ LAYERS = (
     {"htsr"},
     {"checkpoint", "lock"},
     {"features", "files"},
-    {"notebook", "wording"},
+    {"notebook"},
+    {"wording"},
 )
-# What recipes may import: they build checkpoints, and leave commands, stores and figures to specdiag.
+# What recipes may import: they build checkpoints, and leave commands, states and drawings to specdiag.
 FOR_RECIPES = {
     *("numpy", "scipy", "h5py", "torch", "torch_brain", "lightning", "tqdm", "recipes"),
-    *(
-        "specdiag.checkpoint.reader",
-        "specdiag.features.covariance",
-        "specdiag.lock.lockfile",
-        "specdiag.lock.recipe",
-    ),
-    *(
-        "specdiag.features.conditioning",
-        "specdiag.htsr.monitor",
-        "specdiag.files",
-        "specdiag.transfer.claims",
-    ),
+    *("specdiag.checkpoint", "specdiag.features", "specdiag.files", "specdiag.htsr.monitor"),
+    *("specdiag.lock", "specdiag.transfer.claims", "specdiag.transfer.evaluation"),
+    "specdiag.wording",
 }
 # Pipelines run without specdiag, in an environment that has torch_brain, what that needs, and dandi.
 FOR_PIPELINES = {"h5py", "numpy", "pandas", "pynwb", "ray", "torch_brain", "nlb"}
@@ -155,7 +147,7 @@ def test_recipes_declare_without_anything_heavy():
 
 def test_measuring_a_safetensors_file_imports_no_torch_and_no_xarray(minilm):
     code = (
-        "from specdiag.checkpoint.reader import open_checkpoint as o; from specdiag import layers as l;"
+        "from specdiag.checkpoint.reader import open_checkpoint as o; from specdiag.htsr import layers as l;"
         f"print(len(list(l.measure(l.matrices(o({str(minilm)!r}), '*layer.0.*')))))"
     )
     assert loaded_by(code) & HEAVY == set()

@@ -1,23 +1,65 @@
-"""Looking at trees from pickles and from memory: their parts, and plain values for metadata."""
+"""Nodes of a checkpoint's tree, from a pickle or from memory.
+
+What a pickle wants imported is a `Global`, what it wants called is an `Object`; both stay what they
+are: a description. Lists, tuples and dicts are Python's own.
+"""
 
 import math
 import sys
-from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from specdiag.checkpoint.arrays import is_array, path_of, scalar_value
-from specdiag.checkpoint.torchfile.machine import Global, Key, Object, Reference
-from specdiag.wording import is_text, shown
-
-MAX_NODES = 500_000
-MAX_LEVELS = 40
+from specdiag.checkpoint.tensor import PLAIN_DTYPES, Tensor, check_bytes, checked_shape, unreadable
+from specdiag.wording import shown
 
 _TABLES = {"collections.OrderedDict", "collections.defaultdict", "collections.Counter"}
-_LISTS = {"builtins.set", "builtins.frozenset", "__builtin__.set", "__builtin__.frozenset"}
+LISTS = {"builtins.set", "builtins.frozenset", "__builtin__.set", "__builtin__.frozenset"}
 _MODULE_SLOTS = ("_parameters", "_buffers", "_modules")
+_TEXT_ENCODINGS = {"S": "ascii", "U<": "utf-32-le", "U>": "utf-32-be"}
+_CODES = {np.dtype(name).str[1:] for name in PLAIN_DTYPES}
+_BYTES = {"builtins.bytes", "builtins.bytearray", "__builtin__.bytes", "__builtin__.bytearray"}
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """The dotted name of something that the pickle wants imported."""
+
+    path: str
+
+
+@dataclass(eq=False, repr=False, slots=True)
+class Object:
+    """Something the pickle wants called, with what it would then be given."""
+
+    cls: object
+    args: tuple[Any, ...]
+    state: object = None
+    items: list[Any] | None = None
+    pairs: dict[Any, Any] | None = None
+
+
+@dataclass(eq=False, repr=False, slots=True)
+class Reference:
+    """What the pickle calls a persistent id: data kept outside it."""
+
+    id: object
+
+
+@dataclass(eq=False, repr=False, slots=True)
+class Key:
+    """A dict key that is compared by identity: hashing it could be slow or overflow the stack."""
+
+    value: object
+
+
+def path_of(node: object) -> str:
+    """Return the dotted name of what an object is made by, with NumPy's older names renewed."""
+    cls = node.cls if type(node) is Object else None
+    return cls.path.replace("numpy.core.", "numpy._core.") if type(cls) is Global else ""
 
 
 def is_tensor(node: object) -> bool:
@@ -93,7 +135,7 @@ def children(node: object) -> Iterable[tuple[str, Any]] | None:
 def _module_parts(state: dict[Any, Any]) -> list[tuple[str, Any]]:
     hidden = state.get("_non_persistent_buffers_set")
     omitted = (
-        {name for name in _set_items(hidden) if type(name) is str}
+        {name for name in set_items(hidden) if type(name) is str}
         if type(hidden) is Object
         else set()
     )
@@ -105,7 +147,8 @@ def _module_parts(state: dict[Any, Any]) -> list[tuple[str, Any]]:
     ]
 
 
-def _set_items(node: Object) -> list[Any]:
+def set_items(node: Object) -> list[Any]:
+    """Return the members of a pickled set."""
     first = node.args[0] if node.args else None
     return [*(first if isinstance(first, list | tuple) else ()), *(node.items or ())]
 
@@ -118,11 +161,11 @@ def key_text(key: object) -> str:
         key = key.value
     if isinstance(key, tuple) and len(key) < 8 and {type(part) for part in key} <= {str, int}:
         return str(key)
-    plain = _scalar(key)
+    plain = scalar(key)
     return plain if isinstance(plain, str) else str(plain)
 
 
-def _scalar(value: Any) -> object:
+def scalar(value: Any) -> object:
     """Return a plain value for anything that is no container; its name in brackets at worst."""
     if type(value) is Object:
         known = scalar_value(value)
@@ -143,42 +186,89 @@ def _scalar(value: Any) -> object:
     return f"<{type(value).__module__}.{type(value).__qualname__}>"
 
 
-class Plainer:
-    """Turns nodes into values that JSON can hold, within one budget for a whole checkpoint.
+def is_array(node: object) -> bool:
+    """Tell whether a node describes a NumPy array."""
+    path = path_of(node)
+    return path.startswith(("numpy._core.", "numpy.ma.")) and path.endswith(
+        ("._reconstruct", "._frombuffer", "._mareconstruct")
+    )
 
-    `foreign` counts what could only be named.
+
+def scalar_value(node: Object) -> object:
+    """Return the value of ``numpy._core.multiarray.scalar(dtype, bytes)``, or None."""
+    if path_of(node) != "numpy._core.multiarray.scalar" or len(node.args) != 2:
+        return None
+    code, order = _dtype(node.args[0])
+    data = bytes_of(node.args[1])
+    if data is None:
+        return None
+    if code[:1] in ("U", "S"):
+        try:
+            return data.decode(_TEXT_ENCODINGS[code[0] + order * (code[0] == "U")]).rstrip("\0")
+        except (UnicodeDecodeError, KeyError):
+            return None
+    dtype = _plain_dtype(code, order)
+    return np.frombuffer(data, dtype)[0] if dtype and len(data) == dtype.itemsize else None
+
+
+def array_tensor(name: str, node: Object, where: str) -> Tensor:
+    """Return the array that a node describes.
+
+    Raises
+    ------
+    ValueError
+        If the size of its data is not what its shape and dtype take.
     """
+    parts: tuple[Any, ...] = node.state if type(node.state) is tuple else ()
+    if path_of(node).endswith("._frombuffer"):
+        parts = (1, *node.args[2:3], *node.args[1:2], node.args[3:] == ("F",), *node.args[:1])
+    if len(parts) != 5 or path_of(node).endswith("._mareconstruct"):
+        return unreadable(name, (), "unknown", "an unsupported kind of NumPy array")
+    _, size, described, fortran, raw = parts
+    code, order = _dtype(described)
+    dtype = _plain_dtype(code, order)
+    shape = checked_shape(size, dtype.itemsize if dtype else 1, where)
+    if dtype is None:
+        kind = "object" if code[:1] == "O" else shown(code, quote=False)
+        return unreadable(name, shape, kind, f"dtype {kind} is not supported")
+    data = bytes_of(raw)
+    if data is None or len(data) != prod(shape) * dtype.itemsize:
+        raise ValueError(f"{where}: its data do not fit its shape; the file is damaged")
 
-    def __init__(self, budget: int = MAX_NODES) -> None:
-        self.left = budget
-        self.foreign: Counter[str] = Counter()
+    def read() -> np.ndarray:
+        flat = np.frombuffer(data, dtype)
+        check_bytes(flat.view(np.uint8), dtype.name, where)
+        values = flat.reshape(shape, order="F" if fortran is True else "C")
+        return np.array(values, dtype=dtype.newbyteorder("="), order="C")
 
-    def convert(self, node: Any, levels: int = MAX_LEVELS) -> Any:
-        """Return a plain value for a node; levels bound the recursion."""
-        self.left -= 1 + (len(node) // 64 if isinstance(node, str) else 0)
-        if self.left < 0 or levels == 0:
-            self.foreign["too large or too deep"] += 1
-            return "<too large or too deep>"
-        path = path_of(node)
-        if is_table(node) or path == "argparse.Namespace":
-            return self._table(table_items(node if is_table(node) else node.state), levels)
-        if isinstance(node, list | tuple | set | frozenset) or path in _LISTS:
-            items = _set_items(node) if type(node) is Object else node
-            # The first that finds the budget spent is the last.
-            return [self.convert(item, levels - 1) for item in items if self.left >= 0]
-        value = _scalar(node)
-        if isinstance(value, str) and not isinstance(node, str | float) and value[:1] == "<":
-            self.foreign[value[1:-1]] += 1
-        return value
+    identity = (node,) if data else None
+    return Tensor(name=name, shape=shape, dtype=dtype.name, identity=identity, read=read)
 
-    def _table(self, pairs: Iterable[tuple[Any, Any]], levels: int) -> dict[str, Any]:
-        table: dict[str, Any] = {}
-        for key, value in pairs:
-            name = key_text(key)
-            if name in table:
-                self.foreign["a key that is written like another"] += 1
-                continue
-            table[name if is_text(name) else shown(name)] = self.convert(value, levels - 1)
-            if self.left < 0:
-                break
-        return table
+
+def _dtype(node: Any) -> tuple[str, str]:
+    """Return code and byte order of ``dtype(code, False, True)`` with its state."""
+    if path_of(node) != "numpy.dtype" or not node.args or type(node.args[0]) is not str:
+        return "", ""
+    state = node.state
+    swapped = type(state) is tuple and state[1:2] == (">",)
+    return node.args[0], ">" if swapped else "<"
+
+
+def _plain_dtype(code: str, order: str) -> np.dtype | None:
+    return np.dtype(order + code) if code in _CODES else None
+
+
+def bytes_of(node: object) -> bytes | None:
+    """Return what a node holds as bytes: protocol 2 writes a call that encodes text as Latin-1."""
+    if type(node) is bytes:
+        return node
+    if type(node) is str:  # Python 2 wrote text and bytes alike
+        return node.encode()
+    if type(node) is not Object:
+        return None
+    first = node.args[0] if node.args else b""
+    if path_of(node) in _BYTES and type(first) is bytes:
+        return first
+    if path_of(node) == "_codecs.encode" and type(first) is str:
+        return first.encode("latin-1") if all(ord(c) < 256 for c in first) else None
+    return None

@@ -4,9 +4,9 @@ import struct
 from typing import Any, BinaryIO
 
 from specdiag.checkpoint.tensor import ITEMSIZE
-from specdiag.checkpoint.torchfile.machine import Reference
 from specdiag.checkpoint.torchfile.pickle_reader import interpret
 from specdiag.checkpoint.torchfile.tensors import Storage, TorchFile, storage_id
+from specdiag.checkpoint.tree import Reference
 from specdiag.files import File, open_file
 from specdiag.wording import shown
 

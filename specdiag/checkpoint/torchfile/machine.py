@@ -5,44 +5,13 @@ stay what they are: a description. Lists, tuples and dicts are Python's own. Not
 hashes or prints a value that may be nested, so depth costs memory and never the C stack.
 """
 
-from dataclasses import dataclass
 from typing import Any, BinaryIO, NoReturn
+
+from specdiag.checkpoint.tree import Global, Reference
 
 MAX_BYTES = 512 * 2**20
 MAX_CONTAINERS = 500_000  # a tensor of a state dict takes 7
 MAX_MARKS = 10_000  # Python's own pickler stops at about 1,000 levels
-
-
-@dataclass(frozen=True, slots=True)
-class Global:
-    """The dotted name of something that the pickle wants imported."""
-
-    path: str
-
-
-@dataclass(eq=False, repr=False, slots=True)
-class Object:
-    """Something the pickle wants called, with what it would then be given."""
-
-    cls: object
-    args: tuple[Any, ...]
-    state: object = None
-    items: list[Any] | None = None
-    pairs: dict[Any, Any] | None = None
-
-
-@dataclass(eq=False, repr=False, slots=True)
-class Reference:
-    """What the pickle calls a persistent id: data kept outside it."""
-
-    id: object
-
-
-@dataclass(eq=False, repr=False, slots=True)
-class Key:
-    """A dict key that is compared by identity: hashing it could be slow or overflow the stack."""
-
-    value: object
 
 
 class Machine:

@@ -6,7 +6,8 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
-from specdiag.checkpoint.torchfile.machine import Global, Key, Machine, Object, Reference
+from specdiag.checkpoint.torchfile.machine import Machine
+from specdiag.checkpoint.tree import Global, Key, Object, Reference
 from specdiag.wording import is_text, shown
 
 MAX_OPERATIONS = 2_000_000  # a tensor of a state dict takes 32

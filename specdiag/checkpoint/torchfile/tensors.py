@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from specdiag.checkpoint.arrays import array_tensor, is_array
 from specdiag.checkpoint.tensor import (
     ITEMSIZE,
     MAX_DIMENSIONS,
@@ -22,8 +21,9 @@ from specdiag.checkpoint.tensor import (
 )
 from specdiag.checkpoint.torchfile import archive as _zip
 from specdiag.checkpoint.torchfile.archive import Record
-from specdiag.checkpoint.torchfile.machine import MAX_BYTES, Global, Object, Reference
+from specdiag.checkpoint.torchfile.machine import MAX_BYTES
 from specdiag.checkpoint.torchfile.pickle_reader import interpret
+from specdiag.checkpoint.tree import Global, Object, Reference, array_tensor, is_array
 from specdiag.files import File, open_file, read_array
 from specdiag.wording import shown
 

@@ -1,0 +1,61 @@
+"""Plain values beside the tensors: nodes of a checkpoint's tree as values that JSON can hold."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from specdiag.checkpoint.tree import (
+    LISTS,
+    Object,
+    is_table,
+    key_text,
+    path_of,
+    scalar,
+    set_items,
+    table_items,
+)
+from specdiag.wording import is_text, shown
+
+MAX_NODES = 500_000
+MAX_LEVELS = 40
+
+
+class Plainer:
+    """Turns nodes into values that JSON can hold, within one budget for a whole checkpoint.
+
+    `foreign` counts what could only be named.
+    """
+
+    def __init__(self, budget: int = MAX_NODES) -> None:
+        self.left = budget
+        self.foreign: Counter[str] = Counter()
+
+    def convert(self, node: Any, levels: int = MAX_LEVELS) -> Any:
+        """Return a plain value for a node; levels bound the recursion."""
+        self.left -= 1 + (len(node) // 64 if isinstance(node, str) else 0)
+        if self.left < 0 or levels == 0:
+            self.foreign["too large or too deep"] += 1
+            return "<too large or too deep>"
+        path = path_of(node)
+        if is_table(node) or path == "argparse.Namespace":
+            return self._table(table_items(node if is_table(node) else node.state), levels)
+        if isinstance(node, list | tuple | set | frozenset) or path in LISTS:
+            items = set_items(node) if type(node) is Object else node
+            # The first that finds the budget spent is the last.
+            return [self.convert(item, levels - 1) for item in items if self.left >= 0]
+        value = scalar(node)
+        if isinstance(value, str) and not isinstance(node, str | float) and value[:1] == "<":
+            self.foreign[value[1:-1]] += 1
+        return value
+
+    def _table(self, pairs: Iterable[tuple[Any, Any]], levels: int) -> dict[str, Any]:
+        table: dict[str, Any] = {}
+        for key, value in pairs:
+            name = key_text(key)
+            if name in table:
+                self.foreign["a key that is written like another"] += 1
+                continue
+            table[name if is_text(name) else shown(name)] = self.convert(value, levels - 1)
+            if self.left < 0:
+                break
+        return table
