@@ -26,16 +26,18 @@ RESULTS = Path(__file__).parent / "results" / "collection.csv"
 
 def made_up(folder, checkpoints, layers):
     """Write the spectra of checkpoints with 64, 128 or 256 eigenvalues a layer."""
-    from specdiag.dataset import spectra
+    from specdiag.checkpoint.reader import open_checkpoint
+    from specdiag.dataset.netcdf import save
+    from specdiag.dataset.spectra import build
     from specdiag.htsr.layers import measure_tensor
 
     rng = np.random.default_rng(0)
     measured = []
     for side in (64, 128, 256):
-        opened = spectra.open_checkpoint({"weight": rng.standard_normal((side, side)) ** 3})
+        opened = open_checkpoint({"weight": rng.standard_normal((side, side)) ** 3})
         measured.append(measure_tensor(opened.tensors[0], gof=False))
     named = [replace(measured[i % 3], name=f"layers.{i}.weight") for i in range(layers)]
-    spectra.save(spectra.build([opened], [named], {}), folder / "0.nc")
+    save(build([opened], [named], {}), folder / "0.nc")
     content = (folder / "0.nc").read_bytes()
     for i in range(1, checkpoints):
         (folder / f"{i}.nc").write_bytes(content)

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from specdiag.checkpoint.export import export
     from specdiag.checkpoint.reader import open_checkpoint, tensor_digest
     from specdiag.comparison.dataset import compare
-    from specdiag.dataset.spectra import alpha, open_spectra, save, spectrum
+    from specdiag.dataset.netcdf import open_spectra, save
+    from specdiag.dataset.spectra import alpha
+    from specdiag.dataset.spectrum import spectrum
     from specdiag.features.covariance import FeatureCovariance
     from specdiag.htsr.esd import eigenvalues, rank_gate
     from specdiag.htsr.goodness_of_fit import goodness_of_fit, likelihood_ratios
@@ -52,10 +54,10 @@ _HOME = {
     "likelihood_ratios": "htsr.goodness_of_fit",
     "link": "transfer.link",
     "open_checkpoint": "checkpoint.reader",
-    "open_spectra": "dataset.spectra",
+    "open_spectra": "dataset.netcdf",
     "rank_gate": "htsr.esd",
-    "save": "dataset.spectra",
-    "spectrum": "dataset.spectra",
+    "save": "dataset.netcdf",
+    "spectrum": "dataset.spectrum",
     "tensor_digest": "checkpoint.reader",
 }
 

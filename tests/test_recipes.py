@@ -14,7 +14,8 @@ import pytest
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.lock import lockfile
 from specdiag.lock.lockfile import Lock, dumps, load, loads
-from specdiag.lock.recipe import Job, declared, resolve
+from specdiag.lock.recipe import Job, declared
+from specdiag.lock.resolve import resolve
 from support.paths import ROOT
 
 LOCK = load(ROOT / "checkpoints.lock")

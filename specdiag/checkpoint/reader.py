@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from specdiag.checkpoint import memory as _memory
-from specdiag.checkpoint import tree
+from specdiag.checkpoint import memory
+from specdiag.checkpoint.metadata import MAX_NODES, Plainer
 from specdiag.checkpoint.model import Model, find_model, strip_wrappers
 from specdiag.checkpoint.safetensors import RECORD, parse_json, read_header, restore
 from specdiag.checkpoint.tensor import Tensor, combined_hash, elements_hash
@@ -90,9 +90,9 @@ def open_checkpoint(
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         return _open_folder(path) if path.is_dir() else _open_path(path)
-    if isinstance(source, Mapping) or _memory.is_module(source):
-        model = find_model(_memory.memory_tree(source), "model")
-        found = [_memory.memory_tensor(name, values) for name, values in model.tensors]
+    if isinstance(source, Mapping) or memory.is_module(source):
+        model = find_model(memory.memory_tree(source), "model")
+        found = [memory.memory_tensor(name, values) for name, values in model.tensors]
         return _assemble("model", None, _Opened(found, *_metadata(model)))
     raise TypeError(f"a path, state dict or module is expected, not {type(source).__name__}")
 
@@ -198,7 +198,7 @@ def _open_safetensors(file: File) -> _Opened:
     if RECORD not in metadata:
         return _Opened(found, dict(metadata), [])
     found, about, notes = restore(file, found, metadata[RECORD])
-    plainer = tree.Plainer()
+    plainer = Plainer()
     about = {name: plainer.convert(value) for name, value in about.items()}
     return _Opened(found, about, notes, is_export=True)
 
@@ -216,7 +216,7 @@ def _metadata(model: Model) -> tuple[dict[str, Any], list[str]]:
         for key, count in model.aside.items()
     ]
     metadata: dict[str, Any] = {}
-    plainer = tree.Plainer()
+    plainer = Plainer()
     for name, node in [*model.entries, *model.top]:
         if plainer.left < 0:
             notes.append(f"entries from {shown(name)} on were left out: there are too many")
@@ -328,7 +328,7 @@ def _open_index(file: File) -> Checkpoint:
             )
         found += [tensor for tensor in tensors if tensor.name in keys]
         notes += more
-    about = tree.Plainer(tree.MAX_NODES).convert(index.get("metadata") or {})
+    about = Plainer(MAX_NODES).convert(index.get("metadata") or {})
     metadata = about if isinstance(about, dict) else {}
     return _assemble(file.path.name.split(".")[0], file.path, _Opened(found, metadata, notes))
 

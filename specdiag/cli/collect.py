@@ -75,7 +75,7 @@ def spectra(
     """  # noqa: D301
     check_engine(engine, address)
     start_log()
-    from specdiag.dataset.spectra import save
+    from specdiag.dataset.netcdf import save
     from specdiag.lock.lockfile import find_lock, load
     from specdiag.transfer.collection import chosen, collect
 

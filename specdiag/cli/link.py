@@ -30,7 +30,7 @@ def link(spectra: Path, as_json: bool, seed: int) -> None:
       specdiag link spectra.nc
       specdiag link spectra.nc --json
     """  # noqa: D301
-    from specdiag.dataset.spectra import open_spectra
+    from specdiag.dataset.netcdf import open_spectra
     from specdiag.show import link as link_tables
     from specdiag.transfer.link import link as linked
 

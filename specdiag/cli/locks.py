@@ -219,7 +219,7 @@ def train(
 
 
 def _check_is_no_replicate(path: Path) -> None:
-    from specdiag.lock.recipe import origin
+    from specdiag.lock.resolve import origin
 
     if found := origin(path):
         name, seed = found
@@ -229,18 +229,18 @@ def _check_is_no_replicate(path: Path) -> None:
 
 def _replicate(path: Path, scale: "Scale", seed: int, *, write: bool) -> tuple[Path, "Lock"]:
     """Return the lock of another seed and its path, having said what is dropped of it."""
-    from specdiag.lock import recipe
+    from specdiag.lock import resolve
 
     _check_is_no_replicate(path)
-    path, lock, changes = recipe.replicate(path, scale, seed, write=write)
+    path, lock, changes = resolve.replicate(path, scale, seed, write=write)
     for line in changes:
-        if line.endswith(recipe.LOST):
+        if line.endswith(resolve.LOST):
             click.echo(line, err=True)
     return path, lock
 
 
 def _say_unseeded(entries: Sequence["Entry"]) -> None:
-    from specdiag.lock.recipe import is_seeded
+    from specdiag.lock.resolve import is_seeded
 
     names = [e.name for e in entries if e.kind == "checkpoint" and not is_seeded(e)]
     has, again = "has", "it is built again as it is"
@@ -295,7 +295,7 @@ def lock_(names: tuple[str, ...], lock_path: Path | None, check: bool, init: boo
       specdiag lock
       specdiag lock --check
     """  # noqa: D301
-    from specdiag.lock import recipe
+    from specdiag.lock import recipe, resolve
     from specdiag.lock.lockfile import dumps, exclusive, load, save
 
     if lock_path:
@@ -306,7 +306,7 @@ def lock_(names: tuple[str, ...], lock_path: Path | None, check: bool, init: boo
     declarations = recipe.declared(path.parent)
     with nullcontext() if check else exclusive(path):
         lock = load(path)
-        new, changes = recipe.resolve(lock, declarations, names)
+        new, changes = resolve.resolve(lock, declarations, names)
         if dumps(lock) != path.read_text(encoding="utf-8"):
             changes.append("written anew: the file was edited by hand, and comments are not kept")
         if changes and not check:

@@ -337,11 +337,11 @@ def _write(
     draw: Callable[["xr.Dataset", Path], Sequence[Path]],
 ) -> bool:
     """Return whether all could be written; complain otherwise: what was measured is still shown."""
-    from specdiag.dataset import spectra
+    from specdiag.dataset.netcdf import save
 
     try:
         if output:
-            spectra.save(dataset, output)
+            save(dataset, output)
             click.echo(f"wrote {output}", err=True)
         if plot:
             n = len(draw(dataset, plot))

@@ -167,7 +167,7 @@ def _check(*needed: str) -> None:
 
 
 def _read(data: Path, trainings: tuple[Path, ...]) -> tuple["xr.Dataset", dict[str, Any]]:
-    from specdiag.dataset.spectra import open_spectra
+    from specdiag.dataset.netcdf import open_spectra
     from specdiag.plot import trajectory
 
     with open_spectra(data) as dataset:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
 from specdiag.comparison.conclusion import whole
 from specdiag.comparison.pairs import Pair, pair_up
-from specdiag.dataset.schema import Variable
-from specdiag.dataset.spectra import build, check_whole_numbers, labelled, unique_names
+from specdiag.dataset.schema import Variable, labelled
+from specdiag.dataset.spectra import build, check_whole_numbers, unique_names
 from specdiag.htsr.layers import MIN_EIGENVALUES, Layer, matrices, measure
 from specdiag.htsr.verdict import judge
 

@@ -6,12 +6,19 @@ links them with the features' covariance and the test R².
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.htsr.layers import Layer
 
+if TYPE_CHECKING:
+    pass
+
+
 SCHEMA_VERSION = 1
+_DTYPES = {"f": "float64", "i": "int64", "b": "int8", "O": "str"}
 _LAYER = ("checkpoint", "layer")
 _ONE = ("checkpoint",)
 _CI = ("checkpoint", "ci_bound")
@@ -189,4 +196,15 @@ def as_markdown(schema: Mapping[str, Variable]) -> str:
     return "\n".join(["| variable | dimensions | dtype | meaning |", "|---|---|---|---|", *rows])
 
 
-_DTYPES = {"f": "float64", "i": "int64", "b": "int8", "O": "str"}
+def labelled(schema: Mapping[str, Variable], columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns as xarray Variables, with the dims, dtypes and attributes of the schema."""
+    import xarray as xr
+
+    return {
+        name: xr.Variable(
+            spec.dims,
+            np.asarray(columns[name], dtype=object if spec.dtype == "O" else _DTYPES[spec.dtype]),
+            {"long_name": spec.long_name} | ({"units": spec.units} if spec.units else {}),
+        )
+        for name, spec in schema.items()
+    }

@@ -11,17 +11,18 @@ Dataset import it.
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
-from specdiag.dataset.schema import SCHEMA, SCHEMA_VERSION, Variable, layer_value, schema_of
-from specdiag.files import write_whole
+from specdiag.dataset.schema import (
+    SCHEMA,
+    SCHEMA_VERSION,
+    labelled,
+    layer_value,
+)
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.htsr.layers import MIN_EIGENVALUES, Layer, matrices, measure
 from specdiag.htsr.null import NULLS
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _log = logging.getLogger(__name__)
-
-_DTYPES = {"f": np.float64, "i": np.int64, "b": np.int8, "O": object}
 
 
 def alpha(
@@ -151,20 +150,6 @@ def build(
     )
 
 
-def labelled(schema: Mapping[str, Variable], columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns as xarray Variables, with the dims, dtypes and attributes of the schema."""
-    import xarray as xr
-
-    return {
-        name: xr.Variable(
-            spec.dims,
-            np.asarray(columns[name], dtype=_DTYPES[spec.dtype]),
-            {"long_name": spec.long_name} | ({"units": spec.units} if spec.units else {}),
-        )
-        for name, spec in schema.items()
-    }
-
-
 def unique_names(checkpoints: Sequence[Checkpoint]) -> list[str]:
     """Return the names of the checkpoints.
 
@@ -204,151 +189,3 @@ def _attributes(checkpoints: Sequence[Checkpoint], settings: Mapping[str, Any]) 
         "schema_version": SCHEMA_VERSION,
         "provenance": json.dumps(provenance, sort_keys=True),
     }
-
-
-def spectrum(
-    dataset: "xr.Dataset", layer: str, checkpoint: str | None = None
-) -> NDArray[np.float64]:
-    """Return the eigenvalues of one layer, descending.
-
-    Parameters
-    ----------
-    dataset : xarray.Dataset
-        Of `alpha` or `open_spectra`, also after selecting or reordering layers and checkpoints.
-    layer, checkpoint : str
-        Coordinate values; the checkpoint may be left out when there is only one.
-
-    Raises
-    ------
-    ValueError
-        When there is no such layer or checkpoint.
-    """
-    labels = _labels(dataset, "checkpoint")
-    if checkpoint is None and len(labels) > 1:
-        raise ValueError(f"several checkpoints: name one of {', '.join(labels)}")
-    wanted = {"checkpoint": labels[0] if checkpoint is None else checkpoint, "layer": layer}
-    for dim, label in wanted.items():
-        known = _labels(dataset, dim)
-        if label not in known:
-            raise ValueError(f"no {dim} {label!r} in the dataset: it has {', '.join(known[:3])}, …")
-    cell = dataset[["row_start", "row_size"]]
-    cell = cell.sel({dim: label for dim, label in wanted.items() if dim in cell.dims})
-    start = int(cell.row_start)
-    return np.asarray(dataset.eigenvalue[start : start + int(cell.row_size)].values)
-
-
-def fingerprints(dataset: "xr.Dataset") -> NDArray[np.float32]:
-    """Return what tells spectra from each other: their norms, shape (n_checkpoints, n_layers, 2).
-
-    NaN where nothing was measured. In float32, as the same matrix measured on another machine differs in
-    the last bits of float64.
-    """
-    both = np.stack([dataset.frobenius_norm.values, dataset.spectral_norm.values], axis=-1)
-    measured = dataset.status.isin(["fit", "degenerate"]).values
-    return np.where(measured[..., None], both, np.nan).astype(np.float32)
-
-
-def _labels(dataset: "xr.Dataset", dim: str) -> list[str]:
-    return [str(label) for label in np.atleast_1d(dataset[dim].values)]
-
-
-def validate(dataset: "xr.Dataset") -> "xr.Dataset":
-    """Return the Dataset when it has all that its schema says, with those dims and dtypes.
-
-    Of a Dataset that is opened lazily, only `row_start` and `row_size` are read.
-
-    Raises
-    ------
-    ValueError
-        Naming the first variable that is missing or different.
-    """
-    check_version(dataset.attrs)
-    for name, spec in schema_of(dataset.attrs).items():
-        if name not in dataset.variables:
-            raise ValueError(f"variable {name} is missing")
-        variable = dataset[name]
-        kind = "O" if variable.dtype.kind in "OUST" else variable.dtype.kind
-        if variable.dims != spec.dims or kind != spec.dtype.replace("b", "i"):
-            raise ValueError(
-                f"variable {name} has dims {variable.dims} and dtype {variable.dtype}: expected "
-                f"{spec.dims} and kind {spec.dtype}"
-            )
-    starts = dataset.row_start.values
-    ends = starts + dataset.row_size.values
-    if np.any(starts < 0) or np.any(ends > dataset.sizes["sample"]):
-        raise ValueError("row_start and row_size point outside of the eigenvalues")
-    return dataset
-
-
-def check_version(attrs: Mapping[Any, Any]) -> None:
-    """Raise ValueError when attributes are not those of a Dataset that this specdiag reads."""
-    found = attrs.get("schema_version")
-    if found != SCHEMA_VERSION:
-        raise ValueError(
-            f"schema_version is {found}: this specdiag reads {SCHEMA_VERSION}; is it a file of "
-            "specdiag, and is specdiag up to date?"
-        )
-
-
-def save(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> None:
-    """Write a valid Dataset as netCDF-4: whole under its final name, or not at all.
-
-    Raises
-    ------
-    ValueError
-        When the Dataset is not valid.
-    OSError
-        When the file cannot be written.
-    """
-    validate(dataset)
-    target = Path(path).resolve()
-    if target.exists() and not target.is_file():
-        raise ValueError(f"{path} is not a regular file: name a file to write")
-    # Through memory: HDF5 crashes the process when the disk fills while it writes.
-    content = dataset.to_netcdf(engine="h5netcdf", encoding=_encoding(dataset))
-    try:
-        write_whole(target, content)
-    except OSError as error:
-        raise OSError(f"{path} could not be written: {error.strerror or error}") from error
-
-
-def _encoding(dataset: "xr.Dataset") -> dict[str, dict[str, Any]]:
-    """Return how text is stored: in a collection that of layers as compressed characters.
-
-    As strings, five variables of 100,000 cells took 27 times the space and ten times as long to open.
-    """
-    if dataset.attrs.get("kind") != "collection":
-        return {}
-    characters = {"dtype": "S1", "zlib": True, "complevel": 1}
-    return {
-        str(name): characters if variable.ndim > 1 else {"dtype": str}
-        for name, variable in dataset.variables.items()
-        if variable.dtype.kind in "OUT"
-    }
-
-
-def open_spectra(path: str | os.PathLike[str]) -> "xr.Dataset":
-    """Return the Dataset that `save` wrote, opened lazily: values are read when they are used.
-
-    `.load()` reads all of it; `.close()`, or a `with` block, lets the file go.
-
-    Raises
-    ------
-    ValueError
-        When the file is not such a Dataset.
-    OSError
-        When it cannot be read.
-    """
-    import xarray as xr
-
-    try:
-        dataset = xr.open_dataset(path, engine="h5netcdf")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
-    except (ValueError, OSError, KeyError) as error:
-        raise ValueError(f"{path} is not a spectra file: {' '.join(str(error).split())}") from error
-    try:
-        return validate(dataset)
-    except (ValueError, OSError) as error:
-        dataset.close()
-        raise ValueError(f"{path} is not a spectra file: {' '.join(str(error).split())}") from error

@@ -396,11 +396,12 @@ def attach_spectra(target: Path) -> Path:
     ValueError
         When there is none to write: the checkpoint has no matrix.
     """
-    from specdiag.dataset import spectra
+    from specdiag.dataset.netcdf import save
+    from specdiag.dataset.spectra import alpha
 
     path = spectra_path(target)
     if not path.exists():
-        spectra.save(spectra.alpha(target), path)
+        save(alpha(target), path)
     return path
 
 

@@ -97,7 +97,7 @@ def _of_weights(
     dataset: "xr.Dataset", spectra_of: Sequence[str] | None, most: int | None
 ) -> Iterator[Drawing]:
     """Yield alpha by layer of every distinct spectrum, and spectra of layers."""
-    from specdiag.dataset.spectra import fingerprints
+    from specdiag.dataset.spectrum import fingerprints
     from specdiag.plot import alpha_by_layer, esd
 
     shown = measured(dataset)
@@ -148,7 +148,7 @@ def first_of_each(dataset: "xr.Dataset") -> Any:
     """
     import numpy as np
 
-    from specdiag.dataset.spectra import fingerprints
+    from specdiag.dataset.spectrum import fingerprints
 
     is_first = np.zeros(dataset.status.shape, dtype=bool)
     norms, seen = fingerprints(dataset), set()

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.dataset.spectra import spectrum
+from specdiag.dataset.spectrum import spectrum
 from specdiag.htsr.esd import marchenko_pastur_density
 from specdiag.plot.drawings import short, short_title
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.dataset.schema import Variable
-from specdiag.dataset.spectra import check_whole_numbers, fingerprints, labelled
+from specdiag.dataset.schema import Variable, labelled
+from specdiag.dataset.spectra import check_whole_numbers
+from specdiag.dataset.spectrum import fingerprints
 from specdiag.transfer import rank_correlation as ranks
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 import specdiag
-from specdiag.dataset import spectra
+from specdiag.dataset import netcdf
 from specdiag.dataset.schema import SCHEMA
 
 
@@ -25,7 +25,7 @@ def dataset(weights):
 
 
 def test_the_dataset_has_all_that_the_schema_says(dataset):
-    assert spectra.validate(dataset) is dataset
+    assert netcdf.validate(dataset) is dataset
     assert set(SCHEMA) == set(dataset.variables)
     for name, spec in SCHEMA.items():
         assert dataset[name].dims == spec.dims
@@ -140,7 +140,7 @@ def test_a_save_that_fails_leaves_the_old_file(dataset, tmp_path):
 )
 def test_a_dataset_that_is_not_of_the_schema_is_refused(dataset, change, message):
     with pytest.raises(ValueError, match=message):
-        spectra.validate(change(dataset))
+        netcdf.validate(change(dataset))
 
 
 @pytest.mark.parametrize("content", [b"", b"not netCDF", b"\x89HDF\r\n\x1a\n" + bytes(100)])

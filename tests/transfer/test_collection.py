@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import specdiag
-from specdiag.dataset import spectra
+from specdiag.dataset import netcdf, spectra
 from specdiag.dataset.schema import COLLECTION, FEATURES, SCHEMA, as_markdown
 from specdiag.features.conditioning import FeatureSpectrum
 from specdiag.files import write_whole
@@ -499,9 +499,9 @@ def test_what_was_selected_can_be_saved(dataset, tmp_path):
 
 def test_a_collection_that_lacks_a_variable_is_refused(dataset, tmp_path):
     with pytest.raises(ValueError, match=r"^variable r2 is missing$"):
-        spectra.validate(dataset.drop_vars("r2"))
+        netcdf.validate(dataset.drop_vars("r2"))
     with pytest.raises(ValueError, match=r"^variable n_fit has dims .* and kind i$"):
-        spectra.validate(dataset.assign(n_fit=dataset.n_fit * 1.0))
+        netcdf.validate(dataset.assign(n_fit=dataset.n_fit * 1.0))
 
 
 @pytest.mark.parametrize(

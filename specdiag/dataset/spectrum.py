@@ -1,0 +1,55 @@
+"""One spectrum of a Dataset, and what tells spectra from each other."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def spectrum(
+    dataset: "xr.Dataset", layer: str, checkpoint: str | None = None
+) -> NDArray[np.float64]:
+    """Return the eigenvalues of one layer, descending.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        Of `alpha` or `open_spectra`, also after selecting or reordering layers and checkpoints.
+    layer, checkpoint : str
+        Coordinate values; the checkpoint may be left out when there is only one.
+
+    Raises
+    ------
+    ValueError
+        When there is no such layer or checkpoint.
+    """
+    labels = _labels(dataset, "checkpoint")
+    if checkpoint is None and len(labels) > 1:
+        raise ValueError(f"several checkpoints: name one of {', '.join(labels)}")
+    wanted = {"checkpoint": labels[0] if checkpoint is None else checkpoint, "layer": layer}
+    for dim, label in wanted.items():
+        known = _labels(dataset, dim)
+        if label not in known:
+            raise ValueError(f"no {dim} {label!r} in the dataset: it has {', '.join(known[:3])}, …")
+    cell = dataset[["row_start", "row_size"]]
+    cell = cell.sel({dim: label for dim, label in wanted.items() if dim in cell.dims})
+    start = int(cell.row_start)
+    return np.asarray(dataset.eigenvalue[start : start + int(cell.row_size)].values)
+
+
+def fingerprints(dataset: "xr.Dataset") -> NDArray[np.float32]:
+    """Return what tells spectra from each other: their norms, shape (n_checkpoints, n_layers, 2).
+
+    NaN where nothing was measured. In float32, as the same matrix measured on another machine differs in
+    the last bits of float64.
+    """
+    both = np.stack([dataset.frobenius_norm.values, dataset.spectral_norm.values], axis=-1)
+    measured = dataset.status.isin(["fit", "degenerate"]).values
+    return np.where(measured[..., None], both, np.nan).astype(np.float32)
+
+
+def _labels(dataset: "xr.Dataset", dim: str) -> list[str]:
+    return [str(label) for label in np.atleast_1d(dataset[dim].values)]
