@@ -12,7 +12,8 @@ import specdiag
 from benchmarks._pages import DOCS
 from specdiag.lock.lockfile import find, load
 from specdiag.plot import trajectory
-from specdiag.plot.drawings import WHOLE, drawings, save_figure, style
+from specdiag.plot.drawings import WHOLE, drawings
+from specdiag.plot.style import save_figure, style
 
 PAIR = ("data_efficiency/scratch_100", "data_efficiency/scratch_tuned_100")
 BASE = "base/poyo_mp_converged"

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+_NAMES_SHOWN = 4
+
 
 def printable(text: str) -> str:
     """Return `text` on one line: whatever is not printable is escaped."""
@@ -39,3 +41,26 @@ def is_text(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def short(name: str, longest: int = 52) -> str:
+    """Return a name on one line, printable: its end when it is long."""
+    text = printable(name)
+    return text if len(text) <= longest else f"…{text[1 - longest :]}"
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number of things, in words."""
+    return f"{n} {noun}" + "s" * (n != 1)
+
+
+def some(names: list[str]) -> str:
+    """Return the first names, and how many more there are."""
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    more = len(names) - _NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def number(value: float, form: str) -> str:
+    """Return a number in the given format, a dash for none."""
+    return format(value, form) if math.isfinite(value) else "-"

@@ -102,7 +102,7 @@ def spectra(
 
 
 def _measure_on_cluster(address: str | None, checkpoints: list[Path]) -> None:
-    from specdiag.obtain.build import attach_spectra
+    from specdiag.obtain.beside import attach_spectra
     from specdiag.obtain.cluster import each
 
     for attached in each(attach_spectra, checkpoints, address=address):
@@ -133,8 +133,7 @@ def _summary(dataset: "xr.Dataset") -> dict[str, Any]:
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    from specdiag.plot.drawings import counted
-    from specdiag.wording import printable
+    from specdiag.wording import counted, printable
 
     rows, layers, sessions = found["checkpoints"], found["layers"], found["sessions"]
     lines = [

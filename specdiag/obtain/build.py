@@ -33,6 +33,7 @@ from specdiag.lock.lockfile import (
     source_digest,
 )
 from specdiag.lock.recipe import Job, explained, load_recipe
+from specdiag.obtain.beside import attach_spectra, receipts, sha256_of, spectra_path
 from specdiag.obtain.fetch import ChecksumError, fetch_hub, fetch_url
 from specdiag.obtain.plan import Step, how_made, parent_key
 from specdiag.obtain.state import (
@@ -43,9 +44,7 @@ from specdiag.obtain.state import (
     parent_sha256,
     publish,
     read_receipt,
-    receipts,
     recorded,
-    sha256_of,
     state,
 )
 from specdiag.wording import one_line
@@ -338,11 +337,6 @@ def _runs(target: Path) -> list[Path]:
     return list(target.parent.glob(f"{glob.escape(target.name)}.*.run"))
 
 
-def spectra_path(target: Path) -> Path:
-    """Return where the Dataset of a checkpoint's spectra lies: beside it, named after its content."""
-    return target.with_name(f"{target.name}.{sha256_of(target)[:16]}.nc")
-
-
 def _is_finished(target: Path) -> bool:
     """Return whether `_finish` has nothing to do; a folder may be that of a build in progress."""
     return not _runs(target) and (not target.is_file() or spectra_path(target).exists())
@@ -386,23 +380,6 @@ def _finish(target: Path) -> None:
         for old in target.parent.glob(f"{glob.escape(target.name)}.*.nc"):
             if old != spectra_path(target):
                 old.unlink()
-
-
-def attach_spectra(target: Path) -> Path:
-    """Return the file with the Dataset of a checkpoint's spectra, written now where it lacks.
-
-    Raises
-    ------
-    ValueError
-        When there is none to write: the checkpoint has no matrix.
-    """
-    from specdiag.dataset.netcdf import save
-    from specdiag.dataset.spectra import alpha
-
-    path = spectra_path(target)
-    if not path.exists():
-        save(alpha(target), path)
-    return path
 
 
 def _metrics(entry: Entry, found: Any) -> dict[str, Metric]:

@@ -5,13 +5,9 @@ how it was made, of which declaration and parent, and its metrics. The receipt i
 renamed into place after it, so at any moment the file that is there has its receipt.
 """
 
-import functools
-import glob
-import hashlib
 import json
 import platform
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +16,7 @@ from typing import Literal, NamedTuple
 from specdiag.files import usual_mode, write_whole
 from specdiag.lock.fields import Commit, Scalar, Sha256, Size, plain, read
 from specdiag.lock.lockfile import Entry, Lock, Metric, declaration_digest, find, source_digest
+from specdiag.obtain.beside import receipt_path, receipts, sha256_of
 
 Word = Literal["ok", "rebuilt", "drifted", "stale", "missing", "corrupt"]
 USABLE = ("ok", "rebuilt", "drifted")
@@ -131,7 +128,7 @@ def read_receipt(root: Path, lock: Lock, entry: Entry) -> Receipt | State:
         return State("missing")
     else:
         sha256 = sha256_of(path)
-    receipt = _receipt_path(path, sha256)
+    receipt = receipt_path(path, sha256)
     if receipt.is_file():
         return _parsed(receipt, sha256)
     if entry.kind == "evaluation":
@@ -168,15 +165,6 @@ def _recorded_receipt(entry: Entry) -> Receipt:
     )
 
 
-def _receipt_path(path: Path, sha256: str) -> Path:
-    return path.with_name(f"{path.name}.{sha256[:16]}.json")
-
-
-def receipts(path: Path) -> Iterator[Path]:
-    """Return the receipts beside a file: its own, and those of files before it or to come."""
-    return path.parent.glob(f"{glob.escape(path.name)}.{'[0-9a-f]' * 16}.json")
-
-
 def as_bytes(receipt: Receipt) -> bytes:
     """Return a receipt as it is written."""
     return json.dumps(plain(receipt), indent=1, sort_keys=True).encode()
@@ -192,7 +180,7 @@ def publish(root: Path, entry: Entry, file: Path | None, receipt: Receipt) -> No
     """
     path = root / entry.path
     path.parent.mkdir(parents=True, exist_ok=True)
-    target = _receipt_path(path, receipt.sha256)
+    target = receipt_path(path, receipt.sha256)
     write_whole(target, as_bytes(receipt))
     if file:
         file.chmod(usual_mode())  # whoever wrote it may have kept it to himself
@@ -225,18 +213,6 @@ def recorded(entry: Entry, receipt: Receipt, *, forced: bool) -> Entry:
     if receipt.how != "fetched" and (forced or not entry.metrics):
         entry = replace(entry, metrics=receipt.metrics, environment=receipt.environment)
     return entry
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal digits; read again only when it has changed."""
-    status = path.stat()
-    return _sha256_of(path, (status.st_size, status.st_mtime_ns, status.st_ino))
-
-
-@functools.lru_cache(maxsize=4096)
-def _sha256_of(path: Path, stamp: tuple[int, int, int]) -> str:  # noqa: ARG001 - the key of the cache
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def environment(seconds: float) -> dict[str, str | int | float]:

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.plot.drawings import counted
 from specdiag.plot.seeds import (
     NO_R2,
     has_r2,
@@ -15,6 +14,7 @@ from specdiag.plot.seeds import (
     scatter,
     seeds_text,
 )
+from specdiag.wording import counted
 
 if TYPE_CHECKING:
     import xarray as xr

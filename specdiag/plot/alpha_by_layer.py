@@ -6,7 +6,8 @@ import numpy as np
 
 from specdiag.htsr.null import gaussian_draws
 from specdiag.htsr.verdict import MAX_Q, WELL_TRAINED
-from specdiag.plot.drawings import short, short_title
+from specdiag.plot.style import short_title
+from specdiag.wording import short
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from specdiag.plot.drawings import MARKERS, OKABE_ITO, counted, short_title
 from specdiag.plot.seeds import NO_R2, Mean, has_r2, limits, mean_over_seeds
+from specdiag.plot.style import MARKERS, OKABE_ITO, short_title
+from specdiag.wording import counted
 
 if TYPE_CHECKING:
     import xarray as xr

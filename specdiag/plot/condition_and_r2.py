@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.plot.drawings import counted
 from specdiag.plot.seeds import (
     NO_R2,
     Mean,
@@ -16,6 +15,7 @@ from specdiag.plot.seeds import (
     scatter,
     seeds_text,
 )
+from specdiag.wording import counted
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specdiag.plot.drawings import ARM_COLORS, MARKERS, OKABE_ITO, short_title
 from specdiag.plot.seeds import (
     NO_R2,
     has_r2,
@@ -14,6 +13,7 @@ from specdiag.plot.seeds import (
     seeds_text,
     study,
 )
+from specdiag.plot.style import ARM_COLORS, MARKERS, OKABE_ITO, short_title
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specdiag.plot.drawings import save_figure, short, short_title
+from specdiag.plot.style import save_figure, short_title
+from specdiag.wording import short
 
 if TYPE_CHECKING:
     import xarray as xr

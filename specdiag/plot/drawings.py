@@ -4,34 +4,19 @@ Beside it, `caption` says in words what is drawn and of how many, and `lacks` wh
 draw ('' when there is). `drawings` goes through all of them.
 """
 
-import io
-import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from specdiag.files import write_whole
-from specdiag.wording import printable
+from specdiag.plot.style import save_figure, short_title, slug, style
+from specdiag.wording import counted
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
-# Okabe & Ito (2008), Color Universal Design: told apart by all common kinds of colour vision.
-OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#000000")
-ARM_COLORS = {
-    "base": "#000000",
-    "pretrained": "#0072b2",
-    "plastic": "#56b4e9",
-    "scratch": "#d55e00",
-    "scratch_tuned": "#e69f00",
-    "evaluation": "#cc79a7",
-    "": "#777777",
-}
-MARKERS = "osD^vP*X<>hp"
 
 # Of a whole Dataset, in the order in which they are shown.
 WHOLE = (
@@ -109,7 +94,7 @@ def _of_weights(
     for i, *others in list(alike.values())[:most]:
         name = shown[i]
         yield Drawing(
-            "alpha_by_layer" + f"_{i:02d}_{_slug(name)}" * several,
+            "alpha_by_layer" + f"_{i:02d}_{slug(name)}" * several,
             alpha_by_layer.TITLE + f": {short_title(name)}" * several,
             alpha_by_layer.caption(dataset, name)
             + f" Also of {counted(len(others), 'other checkpoint')}, whose spectrum is the same."
@@ -123,7 +108,7 @@ def _of_weights(
             yield Drawing(
                 f"esd_{names.index(name):02d}_" * several
                 + "esd_" * (not several)
-                + f"{j:03d}_{_slug(layer)}",
+                + f"{j:03d}_{slug(layer)}",
                 f"{esd.TITLE}: {short_title(layer)}",
                 esd.caption(dataset, layer, name),
                 esd.plot(dataset, layer, name),
@@ -178,14 +163,12 @@ def draw_all(dataset: "xr.Dataset", folder: Path) -> list[Path]:
 
     written = []
     for i, checkpoint in enumerate(dataset.checkpoint.values):
-        home = (
-            folder / f"{i:02d}_{_slug(checkpoint)}" if dataset.sizes["checkpoint"] > 1 else folder
-        )
+        home = folder / f"{i:02d}_{slug(checkpoint)}" if dataset.sizes["checkpoint"] > 1 else folder
         home.mkdir(parents=True, exist_ok=True)
         figures = {"alpha_by_layer": alpha_by_layer.plot(dataset, checkpoint)}
         for j, layer in enumerate(dataset.layer.values):
             if dataset.status.values[i, j] == "fit":
-                figures[f"esd_{j:03d}_{_slug(layer)}"] = esd.plot(dataset, layer, checkpoint)
+                figures[f"esd_{j:03d}_{slug(layer)}"] = esd.plot(dataset, layer, checkpoint)
         for name, figure in figures.items():
             path = home / f"{name}.png"
             save_figure(figure, path)
@@ -208,56 +191,3 @@ def write(found: Iterable[Drawing], folder: Path) -> tuple[list[Path], dict[str,
         captions.append(f"{drawing.name}\n{drawing.title}. {drawing.caption}\n")
     write_whole(folder / "captions.txt", "\n".join(captions).encode())
     return [*written, folder / "captions.txt"], lacking
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """Draw as this package does, whatever the user's settings of matplotlib are; then restore them."""
-    import matplotlib as mpl
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a name in a script without font
-        settings: Any = {k: v for k, v in mpl.rcParamsDefault.items() if k != "backend"}
-        settings |= {
-            "svg.fonttype": "none",  # text stays text: it can be read, searched and edited
-            "svg.hashsalt": "specdiag",  # the same bytes every time
-            "pdf.fonttype": 42,  # TrueType, as journals ask for
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-        }
-        with mpl.rc_context(settings):
-            yield
-
-
-def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a figure, in the format of its extension, whole or not at all, without the date."""
-    write_whole(path, rendered(figure, path.suffix[1:].lower()))
-
-
-def rendered(figure: "Figure", kind: str) -> bytes:
-    """Return the bytes of a figure as png, svg or pdf: the same for the same figure."""
-    content = io.BytesIO()
-    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
-    with style():
-        figure.savefig(content, format=kind, dpi=150, metadata=metadata)
-    return content.getvalue()
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", name)[-80:]
-
-
-def short_title(name: str, longest: int = 52) -> str:
-    """Return a title of a layer or checkpoint: its end when it is long, no mathematics."""
-    return short(name, longest).replace("$", r"\$")
-
-
-def short(name: str, longest: int = 52) -> str:
-    """Return a name on one line, printable: its end when it is long."""
-    text = printable(name)
-    return text if len(text) <= longest else f"…{text[1 - longest :]}"
-
-
-def counted(n: int, noun: str) -> str:
-    """Return a number of things, in words."""
-    return f"{n} {noun}" + "s" * (n != 1)

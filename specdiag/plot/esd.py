@@ -6,7 +6,8 @@ import numpy as np
 
 from specdiag.dataset.spectrum import spectrum
 from specdiag.htsr.esd import marchenko_pastur_density
-from specdiag.plot.drawings import short, short_title
+from specdiag.plot.style import short_title
+from specdiag.wording import short
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specdiag.plot.drawings import ARM_COLORS, OKABE_ITO, counted, short_title
 from specdiag.plot.seeds import level_rank, limits, ranged, study
+from specdiag.plot.style import ARM_COLORS, OKABE_ITO, short_title
+from specdiag.wording import counted
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.plot.drawings import MARKERS, OKABE_ITO, counted, short_title
+from specdiag.plot.style import MARKERS, OKABE_ITO, short_title
+from specdiag.wording import counted
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from specdiag.htsr.verdict import mean_interval
-from specdiag.plot.drawings import ARM_COLORS, MARKERS, short_title
+from specdiag.plot.style import ARM_COLORS, MARKERS, short_title
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.plot.drawings import counted
-from specdiag.wording import is_text, shown
+from specdiag.wording import counted, is_text, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,8 +9,9 @@ from specdiag.comparison.dataset import COMPARISON, Comparison, pair_value
 from specdiag.comparison.pairs import MEASURED, SAME, Pair
 from specdiag.dataset.spectra import unique_names
 from specdiag.htsr.layers import Layer
-from specdiag.show.layers import layer_row, number, render, some
-from specdiag.wording import printable, without_nan
+from specdiag.show.layers import layer_row
+from specdiag.show.table import render
+from specdiag.wording import number, printable, some, without_nan
 
 if TYPE_CHECKING:
     from specdiag.checkpoint.reader import Checkpoint

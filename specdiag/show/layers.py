@@ -4,18 +4,16 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-
-import click
 
 from specdiag.dataset.schema import SCHEMA, layer_value
 from specdiag.dataset.spectra import unique_names
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.htsr.layers import Layer
 from specdiag.htsr.verdict import MAX_Q, summarise
-from specdiag.wording import printable, without_nan
-from specdiag.wording import shown as shown_name
+from specdiag.show.table import render
+from specdiag.wording import number, printable, some, without_nan
 
 if TYPE_CHECKING:
     from specdiag.checkpoint.reader import Checkpoint
@@ -32,8 +30,6 @@ _STYLES: dict[str, dict[str, Any]] = {
     "failed": {"fg": "red"},
     "skipped": {"dim": True},
 }
-_NAMES_SHOWN = 4
-_LONGEST_NAME = 200  # characters in a table that is not for a terminal
 # What a narrow terminal does without, in this order, until names have that much room.
 _DROPPED: tuple[tuple[set[str], int], ...] = (
     (set(), 10_000),
@@ -88,53 +84,6 @@ def as_table(layers: Sequence[Layer], width: int | None = None) -> list[str]:
     return render([layer.name for layer in layers], cells, styles, _DROPPED, width)
 
 
-def render(
-    names: Sequence[str],
-    cells: Sequence[Mapping[str, str]],
-    styles: Sequence[Mapping[str, Any]],
-    droppable: Sequence[tuple[set[str], int]],
-    width: int | None,
-) -> list[str]:
-    """Return the lines of a table: a header, and a row a matrix.
-
-    Parameters
-    ----------
-    names : sequence of str
-        Of the matrices.
-    cells : sequence of mapping of str to str
-        The other cells of each row by column; words in the last column, numbers in the others.
-    styles : sequence of mapping
-        Of each row, for `click.style`.
-    droppable : sequence of (set of str, int)
-        Columns that a table which is too wide does without, in this order, until names have that much
-        room; then names are shortened.
-    width : int, optional
-        Columns of the terminal.
-    """
-    names = [shown_name(name, quote=False, limit=_LONGEST_NAME) for name in names]
-    taken = {name: max(len(name), *(len(row[name]) for row in cells)) for name in cells[0]}
-    longest = max(len("matrix"), *map(len, names))
-    room, shown = longest, list(taken)
-    for dropped, needed in droppable:
-        shown = [name for name in shown if name not in dropped]
-        if width is None:
-            break
-        room = min(longest, width - sum(2 + taken[name] for name in shown))
-        if room >= min(needed, longest):
-            break
-
-    def line(name: str, row: Mapping[str, str]) -> str:
-        numbers = [row[column].rjust(taken[column]) for column in shown[:-1]]
-        return "  ".join([_shortened(name, room).ljust(room), *numbers, row[shown[-1]]])
-
-    rows = [
-        click.style(line(name, row), **style)
-        for name, row, style in zip(names, cells, styles, strict=True)
-    ]
-    header = line("matrix", {name: name for name in taken})
-    return [header, "-" * (len(header) - len(shown[-1]) + taken[shown[-1]]), *rows]
-
-
 def _cells(layer: Layer) -> dict[str, str]:
     low, high = layer.posterior.interval
     return {
@@ -156,18 +105,6 @@ def _cells(layer: Layer) -> dict[str, str]:
 def _outside(layer: Layer) -> bool:
     low, high = layer.posterior.interval
     return layer.tail.alpha < low or layer.tail.alpha > high
-
-
-def _shortened(name: str, room: int) -> str:
-    """Return a name that fits: without .weight, its words cut to three letters from the left."""
-    room = max(room, 8)
-    words = name.removesuffix(".weight").split(".") if len(name) > room else [name]
-    for i, word in enumerate(words):
-        if len(".".join(words)) <= room:
-            break
-        words[i] = word[:3]
-    short = ".".join(words)
-    return short if len(short) <= room else f"…{short[1 - room :]}"
 
 
 def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str]:
@@ -217,15 +154,3 @@ def _alpha_lines(found: dict[str, Any]) -> list[str]:
             f"matrix gives (q <= {MAX_Q}); verdicts: {words}"
         )
     return lines
-
-
-def some(names: list[str]) -> str:
-    """Return the first names, and how many more there are."""
-    shown = ", ".join(names[:_NAMES_SHOWN])
-    more = len(names) - _NAMES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
-
-
-def number(value: float, form: str) -> str:
-    """Return a number in the given format, a dash for none."""
-    return format(value, form) if math.isfinite(value) else "-"

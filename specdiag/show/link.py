@@ -5,9 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from specdiag.show.layers import number
 from specdiag.transfer.link import ALL_TASKS, MIN_ARRANGEMENTS, QUANTITIES
-from specdiag.wording import printable, without_nan
+from specdiag.wording import number, printable, without_nan
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -18,15 +18,9 @@ from xml.etree import ElementTree as ET
 import numpy as np
 
 from specdiag.htsr.verdict import MAX_Q, VERDICTS, mean_interval
-from specdiag.plot.drawings import (
-    Drawing,
-    counted,
-    drawings,
-    first_of_each,
-    measured,
-    rendered,
-    short,
-)
+from specdiag.plot.drawings import Drawing, drawings, first_of_each, measured
+from specdiag.plot.style import rendered
+from specdiag.wording import counted, short
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -19,8 +19,8 @@ from specdiag.dataset.netcdf import check_version, validate
 from specdiag.dataset.schema import COLLECTION, FEATURES, SCHEMA, SCHEMA_VERSION, Variable, labelled
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.lock.lockfile import Entry, Lock, Scale, check_names, find, load
-from specdiag.obtain.build import attach_spectra, spectra_path
-from specdiag.obtain.state import USABLE, Receipt, read_receipt, sha256_of, state
+from specdiag.obtain.beside import attach_spectra, sha256_of, spectra_path
+from specdiag.obtain.state import USABLE, Receipt, read_receipt, state
 from specdiag.transfer.evaluation import read_evaluation
 from specdiag.transfer.factors import factors, labels
 from specdiag.wording import one_line

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 import specdiag
 from specdiag.cli.main import cli
 from specdiag.plot import trajectory
-from specdiag.plot.drawings import short
 from specdiag.show.report import Section, report
+from specdiag.wording import short
 from support.browser import Browser
 from support.collections_ import HOSTILE, hostile, readings, study, weights
 from support.paths import ROOT

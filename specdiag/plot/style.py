@@ -1,0 +1,71 @@
+"""Colours, fonts, titles and saving of figures."""
+
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specdiag.files import write_whole
+from specdiag.wording import short
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe & Ito (2008), Color Universal Design: told apart by all common kinds of colour vision.
+OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#000000")
+ARM_COLORS = {
+    "base": "#000000",
+    "pretrained": "#0072b2",
+    "plastic": "#56b4e9",
+    "scratch": "#d55e00",
+    "scratch_tuned": "#e69f00",
+    "evaluation": "#cc79a7",
+    "": "#777777",
+}
+MARKERS = "osD^vP*X<>hp"
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw as this package does, whatever the user's settings of matplotlib are; then restore them."""
+    import matplotlib as mpl
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a name in a script without font
+        settings: Any = {k: v for k, v in mpl.rcParamsDefault.items() if k != "backend"}
+        settings |= {
+            "svg.fonttype": "none",  # text stays text: it can be read, searched and edited
+            "svg.hashsalt": "specdiag",  # the same bytes every time
+            "pdf.fonttype": 42,  # TrueType, as journals ask for
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+        }
+        with mpl.rc_context(settings):
+            yield
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure, in the format of its extension, whole or not at all, without the date."""
+    write_whole(path, rendered(figure, path.suffix[1:].lower()))
+
+
+def rendered(figure: "Figure", kind: str) -> bytes:
+    """Return the bytes of a figure as png, svg or pdf: the same for the same figure."""
+    content = io.BytesIO()
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    with style():
+        figure.savefig(content, format=kind, dpi=150, metadata=metadata)
+    return content.getvalue()
+
+
+def slug(name: str) -> str:
+    """Return the part of a name that is safe in a file name on every file system."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", name)[-80:]
+
+
+def short_title(name: str, longest: int = 52) -> str:
+    """Return a title of a layer or checkpoint: its end when it is long, no mathematics."""
+    return short(name, longest).replace("$", r"\$")
