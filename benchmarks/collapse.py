@@ -17,9 +17,9 @@ from pathlib import Path
 from benchmarks import _collapse_page
 from benchmarks._pages import DOCS
 from recipes._published import BASE, adamw, lamb
-from recipes._recordings import recordings
-from recipes._run import tested
-from recipes._train import train
+from recipes.data.recordings import recordings
+from recipes.poyo.run import tested
+from recipes.poyo.train import train
 from specdiag.htsr.monitor import SpectralMonitor
 from specdiag.lock.lockfile import load
 from specdiag.lock.recipe import Job
@@ -74,7 +74,7 @@ class Watch:
 
     def after(self, step, model):
         """Read the spectra, and keep the weights of the last step."""
-        from recipes import _checkpoints
+        from recipes.poyo import checkpoints as _checkpoints
 
         before = len(self.monitor.readings)
         self.monitor(step, model)

@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks._pages import DOCS, table_of, write_tables
 from benchmarks.ridge import decoded
-from recipes._simulate import write
 from recipes._tasks import task_of
+from recipes.simulation.recordings import write
 from specdiag.lock.lockfile import load
 
 LOCK = DOCS.parent / "checkpoints.lock"

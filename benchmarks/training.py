@@ -16,13 +16,13 @@ from statistics import median
 
 import numpy as np
 
-from recipes._arrays import arrays
-from recipes._batches import Batches, padded
-from recipes._poyo import build, parameter_groups, rows
 from recipes._published import MODEL, adamw, unit_dropout
-from recipes._simulate import write
 from recipes._tasks import CHRONIC_SESSIONS, SIMULATION, VELOCITY, WINDOWS
-from recipes._windows import random_windows
+from recipes.data.arrays import arrays
+from recipes.data.batches import Batches, padded
+from recipes.data.windows import random_windows
+from recipes.poyo.model import build, parameter_groups, rows
+from recipes.simulation.recordings import write
 
 BATCH = 16
 SESSIONS = CHRONIC_SESSIONS[:3]
@@ -104,7 +104,7 @@ def upstream_step(model, optimizer, schedule, batch):
 
 
 def our_step(model, optimizer, schedule, batch):
-    """Return the loss of one step as `recipes._train` does it in one process."""
+    """Return the loss of one step as `recipes.poyo.train` does it in one process."""
     error = (model(**batch.inputs) - batch.values).square().mean(dim=-1)
     loss = (error * batch.weights).sum() / batch.weights.sum().clamp(min=1e-6)
     loss.backward()
@@ -118,7 +118,7 @@ class Side:
     """One of the two loops, with a model and an optimizer of its own."""
 
     def __init__(self, held, total, *, fused):
-        from recipes._lamb import optimizer
+        from recipes.poyo.lamb import optimizer
 
         self.model = build(PARAMS, held, None).train()
         settings = adamw(1e-3)

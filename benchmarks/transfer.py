@@ -24,12 +24,12 @@ from benchmarks import _transfer_page
 from benchmarks._pages import DOCS
 from benchmarks._transfer_page import LEVELS, PERCENTS, UNSEEN
 from benchmarks.ridge import counts, r2
-from recipes._arrays import arrays, first_part, inside, place
-from recipes._evaluate import r2_score
 from recipes._published import ARMS, BASE, unit_dropout
-from recipes._recordings import recordings
-from recipes._run import tested
-from recipes._train import train
+from recipes.data.arrays import arrays, first_part, inside, place
+from recipes.data.recordings import recordings
+from recipes.poyo.evaluate import r2_score
+from recipes.poyo.run import tested
+from recipes.poyo.train import train
 from specdiag.lock.lockfile import find, load
 from specdiag.lock.recipe import Job
 

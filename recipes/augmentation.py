@@ -18,8 +18,8 @@ from recipes._published import (
     finetuned,
     r2,
 )
-from recipes._run import trained as build
 from recipes._tasks import SESSION_BATCH, reaching
+from recipes.poyo.run import trained as build
 from specdiag.lock.lockfile import Entry, Reported
 
 __all__ = ["build", "entries"]

@@ -6,8 +6,8 @@ that it decodes days it has not seen.
 """
 
 from recipes._published import BASE, SCALES, declare, r2
-from recipes._run import evaluated as build
 from recipes._tasks import BASE_SECONDS, CHRONIC_SESSIONS, reaching
+from recipes.poyo.run import evaluated as build
 from specdiag.lock.lockfile import Entry
 
 __all__ = ["build", "entries"]

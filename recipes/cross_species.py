@@ -6,8 +6,8 @@ with it in the batch.
 """
 
 from recipes._published import ARMS, figure, finetuned, r2
-from recipes._run import trained as build
 from recipes._tasks import foraging
+from recipes.poyo.run import trained as build
 from specdiag.lock.lockfile import Entry, Reported
 
 __all__ = ["build", "entries"]

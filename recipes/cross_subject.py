@@ -5,8 +5,8 @@ scratch.
 """
 
 from recipes._published import ARMS, finetuned, r2
-from recipes._run import trained as build
 from recipes._tasks import SESSION_BATCH, reaching
+from recipes.poyo.run import trained as build
 from specdiag.lock.lockfile import Entry
 
 __all__ = ["build", "entries"]

@@ -7,8 +7,8 @@ the tuned one says how much of the difference is the optimizer.
 """
 
 from recipes._published import ARMS, finetuned, r2
-from recipes._run import trained as build
 from recipes._tasks import AREA2
+from recipes.poyo.run import trained as build
 from specdiag.lock.lockfile import Entry
 
 __all__ = ["build", "entries"]

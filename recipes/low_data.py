@@ -6,8 +6,8 @@ fraction is also a shorter training.
 """
 
 from recipes._published import features, finetuned, r2
-from recipes._run import trained as build
 from recipes._tasks import reaching
+from recipes.poyo.run import trained as build
 from specdiag.lock.lockfile import Entry, Reported
 
 __all__ = ["build", "entries"]

@@ -25,8 +25,8 @@ from recipes._published import (
     training,
     unit_dropout,
 )
-from recipes._run import trained as build
 from recipes._tasks import BASE_SECONDS, CHRONIC_SESSIONS, POYO_MP_SESSIONS, reaching
+from recipes.poyo.run import trained as build
 from specdiag.lock.lockfile import Cost, Entry
 
 __all__ = ["build", "entries"]

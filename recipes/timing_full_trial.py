@@ -6,8 +6,8 @@ this variant were published.
 """
 
 from recipes._published import ARMS, finetuned
-from recipes._run import trained as build
 from recipes._tasks import FULL_TRIAL, PRODUCED_INTERVAL, timing
+from recipes.poyo.run import trained as build
 from specdiag.lock.lockfile import Entry
 
 __all__ = ["build", "entries"]

@@ -5,8 +5,8 @@ The time to go, which falls from the produced interval at Set to zero at Go and 
 """
 
 from recipes._published import ARMS, finetuned, r2
-from recipes._run import trained as build
 from recipes._tasks import FROM_SET, TIME_TO_GO, timing
+from recipes.poyo.run import trained as build
 from specdiag.lock.lockfile import Entry
 
 __all__ = ["build", "entries"]

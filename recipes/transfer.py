@@ -10,8 +10,8 @@ transfer with an undertrained control: `scratch_tuned` has the public learning r
 """
 
 from recipes._published import ARMS, BAYES, CARD, DEGENERATE, ROPE, figure, finetuned, r2
-from recipes._run import trained as build
 from recipes._tasks import AREA2, FROM_SET, PRODUCED_INTERVAL, timing
+from recipes.poyo.run import trained as build
 from specdiag.lock.lockfile import Entry
 
 __all__ = ["build", "entries"]

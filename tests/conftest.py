@@ -52,7 +52,7 @@ def published():
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory):
     """All simulated recordings that the lock declares, written once."""
-    from recipes._simulate import write
+    from recipes.simulation.recordings import write
     from support.desk import SETTINGS
 
     folder = tmp_path_factory.mktemp("simulated")

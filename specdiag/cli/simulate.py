@@ -39,7 +39,7 @@ def simulate(out: Path, names: tuple[str, ...], lock_path: Path | None) -> None:
         raise click.UsageError(
             f"no desk entry has the session {unknown[0]}; there are {', '.join(sorted(settings))}"
         )
-    recipe = load_recipe(path.parent, "_simulate")
+    recipe = load_recipe(path.parent, "simulation/recordings")
     for session in names or settings:
         try:
             (file,) = recipe.write(out, [session], settings[session])

@@ -22,7 +22,7 @@ def network():
 
 
 def train(decay, *, steps, lr=8e-3, monitor=None):
-    from recipes._lamb import SparseLamb
+    from recipes.poyo.lamb import SparseLamb
 
     model = network()
     optimizer = SparseLamb(model.parameters(), lr=lr, weight_decay=decay)

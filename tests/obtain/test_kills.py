@@ -221,10 +221,10 @@ import os, signal
 from pathlib import Path
 
 from recipes._published import adamw, declare, training
-from recipes._recordings import recordings
-from recipes._run import tested
+from recipes.data.recordings import recordings
+from recipes.poyo.run import tested
 from recipes._tasks import reaching
-from recipes._train import train
+from recipes.poyo.train import train
 
 TASK = reaching("c_20131003_center_out_reaching", seconds=60)
 

@@ -21,6 +21,7 @@ from specdiag.plot import (
     esd,
     feature_spectra,
     pretrained_and_scratch,
+    style,
     trajectory,
 )
 from specdiag.plot import drawings as figures
@@ -78,7 +79,7 @@ def texts(figure):
 
 @pytest.mark.parametrize("name", [*WHOLE, "alpha_by_layer", "esd", "trajectory"])
 def test_text_overlaps_no_other_text_and_stays_in_the_figure(name, dataset, table):
-    with figures.style():
+    with style.style():
         if name in WHOLE:
             figure = WHOLE[name].plot(dataset)
         elif name == "trajectory":
@@ -110,19 +111,19 @@ def test_axes_are_labelled_and_captions_count(name, dataset):
 def test_files_are_the_same_every_time_whatever_the_settings_of_the_user(kind, dataset):
     import matplotlib as mpl
 
-    with figures.style():
-        first = figures.rendered(chronic.plot(dataset), kind)
+    with style.style():
+        first = style.rendered(chronic.plot(dataset), kind)
     with mpl.rc_context({"font.size": 20, "svg.fonttype": "path", "axes.facecolor": "red"}):
         before = dict(mpl.rcParams)
-        with figures.style():
-            second = figures.rendered(chronic.plot(dataset), kind)
+        with style.style():
+            second = style.rendered(chronic.plot(dataset), kind)
         assert dict(mpl.rcParams) == before
     assert first == second
 
 
 def test_an_svg_holds_its_text_as_text(dataset):
-    with figures.style():
-        content = figures.rendered(data_efficiency.plot(dataset), "svg")
+    with style.style():
+        content = style.rendered(data_efficiency.plot(dataset), "svg")
     found = "".join(ET.fromstring(content).itertext())
     assert "share of the training data (%)" in found
     assert "<dc:date>" not in content.decode()
@@ -405,9 +406,7 @@ def test_labels_from_data_are_no_mathematics(word):
         for i, f, r2 in ((1, 0.1, 0.5), (2, 0.1, 0.6), (1, 1, 0.55), (2, 1, 0.5))
     ]
     one = collected(rows)
-    drawn = {
-        d.name for d in figures.drawings(one) if d.figure and figures.rendered(d.figure, "svg")
-    }
+    drawn = {d.name for d in figures.drawings(one) if d.figure and style.rendered(d.figure, "svg")}
     assert {"alpha_and_r2", "condition_and_r2", "data_efficiency", "feature_spectra"} < drawn
 
 
@@ -435,7 +434,7 @@ def test_an_arm_of_one_share_is_named(dataset):
 def test_ticks_of_a_narrow_spectrum_do_not_overlap(rng):
     q, _ = np.linalg.qr(rng.standard_normal((90, 60)))
     one = specdiag.alpha({"w": q * np.sqrt(np.linspace(1, 3, 60))}, gof=False)
-    with figures.style():
+    with style.style():
         figure = esd.plot(one, "w")
         found = texts(figure)
     for (a, first), (b, second) in combinations(found, 2):

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recipes._arrays import Arrays, Floats
-from recipes._batches import Batch, Batches
+from recipes.data.arrays import Arrays, Floats
+from recipes.data.batches import Batch, Batches
 from specdiag.features.conditioning import FeatureSpectrum
 from specdiag.features.covariance import attach
 

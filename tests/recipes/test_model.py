@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipes import _checkpoints
-from recipes._arrays import arrays
-from recipes._poyo import build, load, parameter_groups, rows
+from recipes.data.arrays import arrays
+from recipes.poyo import checkpoints
+from recipes.poyo.model import build, load, parameter_groups, rows
 from support.sessions import MODEL, params, session, sessions
 
 torch = pytest.importorskip("torch")
@@ -25,7 +25,7 @@ def held():
 def parent(held, tmp_path_factory):
     path = tmp_path_factory.mktemp("parent") / "base.ckpt"
     state = {f"model.{k}": v for k, v in build(params(), held, None).state_dict().items()}
-    _checkpoints.write(path, {"state_dict": state})
+    checkpoints.write(path, {"state_dict": state})
     return path
 
 
@@ -83,7 +83,7 @@ def test_new_embeddings_may_start_with_the_spread_of_those_the_core_knows(held, 
     with torch.no_grad():
         theirs.unit_emb.weight.mul_(10)
     wide = parent.with_name("wide.ckpt")
-    _checkpoints.write(wide, {"state_dict": theirs.state_dict()})
+    checkpoints.write(wide, {"state_dict": theirs.state_dict()})
     model = build(params(transfer=FROZEN | {"new_embeddings": "parent"}), others, wide)
     known = theirs.unit_emb.weight.detach()[1:].std()
     new = model.unit_emb.tokenizer(sorted(set(others.units) - set(held.units)))
@@ -132,7 +132,7 @@ def test_another_architecture_than_the_parents_is_refused(parent, held):
 
 def test_a_file_without_vocabulary_is_refused(tmp_path):
     path = tmp_path / "other.ckpt"
-    _checkpoints.write(path, {"state_dict": {"weight": torch.zeros(2, 2)}})
+    checkpoints.write(path, {"state_dict": {"weight": torch.zeros(2, 2)}})
     with pytest.raises(ValueError) as error:
         load(path, MODEL)
     assert str(error.value) == (
@@ -165,7 +165,7 @@ def lamb_by_hand(weight, gradients, lrs, *, decay, sparse, beta1=0.9, beta2=0.99
 
 
 def lamb(weight, gradients, lrs, *, decay, sparse):
-    from recipes._lamb import SparseLamb
+    from recipes.poyo.lamb import SparseLamb
 
     parameter = torch.nn.Parameter(torch.tensor(weight))
     steps = SparseLamb([{"params": [parameter], "sparse": sparse}], lr=1.0, weight_decay=decay)
@@ -204,7 +204,7 @@ def test_weights_of_zero_take_a_plain_step():
 
 
 def schedule_of(settings, total):
-    from recipes._lamb import optimizer
+    from recipes.poyo.lamb import optimizer
 
     parameter = torch.nn.Parameter(torch.ones(2, 2))
     steps, schedule = optimizer(

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipes._arrays import Windows, arrays, first_part, inside
-from recipes._batches import Batches, batch_size, n_steps, units_to_keep
-from recipes._windows import random_windows, sequential_windows
+from recipes.data.arrays import Windows, arrays, first_part, inside
+from recipes.data.batches import Batches, batch_size, n_steps, units_to_keep
+from recipes.data.windows import random_windows, sequential_windows
 from support.sessions import MODEL, params, session, sessions
 
 torch = pytest.importorskip("torch")

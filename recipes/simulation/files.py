@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from recipes import _simulated_tasks as tasks
-from recipes import _simulated_units as units
+from recipes.simulation import behaviour as tasks
+from recipes.simulation import firing as units
 
 Settings = Mapping[str, Any]
 SPLIT_SEED = 42  # the pipelines'

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from recipes._arrays import SPLITS, Floats, inside, session_arrays
-from recipes._simulate import ORIGIN, write
 from recipes._tasks import Task, task_of
+from recipes.data.arrays import SPLITS, Floats, inside, session_arrays
+from recipes.simulation.recordings import ORIGIN, write
 
 LOCAL = ("area2_bump", "dmfc_rsg")  # prepared by pipelines of our own
 

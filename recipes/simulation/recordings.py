@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from recipes import _simulated_files as files
 from recipes._tasks import task_of
+from recipes.simulation import files as files
 
 VERSION = "2"  # of what is simulated: raise it when other arrays come out
 ORIGIN = f"simulated/{VERSION}"  # what such a recording says of its origin

@@ -7,9 +7,9 @@ from torch_brain.data import Interval
 from benchmarks import simulation
 from benchmarks._pages import DOCS, table_of
 from benchmarks.ridge import decoded, inside
-from recipes import _simulated_tasks as tasks
-from recipes import _simulated_units as units
-from recipes._simulate import simulate
+from recipes.simulation import behaviour as tasks
+from recipes.simulation import firing as units
+from recipes.simulation.recordings import simulate
 from support.desk import BUMP, CENTER_OUT, RAT, RSG, SESSION, SETTINGS, SHORT
 
 

@@ -13,9 +13,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recipes import _checkpoints
 from recipes._published import lamb
-from recipes._train import train
+from recipes.poyo import checkpoints
+from recipes.poyo.train import train
 from specdiag.checkpoint.reader import open_checkpoint, tensor_digest
 from support.jobs import PLAIN, StopAt, job
 from support.paths import ROOT
@@ -102,7 +102,7 @@ def test_a_killed_training_resumes_to_the_same_bits(recordings, tmp_path):
     script = (
         "import os, signal, sys; sys.path[:0] = sys.argv[2:]\n"
         "from pathlib import Path\n"
-        "from recipes._train import train\n"
+        "from recipes.poyo.train import train\n"
         "from support.jobs import StopAt, job\n"
         "from support.sessions import sessions\n"
         "kill = StopAt(8, lambda: os.kill(os.getpid(), signal.SIGKILL))\n"
@@ -126,7 +126,7 @@ def test_states_of_another_beginning_are_not_resumed(recordings, tmp_path, caplo
     seen = StopAt(None, None)
     train(other, recordings, on_step=seen)
     assert seen.steps == list(range(1, STEPS + 1))
-    assert [r.message for r in caplog.records if r.name == "recipes._train"] == [
+    assert [r.message for r in caplog.records if r.name == "recipes.poyo.train"] == [
         "tiny: the state after step 4 began with other weights: begins anew"
     ]
 
@@ -190,36 +190,36 @@ def test_a_gradient_is_clipped_where_that_is_declared(recordings, tmp_path):
 
 def test_a_state_replaces_newer_ones_that_could_not_be_resumed(tmp_path, caplog):
     for step in (30, 40):
-        _checkpoints.save(tmp_path, step, {"step": step})
+        checkpoints.save(tmp_path, step, {"step": step})
     newest_first = sorted(tmp_path.iterdir(), reverse=True)
     for path in newest_first:
         path.write_bytes(b"")
-    assert _checkpoints.resume(tmp_path) is None
+    assert checkpoints.resume(tmp_path) is None
     assert [r.message for r in caplog.records] == [
         f"{path.name} is damaged: passed over" for path in newest_first
     ]
     for step in (1, 2, 3):
-        _checkpoints.save(tmp_path, step, {"step": step})
-        assert _checkpoints.resume(tmp_path) == {"step": step}
+        checkpoints.save(tmp_path, step, {"step": step})
+        assert checkpoints.resume(tmp_path) == {"step": step}
     assert sorted(p.name[:13] for p in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
 
 
 def test_files_that_come_and_go_are_whole(tmp_path):
     for step in (1, 2, 30):
-        _checkpoints.save(tmp_path, step, {"step": step})
+        checkpoints.save(tmp_path, step, {"step": step})
     assert len(list(tmp_path.iterdir())) == 2
-    assert _checkpoints.resume(tmp_path) == {"step": 30}
+    assert checkpoints.resume(tmp_path) == {"step": 30}
     for path in tmp_path.glob("step-*30-*"):
         path.write_bytes(path.read_bytes()[:-1])
-    assert _checkpoints.resume(tmp_path) == {"step": 2}
+    assert checkpoints.resume(tmp_path) == {"step": 2}
     for path in tmp_path.glob("step-*2-*"):
         path.write_bytes(b"")
-    assert _checkpoints.resume(tmp_path) is None
+    assert checkpoints.resume(tmp_path) is None
 
 
 def test_a_terminal_of_80_columns_shows_time_left_loss_rate_and_r2():
     script = (
-        "from recipes._operator import progress_line\n"
+        "from recipes.poyo.signals import progress_line\n"
         "with progress_line('transfer/area2_ft_pretrained', total=1500, done=1480, shown=True) as show:\n"
         "    for _ in range(20): show(0.125, 2e-3, 0.8)\n"
     )
@@ -268,7 +268,7 @@ def test_two_nodes_train_the_weights_of_one(tmp_path, recordings, monkeypatch):
         "import sys; sys.path[:0] = sys.argv[2:]\n"
         "from dataclasses import replace\n"
         "from pathlib import Path\n"
-        "from recipes._train import train\n"
+        "from recipes.poyo.train import train\n"
         "from support.jobs import PLAIN, job\n"
         "from support.sessions import sessions\n"
         "if __name__ == '__main__':\n"
@@ -290,7 +290,7 @@ def test_two_nodes_train_the_weights_of_one(tmp_path, recordings, monkeypatch):
 def test_another_precision_is_told_and_recorded(tmp_path, recordings, caplog):
     made = job(tmp_path)
     train(replace(made, precision="bfloat16"), recordings)
-    assert [r.message for r in caplog.records if r.name == "recipes._train"] == [
+    assert [r.message for r in caplog.records if r.name == "recipes.poyo.train"] == [
         "tiny: trains in bfloat16, declared is float32: its numbers may differ from what is recorded"
     ]
     assert [r.message for r in caplog.records if r.name.startswith("lightning")] == []

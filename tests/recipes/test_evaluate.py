@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from recipes._arrays import arrays
-from recipes._batches import Batches
-from recipes._evaluate import evaluate, predict, r2_by_session, r2_score
-from recipes._poyo import build, rows
+from recipes.data.arrays import arrays
+from recipes.data.batches import Batches
+from recipes.poyo.evaluate import evaluate, predict, r2_by_session, r2_score
+from recipes.poyo.model import build, rows
 from support.sessions import MODEL, params, session, sessions
 
 torch = pytest.importorskip("torch")

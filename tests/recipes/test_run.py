@@ -41,15 +41,14 @@ def small(folder, declared, *, parent=None, steps=10):
 
 @pytest.fixture(autouse=True)
 def simulated(monkeypatch, tmp_path_factory):
-    from recipes import _run
+    from recipes.poyo import run
 
     folder = tmp_path_factory.getbasetemp() / "recordings"
-    monkeypatch.setattr(_run, "SIMULATED", folder)
+    monkeypatch.setattr(run, "SIMULATED", folder)
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    from recipes import _run
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_run, "SIMULATED", tmp_path_factory.getbasetemp() / "recordings")
@@ -89,7 +88,7 @@ def test_a_transfer_is_built_from_its_parent(name, base, tmp_path):
 
 
 def test_evaluating_a_parent_gives_its_own_r2(base, tmp_path):
-    from recipes._run import evaluated
+    from recipes.poyo.run import evaluated
 
     made, metrics = base
     again = replace(made, parent=made.output, folder=tmp_path)
@@ -97,7 +96,7 @@ def test_evaluating_a_parent_gives_its_own_r2(base, tmp_path):
 
 
 def test_an_evaluation_needs_a_parent(tmp_path):
-    from recipes._run import evaluated
+    from recipes.poyo.run import evaluated
 
     with pytest.raises(ValueError, match=r"^tiny evaluates a parent and declares none$"):
         evaluated(job(tmp_path))
@@ -126,7 +125,7 @@ def test_the_paper_scale_does_not_start_without_a_gpu(recipe, name, length, tmp_
 
 
 def test_fewer_gpus_than_declared_start_only_when_that_is_confirmed(tmp_path):
-    from recipes._run import _check_hardware, check_length
+    from recipes.poyo.run import _check_hardware, check_length
 
     declared = entry(poyo_mp, "base/poyo_mp_converged", "paper")
     bare = job(tmp_path, name="base", scale="paper")

@@ -9,9 +9,6 @@ import pytest
 from torch_brain.data import ArrayDict, Interval, IrregularTimeSeries
 
 from benchmarks import ridge
-from recipes._arrays import arrays
-from recipes._recordings import recordings
-from recipes._simulate import ORIGIN, simulate
 from recipes._tasks import (
     AREA2,
     FROM_SET,
@@ -21,6 +18,9 @@ from recipes._tasks import (
     task_of,
     timing,
 )
+from recipes.data.arrays import arrays
+from recipes.data.recordings import recordings
+from recipes.simulation.recordings import ORIGIN, simulate
 from support import real
 from support.paths import ROOT
 
@@ -313,7 +313,7 @@ def test_recordings_are_imported_without_torch():
     import subprocess
     import sys
 
-    code = "import sys, recipes._recordings; print('torch' in sys.modules)"
+    code = "import sys, recipes.data.recordings; print('torch' in sys.modules)"
     root = ROOT
     line = [sys.executable, "-c", code]
     done = subprocess.run(line, cwd=root, capture_output=True, text=True, check=True)

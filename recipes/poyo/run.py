@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from recipes._arrays import arrays
-from recipes._batches import Batches
-from recipes._evaluate import Evaluation, evaluate
-from recipes._poyo import build, rows
-from recipes._recordings import recordings
-from recipes._train import train
+from recipes.data.arrays import arrays
+from recipes.data.batches import Batches
+from recipes.data.recordings import recordings
+from recipes.poyo.evaluate import Evaluation, evaluate
+from recipes.poyo.model import build, rows
+from recipes.poyo.train import train
 from specdiag.files import write_whole
 from specdiag.htsr.monitor import SpectralMonitor
 from specdiag.lock.recipe import Job

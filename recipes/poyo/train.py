@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from recipes import _checkpoints
-from recipes._arrays import Arrays, arrays
-from recipes._batches import Batches, batch_size, n_steps
-from recipes._evaluate import predict, r2_by_session
-from recipes._operator import TERMINATED, progress_line, terminated
-from recipes._poyo import build, parameter_groups, rows
+from recipes.data.arrays import Arrays, arrays
+from recipes.data.batches import Batches, batch_size, n_steps
+from recipes.poyo import checkpoints
+from recipes.poyo.evaluate import predict, r2_by_session
+from recipes.poyo.model import build, parameter_groups, rows
+from recipes.poyo.signals import TERMINATED, progress_line, terminated
 from specdiag.checkpoint.reader import tensor_digest
 from specdiag.files import write_whole
 from specdiag.lock.recipe import Job
@@ -157,7 +157,7 @@ def _run(fabric: Any, *, job: Job, held: Arrays, save_seconds: float, on_step: A
 
 
 def _begin(fabric: Any, job: Job, held: Arrays) -> Training:
-    from recipes._lamb import optimizer
+    from recipes.poyo.lamb import optimizer
 
     params = job.params
     core = build(params, held, job.parent)
@@ -274,13 +274,13 @@ def _save(t: Training) -> None:
         "best": t.best,
         "log": t.log,
     }
-    _checkpoints.save(t.job.folder, t.step, state)
+    checkpoints.save(t.job.folder, t.step, state)
     _write_log(t)
 
 
 def _resume(t: Training) -> None:
     """Go on from the newest whole state, unless it began with other weights: the parent was replaced."""
-    state = _checkpoints.resume(t.job.folder)
+    state = checkpoints.resume(t.job.folder)
     if state is None:
         return
     if state["beginning"] != t.beginning:
@@ -300,7 +300,7 @@ def _publish(t: Training) -> None:
 
     params = t.job.params
     model = {k: v for k, v in params["model"].items() if k != "dim_out"}  # torch_brain infers it
-    _checkpoints.write(
+    checkpoints.write(
         t.job.output,
         {
             "state_dict": {f"model.{k}": v for k, v in t.best["model"].items()},

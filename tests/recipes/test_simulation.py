@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from torch_brain import datasets
 
-from recipes._arrays import arrays
-from recipes._recordings import recordings
-from recipes._simulate import VERSION, simulate, write
 from recipes._tasks import task_of
+from recipes.data.arrays import arrays
+from recipes.data.recordings import recordings
+from recipes.simulation.recordings import VERSION, simulate, write
 from support.desk import BUMP, CENTER_OUT, DESK, RAT, ROOT, RSG, SESSION, SETTINGS, SHORT
 
 

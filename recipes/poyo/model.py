@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recipes._arrays import Arrays
+from recipes.data.arrays import Arrays
 from specdiag.checkpoint.reader import open_checkpoint, read_values
 
 EMBEDDINGS = ("unit_emb", "session_emb")

@@ -1,0 +1,1 @@
+"""Recordings as arrays, windows and batches."""

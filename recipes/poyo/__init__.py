@@ -1,0 +1,1 @@
+"""The POYO model: how it is trained, evaluated and saved."""
