@@ -12,9 +12,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from recipes._published import BASE
-from recipes._tasks import CHRONIC_SESSIONS
 from specdiag.transfer.claims import Claim, Get
+
+from ._published import BASE
+from ._tasks import CHRONIC_SESSIONS
 
 LEVELS = ("off", "standard", "aggressive")
 PERCENT = (10, 25, 50, 100)

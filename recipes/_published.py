@@ -7,8 +7,9 @@ in the few steps that two processor cores do in a minute.
 
 from typing import Any, Literal
 
-from recipes._tasks import Table, Task
 from specdiag.lock.lockfile import Cost, Entry, Parent, Reported, Scale, Source
+
+from ._tasks import Table, Task
 
 BASE = "base/poyo_mp_converged"
 SCALES: tuple[Scale, ...] = ("paper", "desk")

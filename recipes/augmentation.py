@@ -7,7 +7,9 @@ the covariance is over tokens of overlapping windows, which are not independent:
 scatter between seeds these runs cannot tell.
 """
 
-from recipes._published import (
+from specdiag.lock.lockfile import Entry, Reported
+
+from ._published import (
     CARD,
     COUNT,
     DEGENERATE,
@@ -18,9 +20,8 @@ from recipes._published import (
     finetuned,
     r2,
 )
-from recipes._tasks import SESSION_BATCH, reaching
-from recipes.poyo.run import trained as build
-from specdiag.lock.lockfile import Entry, Reported
+from ._tasks import SESSION_BATCH, reaching
+from .poyo.run import trained as build
 
 __all__ = ["build", "entries"]
 

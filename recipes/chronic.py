@@ -5,10 +5,11 @@ were in its training, each with embeddings of its own: this says that one model 
 that it decodes days it has not seen.
 """
 
-from recipes._published import BASE, SCALES, declare, r2
-from recipes._tasks import BASE_SECONDS, CHRONIC_SESSIONS, reaching
-from recipes.poyo.run import evaluated as build
 from specdiag.lock.lockfile import Entry
+
+from ._published import BASE, SCALES, declare, r2
+from ._tasks import BASE_SECONDS, CHRONIC_SESSIONS, reaching
+from .poyo.run import evaluated as build
 
 __all__ = ["build", "entries"]
 

@@ -5,10 +5,11 @@ before the frozen base, against scratch. The sessions differ in their number of 
 with it in the batch.
 """
 
-from recipes._published import ARMS, figure, finetuned, r2
-from recipes._tasks import foraging
-from recipes.poyo.run import trained as build
 from specdiag.lock.lockfile import Entry, Reported
+
+from ._published import ARMS, figure, finetuned, r2
+from ._tasks import foraging
+from .poyo.run import trained as build
 
 __all__ = ["build", "entries"]
 

@@ -4,10 +4,11 @@ Centre-out sessions of monkey T, whom the base was not trained on, each with the
 scratch.
 """
 
-from recipes._published import ARMS, finetuned, r2
-from recipes._tasks import SESSION_BATCH, reaching
-from recipes.poyo.run import trained as build
 from specdiag.lock.lockfile import Entry
+
+from ._published import ARMS, finetuned, r2
+from ._tasks import SESSION_BATCH, reaching
+from .poyo.run import trained as build
 
 __all__ = ["build", "entries"]
 

@@ -6,10 +6,11 @@ learning rate of batch 256 (8e-3). At that rate the published control learns not
 the tuned one says how much of the difference is the optimizer.
 """
 
-from recipes._published import ARMS, finetuned, r2
-from recipes._tasks import AREA2
-from recipes.poyo.run import trained as build
 from specdiag.lock.lockfile import Entry
+
+from ._published import ARMS, finetuned, r2
+from ._tasks import AREA2
+from .poyo.run import trained as build
 
 __all__ = ["build", "entries"]
 

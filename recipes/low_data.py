@@ -5,10 +5,11 @@ the training intervals. The batch is 16 throughout. Less data in as many epochs 
 fraction is also a shorter training.
 """
 
-from recipes._published import features, finetuned, r2
-from recipes._tasks import reaching
-from recipes.poyo.run import trained as build
 from specdiag.lock.lockfile import Entry, Reported
+
+from ._published import features, finetuned, r2
+from ._tasks import reaching
+from .poyo.run import trained as build
 
 __all__ = ["build", "entries"]
 

@@ -8,7 +8,9 @@ trust ratio divides by that same decay, and the weights shrink by (1 - learning 
 Desk scale: nine simulated sessions, those of the chronic evaluation.
 """
 
-from recipes._published import (
+from specdiag.lock.lockfile import Cost, Entry
+
+from ._published import (
     BASE,
     BAYES,
     CARD,
@@ -25,9 +27,8 @@ from recipes._published import (
     training,
     unit_dropout,
 )
-from recipes._tasks import BASE_SECONDS, CHRONIC_SESSIONS, POYO_MP_SESSIONS, reaching
-from recipes.poyo.run import trained as build
-from specdiag.lock.lockfile import Cost, Entry
+from ._tasks import BASE_SECONDS, CHRONIC_SESSIONS, POYO_MP_SESSIONS, reaching
+from .poyo.run import trained as build
 
 __all__ = ["build", "entries"]
 

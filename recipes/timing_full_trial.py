@@ -5,10 +5,11 @@ much of what the model then sees comes before Set and says little about the inte
 this variant were published.
 """
 
-from recipes._published import ARMS, finetuned
-from recipes._tasks import FULL_TRIAL, PRODUCED_INTERVAL, timing
-from recipes.poyo.run import trained as build
 from specdiag.lock.lockfile import Entry
+
+from ._published import ARMS, finetuned
+from ._tasks import FULL_TRIAL, PRODUCED_INTERVAL, timing
+from .poyo.run import trained as build
 
 __all__ = ["build", "entries"]
 

@@ -4,10 +4,11 @@ The time to go, which falls from the produced interval at Set to zero at Go and 
 50 Hz: the target follows the dynamics within a trial where that of `transfer` is constant.
 """
 
-from recipes._published import ARMS, finetuned, r2
-from recipes._tasks import FROM_SET, TIME_TO_GO, timing
-from recipes.poyo.run import trained as build
 from specdiag.lock.lockfile import Entry
+
+from ._published import ARMS, finetuned, r2
+from ._tasks import FROM_SET, TIME_TO_GO, timing
+from .poyo.run import trained as build
 
 __all__ = ["build", "entries"]
 

@@ -9,10 +9,11 @@ At 8e-3 a model from scratch hardly learns on one session, so that the published
 transfer with an undertrained control: `scratch_tuned` has the public learning rate instead.
 """
 
-from recipes._published import ARMS, BAYES, CARD, DEGENERATE, ROPE, figure, finetuned, r2
-from recipes._tasks import AREA2, FROM_SET, PRODUCED_INTERVAL, timing
-from recipes.poyo.run import trained as build
 from specdiag.lock.lockfile import Entry
+
+from ._published import ARMS, BAYES, CARD, DEGENERATE, ROPE, figure, finetuned, r2
+from ._tasks import AREA2, FROM_SET, PRODUCED_INTERVAL, timing
+from .poyo.run import trained as build
 
 __all__ = ["build", "entries"]
 

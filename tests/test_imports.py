@@ -58,6 +58,8 @@ def imports(node):
         return
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.level:
+        yield "recipes"  # the only package that imports its own modules with a dot
     elif isinstance(node, ast.ImportFrom) and node.module == "specdiag":
         yield from (f"specdiag.{alias.name}" for alias in node.names)
     elif isinstance(node, ast.ImportFrom):

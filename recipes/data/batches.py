@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from recipes.data.arrays import Arrays, Floats, Integers, Windows
-from recipes.data.windows import ragged, random_windows, sequential_windows, within_row
+from .arrays import Arrays, Floats, Integers, Windows
+from .windows import ragged, random_windows, sequential_windows, within_row
 
 START_TOKEN, END_TOKEN = 1, 2  # torch_brain.models.poyo.TokenType; a spike is 0
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from recipes._tasks import Task, task_of
-from recipes.data.arrays import SPLITS, Floats, inside, session_arrays
-from recipes.simulation.recordings import ORIGIN, write
+from .._tasks import Task, task_of
+from ..simulation.recordings import ORIGIN, write
+from .arrays import SPLITS, Floats, inside, session_arrays
 
 LOCAL = ("area2_bump", "dmfc_rsg")  # prepared by pipelines of our own
 

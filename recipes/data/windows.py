@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from recipes.data.arrays import Integers, Windows
+from .arrays import Integers, Windows
 
 
 def ragged(first: Integers, last: Integers) -> tuple[Integers, Integers]:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recipes.data.arrays import Arrays, Floats
-from recipes.data.batches import Batch, Batches
 from specdiag.features.conditioning import FeatureSpectrum
 from specdiag.features.covariance import attach
+
+from ..data.arrays import Arrays, Floats
+from ..data.batches import Batch, Batches
 
 BATCH = 64
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recipes.data.arrays import Arrays
 from specdiag.checkpoint.reader import open_checkpoint, read_values
+
+from ..data.arrays import Arrays
 
 EMBEDDINGS = ("unit_emb", "session_emb")
 CORE_FREE = ("unit_emb.", "session_emb.", "readout.")  # what a frozen core leaves to be trained

@@ -7,21 +7,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from recipes.data.arrays import arrays
-from recipes.data.batches import Batches
-from recipes.data.recordings import recordings
-from recipes.poyo.evaluate import Evaluation, evaluate
-from recipes.poyo.model import build, rows
-from recipes.poyo.train import train
 from specdiag.files import write_whole
 from specdiag.htsr.monitor import SpectralMonitor
 from specdiag.lock.recipe import Job
 from specdiag.wording import without_nan
 
+from ..data.arrays import arrays
+from ..data.batches import Batches
+from ..data.recordings import recordings
+from .evaluate import Evaluation, evaluate
+from .model import build, rows
+from .train import train
+
 _log = logging.getLogger(__name__)
 
 MONITOR_EVERY = {"desk": 50, "paper": 500}  # steps
-SIMULATED = Path(__file__).parents[1] / "recordings"
+SIMULATED = Path(__file__).parents[2] / "recordings"
 # Of R²: a choice. One and two threads gave the same three digits in a training of 250 steps; other
 # hardware was not tried.
 ATOL = 0.02

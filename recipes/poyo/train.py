@@ -22,15 +22,16 @@ from typing import Any
 
 import numpy as np
 
-from recipes.data.arrays import Arrays, arrays
-from recipes.data.batches import Batches, batch_size, n_steps
-from recipes.poyo import checkpoints
-from recipes.poyo.evaluate import predict, r2_by_session
-from recipes.poyo.model import build, parameter_groups, rows
-from recipes.poyo.signals import TERMINATED, progress_line, terminated
 from specdiag.checkpoint.reader import tensor_digest
 from specdiag.files import write_whole
 from specdiag.lock.recipe import Job
+
+from ..data.arrays import Arrays, arrays
+from ..data.batches import Batches, batch_size, n_steps
+from . import checkpoints
+from .evaluate import predict, r2_by_session
+from .model import build, parameter_groups, rows
+from .signals import TERMINATED, progress_line, terminated
 
 _log = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ def _run(fabric: Any, *, job: Job, held: Arrays, save_seconds: float, on_step: A
 
 
 def _begin(fabric: Any, job: Job, held: Arrays) -> Training:
-    from recipes.poyo.lamb import optimizer
+    from .lamb import optimizer
 
     params = job.params
     core = build(params, held, job.parent)

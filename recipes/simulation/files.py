@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from recipes.simulation import behaviour as tasks
-from recipes.simulation import firing as units
+from . import behaviour as tasks
+from . import firing as units
 
 Settings = Mapping[str, Any]
 SPLIT_SEED = 42  # the pipelines'

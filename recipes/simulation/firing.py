@@ -5,7 +5,7 @@ Rates are spikes a second on the grid of `_simulated_tasks`, shape (n_bins, n_un
 
 import numpy as np
 
-from recipes.simulation.behaviour import BIN, MEAN_SPEED, Table, smooth_noise
+from .behaviour import BIN, MEAN_SPEED, Table, smooth_noise
 
 CEILING = 120.0  # spikes a second, that no unit surpasses
 

@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from recipes._tasks import task_of
-from recipes.simulation import files as files
+from .._tasks import task_of
+from . import files
 
 VERSION = "2"  # of what is simulated: raise it when other arrays come out
 ORIGIN = f"simulated/{VERSION}"  # what such a recording says of its origin

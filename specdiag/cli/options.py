@@ -159,8 +159,7 @@ def _kept_for(output: Path, locks: Iterable[Path]) -> str:
 def start_log() -> None:
     """Show what the library logs, and what goes wrong in others."""
     logging.basicConfig(level=logging.WARNING, format="specdiag: %(message)s")
-    for ours in ("specdiag", "recipes"):
-        logging.getLogger(ours).setLevel(logging.INFO)
+    logging.getLogger("specdiag").setLevel(logging.INFO)
 
 
 def show_count(done: int, total: int) -> None:

@@ -1,15 +1,22 @@
 """Recipes: modules in recipes/ beside a lock that declare its entries, and build them.
 
+Recipes import each other with a dot, ``from ._tasks import AREA2``: they have no name of their own that
+two locks could share.
+
 A recipe is a module with two functions: `entries()` returns what it declares, and `build(job)` makes one of
 them and returns its metrics. A module without `build` declares what nobody can make here yet. Recipes are
 programs of whoever wrote the lock: they are run by `specdiag train` and `specdiag lock`, the claims beside
 them by `specdiag verify`, and by nothing else.
 """
 
+import hashlib
 import importlib
+import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import module_from_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -77,6 +84,8 @@ def load_recipe(root: Path, name: str) -> ModuleType:
     ----------
     root : Path
         The folder of the lock.
+    name : str
+        Name of the module, or its path below recipes/ without ``.py``.
 
     Raises
     ------
@@ -88,12 +97,30 @@ def load_recipe(root: Path, name: str) -> ModuleType:
     path = root / FOLDER / f"{name}.py"
     if not path.is_file():
         raise FileNotFoundError(f"no recipe {FOLDER}/{name}.py beside the lock; write it there")
-    if sys.path[0] != str(root):
-        sys.path.insert(0, str(root))
     try:
-        return importlib.import_module(f"{FOLDER}.{name}")
+        return importlib.import_module(f"{_package(root)}.{name.replace('/', '.')}")
     except (Exception, SystemExit) as error:  # somebody's program: anything may happen
         raise RuntimeError(explained(error, root, name)) from error
+
+
+def _package(root: Path) -> str:
+    """Return the name under which the recipes of a lock are imported: each lock has its own.
+
+    Under the one name `recipes` a second lock in the same process would get the modules of the first.
+    """
+    folder = (root / FOLDER).resolve()
+    name = f"{FOLDER}_{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+    if name not in sys.modules:
+        init = folder / "__init__.py"
+        loader = SourceFileLoader(name, str(init))
+        spec = ModuleSpec(name, loader, is_package=True)
+        spec.submodule_search_locations = [str(folder)]
+        package = module_from_spec(spec)
+        if init.is_file():
+            loader.exec_module(package)
+        logging.getLogger(name).setLevel(logging.INFO)  # what recipes log is shown
+        sys.modules[name] = package
+    return name
 
 
 def explained(error: BaseException, root: Path, name: str) -> str:
@@ -105,6 +132,8 @@ def explained(error: BaseException, root: Path, name: str) -> str:
             place = f"{file.relative_to(root)}:{trace.tb_lineno}: "
         trace = trace.tb_next
     text = " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == FOLDER:
+        text += f"; import what lies in {FOLDER}/ with a dot: from ._name import ..."
     named = isinstance(error, ValueError | OSError | RuntimeError) and text
     return place + (text if named else f"{type(error).__name__}: {text}".rstrip(": "))
 

@@ -50,8 +50,10 @@ def simulated(monkeypatch, tmp_path_factory):
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
 
+    from recipes.poyo import run
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_run, "SIMULATED", tmp_path_factory.getbasetemp() / "recordings")
+        patch.setattr(run, "SIMULATED", tmp_path_factory.getbasetemp() / "recordings")
         made = small(
             tmp_path_factory.mktemp("base"), entry(poyo_mp, "base/poyo_mp_converged", "desk")
         )
