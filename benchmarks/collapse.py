@@ -17,8 +17,8 @@ from pathlib import Path
 from benchmarks import _collapse_page
 from benchmarks._pages import DOCS
 from recipes._published import BASE, adamw, lamb
-from recipes.data.recordings import recordings
-from recipes.poyo.run import tested
+from recipes.data.recordings import open_recordings
+from recipes.poyo.run import evaluate_checkpoint
 from recipes.poyo.train import train
 from specdiag.htsr.monitor import SpectralMonitor
 from specdiag.lock.lockfile import load
@@ -122,13 +122,16 @@ def measure(name, folder):
         folder=work,
         output=work / "model.ckpt",
     )
-    sessions, watch = list(recordings(params, folder / "simulated").values()), Watch(job)
+    sessions, watch = list(open_recordings(params, folder / "simulated").values()), Watch(job)
     hook = register_optimizer_step_pre_hook(watch.before)
     try:
         done = train(job, sessions, on_step=watch.after)
     finally:
         hook.remove()
-    r2 = {f"r2_{w}": tested(job, sessions, work / f"{w}.ckpt").r2 for w in ("last", "cut", "model")}
+    r2 = {
+        f"r2_{w}": evaluate_checkpoint(job, sessions, work / f"{w}.ckpt").r2
+        for w in ("last", "cut", "model")
+    }
     row = {"run": name, "best_step": done["best_step"], "loss": done["loss"], **r2}
     return row, [{"run": name, **reading} for reading in watch.rows]
 

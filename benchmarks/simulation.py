@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks._pages import DOCS, table_of, write_tables
 from benchmarks.ridge import decoded
 from recipes._tasks import task_of
-from recipes.simulation.recordings import write
+from recipes.simulation.recordings import write_recordings
 from specdiag.lock.lockfile import load
 
 LOCK = DOCS.parent / "checkpoints.lock"
@@ -24,7 +24,8 @@ def rows(folder):
     entries = [e for e in load(LOCK).entries if e.scale == "desk"]
     settings = {s: e.params["simulation"] for e in entries for s in e.params["data"]["sessions"]}
     paths = {
-        session: write(folder, [session], settings[session])[0] for session in sorted(settings)
+        session: write_recordings(folder, [session], settings[session])[0]
+        for session in sorted(settings)
     }
     return [measured(s, path, settings[s]["seconds"]) for s, path in paths.items()]
 

@@ -18,11 +18,11 @@ import numpy as np
 
 from recipes._published import MODEL, adamw, unit_dropout
 from recipes._tasks import CHRONIC_SESSIONS, SIMULATION, VELOCITY, WINDOWS
-from recipes.data.arrays import arrays
+from recipes.data.arrays import to_arrays
 from recipes.data.batches import Batches, padded
 from recipes.data.windows import random_windows
-from recipes.poyo.model import build, parameter_groups, rows
-from recipes.simulation.recordings import write
+from recipes.poyo.model import build, embedding_rows, parameter_groups
+from recipes.simulation.recordings import write_recordings
 
 BATCH = 16
 SESSIONS = CHRONIC_SESSIONS[:3]
@@ -160,7 +160,7 @@ def data_path(folder, held, pairs):
             kept = ("max_units", "min_units", "mode_units", "peak")
             dropout = UnitDropout(**{name: level[name] for name in kept}, seed=0)
         batches = Batches(
-            held, **rows(model, held), model=PARAMS["model"], unit_dropout=level, seed=42
+            held, **embedding_rows(model, held), model=PARAMS["model"], unit_dropout=level, seed=42
         )
         loader = upstream_loader(folder, model, windows, dropout)
         ratio, theirs, ours = in_pairs(
@@ -181,7 +181,11 @@ def whole_step(folder, held, steps, pairs):
     total = steps * (pairs + 1)
     theirs, ours = Side(held, total, fused=None), Side(held, total, fused=True)
     batches = Batches(
-        held, **rows(ours.model, held), model=PARAMS["model"], unit_dropout={"level": "off"}, seed=1
+        held,
+        **embedding_rows(ours.model, held),
+        model=PARAMS["model"],
+        unit_dropout={"level": "off"},
+        seed=1,
     )
     per_epoch = batches.n_windows // BATCH
     epochs = [
@@ -223,13 +227,15 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        write(folder, SESSIONS, {"task": "center_out", **SIMULATION, "seconds": 120.0, "seed": 99})
+        write_recordings(
+            folder, SESSIONS, {"task": "center_out", **SIMULATION, "seconds": 120.0, "seed": 99}
+        )
         from torch_brain.datasets import PerichMillerPopulation2018
 
         files = PerichMillerPopulation2018(
             root=folder, recording_ids=list(SESSIONS), dirname=BRAINSET
         )
-        held = arrays([files.get_recording(name) for name in SESSIONS], PARAMS)
+        held = to_arrays([files.get_recording(name) for name in SESSIONS], PARAMS)
         windows = random_windows(held.intervals["train"], 1.0, seed=0)
         spikes = len(held.spike_times) / (held.times[-1] * len(SESSIONS))
         units = len(held.units) / len(SESSIONS)

@@ -25,10 +25,10 @@ from benchmarks._pages import DOCS
 from benchmarks._transfer_page import LEVELS, PERCENTS, UNSEEN
 from benchmarks.ridge import counts, r2
 from recipes._published import ARMS, BASE, unit_dropout
-from recipes.data.arrays import arrays, first_part, inside, place
-from recipes.data.recordings import recordings
+from recipes.data.arrays import first_part, inside, place, to_arrays
+from recipes.data.recordings import open_recordings
 from recipes.poyo.evaluate import r2_score
-from recipes.poyo.run import tested
+from recipes.poyo.run import evaluate_checkpoint
 from recipes.poyo.train import train
 from specdiag.lock.lockfile import find, load
 from specdiag.lock.recipe import Job
@@ -123,9 +123,9 @@ def measure(cell, folder, parent=None):
         folder=work,
         output=output,
     )
-    sessions = list(recordings(params, folder).values())
+    sessions = list(open_recordings(params, folder).values())
     done = train(job, sessions)
-    found = tested(job, sessions, output)
+    found = evaluate_checkpoint(job, sessions, output)
     if not is_there(cell):
         add(
             {
@@ -142,7 +142,7 @@ def measure(cell, folder, parent=None):
 
 def sizes(sessions, params):
     """Return how many windows an epoch has, and how many intervals the test."""
-    held = arrays(sessions, params)
+    held = to_arrays(sessions, params)
     train_part = held.intervals["train"]
     room = np.floor((train_part.end - train_part.start) / params["data"]["window"])
     return {"windows": int(room.sum()), "test_intervals": len(held.intervals["test"].start)}
@@ -155,7 +155,7 @@ def ridges(folder):
     for (task, arm, percent), (name, bins) in itertools.product(tasks, BINS.items()):
         cell = (task, name, "", percent, 0.0)
         params = settings(task, arm, "off", percent, 0)
-        (data,) = recordings(params, folder).values()
+        (data,) = open_recordings(params, folder).values()
         if not is_there(cell):
             found = {"r2": round(ridge(data, percent, *bins), 4), **sizes([data], params)}
             add(dict(zip(KEY, (*cell[:4], 0), strict=True)) | found)
@@ -168,8 +168,8 @@ def clock(folder, width=0.1):
         return
     entries = {(e.name, e.scale): e for e in load(DOCS.parent / "checkpoints.lock").entries}
     params = entries["transfer/dmfc_const_scratch", "desk"].params
-    (data,) = recordings(params, folder / "simulated").values()
-    held = arrays([data], params)
+    (data,) = open_recordings(params, folder / "simulated").values()
+    held = to_arrays([data], params)
     starts = np.sort(data.trials.set_time)
     before = np.searchsorted(starts, held.times, side="right") - 1
     since = np.floor((held.times - starts[np.maximum(before, 0)]) / width)

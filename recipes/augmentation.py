@@ -21,7 +21,7 @@ from ._published import (
     r2,
 )
 from ._tasks import SESSION_BATCH, reaching
-from .poyo.run import trained as build
+from .poyo.run import train_and_evaluate as build
 
 __all__ = ["build", "entries"]
 

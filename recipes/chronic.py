@@ -9,7 +9,7 @@ from specdiag.lock.lockfile import Entry
 
 from ._published import BASE, SCALES, declare, r2
 from ._tasks import BASE_SECONDS, CHRONIC_SESSIONS, reaching
-from .poyo.run import evaluated as build
+from .poyo.run import evaluate_parent as build
 
 __all__ = ["build", "entries"]
 

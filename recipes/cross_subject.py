@@ -8,7 +8,7 @@ from specdiag.lock.lockfile import Entry
 
 from ._published import ARMS, finetuned, r2
 from ._tasks import SESSION_BATCH, reaching
-from .poyo.run import trained as build
+from .poyo.run import train_and_evaluate as build
 
 __all__ = ["build", "entries"]
 

@@ -9,7 +9,7 @@ from specdiag.lock.lockfile import Entry, Reported
 
 from ._published import features, finetuned, r2
 from ._tasks import reaching
-from .poyo.run import trained as build
+from .poyo.run import train_and_evaluate as build
 
 __all__ = ["build", "entries"]
 

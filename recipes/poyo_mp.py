@@ -28,7 +28,7 @@ from ._published import (
     unit_dropout,
 )
 from ._tasks import BASE_SECONDS, CHRONIC_SESSIONS, POYO_MP_SESSIONS, reaching
-from .poyo.run import trained as build
+from .poyo.run import train_and_evaluate as build
 
 __all__ = ["build", "entries"]
 

@@ -9,7 +9,7 @@ from specdiag.lock.lockfile import Entry
 
 from ._published import ARMS, finetuned
 from ._tasks import FULL_TRIAL, PRODUCED_INTERVAL, timing
-from .poyo.run import trained as build
+from .poyo.run import train_and_evaluate as build
 
 __all__ = ["build", "entries"]
 

@@ -13,7 +13,7 @@ from specdiag.lock.lockfile import Entry
 
 from ._published import ARMS, BAYES, CARD, DEGENERATE, ROPE, figure, finetuned, r2
 from ._tasks import AREA2, FROM_SET, PRODUCED_INTERVAL, timing
-from .poyo.run import trained as build
+from .poyo.run import train_and_evaluate as build
 
 __all__ = ["build", "entries"]
 

@@ -65,18 +65,18 @@ def published():
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory):
     """All simulated recordings that the lock declares, written once."""
-    from recipes.simulation.recordings import write
+    from recipes.simulation.recordings import write_recordings
     from support.desk import SETTINGS
 
     folder = tmp_path_factory.mktemp("simulated")
     for session, simulation in SETTINGS.items():
-        write(folder, [session], simulation)
+        write_recordings(folder, [session], simulation)
     return folder
 
 
 @pytest.fixture(scope="session")
-def found(simulated):
-    """The same, read into memory, by session."""
+def simulated_data(simulated):
+    """The simulated recordings, read into memory, by session."""
     from torch_brain.data import Data
 
     from recipes._tasks import task_of

@@ -74,7 +74,7 @@ class Arrays:
     intervals: dict[str, Windows]
 
 
-def arrays(recordings: Iterable[Any], params: Mapping[str, Any]) -> Arrays:
+def to_arrays(recordings: Iterable[Any], params: Mapping[str, Any]) -> Arrays:
     """Return the arrays of recordings.
 
     Parameters

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from .._tasks import Task, task_of
-from ..simulation.recordings import ORIGIN, write
+from ..simulation.recordings import ORIGIN, write_recordings
 from .arrays import SPLITS, Floats, inside, session_arrays
 
 LOCAL = ("area2_bump", "dmfc_rsg")  # prepared by pipelines of our own
 
 
-def recordings(params: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
+def open_recordings(params: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
     """Return the recordings of an entry by session: torch_brain.data.Data, read when they are used.
 
     Names of units begin with that of the session, as torch_brain's classes give them.
@@ -45,7 +45,7 @@ def recordings(params: Mapping[str, Any], folder: Path | None) -> dict[str, Any]
     if simulation:
         if folder is None:
             raise ValueError("simulated recordings need a folder to be written to; name one")
-        write(folder, sessions, simulation)
+        write_recordings(folder, sessions, simulation)
     root = folder or _processed()
     _find(root, tasks, folder)
     found = {}

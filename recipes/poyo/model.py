@@ -159,7 +159,7 @@ def parameter_groups(model: Any) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def rows(model: Any, arrays: Arrays) -> dict[str, list[int]]:
+def embedding_rows(model: Any, arrays: Arrays) -> dict[str, list[int]]:
     """Return the rows of the embeddings for the units and sessions of recordings."""
     return {
         "unit_rows": model.unit_emb.tokenizer(list(arrays.units)),

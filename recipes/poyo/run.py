@@ -12,11 +12,11 @@ from specdiag.htsr.monitor import SpectralMonitor
 from specdiag.lock.recipe import Job
 from specdiag.wording import without_nan
 
-from ..data.arrays import arrays
+from ..data.arrays import to_arrays
 from ..data.batches import Batches
-from ..data.recordings import recordings
+from ..data.recordings import open_recordings
 from .evaluate import Evaluation, evaluate
-from .model import build, rows
+from .model import build, embedding_rows
 from .train import train
 
 _log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ ATOL = 0.02
 Metrics = dict[str, tuple[float, float]]
 
 
-def trained(job: Job) -> Metrics:
+def train_and_evaluate(job: Job) -> Metrics:
     """Train the model of an entry on its recordings, and return its test R² with a tolerance.
 
     Nothing comes back on a node that does not lead.
@@ -51,25 +51,25 @@ def trained(job: Job) -> Metrics:
     train(job, held, on_step=monitor)
     if job.node > 0:
         return {}
-    return _metrics(job, tested(job, held, job.output))
+    return _metrics(job, evaluate_checkpoint(job, held, job.output))
 
 
-def evaluated(job: Job) -> Metrics:
+def evaluate_parent(job: Job) -> Metrics:
     """Return the test R² of a parent as it is, for an entry that trains nothing."""
     if job.parent is None:
         raise ValueError(f"{job.name} evaluates a parent and declares none")
-    return _metrics(job, tested(job, _recordings(job), job.parent))
+    return _metrics(job, evaluate_checkpoint(job, _recordings(job), job.parent))
 
 
-def tested(job: Job, sessions: list[Any], checkpoint: Path) -> Evaluation:
+def evaluate_checkpoint(job: Job, sessions: list[Any], checkpoint: Path) -> Evaluation:
     """Return the evaluation of a checkpoint on the test split of recordings."""
     import torch
 
-    held = arrays(sessions, job.params)
+    held = to_arrays(sessions, job.params)
     model = build({"model": job.params["model"]}, held, checkpoint)
     batches = Batches(
         held,
-        **rows(model, held),
+        **embedding_rows(model, held),
         model=job.params["model"],
         unit_dropout={"level": "off"},
         seed=0,
@@ -81,7 +81,7 @@ def tested(job: Job, sessions: list[Any], checkpoint: Path) -> Evaluation:
 
 def _recordings(job: Job) -> list[Any]:
     folder = SIMULATED if job.scale == "desk" else None
-    return list(recordings(job.params, folder).values())
+    return list(open_recordings(job.params, folder).values())
 
 
 def _metrics(job: Job, found: Evaluation) -> Metrics:

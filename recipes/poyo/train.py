@@ -26,11 +26,11 @@ from specdiag.checkpoint.reader import tensor_digest
 from specdiag.files import write_whole
 from specdiag.lock.recipe import Job
 
-from ..data.arrays import Arrays, arrays
+from ..data.arrays import Arrays, to_arrays
 from ..data.batches import Batches, batch_size, n_steps
 from . import checkpoints
 from .evaluate import predict, r2_by_session
-from .model import build, parameter_groups, rows
+from .model import build, embedding_rows, parameter_groups
 from .signals import TERMINATED, progress_line, terminated
 
 _log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def train(
         "lightning.pytorch",
     ):  # its own lines would come under our name
         logging.getLogger(name).setLevel(logging.WARNING)
-    held, declared = arrays(sessions, job.params), job.params["training"]
+    held, declared = to_arrays(sessions, job.params), job.params["training"]
     cuda, devices = torch.cuda.is_available(), job.devices or declared["devices"]
     if cuda:
         devices = min(devices, torch.cuda.device_count())
@@ -164,7 +164,7 @@ def _begin(fabric: Any, job: Job, held: Arrays) -> Training:
     core = build(params, held, job.parent)
     batches = Batches(
         held,
-        **rows(core, held),
+        **embedding_rows(core, held),
         model=params["model"],
         unit_dropout=params["unit_dropout"],
         seed=params["training"]["seed"],

@@ -75,7 +75,9 @@ def digest(session: str, simulation: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write(folder: Path | str, sessions: Iterable[str], simulation: Mapping[str, Any]) -> list[Path]:
+def write_recordings(
+    folder: Path | str, sessions: Iterable[str], simulation: Mapping[str, Any]
+) -> list[Path]:
     """Return the files FOLDER/BRAINSET/SESSION.h5, simulated where they are not there yet.
 
     A file of the same settings is kept; one of other settings is replaced. Each is written beside and

@@ -42,7 +42,7 @@ def simulate(out: Path, names: tuple[str, ...], lock_path: Path | None) -> None:
     recipe = load_recipe(path.parent, "simulation/recordings")
     for session in names or settings:
         try:
-            (file,) = recipe.write(out, [session], settings[session])
+            (file,) = recipe.write_recordings(out, [session], settings[session])
         except ImportError as error:
             raise RuntimeError(f"{error}; run: pip install 'specdiag[recipes]'") from error
         click.echo(file)

@@ -221,8 +221,8 @@ import os, signal
 from pathlib import Path
 
 from recipes._published import adamw, declare, training
-from recipes.data.recordings import recordings
-from recipes.poyo.run import tested
+from recipes.data.recordings import open_recordings
+from recipes.poyo.run import evaluate_checkpoint
 from recipes._tasks import reaching
 from recipes.poyo.train import train
 
@@ -243,9 +243,9 @@ def build(job):
     import torch
 
     torch.set_num_threads(1)
-    sessions = list(recordings(job.params, Path("recordings")).values())
+    sessions = list(open_recordings(job.params, Path("recordings")).values())
     train(job, sessions, on_step=die)
-    return {"r2": (tested(job, sessions, job.output).r2, 0.02)}
+    return {"r2": (evaluate_checkpoint(job, sessions, job.output).r2, 0.02)}
 
 
 def die(step, _):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipes.data.arrays import Windows, arrays, first_part, inside
+from recipes.data.arrays import Windows, first_part, inside, to_arrays
 from recipes.data.batches import Batches, batch_size, n_steps, units_to_keep
 from recipes.data.windows import random_windows, sequential_windows
 from support.sessions import MODEL, params, session, sessions
@@ -23,7 +23,7 @@ def model():
     from torch_brain.models import POYO
 
     found = POYO(**MODEL)
-    held = arrays(sessions(), params())
+    held = to_arrays(sessions(), params())
     found.unit_emb.initialize_vocab(sorted(held.units, reverse=True))
     found.session_emb.initialize_vocab(sorted(held.sessions, reverse=True))
     return found
@@ -35,7 +35,7 @@ def batches(model):
 
 
 def made(model, seed=42, unit_dropout=DROPOUT):
-    held = arrays(sessions(), params())
+    held = to_arrays(sessions(), params())
     return Batches(
         held,
         unit_rows=model.unit_emb.tokenizer(held.units),
@@ -236,14 +236,14 @@ def test_places_around_an_event_skip_trials_without_it():
     target = params()["target"] | {
         "evaluate_in": {"around": "move_onset", "from": -0.05, "to": 0.65}
     }
-    held = arrays([data], params(target=target))
+    held = to_arrays([data], params(target=target))
     times = held.times[held.evaluated]
     assert times.min() == pytest.approx(0.45)
     assert len(times) == 70
 
 
 def test_training_windows_may_lie_in_trials():
-    held = arrays(sessions(1), params(data=params()["data"] | {"within": "trial"}))
+    held = to_arrays(sessions(1), params(data=params()["data"] | {"within": "trial"}))
     assert held.intervals["train"].start.tolist() == np.arange(0, 16, 2.0).tolist()
     assert held.intervals["test"].start.tolist() == [20.0, 22.0]
 
@@ -294,9 +294,9 @@ LACKS = "session c_20131003_center_out_reaching"
 )
 def test_a_recording_that_lacks_what_is_declared_is_named(change, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        arrays(sessions(1), params(target=params()["target"] | change))
+        to_arrays(sessions(1), params(target=params()["target"] | change))
 
 
 def test_a_training_needs_recordings():
     with pytest.raises(ValueError, match=r"^no recordings: a training needs at least one$"):
-        arrays([], params())
+        to_arrays([], params())

@@ -14,8 +14,8 @@ from support.desk import BUMP, CENTER_OUT, RAT, RSG, SESSION, SETTINGS, SHORT
 
 
 @pytest.mark.parametrize("session", SETTINGS)
-def test_units_fire_as_cortical_units_do(session, found):
-    data, low = found[session], SETTINGS[session]["units"][0]
+def test_units_fire_as_cortical_units_do(session, simulated_data):
+    data, low = simulated_data[session], SETTINGS[session]["units"][0]
     seconds = SETTINGS[session]["seconds"]
     rates = np.bincount(data.spikes.unit_index, minlength=len(data.units)) / seconds
     assert low <= len(rates) <= SETTINGS[session]["units"][1]
@@ -26,12 +26,14 @@ def test_units_fire_as_cortical_units_do(session, found):
 
 
 @pytest.mark.parametrize("session", [*CENTER_OUT, BUMP])
-def test_a_ridge_decoder_with_three_lags_reads_velocity_well_but_not_perfectly(session, found):
-    assert 0.5 < decoded(found[session]) < 0.98
+def test_a_ridge_decoder_with_three_lags_reads_velocity_well_but_not_perfectly(
+    session, simulated_data
+):
+    assert 0.5 < decoded(simulated_data[session]) < 0.98
 
 
-def test_reaches_go_from_the_centre_to_eight_targets_in_time(found):
-    data = found[SESSION]
+def test_reaches_go_from_the_centre_to_eight_targets_in_time(simulated_data):
+    data = simulated_data[SESSION]
     trials = data.trials.select_by_mask(data.trials.is_valid)
     at = np.searchsorted(data.cursor.timestamps, trials.stop_time) - 1
     target = trials.target_id[:, None] * np.pi / 4
@@ -47,15 +49,15 @@ def test_reaches_go_from_the_centre_to_eight_targets_in_time(found):
     assert np.median(speed[hold]) < 3
 
 
-def test_velocity_is_the_derivative_of_position(found):
-    cursor = found[SESSION].cursor
+def test_velocity_is_the_derivative_of_position(simulated_data):
+    cursor = simulated_data[SESSION].cursor
     walked = np.cumsum(cursor.vel, axis=0) * 0.01
     off = (walked - walked[0]) - (cursor.pos - cursor.pos[0])
     assert np.abs(off).max() < 1.0
 
 
-def test_there_are_invalid_trials_and_outliers_and_phases_leave_outliers_out(found):
-    recorded = [found[s] for s in CENTER_OUT]
+def test_there_are_invalid_trials_and_outliers_and_phases_leave_outliers_out(simulated_data):
+    recorded = [simulated_data[s] for s in CENTER_OUT]
     assert sum((~data.trials.is_valid).sum() for data in recorded) > len(recorded)
     outliers = sum(len(data.cursor_outlier_segments) for data in recorded)
     assert outliers > len(recorded)
@@ -94,8 +96,8 @@ def test_spikes_are_poisson(rng):
             assert np.mean(times[unit == i] % 0.01) == pytest.approx(0.005, abs=3e-4)
 
 
-def test_half_of_the_bump_trials_are_passive_and_have_no_onset(found):
-    data = found[BUMP]
+def test_half_of_the_bump_trials_are_passive_and_have_no_onset(simulated_data):
+    data = simulated_data[BUMP]
     passive = data.trials.ctr_hold_bump
     assert 0.25 < passive.mean() < 0.75
     np.testing.assert_array_equal(np.isnan(data.trials.move_onset_time), passive)
@@ -151,8 +153,8 @@ def test_trials_without_go_are_in_no_split_and_targets_are_those_of_the_trials()
             np.testing.assert_allclose(data.time_to_go.value[at, 0], left, atol=1e-3)
 
 
-def test_the_rat_stays_in_its_arena_and_rests_outside_of_the_domain(found):
-    data = found[RAT]
+def test_the_rat_stays_in_its_arena_and_rests_outside_of_the_domain(simulated_data):
+    data = simulated_data[RAT]
     samples = data.samples
     assert np.abs([samples.x, samples.y]).max() <= 0.75
     assert samples.speed.min() > 0.05

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from recipes.data.arrays import arrays
+from recipes.data.arrays import to_arrays
 from recipes.data.batches import Batches
 from recipes.poyo.evaluate import evaluate, predict, r2_by_session, r2_score
-from recipes.poyo.model import build, rows
+from recipes.poyo.model import build, embedding_rows
 from support.sessions import MODEL, params, session, sessions
 
 torch = pytest.importorskip("torch")
@@ -15,9 +15,11 @@ pytest.importorskip("torch_brain")
 
 def made(recordings, **changed):
     declared = params(**changed)
-    held = arrays(recordings, declared)
+    held = to_arrays(recordings, declared)
     model = build(declared, held, None)
-    batches = Batches(held, **rows(model, held), model=MODEL, unit_dropout={"level": "off"}, seed=0)
+    batches = Batches(
+        held, **embedding_rows(model, held), model=MODEL, unit_dropout={"level": "off"}, seed=0
+    )
     return model, batches
 
 

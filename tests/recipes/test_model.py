@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipes.data.arrays import arrays
+from recipes.data.arrays import to_arrays
 from recipes.poyo import checkpoints
-from recipes.poyo.model import build, load, parameter_groups, rows
+from recipes.poyo.model import build, embedding_rows, load, parameter_groups
 from support.sessions import MODEL, params, session, sessions
 
 torch = pytest.importorskip("torch")
@@ -18,7 +18,7 @@ FROZEN = {"start": "parent", "core": "frozen", "readout": "kept"}
 
 @pytest.fixture(scope="module")
 def held():
-    return arrays(sessions(), params())
+    return to_arrays(sessions(), params())
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,9 @@ def parent(held, tmp_path_factory):
 
 def new_session():
     """Return the arrays of one known and one new session."""
-    return arrays([sessions()[0], session("t_20130819_center_out_reaching", n_units=7)], params())
+    return to_arrays(
+        [sessions()[0], session("t_20130819_center_out_reaching", n_units=7)], params()
+    )
 
 
 def same(a, b):
@@ -52,7 +54,7 @@ def test_a_new_model_is_the_same_for_a_seed_and_leaves_the_generator_alone(held)
 def test_the_vocabulary_is_sorted_as_torch_brain_does(held):
     model = build(params(), held, None)
     assert list(model.unit_emb.vocab) == ["NA", *sorted(held.units)]
-    found = rows(model, held)
+    found = embedding_rows(model, held)
     assert [list(model.session_emb.vocab)[i] for i in found["session_rows"]] == list(held.sessions)
     assert [list(model.unit_emb.vocab)[i] for i in found["unit_rows"]] == list(held.units)
 

@@ -18,8 +18,8 @@ from recipes._tasks import (
     task_of,
     timing,
 )
-from recipes.data.arrays import arrays
-from recipes.data.recordings import recordings
+from recipes.data.arrays import to_arrays
+from recipes.data.recordings import open_recordings
 from recipes.simulation.recordings import ORIGIN, simulate
 from support import real
 from support.paths import ROOT
@@ -53,14 +53,14 @@ def store(data, folder, session=SESSION):
 
 def message_of(error, params, folder):
     with pytest.raises(error) as caught:
-        recordings(params, folder)
+        open_recordings(params, folder)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_a_prepared_recording_is_opened_with_the_names_that_torch_brain_gives(sound, tmp_path):
     store(sound, tmp_path)
-    found = recordings(params(reaching(SESSION)), tmp_path)
+    found = open_recordings(params(reaching(SESSION)), tmp_path)
     assert list(found) == [SESSION]
     names = [f"{SESSION}/{name}" for name in sound.units.id]
     assert found[SESSION].units.id.tolist() == names
@@ -80,7 +80,7 @@ def test_prepared_recordings_are_looked_for_where_brainsets_puts_them(sound, tmp
         f"brainsets prepare {BRAINSET} --single {SESSION}"
     )
     store(sound, tmp_path)
-    assert list(recordings(params(reaching(SESSION)), None)) == [SESSION]
+    assert list(open_recordings(params(reaching(SESSION)), None)) == [SESSION]
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_a_gap_in_a_part_that_is_not_used_is_none(sound, tmp_path):
     store(data, tmp_path)
     task = reaching(SESSION)
     assert "not finite" in message_of(ValueError, params(task), tmp_path)
-    assert list(recordings(params(task, 0.5), tmp_path)) == [SESSION]
+    assert list(open_recordings(params(task, 0.5), tmp_path)) == [SESSION]
 
 
 def test_files_that_are_no_recordings_are_refused(tmp_path):
@@ -302,7 +302,7 @@ def test_simulated_recordings_need_a_folder():
 
 def test_a_simulated_recording_does_not_pass_for_a_prepared_one(tmp_path):
     entry = params(reaching(SESSION))
-    assert list(recordings({**entry, "simulation": SIMULATION}, tmp_path)) == [SESSION]
+    assert list(open_recordings({**entry, "simulation": SIMULATION}, tmp_path)) == [SESSION]
     assert message_of(ValueError, entry, tmp_path) == (
         f"{SESSION}: made from version {ORIGIN}, expected dandi/000688/draft"
         f"{AGAIN.format(BRAINSET, SESSION, tmp_path)}"
@@ -325,7 +325,7 @@ def test_recordings_are_imported_without_torch():
 def test_a_converted_session_has_the_counts_and_the_decoding_of_its_extract(name, tmp_path):
     session = real.write(tmp_path, name)
     task = reaching(session)
-    data = recordings(params(task), tmp_path)[session]
+    data = open_recordings(params(task), tmp_path)[session]
     extract = real.extract(name)
     width, n_units = extract["bin_width_s"].item(), extract["spike_counts"].shape[1]
     times = data.cursor.timestamps
@@ -343,8 +343,8 @@ def test_a_converted_session_has_the_counts_and_the_decoding_of_its_extract(name
 def test_no_window_of_a_converted_session_reaches_into_another_trial(name, tmp_path):
     session = real.write(tmp_path, name)
     task = reaching(session)
-    found = recordings(params(task), tmp_path)
-    cut = arrays(found.values(), params(task))
+    found = open_recordings(params(task), tmp_path)
+    cut = to_arrays(found.values(), params(task))
     n = len(np.unique(real.extract(name)["trial"]))
     assert sum(len(cut.intervals[split].start) for split in cut.intervals) == n
     bounds = found[session].trials
@@ -357,7 +357,7 @@ def test_no_window_of_a_converted_session_reaches_into_another_trial(name, tmp_p
 def test_the_converted_rat_runs_in_its_maze(tmp_path):
     session = real.write(tmp_path, real.RAT)
     raw = real.extract("rat_wmaze_hippocampus")
-    data = recordings(params(foraging(session)), tmp_path)[session]
+    data = open_recordings(params(foraging(session)), tmp_path)[session]
     assert len(data.units) == len(np.unique(raw["spike_unit"])) - 1
     assert len(data.spikes) == (raw["spike_unit"] != real.NOISE).sum()
     assert np.abs([data.samples.x, data.samples.y]).max() < 0.7  # m

@@ -90,18 +90,18 @@ def test_a_transfer_is_built_from_its_parent(name, base, tmp_path):
 
 
 def test_evaluating_a_parent_gives_its_own_r2(base, tmp_path):
-    from recipes.poyo.run import evaluated
+    from recipes.poyo.run import evaluate_parent
 
     made, metrics = base
     again = replace(made, parent=made.output, folder=tmp_path)
-    assert evaluated(again) == metrics
+    assert evaluate_parent(again) == metrics
 
 
 def test_an_evaluation_needs_a_parent(tmp_path):
-    from recipes.poyo.run import evaluated
+    from recipes.poyo.run import evaluate_parent
 
     with pytest.raises(ValueError, match=r"^tiny evaluates a parent and declares none$"):
-        evaluated(job(tmp_path))
+        evaluate_parent(job(tmp_path))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine could do it")

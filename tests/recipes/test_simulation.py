@@ -12,9 +12,9 @@ import pytest
 from torch_brain import datasets
 
 from recipes._tasks import task_of
-from recipes.data.arrays import arrays
-from recipes.data.recordings import recordings
-from recipes.simulation.recordings import VERSION, simulate, write
+from recipes.data.arrays import to_arrays
+from recipes.data.recordings import open_recordings
+from recipes.simulation.recordings import VERSION, simulate, write_recordings
 from support.desk import BUMP, CENTER_OUT, DESK, RAT, ROOT, RSG, SESSION, SETTINGS, SHORT
 
 
@@ -37,9 +37,9 @@ def contents(path):
 
 @pytest.mark.parametrize("entry", DESK, ids=lambda e: e.name)
 def test_every_desk_entry_finds_its_recordings_usable(entry, simulated):
-    found = recordings(entry.params, simulated)
+    found = open_recordings(entry.params, simulated)
     assert list(found) == entry.params["data"]["sessions"]
-    cut = arrays(found.values(), entry.params)
+    cut = to_arrays(found.values(), entry.params)
     assert cut.values.shape[1] == entry.params["model"]["dim_out"]
     assert np.isfinite(cut.values[cut.evaluated]).all()
     for split in ("train", "valid", "test"):
@@ -68,23 +68,23 @@ def test_the_files_open_through_the_classes_of_torch_brain(session, dataset, sim
 
 @pytest.mark.parametrize("session", [SESSION, BUMP, RSG, RAT])
 def test_the_same_seed_gives_the_same_arrays(session, simulated, tmp_path):
-    (path,) = write(tmp_path, [session], SETTINGS[session])
+    (path,) = write_recordings(tmp_path, [session], SETTINGS[session])
     one, other = contents(path), contents(simulated / path.relative_to(tmp_path))
     assert one.keys() == other.keys()
     for name, value in one.items():
         np.testing.assert_array_equal(value, other[name], err_msg=str(name))
 
 
-def test_other_arrays_have_another_version(found):
+def test_other_arrays_have_another_version(simulated_data):
     """Files of one version are kept: raise it when these change."""
-    spikes = [len(found[session].spikes) for session in (SESSION, BUMP, RSG, RAT)]
+    spikes = [len(simulated_data[session].spikes) for session in (SESSION, BUMP, RSG, RAT)]
     assert (VERSION, spikes) == ("2", [56455, 149904, 176741, 29750])
 
 
-def test_sessions_of_one_animal_differ_and_share_some_of_its_units(found):
+def test_sessions_of_one_animal_differ_and_share_some_of_its_units(simulated_data):
     for a, b in combinations([s for s in CENTER_OUT if s[0] == "c"], 2):
-        assert len(found[a].spikes) != len(found[b].spikes)
-        seen = [{u.split("/")[1] for u in found[s].units.id} for s in (a, b)]
+        assert len(simulated_data[a].spikes) != len(simulated_data[b].spikes)
+        seen = [{u.split("/")[1] for u in simulated_data[s].units.id} for s in (a, b)]
         assert 0 < len(seen[0] & seen[1]) < min(map(len, seen))
 
 
@@ -95,8 +95,8 @@ def test_another_seed_is_another_animal():
 
 
 @pytest.mark.parametrize("session", SETTINGS)
-def test_the_splits_share_no_time_and_stay_in_the_recording(session, found):
-    data = found[session]
+def test_the_splits_share_no_time_and_stay_in_the_recording(session, simulated_data):
+    data = simulated_data[session]
     splits = [bounds(getattr(data, f"{part}_domain")) for part in ("train", "valid", "test")]
     whole = np.concatenate(splits)
     whole = whole[np.argsort(whole[:, 0])]
@@ -106,11 +106,11 @@ def test_the_splits_share_no_time_and_stay_in_the_recording(session, found):
 
 
 def test_what_is_there_is_kept_and_other_settings_replace_it(tmp_path):
-    (path,) = write(tmp_path, [SESSION], SHORT)
+    (path,) = write_recordings(tmp_path, [SESSION], SHORT)
     before = path.stat()
-    assert write(tmp_path, [SESSION], SHORT) == [path]
+    assert write_recordings(tmp_path, [SESSION], SHORT) == [path]
     assert path.stat().st_mtime_ns == before.st_mtime_ns
-    write(tmp_path, [SESSION], {**SHORT, "seed": 1})
+    write_recordings(tmp_path, [SESSION], {**SHORT, "seed": 1})
     assert path.stat().st_ino != before.st_ino
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
@@ -122,10 +122,10 @@ def test_a_recording_that_was_not_simulated_is_never_replaced(tmp_path):
         file["precious"] = 1
     message = f"{path}: not a simulated recording; move it away, or name another folder"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        write(tmp_path, [SESSION], SHORT)
+        write_recordings(tmp_path, [SESSION], SHORT)
     path.write_bytes(b"torn")
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        write(tmp_path, [SESSION], SHORT)
+        write_recordings(tmp_path, [SESSION], SHORT)
     assert path.read_bytes() == b"torn"
 
 
