@@ -4,6 +4,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -190,12 +191,13 @@ def compare(
     start_log()
     from specdiag.checkpoint.reader import open_checkpoint
     from specdiag.comparison import dataset as comparison
+    from specdiag.dataset.spectra import measure_checkpoint
     from specdiag.plot import difference
     from specdiag.show import comparison as comparison_tables
 
     settings["gof"] = False
     checkpoints = comparison.aligned([open_checkpoint(file) for file in files])
-    measured = [_measure(checkpoint, layers, settings) for checkpoint in checkpoints]
+    measured = [measure_checkpoint(c, layers, _with_progress, **settings) for c in checkpoints]
     found = comparison.compare_measured(checkpoints, measured, settings["min_eigenvalues"])
     failed = False
     if output or plot:
@@ -239,41 +241,35 @@ def _measure_all(
     engine: str,
     address: str | None,
 ) -> tuple[list["Checkpoint"], list[list["Layer"]]]:
-    """Return the files that could be measured, and their layers; complain about the others."""
-    from specdiag.checkpoint.reader import open_checkpoint
-
-    function = partial(_measure_file, pattern=pattern, settings=settings)
-    found: Iterable[Callable[[], list[Layer]]] = (partial(function, file) for file in files)
+    """Return the files that could be measured, and their layers; print why others could not."""
+    function = partial(_open_and_measure, pattern=pattern, settings=settings)
+    results: Iterable[Callable[[], Any]] = (partial(function, file) for file in files)
     if engine == "ray":
         from specdiag.obtain.cluster import each
 
-        found = each(function, [file.resolve() for file in files], address=address)
+        results = each(function, [file.absolute() for file in files], address=address)
     checkpoints, measured = [], []
-    for file, layers in zip(files, found, strict=True):
+    for file, result in zip(files, results, strict=True):
         try:
-            measured.append(layers())
-            checkpoints.append(open_checkpoint(file))
+            checkpoint, layers = result()
         except ERRORS as error:
             if is_debug():
                 raise
             complain(error)
+        else:
+            checkpoints.append(replace(checkpoint, path=file))  # a cluster is given absolute paths
+            measured.append(layers)
     return checkpoints, measured
 
 
-def _measure_file(file: Path, pattern: str | None, settings: dict[str, Any]) -> list["Layer"]:
+def _open_and_measure(
+    file: Path, pattern: str | None, settings: dict[str, Any]
+) -> tuple["Checkpoint", list["Layer"]]:
     from specdiag.checkpoint.reader import open_checkpoint
+    from specdiag.dataset.spectra import measure_checkpoint
 
-    return _measure(open_checkpoint(file), pattern, settings)
-
-
-def _measure(
-    checkpoint: "Checkpoint", pattern: str | None, settings: dict[str, Any]
-) -> list["Layer"]:
-    from specdiag.htsr.layers import matrices, measure
-    from specdiag.htsr.verdict import judge
-
-    tensors = matrices(checkpoint, pattern)
-    return judge(_with_progress(measure(tensors, **settings), tensors, checkpoint.name))
+    checkpoint = open_checkpoint(file)
+    return checkpoint, measure_checkpoint(checkpoint, pattern, _with_progress, **settings)
 
 
 def _with_progress(

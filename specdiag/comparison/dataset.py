@@ -9,9 +9,8 @@ from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
 from specdiag.comparison.conclusion import whole
 from specdiag.comparison.pairs import Pair, pair_up
 from specdiag.dataset.schema import Variable, labelled
-from specdiag.dataset.spectra import build, check_whole_numbers, unique_names
-from specdiag.htsr.layers import MIN_EIGENVALUES, Layer, matrices, measure
-from specdiag.htsr.verdict import judge
+from specdiag.dataset.spectra import build, check_whole_numbers, measure_checkpoint, unique_names
+from specdiag.htsr.layers import MIN_EIGENVALUES, Layer
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -126,7 +125,7 @@ def compare(
         "gof": False,
     }
     checkpoints = aligned([open_checkpoint(source) for source in (first, *others)])
-    measured = [judge(measure(matrices(c, layers), **settings)) for c in checkpoints]
+    measured = [measure_checkpoint(c, layers, **settings) for c in checkpoints]
     comparisons = compare_measured(checkpoints, measured, min_eigenvalues)
     return build_comparison(checkpoints, measured, comparisons, {"layers": layers, **settings})
 

@@ -11,12 +11,12 @@ Dataset import it.
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
+from specdiag.checkpoint.reader import Checkpoint, Tensor, open_checkpoint
 from specdiag.dataset.schema import (
     SCHEMA,
     SCHEMA_VERSION,
@@ -31,6 +31,8 @@ from specdiag.htsr.weightwatcher import METHODS
 
 if TYPE_CHECKING:
     import xarray as xr
+
+Progress = Callable[[Iterator[Layer], Sequence[Tensor], str], Iterator[Layer]]
 
 _log = logging.getLogger(__name__)
 
@@ -105,8 +107,37 @@ def alpha(
         "null": null,
         "seed": seed,
     }
-    measured = [judge(measure(matrices(c, layers), **settings)) for c in checkpoints]
+    measured = [measure_checkpoint(c, layers, **settings) for c in checkpoints]
     return build(checkpoints, measured, {"layers": layers, **settings})
+
+
+def measure_checkpoint(
+    checkpoint: Checkpoint,
+    pattern: str | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> list[Layer]:
+    """Return the measured layers of one checkpoint, with their verdicts; no xarray is needed.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    pattern : str, optional
+        Shell pattern: only matrices whose name matches it are measured.
+    progress : callable, optional
+        Given the layers as they are measured, their tensors and the checkpoint's name; yields the
+        layers again.
+    **settings
+        As for `specdiag.htsr.layers.measure`.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint has no matrix, or none that matches.
+    """
+    tensors = matrices(checkpoint, pattern)
+    layers = measure(tensors, **settings)
+    return judge(progress(layers, tensors, checkpoint.name) if progress else layers)
 
 
 def check_whole_numbers(**arguments: tuple[Any, int]) -> None:
