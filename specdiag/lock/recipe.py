@@ -94,22 +94,39 @@ def load_recipe(root: Path, name: str) -> ModuleType:
     RuntimeError
         When importing it fails.
     """
-    path = root / FOLDER / f"{name}.py"
-    if not path.is_file():
+    if not (root / FOLDER / f"{name}.py").is_file():
         raise FileNotFoundError(f"no recipe {FOLDER}/{name}.py beside the lock; write it there")
-    try:
-        return importlib.import_module(f"{_package(root)}.{name.replace('/', '.')}")
-    except (Exception, SystemExit) as error:  # somebody's program: anything may happen
-        raise RuntimeError(explained(error, root, name)) from error
+    return load_module(root / FOLDER, name)
 
 
-def _package(root: Path) -> str:
-    """Return the name under which the recipes of a lock are imported: each lock has its own.
+def load_module(folder: Path, name: str) -> ModuleType:
+    """Return a module of a folder beside a lock: of recipes/ or figures/.
 
-    Under the one name `recipes` a second lock in the same process would get the modules of the first.
+    Parameters
+    ----------
+    folder : Path
+    name : str
+        Path of the module below the folder, without ``.py``.
+
+    Raises
+    ------
+    RuntimeError
+        If importing it fails: in one line that begins with the place in the folder.
     """
-    folder = (root / FOLDER).resolve()
-    name = f"{FOLDER}_{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+    try:
+        return importlib.import_module(f"{_package(folder)}.{name.replace('/', '.')}")
+    except (Exception, SystemExit) as error:  # a program of the user: it may raise anything
+        raise RuntimeError(explained(error, folder, name)) from error
+
+
+def _package(folder: Path) -> str:
+    """Return the name under which the modules of a folder are imported: each folder has its own.
+
+    Under the one name `recipes` a second lock in the same process would get the modules of the
+    first.
+    """
+    folder = folder.resolve()
+    name = f"{folder.name}_{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
     if name not in sys.modules:
         init = folder / "__init__.py"
         loader = SourceFileLoader(name, str(init))
@@ -118,22 +135,22 @@ def _package(root: Path) -> str:
         package = module_from_spec(spec)
         if init.is_file():
             loader.exec_module(package)
-        logging.getLogger(name).setLevel(logging.INFO)  # what recipes log is shown
+        logging.getLogger(name).setLevel(logging.INFO)  # show what recipes log
         sys.modules[name] = package
     return name
 
 
-def explained(error: BaseException, root: Path, name: str) -> str:
-    """Return where in the recipes an error was raised, and its text, in one line."""
-    place, trace = f"{FOLDER}/{name}.py: ", error.__traceback__
+def explained(error: BaseException, folder: Path, name: str) -> str:
+    """Return where in a folder an error was raised, and its text, in one line."""
+    place, trace = f"{folder.name}/{name}.py: ", error.__traceback__
     while trace:
         file = Path(trace.tb_frame.f_code.co_filename)
-        if file.is_relative_to(root / FOLDER):
-            place = f"{file.relative_to(root)}:{trace.tb_lineno}: "
+        if file.is_relative_to(folder):
+            place = f"{file.relative_to(folder.parent)}:{trace.tb_lineno}: "
         trace = trace.tb_next
     text = " ".join(str(error).split())
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == FOLDER:
-        text += f"; import what lies in {FOLDER}/ with a dot: from ._name import ..."
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == folder.name:
+        text += f"; import what lies in {folder.name}/ with a dot: from ._name import ..."
     named = isinstance(error, ValueError | OSError | RuntimeError) and text
     return place + (text if named else f"{type(error).__name__}: {text}".rstrip(": "))
 
@@ -172,7 +189,7 @@ def _entries(module: ModuleType, root: Path, name: str) -> list[Any]:
     try:
         return list(module.entries())
     except (Exception, SystemExit) as error:  # somebody's program
-        raise RuntimeError(explained(error, root, name)) from error
+        raise RuntimeError(explained(error, root / FOLDER, name)) from error
 
 
 def _checked(entry: Any, where: str) -> Entry:

@@ -32,7 +32,7 @@ from specdiag.lock.lockfile import (
     load,
     source_digest,
 )
-from specdiag.lock.recipe import Job, explained, load_recipe
+from specdiag.lock.recipe import FOLDER, Job, explained, load_recipe
 from specdiag.obtain.beside import attach_spectra, receipts, sha256_of, spectra_path
 from specdiag.obtain.fetch import ChecksumError, fetch_hub, fetch_url
 from specdiag.obtain.plan import Step, how_made, parent_key
@@ -320,7 +320,7 @@ def _called(recipe: ModuleType, root: Path, entry: Entry, job: Job) -> Any:
             raise
         with contextlib.suppress(OSError):
             job.folder.rmdir()  # unless there is something to resume from
-        raise RuntimeError(explained(error, root, entry.recipe)) from error
+        raise RuntimeError(explained(error, root / FOLDER, entry.recipe)) from error
 
 
 def _discard(job: Job) -> None:
