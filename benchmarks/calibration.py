@@ -30,7 +30,7 @@ from specdiag.htsr.goodness_of_fit import goodness_of_fit
 from specdiag.htsr.layers import matrices, measure
 from specdiag.htsr.posterior import NO_POSTERIOR, alpha_posterior, mixture_posterior
 from specdiag.htsr.tail import fit_alpha
-from specdiag.htsr.verdict import MAX_Q, MAX_SHORT_TAIL, MIN_GOF_P, VERDICTS, judge
+from specdiag.htsr.verdict import MAX_Q, MAX_SHORT_TAIL, MIN_GOF_P, VERDICTS, with_verdicts
 
 RESULTS = Path(__file__).with_name("results")
 BORDER = (0.93, 0.975)  # a first coverage outside of this is measured again
@@ -242,7 +242,7 @@ def ks_null(N, M, count):
 
 def layer_of(W, seed):
     """Return the judged record of one matrix; alone, so that null_q is null_p."""
-    return judge(measure(matrices(open_checkpoint({"W": W})), seed=seed))[0]
+    return with_verdicts(measure(matrices(open_checkpoint({"W": W})), seed=seed))[0]
 
 
 def ensembles(counts):
@@ -257,7 +257,7 @@ def ensembles(counts):
                     for _ in range(counts.ensemble)
                 ]
                 # A square matrix has a smallest eigenvalue that is rounding now and then.
-                spectra = [x[x > esd.rank_gate(x, (N, M), "float32")] for x in spectra]
+                spectra = [esd.resolved_eigenvalues(x, (N, M), "float32") for x in spectra]
                 posteriors = [alpha_posterior(x) for x in spectra]
                 mean = np.array([p.mean for p in posteriors])
                 ks = np.array([fit_alpha(x).alpha for x in spectra])
@@ -303,7 +303,9 @@ def minilm(counts):
         _log.warning("no trained encoder: its table is not measured")
         return
     path = Path(next(iter(spec.submodule_search_locations))) / "model" / "model.safetensors"
-    layers = [x for x in judge(measure(matrices(open_checkpoint(path)))) if x.status == "fit"]
+    layers = [
+        x for x in with_verdicts(measure(matrices(open_checkpoint(path)))) if x.status == "fit"
+    ]
     sizes = [(max(x.shape), min(x.shape)) for x in layers]
     ks_draws = {size: ks_null(*size, counts.draws) for size in sorted(set(sizes))}
     ks_p = [

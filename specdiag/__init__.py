@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from specdiag.dataset.spectra import alpha
     from specdiag.dataset.spectrum import spectrum
     from specdiag.features.covariance import FeatureCovariance
-    from specdiag.htsr.esd import eigenvalues, rank_gate
+    from specdiag.htsr.esd import eigenvalues, rank_gate, resolved_eigenvalues
     from specdiag.htsr.goodness_of_fit import goodness_of_fit, likelihood_ratios
     from specdiag.htsr.posterior import alpha_posterior
     from specdiag.htsr.tail import fit_alpha
@@ -36,6 +36,7 @@ __all__ = [
     "open_checkpoint",
     "open_spectra",
     "rank_gate",
+    "resolved_eigenvalues",
     "save",
     "spectrum",
     "tensor_digest",
@@ -56,6 +57,7 @@ _HOME = {
     "open_checkpoint": "checkpoint.reader",
     "open_spectra": "dataset.netcdf",
     "rank_gate": "htsr.esd",
+    "resolved_eigenvalues": "htsr.esd",
     "save": "dataset.netcdf",
     "spectrum": "dataset.spectrum",
     "tensor_digest": "checkpoint.reader",

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from specdiag.htsr import esd
-from specdiag.htsr.posterior import LEVEL, Posterior, alpha_quantiles
+from specdiag.htsr.posterior import Posterior, alpha_quantiles
+from specdiag.htsr.statistics import LEVEL, student_quantile
 
 Array = NDArray[np.float64]
 
@@ -218,9 +219,7 @@ def mean_difference(
     sums = np.bincount([labels[b] for b in blocks], weights=differences - mean)
     variance = n / (n - 1) * float(sums @ sums) / len(differences) ** 2
     variance *= 1 + n * shared / (1 - shared)
-    from scipy.special import stdtrit
-
-    reach = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * math.sqrt(variance)
+    reach = student_quantile(n - 1) * math.sqrt(variance)
     return mean, (mean - reach, mean + reach)
 
 

@@ -26,7 +26,7 @@ from specdiag.dataset.schema import (
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.htsr.layers import MIN_EIGENVALUES, Layer, matrices, measure
 from specdiag.htsr.null import NULLS
-from specdiag.htsr.verdict import judge
+from specdiag.htsr.verdict import with_verdicts
 from specdiag.htsr.weightwatcher import METHODS
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def measure_checkpoint(
     """
     tensors = matrices(checkpoint, pattern)
     layers = measure(tensors, **settings)
-    return judge(progress(layers, tensors, checkpoint.name) if progress else layers)
+    return with_verdicts(progress(layers, tensors, checkpoint.name) if progress else layers)
 
 
 def check_whole_numbers(**arguments: tuple[Any, int]) -> None:

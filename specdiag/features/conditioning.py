@@ -317,6 +317,8 @@ def _jackknife(blocks: Sequence[Moments], total: Moments) -> dict[str, Interval]
     eigenvalues have much (the smallest is too small): an interval may lie beside the estimate itself.
     The percentile bootstrap has twice the bias instead.
     """
+    # specdiag.htsr.statistics, which has this quantile too, lies above this package; and importing
+    # SciPy costs little beside PyTorch, from which features come.
     from scipy.special import stdtrit
 
     size = np.array([block.count for block in blocks], dtype=np.float64)

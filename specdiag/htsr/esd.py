@@ -123,6 +123,15 @@ def rank_gate(eigenvalues: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) 
     return max(arithmetic, storage_floor(values, shape, dtype), own)
 
 
+def resolved_eigenvalues(eigenvalues: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """Return the eigenvalues that are more than rounding: those above the rank gate.
+
+    Parameters and errors are those of `rank_gate`; the order of the eigenvalues is kept.
+    """
+    values = np.asarray(eigenvalues, dtype=np.float64)
+    return values[values > rank_gate(values, shape, dtype)]
+
+
 def storage_floor(eigenvalues: Array, shape: tuple[int, ...], dtype: DTypeLike) -> float:
     """Return what rounding to the stored dtype adds to a spectrum: the second floor of `rank_gate`."""
     N, M = max(shape[:2]), min(shape[:2])

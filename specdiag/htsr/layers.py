@@ -142,7 +142,7 @@ def measure(
     null: str = "gaussian",
     **options: Any,
 ) -> Iterator[Layer]:
-    """Yield one record a tensor, in order, as they are measured; `verdict.judge` completes them.
+    """Yield one record a tensor, in order, as they are measured; `verdict.with_verdicts` completes them.
 
     Matrices are measured in parallel, one BLAS thread each (more threads a matrix change the last
     bits of eigenvalues and stall on a busy machine), as long as those in flight fit into four
@@ -249,15 +249,14 @@ def measure_tensor(
     """
     try:
         spectrum = esd.eigenvalues(tensor.read())  # nobody else holds the values: memory
-        gate = esd.rank_gate(spectrum, tensor.shape, tensor.dtype)
-        resolved = spectrum[spectrum > gate]
+        resolved = esd.resolved_eigenvalues(spectrum, tensor.shape, tensor.dtype)
         common = _describe(tensor, spectrum, resolved)
         if method == "wwj":
             found = _fit_wwj(tensor)
         elif method == "weightwatcher":
             found = _fit_weightwatcher(tensor, spectrum)
         else:
-            found = _fit(resolved, gate, min_eigenvalues)
+            found = _fit(tensor, spectrum, resolved, min_eigenvalues)
         if found["status"] == "fit" and method == "specdiag":
             found |= _tests(tensor, resolved, found, gof=gof, null=null, seed=seed)
     except MemoryError:
@@ -283,11 +282,12 @@ def _describe(tensor: Tensor, spectrum: Array, resolved: Array) -> dict[str, Any
     }
 
 
-def _fit(resolved: Array, gate: float, min_eigenvalues: int) -> dict[str, Any]:
+def _fit(tensor: Tensor, spectrum: Array, resolved: Array, min_eigenvalues: int) -> dict[str, Any]:
     if len(resolved) < min_eigenvalues:
         reason = f"rank {len(resolved)}: fewer than {min_eigenvalues} eigenvalues above rounding"
         return {"status": "degenerate", "reason": reason}
     tail = fit_alpha(resolved)
+    gate = esd.rank_gate(spectrum, tensor.shape, tensor.dtype)
     # Weyl's inequality: an error E moves no lambda by more than 2 s_1 |E|, and the gate allows E.
     spread = resolved[0] - resolved[tail.n_tail - 1] if tail.n_tail else 0.0
     if spread <= 2 * math.sqrt(resolved[0]) * math.sqrt(gate):

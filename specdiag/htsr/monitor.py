@@ -24,7 +24,7 @@ from typing import Any
 
 from specdiag.checkpoint.reader import Tensor, open_checkpoint, read_values
 from specdiag.files import write_whole
-from specdiag.htsr.esd import eigenvalues, rank_gate
+from specdiag.htsr.esd import eigenvalues, resolved_eigenvalues
 from specdiag.htsr.layers import MIN_EIGENVALUES, matrices, skip_reason
 from specdiag.htsr.posterior import NO_POSTERIOR, alpha_posterior
 
@@ -159,7 +159,7 @@ def reading(step: int, tensor: Tensor, *, min_eigenvalues: int = MIN_EIGENVALUES
             alpha_low=math.nan,
             alpha_high=math.nan,
         )
-    resolved = spectrum[spectrum > rank_gate(spectrum, tensor.shape, tensor.dtype)]
+    resolved = resolved_eigenvalues(spectrum, tensor.shape, tensor.dtype)
     posterior = alpha_posterior(resolved) if len(resolved) >= min_eigenvalues else NO_POSTERIOR
     return Reading(
         step=step,

@@ -175,7 +175,7 @@ def permutation_draws(W: ArrayLike, dtype: DTypeLike = np.float64, *, seed: int 
     for _ in range(PERMUTATIONS):
         rng.shuffle(shuffled.reshape(-1))
         values = esd.eigenvalues(shuffled)
-        resolved = values[values > esd.rank_gate(values, shuffled.shape, dtype)]
+        resolved = esd.resolved_eigenvalues(values, shuffled.shape, dtype)
         if len(resolved) > MIN_SPACINGS:
             alphas.append(posterior_mean(resolved))
     return np.sort(alphas)

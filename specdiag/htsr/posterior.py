@@ -28,6 +28,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from specdiag.htsr.statistics import LEVEL
 from specdiag.htsr.tail import TIE, checked_eigenvalues
 from specdiag.notebook import record_html
 
@@ -39,7 +40,6 @@ TAIL_SHAPE, TAIL_RATE = 1, 0.1  # worth one spacing
 BODY_SHAPE, BODY_RATE = 3.0, 1.5
 BODY_BLOCKS = 4.0
 ROPE = (1.9, 2.1)  # region of practical equivalence around alpha = 2
-LEVEL = 0.95
 
 _NEGLIGIBLE = 1e-7  # windows of less weight than this share of the largest are left out
 

@@ -12,6 +12,7 @@ import numpy as np
 from specdiag.htsr.layers import Layer
 from specdiag.htsr.null import false_discovery_rate
 from specdiag.htsr.posterior import MIN_SPACINGS, ROPE
+from specdiag.htsr.statistics import known, mean, mean_interval
 
 WELL_TRAINED = (2.0, 6.0)  # the range of alpha that Martin & Mahoney (2021) call well trained
 MAX_Q = 0.05  # of the null: above, the layer is as a random matrix
@@ -22,7 +23,7 @@ MAX_SHORT_TAIL = 0.5  # probability of fewer than 30 eigenvalues in the tail
 VERDICTS = ("power law", "compatible", "too few", "rejected", "no evidence", "degenerate")
 
 
-def judge(layers: Iterable[Layer]) -> list[Layer]:
+def with_verdicts(layers: Iterable[Layer]) -> list[Layer]:
     """Return the layers of one checkpoint with `null_q`, over all of them, and their verdicts."""
     layers = list(layers)
     q = false_discovery_rate([layer.null_p for layer in layers])
@@ -75,22 +76,22 @@ def summarise(layers: Sequence[Layer]) -> dict[str, Any]:
     """
     count = Counter(layer.status for layer in layers)
     fit = [layer for layer in layers if layer.status == "fit"]
-    alpha = np.array([layer.tail.alpha for layer in fit])
+    alpha = known([layer.tail.alpha for layer in fit])
     low, high = WELL_TRAINED
     words = Counter(layer.verdict for layer in layers)
     return {
         "n_walked": len(layers),
         **{f"n_{status}": count[status] for status in ("fit", "degenerate", "skipped", "failed")},
         "coverage": _share(len(fit), len(fit) + count["degenerate"]),
-        "mean_alpha": _mean(alpha),
+        "mean_alpha": mean(alpha),
         "mean_alpha_interval": mean_interval(alpha),
         "median_alpha": float(np.median(alpha)) if len(alpha) else math.nan,
-        "mean_distance_from_2": _mean(np.abs(alpha - 2)),
-        "fraction_below_2": _mean(alpha < low),
-        "fraction_2_to_6": _mean((alpha >= low) & (alpha <= high)),
-        "fraction_above_6": _mean(alpha > high),
-        "posterior_mean_alpha": _mean(_known(layer.posterior.mean for layer in fit)),
-        "rope_fraction": _mean(_known(layer.posterior.rope for layer in fit)),
+        "mean_distance_from_2": mean(np.abs(alpha - 2)),
+        "fraction_below_2": mean(alpha < low),
+        "fraction_2_to_6": mean((alpha >= low) & (alpha <= high)),
+        "fraction_above_6": mean(alpha > high),
+        "posterior_mean_alpha": mean([layer.posterior.mean for layer in fit]),
+        "rope_fraction": mean([layer.posterior.rope for layer in fit]),
         **_rope_decisions(fit),
         "n_tested": sum(not math.isnan(layer.null_q) for layer in layers),
         "n_distinguishable": sum(layer.null_q <= MAX_Q for layer in layers),
@@ -99,35 +100,8 @@ def summarise(layers: Sequence[Layer]) -> dict[str, Any]:
     }
 
 
-def _known(values: Iterable[float]) -> list[float]:
-    return [value for value in values if not math.isnan(value)]
-
-
 def _share(part: int, whole: int) -> float:
     return part / whole if whole else math.nan
-
-
-def _mean(values: Any) -> float:
-    return float(np.mean(values)) if len(values) else math.nan
-
-
-def mean_interval(alpha: Any) -> tuple[float, float]:
-    """Return the 95 % interval of the mean by Student's t; NaN for fewer than two values."""
-    if len(alpha) < 2:
-        return math.nan, math.nan
-    reach = _student_t_975(len(alpha) - 1) * float(alpha.std(ddof=1)) / math.sqrt(len(alpha))
-    return float(alpha.mean()) - reach, float(alpha.mean()) + reach
-
-
-def _student_t_975(freedom: int) -> float:
-    """Return the 97.5 % quantile of Student's t; importing SciPy for it would take longer.
-
-    With t = sqrt(freedom) tan(angle) the density of the angle is cos(angle)^(freedom - 1).
-    """
-    angle = np.linspace(0, np.pi / 2, 20_001)
-    density = np.cos(angle) ** (freedom - 1)
-    area = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
-    return math.sqrt(freedom) * math.tan(float(np.interp(0.95, area / area[-1], angle)))
 
 
 def _rope_decisions(fit: Sequence[Layer]) -> dict[str, int]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from specdiag.htsr.verdict import mean_interval
+from specdiag.htsr.statistics import mean_interval
 from specdiag.plot.style import ARM_COLORS, MARKERS, short_title
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ def mean_over_seeds(values: Any) -> Mean:
     known = np.asarray(values)[np.isfinite(values)]
     if not len(known):
         return Mean(math.nan, math.nan, math.nan, 0)
-    ends = mean_interval(known) if len(known) > 2 else (math.nan, math.nan)
-    return Mean(float(known.mean()), *ends, len(known))
+    low, high = mean_interval(known) if len(known) > 2 else (math.nan, math.nan)
+    return Mean(float(known.mean()), low, high, len(known))
 
 
 def replicates(dataset: "xr.Dataset") -> list[Any]:

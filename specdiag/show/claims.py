@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import get_args
 
-from specdiag.transfer.claims import LEVEL, MIN_SEEDS, Claim, Figure, Finding, Verdict
+from specdiag.htsr.statistics import LEVEL
+from specdiag.transfer.claims import MIN_SEEDS, Claim, Figure, Finding, Verdict
 from specdiag.wording import without_nan
 
 HEADER = ("claim", "published", "ours", "seeds", "verdict", "why, and what to know")

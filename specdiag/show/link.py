@@ -55,7 +55,7 @@ _CELLS = [
     "same_order_as",
     "n",
     "n_units",
-    "n_still",
+    "n_without_counterpart",
     "arrangements",
 ]
 _ERRORS = ["error", "baseline_error", "n_error"]
@@ -101,7 +101,7 @@ def _counts(counts: Mapping[str, Any]) -> str:
 
 
 def _still(counts: Mapping[str, Any]) -> list[str]:
-    n = counts["n_standing_still"]
+    n = counts["n_without_counterpart"]
     told = (
         f"{n} checkpoint{'s' * (n != 1)} stand{'s' * (n == 1)} still and {'is' if n == 1 else 'are'} not in "
         "'alike': their seed lacks a child, or there is no other seed"

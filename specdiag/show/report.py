@@ -17,7 +17,8 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 
-from specdiag.htsr.verdict import MAX_Q, VERDICTS, mean_interval
+from specdiag.htsr.statistics import mean_interval
+from specdiag.htsr.verdict import MAX_Q, VERDICTS
 from specdiag.plot.drawings import Drawing, drawings, first_of_each, measured
 from specdiag.plot.style import rendered
 from specdiag.wording import counted, short

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from specdiag.htsr.statistics import LEVEL, mean_interval
+
 if TYPE_CHECKING:
     from specdiag.lock.lockfile import Scale
 
@@ -23,7 +25,6 @@ Verdict = Literal[
 ]
 
 MIN_SEEDS = 3  # two have an interval of nine standard deviations to either side
-LEVEL = 0.95
 LEAST_RATIO = 1e-12
 NUMBER_AT_DESK = "a number of the published network and recordings"
 
@@ -106,21 +107,6 @@ def needed(claims: Iterable[Claim]) -> list[tuple[str, str]]:
     return list(asked)
 
 
-def interval(values: Array, level: float = LEVEL) -> tuple[Array, Array]:
-    """Return the ends of Student's t interval of the mean over rows, which are seeds.
-
-    NaN with fewer than two.
-    """
-    from scipy.stats import t
-
-    n = len(values)
-    if n < 2:
-        empty = np.full(values.shape[1], math.nan)
-        return empty, empty
-    half = t.ppf((1 + level) / 2, n - 1) * values.std(axis=0, ddof=1) / math.sqrt(n)
-    return values.mean(axis=0) - half, values.mean(axis=0) + half
-
-
 def decide(values: Array, low: Array, high: Array) -> Literal["holds", "fails", "undecided"]:
     """Return whether values lie between `low` and `high`, as far as their scatter over seeds allows to say.
 
@@ -134,10 +120,10 @@ def decide(values: Array, low: Array, high: Array) -> Literal["holds", "fails", 
     values : ndarray of shape (n_seeds, k)
     low, high : ndarray of shape (k,)
     """
-    lower, upper = interval(values)
+    lower, upper = mean_interval(values)
     if np.all((lower > low) & (upper < high)):
         return "holds"
-    lower, upper = interval(values, 1 - (1 - LEVEL) / values.shape[1])
+    lower, upper = mean_interval(values, 1 - (1 - LEVEL) / values.shape[1])
     return "fails" if np.any((upper <= low) | (lower >= high)) else "undecided"
 
 
@@ -178,7 +164,9 @@ def judge(
     if claim.tolerance is None and np.any((published <= low) | (published >= high)):
         why = "; ".join(filter(None, (why, "the published figures themselves do not show it")))
     mean = values.mean(axis=0) if len(values) else np.full(len(published), math.nan)
-    ours, lower, upper = (np.exp(x) if claim.is_ratio else x for x in (mean, *interval(values)))
+    ours, lower, upper = (
+        np.exp(x) if claim.is_ratio else x for x in (mean, *mean_interval(values))
+    )
     return Finding(
         claim=claim,
         published=published,
@@ -239,7 +227,7 @@ def _verdict(
         return "undecided", _resolution(claim, values)
     if claim.tolerance is not None or claim.is_null:
         return "reproduced", ""
-    lower, upper = interval(values)
+    lower, upper = mean_interval(values)
     if scale == "desk" or is_exact or np.isnan(scaled).any():
         return "direction only", ""
     is_same = np.all((lower <= scaled) & (scaled <= upper))
@@ -248,7 +236,7 @@ def _verdict(
 
 def _resolution(claim: Claim, values: Array) -> str:
     """Return how large an effect would have to be to be told: half of the interval, the widest of several."""
-    half = max((upper - lower) / 2 for lower, upper in zip(*interval(values), strict=True))
+    half = max((upper - lower) / 2 for lower, upper in zip(*mean_interval(values), strict=True))
     size = f"a factor of {np.exp(half):.2g}" if claim.is_ratio else f"{half:.2g}"
     return f"{len(values)} seeds that scatter so tell no less than {size}"
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from specdiag.dataset.schema import Variable, labelled
 from specdiag.dataset.spectra import check_whole_numbers
 from specdiag.dataset.spectrum import fingerprints
+from specdiag.htsr.statistics import LEVEL
 from specdiag.transfer import rank_correlation as ranks
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ LINK: dict[str, Variable] = {
     ),
     "n": Variable(_CELL, "i", "1", "checkpoints compared"),
     "n_units": Variable(_CELL, "i", "1", "spectra, or features, that differ among them"),
-    "n_still": Variable(_CELL, "i", "1", "checkpoints that may be exchanged with none"),
+    "n_without_counterpart": Variable(
+        _CELL, "i", "1", "checkpoints that may be exchanged with none"
+    ),
     "arrangements": Variable(_CELL, "f", "1", "ways to exchange what may be exchanged"),
     "error": Variable(_CELL[:2], "f", "1", "mean |error| of R2 predicted from the other tasks"),
     "baseline_error": Variable(_CELL[:2], "f", "1", "the same without the quantity"),
@@ -146,7 +149,7 @@ def link(dataset: "xr.Dataset", *, n_resamples: int = N_RESAMPLES, seed: int = 0
         "n_without_r2": int(np.isnan(design.r2).sum()),
         "n_without_spectrum": int((~_measured(dataset).any(axis=1)).sum()),
         "n_without_fit": int(np.isnan(values[0]).sum()),
-        "n_standing_still": rows[0][0]["n_still"][-1],
+        "n_without_counterpart": rows[0][0]["n_without_counterpart"][-1],
         "n_spectra": len(set(design.spectrum[np.isfinite(values[0])].tolist())),
         "n_resamples": n_resamples,
         "seed": seed,
@@ -234,9 +237,9 @@ def compared(
             # Ranked among what they are exchanged with: a family like no other then says nothing.
             group = units.group[units.unit]
             strata = ranks.codes(list(zip(strata.tolist(), group.tolist(), strict=True)))
-            n_still = int((np.bincount(units.group)[group] == 1).sum())
+            n_without_counterpart = int((np.bincount(units.group)[group] == 1).sum())
         else:
-            units, n_still = ranks.shared_values(unit, strata), 0
+            units, n_without_counterpart = ranks.shared_values(unit, strata), 0
         informative = _informative(unit, strata)
         found = _correlated(
             *(x[known], design.r2[known], strata, units),
@@ -245,7 +248,7 @@ def compared(
         found |= {
             "n": int(informative.sum()),
             "n_units": len(set(unit[informative].tolist())),
-            "n_still": n_still,
+            "n_without_counterpart": n_without_counterpart,
             "order": (feature, known.tobytes(), ranks.within(x[known], strata).tobytes()),
         }
         rows.append(found)
@@ -316,7 +319,7 @@ def _correlated(
         found["p"] = ranks.permutation_p(rho, chance)
         samples = ranks.resamples(units, count, rng)
         again = ranks.correlation(x, y, strata, z, samples)
-        tail = (1 - ranks.LEVEL) / 2
+        tail = (1 - LEVEL) / 2
         if np.isfinite(again).any():
             found["rho_ci"] = np.nanquantile(again, [tail, 1 - tail]).tolist()
     return found | {"arrangements": n_arrangements}

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Codes = NDArray[np.intp]
 
-LEVEL = 0.95
 _TIE = 1e-12  # two orders of the same ranks may sum to correlations that differ by rounding
 
 

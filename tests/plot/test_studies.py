@@ -11,7 +11,7 @@ from scipy import stats
 import specdiag
 from specdiag.cli.main import cli
 from specdiag.htsr import null
-from specdiag.htsr.verdict import mean_interval
+from specdiag.htsr.statistics import mean_interval
 from specdiag.plot import (
     alpha_and_r2,
     alpha_by_layer,

@@ -234,7 +234,7 @@ def test_what_is_missing_is_counted_and_compared_with_nothing():
             "n_without_r2": 1,
             "n_without_spectrum": 1,
             "n_without_fit": 2,
-            "n_standing_still": 0,  # the two seeds that lack the same child are exchanged with each other
+            "n_without_counterpart": 0,  # the two seeds that lack the same child are exchanged with each other
             "n_spectra": 23,  # the base of rows[0] and rows[2] is degenerate in rows[2] alone
             "n_resamples": 50,
             "seed": 0,
@@ -291,11 +291,11 @@ def test_a_seed_that_lacks_a_child_is_counted_and_otherwise_as_if_it_were_not_th
     assert alike.arrangements.item() == pytest.approx(math.factorial(len(SEEDS) - 1))
     assert alike.n.item() == 2 * (len(SEEDS) - 1)
     assert alike.rho.item() == pytest.approx(cell(expected, "mean alpha", "alike").rho.item())
-    assert alike.n_still.item() == found.n_standing_still == 1
+    assert alike.n_without_counterpart.item() == found.attrs["n_without_counterpart"] == 1
     assert link_tables.lines(found)[1] == (
         "1 checkpoint stands still and is not in 'alike': their seed lacks a child, or there is no other seed"
     )
-    assert expected.n_standing_still == 0
+    assert expected.attrs["n_without_counterpart"] == 0
 
 
 def test_with_too_few_arrangements_for_all_quantities_at_once_nothing_is_shown_or_denied():
@@ -356,7 +356,7 @@ def test_families_of_different_children_are_ranked_apart():
     ]
     expected = np.corrcoef(np.concatenate(apart[:3]), np.concatenate(apart[3:]))[0, 1]
     assert found.rho.item() == pytest.approx(expected)
-    assert found.n_still.item() == 0
+    assert found.n_without_counterpart.item() == 0
 
 
 def test_an_incomplete_dataset_and_a_wrong_number_are_errors():
