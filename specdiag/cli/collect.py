@@ -15,7 +15,10 @@ from specdiag.cli.options import (
     check_output,
     debug_option,
     engine_option,
+    existing_file,
     json_option,
+    output_option,
+    scale_option,
     show_count,
     start_log,
 )
@@ -27,27 +30,15 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--group", help="Only entries of this group of the lock.")
-@click.option(
-    "--scale",
-    type=click.Choice(["desk", "paper", "all"]),
-    default="desk",
-    show_default=True,
-    help="Only entries of this scale.",
-)
+@scale_option("Only entries of this scale.", "all")
 @click.option(
     "--lock",
     "locks",
     multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=existing_file,
     help="A lock, also several times; by default checkpoints.lock here or in a folder above.",
 )
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Where to write the xarray Dataset, as netCDF.",
-)
+@output_option("Write the xarray Dataset, as netCDF.", required=True)
 @engine_option
 @address_option
 @json_option

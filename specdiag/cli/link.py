@@ -4,19 +4,13 @@ from pathlib import Path
 
 import click
 
-from specdiag.cli.options import debug_option, json_option
+from specdiag.cli.options import debug_option, existing_file, json_option, seed_option
 
 
 @click.command()
-@click.argument("spectra", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("spectra", type=existing_file)
 @json_option
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Of permutations and bootstrap.",
-)
+@seed_option("Random seed for permutations and bootstrap.")
 @debug_option
 def link(spectra: Path, as_json: bool, seed: int) -> None:
     """Tell whether spectra predict test R2, over the checkpoints of SPECTRA.

@@ -20,6 +20,7 @@ from specdiag.cli.options import (
     json_option,
     lock_option,
     open_lock,
+    scale_option,
 )
 
 if TYPE_CHECKING:
@@ -28,18 +29,13 @@ if TYPE_CHECKING:
     from specdiag.obtain.plan import Step
 
 _names = click.argument("names", nargs=-1, metavar="[NAME]...")
-_scale = click.option(
-    "--scale",
-    type=click.Choice(["desk", "paper"]),
-    help="Only entries of this scale.",
-)
 _group = click.option("--group", metavar="GROUP", help="Only entries of this group.")
 
 
 @click.command("list")
 @_names
 @lock_option
-@_scale
+@scale_option("Only entries of this scale.", default=None)
 @_group
 @json_option
 @debug_option
@@ -106,13 +102,7 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
 @click.command()
 @_names
 @lock_option
-@click.option(
-    "--scale",
-    type=click.Choice(["desk", "paper"]),
-    default="desk",
-    show_default=True,
-    help="desk: small networks on simulated recordings; paper: the published settings.",
-)
+@scale_option("desk: small networks on simulated recordings; paper: the published settings.")
 @click.option("--all", "all_", is_flag=True, help="Everything, as if all were named.")
 @click.option("--missing", is_flag=True, help="All that is missing and that a recipe can build.")
 @_group

@@ -17,13 +17,17 @@ from specdiag.cli.options import (
     CheckpointType,
     address_option,
     check_engine,
+    check_output,
     complain,
     debug_option,
     engine_option,
     is_debug,
     json_option,
     lock_option,
+    output_option,
+    seed_option,
     start_log,
+    target_type,
 )
 
 if TYPE_CHECKING:
@@ -37,12 +41,7 @@ if TYPE_CHECKING:
 _LONG = 5e10
 
 _files = click.argument("files", nargs=-1, required=True, type=CheckpointType(), metavar="FILE...")
-_output = click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write the xarray Dataset, eigenvalues included, as netCDF.",
-)
+_output = output_option("Write the xarray Dataset, eigenvalues included, as netCDF.")
 _layers = click.option(
     "--layers", metavar="GLOB", help="Only matrices whose name matches, e.g. '*.query*'."
 )
@@ -65,7 +64,7 @@ _include_embeddings = click.option(
 @_output
 @click.option(
     "--plot",
-    type=click.Path(file_okay=False, writable=True, path_type=Path),
+    type=target_type(is_folder=True),
     metavar="DIR",
     help="Draw the spectrum of every fitted layer, and alpha by layer, into this folder.",
 )
@@ -87,13 +86,7 @@ _include_embeddings = click.option(
     help="Compare alpha with Gaussian matrices, or with the layer's own entries shuffled (slow).",
 )
 @click.option("--gof/--no-gof", default=True, help="Test the goodness of fit.  [default: gof]")
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Of the bootstrap and the shuffling.",
-)
+@seed_option("Random seed for bootstrap and shuffling.")
 @engine_option
 @address_option
 @lock_option
@@ -152,7 +145,7 @@ def alpha(
 @_output
 @click.option(
     "--plot",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    type=target_type(),
     metavar="FILE",
     help="Draw alpha of both and its difference, by layer (.png, .pdf or .svg).",
 )
@@ -213,25 +206,13 @@ def compare(
 
 
 def _check_usage(files: Sequence[Path], output: Path | None, plot: Path | None) -> None:
-    for option, path in (("-o", output), ("--plot", plot)):
-        if path and not path.resolve().parent.is_dir():
-            raise click.UsageError(f"{option} {path}: there is no folder {path.parent}")
-        if path and path.is_file() and any(_is_part_of(path, file) for file in files):
-            raise click.UsageError(f"{option} {path}: it is one of the files to read")
     if output and plot and output.resolve() == plot.resolve():
         raise click.UsageError(f"-o and --plot both name {output}")
-    if output and output.exists() and not output.is_file():
-        raise click.UsageError(f"-o {output}: not a regular file")
+    for option, path in (("-o", output), ("--plot", plot)):
+        if path:
+            check_output(path, files, option=option)
     if plot and not find_spec("matplotlib"):
         raise click.UsageError("--plot needs matplotlib: pip install matplotlib")
-
-
-def _is_part_of(path: Path, file: Path) -> bool:
-    """Return whether a file is what is read: itself, a file of its folder, or a shard of its index."""
-    if file.is_dir() or file.suffix == ".json":
-        folder = file if file.is_dir() else file.parent
-        return path.resolve().parent == folder.resolve()
-    return path.samefile(file)
 
 
 def _measure_all(

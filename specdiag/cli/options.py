@@ -2,10 +2,10 @@
 
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,10 +17,47 @@ ERRORS = (ValueError, OSError, MemoryError, RuntimeError)
 
 MAX_PORT = 65535
 
+Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, NaN as null.")
 debug_option = click.option(
     "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."
 )
+
+existing_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def scale_option(
+    text: str, *more: str, default: str | None = "desk"
+) -> Callable[[Command], Command]:
+    """Return the option `--scale`: desk, paper, or one of `more`."""
+    return click.option(
+        "--scale",
+        type=click.Choice(["desk", "paper", *more]),
+        default=default,
+        show_default=default is not None,
+        help=text,
+    )
+
+
+def output_option(
+    text: str, *, is_folder: bool = False, **settings: Any
+) -> Callable[[Command], Command]:
+    """Return the option `-o`: a file to write, or a folder for several; see `check_output`."""
+    return click.option("-o", "--output", type=target_type(is_folder), help=text, **settings)
+
+
+def target_type(is_folder: bool = False) -> click.Path:
+    """Return the type of an option that names a file to write, or a folder for several."""
+    return click.Path(file_okay=not is_folder, dir_okay=is_folder, writable=True, path_type=Path)
+
+
+def seed_option(text: str) -> Callable[[Command], Command]:
+    """Return the option `--seed` of a calculation with random numbers."""
+    return click.option(
+        "--seed", type=click.IntRange(min=0), default=0, show_default=True, help=text
+    )
+
 
 engine_option = click.option(
     "--engine",
@@ -55,7 +92,7 @@ def is_debug() -> bool:
 lock_option = click.option(
     "--lock",
     "lock_path",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=existing_file,
     is_eager=True,  # before the names that are looked up in it
     help="The lock; by default checkpoints.lock here or in a folder above.",
 )
@@ -109,31 +146,42 @@ def _named(name: str, lock_path: Path | None) -> tuple[list[Path], list[str]]:
     return found, reasons
 
 
-def check_output(output: Path, inputs: Iterable[Path] = (), locks: Iterable[Path] = ()) -> None:
-    """Raise a usage error when a file to write has no folder, or is one to keep.
+def check_output(
+    output: Path, inputs: Iterable[Path] = (), locks: Iterable[Path] = (), *, option: str = "-o"
+) -> None:
+    """Raise a usage error if a file cannot be written, or would replace one that must stay.
 
-    That is an input, a lock, and whatever lies beside a checkpoint and begins with its name: of the
-    locks given, and of those in the nearest folder above the output that has a checkpoints.lock.
+    These are the inputs (every file of a folder, and every shard beside an index), the locks, and
+    each checkpoint of a lock with the files beside it that begin with its name. Locks are those
+    given, and those in the nearest folder above the output that has a checkpoints.lock.
     """
     from specdiag.files import check_target
 
-    target = output.resolve()
+    name, target, locks = f"{option} {output}", output.resolve(), tuple(locks)
     if not target.parent.is_dir():
-        raise click.UsageError(f"-o {output}: there is no folder {output.parent}")
+        raise click.UsageError(f"{name}: there is no folder {output.parent}")
     if target in {path.resolve() for path in locks}:
-        raise click.UsageError(f"-o {output}: it is the lock to read")
-    if target in {path.resolve() for path in inputs}:
-        raise click.UsageError(f"-o {output}: it is one of the files to read")
-    try:
-        check_target(output)
-    except ValueError as error:
-        raise click.UsageError(f"-o {error}") from error
+        raise click.UsageError(f"{name}: it is the lock to read")
+    if target.is_file() and any(_is_part_of(target, path) for path in inputs):
+        raise click.UsageError(f"{name}: it is one of the files to read")
+    if not target.is_dir():
+        try:
+            check_target(output)
+        except ValueError as error:
+            raise click.UsageError(f"{option} {error}") from error
     if target.suffix == ".lock":
-        raise click.UsageError(f"-o {output}: locks end in .lock; give another name")
-    if name := _kept_for(output, locks):
+        raise click.UsageError(f"{name}: locks end in .lock; give another name")
+    if entry := _kept_for(output, locks):
         raise click.UsageError(
-            f"-o {output}: files of that name belong to the checkpoint of {name}; give another name"
+            f"{name}: files of that name belong to the checkpoint of {entry}; give another name"
         )
+
+
+def _is_part_of(target: Path, path: Path) -> bool:
+    """Return whether a file is an input: itself, a file of its folder, or a shard of its index."""
+    if path.is_dir() or path.suffix == ".json":
+        return target.parent == (path if path.is_dir() else path.parent).resolve()
+    return target.samefile(path)
 
 
 def _kept_for(output: Path, locks: Iterable[Path]) -> str:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from specdiag.cli.options import check_output, debug_option, lock_option, open_lock, start_log
+from specdiag.cli.options import (
+    check_output,
+    debug_option,
+    existing_file,
+    lock_option,
+    open_lock,
+    output_option,
+    start_log,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -16,25 +24,18 @@ if TYPE_CHECKING:
     from specdiag.plot.drawings import Drawing
     from specdiag.show.report import Section
 
-_data = click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-_trainings = click.argument(
-    "trainings",
-    nargs=-1,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="[CSV]...",
-)
+_data = click.argument("data", type=existing_file)
+_trainings = click.argument("trainings", nargs=-1, type=existing_file, metavar="[CSV]...")
 
 
 @click.command()
 @_data
 @_trainings
-@click.option(
-    "-o",
-    "--output",
+@output_option(
+    "Folder for an SVG and a PDF of each, and captions.txt.",
+    is_folder=True,
     required=True,
-    type=click.Path(file_okay=False, writable=True, path_type=Path),
     metavar="DIR",
-    help="Folder for an SVG and a PDF of each, and captions.txt.",
 )
 @click.option(
     "--checkpoint",
@@ -55,10 +56,7 @@ def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[
       specdiag figures spectra.nc base.ckpt.spectra.csv -o figures
     """  # noqa: D301
     _check("matplotlib")
-    if not output.resolve().parent.is_dir():
-        raise click.UsageError(f"-o {output}: there is no folder {output.parent}")
-    if output.is_dir():
-        check_output(output / "captions.txt", (data, *trainings))
+    check_output(output / "captions.txt" if output.is_dir() else output, (data, *trainings))
     start_log()
     from specdiag.plot import drawings as drawn
 
@@ -77,16 +75,10 @@ def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[
 @click.command()
 @_data
 @_trainings
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="The HTML file to write.",
-)
+@output_option("The HTML file to write.", required=True)
 @click.option(
     "--claims",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=existing_file,
     metavar="FIGURES.csv",
     help="What `specdiag verify -o FIGURES.csv` wrote: adds the table of claims.",
 )

@@ -8,9 +8,12 @@ import click
 from specdiag.cli.options import (
     check_output,
     debug_option,
+    existing_file,
     json_option,
     lock_option,
     open_lock,
+    output_option,
+    scale_option,
     show_count,
 )
 
@@ -21,24 +24,12 @@ _KINDS = (".md", ".csv")
 
 
 @click.command()
-@click.argument(
-    "figures", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path)
-)
+@click.argument("figures", required=False, type=existing_file)
 @lock_option
-@click.option(
-    "--scale",
-    type=click.Choice(["desk", "paper"]),
-    default="desk",
-    show_default=True,
-    help="Whose checkpoints are measured.",
-)
-@click.option(
-    "-o",
-    "--output",
-    "outputs",
+@scale_option("Measure the checkpoints of this scale.")
+@output_option(
+    "Write the page (.md) or the figures that it is made of (.csv); may be given twice.",
     multiple=True,
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write the page (.md) or the figures that it is made of (.csv); may be given twice.",
 )
 @json_option
 @debug_option
@@ -46,7 +37,7 @@ def verify(
     figures: Path | None,
     lock_path: Path | None,
     scale: "Scale",
-    outputs: tuple[Path, ...],
+    output: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Say which published claims our figures reproduce.
@@ -60,14 +51,12 @@ def verify(
       specdiag verify -o docs/claims.md -o figures.csv
       specdiag verify figures.csv -o docs/claims.md
     """  # noqa: D301
-    for output in outputs:
-        if output.suffix not in _KINDS or not output.resolve().parent.is_dir():
-            raise click.UsageError(
-                f"-o {output}: expected a file in a folder that exists, ending in .md or .csv"
-            )
+    for file in output:
+        if file.suffix not in _KINDS:
+            raise click.UsageError(f"-o {file}: expected a name that ends in .md or .csv")
     path, _ = open_lock(lock_path)
-    for output in outputs:
-        check_output(output, [figures] if figures else [], [path])
+    for file in output:
+        check_output(file, [figures] if figures else [], [path])
     from specdiag.files import write_whole
     from specdiag.show import claims as claims_page
     from specdiag.transfer import verification
@@ -80,15 +69,15 @@ def verify(
     scale = found[0].scale if figures else scale
     findings = verification.findings(path, scale, found)
     about = verification.claims_of(path.parent).__doc__ or ""
-    for output in outputs:
-        is_page = output.suffix == ".md"
+    for file in output:
+        is_page = file.suffix == ".md"
         text = (
             claims_page.page(findings, found, scale, about)
             if is_page
             else verification.dumps_figures(found)
         )
-        write_whole(output, text.encode())
-        click.echo(f"wrote {output}", err=True)
+        write_whole(file, text.encode())
+        click.echo(f"wrote {file}", err=True)
     click.echo(
         claims_page.as_json(findings, scale) if as_json else "\n".join(claims_page.lines(findings))
     )

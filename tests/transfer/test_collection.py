@@ -33,7 +33,7 @@ _build = build
 def build(job):
     from dataclasses import asdict
 
-    from specdiag.files import without_nan
+    from specdiag.wording import without_nan
     from specdiag.features.covariance import FeatureCovariance
 
     metrics = _build(job)

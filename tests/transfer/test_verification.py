@@ -334,7 +334,7 @@ def test_claims_that_cannot_be_judged_are_refused(study, claims, expected):
 def test_an_output_is_a_page_or_a_table(study):
     status, _, err = run(study, "verify", "-o", "page.html")
     assert status == 2
-    assert "-o page.html: expected a file in a folder that exists, ending in .md or .csv" in err
+    assert "-o page.html: expected a name that ends in .md or .csv" in err
 
 
 def test_a_lock_without_training_has_nothing_to_verify(tmp_path):
