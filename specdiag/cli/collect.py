@@ -67,15 +67,15 @@ def spectra(
     check_engine(engine, address)
     start_log()
     from specdiag.dataset.netcdf import save
-    from specdiag.lock.lockfile import find_lock, load
-    from specdiag.transfer.collection import chosen, collect
+    from specdiag.lock.lockfile import find_lock, load, select
+    from specdiag.transfer.collection import collect
 
     found_locks = locks or (find_lock(Path.cwd()),)
     check_output(output, locks=found_locks)
     scale = None if scale == "all" else scale
     loaded = [(path, load(path)) for path in found_locks]
     try:
-        chosen(loaded, set(names), group, scale)
+        select(loaded, names, scale, group)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     dataset = collect(

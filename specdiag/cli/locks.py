@@ -64,7 +64,7 @@ def list_(
     from specdiag.show import entries as listing
 
     path, lock = open_lock(lock_path)
-    rows = listing.rows(path.parent, lock, _chosen(lock, names, scale, group))
+    rows = listing.rows(path.parent, lock, _selected(path, lock, names, scale, group))
     click.echo(json.dumps({"checkpoints": rows}, indent=2) if as_json else listing.table(rows))
 
 
@@ -84,7 +84,7 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
       specdiag fetch base/poyo_mp_converged
     """  # noqa: D301
     path, lock = open_lock(lock_path)
-    entries = [e for e in _chosen(lock, names) if e.source]
+    entries = [e for e in _selected(path, lock, names) if e.source]
     lost = set(names) - {e.name for e in entries}
     if lost or not entries:
         what = ", ".join(sorted(lost)) or "the lock"
@@ -182,7 +182,7 @@ def train(
     path, lock = open_lock(lock_path)
     if seed is not None:
         path, lock = _replicate(path, scale, seed, write=not dry_run)
-    entries = _chosen(lock, names, scale, group)
+    entries = _selected(path, lock, names, scale, group)
     if seed is not None:
         _say_unseeded(entries)
     chosen = [e.key for e in entries]
@@ -328,22 +328,20 @@ def _start(lock_path: Path | None, names: Sequence[str], check: bool) -> Path:
     return path
 
 
-def _chosen(
-    lock: "Lock", names: Sequence[str], scale: "Scale | None" = None, group: str | None = None
+def _selected(
+    path: Path,
+    lock: "Lock",
+    names: Sequence[str],
+    scale: "Scale | None" = None,
+    group: str | None = None,
 ) -> list["Entry"]:
-    """Return the entries of these names, all when there are none, in the order of the lock."""
-    from specdiag.lock.lockfile import check_names
+    """Return the selected entries in the order of the lock; an invalid name is a usage error."""
+    from specdiag.lock.lockfile import select
 
-    groups = {e.group for e in lock.entries}
-    if group and group not in groups:
-        raise click.UsageError(f"no group {group}; the lock has {', '.join(sorted(groups))}")
-    entries = [e for e in lock.entries if scale in (None, e.scale) and group in (None, e.group)]
-    at = (f" at {scale} scale" if scale else "") + (f" in group {group}" if group else "")
     try:
-        check_names(names, (e.name for e in entries), at)
+        return [entry for *_, entry in select([(path, lock)], names, scale, group)]
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    return [e for e in entries if not names or e.name in names]
 
 
 def _finish(steps: Sequence["Step"], made: Iterator["Outcome"]) -> None:

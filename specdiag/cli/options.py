@@ -134,7 +134,7 @@ def _named(name: str, lock_path: Path | None) -> tuple[list[Path], list[str]]:
         if entry.kind == "evaluation" and entry.parent:
             reasons.append(f"an evaluation, whose weights are those of {entry.parent.name}")
             continue
-        word, reason = state(path.parent, lock, entry)
+        word, reason, _ = state(path.parent, lock, entry)
         if word in ("missing", "corrupt"):
             where = f" --lock {lock_path}" if lock_path else ""
             again = f"`specdiag train {name} --scale {entry.scale}{where}` makes it"

@@ -53,7 +53,6 @@ __all__ = [
     "Scale",
     "Source",
     "amend",
-    "check_names",
     "declaration_digest",
     "dumps",
     "exclusive",
@@ -63,6 +62,7 @@ __all__ = [
     "loads",
     "ordered",
     "save",
+    "select",
     "source_digest",
 ]
 
@@ -81,24 +81,6 @@ class Lock:
 
     version: int = LOCK_VERSION
     entries: tuple[Entry, ...] = ()
-
-
-def check_names(names: Iterable[str], known: Iterable[str], at: str) -> None:
-    """Raise ValueError for the first name that is not known, with those that are near.
-
-    Parameters
-    ----------
-    at : str
-        Where it was looked for, such as ``' at desk scale'``, or nothing.
-    """
-    from difflib import get_close_matches
-
-    there = sorted(set(known))
-    for name in names:
-        if name not in there:
-            near = " or ".join(get_close_matches(name, there, cutoff=0.5))
-            hint = f"did you mean {near}?" if near else "`specdiag list` shows all names"
-            raise ValueError(f"no entry {name}{at}; {hint}")
 
 
 def find_lock(start: Path) -> Path:
@@ -256,6 +238,48 @@ def find(lock: Lock, name: str, scale: Scale) -> Entry:
     found = [f"{shown(e.name)} ({e.scale})" for e in lock.entries if e.name in near]
     hint = f"did you mean {' or '.join(found)}?" if near else "`specdiag list` shows all names"
     raise ValueError(f"no entry {shown(name)} at {scale} scale; {hint}")
+
+
+def select(
+    locks: Iterable[tuple[Path, Lock]],
+    names: Iterable[str] = (),
+    scale: Scale | None = None,
+    group: str | None = None,
+) -> list[tuple[Path, Lock, Entry]]:
+    """Return the entries of these names, this scale and this group, each with its lock.
+
+    Parameters
+    ----------
+    locks : iterable of (Path, Lock)
+        The locks, each with its path.
+    names : iterable of str
+        Each must be in one of the locks; without names, all entries are selected.
+    scale, group : str, optional
+        None selects all.
+
+    Raises
+    ------
+    ValueError
+        If no entry has the group, or one of the names; the message gives similar names.
+    """
+    from difflib import get_close_matches
+
+    entries = [(path, lock, entry) for path, lock in locks for entry in lock.entries]
+    groups = {entry.group for *_, entry in entries}
+    if group and group not in groups:
+        raise ValueError(f"no group {group}; the lock has {', '.join(sorted(groups))}")
+    entries = [
+        item
+        for item in entries
+        if scale in (None, item[2].scale) and group in (None, item[2].group)
+    ]
+    wanted, known = set(names), {entry.name for *_, entry in entries}
+    at = f" at {scale} scale" * bool(scale) + f" in group {group}" * bool(group)
+    for name in sorted(wanted - known):
+        near = " or ".join(get_close_matches(name, sorted(known), cutoff=0.5))
+        hint = f"did you mean {near}?" if near else "`specdiag list` shows all names"
+        raise ValueError(f"no entry {name}{at}; {hint}")
+    return [item for item in entries if not wanted or item[2].name in wanted]
 
 
 def ordered(entries: Iterable[Entry], where: str = LOCK_NAME) -> tuple[Entry, ...]:

@@ -43,7 +43,6 @@ from specdiag.obtain.state import (
     environment,
     parent_sha256,
     publish,
-    read_receipt,
     recorded,
     state,
 )
@@ -166,8 +165,8 @@ def _kept(path: Path, key: Key) -> Outcome | None:
     found = state(root, lock, entry)
     if found.word not in USABLE:
         return None
-    receipt = read_receipt(root, lock, entry)
-    if isinstance(receipt, Receipt) and recorded(entry, receipt, forced=False) != entry:
+    receipt = found.receipt
+    if receipt and recorded(entry, receipt, forced=False) != entry:
         amend(path, key, lambda e: recorded(e, receipt, forced=False))
     return Outcome(entry, "kept", "" if found.word == "ok" else found.word)
 

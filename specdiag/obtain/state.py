@@ -22,13 +22,6 @@ Word = Literal["ok", "rebuilt", "drifted", "stale", "missing", "corrupt"]
 USABLE = ("ok", "rebuilt", "drifted")
 
 
-class State(NamedTuple):
-    """What is there of an entry, and why it is not ok."""
-
-    word: Word
-    reason: str = ""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
     """How a file came about."""
@@ -43,6 +36,14 @@ class Receipt:
     commit: Commit | None = None
     metrics: dict[str, Metric] = field(default_factory=dict)
     environment: dict[str, Scalar] = field(default_factory=dict)
+
+
+class State(NamedTuple):
+    """State of an entry, why it is not ok, and the receipt of its file, if it has one."""
+
+    word: Word
+    reason: str = ""
+    receipt: Receipt | None = None
 
 
 def state(root: Path, lock: Lock, entry: Entry) -> State:
@@ -61,11 +62,11 @@ def state(root: Path, lock: Lock, entry: Entry) -> State:
         The folder of the lock.
     """
     try:
-        receipt = read_receipt(root, lock, entry)
+        receipt = _read_receipt(root, lock, entry)
         if isinstance(receipt, State):
             return receipt
         if change := _changed(root, lock, entry, receipt):
-            return State("stale", f"its {change} since it was {receipt.how}")
+            return State("stale", f"its {change} since it was {receipt.how}", receipt)
     except OSError as error:
         return State("corrupt", f"cannot be read: {error.strerror or error}")
     is_recorded = (
@@ -74,8 +75,10 @@ def state(root: Path, lock: Lock, entry: Entry) -> State:
         or entry.file.tensors == receipt.tensors
     )
     if reason := _out_of_tolerance(entry, receipt):
-        return State("drifted", reason)
-    return State("ok") if is_recorded else State("rebuilt", "other bytes than recorded")
+        return State("drifted", reason, receipt)
+    if is_recorded:
+        return State("ok", receipt=receipt)
+    return State("rebuilt", "other bytes than recorded", receipt)
 
 
 def _changed(root: Path, lock: Lock, entry: Entry, receipt: Receipt) -> str:
@@ -117,7 +120,7 @@ def parent_sha256(root: Path, lock: Lock, entry: Entry) -> str | None:
     return sha256_of(path) if path.is_file() else parent.file.sha256
 
 
-def read_receipt(root: Path, lock: Lock, entry: Entry) -> Receipt | State:
+def _read_receipt(root: Path, lock: Lock, entry: Entry) -> Receipt | State:
     """Return the receipt of the file that is there, or the state that says why there is none."""
     path = root / entry.path
     if entry.kind == "evaluation":

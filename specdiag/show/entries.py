@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specdiag.lock.lockfile import Entry, Lock
-from specdiag.obtain.state import Receipt, read_receipt, state
+from specdiag.obtain.state import state
 from specdiag.wording import printable
 
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ def rows(root: Path, lock: Lock, entries: Sequence[Entry]) -> list[dict[str, Any
 
 def _row(root: Path, lock: Lock, entry: Entry) -> dict[str, Any]:
     found = state(root, lock, entry)
-    receipt = read_receipt(root, lock, entry)
-    metrics = receipt.metrics if isinstance(receipt, Receipt) else entry.metrics
+    metrics = found.receipt.metrics if found.receipt else entry.metrics
     path = root / entry.path
     return {
         "name": entry.name,

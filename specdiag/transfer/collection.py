@@ -18,9 +18,9 @@ import numpy as np
 from specdiag.dataset.netcdf import check_version, validate
 from specdiag.dataset.schema import COLLECTION, FEATURES, SCHEMA, SCHEMA_VERSION, Variable, labelled
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
-from specdiag.lock.lockfile import Entry, Lock, Scale, check_names, find, load
+from specdiag.lock.lockfile import Entry, Lock, Scale, find, load, select
 from specdiag.obtain.beside import attach_spectra, sha256_of, spectra_path
-from specdiag.obtain.state import USABLE, Receipt, read_receipt, state
+from specdiag.obtain.state import USABLE, Receipt, state
 from specdiag.transfer.evaluation import read_evaluation
 from specdiag.transfer.factors import factors, labels
 from specdiag.wording import one_line
@@ -67,7 +67,7 @@ def collect(
     progress : callable, optional
         Called with the number of entries done and of all.
     measure : callable, optional
-        Given the checkpoints that have no spectra beside them, puts them there by `work.attach_spectra`; by
+        Given the checkpoints that have no spectra beside them, puts them there by `attach_spectra`; by
         default they are measured when it is their turn.
 
     Returns
@@ -93,7 +93,9 @@ def collect(
     paths = list(dict.fromkeys(Path(lock).resolve() for lock in locks))
     if not paths:
         raise ValueError("collect() needs at least one lock: the path of a checkpoints.lock")
-    found = chosen([(path, load(path)) for path in paths], set(names), group, scale)
+    found = select([(path, load(path)) for path in paths], names, scale, group)
+    if not found:
+        raise ValueError("no entries to collect; `specdiag list` shows what there is")
     if measure and (lacking := _lacking(found)):
         measure(lacking)
     rows = []
@@ -109,29 +111,6 @@ def collect(
     return build(rows, [{"name": path.name, "sha256": sha256_of(path)} for path in paths])
 
 
-def chosen(
-    locks: Sequence[tuple[Path, Lock]], names: set[str], group: str | None, scale: Scale | None
-) -> list[tuple[Path, Lock, Entry]]:
-    """Return the entries to collect, each with its lock.
-
-    Raises
-    ------
-    ValueError
-        When no entry has one of the names, the group or the scale.
-    """
-    at = f" at {scale} scale" * bool(scale) + f" in group {group}" * bool(group)
-    found = [
-        (path, lock, entry)
-        for path, lock in locks
-        for entry in lock.entries
-        if group in (None, entry.group) and scale in (None, entry.scale)
-    ]
-    check_names(sorted(names), (entry.name for _, _, entry in found), at)
-    if not found:
-        raise ValueError(f"no entries{at}; `specdiag list` shows what there is")
-    return [item for item in found if not names or item[2].name in names]
-
-
 def _lacking(found: Iterable[tuple[Path, Lock, Entry]]) -> list[Path]:
     targets = {
         path.parent / entry.path
@@ -145,15 +124,15 @@ def _row(root: Path, lock: Lock, entry: Entry) -> Row:
     """Return what is there of an entry; an evaluation has the weights of its parent."""
     parent = find(lock, entry.parent.name, entry.scale) if entry.parent else None
     weights = parent if parent and entry.kind == "evaluation" else entry
-    found, (word, why) = state(root, lock, entry), state(root, lock, weights)
+    found = state(root, lock, entry)
+    word, why, _ = state(root, lock, weights)
     spectra, reason = None, f"the checkpoint of {weights.name} is {word}" + f" ({why})" * bool(why)
     unreadable: list[str] = []
     if word in USABLE:
         spectra, reason = _spectra(root / weights.path, unreadable)
-    receipt = read_receipt(root, lock, entry)
     evaluation: dict[str, Any] = {}
-    if found.word in USABLE and isinstance(receipt, Receipt):
-        evaluation = _evaluation(root / entry.path, receipt, unreadable)
+    if found.word in USABLE and found.receipt:
+        evaluation = _evaluation(root / entry.path, found.receipt, unreadable)
     return Row(
         factors={
             **factors(entry, parent),

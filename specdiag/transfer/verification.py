@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.lock.lockfile import Lock, Scale, find, load
 from specdiag.lock.recipe import load_recipe
-from specdiag.obtain.state import Receipt, read_receipt
+from specdiag.obtain.state import state
 from specdiag.transfer.claims import Claim, Figure, Finding, judge, needed
 from specdiag.transfer.collection import collect
 from specdiag.transfer.factors import factors
@@ -199,11 +199,11 @@ def _origins(path: Path, scale: Scale) -> dict[tuple[str, float], tuple[Path, Pa
         lock, root = load(lock_path), lock_path.parent
         for entry in (e for e in lock.entries if e.scale == scale):
             parent = find(lock, entry.parent.name, scale) if entry.parent else None
-            receipt = read_receipt(root, lock, entry)
+            receipt = state(root, lock, entry).receipt
             found[entry.name, factors(entry, parent)["seed"]] = (
                 root / entry.path,
                 root / parent.path if parent else None,
-                isinstance(receipt, Receipt) and receipt.how == "fetched",
+                receipt is not None and receipt.how == "fetched",
             )
     return found
 

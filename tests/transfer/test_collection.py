@@ -515,7 +515,7 @@ def test_a_collection_that_lacks_a_variable_is_refused(dataset, tmp_path):
             {"names": ["x"], "scale": "desk"},
             "no entry x at desk scale; `specdiag list` shows all names",
         ),
-        ({"group": "y"}, "no entries in group y; `specdiag list` shows what there is"),
+        ({"group": "y"}, "no group y; the lock has toys"),
         (
             {"names": ["z"], "group": "toys", "scale": "desk"},
             "no entry z at desk scale in group toys; `specdiag list` shows all names",
@@ -659,7 +659,7 @@ def test_an_unknown_name_is_wrong_usage(lock):
         ),
         (
             ["--group", "y"],
-            "no entries at desk scale in group y; `specdiag list` shows what there is",
+            "no group y; the lock has toys",
         ),
     ):
         status, _, err = run(lock.parent, "spectra", "-o", "x.nc", *names)
