@@ -441,7 +441,7 @@ def test_a_folder_in_the_place_of_a_checkpoint_is_told_before_anything_is_built(
 def test_a_full_disk_is_told_with_the_file_that_does_not_fit(tmp_path):
     script = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
-        "from pathlib import Path; from specdiag.files import one_line, write_whole\n"
+        "from pathlib import Path; from specdiag.files import write_whole; from specdiag.wording import one_line\n"
         "try: write_whole(Path('a'), b'x' * 100)\n"
         "except OSError as error: print(one_line(error), '-', error)"
     )
