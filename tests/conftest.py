@@ -20,7 +20,9 @@ settings.load_profile("default")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--part", metavar="K/N", help="run every Nth test only, from the Kth (0 ...) on")
+    parser.addoption(
+        "--part", metavar="K/N", help="run every Nth test only, from the Kth (0 ...) on"
+    )
 
 
 @pytest.hookimpl(trylast=True)  # after -m has left out others

@@ -501,7 +501,8 @@ def at_line(frame, event, argument):
     return at_line
 
 def at_call(frame, event, argument):
-    return at_line if frame.f_code.co_filename.endswith(("exports.py", "_files.py")) else None
+    watched = ("checkpoint/export.py", "specdiag/files.py")
+    return at_line if frame.f_code.co_filename.endswith(watched) else None
 
 sys.settrace(at_call)
 export("new.ckpt", "out.safetensors", overwrite=True)

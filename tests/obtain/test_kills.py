@@ -29,13 +29,14 @@ from support.paths import ROOT
 
 KILLS = 16  # of each command
 WATCHED = (
-    "work.py",
-    "store.py",
-    "lockfile.py",
-    "_files.py",
-    "fetch.py",
-    "download.py",
-    "exports.py",
+    "obtain/build.py",
+    "obtain/state.py",
+    "obtain/beside.py",
+    "obtain/fetch.py",
+    "obtain/download.py",
+    "lock/lockfile.py",
+    "checkpoint/export.py",
+    "specdiag/files.py",
 )
 LOADED = (
     exports,
