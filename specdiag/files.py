@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -67,30 +67,31 @@ def read_bytes(stream: BinaryIO, offset: int, n_bytes: int, where: str) -> bytes
 
 
 def write_whole(target: Path, content: bytes | memoryview) -> None:
-    """Write a file so that it is there whole under its name, or not at all."""
+    """Write a file that exists under its name as a whole or not at all."""
     with whole_file(target) as file:
         file.write(content)
 
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[IO[bytes]]:
-    """Open a file to write that is there whole under its name when the block ends, or not at all.
+    """Open a file for writing that exists under its name as a whole when the block ends, or not.
 
-    Beside the target, synced, then renamed: a process that dies, a full disk or a second writer
-    leave the old file or the new one. A link stays: what it points to is replaced. An error of the system that
-    names no file, as of a full disk, is given the target's name.
+    It is written beside the target, then published: after a killed process, a full disk, a power
+    cut or a second writer there is the old file or the new one. A link is kept; the file that it
+    points to is replaced. An OSError that names no file, such as that of a full disk, gets the
+    name of the target.
 
     Raises
     ------
     ValueError
-        When a pipe, a device or a folder has that name.
+        If a pipe, a device or a folder has that name.
     """
     import tempfile
 
     check_target(target)
     named, target = target, target.resolve()
     with (
-        _naming(named),  # also what closing the file raises
+        _naming(named),  # closing the file can raise, too
         tempfile.NamedTemporaryFile(
             prefix=f".{target.name}.", dir=target.parent, delete=False
         ) as file,
@@ -98,11 +99,25 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
         temporary = Path(file.name)
         try:
             yield file
-            sync(file)
             temporary.chmod(usual_mode())
-            temporary.replace(target)
+            publish(file, temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def publish(file: IO[bytes], path: Path, target: Path) -> None:
+    """Sync the open file at `path` and give it the name `target`, so that both survive a power cut.
+
+    Both names are in the same folder.
+    """
+    sync(file)
+    path.replace(target)
+    with suppress(OSError):  # some file systems cannot sync a folder
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ compared, and then by torch's restricted unpickler.
 import hashlib
 import io
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,7 @@ def write(path: Path, content: Any) -> None:
 
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    _write(path, buffer)
-
-
-def _write(path: Path, buffer: io.BytesIO) -> None:
     write_whole(path, buffer.getbuffer())
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the renaming, too
-    finally:
-        os.close(folder)
 
 
 def save(folder: Path, step: int, state: Any) -> None:
@@ -48,7 +38,7 @@ def save(folder: Path, step: int, state: Any) -> None:
     torch.save(state, buffer)
     digest = hashlib.sha256(buffer.getbuffer()).hexdigest()[:16]
     path = folder / f"step-{step:08d}-{digest}.ckpt"
-    _write(path, buffer)
+    write_whole(path, buffer.getbuffer())
     found = _newest_first(folder)
     first = found.index(path)
     for other in found[:first] + found[first + KEPT :]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
-from specdiag.files import File, find_file, open_file
+from specdiag.files import File, find_file, open_file, publish
 from specdiag.obtain.download import (
     CHANGED,
     HUB_LOGIN,
@@ -238,11 +238,7 @@ def _publish(target: Path, want: Wanted, fill: Callable[[BinaryIO], None]) -> Fe
                 path.unlink()
                 return kept
             sha256, size = _filled(part, want, fill)
-            os.fsync(part.fileno())
-            path.replace(target)
-            folder = os.open(target.parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
+            publish(part, path, target)
             return Fetched(path=target, sha256=sha256, size=size)
     except OSError as error:
         if error.errno is None:  # it has its message
