@@ -221,11 +221,11 @@ POYO = """
 import os, signal
 from pathlib import Path
 
-from recipes._published import adamw, declare, training
-from recipes.data.recordings import open_recordings
-from recipes.poyo.run import evaluate_checkpoint
-from recipes._tasks import reaching
-from recipes.poyo.train import train
+from ._published import adamw, declare, training
+from .data.recordings import open_recordings
+from .poyo.run import evaluate_checkpoint
+from ._tasks import reaching
+from .poyo.train import train
 
 TASK = reaching("c_20131003_center_out_reaching", seconds=60)
 
@@ -237,7 +237,7 @@ def entries():
         "optimizer": adamw(2e-3),
         "training": training(batch=4, steps=12, matmul="highest"),
     }
-    return [declare("killed", "desk", TASK, recipe="poyo", params=params)]
+    return [declare("killed", "desk", TASK, recipe="dying", params=params)]
 
 
 def build(job):
@@ -263,9 +263,11 @@ def test_a_training_of_poyo_that_is_killed_and_terminated_ends_with_the_same_wei
     command = [sys.executable, "-m", "specdiag"]
     found = {}
     for folder in (tmp_path / "whole", tmp_path / "killed"):
-        hidden = shutil.ignore_patterns("[a-z]*.py", "pipelines", "__pycache__")
+        hidden = shutil.ignore_patterns("pipelines", "__pycache__")
         shutil.copytree(root / "recipes", folder / "recipes", ignore=hidden)
-        (folder / "recipes" / "poyo.py").write_text(POYO)
+        for declared in (folder / "recipes").glob("[a-z]*.py"):
+            declared.unlink()
+        (folder / "recipes" / "dying.py").write_text(POYO)
         (folder / "checkpoints.lock").write_text("lock-version = 1\n")
 
         def run(*arguments, folder=folder, **environment):
