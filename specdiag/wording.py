@@ -1,13 +1,12 @@
 """Text for messages and tables: escaped, cut, counted."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-_NAMES_SHOWN = 4
 
 
 def printable(text: str) -> str:
-    """Return `text` on one line: whatever is not printable is escaped."""
+    """Return `text` on one line, with every character escaped that is not printable."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -18,7 +17,7 @@ def shown(text: str, *, quote: bool = True, limit: int = 80) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return what an error says, on one line; an error of the system names its file first."""
+    """Return the message of an error on one line, after the file that it concerns, if any."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return printable(f"{error.filename}: {error.strerror}")
     text = "not enough memory" if isinstance(error, MemoryError) else type(error).__name__
@@ -26,7 +25,7 @@ def one_line(error: BaseException) -> str:
 
 
 def without_nan(value: Any) -> Any:
-    """Return the value, or what is nested in it, with None for NaN and infinity."""
+    """Return the value with None for NaN and infinity, also in nested dicts and lists."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -35,7 +34,7 @@ def without_nan(value: Any) -> Any:
 
 
 def is_text(text: str) -> bool:
-    """Tell whether `text` can be encoded: half of a surrogate pair cannot."""
+    """Return whether `text` can be encoded: half of a surrogate pair cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -44,23 +43,43 @@ def is_text(text: str) -> bool:
 
 
 def short(name: str, longest: int = 52) -> str:
-    """Return a name on one line, printable: its end when it is long."""
+    """Return a name printable on one line; of a long name only the end."""
     text = printable(name)
     return text if len(text) <= longest else f"…{text[1 - longest :]}"
 
 
-def counted(n: int, noun: str) -> str:
-    """Return a number of things, in words."""
-    return f"{n} {noun}" + "s" * (n != 1)
+def counted(n: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: `1 layer`, `2 layers`, `2 matrices` (given that plural)."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
-def some(names: list[str]) -> str:
-    """Return the first names, and how many more there are."""
-    shown = ", ".join(names[:_NAMES_SHOWN])
-    more = len(names) - _NAMES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
+def some(names: Sequence[str], most: int = 4) -> str:
+    """Return the first names, and how many more there are: `a, b, c, d and 3 more`."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def accounting(counts: Mapping[str, int]) -> str:
+    """Return the number of matrices and their statuses: `41 matrices: 37 measured, 4 skipped`.
+
+    Parameters
+    ----------
+    counts : mapping of str to int
+        Number of matrices of each status (fit, degenerate, skipped, failed), under that name or
+        `n_` and that name. Zeros are left out.
+    """
+    words = {
+        "fit": "measured",
+        "degenerate": "degenerate",
+        "skipped": "skipped",
+        "failed": "failed",
+    }
+    numbers = {word: int(counts.get(s, counts.get(f"n_{s}", 0))) for s, word in words.items()}
+    parts = ", ".join(f"{n:,} {word}" for word, n in numbers.items() if n)
+    total = counted(sum(numbers.values()), "matrix", "matrices")
+    return f"{total}: {parts}" if parts else total
 
 
 def number(value: float, form: str) -> str:
-    """Return a number in the given format, a dash for none."""
+    """Return a number in the given format; a dash for NaN and infinity."""
     return format(value, form) if math.isfinite(value) else "-"

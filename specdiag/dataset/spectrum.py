@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import xarray as xr
 
+STATUSES = ("fit", "degenerate", "skipped", "failed")
+
 
 def spectrum(
     dataset: "xr.Dataset", layer: str, checkpoint: str | None = None
@@ -49,6 +51,36 @@ def fingerprints(dataset: "xr.Dataset") -> NDArray[np.float32]:
     both = np.stack([dataset.frobenius_norm.values, dataset.spectral_norm.values], axis=-1)
     measured = dataset.status.isin(["fit", "degenerate"]).values
     return np.where(measured[..., None], both, np.nan).astype(np.float32)
+
+
+def mean_over_fit_layers(
+    dataset: "xr.Dataset", values: "str | xr.DataArray"
+) -> NDArray[np.float64]:
+    """Return the mean of a quantity over the fit layers of each checkpoint.
+
+    Layers for which it is NaN are left out, as in `specdiag.htsr.statistics.mean`.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+    values : str or xarray.DataArray
+        The name of a variable of the dataset, or values with its dimensions checkpoint and layer.
+
+    Returns
+    -------
+    ndarray of shape (n_checkpoints,)
+        NaN for a checkpoint without a fit layer that has a value.
+    """
+    values = dataset[values] if isinstance(values, str) else values
+    return np.asarray(values.where(dataset.status == "fit").mean("layer").values)
+
+
+def layer_counts(dataset: "xr.Dataset") -> dict[str, NDArray[np.int64]]:
+    """Return how many layers of each checkpoint have each status, by the status.
+
+    The statuses are fit, degenerate, skipped and failed; each array has shape (n_checkpoints,).
+    """
+    return {s: np.asarray((dataset.status == s).sum("layer").values) for s in STATUSES}
 
 
 def _labels(dataset: "xr.Dataset", dim: str) -> list[str]:
