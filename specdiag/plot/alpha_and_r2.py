@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from specdiag.dataset.spectrum import mean_over_fit_layers
 from specdiag.plot.seeds import (
     NO_R2,
     has_r2,
-    mean_alpha,
     mean_over_seeds,
     ranged,
     replicates,
@@ -37,14 +37,16 @@ def lacks(dataset: "xr.Dataset") -> str:
 
 def _shown(dataset: "xr.Dataset") -> list[Any]:
     """Return the replicates with alpha and R²; evaluations have the weights of another checkpoint."""
-    known = np.isfinite(mean_alpha(dataset)) & np.isfinite(dataset.r2.values)
+    known = np.isfinite(mean_over_fit_layers(dataset, "alpha_mean")) & np.isfinite(
+        dataset.r2.values
+    )
     known &= dataset.arm.values != "evaluation"
     return [group[known[group]] for group in replicates(dataset) if known[group].any()]
 
 
 def plot(dataset: "xr.Dataset") -> "Figure":
     """Return mean alpha over fit layers against test R², a point an entry, bars over its seeds."""
-    alpha = mean_alpha(dataset)
+    alpha = mean_over_fit_layers(dataset, "alpha_mean")
     figure = scatter(
         dataset, alpha, [(g, mean_over_seeds(alpha[g]), False) for g in _shown(dataset)]
     )

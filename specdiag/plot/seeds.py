@@ -55,12 +55,6 @@ def level_rank(level: str) -> tuple[int, str]:
     return known.index(level) if level in known else len(known), level
 
 
-def mean_alpha(dataset: "xr.Dataset") -> Any:
-    """Return the mean over the fit layers of every checkpoint of the posterior means of alpha, or NaN."""
-    fit = (dataset.status == "fit") & np.isfinite(dataset.alpha_mean)
-    return dataset.alpha_mean.where(fit).mean("layer").values
-
-
 def limits(values: Any, *, log: bool = False) -> tuple[float, float]:
     """Return the ends of an axis that shows the values: an interval over three seeds may be longer."""
     known = np.asarray(values)[np.isfinite(values)]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from specdiag.dataset.schema import Variable, labelled
 from specdiag.dataset.spectra import check_whole_numbers
-from specdiag.dataset.spectrum import fingerprints
+from specdiag.dataset.spectrum import fingerprints, layer_counts, mean_over_fit_layers
 from specdiag.htsr.statistics import LEVEL
 from specdiag.transfer import rank_correlation as ranks
 
@@ -159,14 +159,13 @@ def link(dataset: "xr.Dataset", *, n_resamples: int = N_RESAMPLES, seed: int = 0
 
 def quantities(dataset: "xr.Dataset") -> Array:
     """Return the quantities of each checkpoint, of shape (n_quantities, n_checkpoints)."""
-    fit = dataset.status == "fit"
-    counts = [(dataset.status == word).sum("layer") for word in ("fit", "degenerate")]
-    total = counts[0] + counts[1]
-    found = {name: of(dataset).where(fit).mean("layer") for name, (_, of) in _WEIGHTS.items()}
-    found[COVERAGE] = counts[0] / total.where(total > 0)
+    counts = layer_counts(dataset)
+    total = counts["fit"] + counts["degenerate"]
+    found = {name: mean_over_fit_layers(dataset, of(dataset)) for name, (_, of) in _WEIGHTS.items()}
     with np.errstate(divide="ignore", invalid="ignore"):
-        found |= {name: of(dataset) for name, (_, of) in _FEATURES.items()}
-    values = np.array([found[name].values for name in QUANTITIES], dtype=float)
+        found[COVERAGE] = counts["fit"] / total
+        found |= {name: of(dataset).values for name, (_, of) in _FEATURES.items()}
+    values = np.array([found[name] for name in QUANTITIES], dtype=float)
     return np.where(np.isfinite(values), values, np.nan)
 
 

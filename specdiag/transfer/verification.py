@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.checkpoint.reader import open_checkpoint
+from specdiag.dataset.spectrum import mean_over_fit_layers
 from specdiag.lock.lockfile import Lock, Scale, find, load
 from specdiag.lock.recipe import load_recipe
 from specdiag.obtain.state import state
@@ -152,7 +153,6 @@ def quantities(dataset: "xr.Dataset") -> dict[str, Array]:
     - mean_alpha, rope_fraction: means of posterior mean and ROPE probability over the layers that are fit;
     - n_fit, n_degenerate, and n_matrices, their sum: NaN where there are no spectra.
     """
-    is_fit = dataset.status.values == "fit"
     has_spectra = (dataset.status.values != "absent").any(axis=1)
     counts = {
         name: np.where(has_spectra, dataset[name].values, math.nan)
@@ -172,15 +172,9 @@ def quantities(dataset: "xr.Dataset") -> dict[str, Array]:
         "above_floor": np.maximum(
             np.where(np.isfinite(smallest), smallest, math.nan) / dataset.noise_floor.values, TINY
         ),
-        "mean_alpha": _mean(dataset.alpha_mean.values, is_fit),
-        "rope_fraction": _mean(dataset.rope_probability.values, is_fit),
+        "mean_alpha": mean_over_fit_layers(dataset, "alpha_mean"),
+        "rope_fraction": mean_over_fit_layers(dataset, "rope_probability"),
     }
-
-
-def _mean(values: Array, chosen: NDArray[np.bool_]) -> Array:
-    n = chosen.sum(axis=1)
-    total = np.where(chosen, values, 0.0).sum(axis=1)
-    return np.divide(total, n, out=np.full(len(n), math.nan), where=n > 0)
 
 
 def _column(columns: Mapping[str, Array], quantity: str) -> Array:
