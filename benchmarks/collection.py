@@ -44,14 +44,21 @@ def made_up(folder, checkpoints, layers):
 
 
 def rows(folder):
+    from specdiag.dataset.netcdf import read_spectra
     from specdiag.lock.lockfile import Entry
-    from specdiag.transfer.collection import Row, read_spectra
+    from specdiag.transfer.collection import Row
     from specdiag.transfer.factors import factors
 
     found = []
     for path in sorted(folder.glob("[0-9]*.nc"), key=lambda path: int(path.stem)):
         entry = Entry(name=f"net/{path.stem}", scale="desk", group="g", recipe="r")
-        made = {**factors(entry, None), "state": "ok", "sha256": ""}
+        made = {
+            **factors(entry, None),
+            "state": "ok",
+            "sha256": "",
+            "how": "trained",
+            "n_changed": 0,
+        }
         evaluation = {"r2": 0.5, "session_r2": {"monday": 0.5}}
         found.append(Row(made, read_spectra(path), "", evaluation))
     return found

@@ -1,16 +1,13 @@
 """From an entry to its metrics: recordings, training, evaluation. What recipes call to build."""
 
-import json
 import logging
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from specdiag.files import write_whole
 from specdiag.htsr.monitor import SpectralMonitor
 from specdiag.lock.recipe import Job
-from specdiag.wording import without_nan
+from specdiag.transfer.evaluation import write_evaluation
 
 from ..data.arrays import to_arrays
 from ..data.batches import Batches
@@ -86,9 +83,7 @@ def _recordings(job: Job) -> list[Any]:
 
 def _metrics(job: Job, found: Evaluation) -> Metrics:
     """Return the metrics; R² of each session and the spectrum of the features stay beside them."""
-    features = {**asdict(found.features), "eigenvalues": found.features.eigenvalues.tolist()}
-    text = json.dumps(without_nan({"r2": found.by_session, "features": features}), indent=1)
-    write_whole(job.folder / "evaluation.json", text.encode())
+    write_evaluation(job.folder / "evaluation.json", found.by_session, found.features)
     for session, r2 in found.by_session.items():
         _log.info("%s: test R² of %s is %.3f", job.name, session, r2)
     return {"r2": (found.r2, ATOL)}

@@ -1,5 +1,6 @@
 """A Dataset <-> a netCDF file: validate, save, open."""
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,8 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.dataset.schema import SCHEMA_VERSION, schema_of
+from specdiag.dataset.schema import (
+    COLLECTION_VERSION,
+    SCHEMA,
+    SCHEMA_VERSION,
+    labelled,
+    schema_of,
+)
 from specdiag.files import write_whole
+from specdiag.htsr.goodness_of_fit import ALTERNATIVES
+from specdiag.wording import one_line
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -44,10 +53,11 @@ def validate(dataset: "xr.Dataset") -> "xr.Dataset":
 
 def check_version(attrs: Mapping[Any, Any]) -> None:
     """Raise ValueError when attributes are not those of a Dataset that this specdiag reads."""
-    found = attrs.get("schema_version")
-    if found != SCHEMA_VERSION:
+    version = attrs.get("schema_version")
+    latest = COLLECTION_VERSION if attrs.get("kind") == "collection" else SCHEMA_VERSION
+    if version not in range(1, latest + 1):
         raise ValueError(
-            f"schema_version is {found}: this specdiag reads {SCHEMA_VERSION}; is it a file of "
+            f"schema_version is {version}: this specdiag reads {latest}; is it a file of "
             "specdiag, and is specdiag up to date?"
         )
 
@@ -114,3 +124,46 @@ def open_spectra(path: str | os.PathLike[str]) -> "xr.Dataset":
     except (ValueError, OSError) as error:
         dataset.close()
         raise ValueError(f"{path} is not a spectra file: {' '.join(str(error).split())}") from error
+
+
+def read_spectra(path: Path) -> "xr.Dataset":
+    """Return the Dataset of one checkpoint that `save` wrote, loaded.
+
+    It is read with h5py: xarray takes ten times as long to open so small a file, and a collection may
+    have a thousand of them.
+
+    Raises
+    ------
+    ValueError
+        In one line that begins with the path, if the file is not such a Dataset.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            return _loaded(file)
+    except (ValueError, OSError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} is not a spectra file: {one_line(error)}; remove it to have it measured again"
+        ) from error
+
+
+def _loaded(file: Any) -> "xr.Dataset":
+    import xarray as xr
+
+    names = ("schema_version", "provenance")
+    attrs = {name: np.ravel(file.attrs.get(name))[0] for name in names}  # netCDF writes lists
+    check_version(attrs)
+    columns = {
+        name: file[name].asstr()[()] if spec.dtype == "O" else file[name][()]
+        for name, spec in SCHEMA.items()
+    }
+    provenance = json.loads(attrs["provenance"])
+    provenance.pop("checkpoints")  # paths on the machine that measured
+    attrs["provenance"] = json.dumps(provenance, sort_keys=True)
+    dataset = validate(xr.Dataset(labelled(SCHEMA, columns), attrs=attrs))
+    if dataset.sizes["checkpoint"] != 1 or not dataset.indexes["layer"].is_unique:
+        raise ValueError("it holds several checkpoints, or a layer twice")
+    if tuple(dataset.alternative.values) != ALTERNATIVES:
+        raise ValueError(f"its alternatives are not {', '.join(ALTERNATIVES)}")
+    return dataset

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 SCHEMA_VERSION = 1
+COLLECTION_VERSION = 2  # collections of version 1 have no `how` and no `n_changed`
 _DTYPES = {"f": "float64", "i": "int64", "b": "int8", "O": "str"}
 _LAYER = ("checkpoint", "layer")
 _ONE = ("checkpoint",)
@@ -96,6 +97,10 @@ COLLECTION: dict[str, Variable] = {
     "unit_dropout": Variable(_ONE, "O", "", "level of UnitDropout while training"),
     "state": Variable(_ONE, "O", "", "ok, rebuilt, drifted, stale, missing or corrupt"),
     "sha256": Variable(_ONE, "O", "", "of the file of the weights that were measured"),
+    "how": Variable(_ONE, "O", "", "fetched, trained or evaluated; '' without a usable file"),
+    "n_changed": Variable(
+        _ONE, "f", "1", "measured matrices whose bits differ from those of the parent"
+    ),
     "train_fraction": Variable(_ONE, "f", "1", "share of the training intervals that was used"),
     "seed": Variable(_ONE, "f", "1", "seed of the training"),
     "frozen_core": Variable(_ONE, "b", "1", "1 where the parent's core was kept as it was"),
@@ -184,7 +189,10 @@ def layer_value(layer: Layer, name: str) -> Any:
 
 def schema_of(attrs: Mapping[Any, Any]) -> dict[str, Variable]:
     """Return what a Dataset with these attributes has to hold."""
-    return SCHEMA | COLLECTION if attrs.get("kind") == "collection" else SCHEMA
+    if attrs.get("kind") != "collection":
+        return SCHEMA
+    later = () if attrs.get("schema_version") == COLLECTION_VERSION else ("how", "n_changed")
+    return SCHEMA | {name: spec for name, spec in COLLECTION.items() if name not in later}
 
 
 def as_markdown(schema: Mapping[str, Variable]) -> str:

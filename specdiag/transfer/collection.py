@@ -1,8 +1,8 @@
 """Entries of locks -> one Dataset that links weight spectra, feature covariance and test R².
 
-All of it is read from what lies beside the checkpoints: NAME.ckpt.SHA.nc, the spectra of the file with that
-digest; NAME.ckpt.evaluation.json, R² by session and the covariance of the features; and the receipt. So a
-collection can be made again at any time, with the same bytes. Only spectra that lack are measured.
+All of it is read from files beside the checkpoints: NAME.ckpt.SHA.nc, the spectra of the file with that
+digest; NAME.ckpt.evaluation.json, R² by session and the covariance of the features; and the receipt.
+So a collection can be made again at any time, with the same bytes. Only missing spectra are measured.
 """
 
 import json
@@ -15,8 +15,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from specdiag.dataset.netcdf import check_version, validate
-from specdiag.dataset.schema import COLLECTION, FEATURES, SCHEMA, SCHEMA_VERSION, Variable, labelled
+from specdiag.checkpoint.reader import open_checkpoint
+from specdiag.checkpoint.tensor import Tensor
+from specdiag.dataset.netcdf import read_spectra
+from specdiag.dataset.schema import (
+    COLLECTION,
+    COLLECTION_VERSION,
+    FEATURES,
+    SCHEMA,
+    Variable,
+    labelled,
+)
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.lock.lockfile import Entry, Lock, Scale, find, load, select
 from specdiag.obtain.beside import attach_spectra, sha256_of, spectra_path
@@ -35,13 +44,13 @@ _TEXTS = ("status", "reason", "verdict", "shape", "stored_dtype")  # coordinates
 
 
 class Row(NamedTuple):
-    """What is there of one entry."""
+    """The values of one entry."""
 
-    factors: Mapping[str, Any]  # what `specdiag.transfer.factors` says, `state` and `sha256`
+    factors: Mapping[str, Any]  # of `specdiag.transfer.factors`, state, sha256, how and n_changed
     spectra: "xr.Dataset | None"  # of one checkpoint
-    reason: str  # why there are none
+    reason: str  # why there are no spectra
     evaluation: Mapping[str, Any]  # r2, session_r2, and features under the names of the schema
-    unreadable: Sequence[str] = ()  # files beside its checkpoint that are damaged
+    unreadable: Sequence[str] = ()  # damaged files beside its checkpoint
 
 
 def collect(
@@ -54,36 +63,37 @@ def collect(
 ) -> "xr.Dataset":
     """Return the Dataset of the checkpoints of one or several locks: spectra, features and test R².
 
-    Spectra that lie beside a checkpoint are read; where they lack they are measured and put there.
+    Spectra beside a checkpoint are read; missing ones are measured and written there.
 
     Parameters
     ----------
     *locks : path
-        Such as those of several seeds. Equal names are told apart by scale or seed.
+        Such as the locks of several seeds. The labels of entries with equal names get the scale or
+        the seed.
     names : iterable of str
         Only these entries; all by default.
     group, scale : str, optional
         Only entries of this group, of this scale.
     progress : callable, optional
-        Called with the number of entries done and of all.
+        Called with the number of entries that are done and the number of all.
     measure : callable, optional
-        Given the checkpoints that have no spectra beside them, puts them there by `attach_spectra`; by
-        default they are measured when it is their turn.
+        Given the checkpoints without spectra beside them, it writes these with
+        `specdiag.obtain.beside.attach_spectra`. By default each is measured when its row is made.
 
     Returns
     -------
     xarray.Dataset
-        As in `specdiag.dataset.schema`, SCHEMA and COLLECTION; `specdiag.save` writes it. An entry whose
-        checkpoint is missing, stale or corrupt has NaN and layers of status `absent`; its `state` says why.
-        So do values whose file beside a checkpoint cannot be read: a warning names it, and
-        `unreadable` of the provenance.
+        As in `specdiag.dataset.schema`, SCHEMA and COLLECTION; `specdiag.save` writes it. An entry
+        whose checkpoint is missing, stale or corrupt has NaN and layers of status `absent`; its
+        `state` gives the reason. The same holds for values whose file beside a checkpoint cannot be
+        read: a warning names the file, and so does `unreadable` in the provenance.
 
     Raises
     ------
     ValueError
-        When no entry is chosen, or none has a checkpoint with spectra.
+        If no entry is chosen, or none has a checkpoint with spectra.
     OSError
-        When a lock or a checkpoint cannot be read.
+        If a lock or a checkpoint cannot be read.
 
     Examples
     --------
@@ -93,51 +103,57 @@ def collect(
     paths = list(dict.fromkeys(Path(lock).resolve() for lock in locks))
     if not paths:
         raise ValueError("collect() needs at least one lock: the path of a checkpoints.lock")
-    found = select([(path, load(path)) for path in paths], names, scale, group)
-    if not found:
-        raise ValueError("no entries to collect; `specdiag list` shows what there is")
-    if measure and (lacking := _lacking(found)):
-        measure(lacking)
+    entries = select([(path, load(path)) for path in paths], names, scale, group)
+    if not entries:
+        raise ValueError("no entries to collect; `specdiag list` shows all entries")
+    if measure and (targets := _without_spectra(entries)):
+        measure(targets)
     rows = []
-    for path, lock, entry in found:
+    for path, lock, entry in entries:
         rows.append(_row(path.parent, lock, entry))
         if progress:
-            progress(len(rows), len(found))
+            progress(len(rows), len(entries))
     if all(row.spectra is None for row in rows):
         raise ValueError(
-            f"none of the {len(rows)} entries has a checkpoint with spectra; of the first, {rows[0].reason}; "
-            "`specdiag list` shows the state of all, `specdiag train` makes what is missing"
+            f"none of the {len(rows)} entries has a checkpoint with spectra; the first one: "
+            f"{rows[0].reason}; `specdiag list` shows the state of all, `specdiag train` makes "
+            "missing checkpoints"
         )
     return build(rows, [{"name": path.name, "sha256": sha256_of(path)} for path in paths])
 
 
-def _lacking(found: Iterable[tuple[Path, Lock, Entry]]) -> list[Path]:
+def _without_spectra(entries: Iterable[tuple[Path, Lock, Entry]]) -> list[Path]:
     targets = {
         path.parent / entry.path
-        for path, lock, entry in found
+        for path, lock, entry in entries
         if entry.kind == "checkpoint" and state(path.parent, lock, entry).word in USABLE
     }
     return sorted(target for target in targets if not spectra_path(target).exists())
 
 
 def _row(root: Path, lock: Lock, entry: Entry) -> Row:
-    """Return what is there of an entry; an evaluation has the weights of its parent."""
+    """Return the row of an entry; an evaluation has the weights of its parent."""
     parent = find(lock, entry.parent.name, entry.scale) if entry.parent else None
     weights = parent if parent and entry.kind == "evaluation" else entry
-    found = state(root, lock, entry)
-    word, why, _ = state(root, lock, weights)
+    own, (word, why, _) = state(root, lock, entry), state(root, lock, weights)
     spectra, reason = None, f"the checkpoint of {weights.name} is {word}" + f" ({why})" * bool(why)
     unreadable: list[str] = []
     if word in USABLE:
         spectra, reason = _spectra(root / weights.path, unreadable)
     evaluation: dict[str, Any] = {}
-    if found.word in USABLE and found.receipt:
-        evaluation = _evaluation(root / entry.path, found.receipt, unreadable)
+    how, n_changed = "", math.nan
+    if own.word in USABLE and own.receipt:
+        how = own.receipt.how
+        evaluation = _evaluation(root / entry.path, own.receipt, unreadable)
+        if parent and spectra is not None:
+            n_changed = _n_changed(spectra, root / weights.path, root / parent.path)
     return Row(
         factors={
             **factors(entry, parent),
-            "state": found.word,
+            "state": own.word,
             "sha256": sha256_of(root / weights.path) if word in USABLE else "",
+            "how": how,
+            "n_changed": n_changed,
         },
         spectra=spectra,
         reason=reason,
@@ -146,8 +162,32 @@ def _row(root: Path, lock: Lock, entry: Entry) -> Row:
     )
 
 
+def _n_changed(spectra: "xr.Dataset", path: Path, parent: Path) -> float:
+    """Return how many measured matrices of a checkpoint differ from those of its parent in their bits.
+
+    NaN where nothing was measured, or the parent's file is missing or damaged.
+    """
+    names = spectra.layer.values[np.isin(spectra.status.values[0], ("fit", "degenerate"))]
+    if not parent.is_file() or not len(names):
+        return math.nan
+    if sha256_of(path) == sha256_of(parent):
+        return 0.0
+    try:
+        ours, theirs = ({t.name: t for t in open_checkpoint(p).tensors} for p in (path, parent))
+        return float(sum(not _is_same(ours[name], theirs.get(name)) for name in names))
+    except (ValueError, OSError) as error:
+        _log.warning("%s: not compared with its parent: %s", path.name, one_line(error))
+        return math.nan
+
+
+def _is_same(a: Tensor, b: Tensor | None) -> bool:
+    if b is None or (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    return a.read().tobytes() == b.read().tobytes()
+
+
 def _spectra(target: Path, unreadable: list[str]) -> tuple["xr.Dataset | None", str]:
-    """Return the spectra beside a checkpoint, measured now where they lack, or why there are none.
+    """Return the spectra beside a checkpoint, measured now if they are missing, or a reason.
 
     A file that cannot be read is added to `unreadable`.
     """
@@ -166,50 +206,8 @@ def _spectra(target: Path, unreadable: list[str]) -> tuple["xr.Dataset | None", 
         return None, f"{path.name} cannot be read"
 
 
-def read_spectra(path: Path) -> "xr.Dataset":
-    """Return the Dataset of one checkpoint that `specdiag.save` wrote, loaded.
-
-    By h5py alone: xarray takes ten times as long to open so small a file, and there may be a thousand.
-
-    Raises
-    ------
-    ValueError
-        In one line that begins with the path, when the file is no such Dataset.
-    """
-    import h5py
-
-    try:
-        with h5py.File(path) as file:
-            return _loaded(file)
-    except (ValueError, OSError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} is not a spectra file: {one_line(error)}; remove it to have it measured again"
-        ) from error
-
-
-def _loaded(file: Any) -> "xr.Dataset":
-    import xarray as xr
-
-    names = ("schema_version", "provenance")
-    attrs = {name: np.ravel(file.attrs.get(name))[0] for name in names}  # netCDF writes lists
-    check_version(attrs)
-    columns = {
-        name: file[name].asstr()[()] if spec.dtype == "O" else file[name][()]
-        for name, spec in SCHEMA.items()
-    }
-    provenance = json.loads(attrs["provenance"])
-    provenance.pop("checkpoints")  # paths on the machine that measured
-    attrs["provenance"] = json.dumps(provenance, sort_keys=True)
-    found = validate(xr.Dataset(labelled(SCHEMA, columns), attrs=attrs))
-    if found.sizes["checkpoint"] != 1 or not found.indexes["layer"].is_unique:
-        raise ValueError("it holds several checkpoints, or a layer twice")
-    if tuple(found.alternative.values) != ALTERNATIVES:
-        raise ValueError(f"its alternatives are not {', '.join(ALTERNATIVES)}")
-    return found
-
-
 def _evaluation(target: Path, receipt: Receipt, unreadable: list[str]) -> dict[str, Any]:
-    """Return R² and features of the file that is there; those of an earlier build are left out.
+    """Return R² and features of the checkpoint; those of an earlier build are left out.
 
     A file that cannot be read is added to `unreadable`.
     """
@@ -219,24 +217,24 @@ def _evaluation(target: Path, receipt: Receipt, unreadable: list[str]) -> dict[s
     if not path.is_file():
         return {"r2": r2}
     try:
-        found = read_evaluation(path)
+        evaluation = read_evaluation(path)
     except (ValueError, OSError) as error:
         _log.warning("%s", one_line(error))
         unreadable.append(path.name)
         return {"r2": r2}
-    sessions = list(found["session_r2"].values())
+    sessions = list(evaluation["session_r2"].values())
     if not math.isclose(sum(sessions) / len(sessions), r2, rel_tol=1e-9, abs_tol=1e-9):
         _log.warning(
-            "%s is left out: the mean over its sessions is not the R² of the receipt, so it is of another "
-            "build",
+            "%s is left out: the mean over its sessions is not the R² of the receipt, so it "
+            "belongs to another build",
             path.name,
         )
         return {"r2": r2}
-    return {"r2": r2, **found}
+    return {"r2": r2, **evaluation}
 
 
 def build(rows: Sequence[Row], locks: Sequence[Mapping[str, str]]) -> "xr.Dataset":
-    """Return the Dataset of the rows; `locks` are names and digests of where they are from."""
+    """Return the Dataset of the rows; `locks` are the names and digests of their locks."""
     import xarray as xr
 
     columns = _spectra_columns(rows) | _evaluation_columns(rows)
@@ -254,7 +252,7 @@ def build(rows: Sequence[Row], locks: Sequence[Mapping[str, str]]) -> "xr.Datase
 def _spectra_columns(rows: Sequence[Row]) -> dict[str, Any]:
     """Return the variables by layer, absent where a checkpoint has no such layer, and the eigenvalues."""
     spectra = [row.spectra for row in rows if row.spectra is not None]
-    layers = list(dict.fromkeys(name for found in spectra for name in found.layer.values))
+    layers = list(dict.fromkeys(name for one in spectra for name in one.layer.values))
     place = {name: i for i, name in enumerate(layers)}
     sizes = {"checkpoint": len(rows), "layer": len(layers), "ci_bound": 2}
     sizes["alternative"] = len(ALTERNATIVES)
@@ -271,7 +269,7 @@ def _spectra_columns(rows: Sequence[Row]) -> dict[str, Any]:
             columns[name][i, at] = row.spectra[name].values[0]
         values = row.spectra.eigenvalue.values
         starts, lengths = (row.spectra[n].values[0] for n in ("row_start", "row_size"))
-        order = np.argsort(at)  # a CF contiguous ragged array has them in the order of the layers
+        order = np.argsort(at)  # a CF contiguous ragged array is in the order of the layers
         eigenvalues += [values[starts[k] : starts[k] + lengths[k]] for k in order]
     ends = np.cumsum(columns["row_size"])
     columns["row_start"] = (ends - columns["row_size"].ravel()).reshape(columns["row_size"].shape)
@@ -284,14 +282,14 @@ def _spectra_columns(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _evaluation_columns(rows: Sequence[Row]) -> dict[str, Any]:
-    """Return R² and features, NaN where there are none and beyond the last eigenvalue."""
-    found = [row.evaluation for row in rows]
-    names = dict.fromkeys(name for one in found for name in one.get("session_r2", ()))
+    """Return R² and features; NaN where they are missing, and after the last eigenvalue."""
+    evaluations = [row.evaluation for row in rows]
+    names = dict.fromkeys(name for one in evaluations for name in one.get("session_r2", ()))
     place = {name: i for i, name in enumerate(names)}
-    rank = max(len(one.get("feature_eigenvalue", ())) for one in found)
+    rank = max(len(one.get("feature_eigenvalue", ())) for one in evaluations)
     sizes = {"checkpoint": len(rows), "session": len(place), "feature_rank": rank, "ci_bound": 2}
     columns = {n: _filled(COLLECTION[n], sizes) for n in ("r2", "session_r2", *FEATURES)}
-    for i, one in enumerate(found):
+    for i, one in enumerate(evaluations):
         for name, value in one.items():
             if name == "session_r2":
                 for session, r2 in value.items():
@@ -304,7 +302,7 @@ def _evaluation_columns(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _filled(spec: Variable, sizes: Mapping[str, int]) -> Any:
-    """Return an array of a variable in which nothing is known yet."""
+    """Return an array of a variable, filled with its missing value."""
     empty = {"f": (math.nan, float), "i": (0, np.int64), "b": (0, np.int8), "O": ("", object)}
     return np.full([sizes[dim] for dim in spec.dims], *empty[spec.dtype])
 
@@ -316,7 +314,10 @@ def _attributes(rows: Sequence[Row], locks: Sequence[Mapping[str, str]]) -> dict
         row.spectra.attrs["provenance"] for row in rows if row.spectra is not None
     )
     if len(texts) > 1:
-        _log.warning("spectra were measured in %d ways; see the attribute provenance", len(texts))
+        _log.warning(
+            "spectra were measured with %d different settings; see the attribute provenance",
+            len(texts),
+        )
     provenance = {
         "specdiag": version("specdiag"),
         "locks": list(locks),
@@ -328,6 +329,6 @@ def _attributes(rows: Sequence[Row], locks: Sequence[Mapping[str, str]]) -> dict
         "Conventions": "CF-1.12",
         "title": "Weight spectra, feature covariance and test R2 of checkpoints",
         "kind": "collection",
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": COLLECTION_VERSION,
         "provenance": json.dumps(provenance, sort_keys=True),
     }

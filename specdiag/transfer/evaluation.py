@@ -1,40 +1,58 @@
-"""The JSON of an evaluation -> R² by session and the covariance of the features.
+"""R² by session and the covariance of the features <-> the JSON of an evaluation.
 
-A recipe writes it, `{"r2": {session: value}, "features": {...}}` with null for NaN, and it may be anybody's
-recipe: everything in it is checked.
+A recipe writes `{"r2": {session: value}, "features": {...}}`, with null for NaN. It may be anybody's
+recipe, so everything that is read is checked.
 """
 
 import json
 import math
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from specdiag.dataset.schema import COLLECTION, FEATURES
-from specdiag.files import find_file, open_file
-from specdiag.wording import is_text, one_line, shown
+from specdiag.files import find_file, open_file, write_whole
+from specdiag.wording import is_text, one_line, shown, without_nan
 
-_LARGEST = 100_000_000  # bytes; one of ten thousand sessions and features takes one million
+if TYPE_CHECKING:
+    from specdiag.features.conditioning import FeatureSpectrum
+
+_LARGEST = 100_000_000  # bytes; ten thousand sessions and features take one million
+
+
+def write_evaluation(
+    path: Path, r2: Mapping[str, float], features: "FeatureSpectrum | None" = None
+) -> None:
+    """Write the evaluation of a checkpoint: test R² by session, and its features if they were measured.
+
+    A recipe writes it as `job.folder / "evaluation.json"`.
+    """
+    content: dict[str, Any] = {"r2": dict(r2)}
+    if features is not None:
+        content["features"] = {**asdict(features), "eigenvalues": features.eigenvalues.tolist()}
+    write_whole(path, json.dumps(without_nan(content), indent=1).encode())
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
     """Return `session_r2`, a dict by session, and the features under the names of COLLECTION.
 
-    Features may be left out as a whole, by recipes that do not measure them.
+    The features may be missing as a whole, because a recipe need not measure them.
 
     Raises
     ------
     ValueError
-        In one line that begins with the path, when the file holds something else.
+        In one line that begins with the path, if the file is not such an evaluation.
     OSError
-        When it cannot be read.
+        If it cannot be read.
     """
     try:
         return _checked(_loaded(path))
     except (ValueError, RecursionError) as error:
         wrong = "nested too deeply" if isinstance(error, RecursionError) else one_line(error)
         raise ValueError(
-            f"{path}: {wrong}; expected the R² by session and the features that a recipe wrote; make it "
-            "again with `specdiag train NAME --force`, or remove it"
+            f"{path}: {wrong}; expected the R² by session and the features that a recipe wrote; "
+            "make it again with `specdiag train NAME --force`, or remove it"
         ) from None
 
 
@@ -49,16 +67,16 @@ def _loaded(path: Path) -> Any:
         raise ValueError(f"not JSON ({one_line(error)})") from None
 
 
-def _checked(found: Any) -> dict[str, Any]:
-    sessions = _part(found, "", "r2")
+def _checked(content: Any) -> dict[str, Any]:
+    sessions = _part(content, "", "r2")
     if not isinstance(sessions, dict) or not sessions or not all(map(is_text, sessions)):
-        raise ValueError("r2 is no table of sessions")
+        raise ValueError("r2 is not a table of sessions")
     r2 = {name: _value(f"r2.{shown(name)}", v, (), "f") for name, v in sessions.items()}
-    if "features" not in found:
+    if "features" not in content:
         return {"session_r2": r2}
     return {"session_r2": r2} | {
         name: _value(
-            f"features.{key}", _part(found["features"], "features.", key), spec.dims, spec.dtype
+            f"features.{key}", _part(content["features"], "features.", key), spec.dims, spec.dtype
         )
         for name, key in FEATURES.items()
         for spec in [COLLECTION[name]]
@@ -72,10 +90,10 @@ def _part(table: Any, where: str, key: str) -> Any:
 
 
 def _value(where: str, value: Any, dims: tuple[str, ...], dtype: str) -> Any:
-    """Return a value as the schema wants it: text, a truth value, a number, or a list of numbers."""
+    """Return a value of the type in the schema: a text, a boolean, a number or a list of numbers."""
     if len(dims) == 2:
         if not isinstance(value, list) or (dims[1] == "ci_bound" and len(value) != 2):
-            raise ValueError(f"{where} is no list of {'two ' * (dims[1] == 'ci_bound')}numbers")
+            raise ValueError(f"{where} is not a list of {'two ' * (dims[1] == 'ci_bound')}numbers")
         return [_value(f"{where}[{i}]", item, (), "f") for i, item in enumerate(value)]
     if dtype == "O" and isinstance(value, str) and is_text(value):
         return value
@@ -87,6 +105,6 @@ def _value(where: str, value: Any, dims: tuple[str, ...], dtype: str) -> Any:
         try:
             return float(value)
         except OverflowError:
-            raise ValueError(f"{where} is beyond the range of numbers") from None
+            raise ValueError(f"{where} is out of the range of numbers") from None
     kind = {"O": "text", "b": "true or false", "f": "a number or null"}[dtype]
     raise ValueError(f"{where} is {shown(repr(value), quote=False)}, not {kind}")

@@ -86,6 +86,8 @@ def row(
             "frozen_core": arm == "pretrained",
             "state": "missing" if r2 is None else "ok",
             "sha256": "" if r2 is None else "0" * 64,
+            "how": "" if r2 is None else "trained",
+            "n_changed": more.get("n_changed", np.nan),
         },
         spectra=spectra,
         reason="the checkpoint is missing",

@@ -31,22 +31,17 @@ _build = build
 
 
 def build(job):
-    from dataclasses import asdict
-
-    from specdiag.wording import without_nan
     from specdiag.features.covariance import FeatureCovariance
+    from specdiag.transfer.evaluation import write_evaluation
 
     metrics = _build(job)
     r2, seed = metrics["r2"][0], job.params["seed"]
-    seen = FeatureCovariance()
+    features = FeatureCovariance()
     for group in range(6):
         x = np.random.default_rng([seed, group]).standard_normal((40, 3 + seed))
-        seen.update(x, groups=[group] * 40)
-    found = seen.result()
-    features = {**asdict(found), "eigenvalues": found.eigenvalues.tolist()}
+        features.update(x, groups=[group] * 40)
     r2s = {"monday": r2 + 0.25, f"day{seed}": r2 - 0.25}
-    text = json.dumps(without_nan({"r2": r2s, "features": features}))
-    (job.folder / "evaluation.json").write_text(text)
+    write_evaluation(job.folder / "evaluation.json", r2s, features.result())
     return metrics
 """
 
@@ -134,6 +129,33 @@ def test_an_evaluation_has_the_weights_of_its_parent(dataset):
     )
 
 
+def test_how_an_entry_was_made_and_how_many_matrices_it_changed_are_coordinates(dataset):
+    names = ["base/net", "child/net0", "child/net1", "judged/net"]
+    chosen = dataset.sel(checkpoint=names)
+    assert chosen.how.values.tolist() == ["trained", "trained", "trained", "evaluated"]
+    np.testing.assert_array_equal(chosen.n_changed, [np.nan, 1, 1, 0])
+
+
+def test_without_the_file_of_its_parent_nothing_is_known_to_have_changed(lock):
+    (target,) = (lock.parent / "checkpoints" / "desk").glob("child/net0.ckpt")
+    spectra = netcdf.read_spectra(beside(lock, "child/net0", ".*.nc"))
+    parent = target.parents[1] / "base" / "net.ckpt"
+    assert collection._n_changed(spectra, target, parent) == 1
+    assert collection._n_changed(spectra, target, target) == 0
+    parent.write_bytes(b"damaged")
+    assert np.isnan(collection._n_changed(spectra, target, parent))
+    parent.unlink()
+    assert np.isnan(collection._n_changed(spectra, target, parent))
+
+
+def test_a_collection_of_the_first_version_is_read(dataset, tmp_path):
+    old = dataset.drop_vars(["how", "n_changed"]).assign_attrs(schema_version=1)
+    specdiag.save(old, tmp_path / "old.nc")
+    xr.testing.assert_identical(specdiag.open_spectra(tmp_path / "old.nc").load(), old)
+    with pytest.raises(ValueError, match="variable how is missing"):
+        netcdf.validate(old.assign_attrs(schema_version=2))
+
+
 def test_the_dataset_has_all_that_the_schema_says(dataset):
     assert set(dataset.variables) == set(SCHEMA | COLLECTION)
     for name, spec in (SCHEMA | COLLECTION).items():
@@ -168,7 +190,8 @@ def test_spectra_that_lack_are_measured_once(lock, dataset, caplog):
 def test_what_is_missing_is_there_as_absent(lock):
     beside(lock, "child/net0", "").unlink()
     found = specdiag.collect(lock).sel(checkpoint="child/net0")
-    assert (found.state, found.sha256) == ("missing", "")
+    assert (found.state, found.sha256, found.how) == ("missing", "", "")
+    assert np.isnan(found.n_changed)
     assert found.status.values.tolist() == ["absent", "absent"]
     assert found.reason.values[0] == "the checkpoint of child/net0 is missing"
     assert found.row_size.values.tolist() == [0, 0]
@@ -204,7 +227,7 @@ def test_an_evaluation_of_an_earlier_build_is_left_out(lock, caplog):
     (record,) = caplog.records
     assert record.getMessage() == (
         "net0.ckpt.evaluation.json is left out: the mean over its sessions is not the R² of the receipt, "
-        "so it is of another build"
+        "so it belongs to another build"
     )
 
 
@@ -231,17 +254,17 @@ END = (
         ('{"r2": {"a"', "not JSON (Expecting ':' delimiter: line 1 column 12 (char 11))"),
         ("[" * 100_000, "nested too deeply"),
         ("[]", "r2 is missing"),
-        ('{"r2": 0.5}', "r2 is no table of sessions"),
-        ('{"r2": {}}', "r2 is no table of sessions"),
-        ('{"r2": {"\\ud800": 1}}', "r2 is no table of sessions"),
+        ('{"r2": 0.5}', "r2 is not a table of sessions"),
+        ('{"r2": {}}', "r2 is not a table of sessions"),
+        ('{"r2": {"\\ud800": 1}}', "r2 is not a table of sessions"),
         ('{"r2": {"a": "good"}}', "r2.'a' is 'good', not a number or null"),
         ('{"r2": {"a": true}}', "r2.'a' is True, not a number or null"),
-        ('{"r2": {"a": 1' + "0" * 400 + "}}", "r2.'a' is beyond the range of numbers"),
+        ('{"r2": {"a": 1' + "0" * 400 + "}}", "r2.'a' is out of the range of numbers"),
         ('{"r2": {"a": 1}, "features": {}}', "features.eigenvalues is missing"),
         ('{"r2": {"a": 1}, "features": 3}', "features.eigenvalues is missing"),
         (
             '{"r2": {"a": 1}, "features": {"eigenvalues": 3}}',
-            "features.eigenvalues is no list of numbers",
+            "features.eigenvalues is not a list of numbers",
         ),
         (
             '{"r2": {"a": 1}, "features": {"eigenvalues": [3, "x"]}}',
@@ -260,7 +283,7 @@ def test_an_evaluation_of_another_form_is_one_clear_line(tmp_path, content, wron
 @pytest.mark.parametrize(
     ("key", "value", "wrong"),
     [
-        ("trace_interval", [1], "features.trace_interval is no list of two numbers"),
+        ("trace_interval", [1], "features.trace_interval is not a list of two numbers"),
         ("precision", 3, "features.precision is 3, not text"),
         (
             "condition_number_is_bound",
@@ -477,7 +500,7 @@ def made_up(i, layers, marks):
     ]
     one = spectra.build([specdiag.open_checkpoint({"w": np.ones((2, 2))})], [measured], {})
     entry = Entry(name=f"e{i}", scale="desk", group="g", recipe="r")
-    made = {**factors(entry, None), "state": "ok", "sha256": ""}
+    made = {**factors(entry, None), "state": "ok", "sha256": "", "how": "", "n_changed": np.nan}
     return collection.Row(factors=made, spectra=one if layers else None, reason="", evaluation={})
 
 
@@ -540,8 +563,9 @@ def test_where_nothing_was_trained_there_is_nothing_to_collect(lock):
     status, out, err = run(lock.parent, "spectra", "-o", "x.nc")
     assert (status, out) == (1, "")
     assert err == (
-        "specdiag: none of the 4 entries has a checkpoint with spectra; of the first, the checkpoint of "
-        "base/net is missing; `specdiag list` shows the state of all, `specdiag train` makes what is missing\n"
+        "specdiag: none of the 4 entries has a checkpoint with spectra; the first one: the "
+        "checkpoint of base/net is missing; `specdiag list` shows the state of all, `specdiag "
+        "train` makes missing checkpoints\n"
     )
     assert not (lock.parent / "x.nc").exists()
 
@@ -552,7 +576,7 @@ def test_a_damaged_receipt_is_named_where_no_entry_has_spectra(lock):
     status, _, err = run(lock.parent, "spectra", "-o", "x.nc", "base/net")
     assert status == 1
     assert (
-        f"of the first, the checkpoint of base/net is corrupt ({receipt.name} cannot be read: "
+        f"the first one: the checkpoint of base/net is corrupt ({receipt.name} cannot be read: "
         in err
     )
 
