@@ -75,7 +75,7 @@ def floor_line(full):
             result = measured(seen, precision)
             if precision == "float32":
                 cells += [f"{condition(rounded.spectrum(true)):.1e}"]
-            cells += [f"{result.condition_number_published:.1e}", result.condition_text]
+            cells += [f"{result.condition_number_published:.1e}", result.condition_number_text]
         rows.append(cells)
     header = ["true", *itertools.chain(*([f"read in {p}", "specdiag says"] for p in PRECISIONS))]
     return table(header, rows)

@@ -22,12 +22,17 @@ def record_html(record: Any) -> str:
     meanings = _meanings(type(record).__doc__ or "")
     rows = [("field", "value", "meaning")]
     rows += [
-        (f.name, _text(getattr(record, f.name)), meanings.get(f.name, "")) for f in fields(record)
+        (f.name, _text(_shown(record, f.name)), meanings.get(f.name, "")) for f in fields(record)
     ]
     lines = ["".join(f"<td>{escape(printable(cell))}</td>" for cell in row) for row in rows]
     lines[0] = lines[0].replace("td>", "th>")
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f"<b>{type(record).__name__}</b><table>{body}</table>"
+
+
+def _shown(record: Any, name: str) -> Any:
+    """Return the text that a record has for a field in a property `NAME_text`, else its value."""
+    return getattr(record, f"{name}_text", getattr(record, name))
 
 
 def _text(value: Any) -> str:

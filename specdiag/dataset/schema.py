@@ -132,7 +132,11 @@ COLLECTION: dict[str, Variable] = {
         _ONE, "b", "1", "1 where the condition number is a lower bound"
     ),
     "condition_number_published": Variable(
-        _ONE, "f", "1", "largest over smallest positive eigenvalue, as in published tables"
+        _ONE,
+        "f",
+        "1",
+        "largest over smallest positive eigenvalue, as in published tables; depends on rounding "
+        "unless all eigenvalues exceed noise_floor",
     ),
     "effective_rank": Variable(_ONE, "f", "1", "exp of the entropy of the normalised eigenvalues"),
     "effective_rank_ci": Variable(_CI, "f", "1", "its 95 % interval"),

@@ -1,8 +1,8 @@
-"""Moments of features -> condition number, effective rank and their kin, each with its interval.
+"""Moments of features -> condition number, effective rank and more, each with its interval.
 
-Plain arrays in and out. The moments come in blocks of dependent samples (trials, windows, sessions),
-see `specdiag.features.covariance`. Every interval is a delete-a-block jackknife, so dependence within a block does
-not make it too short.
+Plain arrays in and out. The moments come in blocks of dependent samples (trials, windows, sessions;
+see `specdiag.features.covariance`). Every interval is a delete-a-block jackknife, so dependence
+within a block does not make it too short.
 """
 
 import math
@@ -19,11 +19,11 @@ Array = NDArray[np.float64]
 Interval = tuple[float, float]
 
 LEVEL = 0.95
-MIN_BLOCKS = 5  # the t quantile of fewer than 4 degrees of freedom says little
+MIN_BLOCKS = 5  # with fewer than 4 degrees of freedom the t quantile is large, the interval useless
 NO_INTERVAL = (math.nan, math.nan)
 
-# Spacing of numbers at 1, coarsest first. TF32 (matrix products of NVIDIA's tensor cores) rounds their
-# factors to 10 bits and stores float32.
+# Spacing of numbers at 1, coarsest first. TF32 (matrix products on NVIDIA's tensor cores) rounds the
+# two factors to 10 bits and stores float32.
 EPS = {"bfloat16": 2**-7, "float16": 2**-10, "tf32": 2**-10, "float32": 2**-23, "float64": 2**-52}
 
 
@@ -39,8 +39,8 @@ class Moments:
 def merged(a: Moments, b: Moments) -> Moments:
     """Return the moments of the samples of both.
 
-    The pairwise update of Chan, Golub & LeVeque (1979), STAN-CS-79-773: no difference of
-    large sums, unlike E[xx'] - mean mean'.
+    The pairwise update of Chan, Golub & LeVeque (1979), STAN-CS-79-773. Unlike E[xx'] - mean mean',
+    it subtracts no large sums.
     """
     count = a.count + b.count
     delta = b.mean - a.mean
@@ -50,7 +50,7 @@ def merged(a: Moments, b: Moments) -> Moments:
 
 
 def without(total: Moments, part: Moments) -> Moments:
-    """Return the moments of the samples of `total` that are not of `part`: `merged` undone."""
+    """Return the moments of the samples of `total` that are not in `part`: the inverse of `merged`."""
     count = total.count - part.count
     mean = total.mean + (total.mean - part.mean) * (part.count / count)
     delta = part.mean - mean
@@ -60,28 +60,30 @@ def without(total: Moments, part: Moments) -> Moments:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpectrum:
-    """What the covariance of features says. Every interval is 95 %, NaN with fewer than 5 blocks.
+    """The spectrum of a covariance of features. Intervals are 95 %, NaN with fewer than 5 blocks.
 
     Attributes
     ----------
     eigenvalues : ndarray of shape (d,)
-        Of the covariance, descending. Divided by n - 1, as `numpy.cov` does: unbiased for independent
-        samples, and only `trace` and the eigenvalues themselves notice. In the squared units of the
-        features.
+        Of the covariance, descending, in the squared units of the features. The covariance is
+        divided by n - 1, as in `numpy.cov`, which is unbiased for independent samples; only `trace`
+        and the eigenvalues depend on that divisor.
     condition_number : float
-        lambda_1 / lambda_d. Where lambda_d does not exceed the noise floor it is lambda_1 / floor, a
-        lower bound, because the true lambda_d is below the floor: lambda_1 over the last eigenvalue
-        that survives would say nothing about those that do not. NaN when there are no more samples than
-        features (lambda_d is then zero for any network) or no variance.
+        lambda_1 / lambda_d. Where lambda_d does not exceed the noise floor, it is lambda_1 / floor:
+        a lower bound, because the true lambda_d is below the floor. (lambda_1 over the last
+        eigenvalue above the floor would say nothing about those below it.) NaN when there are no
+        more samples than features (lambda_d is then zero for any network) or no variance.
     condition_number_is_bound : bool
         Whether it is that lower bound; its interval then has no upper end.
     condition_number_published : float
-        lambda_1 over the smallest positive eigenvalue, as in published tables, for comparison only: it is
-        a ratio to rounding where eigenvalues sink below it.
+        lambda_1 over the smallest positive eigenvalue, as in published tables, for comparison only.
+        When an eigenvalue does not exceed the noise floor, this value depends on rounding: it may
+        change by many orders of magnitude from one machine to another, and is not printed.
     numerical_rank : int
-        Eigenvalues above the noise floor.
+        Number of eigenvalues above the noise floor.
     noise_floor, noise_floor_source : float, str
-        See `noise_floor`.
+        Value that an eigenvalue must exceed to be more than rounding, and which arithmetic sets it
+        (see the function `noise_floor`).
     effective_rank : float
         exp(-sum p log p), p = lambda / trace, between 1 and d: Roy & Vetterli (2007), EUSIPCO.
     participation_ratio : float
@@ -95,7 +97,7 @@ class FeatureSpectrum:
     n_samples : int
         Rows of features seen.
     n_groups, n_blocks : int
-        Distinct groups seen, and the blocks that they were folded into: what the intervals resample.
+        Distinct groups seen, and the blocks that they were folded into. Intervals resample blocks.
     """
 
     eigenvalues: Array
@@ -124,8 +126,8 @@ class FeatureSpectrum:
     _repr_html_ = record_html
 
     @property
-    def condition_text(self) -> str:
-        """The condition number in words that cannot be mistaken: `1.2e+06`, `>= 3e+11 (…)`, or why not."""
+    def condition_number_text(self) -> str:
+        """The condition number, `1.20e+06`; its bound, `>= 3.0e+11 (…)`; or why it is unknown."""
         if self.condition_number_is_bound:
             digit = 10.0 ** (math.floor(math.log10(self.condition_number)) - 1)
             at_least = math.floor(self.condition_number / digit) * digit  # never rounded up
@@ -135,6 +137,13 @@ class FeatureSpectrum:
         if math.isnan(self.condition_number):
             return f"unknown ({self._size})"
         return f"{self.condition_number:.2e}"
+
+    @property
+    def condition_number_published_text(self) -> str:
+        """The published condition number, or that it depends on rounding."""
+        if self.numerical_rank < len(self.eigenvalues):
+            return "not resolved, depends on rounding"
+        return f"{self.condition_number_published:.2e}"
 
     @property
     def _size(self) -> str:
@@ -147,10 +156,10 @@ class FeatureSpectrum:
             f"{self._size}, {self.precision}, {self.n_groups:,} {words}{folded}",
             _line(
                 "condition number",
-                self.condition_text,
+                self.condition_number_text,
                 NO_INTERVAL if self.condition_number_is_bound else self.condition_number_interval,
             ),
-            _line("  as published", f"{self.condition_number_published:.2e}", NO_INTERVAL),
+            _line("  as published", self.condition_number_published_text, NO_INTERVAL),
             _line("numerical rank", str(self.numerical_rank), NO_INTERVAL),
         ]
         for name in _PLAIN:
@@ -177,7 +186,7 @@ def feature_spectrum(
     Parameters
     ----------
     blocks : sequence of Moments
-        One a block; blocks are taken as independent of each other.
+        One for each block; blocks are taken as independent of each other.
     precision : str
         Of the forward pass, a name in `EPS`.
     second_moment : float
@@ -188,14 +197,14 @@ def feature_spectrum(
     Raises
     ------
     ValueError
-        With fewer than two samples.
+        If there are fewer than two samples.
     """
     total = pooled(blocks)
     if total.count < 2:
         raise ValueError(f"{total.count} sample: a covariance needs at least 2")
     values = _spectrum(total)
     floor, source = noise_floor(values, second_moment=second_moment, precision=precision)
-    # No more samples than features: lambda_d is zero whatever the network does.
+    # With no more samples than features, lambda_d is zero for any network.
     enough = total.count > len(values)
     bound = bool(values[-1] <= floor and enough and values[0] > 0)
     estimates = _estimates(values)
@@ -239,19 +248,20 @@ def pooled(blocks: Sequence[Moments]) -> Moments:
 def noise_floor(values: Array, *, second_moment: float, precision: str) -> tuple[float, str]:
     """Return the variance that an eigenvalue must exceed to be more than rounding, and its origin.
 
-    The larger of two floors, both proportional to the features and the same under rotation:
+    The larger of two floors. Both scale with the features, and rotations do not change them.
 
-    - the forward pass: 2 c eps^2 E[x^2]. Rounding errors of the last operations are nearly independent
-      between features and proportional to the feature itself, mean included (Higham 2002, Accuracy and
-      Stability of Numerical Algorithms, sections 2.2 and 3.1; Higham & Mary 2019, SIAM J. Sci. Comput.
-      41(5)), so they add about c eps^2 E[x^2] to every eigenvalue of the covariance; an eigenvalue
-      below twice that may be off by more than a factor of 2. For sums in the precision of the features,
-      c = 1 + d / 12: a sum of k terms in order has error variance k eps^2 / 48, taken for k = 4 d, the
-      usual width of a feed-forward layer. Where sums are in float32 (16-bit formats), c = 1, which
-      allows for about 24 residual blocks that each round their sum; in TF32 only the two factors of a
-      product are rounded and nothing is stored in it, c = 1/6. docs/features.md has the calibration.
-    - our own arithmetic: 2 sqrt(d) eps64 lambda_1, the usual d eps64 lambda_1 (Golub & Van Loan,
-      section 8.1) with the root that random rounding errors give (Higham & Mary).
+    - The forward pass: 2 c eps^2 E[x^2]. Rounding errors of the last operations are nearly
+      independent between features and proportional to the feature itself, mean included (Higham
+      2002, Accuracy and Stability of Numerical Algorithms, sections 2.2 and 3.1; Higham & Mary
+      2019, SIAM J. Sci. Comput. 41(5)), so they add about c eps^2 E[x^2] to every eigenvalue of the
+      covariance. An eigenvalue below twice that may be wrong by more than a factor of 2. For sums
+      in the precision of the features, c = 1 + d / 12: a sum of k terms in order has error variance
+      k eps^2 / 48, taken for k = 4 d, the usual width of a feed-forward layer. Where sums are in
+      float32 (16-bit formats), c = 1, which allows for about 24 residual blocks that each round
+      their sum. In TF32 only the two factors of a product are rounded and nothing is stored:
+      c = 1/6. docs/features.md has the calibration.
+    - The arithmetic of this function: 2 sqrt(d) eps64 lambda_1, the usual d eps64 lambda_1 (Golub &
+      Van Loan, section 8.1) with the square root that random rounding errors give (Higham & Mary).
 
     Parameters
     ----------
@@ -276,7 +286,7 @@ def _spectrum(moments: Moments) -> Array:
 
 
 def _estimates(values: Array) -> dict[str, float]:
-    """Return the functions of a descending spectrum that have an interval; NaN without variance."""
+    """Return the quantities that have an interval, of a descending spectrum; NaN without variance."""
     x = np.maximum(values, 0.0)
     trace = float(x.sum())
     if not trace > 0:
@@ -301,7 +311,7 @@ def _expit(x: Any) -> Any:
     return 1 / (1 + np.exp(-x))
 
 
-# On which scale an estimate is nearly normal, and the way back.
+# The scale on which each estimate is nearly normal, and its inverse.
 _RANKS = ("effective_rank", "participation_ratio")
 _SCALES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     **dict.fromkeys(("condition_number", *_RANKS, "trace"), (np.log, np.exp)),
@@ -310,12 +320,12 @@ _SCALES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
 
 
 def _jackknife(blocks: Sequence[Moments], total: Moments) -> dict[str, Interval]:
-    """Return the interval of every estimate: jackknife over blocks on the log or logit scale, t quantile.
+    """Return the interval of every estimate: a jackknife over blocks on the log or logit scale.
 
-    The delete-m_j jackknife, for blocks of unequal size: Busing, Meijer & van der Leeden (1999),
-    Statistics and Computing 9. It removes the bias of order 1/n as well, of which sample
-    eigenvalues have much (the smallest is too small): an interval may lie beside the estimate itself.
-    The percentile bootstrap has twice the bias instead.
+    The delete-m_j jackknife, for blocks of unequal size, with Student's t: Busing, Meijer & van der
+    Leeden (1999), Statistics and Computing 9. It also removes the bias of order 1/n, which is large
+    for sample eigenvalues (the smallest one is too small), so an interval may not contain its
+    estimate. The percentile bootstrap would double that bias.
     """
     # specdiag.htsr.statistics, which has this quantile too, lies above this package; and importing
     # SciPy costs little beside PyTorch, from which features come.
