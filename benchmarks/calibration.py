@@ -24,8 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks import _simulate as simulate
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.htsr import esd, null
-from specdiag.htsr import weightwatcher as published
+from specdiag.htsr import esd, null, weightwatcher
 from specdiag.htsr.goodness_of_fit import goodness_of_fit
 from specdiag.htsr.layers import matrices, measure
 from specdiag.htsr.posterior import NO_POSTERIOR, alpha_posterior, mixture_posterior
@@ -126,7 +125,7 @@ def coverage(counts):
             row["specdiag_count"] = counts.repeats
         others = spectra[: counts.others[n]]
         found = {
-            "weightwatcher": [published.weightwatcher(n * x)[1] for x in others],
+            "weightwatcher": [weightwatcher.weightwatcher(n * x)[1] for x in others],
             "wwj": [wwj_posterior(x) for x in others],
         }
         for name, posteriors in found.items():
@@ -165,15 +164,15 @@ def flag_rates(flags):
 
 
 def wwj_posterior(x):
-    """Return the averaged posterior of `published.wwj` from descending eigenvalues: no matrix."""
-    x = x[x > published.WWJ_FLOOR * x[0]]
-    first = published.WWJ_MIN_TAIL - 1
+    """Return the averaged posterior of `weightwatcher.wwj` from descending eigenvalues: no matrix."""
+    x = x[x > weightwatcher.WWJ_FLOOR * x[0]]
+    first = weightwatcher.WWJ_MIN_TAIL - 1
     if len(x) <= first:
         return NO_POSTERIOR
     n = np.arange(first + 1, len(x) + 1)
     logs = np.log(x)
     total = np.cumsum(logs)[first:]
-    shape, rate = published.WWJ_PRIOR + n, published.WWJ_PRIOR + total - n * logs[first:]
+    shape, rate = weightwatcher.WWJ_PRIOR + n, weightwatcher.WWJ_PRIOR + total - n * logs[first:]
     base = 1 / x.mean()
     score = gammaln(shape) - shape * np.log(rate) - total
     score += base * np.cumsum(x)[first:] - n * math.log(base)
@@ -187,7 +186,7 @@ def check_wwj():
     rng = np.random.default_rng(0)
     for body in simulate.BODIES:
         x = simulate.draw_spectra(rng, 128, 2.5, body, 0.5, 1)[0][0]
-        theirs = published.wwj(np.diag(np.sqrt(len(x) * x)))[1].interval
+        theirs = weightwatcher.wwj(np.diag(np.sqrt(len(x) * x)))[1].interval
         if not np.allclose(wwj_posterior(x).interval, theirs, rtol=1e-3):
             raise RuntimeError(f"wwj on eigenvalues differs from the library on body {body}")
 

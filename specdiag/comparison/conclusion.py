@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from specdiag.comparison import matrices as paired
+from specdiag.comparison import matrices
 from specdiag.comparison.pairs import COMPARABLE, SAME, Pair
 from specdiag.htsr.layers import Layer
 from specdiag.htsr.verdict import summarise
@@ -26,7 +26,7 @@ def block(name: str) -> str:
     return numbered.group() if numbered else name.split(".", maxsplit=1)[0]
 
 
-def whole(
+def summarise_pairs(
     pairs: Sequence[Pair], first: Sequence[Layer], second: Sequence[Layer], names: tuple[str, str]
 ) -> dict[str, Any]:
     """Return what can be said of two networks as a whole.
@@ -45,18 +45,18 @@ def whole(
         relations: how many tensors have each; matrices: the same of those measured in both;
         not_compared: how many other weight matrices there are, by the reason.
         n_compared layers in n_blocks blocks are fit in both and have different spectra. Over these:
-        mean_alpha_difference, its interval over blocks (`paired.mean_difference`), and one which allows for what all layers of a network share; sign_p and wilcoxon_p over the means of
+        mean_alpha_difference, its interval over blocks (`matrices.mean_difference`), and one which allows for what all layers of a network share; sign_p and wilcoxon_p over the means of
         blocks; mean_rope_difference.
         first, second: `verdict.summarise` of each. conclusion: one sentence.
     """
     compared = [pair for pair in pairs if pair.is_fit and pair.relation == "different"]
     differences = np.array([pair.alpha.value for pair in compared])
     blocks = [block(pair.name) for pair in compared]
-    mean, interval = paired.mean_difference(differences, blocks)
-    _, seed_interval = paired.mean_difference(differences, blocks, paired.SHARED_VARIANCE)
+    mean, interval = matrices.mean_difference(differences, blocks)
+    _, seed_interval = matrices.mean_difference(differences, blocks, matrices.SHARED_VARIANCE)
     labels = dict.fromkeys(blocks)
     of_blocks = [differences[[b == label for b in blocks]].mean() for label in labels]
-    sign_p, wilcoxon_p = paired.sign_tests(np.array(of_blocks))
+    sign_p, wilcoxon_p = matrices.sign_tests(np.array(of_blocks))
     found = {
         "relations": _count(pair.relation for pair in pairs),
         "matrices": _count(pair.relation for pair in pairs if pair.is_measured),

@@ -6,7 +6,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
-from specdiag.comparison.conclusion import whole
+from specdiag.comparison.conclusion import summarise_pairs
 from specdiag.comparison.pairs import Pair, pair_up
 from specdiag.dataset.schema import Variable, labelled
 from specdiag.dataset.spectra import build, check_whole_numbers, measure_checkpoint, unique_names
@@ -79,7 +79,7 @@ class Comparison(NamedTuple):
     """The first checkpoint and another one."""
 
     pairs: list[Pair]
-    whole: dict[str, Any]  # of conclusion.whole
+    summary: dict[str, Any]  # of `summarise_pairs`
 
 
 def compare(
@@ -183,7 +183,9 @@ def compare_measured(
         pairs = pair_up(
             checkpoints[0], checkpoint, measured[0], layers, min_eigenvalues=min_eigenvalues
         )
-        found.append(Comparison(pairs, whole(pairs, measured[0], layers, (names[0], name))))
+        found.append(
+            Comparison(pairs, summarise_pairs(pairs, measured[0], layers, (names[0], name)))
+        )
     return found
 
 
@@ -207,7 +209,7 @@ def build_comparison(
     for name in COMPARISON.keys() - columns.keys():
         dims = COMPARISON[name].dims
         if dims[1:2] in ((), ("ci_bound",)):
-            columns[name] = [comparison.whole[name] for comparison in comparisons]
+            columns[name] = [comparison.summary[name] for comparison in comparisons]
         else:
             names = labels[dims[1]]
             columns[name] = [[pair_value(t.get(n, absent), name) for n in names] for t in pairs]

@@ -115,12 +115,15 @@ def same_spectrum(first: Array, second: Array, first_shift: Array, second_shift:
 
 
 def is_small_change(A: Array, B: Array, eps: float) -> bool:
-    """Return whether B is A up to scale, and moved by more than rounding: no rotation, but training.
+    """Return whether B is A up to scale, and moved by more than rounding: trained, not rotated.
 
-    Their cosine is above 0.9, and the distance of the normalised matrices above 2 eps.
+    The cosine of A and B is above 0.9, and the distance of the normalised matrices above 2 eps. Of
+    the difference, the part along A is left out: it is the rounding of the two norms.
     """
     a, b = A / np.linalg.norm(A), B / np.linalg.norm(B)
-    return bool(np.vdot(a, b) > 0.9 and np.linalg.norm(b - a) > 2 * eps)
+    moved = b - a
+    moved -= np.vdot(a, moved) * a
+    return bool(np.vdot(a, b) > 0.9 and np.linalg.norm(moved) > 2 * eps)
 
 
 def spectral_distance(first: Array, second: Array) -> float:

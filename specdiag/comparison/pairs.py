@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.checkpoint.reader import Checkpoint, Tensor
-from specdiag.comparison import matrices as paired
+from specdiag.comparison import matrices
 from specdiag.comparison.matrices import NO_CHANGE, NO_DIFFERENCE, Difference, alpha_difference
 from specdiag.htsr import esd
 from specdiag.htsr.layers import MIN_EIGENVALUES, Layer, in_parallel
@@ -52,9 +52,9 @@ class Pair:
         Of the posterior means.
     rope_difference : float
     spectral_distance : float
-        See `paired.spectral_distance`.
+        See `matrices.spectral_distance`.
     overlap : tuple of float
-        Of the leading subspaces of outputs and inputs: see `paired.subspace_overlap`.
+        Of the leading subspaces of outputs and inputs: see `matrices.subspace_overlap`.
     n_leading : int
         Directions in these subspaces.
     added : Posterior
@@ -176,7 +176,7 @@ def _compare(pair: Pair, a: Tensor, b: Tensor, min_eigenvalues: int) -> Pair:
     if pair.relation in SAME:
         return replace(_unchanged(pair), spectral_distance=0.0, overlap=(1.0, 1.0))
     try:
-        A, B = paired.unfolded(a.read()), paired.unfolded(b.read())
+        A, B = matrices.unfolded(a.read()), matrices.unfolded(b.read())
         return _compare_values(_compare_spectra(pair, a, b, (A, B)), a, b, (A, B), min_eigenvalues)
     except (ValueError, OSError, MemoryError, np.linalg.LinAlgError) as error:
         return replace(pair, reason=f"not compared: {str(error) or 'not enough memory'}")
@@ -192,12 +192,12 @@ def _compare_spectra(pair: Pair, a: Tensor, b: Tensor, values: tuple[Array, Arra
         )
     eps = max(esd.precision(t.dtype)[0] for t in (a, b))
     shifts = [
-        paired.rounding_shift(s, t.shape, t.dtype, float(np.abs(W).max()))
+        matrices.rounding_shift(s, t.shape, t.dtype, float(np.abs(W).max()))
         for s, t, W in zip(spectra, (a, b), values, strict=True)
     ]
     if pair.relation == "rounded":
         pair = _unchanged(pair)
-    elif paired.same_spectrum(*spectra, *shifts) and not paired.is_small_change(*values, eps):
+    elif matrices.same_spectrum(*spectra, *shifts) and not matrices.is_small_change(*values, eps):
         pair = replace(_unchanged(pair), relation="same spectrum")
     else:
         pair = replace(
@@ -208,8 +208,8 @@ def _compare_spectra(pair: Pair, a: Tensor, b: Tensor, values: tuple[Array, Arra
     resolved = [x[x > gate] for x, gate in zip(spectra, gates, strict=True)]
     return replace(
         pair,
-        spectral_distance=paired.spectral_distance(*resolved),
-        n_leading=min(paired.N_LEADING, *map(len, resolved)),
+        spectral_distance=matrices.spectral_distance(*resolved),
+        n_leading=min(matrices.N_LEADING, *map(len, resolved)),
     )
 
 
@@ -237,11 +237,11 @@ def _compare_values(
 ) -> Pair:
     floor = esd.storage_floor(pair.first.eigenvalues, a.shape, a.dtype)
     floor += esd.storage_floor(pair.second.eigenvalues, b.shape, b.dtype)
-    spectrum, floor = paired.added_eigenvalues(*values, floor)
+    spectrum, floor = matrices.added_eigenvalues(*values, floor)
     resolved = spectrum[spectrum > floor]
     return replace(
         pair,
-        overlap=paired.subspace_overlap(*values, pair.n_leading),
+        overlap=matrices.subspace_overlap(*values, pair.n_leading),
         added=alpha_posterior(resolved) if len(resolved) >= min_eigenvalues else NO_POSTERIOR,
         added_rank=len(resolved),
         added_stable_rank=esd.stable_rank(spectrum),

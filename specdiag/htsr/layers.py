@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from specdiag.checkpoint.reader import Checkpoint, Tensor
-from specdiag.htsr import esd
-from specdiag.htsr import weightwatcher as published
+from specdiag.htsr import esd, weightwatcher
 from specdiag.htsr.goodness_of_fit import goodness_of_fit, likelihood_ratios
 from specdiag.htsr.null import gaussian_draws, p_value, permutation_draws
 from specdiag.htsr.posterior import NO_POSTERIOR, Posterior, alpha_posterior
@@ -315,7 +314,7 @@ def _fit_weightwatcher(tensor: Tensor, spectrum: Array) -> dict[str, Any]:
     scale = float(max(tensor.shape[:2]))
     if len(tensor.shape) > 2:
         scale /= 2  # weightwatcher multiplies convolutions by sqrt(1/2)
-    tail, posterior = published.weightwatcher(spectrum * scale)
+    tail, posterior = weightwatcher.weightwatcher(spectrum * scale)
     if not tail.n_tail:
         reason = "weightwatcher finds no fit, and reports alpha -1"
         return {"status": "degenerate", "reason": reason}
@@ -326,11 +325,9 @@ def _fit_weightwatcher(tensor: Tensor, spectrum: Array) -> dict[str, Any]:
 def _fit_wwj(tensor: Tensor) -> dict[str, Any]:
     if len(tensor.shape) > 2:
         return {"status": "skipped", "reason": "the published rules know matrices only"}
-    tail, posterior, rank = published.wwj(tensor.read())
+    tail, posterior, rank = weightwatcher.wwj(tensor.read())
     if not tail.n_tail:
-        reason = (
-            f"rank {rank} above 1e-9 of the largest, {published.WWJ_MIN_TAIL} needed; or all equal"
-        )
+        reason = f"rank {rank} above 1e-9 of the largest, {weightwatcher.WWJ_MIN_TAIL} needed; or all equal"
         return {"status": "degenerate", "reason": reason, "rank": rank}
     return {"status": "fit", "tail": tail, "posterior": posterior, "rank": rank}
 

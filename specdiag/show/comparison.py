@@ -33,8 +33,8 @@ def as_json(checkpoints: Sequence["Checkpoint"], comparisons: Sequence[Compariso
         {
             "first": names[0],
             "second": name,
-            "conclusion": comparison.whole["conclusion"],
-            "whole": {k: v for k, v in comparison.whole.items() if k != "conclusion"},
+            "conclusion": comparison.summary["conclusion"],
+            "whole": {k: v for k, v in comparison.summary.items() if k != "conclusion"},
             "tensors": [
                 {
                     "tensor": pair.name,
@@ -108,7 +108,7 @@ def _change(first: Layer, second: Layer) -> str:
 
 def summary_lines(comparison: Comparison, names: tuple[str, str]) -> list[str]:
     """Return what there is to say of two checkpoints as a whole, the conclusion last."""
-    whole = comparison.whole
+    whole = comparison.summary
     lines = [_identity_line(comparison.pairs), *_other_tensors(comparison.pairs, names)]
     if whole["n_compared"]:
         lines += _alpha_lines(whole)
@@ -128,7 +128,7 @@ def overview_lines(comparisons: Sequence[Comparison], names: Sequence[str]) -> l
     """Return a line for each of several comparisons."""
     width = max(map(len, names))
     return [
-        printable(f"{name.ljust(width)}  {comparison.whole['conclusion']}")
+        printable(f"{name.ljust(width)}  {comparison.summary['conclusion']}")
         for name, comparison in zip(names, comparisons, strict=True)
     ]
 

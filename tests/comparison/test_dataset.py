@@ -7,7 +7,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import specdiag
-from specdiag.comparison import matrices as paired
+from specdiag.comparison import matrices
 from specdiag.comparison.conclusion import block
 from specdiag.comparison.dataset import COMPARISON
 from specdiag.htsr import esd
@@ -28,7 +28,7 @@ def stored(weights, dtype=np.float32):
     return {name: W.astype(dtype) for name, W in weights.items()}
 
 
-def matrices(weights):
+def block_matrices(weights):
     return [name for name in weights if name.startswith("blocks") and name.endswith("weight")]
 
 
@@ -51,7 +51,7 @@ def test_a_network_compared_with_itself_is_identical_with_exact_zeros(first):
         dataset.conclusion == "identical: all 18 tensors of model#1 and model#2 are bit-identical"
     )
     assert set(dataset.relation.values.ravel()) == {"identical"}
-    measured = dataset.sel(layer=matrices(first)).squeeze()
+    measured = dataset.sel(layer=block_matrices(first)).squeeze()
     for name in ("alpha_difference", "rope_difference", "spectral_distance", "alpha_difference_ci"):
         assert (measured[name] == 0).all()
     assert (measured.subspace_overlap == 1).all()
@@ -95,7 +95,7 @@ def test_minus_zero_is_equal_and_not_identical(first):
 def test_other_tensors_with_the_same_spectrum_are_told_as_that(rng, change, dtype):
     first = stored(network(rng), dtype)
     second = dict(first)
-    for name in matrices(first):
+    for name in block_matrices(first):
         n, m = first[name].shape
         W = first[name].astype(float)
         if change != "rescaled":
@@ -108,7 +108,7 @@ def test_other_tensors_with_the_same_spectrum_are_told_as_that(rng, change, dtyp
         "different tensors, same spectrum: all 8 measured matrices are the same in all eigenvalues, up to "
         "rounding and to the scale of the weights"
     )
-    assert abs(dataset.alpha_difference.sel(layer=matrices(first))).max() < 1e-9
+    assert abs(dataset.alpha_difference.sel(layer=block_matrices(first))).max() < 1e-9
 
 
 def test_a_layer_is_compared_as_the_formulas_say(first, rng):
@@ -118,13 +118,13 @@ def test_a_layer_is_compared_as_the_formulas_say(first, rng):
     cell = dataset.sel(layer=name, comparison="model#2")
     A, B = first[name].astype(float), second[name].astype(float)
     a, b, c = (esd.eigenvalues(W) for W in (A, B, B - A))
-    expected = paired.alpha_difference(alpha_posterior(a), alpha_posterior(b))
+    expected = matrices.alpha_difference(alpha_posterior(a), alpha_posterior(b))
     assert cell.alpha_difference == pytest.approx(expected.value)
     assert cell.alpha_difference == pytest.approx(np.diff(cell.alpha_mean).item())
     assert tuple(cell.alpha_difference_ci.values) == pytest.approx(expected.interval)
     assert cell.rope_difference == pytest.approx(np.diff(cell.rope_probability).item())
-    assert cell.spectral_distance == pytest.approx(paired.spectral_distance(a, b))
-    assert tuple(cell.subspace_overlap.values) == paired.subspace_overlap(A, B, 10)
+    assert cell.spectral_distance == pytest.approx(matrices.spectral_distance(a, b))
+    assert tuple(cell.subspace_overlap.values) == matrices.subspace_overlap(A, B, 10)
     assert cell.n_leading == 10
     assert cell.added_alpha == pytest.approx(alpha_posterior(c).mean)
     assert cell.added_stable_rank == pytest.approx(c.sum() / c[0])
@@ -178,14 +178,14 @@ def test_one_block_is_too_few_for_an_interval(rng):
 def test_the_conclusion_says_what_it_does_not_cover(first, rng):
     other = stored(network(rng))
     collapsed = dict(first)
-    for name in matrices(first)[4:6]:
+    for name in block_matrices(first)[4:6]:
         collapsed[name] = np.zeros_like(first[name])
     del other["blocks.3.fc2.weight"]
     dataset = specdiag.compare(collapsed, other)
     assert dataset.conclusion.item().endswith(
         "; this says nothing of 3 more (2 degenerate to fit, 1 only in model#1)"
     )
-    layer = dataset.sel(layer=matrices(first)[4])
+    layer = dataset.sel(layer=block_matrices(first)[4])
     assert list(layer.status.values) == ["degenerate", "fit"]
     assert np.isnan(layer.alpha_difference).all()
 
@@ -217,8 +217,8 @@ def test_a_finetuned_network_is_different_however_little_it_moved(first, rng):
 def test_a_coarser_copy_is_compared_on_what_both_resolve(first):
     halves = {name: W.astype(ml_dtypes.bfloat16) for name, W in first.items()}
     dataset = specdiag.compare(first, halves)
-    measured = dataset.sel(layer=matrices(first)).squeeze()
-    assert set(dataset.relation.sel(tensor=matrices(first)).values.ravel()) == {"rounded"}
+    measured = dataset.sel(layer=block_matrices(first)).squeeze()
+    assert set(dataset.relation.sel(tensor=block_matrices(first)).values.ravel()) == {"rounded"}
     assert dataset.conclusion == (
         "equal but for rounding: all 18 tensors of model#1 and model#2, in other dtypes"
     )

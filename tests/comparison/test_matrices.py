@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.linalg import subspace_angles
 
-from specdiag.comparison import matrices as paired
+from specdiag.comparison import matrices
 from specdiag.htsr import esd
 from specdiag.htsr.posterior import (
     NO_POSTERIOR,
@@ -43,7 +43,7 @@ def test_the_difference_of_two_gammas_is_that_of_a_numerical_convolution():
         mixture_posterior(np.array([a]), np.array([b]), np.ones(1))
         for a, b in zip(shapes, rates, strict=True)
     )
-    found = paired.alpha_difference(first, second)
+    found = matrices.alpha_difference(first, second)
     a, b = (stats.gamma(k, scale=1 / r) for k, r in zip(shapes, rates, strict=True))
 
     def below(x):  # P(b - a < x)
@@ -55,15 +55,15 @@ def test_the_difference_of_two_gammas_is_that_of_a_numerical_convolution():
 
 
 def test_exchanging_the_two_changes_every_sign(posteriors):
-    there = paired.alpha_difference(*posteriors)
-    back = paired.alpha_difference(*posteriors[::-1])
+    there = matrices.alpha_difference(*posteriors)
+    back = matrices.alpha_difference(*posteriors[::-1])
     assert there.value == -back.value
     assert there.interval == pytest.approx((-back.interval[1], -back.interval[0]), rel=1e-12)
     assert there.below_0 == pytest.approx(1 - back.below_0, abs=1e-12)
 
 
 def test_a_posterior_minus_itself_is_symmetric_about_zero(posteriors):
-    found = paired.alpha_difference(posteriors[0], posteriors[0])
+    found = matrices.alpha_difference(posteriors[0], posteriors[0])
     assert found.value == 0
     assert found.below_0 == 0.5
     assert found.interval[0] == pytest.approx(-found.interval[1], rel=1e-12)
@@ -71,7 +71,7 @@ def test_a_posterior_minus_itself_is_symmetric_about_zero(posteriors):
 
 def test_without_a_posterior_there_is_no_difference(posteriors):
     for pair in ((NO_POSTERIOR, posteriors[0]), (posteriors[0], NO_POSTERIOR)):
-        found = paired.alpha_difference(*pair)
+        found = matrices.alpha_difference(*pair)
         assert np.isnan([found.value, *found.interval, found.below_0]).all()
 
 
@@ -79,12 +79,12 @@ def test_without_a_posterior_there_is_no_difference(posteriors):
 def test_the_spectral_distance_knows_no_scale_and_is_that_of_quantiles(scale, seed):
     rng = np.random.default_rng(seed)
     a, b = spectrum(rng, 2.0, 60), spectrum(rng, 3.0, 60)
-    found = paired.spectral_distance(a, b)
-    assert paired.spectral_distance(a, scale * b) == pytest.approx(found, rel=1e-9)
+    found = matrices.spectral_distance(a, b)
+    assert matrices.spectral_distance(a, scale * b) == pytest.approx(found, rel=1e-9)
     # Of as many points each, the optimal plan pairs them in order.
     assert found == pytest.approx(np.mean(np.abs(np.log10(a / a.mean()) - np.log10(b / b.mean()))))
-    assert paired.spectral_distance(a, a) == 0
-    assert math.isnan(paired.spectral_distance(a, np.empty(0)))
+    assert matrices.spectral_distance(a, a) == 0
+    assert math.isnan(matrices.spectral_distance(a, np.empty(0)))
 
 
 @pytest.mark.parametrize("shape", [(30, 20), (20, 30), (25, 25)])
@@ -96,16 +96,16 @@ def test_the_overlap_is_that_of_scipys_principal_angles(rng, shape):
     expected = [
         np.mean(np.cos(subspace_angles(x[:, :4], y[:, :4])) ** 2) for x, y in ((U, P), (Vt.T, Qt.T))
     ]
-    assert paired.subspace_overlap(A, B, 4) == pytest.approx(expected, rel=1e-9)
+    assert matrices.subspace_overlap(A, B, 4) == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_overlap_of_the_same_space_is_one_and_of_orthogonal_ones_zero(rng):
     Q = np.linalg.qr(rng.standard_normal((30, 30)))[0]
     A = Q[:, :3] @ np.diag([3.0, 2.0, 1.0]) @ Q[:3, :10]
     B = Q[:, 3:6] @ np.diag([3.0, 2.0, 1.0]) @ Q[3:6, :10]
-    assert paired.subspace_overlap(A, 7 * A, 3) == pytest.approx((1, 1))
-    assert paired.subspace_overlap(A, B, 3)[0] == pytest.approx(0, abs=1e-12)
-    assert np.isnan(paired.subspace_overlap(A, B, 0)).all()
+    assert matrices.subspace_overlap(A, 7 * A, 3) == pytest.approx((1, 1))
+    assert matrices.subspace_overlap(A, B, 3)[0] == pytest.approx(0, abs=1e-12)
+    assert np.isnan(matrices.subspace_overlap(A, B, 0)).all()
 
 
 def test_what_training_added_is_told_from_rounding(rng):
@@ -113,14 +113,14 @@ def test_what_training_added_is_told_from_rounding(rng):
     added = 1e-3 * rng.standard_normal((120, 3)) @ rng.standard_normal((3, 80))
     stored = [W.astype(np.float32).astype(np.float64) for W in (A, A + added)]
     floor = sum(esd.storage_floor(esd.eigenvalues(W), W.shape, np.float32) for W in stored)
-    found, gate = paired.added_eigenvalues(*stored, floor)
+    found, gate = matrices.added_eigenvalues(*stored, floor)
     assert np.count_nonzero(found > gate) == 3
     np.testing.assert_allclose(found[:3], esd.eigenvalues(added)[:3], rtol=1e-3)
 
 
 def test_the_mean_difference_of_independent_layers_is_students_t(rng):
     d = rng.standard_normal(9)
-    mean, interval = paired.mean_difference(d, range(9))
+    mean, interval = matrices.mean_difference(d, range(9))
     expected = stats.t.interval(0.95, 8, d.mean(), stats.sem(d))
     assert mean == pytest.approx(d.mean())
     assert interval == pytest.approx(expected)
@@ -128,32 +128,32 @@ def test_the_mean_difference_of_independent_layers_is_students_t(rng):
 
 def test_layers_that_repeat_within_blocks_are_no_more_evidence(rng):
     d = rng.standard_normal(6)
-    once = paired.mean_difference(d, range(6))[1]
-    thrice = paired.mean_difference(np.repeat(d, 3), np.repeat(np.arange(6), 3).tolist())[1]
+    once = matrices.mean_difference(d, range(6))[1]
+    thrice = matrices.mean_difference(np.repeat(d, 3), np.repeat(np.arange(6), 3).tolist())[1]
     assert thrice == pytest.approx(once)
 
 
 def test_allowing_for_seeds_widens_by_the_intraclass_correlation(rng):
     d = rng.standard_normal(12)
-    mean, (low, high) = paired.mean_difference(d, range(12))
-    _, (wide_low, wide_high) = paired.mean_difference(d, range(12), 0.5)
+    mean, (low, high) = matrices.mean_difference(d, range(12))
+    _, (wide_low, wide_high) = matrices.mean_difference(d, range(12), 0.5)
     assert (wide_high - wide_low) / (high - low) == pytest.approx(math.sqrt(1 + 12))
     assert (wide_low + wide_high) / 2 == pytest.approx(mean)
 
 
 def test_one_block_has_a_mean_but_no_interval():
-    mean, interval = paired.mean_difference(np.array([0.1, 0.3]), ["a", "a"])
+    mean, interval = matrices.mean_difference(np.array([0.1, 0.3]), ["a", "a"])
     assert mean == pytest.approx(0.2)
     assert np.isnan(interval).all()
-    assert np.isnan(paired.mean_difference(np.empty(0), [])[0])
+    assert np.isnan(matrices.mean_difference(np.empty(0), [])[0])
 
 
 def test_sign_tests_are_scipys_and_leave_zeros_out():
     d = np.array([0.4, 0.1, -0.2, 0.7, 0.9, 0.3])
     expected = stats.binomtest(5, 6).pvalue, stats.wilcoxon(d).pvalue
-    assert paired.sign_tests(d) == pytest.approx(expected)
-    assert paired.sign_tests(np.append(d, 0.0)) == pytest.approx(expected)
-    assert np.isnan(paired.sign_tests(np.zeros(3))).all()
+    assert matrices.sign_tests(d) == pytest.approx(expected)
+    assert matrices.sign_tests(np.append(d, 0.0)) == pytest.approx(expected)
+    assert np.isnan(matrices.sign_tests(np.zeros(3))).all()
 
 
 def same(A, B, dtypes=(np.float32, np.float32)):
@@ -161,10 +161,10 @@ def same(A, B, dtypes=(np.float32, np.float32)):
     stored = [W.astype(dtype) for W, dtype in zip((A, B), dtypes, strict=True)]
     spectra = [esd.eigenvalues(W) for W in stored]
     shifts = [
-        paired.rounding_shift(s, W.shape, W.dtype, np.abs(W.astype(float)).max())
+        matrices.rounding_shift(s, W.shape, W.dtype, np.abs(W.astype(float)).max())
         for s, W in zip(spectra, stored, strict=True)
     ]
-    return paired.same_spectrum(*spectra, *shifts)
+    return matrices.same_spectrum(*spectra, *shifts)
 
 
 @pytest.fixture(scope="module")
@@ -202,9 +202,9 @@ def test_a_small_change_of_the_weights_is_not_rounding(heavy, rng, dtype, distan
 
 def test_spectra_of_other_sizes_or_of_nothing_are_not_the_same(heavy):
     a = esd.eigenvalues(heavy)
-    shift = paired.rounding_shift(a, heavy.shape, np.float64, 1.0)
-    assert not paired.same_spectrum(a, a[:-1], shift, shift[:-1])
-    assert not paired.same_spectrum(a, 0 * a, shift, shift)
+    shift = matrices.rounding_shift(a, heavy.shape, np.float64, 1.0)
+    assert not matrices.same_spectrum(a, a[:-1], shift, shift[:-1])
+    assert not matrices.same_spectrum(a, 0 * a, shift, shift)
 
 
 @pytest.mark.parametrize(
@@ -217,6 +217,6 @@ def test_a_small_change_is_told_from_rounding_and_from_a_rotation(heavy, rng, dt
     stored, moved, scaled, rotated = (
         W.astype(dtype).astype(float) for W in (heavy, heavy + change, 3.7 * heavy, heavy @ Q)
     )
-    assert paired.is_small_change(stored, moved, eps)
-    assert not paired.is_small_change(stored, scaled, eps)
-    assert not paired.is_small_change(stored, rotated, eps)
+    assert matrices.is_small_change(stored, moved, eps)
+    assert not matrices.is_small_change(stored, scaled, eps)
+    assert not matrices.is_small_change(stored, rotated, eps)
