@@ -136,6 +136,17 @@ def check_target(target: Path) -> None:
         raise ValueError(f"{target}: not a regular file; give the name of a file")
 
 
+def is_input(path: Path, source: Path) -> bool:
+    """Return whether the existing file `path` is read when `source` is opened.
+
+    It is `source` itself, or any file in a folder or beside the JSON index of a sharded checkpoint.
+    """
+    if source.is_dir() or source.suffix == ".json":
+        folder = source if source.is_dir() else source.parent
+        return path.resolve().parent == folder.resolve()
+    return source.exists() and path.samefile(source)
+
+
 def usual_mode() -> int:
     """Return the permissions that a new file gets here."""
     umask = os.umask(0)

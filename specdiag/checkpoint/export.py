@@ -14,8 +14,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from specdiag.checkpoint.reader import Checkpoint, open_checkpoint, read_values
 from specdiag.checkpoint.safetensors import CODES, RECORD, make_header, parse_json, sort_key
-from specdiag.checkpoint.tensor import Tensor, combined_hash, elements_hash
-from specdiag.files import sync, whole_file
+from specdiag.checkpoint.tensor import Tensor, combined_hash, elements_hash, ties
+from specdiag.files import is_input, sync, whole_file
 from specdiag.wording import is_text, shown
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def export(
     where = shown(checkpoint.path.name if checkpoint.path else checkpoint.name, quote=False)
     safe, side = _targets(checkpoint, Path(target), overwrite)
     _refuse_obstacles(checkpoint, where)
-    tied = _tied(checkpoint)
+    tied = ties(checkpoint.tensors)
     record = {
         "version": 1,
         "tensor_digest": _NO_DIGEST,
@@ -103,22 +103,13 @@ def _targets(checkpoint: Checkpoint, target: Path, overwrite: bool) -> tuple[Pat
     for file in filter(os.path.lexists, (safe, side)):
         if file.is_symlink() or not file.is_file():
             raise ValueError(f"{file} is not a regular file: choose another name")
-        if _is_source(checkpoint.path, file):
+        if checkpoint.path and is_input(file, checkpoint.path):
             raise ValueError(f"{file} belongs to the checkpoint itself: choose another name")
         if not overwrite:
             raise FileExistsError(
                 f"{file} exists: choose another name, or replace it (--force, overwrite=True)"
             )
     return safe, side
-
-
-def _is_source(path: Path | None, file: Path) -> bool:
-    """Tell whether a checkpoint was read from `file`; a folder or index, from all beside it."""
-    if path is None or not path.exists():
-        return False
-    if path.is_file() and path.suffix != ".json":
-        return path.samefile(file)
-    return (path if path.is_dir() else path.parent).samefile(file.parent)
 
 
 def _refuse_obstacles(checkpoint: Checkpoint, where: str) -> None:
@@ -144,19 +135,6 @@ def _obstacle(tensor: Tensor) -> str | None:
     if not is_text(tensor.name):
         return "its name is not valid Unicode"
     return None if tensor.dtype in CODES else f"the format has no {tensor.dtype}"
-
-
-def _tied(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return the names of tensors that are an earlier one again, with that one's name."""
-    first: dict[object, str] = {}
-    tied = {}
-    for tensor in checkpoint.tensors:
-        if tensor.identity is None:
-            continue
-        name = first.setdefault(tensor.identity, tensor.name)
-        if name != tensor.name:
-            tied[tensor.name] = name
-    return tied
 
 
 def _as_json(record: Mapping[str, Any], where: str) -> str:

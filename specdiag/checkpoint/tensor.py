@@ -85,6 +85,16 @@ class Tensor:
         return f"{self.name} {'x'.join(map(str, self.shape))}"
 
 
+def ties(tensors: Iterable[Tensor]) -> dict[str, str]:
+    """Return the names of tensors tied to an earlier one: the same elements of the same memory.
+
+    The value is the name of the first tensor with these elements.
+    """
+    first: dict[object, str] = {}
+    names = [(t.name, first.setdefault(t.identity, t.name)) for t in tensors if t.identity]
+    return {name: other for name, other in names if name != other}
+
+
 def elements_hash(values: "np.ndarray") -> str:
     """Return the SHA-256 of the bytes of an array's elements."""
     import numpy as np

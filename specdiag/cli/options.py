@@ -155,14 +155,14 @@ def check_output(
     each checkpoint of a lock with the files beside it that begin with its name. Locks are those
     given, and those in the nearest folder above the output that has a checkpoints.lock.
     """
-    from specdiag.files import check_target
+    from specdiag.files import check_target, is_input
 
     name, target, locks = f"{option} {output}", output.resolve(), tuple(locks)
     if not target.parent.is_dir():
         raise click.UsageError(f"{name}: there is no folder {output.parent}")
     if target in {path.resolve() for path in locks}:
         raise click.UsageError(f"{name}: it is the lock to read")
-    if target.is_file() and any(_is_part_of(target, path) for path in inputs):
+    if target.is_file() and any(is_input(target, path) for path in inputs):
         raise click.UsageError(f"{name}: it is one of the files to read")
     if not target.is_dir():
         try:
@@ -175,13 +175,6 @@ def check_output(
         raise click.UsageError(
             f"{name}: files of that name belong to the checkpoint of {entry}; give another name"
         )
-
-
-def _is_part_of(target: Path, path: Path) -> bool:
-    """Return whether a file is an input: itself, a file of its folder, or a shard of its index."""
-    if path.is_dir() or path.suffix == ".json":
-        return target.parent == (path if path.is_dir() else path.parent).resolve()
-    return target.samefile(path)
 
 
 def _kept_for(output: Path, locks: Iterable[Path]) -> str:

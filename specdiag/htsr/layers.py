@@ -14,7 +14,7 @@ import math
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from specdiag.checkpoint.reader import Checkpoint, Tensor
+from specdiag.checkpoint.tensor import ties
 from specdiag.htsr import esd, weightwatcher
 from specdiag.htsr.goodness_of_fit import goodness_of_fit, likelihood_ratios
 from specdiag.htsr.null import gaussian_draws, p_value, permutation_draws
@@ -159,7 +160,11 @@ def measure(
         skip_reason(t, min_eigenvalues=min_eigenvalues, include_embeddings=include_embeddings)
         for t in tensors
     ]
-    reasons = _once_each(tensors, reasons)
+    tied = ties(t for t, reason in zip(tensors, reasons, strict=True) if not reason)
+    reasons = [
+        f"tied to {tied[t.name]}, measured once" if not reason and t.name in tied else reason
+        for t, reason in zip(tensors, reasons, strict=True)
+    ]
     jobs = [t for t, reason in zip(tensors, reasons, strict=True) if not reason]
     if method == "specdiag" and null == "gaussian":
         for shape in dict.fromkeys(t.shape for t in jobs):
@@ -171,18 +176,6 @@ def measure(
     measured = in_parallel(function, [(t, _peak_bytes(t, null)) for t in jobs], budget)
     for tensor, reason in zip(tensors, reasons, strict=True):
         yield _record(tensor, status="skipped", reason=reason) if reason else next(measured)
-
-
-def _once_each(tensors: Sequence[Tensor], reasons: Sequence[str]) -> list[str]:
-    """Return the reasons, with one for every tensor whose memory is measured under another name."""
-    first: dict[tuple[object, ...], str] = {}
-    found = list(reasons)
-    for i, tensor in enumerate(tensors):
-        if not reasons[i] and tensor.identity is not None:
-            name = first.setdefault(tensor.identity, tensor.name)
-            if name != tensor.name:
-                found[i] = f"tied to {name}, measured once"
-    return found
 
 
 def _peak_bytes(tensor: Tensor, null: str = "gaussian") -> float:
