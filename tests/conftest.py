@@ -41,6 +41,16 @@ def one_blas_thread():
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_this_run(tmp_path_factory):
+    """Null draws of an earlier run, of another version or BLAS kernel, are not read."""
+    folder = tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as patch:
+        workers_share = "PYTEST_XDIST_WORKER" in os.environ
+        patch.setenv("XDG_CACHE_HOME", str((folder.parent if workers_share else folder) / "cache"))
+        yield
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(20240229)
