@@ -45,7 +45,7 @@ def made_up(folder, checkpoints, layers):
 
 def rows(folder):
     from specdiag.dataset.netcdf import read_spectra
-    from specdiag.lock.lockfile import Entry
+    from specdiag.lock.entry import Entry
     from specdiag.transfer.collection import Row
     from specdiag.transfer.factors import factors
 

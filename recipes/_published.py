@@ -7,7 +7,7 @@ in the few steps that two processor cores do in a minute.
 
 from typing import Any, Literal
 
-from specdiag.lock.lockfile import Cost, Entry, Parent, Reported, Scale, Source
+from specdiag.lock.entry import Cost, Entry, Parent, Reported, Scale, Source
 
 from ._tasks import Table, Task
 

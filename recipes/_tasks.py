@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from specdiag.lock.lockfile import Input
+from specdiag.lock.entry import Input
 
 Table = dict[str, Any]
 

@@ -7,7 +7,7 @@ the covariance is over tokens of overlapping windows, which are not independent:
 scatter between seeds these runs cannot tell.
 """
 
-from specdiag.lock.lockfile import Entry, Reported
+from specdiag.lock.entry import Entry, Reported
 
 from ._published import (
     CARD,

@@ -5,7 +5,7 @@ were in its training, each with embeddings of its own: this says that one model 
 that it decodes days it has not seen.
 """
 
-from specdiag.lock.lockfile import Entry
+from specdiag.lock.entry import Entry
 
 from ._published import BASE, SCALES, declare, r2
 from ._tasks import BASE_SECONDS, CHRONIC_SESSIONS, reaching

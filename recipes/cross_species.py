@@ -5,7 +5,7 @@ before the frozen base, against scratch. The sessions differ in their number of 
 with it in the batch.
 """
 
-from specdiag.lock.lockfile import Entry, Reported
+from specdiag.lock.entry import Entry, Reported
 
 from ._published import ARMS, figure, finetuned, r2
 from ._tasks import foraging

@@ -4,7 +4,7 @@ Centre-out sessions of monkey T, whom the base was not trained on, each with the
 scratch.
 """
 
-from specdiag.lock.lockfile import Entry
+from specdiag.lock.entry import Entry
 
 from ._published import ARMS, finetuned, r2
 from ._tasks import SESSION_BATCH, reaching

@@ -6,7 +6,7 @@ learning rate of batch 256 (8e-3). At that rate the published control learns not
 the tuned one says how much of the difference is the optimizer.
 """
 
-from specdiag.lock.lockfile import Entry
+from specdiag.lock.entry import Entry
 
 from ._published import ARMS, finetuned, r2
 from ._tasks import AREA2

@@ -5,7 +5,7 @@ the training intervals. The batch is 16 throughout. Less data in as many epochs 
 fraction is also a shorter training.
 """
 
-from specdiag.lock.lockfile import Entry, Reported
+from specdiag.lock.entry import Entry, Reported
 
 from ._published import features, finetuned, r2
 from ._tasks import reaching

@@ -8,7 +8,7 @@ trust ratio divides by that same decay, and the weights shrink by (1 - learning 
 Desk scale: nine simulated sessions, those of the chronic evaluation.
 """
 
-from specdiag.lock.lockfile import Cost, Entry
+from specdiag.lock.entry import Cost, Entry
 
 from ._published import (
     BASE,

@@ -5,7 +5,7 @@ much of what the model then sees comes before Set and says little about the inte
 this variant were published.
 """
 
-from specdiag.lock.lockfile import Entry
+from specdiag.lock.entry import Entry
 
 from ._published import ARMS, finetuned
 from ._tasks import FULL_TRIAL, PRODUCED_INTERVAL, timing

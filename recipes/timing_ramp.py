@@ -4,7 +4,7 @@ The time to go, which falls from the produced interval at Set to zero at Go and 
 50 Hz: the target follows the dynamics within a trial where that of `transfer` is constant.
 """
 
-from specdiag.lock.lockfile import Entry
+from specdiag.lock.entry import Entry
 
 from ._published import ARMS, finetuned, r2
 from ._tasks import FROM_SET, TIME_TO_GO, timing

@@ -9,7 +9,7 @@ At 8e-3 a model from scratch hardly learns on one session, so that the published
 transfer with an undertrained control: `scratch_tuned` has the public learning rate instead.
 """
 
-from specdiag.lock.lockfile import Entry
+from specdiag.lock.entry import Entry
 
 from ._published import ARMS, BAYES, CARD, DEGENERATE, ROPE, figure, finetuned, r2
 from ._tasks import AREA2, FROM_SET, PRODUCED_INTERVAL, timing

@@ -24,7 +24,7 @@ from specdiag.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from specdiag.lock.lockfile import Entry, Lock, Scale
+    from specdiag.lock.entry import Entry, Lock, Scale
     from specdiag.obtain.build import Outcome
     from specdiag.obtain.plan import Step
 
@@ -310,7 +310,8 @@ def lock_(names: tuple[str, ...], lock_path: Path | None, check: bool, init: boo
 def _start(lock_path: Path | None, names: Sequence[str], check: bool) -> Path:
     if names or check:
         raise click.UsageError("--init takes no names and no --check")
-    from specdiag.lock.lockfile import LOCK_NAME, Lock, save
+    from specdiag.lock.entry import LOCK_NAME, Lock
+    from specdiag.lock.lockfile import save
     from specdiag.lock.recipe import FOLDER
 
     path = lock_path or Path(LOCK_NAME)

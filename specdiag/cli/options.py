@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from specdiag.lock.lockfile import Lock
+    from specdiag.lock.entry import Lock
 
 # What the library raises, each with one line that says what is wrong and what to do.
 ERRORS = (ValueError, OSError, MemoryError, RuntimeError)

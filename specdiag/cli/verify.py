@@ -18,7 +18,7 @@ from specdiag.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from specdiag.lock.lockfile import Scale
+    from specdiag.lock.entry import Scale
 
 _KINDS = (".md", ".csv")
 

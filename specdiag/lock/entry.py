@@ -1,4 +1,4 @@
-"""One entry of checkpoints.lock: the dataclasses whose fields, in this order, are its keys."""
+"""The lock and its entries: dataclasses whose fields, in this order, are the keys of the file."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -17,13 +17,16 @@ from specdiag.lock.fields import (
     Url,
 )
 
+LOCK_NAME = "checkpoints.lock"
+LOCK_VERSION = 1
+
 Scale = Literal["paper", "desk"]
 Key = tuple[str, Scale]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parent:
-    """The entry, of the same scale, whose weights this one starts from.
+    """The entry of the same scale whose weights this one starts from.
 
     `sha256` is that of the parent's file when the child was built.
     """
@@ -34,9 +37,9 @@ class Parent:
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """What a recipe reads, under the `id` it uses: a path, a URL, or a brainset with its version.
+    """A file that a recipe reads under an `id`: a path, a URL, or a brainset with its version.
 
-    A path is relative to the lock's folder. `sha256` and `size` bind.
+    A path is relative to the lock's folder. The file must match `sha256` and `size`.
     """
 
     FORMS: ClassVar = (("path",), ("url",), ("brainset", "version"))
@@ -52,10 +55,10 @@ class Input:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where the weights can be fetched instead of trained: a file in a hub repository, or a URL.
+    """The place from which weights can be downloaded: a file in a hub repository, or a URL.
 
-    `revision` is what was asked for, perhaps a branch; `commit` is what it was resolved to at the
-    first fetch, and binds from then on, as do `sha256` and `size`.
+    `revision` is the declared branch, tag or commit. `commit` is the commit that it pointed to at
+    the first download. Later downloads must match `commit`, `sha256` and `size`.
     """
 
     FORMS: ClassVar = (("repo", "revision", "file"), ("url",))
@@ -73,9 +76,9 @@ class Source:
 class FileRecord:
     """The weights as they were last built: a record, since other hardware gives other bytes.
 
-    `tensors` is the sha256 digest of names, dtypes, shapes and values, which the container does
-    not move. The hashes and the size come together or, before the first build, not at all. `path`
-    is relative to the lock's folder; see `Entry.path` for its default.
+    `tensors` is the SHA-256 digest of names, dtypes, shapes and values; it does not depend on the
+    file format. The hashes and the size are given together or, before the first build, not at
+    all. `path` is relative to the lock's folder; `Entry.path` gives its default.
     """
 
     FORMS: ClassVar = ((), ("sha256", "size", "tensors"))
@@ -96,10 +99,9 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Reported:
-    """A published figure: how it was computed (`method`) and where it stands (`origin`).
+    """A published number or list of numbers, the method that gave it, and where it was published.
 
-    `value` is a number or a list of numbers. Figures of one quantity by several methods stand
-    beside each other.
+    Values of one quantity by several methods are separate records.
     """
 
     quantity: Text
@@ -110,7 +112,7 @@ class Reported:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a build takes: seconds on the named hardware."""
+    """Duration of a build: seconds on the named hardware."""
 
     seconds: NotNegative
     hardware: Text
@@ -127,22 +129,22 @@ class Entry:
     scale : {'paper', 'desk'}
         The same name exists at both scales; name and scale together are the key.
     group : str
-        What the entry belongs to, such as ``'published'`` or ``'sweeps'``.
+        The set that the entry belongs to, such as ``'published'`` or ``'sweeps'``.
     kind : {'checkpoint', 'evaluation'}
-        An evaluation has no weights of its own: those of its parent are measured.
+        An evaluation has no weights: those of its parent are measured.
     recipe : str
         Name of the module in ``recipes/``, beside the lock, that builds the entry.
     params : dict
-        What the recipe is called with, defaults included: text, numbers, booleans, and lists and
-        dicts of these. Tuples are written as lists.
+        Arguments of the recipe, defaults included: text, numbers, booleans, and lists and dicts
+        of these. Tuples are written as lists.
     parent, inputs, source, file, cost
         See their classes.
     metrics : dict of str to Metric
-        Binding.
+        A rebuild must meet these.
     reported : tuple of Reported
-        Shown, never checked against our own figures.
+        Shown, never checked against our own values.
     environment : dict
-        Commit, versions, device, threads, seconds: how the file came about; never checked.
+        Commit, versions, device, threads and seconds of the build; never checked.
     """
 
     name: RelativePath
@@ -167,5 +169,13 @@ class Entry:
 
     @property
     def path(self) -> str:
-        """Where the weights are kept, relative to the lock's folder."""
+        """Path of the weights, relative to the lock's folder."""
         return self.file.path or f"checkpoints/{self.scale}/{self.name}.ckpt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lock:
+    """All entries of a lock; a lock that was read has parents before children."""
+
+    version: int = LOCK_VERSION
+    entries: tuple[Entry, ...] = ()

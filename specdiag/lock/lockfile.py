@@ -1,86 +1,36 @@
-"""The data model of checkpoints.lock: what each checkpoint is made of, and what came out.
+"""checkpoints.lock -> Lock -> checkpoints.lock.
 
-A lock is TOML, written by machine, parents before children and without timestamps: equal locks are
-equal bytes, and a change of one entry changes its lines only. This module turns text into frozen
-dataclasses and back, and refuses what is no lock; every message says where in which file, what was
-found, what was expected and what to do. Whether the files are there is not its business.
+A lock is TOML that specdiag writes, parents before children and without timestamps: equal locks
+are equal bytes, and a change of one entry changes only its lines. This module reads text into
+frozen dataclasses, writes them back, and refuses an invalid lock; every message gives the file and
+the place in it, the invalid value, the expected one and the repair. This module does not look at
+the checkpoints.
 """
 
 import functools
 import hashlib
-import heapq
 import json
 import re
 import stat
 import tomllib
-import unicodedata
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from graphlib import CycleError, TopologicalSorter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from specdiag.files import write_whole
-from specdiag.lock.entry import (
-    Cost,
-    Entry,
-    FileRecord,
-    Input,
-    Key,
-    Metric,
-    Parent,
-    Reported,
-    Scale,
-    Source,
-)
+from specdiag.lock.entry import LOCK_NAME, LOCK_VERSION, Entry, Key, Lock, Scale, Source
 from specdiag.lock.fields import LockfileError, keys, plain, read, refuse
+from specdiag.lock.relations import check_entries, ordered
 from specdiag.wording import printable, shown
 
-__all__ = [
-    "Cost",
-    "Entry",
-    "FileRecord",
-    "Input",
-    "Key",
-    "Lock",
-    "LockfileError",
-    "Metric",
-    "Parent",
-    "Reported",
-    "Scale",
-    "Source",
-    "amend",
-    "declaration_digest",
-    "dumps",
-    "exclusive",
-    "find",
-    "find_lock",
-    "load",
-    "loads",
-    "ordered",
-    "save",
-    "select",
-    "source_digest",
-]
-
-LOCK_NAME = "checkpoints.lock"
-LOCK_VERSION = 1
 MAX_SIZE = 20_000_000  # bytes; a thousand entries take about one million
 
 _HEADER = "# Written by specdiag from what the recipes declare.\n"
-_PUBLISHABLE = re.compile(r"([^./][^/]*/)*[^./][^/]*\.(ckpt|pt|pth|bin|safetensors)")
 _CONFLICT = re.compile(r"^(<{7}|={7}|>{7})(?!\S)", re.MULTILINE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lock:
-    """All entries; those that were read come parents first."""
-
-    version: int = LOCK_VERSION
-    entries: tuple[Entry, ...] = ()
 
 
 def find_lock(start: Path) -> Path:
@@ -89,14 +39,15 @@ def find_lock(start: Path) -> Path:
     Raises
     ------
     FileNotFoundError
-        When there is none.
+        If none of these folders has a lock.
     """
     start = start.absolute()
     for folder in (start, *start.parents):
         if (folder / LOCK_NAME).is_file():
             return folder / LOCK_NAME
+    place = printable(str(start))
     raise FileNotFoundError(
-        f"no {LOCK_NAME} in {printable(str(start))} or above it; start one with `specdiag lock --init`"
+        f"no {LOCK_NAME} in {place} or above it; start one with `specdiag lock --init`"
     )
 
 
@@ -106,9 +57,9 @@ def load(path: Path) -> Lock:
     Raises
     ------
     LockfileError
-        When the file is no lock: one line that begins with the path of the file.
+        If the file is not a valid lock: one line that begins with the path of the file.
     OSError
-        When it cannot be read.
+        If the file cannot be read.
     """
     where = printable(str(path))
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block for ever
@@ -125,18 +76,19 @@ def load(path: Path) -> Lock:
 
 
 def loads(text: str, where: str = LOCK_NAME) -> Lock:
-    """Return the lock that `text` is, checked, its entries ordered.
+    """Return the lock that is written in `text`, checked, its entries ordered.
 
     Parameters
     ----------
     text : str
+        TOML.
     where : str
-        How messages begin: the path of the file.
+        Beginning of each message: the path of the file.
 
     Raises
     ------
     LockfileError
-        When the text is no lock.
+        If the text is not a valid lock.
     """
     try:
         document = tomllib.loads(text)
@@ -145,41 +97,41 @@ def loads(text: str, where: str = LOCK_NAME) -> Lock:
     except ValueError as error:  # not only TOMLDecodeError: a number may have too many digits
         if conflict := _CONFLICT.search(text):
             line = text.count("\n", 0, conflict.start()) + 1
-            found = f"line {line} is a conflict marker of git ({conflict[1]})"
-            repair = "take one side whole, then run `specdiag lock`"
-            refuse(where, found, "a merged file", repair)
-        refuse(where, f"not TOML: {error}", "a lock as it was written", "restore the file")
+            problem = f"line {line} is a conflict marker of git ({conflict[1]})"
+            repair = "keep one side as it is, then run `specdiag lock`"
+            refuse(where, problem, "a merged file", repair)
+        refuse(where, f"not TOML: {error}", "a lock as specdiag wrote it", "restore the file")
     return _checked(where, document)
 
 
-# A run looks at its lock many times, and a hundred entries take 0.1 s.
+# One command reads its lock many times, and a hundred entries take 0.1 s.
 _loads = functools.lru_cache(maxsize=2)(loads)
 
 
 def dumps(lock: Lock, where: str = LOCK_NAME) -> str:
-    """Return a lock as text; equal locks give the same text, whatever the order of their entries.
+    """Return a lock as text; equal locks give the same text in any order of their entries.
 
     Raises
     ------
     LockfileError
-        When the lock holds what `loads` would refuse; the message begins with `where`.
+        If `loads` would refuse the lock; the message begins with `where`.
     """
     document = {"lock-version": lock.version, "checkpoint": [plain(e) for e in lock.entries]}
-    # Each entry on its own: tomli_w decides by all tables of an array how it writes each of them.
+    # One call per entry: tomli_w chooses one style for all tables of an array.
     tables = [tomli_w.dumps({"checkpoint": plain(e)}) for e in _checked(where, document).entries]
     texts = [f"\n[[checkpoint]]{table.removeprefix('[checkpoint]')}" for table in tables]
     return f"{_HEADER}lock-version = {LOCK_VERSION}\n{''.join(texts)}"
 
 
 def save(lock: Lock, path: Path) -> None:
-    """Write a lock whole or not at all: checked, read back, written beside, synced, renamed.
+    """Write a lock whole or not at all: check it, read it back, write a copy, sync, rename.
 
-    Whoever saves what was read from the same file holds `exclusive(path)` from before the reading.
+    To read, change and save a lock, hold `exclusive(path)` from before the reading.
 
     Raises
     ------
     LockfileError
-        When the lock holds what `load` would refuse; the file is as it was.
+        If `load` would refuse the lock; the file stays as it was.
     """
     where = printable(str(path))
     text = dumps(lock, where)
@@ -190,9 +142,9 @@ def save(lock: Lock, path: Path) -> None:
 
 
 def exclusive(path: Path) -> AbstractContextManager[object]:
-    """Return what to hold while a lock is read, changed and saved: others wait.
+    """Return the file lock to hold while a lock is read, changed and saved; others wait.
 
-    The file .checkpoints.lock.lock beside it stays there, empty. Not re-entrant.
+    The file .checkpoints.lock.lock stays beside the lock, empty. Not re-entrant.
     """
     from filelock import FileLock
 
@@ -202,13 +154,13 @@ def exclusive(path: Path) -> AbstractContextManager[object]:
 def amend(path: Path, key: Key, change: Callable[[Entry], Entry]) -> Entry:
     """Replace one entry of a lock by `change(entry)` and return it.
 
-    Read and saved under `exclusive`: processes that amend different entries lose nothing, and
-    `change` sees the entry as the last of them left it.
+    The lock is read and saved under `exclusive`: processes that amend different entries lose
+    nothing, and `change` gets the entry as the last of them left it.
 
     Raises
     ------
     ValueError
-        When there is no such entry, or `change` returns one of another name or scale.
+        If the entry is missing, or if `change` returns one of another name or scale.
     """
     with exclusive(path):
         lock = load(path)
@@ -227,17 +179,14 @@ def find(lock: Lock, name: str, scale: Scale) -> Entry:
     Raises
     ------
     ValueError
-        When there is none; the message gives the names that are near.
+        If the entry is missing; the message gives similar names.
     """
     for entry in lock.entries:
         if entry.key == (name, scale):
             return entry
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, sorted({e.name for e in lock.entries}), cutoff=0.5)
-    found = [f"{shown(e.name)} ({e.scale})" for e in lock.entries if e.name in near]
-    hint = f"did you mean {' or '.join(found)}?" if near else "`specdiag list` shows all names"
-    raise ValueError(f"no entry {shown(name)} at {scale} scale; {hint}")
+    near = _similar(name, {e.name for e in lock.entries})
+    twins = [f"{shown(e.name)} ({e.scale})" for e in lock.entries if e.name in near]
+    raise ValueError(f"no entry {shown(name)} at {scale} scale; {_hint(twins)}")
 
 
 def select(
@@ -262,8 +211,6 @@ def select(
     ValueError
         If no entry has the group, or one of the names; the message gives similar names.
     """
-    from difflib import get_close_matches
-
     entries = [(path, lock, entry) for path, lock in locks for entry in lock.entries]
     groups = {entry.group for *_, entry in entries}
     if group and group not in groups:
@@ -276,48 +223,26 @@ def select(
     wanted, known = set(names), {entry.name for *_, entry in entries}
     at = f" at {scale} scale" * bool(scale) + f" in group {group}" * bool(group)
     for name in sorted(wanted - known):
-        near = " or ".join(get_close_matches(name, sorted(known), cutoff=0.5))
-        hint = f"did you mean {near}?" if near else "`specdiag list` shows all names"
-        raise ValueError(f"no entry {name}{at}; {hint}")
+        raise ValueError(f"no entry {name}{at}; {_hint(_similar(name, known))}")
     return [item for item in entries if not wanted or item[2].name in wanted]
 
 
-def ordered(entries: Iterable[Entry], where: str = LOCK_NAME) -> tuple[Entry, ...]:
-    """Return entries, of distinct keys, with parents before children, otherwise by scale and name.
+def _similar(name: str, known: Iterable[str]) -> list[str]:
+    from difflib import get_close_matches
 
-    Raises
-    ------
-    LockfileError
-        When a parent is missing or has no weights, or when an entry descends from itself.
-    """
-    by_key = {(e.scale, e.name): e for e in entries}
-    paths = {key: f"{where}: checkpoint[{i}].parent.name" for i, key in enumerate(by_key)}
-    parents = {k: (k[0], e.parent.name) for k, e in by_key.items() if e.parent}
-    for key, parent in parents.items():
-        _check_parent(paths[key], parent, by_key.get(parent))
-    sorter = TopologicalSorter({k: [parents[k]] if k in parents else [] for k in by_key})
-    try:
-        sorter.prepare()
-    except CycleError as error:
-        cycle = " -> ".join(shown(name) for _, name in error.args[1])
-        found = f"a cycle, parent -> child: {cycle}"
-        refuse(paths[error.args[1][0]], found, "parents that end at an entry without one")
-    heap, result = sorted(sorter.get_ready()), []
-    while heap:
-        key = heapq.heappop(heap)
-        result.append(by_key[key])
-        sorter.done(key)
-        for ready in sorter.get_ready():
-            heapq.heappush(heap, ready)
-    return tuple(result)
+    return get_close_matches(name, sorted(known), cutoff=0.5)
+
+
+def _hint(near: list[str]) -> str:
+    return f"did you mean {' or '.join(near)}?" if near else "`specdiag list` shows all names"
 
 
 def declaration_digest(entry: Entry) -> str:
-    """Return the sha256 digest of what the recipe of an entry declares, as canonical JSON.
+    """Return the SHA-256 digest of the declaration of an entry, as canonical JSON.
 
-    Recipe, params, the name of the parent, and the identity of each input: its id, where it comes
-    from, and its sha256 once known (the size follows from it). A file that was built under another
-    digest is stale. What came out (file, metrics, environment) is not part of it.
+    It covers the recipe, the params, the name of the parent, and for each input its id, its
+    origin and, once known, its sha256 (which determines its size). A file that was built under
+    another digest is stale. The results (file, metrics, environment) are not part of the digest.
     """
     return _digest(
         recipe=entry.recipe,
@@ -328,7 +253,7 @@ def declaration_digest(entry: Entry) -> str:
 
 
 def source_digest(source: Source) -> str:
-    """Return the digest of where weights are fetched: not of what was found there."""
+    """Return the digest of the place of a download, without the recorded commit, hash and size."""
     return _digest(source=plain(replace(source, commit=None, sha256=None, size=None)))
 
 
@@ -359,45 +284,5 @@ def _checked(where: str, document: dict[str, Any]) -> Lock:
         if key not in {"lock-version", "checkpoint"}:
             refuse(f"{where}: {path}", "unknown key", "lock-version or checkpoint")
     entries = read(f"{where}: checkpoint", tuple[Entry, ...], document.get("checkpoint", []))
-    for i, entry in enumerate(entries):
-        _check_entry(f"{where}: checkpoint[{i}]", entry)
-    _check_distinct(where, entries)
+    check_entries(where, entries)
     return Lock(entries=ordered(entries, where))
-
-
-def _check_entry(where: str, entry: Entry) -> None:
-    if entry.kind == "evaluation":
-        if not entry.parent:
-            refuse(f"{where}.parent", "missing", "the checkpoint that is evaluated")
-        for key, found in (("source", entry.source), ("file.sha256", entry.file.sha256)):
-            if found:
-                refuse(f"{where}.{key}", "given", "none: an evaluation has no weights")
-    if entry.file.path and not _PUBLISHABLE.fullmatch(entry.file.path):
-        expected = "one that ends in .ckpt, .pt, .pth, .bin or .safetensors, in no hidden folder"
-        refuse(f"{where}.file.path", shown(entry.file.path), expected)
-    if entry.source and entry.source.commit and not entry.source.repo:
-        refuse(f"{where}.source.commit", "a commit beside url", "it beside repo only")
-    ids = [item.id for item in entry.inputs]
-    for i, name in enumerate(ids):
-        if name in ids[:i]:
-            refuse(f"{where}.inputs[{i}].id", f"{shown(name)} again", "an id for each input")
-
-
-def _check_distinct(where: str, entries: Iterable[Entry]) -> None:
-    """Refuse what is one name or one file, also where file systems fold case and accents."""
-    seen: dict[tuple[str, ...], tuple[int, str]] = {}
-    for i, e in enumerate(entries):
-        for key, scale, text in (("name", e.scale, e.name), ("file.path", "", e.path)):
-            folded = unicodedata.normalize("NFD", text).casefold()
-            first, other = seen.setdefault((key, scale, folded), (i, text))
-            if first != i:
-                twin = "that" if other == text else f"to some file systems {shown(other)}"
-                found = f"{shown(text)} is {twin} of checkpoint[{first}]"
-                refuse(f"{where}: checkpoint[{i}].{key}", found, "one of its own")
-
-
-def _check_parent(where: str, key: tuple[Scale, str], parent: Entry | None) -> None:
-    if parent is None:
-        refuse(where, f"no entry {shown(key[1])} at {key[0]} scale", "an entry of the same scale")
-    if parent.kind == "evaluation":
-        refuse(where, f"{shown(key[1])} is an evaluation", "a checkpoint: only they have weights")

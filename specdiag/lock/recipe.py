@@ -21,13 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from specdiag.lock.entry import Cost, Entry, Key, Scale
 from specdiag.lock.fields import plain, read
-from specdiag.lock.lockfile import (
-    Cost,
-    Entry,
-    Key,
-    Scale,
-)
 
 FOLDER = "recipes"
 

@@ -8,19 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from specdiag.lock.entry import Entry, FileRecord, Key, Lock, Scale
 from specdiag.lock.fields import plain
-from specdiag.lock.lockfile import (
-    Entry,
-    FileRecord,
-    Key,
-    Lock,
-    Scale,
-    declaration_digest,
-    exclusive,
-    load,
-    ordered,
-    save,
-)
+from specdiag.lock.lockfile import declaration_digest, exclusive, load, save
+from specdiag.lock.relations import ordered
 
 _RECORDED = {"params", "file", "metrics", "environment"}
 LOST = "; what was recorded of it is dropped"

@@ -21,17 +21,8 @@ from typing import Any, NamedTuple
 
 from specdiag.checkpoint.reader import tensor_digest
 from specdiag.files import write_whole
-from specdiag.lock.lockfile import (
-    Entry,
-    Input,
-    Key,
-    Metric,
-    amend,
-    declaration_digest,
-    find,
-    load,
-    source_digest,
-)
+from specdiag.lock.entry import Entry, Input, Key, Metric
+from specdiag.lock.lockfile import amend, declaration_digest, find, load, source_digest
 from specdiag.lock.recipe import FOLDER, Job, explained, load_recipe
 from specdiag.obtain.beside import attach_spectra, receipts, sha256_of, spectra_path
 from specdiag.obtain.fetch import ChecksumError, fetch_hub, fetch_url

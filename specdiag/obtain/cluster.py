@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from specdiag.lock.lockfile import Entry, Key
+from specdiag.lock.entry import Entry, Key
 from specdiag.obtain.build import TERMINATED, Outcome, attempt, skipped, waits
 from specdiag.obtain.plan import Step
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from specdiag.lock.lockfile import Entry, Key, Lock
+from specdiag.lock.entry import Entry, Key, Lock
 from specdiag.lock.recipe import load_recipe
 from specdiag.obtain.state import USABLE, State, state
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from specdiag.files import usual_mode, write_whole
+from specdiag.lock.entry import Entry, Lock, Metric
 from specdiag.lock.fields import Commit, Scalar, Sha256, Size, plain, read
-from specdiag.lock.lockfile import Entry, Lock, Metric, declaration_digest, find, source_digest
+from specdiag.lock.lockfile import declaration_digest, find, source_digest
 from specdiag.obtain.beside import receipt_path, receipts, sha256_of
 
 Word = Literal["ok", "rebuilt", "drifted", "stale", "missing", "corrupt"]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specdiag.lock.lockfile import Entry, Lock
+from specdiag.lock.entry import Entry, Lock
 from specdiag.obtain.state import state
 from specdiag.wording import printable
 

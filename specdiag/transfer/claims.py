@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from specdiag.htsr.statistics import LEVEL, mean_interval
 
 if TYPE_CHECKING:
-    from specdiag.lock.lockfile import Scale
+    from specdiag.lock.entry import Scale
 
 Array = NDArray[np.float64]
 Get = Callable[[str, str], float]  # (entry, quantity) -> figure, NaN where there is none

@@ -27,7 +27,8 @@ from specdiag.dataset.schema import (
     labelled,
 )
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
-from specdiag.lock.lockfile import Entry, Lock, Scale, find, load, select
+from specdiag.lock.entry import Entry, Lock, Scale
+from specdiag.lock.lockfile import find, load, select
 from specdiag.obtain.beside import attach_spectra, sha256_of, spectra_path
 from specdiag.obtain.state import USABLE, Receipt, state
 from specdiag.transfer.evaluation import read_evaluation

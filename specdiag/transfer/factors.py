@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from specdiag.lock.lockfile import Entry
+from specdiag.lock.entry import Entry
 
 # What is decoded from a recording, by what the names of sessions contain.
 _TASKS = {

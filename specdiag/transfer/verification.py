@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.dataset.spectrum import mean_over_fit_layers
-from specdiag.lock.lockfile import Lock, Scale, find, load
+from specdiag.lock.entry import Lock, Scale
+from specdiag.lock.lockfile import find, load
 from specdiag.lock.recipe import load_recipe
 from specdiag.obtain.state import state
 from specdiag.transfer.claims import Claim, Figure, Finding, judge, needed

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save
 
 from specdiag.lock import lockfile
-from specdiag.lock.lockfile import Entry, Lock, Source
+from specdiag.lock.entry import Entry, Lock, Source
 from support.commands import run
 from support.hub import FOREVER, REPO, Hub, sha256
 

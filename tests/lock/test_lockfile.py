@@ -18,17 +18,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from specdiag.lock import lockfile
-from specdiag.lock.lockfile import (
-    FileRecord,
-    Input,
-    Lock,
-    LockfileError,
-    Metric,
-    Parent,
-    declaration_digest,
-    dumps,
-    loads,
-)
+from specdiag.lock.entry import FileRecord, Input, Lock, Metric, Parent
+from specdiag.lock.fields import LockfileError
+from specdiag.lock.lockfile import declaration_digest, dumps, loads
+from specdiag.lock.relations import ordered
 from support import locks
 from support.locks import REPAIR, message, numbered
 from support.paths import ROOT
@@ -97,7 +90,7 @@ def test_weights_are_kept_under_scale_and_name_unless_the_file_says_otherwise():
 @given(locks.locks())
 def test_a_lock_that_was_written_is_read_as_it_was(lock):
     text = dumps(lock)
-    assert loads(text) == Lock(entries=lockfile.ordered(lock.entries))
+    assert loads(text) == Lock(entries=ordered(lock.entries))
     assert dumps(loads(text)) == text
 
 
@@ -149,7 +142,7 @@ def test_a_change_of_one_entry_changes_only_its_lines(lock, data):
     pairs = itertools.zip_longest(
         *(dumps(each).split("\n[[checkpoint]]\n") for each in (lock, after))
     )
-    names = [e.key for e in lockfile.ordered(entries)]
+    names = [e.key for e in ordered(entries)]
     differing = [name for name, (a, b) in zip([None, *names], pairs, strict=True) if a != b]
     assert set(differing) <= {entries[i].key}
 
@@ -173,13 +166,13 @@ def test_entries_are_ordered_by_scale_and_name_where_parents_leave_it_open():
         numbered(4),
         numbered(9),
     ]
-    names = [e.name for e in lockfile.ordered(entries)]
+    names = [e.name for e in ordered(entries)]
     assert names == ["e4", "e9", "e2", "e3", "e1"]
 
 
 def test_a_long_chain_of_parents_is_ordered():
     entries = [numbered(i, parent=i - 1 if i else None) for i in range(3000)]
-    assert lockfile.ordered(reversed(entries)) == tuple(entries)
+    assert ordered(reversed(entries)) == tuple(entries)
 
 
 # Any corruption of a single key
@@ -328,7 +321,7 @@ def file_of(content):
         ),
         (
             file_of(b"lock-version = 1\n\n]"),
-            "not TOML: Invalid statement (at line 3, column 1); expected a lock as it was written; restore the file",
+            "not TOML: Invalid statement (at line 3, column 1); expected a lock as specdiag wrote it; restore the file",
         ),
     ],
 )
@@ -418,7 +411,7 @@ def test_what_came_out_leaves_the_digest_alone(change):
 
 @given(locks.locks())
 def test_the_digest_survives_the_file(lock):
-    entries = lockfile.ordered(lock.entries)
+    entries = ordered(lock.entries)
     assert [declaration_digest(e) for e in loads(dumps(lock)).entries] == [
         declaration_digest(e) for e in entries
     ]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from specdiag.lock import lockfile
-from specdiag.lock.lockfile import FileRecord, Input, Lock, Parent, dumps, loads
+from specdiag.lock.entry import FileRecord, Input, Lock, Parent, Source
+from specdiag.lock.lockfile import dumps, loads
 from support.locks import REPAIR, message, numbered
 
 HEAD = "lock-version = 1\n"
@@ -40,15 +40,15 @@ DOCUMENTS = [
     (
         HEAD + "name = [1",
         (
-            "not TOML: Unclosed array (at end of document); expected a lock as it was written; "
+            "not TOML: Unclosed array (at end of document); expected a lock as specdiag wrote it; "
             "restore the file"
         ),
     ),
     (
         HEAD + E0 + "name = 1\n",
         (
-            "not TOML: Cannot overwrite a value (at line 7, column 9); expected a lock as it was "
-            "written; restore the file"
+            "not TOML: Cannot overwrite a value (at line 7, column 9); expected a lock as specdiag "
+            "wrote it; restore the file"
         ),
     ),
     (
@@ -58,15 +58,15 @@ DOCUMENTS = [
     (
         HEAD + "<<<<<<< HEAD\n" + E0 + "=======\n",
         (
-            "line 2 is a conflict marker of git (<<<<<<<); expected a merged file; take one side "
-            "whole, then run `specdiag lock`"
+            "line 2 is a conflict marker of git (<<<<<<<); expected a merged file; keep one side "
+            "as it is, then run `specdiag lock`"
         ),
     ),
     (
         HEAD + E0 + "=======\n" + E0 + ">>>>>>> topic\n",
         (
-            "line 7 is a conflict marker of git (=======); expected a merged file; take one side "
-            "whole, then run `specdiag lock`"
+            "line 7 is a conflict marker of git (=======); expected a merged file; keep one side "
+            "as it is, then run `specdiag lock`"
         ),
     ),
     (
@@ -181,7 +181,7 @@ ENTRIES = [
     ),
     (
         "inputs = [{id = 'x', path = 'p'}, {id = 'x', path = 'q'}]",
-        "inputs[1].id: 'x' again; expected an id for each input",
+        "inputs[1].id: 'x' again; expected a different id per input",
     ),
     (
         "source = {repo = 'a/b', file = 'f'}",
@@ -193,17 +193,17 @@ ENTRIES = [
     ),
     (
         f"source = {{url = 'https://a/b', commit = '{SHA[:40]}'}}",
-        "source.commit: a commit beside url; expected it beside repo only",
+        "source.commit: a commit beside url; expected a commit beside repo only",
     ),
     # evaluations
     ("kind = 'evaluation'", "parent: missing; expected the checkpoint that is evaluated"),
     (
         f"kind = 'evaluation'\nfile = {{sha256 = '{SHA}', size = 1, tensors = '{SHA}'}}\n" + CHILD,
-        "file.sha256: given; expected none: an evaluation has no weights",
+        "file.sha256: given; expected no value: an evaluation has no weights",
     ),
     (
         "kind = 'evaluation'\nsource = {url = 'https://a/b'}\n" + CHILD,
-        "source: given; expected none: an evaluation has no weights",
+        "source: given; expected no value: an evaluation has no weights",
     ),
     (
         CHILD,
@@ -226,20 +226,23 @@ def test_an_entry_that_is_none_is_refused_in_one_line(text, expected):
 
 
 RELATIONS = [
-    (E0 + E0, "[1].name: 'a' is that of checkpoint[0]; expected one of its own"),
+    (
+        E0 + E0,
+        "[1].name: 'a' is also that of checkpoint[0]; expected a different one for each entry",
+    ),
     (
         E0 + E0.replace('"a"', '"A"'),
-        "[1].name: 'A' is to some file systems 'a' of checkpoint[0]; expected one of its own",
+        "[1].name: 'A' is on some file systems 'a' of checkpoint[0]; expected a different one for each entry",
     ),
     (
         E0.replace('"a"', '"é"') + E0.replace('"a"', '"e\u0301"'),
-        "[1].name: 'e\u0301' is to some file systems 'é' of checkpoint[0]; expected one of its own",
+        "[1].name: 'e\u0301' is on some file systems 'é' of checkpoint[0]; expected a different one for each entry",
     ),
     (
         E0 + E1 + "file.path = 'checkpoints/desk/a.ckpt'",
         (
-            "[1].file.path: 'checkpoints/desk/a.ckpt' is that of checkpoint[0]; expected one of its "
-            "own"
+            "[1].file.path: 'checkpoints/desk/a.ckpt' is also that of checkpoint[0]; expected a different "
+            "one for each entry"
         ),
     ),
     (
@@ -255,7 +258,7 @@ RELATIONS = [
     ),
     (
         E0 + E1 + "kind = 'evaluation'\n" + CHILD + E2 + GRANDCHILD,
-        "[2].parent.name: 'b' is an evaluation; expected a checkpoint: only they have weights",
+        "[2].parent.name: 'b' is an evaluation; expected a checkpoint: an evaluation has no weights",
     ),
 ]
 
@@ -291,7 +294,7 @@ def test_a_path_stays_below_the_folder_of_the_lock(path, where):
         "name": numbered(1, name=path),
         "file.path": numbered(1, file=FileRecord(path=path)),
         "inputs[0].path": numbered(1, inputs=(Input(id="x", path=path),)),
-        "source.file": numbered(1, source=lockfile.Source(repo="a/b", revision="main", file=path)),
+        "source.file": numbered(1, source=Source(repo="a/b", revision="main", file=path)),
         "parent.name": replace(numbered(1), parent=Parent(name=path)),
     }[where]
     found = path.replace("\0", "\\x00").replace("\n", "\\n")
@@ -352,6 +355,6 @@ def test_a_lock_that_could_not_be_read_is_not_written(fields, expected):
 )
 def test_weights_are_kept_where_they_destroy_nothing(path):
     assert message(dumps, Lock(entries=(numbered(1, file=FileRecord(path=path)),))) == (
-        f"checkpoints.lock: checkpoint[0].file.path: '{path}'; expected one that ends in .ckpt, .pt, "
+        f"checkpoints.lock: checkpoint[0].file.path: '{path}'; expected a path that ends in .ckpt, .pt, "
         f".pth, .bin or .safetensors, in no hidden folder; {REPAIR}"
     )

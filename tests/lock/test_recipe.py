@@ -9,7 +9,7 @@ from specdiag.lock.recipe import declared, explained, load_recipe
 RECIPE = """
 import logging
 
-from specdiag.lock.lockfile import Entry
+from specdiag.lock.entry import Entry
 
 from ._settings import RATE
 

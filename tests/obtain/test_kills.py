@@ -19,7 +19,8 @@ from specdiag.checkpoint import export as exports
 from specdiag.cli import main as cli
 from specdiag.dataset import spectra
 from specdiag.lock import recipe
-from specdiag.lock.lockfile import Entry, Lock, Source, load
+from specdiag.lock.entry import Entry, Lock, Source
+from specdiag.lock.lockfile import load
 from specdiag.lock.lockfile import save as save_lock
 from specdiag.obtain import build as work
 from specdiag.show import entries as listing

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.lock import lockfile
-from specdiag.lock.lockfile import Lock, dumps, load, loads
+from specdiag.lock import entry as classes
+from specdiag.lock.entry import Lock
+from specdiag.lock.lockfile import dumps, load, loads
 from specdiag.lock.recipe import Job, declared
 from specdiag.lock.resolve import resolve
 from support.paths import ROOT
@@ -361,9 +362,9 @@ def test_the_document_explains_every_key():
     keys = {
         f"{k}.{f.name}"
         for k, cls in parts.items()
-        for f in fields(getattr(lockfile, cls, None) or lockfile.Metric)
+        for f in fields(getattr(classes, cls, None) or classes.Metric)
     }
-    own = {f.name for f in fields(lockfile.Entry)} - {"parent", "inputs", "source", "file"}
+    own = {f.name for f in fields(classes.Entry)} - {"parent", "inputs", "source", "file"}
     assert explained == keys | own - {"metrics", "reported", "cost"}
 
 

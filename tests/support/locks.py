@@ -3,18 +3,18 @@
 import pytest
 from hypothesis import strategies as st
 
-from specdiag.lock.lockfile import (
+from specdiag.lock.entry import (
     Cost,
     Entry,
     FileRecord,
     Input,
     Lock,
-    LockfileError,
     Metric,
     Parent,
     Reported,
     Source,
 )
+from specdiag.lock.fields import LockfileError
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from specdiag.lock.lockfile import Cost, Entry, Parent, Reported
+from specdiag.lock.entry import Cost, Entry, Parent, Reported
 
 
 def entry(name, parent=None, kind="checkpoint", **params):

@@ -14,7 +14,8 @@ from specdiag.dataset.schema import COLLECTION, FEATURES, SCHEMA, as_markdown
 from specdiag.features.conditioning import FeatureSpectrum
 from specdiag.files import write_whole
 from specdiag.htsr.layers import Layer
-from specdiag.lock.lockfile import Entry, Parent, load
+from specdiag.lock.entry import Entry, Parent
+from specdiag.lock.lockfile import load
 from specdiag.transfer import collection
 from specdiag.transfer.evaluation import read_evaluation
 from specdiag.transfer.factors import factors, labels
