@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from specdiag.checkpoint.reader import open_checkpoint, read_values
+from specdiag.checkpoint.reader import open_checkpoint
+from specdiag.checkpoint.tensor import read_values
 
 from ..data.arrays import Arrays
 

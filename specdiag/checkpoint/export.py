@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from specdiag.checkpoint.reader import Checkpoint, open_checkpoint, read_values
+from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
 from specdiag.checkpoint.safetensors import CODES, RECORD, make_header, parse_json, sort_key
-from specdiag.checkpoint.tensor import Tensor, combined_hash, elements_hash, ties
+from specdiag.checkpoint.tensor import Tensor, combined_hash, elements_hash, read_values, ties
 from specdiag.files import is_input, sync, whole_file
 from specdiag.wording import is_text, shown
 

@@ -11,13 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from specdiag.checkpoint import memory
 from specdiag.checkpoint.metadata import MAX_NODES, Plainer
 from specdiag.checkpoint.model import Model, find_model, strip_wrappers
 from specdiag.checkpoint.safetensors import RECORD, parse_json, read_header, restore
-from specdiag.checkpoint.tensor import Tensor, combined_hash, elements_hash
+from specdiag.checkpoint.tensor import Tensor, combined_hash, elements_hash, read_values
 from specdiag.checkpoint.torchfile.legacy import read_legacy, starts_legacy
 from specdiag.checkpoint.torchfile.tensors import TorchFile, read_zip, torch_tensor
 from specdiag.files import File, find_file, open_file, read_bytes
@@ -26,8 +24,6 @@ from specdiag.wording import shown
 
 if TYPE_CHECKING:
     import torch
-
-__all__ = ["Checkpoint", "Tensor", "open_checkpoint", "tensor_digest"]
 
 MAX_INDEX = 100_000_000
 MAX_FOREIGN_SHOWN = 8
@@ -112,20 +108,6 @@ def tensor_digest(
     """
     tensors = open_checkpoint(source).tensors
     return combined_hash(tensors, {t.name: elements_hash(read_values(t)) for t in tensors})
-
-
-def read_values(tensor: Tensor) -> np.ndarray:
-    """Return the values of a tensor.
-
-    Raises
-    ------
-    ValueError
-        If they cannot be read, for whatever reason; the tensor is named.
-    """
-    try:
-        return tensor.read()
-    except (ValueError, OSError, MemoryError) as error:
-        raise ValueError(f"{shown(tensor.name)}: {error or 'not enough memory'}") from error
 
 
 # Files are recognised by their content; their extension says nothing.

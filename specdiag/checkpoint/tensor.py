@@ -85,6 +85,20 @@ class Tensor:
         return f"{self.name} {'x'.join(map(str, self.shape))}"
 
 
+def read_values(tensor: Tensor) -> "np.ndarray":
+    """Return the values of a tensor.
+
+    Raises
+    ------
+    ValueError
+        If they cannot be read for any reason; the message names the tensor.
+    """
+    try:
+        return tensor.read()
+    except (ValueError, OSError, MemoryError) as error:
+        raise ValueError(f"{shown(tensor.name)}: {error or 'not enough memory'}") from error
+
+
 def ties(tensors: Iterable[Tensor]) -> dict[str, str]:
     """Return the names of tensors tied to an earlier one: the same elements of the same memory.
 

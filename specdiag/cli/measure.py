@@ -33,7 +33,8 @@ from specdiag.cli.options import (
 if TYPE_CHECKING:
     import xarray as xr
 
-    from specdiag.checkpoint.reader import Checkpoint, Tensor
+    from specdiag.checkpoint.reader import Checkpoint
+    from specdiag.checkpoint.tensor import Tensor
     from specdiag.comparison.dataset import Comparison
     from specdiag.htsr.layers import Layer
 

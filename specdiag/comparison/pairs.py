@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.checkpoint.reader import Checkpoint, Tensor
+from specdiag.checkpoint.reader import Checkpoint
+from specdiag.checkpoint.tensor import Tensor
 from specdiag.comparison import matrices
 from specdiag.comparison.matrices import NO_CHANGE, NO_DIFFERENCE, Difference, alpha_difference
 from specdiag.htsr import esd

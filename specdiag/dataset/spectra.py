@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.checkpoint.reader import Checkpoint, Tensor, open_checkpoint
+from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
+from specdiag.checkpoint.tensor import Tensor
 from specdiag.dataset.schema import (
     SCHEMA,
     SCHEMA_VERSION,

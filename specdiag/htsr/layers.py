@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from specdiag.checkpoint.reader import Checkpoint, Tensor
-from specdiag.checkpoint.tensor import ties
+from specdiag.checkpoint.reader import Checkpoint
+from specdiag.checkpoint.tensor import Tensor, ties
 from specdiag.htsr import esd, weightwatcher
 from specdiag.htsr.goodness_of_fit import goodness_of_fit, likelihood_ratios
 from specdiag.htsr.null import gaussian_draws, p_value, permutation_draws

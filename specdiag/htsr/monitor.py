@@ -22,7 +22,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from specdiag.checkpoint.reader import Tensor, open_checkpoint, read_values
+from specdiag.checkpoint.reader import open_checkpoint
+from specdiag.checkpoint.tensor import Tensor, read_values
 from specdiag.files import write_whole
 from specdiag.htsr.esd import eigenvalues, resolved_eigenvalues
 from specdiag.htsr.layers import MIN_EIGENVALUES, matrices, skip_reason
