@@ -1,7 +1,8 @@
 """Text for messages and tables: escaped, cut, counted."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -51,6 +52,11 @@ def short(name: str, longest: int = 52) -> str:
 def counted(n: int, noun: str, plural: str = "") -> str:
     """Return a number with its noun: `1 layer`, `2 layers`, `2 matrices` (given that plural)."""
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
+def tally(words: Iterable[str]) -> str:
+    """Return how often each word occurs, in order of first occurrence: `3 ok, 1 missing`."""
+    return ", ".join(f"{n:,} {word}" for word, n in Counter(words).items())
 
 
 def some(names: Sequence[str], most: int = 4) -> str:

@@ -1,4 +1,4 @@
-"""Comparisons -> what the command line prints: tables and sentences for people, JSON for machines."""
+"""Comparisons -> tables and sentences for people, JSON for machines."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from specdiag.dataset.spectra import unique_names
 from specdiag.htsr.layers import Layer
 from specdiag.show.layers import layer_row
 from specdiag.show.table import render
-from specdiag.wording import number, printable, some, without_nan
+from specdiag.wording import accounting, counted, number, printable, some, without_nan
 
 if TYPE_CHECKING:
     from specdiag.checkpoint.reader import Checkpoint
@@ -27,9 +27,9 @@ _OF_LAYERS = [name for name, spec in COMPARISON.items() if spec.dims[:2] == ("co
 
 
 def as_json(checkpoints: Sequence["Checkpoint"], comparisons: Sequence[Comparison]) -> str:
-    """Return everything but the eigenvalues as one JSON object; NaN and infinity become null."""
+    """Return all values but the eigenvalues as one JSON object; NaN and infinity become null."""
     names = unique_names(checkpoints)
-    found = [
+    rows = [
         {
             "first": names[0],
             "second": name,
@@ -48,7 +48,7 @@ def as_json(checkpoints: Sequence["Checkpoint"], comparisons: Sequence[Compariso
         }
         for name, comparison in zip(names[1:], comparisons, strict=True)
     ]
-    return json.dumps({"comparisons": without_nan(found)}, indent=2, allow_nan=False)
+    return json.dumps({"comparisons": without_nan(rows)}, indent=2, allow_nan=False)
 
 
 def _row(pair: Pair) -> dict[str, Any]:
@@ -57,13 +57,13 @@ def _row(pair: Pair) -> dict[str, Any]:
 
 
 def _measured(layer: Layer) -> dict[str, Any]:
-    """Return the values of a layer, without the tests that a comparison does not make."""
+    """Return the values of a layer without those of the tests, which a comparison does not make."""
     row = layer_row(layer)
     return {k: v for k, v in row.items() if not k.startswith(("gof", "log_likelihood", "verdict"))}
 
 
 def _reason(pair: Pair) -> str:
-    """Return why a pair was not compared; what kept one of its layers from being measured otherwise."""
+    """Return why a pair was not compared, or else why one of its layers was not measured."""
     reasons = dict.fromkeys(
         layer.reason for layer in (pair.first, pair.second) if layer.status not in MEASURED
     )
@@ -71,7 +71,7 @@ def _reason(pair: Pair) -> str:
 
 
 def as_table(pairs: Sequence[Pair], width: int | None = None) -> list[str]:
-    """Return the lines of the table of the matrices measured in both; none when there are none."""
+    """Return the lines of the table of the matrices that were measured in both; may be empty."""
     measured = [pair for pair in pairs if pair.is_measured]
     if not measured:
         return []
@@ -107,19 +107,16 @@ def _change(first: Layer, second: Layer) -> str:
 
 
 def summary_lines(comparison: Comparison, names: tuple[str, str]) -> list[str]:
-    """Return what there is to say of two checkpoints as a whole, the conclusion last."""
+    """Return the summary of two checkpoints as a whole; the conclusion is the last line."""
     whole = comparison.summary
     lines = [_identity_line(comparison.pairs), *_other_tensors(comparison.pairs, names)]
     if whole["n_compared"]:
         lines += _alpha_lines(whole)
     for label, name in zip(("first", "second"), names, strict=True):
-        found = whole[label]
+        summary = whole[label]
         lines.append(
-            f"{name}: fit {found['n_fit']} of {found['n_fit'] + found['n_degenerate']} matrices that "
-            f"could be, mean alpha {number(found['posterior_mean_alpha'], '.2f')}, ROPE fraction "
-            f"{number(found['rope_fraction'], '.1%')}; walked {found['n_walked']} = {found['n_fit']} "
-            f"fit + {found['n_degenerate']} degenerate + {found['n_skipped']} skipped"
-            + (f" + {found['n_failed']} failed" if found["n_failed"] else "")
+            f"{name}: mean alpha {number(summary['posterior_mean_alpha'], '.2f')}, mean probability "
+            f"of 1.9 to 2.1 {number(summary['rope_fraction'], '.1%')}; {accounting(summary)}"
         )
     return [printable(line) for line in [*lines, whole["conclusion"]]]
 
@@ -142,7 +139,7 @@ def _identity_line(pairs: Sequence[Pair]) -> str:
 
 
 def _other_tensors(pairs: Sequence[Pair], names: tuple[str, str]) -> list[str]:
-    """Return a line for each relation of the tensors that are not in the table."""
+    """Return a line for each relation, with the tensors that are not in the table."""
     label = {"only in first": f"only in {names[0]}", "only in second": f"only in {names[1]}"}
     groups: dict[str, list[str]] = {}
     for pair in pairs:
@@ -151,7 +148,7 @@ def _other_tensors(pairs: Sequence[Pair], names: tuple[str, str]) -> list[str]:
             about = "; ".join(filter(None, (_reason(pair), distance)))
             shown = pair.name + f" ({about})" * bool(about)
             groups.setdefault(label.get(pair.relation, pair.relation), []).append(shown)
-    return [f"  {relation}: {some(found)}" for relation, found in groups.items()]
+    return [f"  {relation}: {some(listed)}" for relation, listed in groups.items()]
 
 
 def _alpha_lines(whole: dict[str, Any]) -> list[str]:
@@ -159,17 +156,16 @@ def _alpha_lines(whole: dict[str, Any]) -> list[str]:
         low, high = whole[name]
         return f"{low:+z.2f} to {high:+z.2f}" if math.isfinite(low) else "none"
 
-    n_layers, n_blocks = whole["n_compared"], whole["n_blocks"]
     alpha = (
-        f"alpha, second minus first, over {n_layers} layer{'s' * (n_layers > 1)} in {n_blocks} block"
-        f"{'s' * (n_blocks > 1)}: mean {whole['mean_alpha_difference']:+.3f}"
+        f"alpha, second minus first, over {counted(whole['n_compared'], 'layer')} in "
+        f"{counted(whole['n_blocks'], 'block')}: mean {whole['mean_alpha_difference']:+.3f}"
     )
-    rope = f"mean difference of P(1.9 to 2.1) {whole['mean_rope_difference']:+z.3f}"
-    if n_blocks < 2:
+    rope = f"mean difference of the probability of 1.9 to 2.1 {whole['mean_rope_difference']:+z.3f}"
+    if whole["n_blocks"] < 2:
         return [alpha, rope]
     alpha += (
-        f", 95 % interval over blocks {interval('mean_alpha_difference_ci')}, allowing for seeds "
-        f"{interval('mean_alpha_difference_seed_ci')}"
+        f", 95 % interval over blocks {interval('mean_alpha_difference_ci')}, allowing for other "
+        f"seeds {interval('mean_alpha_difference_seed_ci')}"
     )
     tests = f"sign test p {whole['sign_p']:.3f}, Wilcoxon p {whole['wilcoxon_p']:.3f}"
     return [alpha, f"{tests}; {rope}"]

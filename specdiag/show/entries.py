@@ -1,13 +1,13 @@
 """Entries, plans and outcomes of a lock -> rows for machines, and tables for people."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specdiag.lock.entry import Entry, Lock
 from specdiag.obtain.state import state
-from specdiag.wording import printable
+from specdiag.show.table import aligned
+from specdiag.wording import counted, tally
 
 if TYPE_CHECKING:
     from specdiag.obtain.build import Outcome
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 
 
 def rows(root: Path, lock: Lock, entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Return a row an entry: name, state, and what is known of it; None where nothing is.
+    """Return a row for each entry: its name, state, size, R² and cost; None for unknown values.
 
-    `published_r2` holds every published test R², with its method; `r2` is ours: of the file that is there,
-    else the recorded one.
+    `published_r2` holds every published test R² with its method. `r2` is ours: that of the file, if
+    it exists, else the one that the lock records.
     """
     return [_row(root, lock, entry) for entry in entries]
 
 
 def _row(root: Path, lock: Lock, entry: Entry) -> dict[str, Any]:
-    found = state(root, lock, entry)
-    metrics = found.receipt.metrics if found.receipt else entry.metrics
+    current = state(root, lock, entry)
+    metrics = current.receipt.metrics if current.receipt else entry.metrics
     path = root / entry.path
     return {
         "name": entry.name,
         "scale": entry.scale,
         "group": entry.group,
-        "state": found.word,
-        "reason": found.reason,
+        "state": current.word,
+        "reason": current.reason,
         "size": path.stat().st_size if path.is_file() else entry.file.size,
         "path": entry.path if entry.kind == "checkpoint" else None,
         "published_r2": [
@@ -53,9 +53,9 @@ def _obtained_by(entry: Entry) -> str:
     return "fetch, train" if entry.source else "train"
 
 
-def table(found: Sequence[dict[str, Any]]) -> str:
-    """Return the rows as a table, with the reason of every state that is not ok, and a count."""
-    if not found:
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows as a table with the reason of each state that is not ok, and their number."""
+    if not rows:
         return "the lock has no entries: write a recipe, then run `specdiag lock`"
     header = ("name", "scale", "state", "size", "published R2", "our R2", "by", "cost", "")
     cells = [
@@ -70,16 +70,16 @@ def table(found: Sequence[dict[str, Any]]) -> str:
             _cost(row["seconds"], row["hardware"]),
             row["reason"],
         )
-        for row in found
+        for row in rows
     ]
-    count = Counter(row["state"] for row in found)
-    total = ", ".join(f"{n} {word}" for word, n in count.items())
-    return "\n".join([*_aligned([header, *cells]), f"{len(found)} entries: {total}"])
+    states = tally(row["state"] for row in rows)
+    total = f"{counted(len(rows), 'entry', 'entries')}: {states}"
+    return "\n".join([*aligned([header, *cells]), total])
 
 
 def plan_text(steps: Sequence["Step"]) -> str:
-    """Return what is to be done with each entry, and the known cost of all."""
-    lines = _aligned(
+    """Return a line for each entry with the action that it needs, and the known cost of all."""
+    lines = aligned(
         [
             (step.action, step.entry.name, step.entry.scale, _why(step), _step_cost(step))
             for step in steps
@@ -110,19 +110,9 @@ def _known(entry: Entry) -> tuple[float | None, str | None]:
 
 
 def outcome_text(outcomes: Sequence["Outcome"]) -> str:
-    """Return what became of each entry, and a count."""
+    """Return a line for each entry with its outcome, and how often each outcome occurs."""
     cells = [(o.word, o.entry.name, o.entry.scale, o.text) for o in outcomes]
-    count = Counter(o.word for o in outcomes)
-    total = ", ".join(f"{n} {word}" for word, n in count.items()) or "0 entries"
-    return "\n".join([*_aligned(cells), total])
-
-
-def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
-    cells = [[printable(cell) for cell in row] for row in cells]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells
-    ]
+    return "\n".join([*aligned(cells), tally(o.word for o in outcomes) or "0 entries"])
 
 
 def _size(size: int | None) -> str:

@@ -1,10 +1,10 @@
-"""Measured layers -> what the command line prints: a table for people, JSON and CSV for machines."""
+"""Measured layers -> a table for people, JSON and CSV for machines."""
 
 import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from specdiag.dataset.schema import SCHEMA, layer_value
@@ -13,12 +13,12 @@ from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.htsr.layers import Layer
 from specdiag.htsr.verdict import MAX_Q, summarise
 from specdiag.show.table import render
-from specdiag.wording import number, printable, some, without_nan
+from specdiag.wording import accounting, counted, number, printable, some, without_nan
 
 if TYPE_CHECKING:
     from specdiag.checkpoint.reader import Checkpoint
 
-# The ends of an interval and the alternatives have a column each.
+# Each end of an interval and each alternative has a column.
 _SUFFIXES = {"ci_bound": ("lower", "upper"), "alternative": ALTERNATIVES}
 _COLUMNS = {
     name: [f"{name}_{suffix}" for suffix in _SUFFIXES[spec.dims[2]]] if spec.dims[2:] else [name]
@@ -30,7 +30,15 @@ _STYLES: dict[str, dict[str, Any]] = {
     "failed": {"fg": "red"},
     "skipped": {"dim": True},
 }
-# What a narrow terminal does without, in this order, until names have that much room.
+_MEANING = {
+    "power law": "a power law fits, and no other curve fits better",
+    "compatible": "a power law is plausible; another curve fits better or was not tested",
+    "too few": "the tail is too short to judge",
+    "rejected": "no power law fits the tail",
+    "no evidence": "random matrices have tails as heavy",
+    "degenerate": "the spectrum has collapsed",
+}
+# Columns that a narrow terminal drops, in this order, and the characters that names then need.
 _DROPPED: tuple[tuple[set[str], int], ...] = (
     (set(), 10_000),
     ({"mean", "KS", "stable rank", "spectral norm"}, 24),
@@ -40,8 +48,8 @@ _DROPPED: tuple[tuple[set[str], int], ...] = (
 
 
 def as_json(checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence[Layer]]) -> str:
-    """Return everything but the eigenvalues as one JSON object; NaN and infinity become null."""
-    found = [
+    """Return all values but the eigenvalues as one JSON object; NaN and infinity become null."""
+    rows = [
         {
             "name": name,
             "path": str(checkpoint.path) if checkpoint.path else None,
@@ -54,11 +62,11 @@ def as_json(checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence[Lay
             unique_names(checkpoints), checkpoints, measured, strict=True
         )
     ]
-    return json.dumps({"checkpoints": without_nan(found)}, indent=2, allow_nan=False)
+    return json.dumps({"checkpoints": without_nan(rows)}, indent=2, allow_nan=False)
 
 
 def as_csv(checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence[Layer]]) -> str:
-    """Return one row a matrix; an empty cell where there is no value."""
+    """Return CSV with a row for each matrix; a cell without a value is empty."""
     text = io.StringIO()
     header = [column for columns in _COLUMNS.values() for column in columns]
     writer = csv.DictWriter(text, ["checkpoint", "layer", *header], lineterminator="\n")
@@ -69,7 +77,7 @@ def as_csv(checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence[Laye
 
 
 def layer_row(layer: Layer) -> dict[str, Any]:
-    """Return the name of a layer and all its values in the schema; an interval has two."""
+    """Return the name of a layer and all its values in the schema; an interval has two columns."""
     row = {"layer": layer.name}
     for name, columns in _COLUMNS.items():
         value = layer_value(layer, name)
@@ -78,7 +86,7 @@ def layer_row(layer: Layer) -> dict[str, Any]:
 
 
 def as_table(layers: Sequence[Layer], width: int | None = None) -> list[str]:
-    """Return the lines of the table of a checkpoint: a header, and a row a matrix."""
+    """Return the lines of the table of a checkpoint: a header, and a row for each matrix."""
     cells = [_cells(layer) for layer in layers]
     styles = [_STYLES.get(layer.status, {}) for layer in layers]
     return render([layer.name for layer in layers], cells, styles, _DROPPED, width)
@@ -108,49 +116,43 @@ def _outside(layer: Layer) -> bool:
 
 
 def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str]:
-    """Return the summary of a checkpoint: alphas over fit layers, and the accounting."""
-    found = summarise(layers)
+    """Return the summary of a checkpoint: alphas over measured layers, and the accounting."""
+    summary = summarise(layers)
     n_vectors = sum(len(t.shape) < 2 for t in checkpoint.tensors)
-    lines = _alpha_lines(found) if found["n_fit"] else ["no layer could be fit: there is no alpha"]
-    buckets = " + ".join(
-        f"{found[f'n_{status}']} {status}"
-        for status in ("fit", "degenerate", "skipped", "failed")
-        if status != "failed" or found["n_failed"]
-    )
-    lines.append(
-        f"walked {found['n_walked']} matrices = {buckets}"
-        f"   ({n_vectors} vectors and scalars are not matrices)"
-    )
-    lines += [f"  {r['status']}: {r['reason']}: {some(r['layers'])}" for r in found["reasons"]]
+    lines = _alpha_lines(summary) if summary["n_fit"] else ["no layer was measured: no alpha"]
+    ignored = f"; {counted(n_vectors, 'vector or scalar', 'vectors and scalars')} ignored"
+    lines.append(accounting(summary) + ignored * bool(n_vectors))
+    lines += [f"  {r['status']}: {r['reason']}: {some(r['layers'])}" for r in summary["reasons"]]
     if any(_outside(layer) for layer in layers):
-        lines.append("* outside the interval: its xmin is one of many that explain the spectrum")
+        lines.append("* unreliable: several tail starts fit equally well; use the interval")
     lines += [f"note: {note}" for note in checkpoint.notes]
     return [printable(line) for line in lines]
 
 
-def _alpha_lines(found: dict[str, Any]) -> list[str]:
-    low, high = found["mean_alpha_interval"]
+def _alpha_lines(summary: Mapping[str, Any]) -> list[str]:
+    low, high = summary["mean_alpha_interval"]
     interval = f" (95 % interval over layers {low:.2f} to {high:.2f})" if math.isfinite(low) else ""
-    lines = []
-    lines.append(
-        f"alpha over {found['n_fit']} fit layers ({found['coverage']:.0%} of those that could be): "
-        f"mean {found['mean_alpha']:.3f}{interval}, median {found['median_alpha']:.3f}, "
-        f"mean |alpha - 2| {found['mean_distance_from_2']:.2f}"
+    alpha = (
+        f"alpha over {counted(summary['n_fit'], 'measured layer')} ({summary['coverage']:.0%} of all "
+        f"eligible matrices): mean {summary['mean_alpha']:.3f}{interval}, median "
+        f"{summary['median_alpha']:.3f}, mean |alpha - 2| {summary['mean_distance_from_2']:.2f}"
     )
-    lines.append(
-        f"below 2: {found['fraction_below_2']:.0%}   2 to 6: {found['fraction_2_to_6']:.0%}   "
-        f"above 6: {found['fraction_above_6']:.0%}"
+    shares = (
+        f"below 2: {summary['fraction_below_2']:.0%}   2 to 6: {summary['fraction_2_to_6']:.0%}   "
+        f"above 6: {summary['fraction_above_6']:.0%}"
     )
-    if math.isfinite(found["rope_fraction"]):
+    lines = [alpha, shares]
+    if math.isfinite(summary["rope_fraction"]):
         lines.append(
-            f"posterior: mean alpha {found['posterior_mean_alpha']:.3f}, mean P(1.9 to 2.1) "
-            f"{found['rope_fraction']:.1%}; intervals inside {found['n_inside_rope']}, outside "
-            f"{found['n_outside_rope']}, undecided {found['n_undecided']}"
+            f"posterior: mean alpha {summary['posterior_mean_alpha']:.3f}, mean probability of 1.9 to "
+            f"2.1 {summary['rope_fraction']:.1%}; alpha is close to 2 in "
+            f"{counted(summary['n_inside_rope'], 'layer')}, not in {summary['n_outside_rope']}, "
+            f"unclear in {summary['n_undecided']}"
         )
-    if found["n_tested"]:
-        words = ", ".join(f"{count} {word}" for word, count in found["verdicts"].items())
+    if summary["n_tested"]:
         lines.append(
-            f"{found['n_distinguishable']} of {found['n_tested']} alphas are lower than a random "
-            f"matrix gives (q <= {MAX_Q}); verdicts: {words}"
+            f"{summary['n_distinguishable']} of {counted(summary['n_tested'], 'layer')} have heavier "
+            f"tails than random matrices (q <= {MAX_Q})"
         )
+        lines += [f"  {n} {word}: {_MEANING[word]}" for word, n in summary["verdicts"].items()]
     return lines

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from specdiag.show.table import aligned
 from specdiag.transfer.link import ALL_TASKS, MIN_ARRANGEMENTS, QUANTITIES
 from specdiag.wording import number, printable, without_nan
 
@@ -77,12 +78,12 @@ def lines(found: "xr.Dataset") -> list[str]:
         *_still(found.attrs),
         _NOTE,
         "",
-        *_aligned(_rows(found)),
+        *_table(_rows(found)),
         *_same(found),
         "",
     ]
     shown.append("within each task:")
-    shown += _aligned(_task_rows(found, tasks)) if tasks else ["no checkpoint has a task"]
+    shown += _table(_task_rows(found, tasks)) if tasks else ["no checkpoint has a task"]
     return [printable(line) for line in [*shown, "", *verdict(found)]]
 
 
@@ -149,13 +150,8 @@ def _task_rows(found: "xr.Dataset", tasks: Sequence[str]) -> list[dict[str, str]
     return rows
 
 
-def _aligned(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return the lines of a table: a header, and rows with the first column on the left."""
-    table = [list(rows[0]), *(list(row.values()) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in table
-    ]
+def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    return aligned([list(rows[0]), *(list(row.values()) for row in rows)], "<>")
 
 
 def _counted(cell: Mapping[str, Any]) -> str:

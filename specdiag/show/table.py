@@ -1,13 +1,33 @@
-"""Aligned columns for a terminal."""
+"""Rows of text -> aligned columns for a terminal."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-from specdiag.wording import shown as shown_name
+from specdiag.wording import printable, shown
 
-_LONGEST_NAME = 200  # characters in a table that is not for a terminal
+_LONGEST_NAME = 200  # characters, in a table that is not for a terminal
+_SHORTEST_NAME = 8
+
+
+def aligned(rows: Sequence[Sequence[str]], alignment: str = "<") -> list[str]:
+    """Return the rows as lines, their columns two spaces apart.
+
+    Parameters
+    ----------
+    rows : sequence of sequence of str
+        All of one length; cells are made printable.
+    alignment : str
+        A character for each column, `<` for left and `>` for right; the last one holds for all
+        further columns.
+    """
+    columns = []
+    for i, cells in enumerate(zip(*rows, strict=True)):
+        column = [printable(cell) for cell in cells]
+        side = alignment[min(i, len(alignment) - 1)]
+        columns.append([f"{cell:{side}{max(map(len, column))}}" for cell in column])
+    return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
 
 
 def render(
@@ -17,49 +37,46 @@ def render(
     droppable: Sequence[tuple[set[str], int]],
     width: int | None,
 ) -> list[str]:
-    """Return the lines of a table: a header, and a row a matrix.
+    """Return the lines of a table of matrices: a header, a rule, and a row for each matrix.
 
     Parameters
     ----------
     names : sequence of str
-        Of the matrices.
+        Names of the matrices.
     cells : sequence of mapping of str to str
-        The other cells of each row by column; words in the last column, numbers in the others.
+        The other cells of each row, by column: words in the last column, numbers in the others.
     styles : sequence of mapping
-        Of each row, for `click.style`.
+        Arguments of `click.style` for each row.
     droppable : sequence of (set of str, int)
-        Columns that a table which is too wide does without, in this order, until names have that much
-        room; then names are shortened.
+        If the table is too wide, these sets of columns are dropped one after another, until the
+        names have at least so many characters. Then the names are shortened.
     width : int, optional
-        Columns of the terminal.
+        Columns of the terminal; None keeps the whole table.
     """
-    names = [shown_name(name, quote=False, limit=_LONGEST_NAME) for name in names]
-    taken = {name: max(len(name), *(len(row[name]) for row in cells)) for name in cells[0]}
+    names = [shown(name, quote=False, limit=_LONGEST_NAME) for name in names]
+    taken = {column: max(len(column), *(len(row[column]) for row in cells)) for column in cells[0]}
     longest = max(len("matrix"), *map(len, names))
-    room, shown = longest, list(taken)
+    room, columns = longest, list(taken)
     for dropped, needed in droppable:
-        shown = [name for name in shown if name not in dropped]
+        columns = [column for column in columns if column not in dropped]
         if width is None:
             break
-        room = min(longest, width - sum(2 + taken[name] for name in shown))
+        room = min(longest, width - sum(2 + taken[column] for column in columns))
         if room >= min(needed, longest):
             break
-
-    def line(name: str, row: Mapping[str, str]) -> str:
-        numbers = [row[column].rjust(taken[column]) for column in shown[:-1]]
-        return "  ".join([_shortened(name, room).ljust(room), *numbers, row[shown[-1]]])
-
     rows = [
-        click.style(line(name, row), **style)
-        for name, row, style in zip(names, cells, styles, strict=True)
+        [_shortened(name, room), *(row[column] for column in columns)]
+        for name, row in zip(names, cells, strict=True)
     ]
-    header = line("matrix", {name: name for name in taken})
-    return [header, "-" * (len(header) - len(shown[-1]) + taken[shown[-1]]), *rows]
+    alignment = "<" + ">" * (len(columns) - 1) + "<"
+    header, *lines = aligned([["matrix", *columns], *rows], alignment)
+    rule = "-" * max(map(len, (header, *lines)))
+    return [header, rule, *(click.style(x, **s) for x, s in zip(lines, styles, strict=True))]
 
 
 def _shortened(name: str, room: int) -> str:
     """Return a name that fits: without .weight, its words cut to three letters from the left."""
-    room = max(room, 8)
+    room = max(room, _SHORTEST_NAME)
     words = name.removesuffix(".weight").split(".") if len(name) > room else [name]
     for i, word in enumerate(words):
         if len(".".join(words)) <= room:

@@ -155,7 +155,7 @@ def test_a_fetched_checkpoint_is_read_by_its_name(hub, lock, fetch):
     fetch()
     status, out, _ = run(lock.parent, "alpha", NAME, "--no-gof")
     assert status == 0
-    assert "walked 1 matrices = 1 fit" in out
+    assert "\n1 matrix: 1 measured" in out
 
 
 def test_a_hash_that_is_declared_binds_the_first_time_already(hub, lock, fetch, target):

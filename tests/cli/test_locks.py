@@ -68,7 +68,7 @@ def test_all_that_is_ok_is_kept_and_a_group_is_a_part_of_all(lock):
     change(lock, 'group="toys",\n', "group=group,\n")
     run(lock.parent, "lock")
     assert run(lock.parent, "train", "--group", "g1")[1].splitlines()[-1] == "2 trained"
-    assert run(lock.parent, "list", "--group", "g1")[1].splitlines()[-1] == "1 entries: 1 ok"
+    assert run(lock.parent, "list", "--group", "g1")[1].splitlines()[-1] == "1 entry: 1 ok"
     _, out, _ = run(lock.parent, "train", "--all")
     assert out.splitlines()[-1] == "2 kept, 1 trained, 1 evaluated"
     before, text = toy.log(lock), lock.read_bytes()

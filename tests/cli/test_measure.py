@@ -66,12 +66,12 @@ def test_the_table_has_a_row_a_matrix_and_the_accounting(file):
         f"{expected.spectral_norm.item():#.3g}",
         *expected.verdict.item().split(),
     ]
-    assert "walked 6 matrices = 2 fit + 1 degenerate + 2 skipped + 1 failed" in out
+    assert "6 matrices: 2 measured, 1 degenerate, 2 skipped, 1 failed; 1 vector or scalar ignored" in out
     assert "degenerate: rank 0: fewer than 50 eigenvalues above rounding: dead.weight" in out
     assert "failed: 3,600 of 3,600 values are NaN or infinite: broken.weight" in out
     assert "skipped: embedding table, by its name: unit_emb.weight" in out
     assert "skipped: too few eigenvalues: 2 of at least 50: readout.weight" in out
-    assert "alpha over 2 fit layers (67% of those that could be): mean" in out
+    assert "alpha over 2 measured layers (67% of all eligible matrices): mean" in out
 
 
 def test_json_holds_the_same_numbers_and_null_for_none(file):
@@ -310,8 +310,8 @@ def test_compare_prints_a_row_a_measured_matrix_what_is_the_same_and_a_sentence(
         )
         for x in lines
     )
-    assert "net: fit 2 of 3 matrices that could be" in out
-    assert "walked 6 = 2 fit + 1 degenerate + 2 skipped + 1 failed" in out
+    (line,) = (line for line in lines if line.startswith("net: mean alpha "))
+    assert line.endswith("; 6 matrices: 2 measured, 1 degenerate, 2 skipped, 1 failed")
     assert lines[-2] == expected.conclusion.item()
 
 
