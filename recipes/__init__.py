@@ -1,1 +1,4 @@
-"""The recipes of checkpoints.lock: each module declares entries, and builds them."""
+"""Recipes of checkpoints.lock: each public module here declares entries and builds them.
+
+Modules whose name begins with an underscore, and the folders, hold what several recipes share.
+"""

@@ -1,8 +1,8 @@
-"""What the published runs share: model, optimizer, arms, figures, and one way to declare an entry.
+"""Settings and published values that recipes share: model, optimizer, arms, and `declare`.
 
-The paper scale is the public POYO repository's, as the published harness around it sets it. The desk
-scale is the same protocol on simulated recordings with a small model, and with AdamW, which learns
-in the few steps that two processor cores do in a minute.
+The paper scale has the settings of the public POYO repository, as the published experiments set
+them. The desk scale is the same protocol on simulated recordings, with a small model and with
+AdamW, which learns in the few steps that two processor cores do in a minute.
 """
 
 from typing import Any, Literal
@@ -23,7 +23,7 @@ MODEL = {
         "dim": 128, "dim_head": 64, "depth": 24, "cross_heads": 4, "self_heads": 8,
         "ffn_dropout": 0.2, "lin_dropout": 0.4, "atn_dropout": 0.2,
     },
-    "desk": {  # no dropout: half of the forward pass on a processor is that of the attention
+    "desk": {  # no dropout: in the attention it takes half of a forward pass on a CPU
         "sequence_length": 1.0, "latent_step": 0.125, "num_latents_per_step": 4,
         "dim": 64, "dim_head": 32, "depth": 2, "cross_heads": 2, "self_heads": 4,
         "ffn_dropout": 0.0, "lin_dropout": 0.0, "atn_dropout": 0.0,
@@ -31,9 +31,9 @@ MODEL = {
 }
 # fmt: on
 
-# Maximum, minimum and mode of the number of units that UnitDropout keeps. Its density rises from 1 at
-# the minimum to `peak` at the mode and falls again to 1. Simulated sessions have 30 to 60 units, so
-# at desk scale the published numbers times 0.6 keep about the same share of them.
+# Maximum, minimum and mode of the number of units that UnitDropout keeps. The density of this
+# number rises from 1 at the minimum to `peak` at the mode and falls to 1 at the maximum. Simulated
+# sessions have 30 to 60 units, so the published numbers are multiplied by 0.6.
 _DROPOUT = {
     ("paper", "standard"): (300, 30, 100),
     ("paper", "aggressive"): (300, 30, 50),
@@ -44,20 +44,19 @@ _DROPOUT = {
 }
 
 _ONE_CYCLE = {
-    "rule": "one_cycle",  # constant for half of the steps, then down to nearly nothing
+    "rule": "one_cycle",  # constant for half of the steps, then down to almost zero
     "pct_start": 0.5,
     "div_factor": 1.0,
     "anneal": "cos",
     "momentum": [0.85, 0.95],
 }
 
-
-# A small model at a constant high rate leaves in its first steps: warm up, and hold beta1.
+# A small model diverges in its first steps at a constant high rate: warm up, and keep beta1 fixed.
 _WARM_UP = {**_ONE_CYCLE, "pct_start": 0.3, "div_factor": 25.0, "momentum": [0.9, 0.9]}
 
 
 def unit_dropout(scale: str, level: str) -> Table:
-    """Return the settings of UnitDropout; level is off, standard, aggressive or timing."""
+    """Return the settings of UnitDropout; `level` is off, standard, aggressive or timing."""
     if level == "off":
         return {"level": level}
     most, least, mode = _DROPOUT[scale, level]
@@ -65,10 +64,10 @@ def unit_dropout(scale: str, level: str) -> Table:
 
 
 def lamb(max_lr: float, batch: Any) -> Table:
-    """Return the published optimizer: max_lr = base_lr * batch, whatever the number of devices.
+    """Return the published optimizer: max_lr = base_lr * batch, for any number of devices.
 
-    Embeddings of units and sessions are a sparse group: rows without a gradient do not move. Where
-    the batch depends on the recordings, so does base_lr, and only max_lr is given.
+    Embeddings of units and sessions are a sparse group: rows without a gradient are not updated. If
+    the batch depends on the recordings, base_lr does, too; then only max_lr is declared.
     """
     rule = {"rule": "SparseLamb", "max_lr": max_lr}
     if isinstance(batch, int):
@@ -84,10 +83,11 @@ def adamw(max_lr: float) -> Table:
 
 
 def training(*, devices: int = 1, matmul: str = "medium", **length: Any) -> Table:
-    """Return the training's part of the params: length is batch and epochs, or batch and steps.
+    """Return `params["training"]`; `length` is batch and epochs, or batch and steps.
 
-    `matmul` is PyTorch's precision of products of float32 matrices. The published one, medium, may
-    round factors to bfloat16 on a GPU, which raises the floor of small covariance eigenvalues.
+    `matmul` is PyTorch's precision for products of float32 matrices. The published setting, medium,
+    allows rounding factors to bfloat16 on a GPU. This raises the smallest eigenvalues of the
+    covariance.
     """
     fixed = {"loss": "mse", "precision": "float32", "seed": 42, "keep": "best validation r2"}
     return {**length, "devices": devices, "matmul_precision": matmul, **fixed}
@@ -102,32 +102,35 @@ _DESK = {
 
 
 def desk_cost(seconds: float) -> Cost:
-    """Return the cost of a desk entry: a target, not a measurement."""
+    """Return the cost of a desk entry: an intended value, not a measurement."""
     return Cost(seconds=seconds, hardware="2 CPU cores")
 
 
 Arm = Literal["pretrained", "plastic", "scratch", "scratch_tuned"]
-ARMS: tuple[Arm, ...] = ("pretrained", "scratch", "scratch_tuned")  # of a transfer
+ARMS: tuple[Arm, ...] = ("pretrained", "scratch", "scratch_tuned")  # of a transfer experiment
 
 
 def transfer(arm: Arm, scale: Scale, *, new_readout: bool) -> Table:
-    """Return what an arm starts from and what it trains.
+    """Return `params["transfer"]`: the start of an arm and the weights that it trains.
 
-    `pretrained` trains new embeddings, and the readout, before the frozen core of the base; `plastic`
-    trains everything from there; `scratch` has the optimizer and the budget of `pretrained`;
-    `scratch_tuned` has a learning rate and a budget of its own. New embeddings are as small as
-    torch_brain makes them (0.02) at paper scale; in the few steps of the desk scale some seeds do not get
-    away from there, and they start with the standard deviation of the parent's.
+    - `pretrained` starts from the base, freezes its core and trains new embeddings and the readout.
+    - `plastic` starts from the base and trains all weights.
+    - `scratch` starts at random, with the optimizer and the budget of `pretrained`.
+    - `scratch_tuned` starts at random, with its own learning rate and budget.
+
+    At paper scale new embeddings have the standard deviation of torch_brain, 0.02. At desk scale
+    they have that of the parent's embeddings: with 0.02 some seeds do not learn within the few
+    steps of this scale.
     """
     scratch = arm.startswith("scratch")
-    found = {
+    declared = {
         "start": "random" if scratch else "parent",
         "core": "frozen" if arm == "pretrained" else "trained",
         "readout": "new" if scratch or new_readout else "kept",
     }
     if not scratch:
-        found["new_embeddings"] = "parent" if scale == "desk" else "torch_brain"
-    return found
+        declared["new_embeddings"] = "parent" if scale == "desk" else "torch_brain"
+    return declared
 
 
 def finetuned(
@@ -148,14 +151,15 @@ def finetuned(
     Parameters
     ----------
     batch : int or list of [int, int]
-        Windows in a step at paper scale, or pairs: from that many training windows, that batch.
+        Windows in a step at paper scale; or pairs [number of training windows, batch]: the batch
+        for recordings that have at least this number of windows.
     fraction : float
-        Of the training intervals, from their beginning.
+        Part of the training intervals that is used, counted from their beginning.
     reported : tuple of Reported
-        Figures of the published run.
+        Values of the published run.
     """
     optimizer, run = lamb(8e-3, batch), training(batch=batch, epochs=epochs)
-    if arm == "scratch_tuned":  # the public rule, 3.125e-5 a window: learns where 8e-3 does not
+    if arm == "scratch_tuned":  # the public rule, 3.125e-5 per window, learns where 8e-3 does not
         optimizer, run = lamb(8 * 3.125e-5, 8), training(batch=8, steps=4000)
     max_lr, steps, seconds = _DESK[arm]
     on_desk = training(batch=16, steps=steps, matmul="highest")
@@ -197,14 +201,17 @@ def declare(
     reported: tuple[Reported, ...] = (),
     cost: Cost | None = None,
 ) -> Entry:
-    """Return an entry: recordings and figures at paper scale; at desk scale the simulation of a task that has one.
+    """Return an entry of one scale.
+
+    A paper entry has the recordings and the published values. A desk entry has the simulation of
+    its task, or the recordings if the task has no simulation.
 
     Parameters
     ----------
     params : dict
-        `data`, `training`, `optimizer` and the like; model, target and simulation are added.
+        `data`, `training`, `optimizer` and the like. Model, target and simulation are added here.
     parent : str, optional
-        Name of the entry, of the same scale, whose weights it starts from.
+        Name of the entry, of the same scale, whose weights this one starts from.
     """
     paper = scale == "paper"
     simulated = not paper and task.simulation is not None
@@ -226,21 +233,21 @@ def declare(
     )
 
 
-# How the published figures were computed.
+# How the published values were computed.
 R2 = (
     "held-out test windows stitched by timestamp, evaluation intervals of the target, mean over "
     "outputs and sessions"
 )
 BAYES = (
-    "bayes_report: posterior mean averaged over xmin with at least 50 eigenvalues in the tail, mean "
-    "over the matrices that were fit"
+    "bayes_report: posterior mean averaged over xmin with at least 50 eigenvalues in the tail, "
+    "mean over the matrices that were fit"
 )
 ROPE = "bayes_report: posterior probability of 1.9 <= alpha <= 2.1, mean over the matrices fit"
 COUNT = "two-dimensional matrices with both sides >= 50, embeddings of units and sessions left out"
 DEGENERATE = f"{COUNT}: those with fewer than 50 eigenvalues above the gate"
 FREQUENTIST = (
-    "alpha_report: frequentist power-law fit with at least 50 eigenvalues in the tail, mean over the "
-    "8 matrices that were fit"
+    "alpha_report: frequentist power-law fit with at least 50 eigenvalues in the tail, mean over "
+    "the 8 matrices that were fit"
 )
 _COVARIANCE = "covariance of the readout's input over the test windows"
 FEATURES = {
@@ -253,15 +260,15 @@ FEATURES = {
 
 
 def features(origin: str, **values: float) -> tuple[Reported, ...]:
-    """Return published figures of the features' covariance, named as in FEATURES."""
-    return tuple(figure(name, value, FEATURES[name], origin) for name, value in values.items())
+    """Return published values of the covariance of features, under their names in FEATURES."""
+    return tuple(published(name, value, FEATURES[name], origin) for name, value in values.items())
 
 
-def figure(quantity: str, value: float, method: str, origin: str) -> Reported:
-    """Return a published figure, with the digits that stand there."""
+def published(quantity: str, value: float, method: str, origin: str) -> Reported:
+    """Return a published value, with the digits of its origin."""
     return Reported(quantity=quantity, value=value, method=method, origin=origin)
 
 
 def r2(value: float, origin: str, *, run: str = "") -> Reported:
-    """Return a published R²; `run` says what sets the run apart from others of the same data."""
-    return figure("r2", value, f"{R2}; {run}" if run else R2, origin)
+    """Return a published R²; `run` distinguishes this run from others on the same data."""
+    return published("r2", value, f"{R2}; {run}" if run else R2, origin)

@@ -1,8 +1,8 @@
-"""Which recordings, and what is decoded from them.
+"""Tasks of the recipes: recordings, and the variables that are decoded from them.
 
-A version is what the prepared recordings say of themselves (`brainset.origin_version`), so that a
-recipe can check it. The pipeline of torch_brain 0.2.1 for Perich and Miller reads the draft of
-dandiset 000688; the published version that it cites is 0.250122.1735.
+The version of a task is the `brainset.origin_version` of its prepared recordings, so a recipe can
+check it. The pipeline of torch_brain 0.2.1 for Perich and Miller reads the draft of dandiset
+000688; the published version that it cites is 0.250122.1735.
 """
 
 import re
@@ -43,21 +43,25 @@ CHRONIC_SESSIONS = tuple(f"c_{date}_center_out_reaching" for date in _CHRONIC.sp
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Recordings and what is decoded from them, with the simulation that stands for them.
+    """Recordings, the variable that is decoded from them, and the simulation that replaces them.
 
     Attributes
     ----------
     brainset, version : str
     sessions : tuple of str
-        At desk scale they are simulated under the same names, unless `desk_sessions` says which.
-    windows, target : dict
-        Where training windows lie, and what is decoded, how it is scaled, weighed and evaluated.
+        Names of the recordings. At desk scale sessions of the same names are simulated, or those
+        of `desk_sessions`.
+    target : dict
+        The decoded variable: its scale, its weights in the loss and its evaluation intervals.
+    windows : dict
+        The intervals from which windows are drawn.
     simulation : dict or None
-        What is simulated at desk scale; None: nothing, desk scale has the recordings, too. The seed is the
-        animal's; sessions draw from it and their name.
+        Settings of the simulation at desk scale; None: desk scale uses the recordings, too. The
+        seed belongs to the animal; each session is drawn from this seed and its own name.
     dim_out : int
+        Number of outputs.
     new_readout : bool
-        The readout of the base does not fit and is replaced.
+        Whether the readout of the base is replaced because it does not fit.
     """
 
     brainset: str
@@ -75,17 +79,18 @@ class Task:
         return (Input(id="recordings", brainset=self.brainset, version=self.version),)
 
     def data(self, scale: str, fraction: float) -> Table:
-        """Return the data's part of the params; of the training intervals the first part is used."""
+        """Return `params["data"]`; `fraction` is the first part of the training intervals."""
         sessions = (scale == "desk" and self.desk_sessions) or self.sessions
         return {"sessions": list(sessions), "train_fraction": fraction, **self.windows}
 
 
-# Training windows lie at random in the training intervals; those of validation and test follow each
-# other by half a window. A place is an interval of the recording, or a time `from` `to` `around` an
-# event of each trial; all in seconds.
+# Training windows are drawn at random from the training intervals; windows of validation and test
+# follow each other at half a window. `within` and `evaluate_in` name intervals of the recording, or
+# give the time `from` and `to` `around` an event of each trial; all in seconds.
 WINDOWS = {"window": 1.0, "within": "train_domain", "eval_step": 0.5}
-# Of each session, units from and to. Test trials are few in minutes: six of reaches in two, which the
-# nine sessions of the base have each, forty of an interval in ten.
+# `units` is the smallest and the largest number of units of a session. Short sessions have few test
+# trials: six reaches in two minutes (each of the nine sessions of the base), forty intervals in
+# ten.
 SIMULATION = {"seconds": 300.0, "units": [30, 60]}
 BASE_SECONDS = 120.0
 
@@ -107,7 +112,7 @@ VELOCITY = {
     },
 }
 
-# The published rule for one reaching session: [from that many training windows, that batch].
+# The published rule for one reaching session: pairs [number of training windows, batch].
 SESSION_BATCH = [[0, 16], [256, 32], [1024, 64]]
 
 
@@ -118,8 +123,8 @@ def reaching(
 ) -> Task:
     """Return cursor velocity of reaching monkeys [Perich, Gallego & Miller 2018].
 
-    A session's name begins with the letter of the monkey, which is the seed of the simulated one;
-    `seconds` is the length of that.
+    The name of a session begins with the letter of the monkey. This letter is the seed of the
+    simulation; `seconds` is the length of a simulated session.
     """
     seed = ord(sessions[0][0])
     return Task(
@@ -134,10 +139,10 @@ def reaching(
 
 
 def timing(target: Table, windows: Table) -> Task:
-    """Return an interval's timing in dorsomedial frontal cortex, evaluated from Set to Go [Sohn 2019].
+    """Return the timing of an interval in dorsomedial frontal cortex [Sohn et al. 2019].
 
-    The trials of the benchmark's training file: its `train` part, split 80 to 20 (seed 42) into
-    training and validation, and its `val` part for the test.
+    It is evaluated from Set to Go. Trials are those of the training file of the benchmark: its
+    `train` part, split 80 to 20 (seed 42) into training and validation, and its `val` part as test.
     """
     return Task(
         brainset="dmfc_rsg",
@@ -153,7 +158,7 @@ def timing(target: Table, windows: Table) -> Task:
 
 PRODUCED_INTERVAL = {"variable": "produced_interval.value", "mean": 750.0, "std": 150.0}  # ms
 TIME_TO_GO = {"variable": "time_to_go.value", "rate": 50.0, "mean": 300.0, "std": 300.0}  # Hz, ms
-# Intervals that are shorter than a window are dropped: 0.05 s more than the window keep them.
+# Intervals shorter than a window are dropped; these are 0.05 s longer.
 FROM_SET = {"within": {"around": "set", "from": 0.0, "to": 1.05}}
 FULL_TRIAL = {"within": "trial"}
 
@@ -163,7 +168,7 @@ AREA2 = Task(
     version="dandi/000127/0.220113.0359",
     sessions=("han_area2_bump_train",),
     target={"variable": "hand.vel", "mean": 0.0, "std": 20.0, "evaluate_in": AFTER_ONSET},
-    windows={**WINDOWS, "split_seed": 42},  # as that of `timing`
+    windows={**WINDOWS, "split_seed": 42},  # the split of `timing`
     simulation={"task": "center_out", **SIMULATION, "seed": 127},
 )
 
@@ -183,12 +188,12 @@ def foraging(session: str) -> Task:
 
 
 def task_of(session: str) -> Task:
-    """Return the task that a session belongs to, by its name.
+    """Return the task to which a session belongs, by its name.
 
     Raises
     ------
     ValueError
-        When no recording has such a name.
+        If no brainset has sessions with such a name.
     """
     if re.fullmatch(r"[a-z]_\d{8}_(center_out|random_target)_reaching", session):
         return reaching(session)
@@ -198,6 +203,6 @@ def task_of(session: str) -> Task:
         if session in task.sessions:
             return task
     raise ValueError(
-        f"{session}: no recording has such a name; expected c_20131003_center_out_reaching, "
-        "of_24365_2, han_area2_bump_train, haydn_dmfc_rsg_train or the like"
+        f"{session}: unknown name of a session; expected a name such as "
+        "c_20131003_center_out_reaching, of_24365_2, han_area2_bump_train or haydn_dmfc_rsg_train"
     )

@@ -1,8 +1,8 @@
 """Does one set of weights decode three years of recordings?
 
-The base as it is, nothing trained, on nine centre-out sessions of monkey C from 2013 to 2016. All nine
-were in its training, each with embeddings of its own: this says that one model holds them all, not
-that it decodes days it has not seen.
+The base without further training, on nine centre-out sessions of monkey C from 2013 to 2016. All
+nine were in its training data, each with its own embeddings. The result shows that one model can
+represent all of them; it does not show that the model decodes days that it has not seen.
 """
 
 from specdiag.lock.entry import Entry
@@ -13,7 +13,7 @@ from .poyo.run import evaluate_parent as build
 
 __all__ = ["build", "entries"]
 
-# In the lines of chronic_results.jsonl, which has them in the order of the sessions.
+# R² in the order of the lines of chronic_results.jsonl, which is that of the sessions.
 R2 = (
     0.8651330471038818,
     0.891156792640686,
@@ -29,10 +29,10 @@ R2 = (
 
 def entries() -> list[Entry]:
     """Return nine evaluations of the base at both scales."""
-    found = []
+    evaluations = []
     for line, (session, value) in enumerate(zip(CHRONIC_SESSIONS, R2, strict=True), 1):
         task = reaching(session, seconds=BASE_SECONDS)
-        found += [
+        evaluations += [
             declare(
                 f"chronic/{session.removesuffix('_center_out_reaching')}",
                 scale,
@@ -45,4 +45,4 @@ def entries() -> list[Entry]:
             )
             for scale in SCALES
         ]
-    return found
+    return evaluations

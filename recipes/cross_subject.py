@@ -1,7 +1,7 @@
-"""Does the base serve a monkey that it has never seen?
+"""Does the base transfer to a monkey that it has never seen?
 
-Centre-out sessions of monkey T, whom the base was not trained on, each with the frozen base and from
-scratch.
+Three centre-out sessions of monkey T. The base was not trained on this monkey. Each session is
+trained with the frozen base and from scratch.
 """
 
 from specdiag.lock.entry import Entry
@@ -12,7 +12,7 @@ from .poyo.run import train_and_evaluate as build
 
 __all__ = ["build", "entries"]
 
-# R² in the lines of xsub_all.jsonl, which alternate between pretrained and scratch.
+# R² in the order of the lines of xsub_all.jsonl: pretrained and scratch alternate.
 R2 = {
     ("t_20130819", "pretrained"): 0.8629834651947021,
     ("t_20130819", "scratch"): -0.04043710231781006,
@@ -28,7 +28,7 @@ REPORTED = {
 
 
 def entries() -> list[Entry]:
-    """Return three sessions with three arms each."""
+    """Return three sessions with three arms each, at both scales."""
     return [
         entry
         for session in ("t_20130819", "t_20130821", "t_20130823")

@@ -1,9 +1,10 @@
-"""How little of a new session is enough?
+"""How little data of a new session is enough?
 
-The frozen base against scratch on the first 10, 25, 50 and 100 % of area2_bump's training intervals;
-validation and test stay whole. The batch is 8 everywhere, so that a tenth still fills some, at the
-learning rate of batch 256 (8e-3). At that rate the published control learns nothing at any fraction;
-the tuned one says how much of the difference is the optimizer.
+The frozen base against training from scratch, on the first 10, 25, 50 and 100 % of the training
+intervals of area2_bump; validation and test are always complete. The batch is 8 everywhere, so that
+10 % of the data still fills several batches. The learning rate is that of batch 256 (8e-3). At this
+rate the published control learns nothing at any fraction; the tuned control shows how much of the
+difference is due to the optimizer.
 """
 
 from specdiag.lock.entry import Entry
@@ -14,7 +15,7 @@ from .poyo.run import train_and_evaluate as build
 
 __all__ = ["build", "entries"]
 
-# R² in the lines of dataeff_results.jsonl, which alternate between pretrained and scratch.
+# R² in the order of the lines of dataeff_results.jsonl: pretrained and scratch alternate.
 R2 = {
     (10, "pretrained"): 0.7175614833831787,
     (10, "scratch"): -0.0005412697792053223,
@@ -32,7 +33,7 @@ REPORTED = {
 
 
 def entries() -> list[Entry]:
-    """Return four fractions with three arms each."""
+    """Return four fractions with three arms each, at both scales."""
     return [
         entry
         for percent in (10, 25, 50, 100)

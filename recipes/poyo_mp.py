@@ -1,11 +1,12 @@
 """The base: POYO trained on the 99 sessions of POYO-MP, reaching monkeys [Azabou et al. 2023].
 
-Paper scale: Perich and Miller's recordings, 1,024 windows of one second a step, 1,000 epochs of about
-97 steps on eight GPUs. The published weights reach R² 0.904 although 98 of their 106 matrices have
-collapsed. Why they may have: a matrix without a gradient gets a step of weight decay alone, LAMB's
-trust ratio divides by that same decay, and the weights shrink by (1 - learning rate) a step.
+Paper scale: the recordings of Perich and Miller; 1,024 windows of one second in each step; 1,000
+epochs of about 97 steps on eight GPUs. The published weights reach R² 0.904 although 98 of their
+106 matrices have collapsed. A possible reason: a matrix without a gradient takes a step of weight
+decay alone; LAMB's trust ratio divides by the same decay, so the weights shrink by a factor of
+(1 - learning rate) in every step.
 
-Desk scale: nine simulated sessions, those of the chronic evaluation.
+Desk scale: nine simulated sessions, the same as in the chronic evaluation.
 """
 
 from specdiag.lock.entry import Cost, Entry
@@ -21,8 +22,8 @@ from ._published import (
     adamw,
     declare,
     desk_cost,
-    figure,
     lamb,
+    published,
     r2,
     training,
     unit_dropout,
@@ -37,12 +38,12 @@ SESSIONS = reaching(*POYO_MP_SESSIONS, desk_sessions=CHRONIC_SESSIONS, seconds=B
 DECODER = "of dec_atn.to_kv.weight alone; by which of the two reports is not said"
 REPORTED = (
     r2(0.904, f"{CARD}; facts.json, repro"),
-    figure("mean_alpha", 1.62, BAYES, f"{CARD}; facts.json, repro"),
-    figure("rope_fraction", 0.17, ROPE, f"{CARD}; facts.json, repro.in_rope_pct"),
-    figure("n_degenerate", 98, DEGENERATE, "facts.json, repro.degen"),
-    figure("n_matrices", 106, COUNT, "facts.json, repro"),
-    figure("alpha", 2.17, DECODER, "facts.json, repro.dec_atn_to_kv_alpha"),
-    figure("n_parameters", 11.8e6, "given as 11.8 million", "facts.json, repro.params_m"),
+    published("mean_alpha", 1.62, BAYES, f"{CARD}; facts.json, repro"),
+    published("rope_fraction", 0.17, ROPE, f"{CARD}; facts.json, repro.in_rope_pct"),
+    published("n_degenerate", 98, DEGENERATE, "facts.json, repro.degen"),
+    published("n_matrices", 106, COUNT, "facts.json, repro"),
+    published("alpha", 2.17, DECODER, "facts.json, repro.dec_atn_to_kv_alpha"),
+    published("n_parameters", 11.8e6, "given as 11.8 million", "facts.json, repro.params_m"),
 )
 
 

@@ -1,8 +1,8 @@
-"""Does it matter for timing that windows begin at Set?
+"""Does it matter for timing that training windows begin at Set?
 
-The constant interval of `transfer`, trained in windows from anywhere in the trial, as it was at first:
-much of what the model then sees comes before Set and says little about the interval. No figures of
-this variant were published.
+The constant interval of `transfer`, trained on windows from anywhere in the trial. The first
+version of the experiment was like this. Much of such a window lies before Set and holds little
+information about the interval. No results of this variant were published.
 """
 
 from specdiag.lock.entry import Entry
@@ -17,7 +17,7 @@ TASK = timing(PRODUCED_INTERVAL, FULL_TRIAL)
 
 
 def entries() -> list[Entry]:
-    """Return three arms."""
+    """Return three arms at both scales."""
     return [
         entry
         for arm in ARMS

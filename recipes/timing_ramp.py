@@ -1,7 +1,7 @@
-"""Does the motor core serve timing when the target is a ramp?
+"""Does the motor core transfer to timing when the target is a ramp?
 
-The time to go, which falls from the produced interval at Set to zero at Go and is zero elsewhere, at
-50 Hz: the target follows the dynamics within a trial where that of `transfer` is constant.
+The target is the time to Go, at 50 Hz. It falls from the produced interval at Set to zero at Go,
+and is zero elsewhere. This target changes within a trial; the target of `transfer` is constant.
 """
 
 from specdiag.lock.entry import Entry
@@ -26,7 +26,7 @@ REPORTED = {
 
 
 def entries() -> list[Entry]:
-    """Return three arms."""
+    """Return three arms at both scales."""
     return [
         entry
         for arm in ARMS

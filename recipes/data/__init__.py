@@ -1,1 +1,1 @@
-"""Recordings as arrays, windows and batches."""
+"""Recordings -> arrays -> windows -> batches."""

@@ -1,8 +1,8 @@
-"""Recordings -> plain arrays, held in memory once: what a batch is cut from.
+"""Recordings -> plain arrays in memory, from which batches are cut.
 
-All sessions lie one after the other in the same arrays, and `*_offset` says where each begins. What a
-window needs of the intervals of a recording (loss weights, evaluation) is resolved here for every
-output timestamp, so that no interval is looked at again. The 99 sessions of POYO-MP take under 0.5 GB.
+All sessions follow each other in the same arrays; `*_offset` holds the start of each session. The
+intervals of a recording that decide loss weights and evaluation are resolved here, once, for every
+output timestamp. The 99 sessions of POYO-MP take less than 0.5 GB.
 """
 
 import logging
@@ -22,7 +22,7 @@ SPLITS = ("train", "valid", "test")
 
 
 class Windows(NamedTuple):
-    """Stretches of recordings: which session, from when to when, and in which interval they lie."""
+    """Parts of recordings: index of the session, start and end (s), index of the interval."""
 
     session: Integers
     start: Floats
@@ -30,34 +30,35 @@ class Windows(NamedTuple):
     interval: Integers
 
     def take(self, chosen: Any) -> "Windows":
-        """Return the windows at these places."""
+        """Return the windows with these indices."""
         return Windows(*(values[chosen] for values in self))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Arrays:
-    """All recordings of one training, one after the other.
+    """All recordings of one training, one after the other; times are in seconds.
 
     Attributes
     ----------
     sessions : tuple of str
     units : tuple of str
-        Session and name of every unit, the words of the model's vocabulary.
+        SESSION/NAME of every unit: the words of the vocabulary of the model.
     unit_offset, spike_offset, output_offset : ndarray of shape (n_sessions + 1,)
-        Where the units, spikes and outputs of each session begin.
+        Index of the first unit, spike and output of each session, and the total.
     spike_times : ndarray of shape (n_spikes,)
-        Seconds, sorted in each session.
+        Sorted within each session.
     spike_units : ndarray of shape (n_spikes,)
-        Which of `units` fired.
+        Index in `units` of the unit that fired.
     times : ndarray of shape (n_outputs,)
+        Timestamps of the outputs.
     values : ndarray of shape (n_outputs, dim_out)
-        Targets, less their mean and divided by their standard deviation as the recipe declares them.
+        Targets, minus the declared mean, divided by the declared standard deviation.
     weights : ndarray of shape (n_outputs,)
-        Of the loss.
+        Weights of the loss.
     evaluated : ndarray of bool of shape (n_outputs,)
-        Within the evaluation intervals.
+        Whether an output lies in an evaluation interval.
     intervals : dict of str to Windows
-        Where the windows of train, valid and test lie.
+        Intervals of train, valid and test from which windows are drawn.
     """
 
     sessions: tuple[str, ...]
@@ -80,15 +81,15 @@ def to_arrays(recordings: Iterable[Any], params: Mapping[str, Any]) -> Arrays:
     Parameters
     ----------
     recordings : iterable of torch_brain.data.Data
-        With `spikes`, `units.id`, `session.id` and what the parameters name.
+        Each with `spikes`, `units.id`, `session.id` and the attributes that `params` names.
     params : mapping
-        `target` (variable, mean, std, loss_weights, evaluate_in) and `data` (within, train_fraction) of an
-        entry, as in checkpoints.lock.
+        `target` (variable, mean, std, loss_weights, evaluate_in) and `data` (within,
+        train_fraction) of an entry, as in checkpoints.lock.
 
     Raises
     ------
     ValueError
-        When a recording lacks what the parameters name.
+        If there are no recordings, or an attribute that `params` names is missing in one.
     """
     parts = [session_arrays(data, params) for data in recordings]
     if not parts:
@@ -128,7 +129,7 @@ def _intervals(parts: Sequence[Mapping[str, Any]], split: str) -> Windows:
 
 
 def session_arrays(data: Any, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arrays of one recording by name; units are counted from its own first."""
+    """Return the arrays of one recording by name; the indices of its units begin at 0."""
     name, target = str(data.session.id), params["target"]
     order = np.argsort(data.spikes.timestamps, kind="stable")
     times, values = _target(data, target["variable"])
@@ -152,16 +153,17 @@ def session_arrays(data: Any, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _words(session: str, units: Any) -> list[str]:
-    """Return the names of units, which begin with that of the session as torch_brain's classes give them."""
+    """Return SESSION/NAME of units; torch_brain's classes have added the session already."""
     return [str(u) if u.startswith(f"{session}/") else f"{session}/{u}" for u in units]
 
 
 def _by_task(session: str, places: Mapping[str, Any]) -> Any:
-    for task, found in places.items():
+    for task, intervals in places.items():
         if session.endswith(task):
-            return found
+            return intervals
     raise ValueError(
-        f"session {session}: evaluate_in names no intervals for it, only for {', '.join(places)}"
+        f"session {session}: evaluate_in has intervals for {', '.join(places)} only; "
+        "declare those of this session"
     )
 
 
@@ -176,7 +178,7 @@ def _attribute(data: Any, name: str) -> Any:
 
 
 def _target(data: Any, variable: str) -> tuple[Floats, Floats]:
-    """Return timestamps and values, (n, dim_out), of 'series.attribute', or of several of one series."""
+    """Return timestamps (n,) and values (n, dim_out) of 'series.attribute, series.attribute'."""
     names = [name.strip() for name in variable.split(",")]
     series = _attribute(data, names[0].rpartition(".")[0])
     columns = [np.asarray(_attribute(data, name), np.float64) for name in names]
@@ -185,46 +187,46 @@ def _target(data: Any, variable: str) -> tuple[Floats, Floats]:
 
 
 def _weights(times: Floats, data: Any, weights: Mapping[str, float]) -> NDArray[np.float32]:
-    """Return the product of the weights of all intervals that a timestamp lies in; 1 outside.
+    """Return the product of the weights of all intervals that contain a timestamp; 1 outside.
 
-    Intervals that a recording lacks weigh nothing: random-target sessions have no reach.
+    Intervals that are missing in a recording are ignored: random-target sessions have no reaches.
     """
-    found = np.ones(len(times), np.float32)
+    product = np.ones(len(times), np.float32)
     for name, weight in weights.items():
         owner, _, leaf = name.rpartition(".")
         if hasattr(_attribute(data, owner) if owner else data, leaf):
-            found[inside(times, place(data, name))] *= weight
-    return found
+            product[inside(times, place(data, name))] *= weight
+    return product
 
 
 def place(data: Any, where: Any) -> Floats:
-    """Return the intervals that a recipe names, (n, 2) in seconds, sorted.
+    """Return intervals of a recording that a recipe names, shape (n, 2), in seconds, sorted.
 
     Parameters
     ----------
     where : str or mapping
-        An interval of the recording, or `from` and `to` seconds `around` an event of each trial;
-        trials without the event have no such interval.
+        The name of an interval of the recording; or the seconds `from` and `to` `around` an event
+        of each trial. Trials without the event are left out.
     """
     if isinstance(where, Mapping):
         event = np.asarray(_attribute(data, f"trials.{where['around']}_time"), np.float64)
         event = event[np.isfinite(event)]
-        found = np.stack([event + where["from"], event + where["to"]], axis=1)
+        bounds = np.stack([event + where["from"], event + where["to"]], axis=1)
     else:
         interval = _attribute(data, where)
-        found = np.stack([interval.start, interval.end], axis=1).astype(np.float64)
-    return found[np.argsort(found[:, 0], kind="stable")]
+        bounds = np.stack([interval.start, interval.end], axis=1).astype(np.float64)
+    return bounds[np.argsort(bounds[:, 0], kind="stable")]
 
 
 def inside(times: Floats, bounds: Floats) -> NDArray[np.bool_]:
-    """Return whether times lie in any of the intervals, [start, end); they may overlap."""
+    """Return whether times lie in any of the intervals [start, end), which may overlap."""
     started = np.searchsorted(np.sort(bounds[:, 0]), times, side="right")
     ended = np.searchsorted(np.sort(bounds[:, 1]), times, side="right")
     return started > ended
 
 
 def _within(data: Any, where: Any, split: str) -> Floats:
-    """Return where the windows of a split lie: its domain, or the named intervals that begin in it."""
+    """Return the intervals of a split: its domain, or the named intervals that begin in it."""
     domain = place(data, f"{split}_domain")
     if where == "train_domain":
         return domain
@@ -233,10 +235,10 @@ def _within(data: Any, where: Any, split: str) -> Floats:
 
 
 def first_part(bounds: Floats, fraction: float) -> Floats:
-    """Return the first part of intervals, by their summed length; the last one is cut."""
+    """Return the first part of intervals, by their total length; the last one is cut."""
     if fraction >= 1:
         return bounds
     length = bounds[:, 1] - bounds[:, 0]
-    left = fraction * length.sum() - (np.cumsum(length) - length)  # at the start of each
+    left = fraction * length.sum() - (np.cumsum(length) - length)  # at the start of each interval
     cut = np.minimum(bounds[:, 1], bounds[:, 0] + left)
     return np.stack([bounds[:, 0], cut], axis=1)[left > 0]

@@ -1,10 +1,10 @@
-"""Arrays -> batches, in memory and vectorised: the tensors that torch_brain's own data path makes.
+"""Arrays -> batches: the same tensors as torch_brain's data path, vectorised in memory.
 
-A batch of training is a function of (seed, step): windows are drawn anew for every epoch from a generator
-that is seeded with both, and units are dropped with one that is seeded with seed and step. Any batch can
-be made without the earlier ones, so a training resumes exactly, and every process of a parallel
-training makes its own share. There are no worker processes: `python -m benchmarks.training` shows that
-one core feeds thousands of windows a second.
+A batch of training is a function of (seed, step): the windows of an epoch are drawn from a
+generator that is seeded with seed and epoch, and units are dropped by a generator that is seeded
+with seed and step. A batch can be made without the earlier ones. Therefore a training resumes
+exactly, and every process of a parallel training makes its own share. There are no worker
+processes: one core makes thousands of windows per second (`python -m benchmarks.training`).
 """
 
 import functools
@@ -23,8 +23,9 @@ START_TOKEN, END_TOKEN = 1, 2  # torch_brain.models.poyo.TokenType; a spike is 0
 class Batch(NamedTuple):
     """Tensors of one batch of windows, padded to multiples of 8 where lengths differ.
 
-    `inputs` are the arguments of POYO's forward pass. `output` says which of the outputs of `Arrays` each
-    value is, `interval` in which interval of the split each window lies.
+    `inputs` are the arguments of POYO's forward pass. `output` is the index of each value among the
+    outputs of `Arrays`; `interval` is the index of the interval of the split in which each window
+    lies.
     """
 
     inputs: dict[str, Any]
@@ -36,21 +37,21 @@ class Batch(NamedTuple):
     session: Any
     start: Any
     interval: Any
-    kept: float  # fraction of units
+    kept: float  # fraction of the units that were kept
 
 
 class Batches:
-    """Makes batches for one model.
+    """Batches for one model.
 
     Parameters
     ----------
     arrays : Arrays
     unit_rows, session_rows : ndarray
-        Rows of the model's embeddings for `arrays.units` and `arrays.sessions`.
+        Rows of the embeddings of the model for `arrays.units` and `arrays.sessions`.
     model : mapping
-        sequence_length, latent_step and num_latents_per_step, as in checkpoints.lock.
+        `sequence_length`, `latent_step` and `num_latents_per_step`, as in checkpoints.lock.
     unit_dropout : mapping
-        As in checkpoints.lock.
+        Settings of UnitDropout, as in checkpoints.lock.
     seed : int
     """
 
@@ -76,7 +77,7 @@ class Batches:
 
     @property
     def n_windows(self) -> int:
-        """Windows in an epoch: as many as fit into each training interval."""
+        """Number of windows in an epoch: as many as fit into each training interval."""
         intervals = self.arrays.intervals["train"]
         return int(np.floor((intervals.end - intervals.start) / self.window).sum())
 
@@ -95,16 +96,19 @@ class Batches:
             parts = [self._windows_of_epoch(step * n + i) for i in range(n)]
             windows, first = Windows(*map(np.concatenate, zip(*parts, strict=True))), 0
         chosen = np.arange(first, first + size)
-        return windows.take(chosen % len(windows.start))  # an end that rounds up may lack a window
+        return windows.take(
+            chosen % len(windows.start)
+        )  # rounding may leave one window less than n_windows
 
     def train(self, step: int, size: int, *, rank: int = 0, world: int = 1) -> Batch:
-        """Return one batch of training, or the share of one of `world` processes.
+        """Return one batch of training, or the share of process `rank` of `world`.
 
         Parameters
         ----------
         step : int
-            From 0; the last windows of an epoch, fewer than a batch, are left out. Where an epoch has
-            fewer than a batch, a batch has several epochs, and the rest of the last is left out.
+            Number of the step, from 0. The last windows of an epoch are left out if they do not
+            fill a batch. If an epoch has fewer windows than a batch, a batch takes several epochs,
+            and the rest of the last epoch is left out.
         size : int
             Windows in the batch of all processes together.
         """
@@ -117,7 +121,7 @@ class Batches:
         return self.assemble(windows.take(share), kept)
 
     def evaluation(self, split: str, size: int, step: float) -> Iterator[Batch]:
-        """Yield batches of all windows of a split, which follow each other by `step` seconds."""
+        """Yield batches of all windows of a split, at distances of `step` seconds."""
         windows = sequential_windows(self.arrays.intervals[split], self.window, step)
         for first in range(0, len(windows.start), size):
             yield self.assemble(windows.take(slice(first, first + size)))
@@ -127,7 +131,7 @@ class Batches:
         return ragged(offset[windows.session], offset[windows.session + 1])
 
     def _drop_units(self, windows: Windows, step: int) -> NDArray[np.bool_] | None:
-        """Return which units of each window stay, window after window; None when all do."""
+        """Return whether each unit of each window is kept, window after window; None: all are."""
         if self._unit_dropout["level"] == "off":
             return None
         rng = np.random.default_rng([self._seed, step])
@@ -145,7 +149,7 @@ class Batches:
         Parameters
         ----------
         kept : ndarray of bool, optional
-            For the units of each window, one window after the other, whether they stay.
+            Whether each unit of each window is kept, one window after the other.
         """
         inputs = self._tokens(windows, kept)
         index, time = self._latents
@@ -178,7 +182,7 @@ class Batches:
         )
 
     def _tokens(self, windows: Windows, kept: NDArray[np.bool_] | None) -> dict[str, Any]:
-        """Return the input tokens: a start and an end for each unit, then the spikes."""
+        """Return the input tokens: a start and an end token for each unit, then the spikes."""
         a, n = self.arrays, len(windows.start)
         row, spike = ragged(*self._bounds(a.spike_times, a.spike_offset, windows))
         unit_row, unit = self._units(windows)
@@ -207,7 +211,7 @@ class Batches:
         }
 
     def _bounds(self, times: Floats, offset: Integers, windows: Windows) -> tuple[Any, Any]:
-        """Return where the values of each window begin and end among all of `times`."""
+        """Return first and last (exclusive) index in `times` for each window."""
         lo, hi = np.empty(len(windows.start), np.int64), np.empty(len(windows.start), np.int64)
         for session in np.unique(windows.session):
             mine = windows.session == session
@@ -229,32 +233,33 @@ def _as_tensors(batch: Batch) -> Batch:
 
 
 def latent_tokens(window: float, step: float, per_step: int) -> tuple[Integers, Floats]:
-    """Return index and time of the latent tokens: `per_step` of them in the middle of every step."""
+    """Return index and time of the latent tokens: `per_step` in the middle of every step."""
     times = np.arange(0, window, step) + step / 2
     return np.tile(np.arange(per_step), len(times)), np.repeat(times, per_step)
 
 
 def padded(lengths: Integers) -> int:
-    """Return the width of the longest, as a multiple of 8."""
+    """Return the largest length, rounded up to a multiple of 8."""
     return int(-(-lengths.max(initial=0) // 8) * 8)
 
 
 def scattered(values: NDArray[Any], flat: Integers, shape: tuple[int, int]) -> NDArray[Any]:
-    """Return an array of zeros with values at places of its first two axes together."""
-    found = np.zeros((shape[0] * shape[1], *values.shape[1:]), values.dtype)
-    found[flat] = values
-    return found.reshape(*shape, *values.shape[1:])
+    """Return an array of zeros with `values` at the flat indices of its first two axes."""
+    target = np.zeros((shape[0] * shape[1], *values.shape[1:]), values.dtype)
+    target[flat] = values
+    return target.reshape(*shape, *values.shape[1:])
 
 
 @functools.lru_cache(maxsize=8)
 def _units_quantiles(most: int, least: int, mode: int, peak: float) -> tuple[Floats, Floats]:
     """Return a grid of numbers of units and their cumulative distribution under UnitDropout.
 
-    The stated density f rises from 1 at the minimum to the peak at the mode and falls to 1 at the maximum.
-    What torch_brain 0.2.1 draws is flatter: its rejection sampler compares u with f / (10 v), where v, which
-    should be the constant density of the proposal, is uniform too, so that a draw is accepted with
-    probability c (1 - log c), c = f / 10: 2.3 times as often at a peak of 4 as at the ends. The published
-    models were trained with that, and so are these.
+    The documented density f rises from 1 at the minimum to the peak at the mode and falls to 1 at
+    the maximum. The distribution that torch_brain 0.2.1 draws is flatter: its rejection sampler
+    compares u with f / (10 v), where v is uniform although it should be the constant density of the
+    proposal. A draw is therefore accepted with probability c (1 - log c), c = f / 10, which is 2.3
+    times as often at a peak of 4 as at the ends. The published models were trained with this
+    sampler, so these recipes use it, too.
     """
     grid = np.linspace(least, most, 4097)
     density = np.interp(grid, [least, mode, most], [1.0, peak, 1.0]) / 10
@@ -264,9 +269,9 @@ def _units_quantiles(most: int, least: int, mode: int, peak: float) -> tuple[Flo
 
 
 def units_to_keep(n_units: Integers, uniform: Floats, settings: Mapping[str, Any]) -> Integers:
-    """Return how many of n_units stay, given a uniform random number for each.
+    """Return how many of `n_units` are kept, given a uniform random number for each window.
 
-    Populations of fewer than the minimum stay whole, as do those no larger than the number drawn.
+    All units are kept if there are fewer than the minimum, or no more than the number drawn.
     """
     least = settings["min_units"]
     grid, cumulative = _units_quantiles(
@@ -277,21 +282,22 @@ def units_to_keep(n_units: Integers, uniform: Floats, settings: Mapping[str, Any
 
 
 def batch_size(rule: Any, n_windows: int) -> int:
-    """Return the number of windows in a batch: as declared, or by a rule [[from n_windows, batch], ...]."""
+    """Return the windows in a batch: declared, or by a rule [[least n_windows, batch], ...]."""
     return rule if isinstance(rule, int) else max((n, b) for n, b in rule if n <= n_windows)[1]
 
 
 def n_steps(training: Mapping[str, Any], size: int, n_windows: int) -> int:
-    """Return the number of steps of a training that is declared in steps or in epochs.
+    """Return the number of steps of a training, which is declared in steps or in epochs.
 
     Raises
     ------
     ValueError
-        When there are no windows, or epochs are declared that have fewer windows than a batch.
+        If there are no windows, or epochs are declared and an epoch has fewer windows than a batch.
     """
     if n_windows < (1 if "steps" in training else size):
         raise ValueError(
-            f"an epoch has {n_windows} windows, a batch {size}: declare a smaller batch, or more data"
+            f"an epoch has {n_windows} windows, a batch {size}: "
+            "declare a smaller batch, or more data"
         )
     if "steps" in training:
         return int(training["steps"])

@@ -1,4 +1,4 @@
-"""Where windows lie: those that torch_brain's samplers draw, all of an epoch at once."""
+"""Intervals -> windows: those of torch_brain's samplers, all windows of an epoch at once."""
 
 import numpy as np
 
@@ -6,7 +6,10 @@ from .arrays import Integers, Windows
 
 
 def ragged(first: Integers, last: Integers) -> tuple[Integers, Integers]:
-    """Return the rows of ragged ranges and the indices in them: first[i] ... last[i] - 1 in row i."""
+    """Return the row and the index of every element of ragged ranges.
+
+    Row i has the indices first[i] to last[i] - 1.
+    """
     count = last - first
     row = np.repeat(np.arange(len(count)), count)
     shift = first - (np.cumsum(count) - count)
@@ -14,15 +17,16 @@ def ragged(first: Integers, last: Integers) -> tuple[Integers, Integers]:
 
 
 def within_row(row: Integers) -> Integers:
-    """Return the place of each element in its row; equal rows lie together, in order."""
+    """Return the place of each element in its row; `row` is sorted."""
     return np.arange(len(row)) - np.searchsorted(row, row)
 
 
 def random_windows(intervals: Windows, window: float, *, seed: int) -> Windows:
     """Return an epoch of random windows: those of torch_brain's RandomFixedWindowSampler.
 
-    Each interval is tiled from a random offset below a window's length; where that leaves room for one
-    more, it lies at the end or the beginning. Then all are shuffled.
+    Each interval is tiled from a random offset that is smaller than a window. If the rest has room
+    for one more window, this window lies at the end or at the beginning of the interval. Then all
+    windows are shuffled.
     """
     import torch
 
@@ -37,9 +41,9 @@ def random_windows(intervals: Windows, window: float, *, seed: int) -> Windows:
     row, start = row[fits], start[fits]
     count = np.bincount(row, minlength=len(left))
     last = np.full(len(left), -np.inf)
-    last[row] = start + window  # the last of each row stays
+    last[row] = start + window  # the last assignment of each row counts
     right = long.end - np.where(count > 0, last, first)
-    # One more where there is room: behind the tiles, or before them.
+    # One more window where there is room: after the tiles, or before them.
     more = np.flatnonzero(right + left >= window)
     behind = right[more] > left[more]
     extra = np.where(behind, long.end[more] - window, long.start[more])
@@ -52,9 +56,10 @@ def random_windows(intervals: Windows, window: float, *, seed: int) -> Windows:
 
 
 def sequential_windows(intervals: Windows, window: float, step: float) -> Windows:
-    """Return windows that cover intervals, each `step` after the other, the last one at the end.
+    """Return windows that cover intervals at distances of `step`; the last one ends at the end.
 
-    Those of torch_brain's SequentialFixedWindowSampler. Intervals shorter than a window are left out.
+    They are those of torch_brain's SequentialFixedWindowSampler. Intervals shorter than a window
+    are left out.
     """
     long = intervals.take(intervals.end - intervals.start >= window)
     room = np.ceil((long.end - long.start) / step).astype(np.int64)

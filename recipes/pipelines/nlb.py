@@ -1,8 +1,8 @@
-"""Training files of the Neural Latents Benchmark '21 (NWB, on DANDI) to recordings of torch_brain.
+"""Training files of the Neural Latents Benchmark '21 (NWB, on DANDI) -> recordings of torch_brain.
 
-What the pipelines beside this module share [Pei et al. 2021]. Only the training files are prepared:
-those for the leaderboard have neither behaviour nor the times of a trial's events. A defect raises a
-ValueError, in one line with the file's name, before anything is written.
+The common part of the pipelines for two of its datasets [Pei et al. 2021]. Only the training files
+are prepared: the files for the leaderboard have neither behaviour nor the times of events in
+trials. A defect raises ValueError before anything is written: one line with the name of the file.
 """
 
 from argparse import ArgumentParser
@@ -41,12 +41,12 @@ class NlbPipeline(BrainsetPipeline):
     ----------
     dandiset, dandiset_version : str
     session_id : str
-        Of the recording, and the name of its file.
+        Session of the recording, and the name of its file.
     asset : str
-        The file's path in the dandiset, and below the folder of raw files.
+        Path of the file in the dandiset and below the folder of raw files.
     recording_tech, description : str
     columns : tuple of str
-        Of the trials, which must be there besides their times and their split.
+        Columns of the trials that are required besides start, stop and split.
     """
 
     parser = _parser
@@ -60,12 +60,12 @@ class NlbPipeline(BrainsetPipeline):
 
     @classmethod
     def get_manifest(cls, raw_dir, args):  # noqa: ARG003
-        """Return the one file, without asking DANDI: a version of a dandiset never changes."""
+        """Return the one file without a request to DANDI: a version of a dandiset never changes."""
         url = f"dandi://dandi/{cls.dandiset}@{cls.dandiset_version}/{cls.asset}"
         return pd.DataFrame({"path": [cls.asset], "url": [url]}, index=[cls.session_id])
 
     def download(self, manifest_item):
-        """Return the path of the file, from the folder of raw files or else from DANDI."""
+        """Return the path of the file; download it if it is not in the folder of raw files."""
         path = Path(self.raw_dir, manifest_item.path)
         if path.exists() and not self.args.redownload:
             return path
@@ -75,7 +75,7 @@ class NlbPipeline(BrainsetPipeline):
         )
 
     def process(self, download_output):
-        """Write the recording, whole or not at all."""
+        """Write the recording; its file is complete or absent."""
         path = Path(download_output)
         store = Path(self.processed_dir, f"{self.session_id}.h5")
         if store.exists() and not self.args.reprocess:
@@ -125,7 +125,7 @@ class NlbPipeline(BrainsetPipeline):
 
 
 def _open(path):
-    """Return an open HDF5 file that says that it is NWB."""
+    """Return an open HDF5 file; raise ValueError if it is not NWB."""
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -140,23 +140,23 @@ def _open(path):
 
 
 def read_spikes(nwbfile):
-    """Return spike times in order, and the units they are of.
+    """Return all spikes, sorted by time, and the units.
 
-    A unit without spikes is kept: it is one of the benchmark's, and a count of zero says what it is.
-    Identifiers are those that torch_brain gives, `group_NAME/elecELECTRODE/unit_NUMBER`, and
-    `unit_NUMBER` where a file does not say which electrodes its units are from.
+    Units without spikes are kept, with a count of 0, because they are part of the benchmark. Names
+    of units are as in torch_brain: `group_NAME/elecELECTRODE/unit_NUMBER`, or `unit_NUMBER` if the
+    file does not name the electrodes of its units.
 
     Returns
     -------
     spikes : IrregularTimeSeries
-        timestamps in seconds, unit_index; simultaneous spikes are in the order of the units.
+        `timestamps` in seconds and `unit_index`; simultaneous spikes are in the order of the units.
     units : ArrayDict
-        id, unit_number, count
+        `id`, `unit_number` and `count` (number of spikes).
 
     Raises
     ------
     ValueError
-        If there are no units or no spikes, or the times of a unit are not finite or not in order.
+        If there are no units or no spikes, or the times of a unit are not finite or not sorted.
     """
     table = nwbfile.units
     if table is None or not len(table):
@@ -197,16 +197,16 @@ def _unit_names(table):
 
 
 def read_trials(nwbfile, columns):
-    """Return the trials with every column that has one value a trial, NaN where there is none.
+    """Return the trials with every column that has one value per trial; missing values are NaN.
 
     `start_time`, `stop_time` and `split` become `start`, `end` and `split_indicator`.
 
     Raises
     ------
     ValueError
-        If there are none, one of the `columns` or of these three is missing, a split has another
-        name than the benchmark's, or a trial does not start before it stops or the next one starts.
-        Trials of split `none` may overlap: nothing uses them.
+        If there are no trials; if one of the `columns` or of these three is missing; if a split is
+        not one of the benchmark's; or if a trial does not stop after its start and before the start
+        of the next trial. Trials of split `none` may overlap because they are not used.
     """
     table = nwbfile.trials
     if table is None or not len(table):
@@ -241,18 +241,18 @@ def _check_trials(start, stop, split):
 def split_trials(trials):
     """Return the domains `train_domain`, `valid_domain` and `test_domain`, trials with all columns.
 
-    The benchmark's training trials are split 80 to 20 at random (seed 42) into the first two; its
-    validation trials are the test.
+    The training trials of the benchmark are split 80 to 20 at random (seed 42) into the first two
+    domains; its validation trials are the test.
 
     Parameters
     ----------
     trials : Interval
-        Those that can be used; of other splits than `train` and `val` none is.
+        Usable trials. Only those of the splits `train` and `val` are returned.
 
     Raises
     ------
     ValueError
-        If there are fewer than three to train and validate, or none to test.
+        If there are fewer than three trials for training and validation, or none for the test.
     """
     train = trials.select_by_mask(trials.split_indicator == "train")
     test = trials.select_by_mask(trials.split_indicator == "val")
@@ -265,7 +265,7 @@ def split_trials(trials):
 
 
 def span(*parts):
-    """Return one interval from where the first of time series and intervals starts to the last end."""
+    """Return one interval from the first start to the last end of time series and intervals."""
     domains = [part if isinstance(part, Interval) else part.domain for part in parts]
     return Interval(
         float(min(domain.start.min() for domain in domains)),

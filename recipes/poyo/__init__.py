@@ -1,1 +1,1 @@
-"""The POYO model: how it is trained, evaluated and saved."""
+"""POYO: the model, its training, its evaluation and its checkpoints."""

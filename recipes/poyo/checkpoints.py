@@ -1,8 +1,8 @@
-"""What a training resumes from: files that are whole or not there, and say themselves that they are whole.
+"""Resumable training states: written atomically, with their SHA-256 in the name.
 
-`step-00000120-0123456789abcdef.ckpt` has the step and the first 16 digits of its SHA-256 in its name.
-torch does not check the checksums in its files; here nothing is unpickled before the whole file has been
-compared, and then by torch's restricted unpickler.
+The name `step-00000120-0123456789abcdef.ckpt` holds the step and the first 16 digits of the SHA-256
+of the file. torch does not verify the checksums in its files; here a file is compared with its hash
+before anything is unpickled, and then read by torch's restricted unpickler.
 """
 
 import hashlib
@@ -15,47 +15,49 @@ from specdiag.files import write_whole
 
 _log = logging.getLogger(__name__)
 
-KEPT = 2  # should the newest be damaged, there is one more
+KEPT = 2  # a second one in case the newest is damaged
 
 
 def write(path: Path, content: Any) -> None:
-    """Write what `torch.save` makes of `content`; the file is there whole, also after a power cut."""
+    """Write `content` by `torch.save`; the file is complete or absent, even after a power cut."""
+    write_whole(path, _serialised(content))
+
+
+def _serialised(content: Any) -> memoryview:
     import torch
 
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_whole(path, buffer.getbuffer())
+    return buffer.getbuffer()
 
 
 def save(folder: Path, step: int, state: Any) -> None:
-    """Write the state of a training after a step; remove all but it and the one before.
+    """Write the state of a training after a step, and keep only this and the previous state.
 
-    Newer ones were damaged, or of another beginning: the training would have gone on from them.
+    States of later steps are removed, too: they are damaged or began with other weights. Otherwise
+    the training would have been resumed from them.
     """
-    import torch
-
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    digest = hashlib.sha256(buffer.getbuffer()).hexdigest()[:16]
+    content = _serialised(state)
+    digest = hashlib.sha256(content).hexdigest()[:16]
     path = folder / f"step-{step:08d}-{digest}.ckpt"
-    write_whole(path, buffer.getbuffer())
-    found = _newest_first(folder)
-    first = found.index(path)
-    for other in found[:first] + found[first + KEPT :]:
+    write_whole(path, content)
+    states = _newest_first(folder)
+    place = states.index(path)
+    for other in states[:place] + states[place + KEPT :]:
         other.unlink()
 
 
 def resume(folder: Path) -> Any:
-    """Return the newest state that is whole, or None; sweeps what interrupted writers left."""
+    """Return the newest undamaged state, or None; remove the files of interrupted writers."""
     import torch
 
-    for left in folder.glob(".step-*.ckpt.*"):
-        left.unlink()
+    for partial in folder.glob(".step-*.ckpt.*"):
+        partial.unlink()
     for path in _newest_first(folder):
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest().startswith(path.stem.rpartition("-")[2]):
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        _log.warning("%s is damaged: passed over", path.name)
+        _log.warning("%s is damaged and is ignored", path.name)
     return None
 
 

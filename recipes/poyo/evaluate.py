@@ -1,10 +1,10 @@
-"""R² of a model on a split, and the covariance of its features there, out of one pass.
+"""A model and a split -> its R² and the covariance of its features, from one pass over the split.
 
-Windows of the split follow each other by half a window; where they overlap, predictions are averaged
-for every timestamp (stitched). R² is that of each output dimension over the timestamps in the
-evaluation intervals of a session, 1 - sum (y - p)² / sum (y - mean y)², then averaged uniformly over
-dimensions; the R² of a model is the mean over sessions. Features are the input of the readout, at every
-output timestamp of every window.
+Windows of the split follow each other at half a window. Where they overlap, the predictions for a
+timestamp are averaged (stitched). The R² of a session is 1 - sum (y - p)² / sum (y - mean y)² over
+the timestamps in its evaluation intervals, for each output dimension, averaged uniformly over the
+dimensions. The R² of a model is the mean over sessions. Features are the input of the readout, at
+every output timestamp of every window.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ BATCH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """R² of a model, by session, and the spectrum of its features."""
+    """R² of a model, as a mean and by session, and the spectrum of its features."""
 
     r2: float
     by_session: dict[str, float]
@@ -35,7 +35,7 @@ class Evaluation:
 def evaluate(
     model: Any, batches: Batches, split: str, *, step: float, device: Any = "cpu"
 ) -> Evaluation:
-    """Return R² and the features of a model on a split; leaves the model in `eval`.
+    """Return R² and the features of a model on a split; the model is left in mode `eval`.
 
     Parameters
     ----------
@@ -43,27 +43,29 @@ def evaluate(
     batches : Batches
     split : {'valid', 'test'}
     step : float
-        Seconds from window to window.
+        Seconds from one window to the next.
     device : torch.device or str
-        That of the model.
+        Device of the model.
 
     Raises
     ------
     ValueError
-        When a session has no window, or fewer than two evaluated timestamps.
+        If a session has no window, or fewer than two evaluated timestamps.
     """
     arrays = batches.arrays
     with attach(model, "readout") as features:
 
-        def expect(batch: Batch) -> None:  # windows of one interval overlap: they are one group
+        def expect(batch: Batch) -> None:  # windows of one interval overlap and form one group
             pairs = zip(batch.session, batch.interval, strict=True)
             groups = [f"{arrays.sessions[s]}/{i}" for s, i in pairs]
             features.expect(groups=groups, mask=batch.mask)
 
         stitched = predict(model, batches, split, step=step, device=device, before=expect)
-    found = r2_by_session(*stitched, arrays, split)
+    by_session = r2_by_session(*stitched, arrays, split)
     return Evaluation(
-        r2=float(np.mean(list(found.values()))), by_session=found, features=features.result()
+        r2=float(np.mean(list(by_session.values()))),
+        by_session=by_session,
+        features=features.result(),
     )
 
 
@@ -76,18 +78,19 @@ def predict(
     device: Any = "cpu",
     before: Callable[[Batch], object] | None = None,
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Return the stitched prediction for every output of the arrays, and whether a window held it.
+    """Return the stitched prediction for every output of the arrays, and whether there is one.
 
     Parameters
     ----------
     before : callable, optional
-        Called with each batch before the model is.
+        Called with each batch, before the model is.
 
     Returns
     -------
     predictions : ndarray of shape (n_outputs, dim_out)
-        NaN where no window lies.
+        NaN outside of all windows.
     seen : ndarray of bool of shape (n_outputs,)
+        Whether an output lies in a window.
     """
     import torch
 
@@ -110,22 +113,29 @@ def predict(
 def r2_by_session(
     predictions: Floats, seen: NDArray[np.bool_], arrays: Arrays, split: str
 ) -> dict[str, float]:
-    """Return R² of stitched predictions for every session."""
-    found = {}
+    """Return R² of stitched predictions for every session.
+
+    Raises
+    ------
+    ValueError
+        If a session has fewer than two predicted timestamps in its evaluation intervals.
+    """
+    by_session = {}
     for i, name in enumerate(arrays.sessions):
-        mine = slice(*arrays.output_offset[i : i + 2])
-        counts = arrays.evaluated[mine] & seen[mine]
-        if counts.sum() < 2:
+        outputs = slice(*arrays.output_offset[i : i + 2])
+        used = arrays.evaluated[outputs] & seen[outputs]
+        if used.sum() < 2:
             raise ValueError(
-                f"session {name}: {counts.sum()} timestamps of the {split} windows lie in the evaluation "
-                "intervals, two are needed; record longer, or declare other intervals"
+                f"session {name}: {used.sum()} timestamps of the {split} windows lie in the "
+                "evaluation intervals, two are needed; record longer, or declare other intervals"
             )
-        found[name] = r2_score(arrays.values[mine][counts].astype(float), predictions[mine][counts])
-    return found
+        targets = arrays.values[outputs][used].astype(float)
+        by_session[name] = r2_score(targets, predictions[outputs][used])
+    return by_session
 
 
 def r2_score(target: Floats, prediction: Floats) -> float:
-    """Return the coefficient of determination, averaged uniformly over outputs; both are (n, dim_out)."""
+    """Return R², averaged uniformly over outputs; both arrays have shape (n, dim_out)."""
     residual = ((target - prediction) ** 2).sum(axis=0)
     total = ((target - target.mean(axis=0)) ** 2).sum(axis=0)
     return float(np.mean(1 - residual / total))

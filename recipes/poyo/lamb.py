@@ -1,6 +1,6 @@
-"""LAMB with rows that rest, and the one-cycle schedule: how the published models were trained.
+"""LAMB with sparse rows and the one-cycle schedule, as the published models were trained.
 
-This module imports torch and is itself imported inside functions only.
+This module imports torch, so other modules import it inside functions only.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -10,32 +10,35 @@ import torch
 
 
 class SparseLamb(torch.optim.Optimizer):
-    r"""LAMB [You et al. 2020, algorithm 2, without debiasing] as torch_brain 0.1 applied it to embeddings.
+    r"""LAMB [You et al. 2020, algorithm 2, without debiasing] with torch_brain 0.1's sparse rows.
 
-    With moments m and v of the gradient g, for every parameter w:
+    For every parameter w, with the moments m and v of its gradient g:
 
     .. math::
         u = m / (\sqrt{v} + \epsilon) + \lambda w, \quad
         w \leftarrow w - \eta \frac{\min(\|w\|, 10)}{\|u\|} u
 
-    The ratio, the trust ratio, is 1 where either norm is 0. Without a gradient u is the decay alone, the
-    ratio 1 / decay, and w shrinks by (1 - learning rate) every step, whatever the decay, unless it is 0.
+    The quotient of the norms is the trust ratio; it is set to 1 if either norm is 0. If the
+    gradient is always 0, u is the decay alone and the ratio is 1 / decay: w shrinks by a factor of
+    (1 - learning rate) in every step, for any decay above 0.
 
-    In a `sparse` group a row without a gradient does not move, and forgets its moments; its decay still
-    counts in the norm of u, and its weights in that of w, so that the ratio is the whole table's.
+    In a `sparse` group a row without a gradient is not updated, and its moments are set to 0. Its
+    decay still counts in the norm of u and its weights in the norm of w, so the ratio is that of
+    the whole table.
 
     Parameters
     ----------
     params : iterable
-        Parameters, or groups of them with settings of their own.
+        Parameters, or groups of parameters with their own settings.
     lr : float
     betas : tuple of float
-        Decay of the moments.
+        Decay rates of the moments.
     eps : float
     weight_decay : float
     weight_norm_clamp : float
-        The largest norm of the weights that enters the ratio.
+        Largest norm of the weights in the ratio.
     sparse : bool
+        Whether rows without a gradient are left alone.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class SparseLamb(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Move all parameters that have a gradient."""
+        """Update all parameters that have a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -70,10 +73,10 @@ class SparseLamb(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._move(weight, group)
+                    self._update_weight(weight, group)
         return loss
 
-    def _move(self, weight: Any, group: Mapping[str, Any]) -> None:
+    def _update_weight(self, weight: Any, group: Mapping[str, Any]) -> None:
         gradient, state = weight.grad, self.state[weight]
         if not state:
             state["exp_avg"] = torch.zeros_like(weight)
@@ -104,20 +107,20 @@ def optimizer(
     Parameters
     ----------
     groups : list of dict
-        Of parameters; `sparse` in them is SparseLamb's.
+        Groups of parameters. Their key `sparse` is used by SparseLamb only.
     settings : mapping
         `optimizer` of an entry.
     total_steps : int
-        Of the whole training: fixed beforehand, so that a resumed training keeps its schedule.
+        Steps of the whole training; known from the start, so a resumed training keeps its schedule.
 
     Raises
     ------
     ValueError
-        When nobody knows the rule.
+        If the rule is unknown.
     """
     lr, decay = settings["max_lr"], settings["weight_decay"]
     if settings["rule"] == "SparseLamb":
-        found: torch.optim.Optimizer = SparseLamb(
+        stepper: torch.optim.Optimizer = SparseLamb(
             groups,
             lr=lr,
             weight_decay=decay,
@@ -126,13 +129,13 @@ def optimizer(
         )
     elif settings["rule"] == "AdamW":
         plain = [{k: v for k, v in group.items() if k != "sparse"} for group in groups]
-        found = torch.optim.AdamW(plain, lr=lr, weight_decay=decay, fused=True)
+        stepper = torch.optim.AdamW(plain, lr=lr, weight_decay=decay, fused=True)
     else:
         raise ValueError(f"optimizer rule {settings['rule']!r}: expected SparseLamb or AdamW")
     schedule = settings["schedule"]
     low, high = schedule["momentum"]
     cycle = torch.optim.lr_scheduler.OneCycleLR(
-        found,
+        stepper,
         max_lr=lr,
         total_steps=total_steps,
         pct_start=schedule["pct_start"],
@@ -141,4 +144,4 @@ def optimizer(
         base_momentum=low,
         max_momentum=high,
     )
-    return found, cycle
+    return stepper, cycle

@@ -1,7 +1,7 @@
-"""torch_brain's POYO: new, or from a checkpoint with the units and sessions of other recordings.
+"""torch_brain's POYO: a new model, or one from a checkpoint, for the units of given recordings.
 
-Weights come out of files through specdiag's reader, which executes nothing; `POYO.load_pretrained`
-unpickles whatever a file holds.
+Checkpoints are read by specdiag, which executes nothing. `POYO.load_pretrained` is not used: it
+unpickles a file without restrictions, so a file can run code.
 """
 
 from collections import OrderedDict
@@ -15,33 +15,36 @@ from specdiag.checkpoint.tensor import read_values
 from ..data.arrays import Arrays
 
 EMBEDDINGS = ("unit_emb", "session_emb")
-CORE_FREE = ("unit_emb.", "session_emb.", "readout.")  # what a frozen core leaves to be trained
+CORE_FREE = ("unit_emb.", "session_emb.", "readout.")  # trained although the core is frozen
 
 
 def build(params: Mapping[str, Any], arrays: Arrays, parent: Path | None) -> Any:
-    """Return the model that an entry starts from, and the trainable state of its parameters.
+    """Return the model from which the training of an entry starts.
 
-    A new model has embeddings for the units and sessions of the recordings. From a parent, those that
-    it knows keep their embeddings, others get random ones, and all that the recordings lack are left
-    out (unit identification, Azabou et al. 2023, section 2.5).
+    A new model has embeddings for the units and sessions of the recordings. A model from a parent
+    keeps the embeddings of the units and sessions that the parent knows, gets random ones for new
+    units and sessions, and drops those that are not in the recordings (unit identification, Azabou
+    et al. 2023, section 2.5).
 
     Parameters
     ----------
     params : mapping
-        `model`, `training.seed` and `transfer` of an entry; without `transfer` a parent's core is frozen
-        and its readout kept.
+        `model`, `training.seed` and `transfer` of an entry. Without `transfer` the core of a parent
+        is frozen and its readout is kept.
     arrays : Arrays
+        The recordings.
     parent : Path or None
         Checkpoint; None for a new model.
 
     Returns
     -------
     torch_brain.models.POYO
+        `requires_grad` is set for the parameters that the entry trains.
 
     Raises
     ------
     ValueError
-        When the parent's weights do not fit the declared model.
+        If the weights of the parent do not fit the declared model.
     """
     import torch
 
@@ -52,10 +55,10 @@ def build(params: Mapping[str, Any], arrays: Arrays, parent: Path | None) -> Any
         if transfer.get("start") == "random" or parent is None:
             return _new(params["model"], arrays)
         model = load(parent, params["model"])
-        _know(model, arrays, transfer.get("new_embeddings", "torch_brain"))
+        _set_vocabularies(model, arrays, transfer.get("new_embeddings", "torch_brain"))
         _set_readout(model, params["model"]["dim_out"], transfer.get("readout", "kept"))
     trained = transfer.get("core") == "trained"
-    for name, parameter in model.named_parameters():  # anew: a replaced vocabulary forgets it
+    for name, parameter in model.named_parameters():  # again: a new vocabulary resets it
         parameter.requires_grad_(trained or name.startswith(CORE_FREE))
     return model
 
@@ -69,17 +72,18 @@ def _new(settings: Mapping[str, Any], arrays: Arrays) -> Any:
     return model
 
 
-def _know(model: Any, arrays: Arrays, start: str) -> None:
-    """Give the embeddings of a model the vocabulary of the recordings.
+def _set_vocabularies(model: Any, arrays: Arrays, start: str) -> None:
+    """Give the embeddings of a model the vocabularies of the recordings.
 
-    New ones are normal with torch_brain's standard deviation, 0.02, or, to `start` as the `parent`, with
-    that of the rows that the core was trained with: a frozen core hardly tells smaller ones apart.
+    New rows are drawn from a normal distribution with the standard deviation of torch_brain, 0.02.
+    If `start` is `parent`, they have the standard deviation of the rows that the core was trained
+    with: a frozen core hardly distinguishes smaller embeddings.
     """
     for table, words in (
         (model.unit_emb, sorted(arrays.units)),
         (model.session_emb, sorted(arrays.sessions)),
     ):
-        known = table.weight.detach()[1:]  # without the row of the padding
+        known = table.weight.detach()[1:]  # without the row for padding
         table.extend_vocab(words, exist_ok=True)
         if start == "parent":
             table.weight.data[len(known) + 1 :] *= known.std() / table.init_scale
@@ -94,24 +98,26 @@ def _set_readout(model: Any, dim_out: int, which: str) -> None:
         model.readout = torch.nn.Linear(model.dim, dim_out)
     elif known != dim_out:
         raise ValueError(
-            f"the parent's readout has {known} outputs, the task {dim_out}: declare a new readout"
+            f"the readout of the parent has {known} outputs, the task {dim_out}: "
+            "declare a new readout"
         )
 
 
 def load(path: Path, settings: Mapping[str, Any]) -> Any:
-    """Return the model of a checkpoint, with its own vocabularies and readout.
+    """Return the model of a checkpoint, with the vocabularies and the readout of the checkpoint.
 
     Parameters
     ----------
     path : Path
-        Of this toolkit, or of torch_brain's examples from 0.1 on.
+        A checkpoint of these recipes, or of torch_brain's examples, version 0.1 or later.
     settings : mapping
-        `model` of an entry; its dim_out is the checkpoint's.
+        `model` of an entry. `dim_out` is ignored: it is read from the checkpoint.
 
     Raises
     ------
     ValueError
-        When there is no vocabulary, or a tensor is missing, superfluous or of another shape.
+        If a vocabulary is missing, or a tensor is missing, unknown to the model or of another
+        shape.
     """
     import torch
     from torch_brain.models import POYO
@@ -124,7 +130,7 @@ def load(path: Path, settings: Mapping[str, Any]) -> Any:
         vocabulary = checkpoint.metadata.get(f"{name}.vocab")
         if not vocabulary:
             raise ValueError(
-                f"{path.name}: no vocabulary {name}.vocab; it is no checkpoint of POYO"
+                f"{path.name}: vocabulary {name}.vocab is missing; name a checkpoint of POYO"
             )
         rows = sorted(vocabulary.items(), key=lambda item: item[1])
         state[f"{name}.vocab"] = OrderedDict(rows)
@@ -134,24 +140,24 @@ def load(path: Path, settings: Mapping[str, Any]) -> Any:
 
 
 def _check(path: Path, model: Any, state: Mapping[str, Any]) -> None:
-    """Refuse tensors that do not fit a model, in one line; those of the vocabularies have any length."""
+    """Raise ValueError for a tensor that does not fit the model; embeddings have any length."""
     expected = {
         name: tuple(getattr(value, "shape", ()))
         for name, value in model.state_dict(keep_vars=True).items()
         if not name.startswith(EMBEDDINGS)
     }
-    found = {n: tuple(v.shape) for n, v in state.items() if not n.startswith(EMBEDDINGS)}
-    for name in sorted(expected.keys() | found.keys()):
-        if found.get(name) != expected.get(name):
-            have, want = found.get(name, "missing"), expected.get(name, "not known to it")
+    shapes = {n: tuple(v.shape) for n, v in state.items() if not n.startswith(EMBEDDINGS)}
+    for name in sorted(expected.keys() | shapes.keys()):
+        if shapes.get(name) != expected.get(name):
+            have, want = shapes.get(name, "missing"), expected.get(name, "missing")
             raise ValueError(
-                f"{path.name}: {name} is {have}, in the declared model {want}; declare the model of its "
-                "parent"
+                f"{path.name}: {name} is {have}, in the declared model {want}; declare the model "
+                "of the parent"
             )
 
 
 def parameter_groups(model: Any) -> list[dict[str, Any]]:
-    """Return the parameters that are trained, as two groups: embeddings of units and sessions, the rest."""
+    """Return the trained parameters in two groups: embeddings of units and sessions, all others."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     groups = [
         {"params": [p for n, p in named if n.startswith(EMBEDDINGS)], "sparse": True},
@@ -161,7 +167,7 @@ def parameter_groups(model: Any) -> list[dict[str, Any]]:
 
 
 def embedding_rows(model: Any, arrays: Arrays) -> dict[str, list[int]]:
-    """Return the rows of the embeddings for the units and sessions of recordings."""
+    """Return the rows of the embeddings that belong to the units and sessions of recordings."""
     return {
         "unit_rows": model.unit_emb.tokenizer(list(arrays.units)),
         "session_rows": model.session_emb.tokenizer(list(arrays.sessions)),

@@ -1,4 +1,4 @@
-"""From an entry to its metrics: recordings, training, evaluation. What recipes call to build."""
+"""A job -> recordings -> training -> evaluation -> metrics: the `build` functions of recipes."""
 
 import logging
 import os
@@ -20,8 +20,8 @@ _log = logging.getLogger(__name__)
 
 MONITOR_EVERY = {"desk": 50, "paper": 500}  # steps
 SIMULATED = Path(__file__).parents[2] / "recordings"
-# Of R²: a choice. One and two threads gave the same three digits in a training of 250 steps; other
-# hardware was not tried.
+# Tolerance of R²: a choice. Trainings of 250 steps with one and with two threads agreed in three
+# digits; other hardware was not tried.
 ATOL = 0.02
 
 Metrics = dict[str, tuple[float, float]]
@@ -30,31 +30,31 @@ Metrics = dict[str, tuple[float, float]]
 def train_and_evaluate(job: Job) -> Metrics:
     """Train the model of an entry on its recordings, and return its test R² with a tolerance.
 
-    Nothing comes back on a node that does not lead.
+    On all nodes but the first the result is empty.
 
     Raises
     ------
     RuntimeError
-        When more devices are asked for than there are, or float16 without a GPU; at paper scale, unless `job.yes`, with fewer GPUs
-        than declared.
+        If the machine has fewer devices than requested, or float16 is requested without a GPU; at
+        paper scale also if there are fewer GPUs than declared, unless `job.yes`.
     """
     _check_hardware(job)
     if job.scale == "desk":
         import torch
 
-        torch.set_num_threads(1)  # more change the last bits, and gain little on so small a model
-    held = _recordings(job)
+        torch.set_num_threads(1)  # more threads change the last bits and save little time
+    sessions = _recordings(job)
     monitor = SpectralMonitor(log=job.folder / "spectra.csv", every=MONITOR_EVERY[job.scale])
-    train(job, held, on_step=monitor)
+    train(job, sessions, on_step=monitor)
     if job.node > 0:
         return {}
-    return _metrics(job, evaluate_checkpoint(job, held, job.output))
+    return _metrics(job, evaluate_checkpoint(job, sessions, job.output))
 
 
 def evaluate_parent(job: Job) -> Metrics:
-    """Return the test R² of a parent as it is, for an entry that trains nothing."""
+    """Return the test R² of the parent without further training."""
     if job.parent is None:
-        raise ValueError(f"{job.name} evaluates a parent and declares none")
+        raise ValueError(f"{job.name}: an evaluation needs a parent; declare one")
     return _metrics(job, evaluate_checkpoint(job, _recordings(job), job.parent))
 
 
@@ -62,11 +62,11 @@ def evaluate_checkpoint(job: Job, sessions: list[Any], checkpoint: Path) -> Eval
     """Return the evaluation of a checkpoint on the test split of recordings."""
     import torch
 
-    held = to_arrays(sessions, job.params)
-    model = build({"model": job.params["model"]}, held, checkpoint)
+    arrays = to_arrays(sessions, job.params)
+    model = build({"model": job.params["model"]}, arrays, checkpoint)
     batches = Batches(
-        held,
-        **embedding_rows(model, held),
+        arrays,
+        **embedding_rows(model, arrays),
         model=job.params["model"],
         unit_dropout={"level": "off"},
         seed=0,
@@ -81,22 +81,23 @@ def _recordings(job: Job) -> list[Any]:
     return list(open_recordings(job.params, folder).values())
 
 
-def _metrics(job: Job, found: Evaluation) -> Metrics:
-    """Return the metrics; R² of each session and the spectrum of the features stay beside them."""
-    write_evaluation(job.folder / "evaluation.json", found.by_session, found.features)
-    for session, r2 in found.by_session.items():
+def _metrics(job: Job, evaluation: Evaluation) -> Metrics:
+    """Return the metrics, and write R² by session and the spectrum of the features to a file."""
+    path = job.folder / "evaluation.json"
+    write_evaluation(path, evaluation.by_session, evaluation.features)
+    for session, r2 in evaluation.by_session.items():
         _log.info("%s: test R² of %s is %.3f", job.name, session, r2)
-    return {"r2": (found.r2, ATOL)}
+    return {"r2": (evaluation.r2, ATOL)}
 
 
 def _check_hardware(job: Job) -> None:
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    there = gpus or os.cpu_count() or 1
-    if job.devices and job.devices > there:
-        what = "GPUs" if gpus else "processor cores and no CUDA GPU"
-        raise RuntimeError(f"--devices {job.devices}: this machine has {there} {what}")
+    available = gpus or os.cpu_count() or 1
+    if job.devices and job.devices > available:
+        kind = "GPUs" if gpus else "processor cores and no CUDA GPU"
+        raise RuntimeError(f"--devices {job.devices}: this machine has {available} {kind}")
     if job.precision == "float16" and not gpus:  # Lightning would train in bfloat16 instead
         raise RuntimeError("--precision float16 needs a CUDA GPU; bfloat16 runs here")
     if job.scale == "paper" and not job.yes:
@@ -104,14 +105,10 @@ def _check_hardware(job: Job) -> None:
 
 
 def check_length(job: Job, gpus: int) -> None:
-    """Refuse a training for which this machine has fewer GPUs than declared, with an estimate.
+    """Raise RuntimeError if this machine has fewer GPUs than the training declares.
 
-    The hours are those published times GPUs declared over GPUs here: of GPUs like those.
-
-    Raises
-    ------
-    RuntimeError
-        One line.
+    The message estimates the duration: the published hours times the number of declared GPUs,
+    divided by the number of GPUs here. It assumes GPUs of the same kind.
     """
     training, cost = job.params["training"], job.cost
     declared = training["devices"]
@@ -120,11 +117,11 @@ def check_length(job: Job, gpus: int) -> None:
         return
     length = " or ".join(f"{training[k]:,} {k}" for k in ("epochs", "steps") if k in training)
     price = f" (published: {cost.seconds / 3600:g} h on {cost.hardware})" if cost else ""
-    found = "this machine has no CUDA GPU"
+    reason = "this machine has no CUDA GPU"
     if used:
         hours = f", about {cost.seconds / 3600 * declared / used:.0f} h" if cost else ""
-        found = f"it would get {used} of the {declared} GPUs declared{hours}"
+        reason = f"it would get {used} of the {declared} declared GPUs{hours}"
     raise RuntimeError(
-        f"{job.name} at paper scale trains for {length}{price} and {found}: fetch the published weights, "
-        "build it at desk scale, or give --yes"
+        f"{job.name} at paper scale trains for {length}{price} and {reason}: fetch the published "
+        "weights, train at desk scale, or give --yes"
     )

@@ -1,4 +1,4 @@
-"""Who runs a training, and how they hear of it: signals and a line on the terminal."""
+"""Handling of SIGTERM and the progress line of a training."""
 
 import contextlib
 import math
@@ -8,14 +8,15 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-TERMINATED = 128 + signal.SIGTERM  # exit status, as of a shell
+TERMINATED = 128 + signal.SIGTERM  # exit status, as in a shell
 
 
 @contextlib.contextmanager
 def terminated(*, processes: int) -> Iterator[list[bool]]:
-    """Collect SIGTERM instead of dying of it; one that nobody acted upon ends the process afterwards.
+    """Record SIGTERM in the list that is yielded instead of ending the process at once.
 
-    Processes that were started by another get SIGINT when that one dies, and save as well.
+    The process ends with the usual exit status when the block is left. With several `processes`
+    SIGINT is recorded, too: child processes get it when their parent dies, and save as well.
     """
     stop: list[bool] = []
     if threading.current_thread() is not threading.main_thread():
@@ -36,14 +37,14 @@ def terminated(*, processes: int) -> Iterator[list[bool]]:
 def progress_line(
     name: str, *, total: int, done: int, shown: bool
 ) -> Iterator[Callable[[Any, float, float], None]]:
-    """Show a line on the terminal: steps, time left, loss, learning rate, validation R² and the name.
+    """Show a line on the terminal: steps, time left, loss, learning rate, validation R² and name.
 
-    What it yields is called after every step with loss, learning rate and best R² so far. Nothing is shown
-    where stderr is no terminal.
+    The function that is yielded is called after every step with the loss, the learning rate and the
+    best R² so far. Nothing is shown if stderr is not a terminal.
     """
     from tqdm import tqdm
 
-    disable = None if shown else True  # None: unless it is a terminal
+    disable = None if shown else True  # None: show the line on a terminal only
     with tqdm(
         desc=name,
         total=total,
@@ -55,9 +56,9 @@ def progress_line(
     ) as bar:
 
         def show(loss: Any, rate: float, r2: float) -> None:
-            if not bar.disable and bar.n % 10 == 0:  # reading the loss waits for a GPU
-                known = f", R² {r2:.3f}" if math.isfinite(r2) else ""
-                bar.set_postfix_str(f"loss {float(loss):.3f}, lr {rate:.1e}{known}", refresh=False)
+            if not bar.disable and bar.n % 10 == 0:  # reading the loss waits for the GPU
+                best = f", R² {r2:.3f}" if math.isfinite(r2) else ""
+                bar.set_postfix_str(f"loss {float(loss):.3f}, lr {rate:.1e}{best}", refresh=False)
             bar.update()
 
         yield show

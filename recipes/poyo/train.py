@@ -1,13 +1,13 @@
-"""Trains POYO on recordings, in one process or several, and can be stopped anywhere.
+"""Training of POYO on recordings, in one process or several; it can be stopped at any time.
 
-A training is a function of its declaration: batches are functions of (seed, step), torch's generator is
-seeded with (seed, step, process) before every step, and the schedule has its length from the beginning.
-What is left to be saved are the weights, the optimizer's moments, the step and the best weights so far;
-a resumed training ends with the bits of one that was never stopped, on the same machine, with as many
-threads.
+A training is a function of its declaration: batches are functions of (seed, step), torch's
+generator is seeded with (seed, step, process) before every step, and the length of the schedule is
+known from the start. A saved state needs only the weights, the moments of the optimizer, the step
+and the best weights so far. A resumed training ends with the same bits as one that was never
+stopped, on the same machine and with the same number of threads.
 
-The loop is Lightning Fabric's rather than the Trainer's: the Trainer's own resume is not exact, and all
-that this needs of it are devices, precision and processes.
+The loop uses Lightning Fabric, not the Trainer: the Trainer does not resume exactly, and only its
+handling of devices, precision and processes is needed here.
 """
 
 import csv
@@ -35,7 +35,7 @@ from .signals import TERMINATED, progress_line, terminated
 
 _log = logging.getLogger(__name__)
 
-VALIDATIONS = 10  # in a training; each costs a pass over the validation windows
+VALIDATIONS = 10  # in one training; each takes a pass over the validation windows
 LOG_LINES = 1000
 COLUMNS = ("step", "loss", "learning_rate", "kept_units", "valid_r2")
 PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
@@ -50,44 +50,43 @@ def train(
     save_seconds: float = 60.0,
     on_step: OnStep | None = None,
 ) -> dict[str, float]:
-    """Train the model of an entry, leave it at `job.output`, and return what became of it.
+    """Train the model of an entry, write it to `job.output`, and return a summary.
 
-    The checkpoint has the layout of Lightning's and can be read by torch_brain: `state_dict`, with the
-    vocabularies of units and sessions, under `model.`; `hyper_parameters` with the params of the entry. It
-    has the weights of the best validation R² among ten, the last one at the end. `log.csv` beside it has
-    the loss.
+    The checkpoint has the layout of Lightning, and torch_brain can read it: `state_dict` with
+    weights and the vocabularies of units and sessions under `model.`, and `hyper_parameters` with
+    the params of the entry. The weights are those of the best validation R² of ten validations, the
+    last one after the last step. `log.csv` beside it has the loss.
 
     Parameters
     ----------
     job : Job
-        A state in `job.folder` is resumed, if it is of the same beginning.
+        A state in `job.folder` is resumed if its training began with the same weights.
     sessions : sequence of torch_brain.data.Data
+        The recordings.
     save_seconds : float
-        Time between saved states. SIGTERM saves one and raises SystemExit(143).
+        Time between saved states. SIGTERM saves a state and raises SystemExit(143).
     on_step : callable, optional
-        Called with the number of steps done and the model after each, in the first process.
+        Called in the first process after each step, with the number of steps done and the model.
 
     Returns
     -------
     dict
-        valid_r2 and best_step of the weights that were kept; loss, of the last step; steps; batch.
+        `valid_r2` and `best_step` of the weights that were kept, `loss` of the last step, `steps`
+        and `batch`.
 
     Raises
     ------
     ValueError
-        When the declaration does not fit the recordings.
+        If the declaration does not fit the recordings.
     """
     import torch
     from lightning.fabric import Fabric
     from lightning.fabric.plugins.environments import LightningEnvironment
 
-    for name in (
-        "lightning",
-        "lightning.fabric",
-        "lightning.pytorch",
-    ):  # its own lines would come under our name
+    # Without this, Lightning's own lines would be shown as lines of specdiag.
+    for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    held, declared = to_arrays(sessions, job.params), job.params["training"]
+    arrays, declared = to_arrays(sessions, job.params), job.params["training"]
     cuda, devices = torch.cuda.is_available(), job.devices or declared["devices"]
     if cuda:
         devices = min(devices, torch.cuda.device_count())
@@ -97,12 +96,14 @@ def train(
         num_nodes=job.nodes,
         strategy="ddp_spawn" if devices * job.nodes > 1 else "auto",
         precision=PRECISION[_precision(job)],
-        plugins=LightningEnvironment(),  # also within Slurm, where one process a node starts the others
+        plugins=LightningEnvironment(),  # within Slurm, too
     )
     if _precision(job) != declared["precision"]:
-        text = "%s: trains in %s, declared is %s: its numbers may differ from what is recorded"
+        text = "%s: trains in %s instead of the declared %s: R² may differ from the recorded value"
         _log.warning(text, job.name, _precision(job), declared["precision"])
-    run = functools.partial(_run, job=job, held=held, save_seconds=save_seconds, on_step=on_step)
+    run = functools.partial(
+        _run, job=job, arrays=arrays, save_seconds=save_seconds, on_step=on_step
+    )
     try:
         return fabric.launch(run)
     except torch.multiprocessing.ProcessExitedException as error:
@@ -117,7 +118,7 @@ def _precision(job: Job) -> str:
 
 @dataclass(kw_only=True)
 class Training:
-    """The parts of one process of a training. `core` is the model itself, without what wraps it."""
+    """State of one process of a training. `core` is the model, `model` its wrapper by Fabric."""
 
     fabric: Any
     job: Job
@@ -136,12 +137,12 @@ class Training:
     log: list[list[float]] = field(default_factory=list)
 
 
-def _run(fabric: Any, *, job: Job, held: Arrays, save_seconds: float, on_step: Any) -> Any:
-    """Train in one process; the first one saves, validates and reports."""
+def _run(fabric: Any, *, job: Job, arrays: Arrays, save_seconds: float, on_step: Any) -> Any:
+    """Train in one process; the first process also saves, validates and reports."""
     import torch
 
     torch.set_float32_matmul_precision(job.params["training"]["matmul_precision"])
-    training = _begin(fabric, job, held)
+    training = _begin(fabric, job, arrays)
     _resume(training)
     with terminated(processes=fabric.world_size) as stop:
         _loop(training, save_seconds, on_step, stop)
@@ -157,14 +158,15 @@ def _run(fabric: Any, *, job: Job, held: Arrays, save_seconds: float, on_step: A
     }
 
 
-def _begin(fabric: Any, job: Job, held: Arrays) -> Training:
+def _begin(fabric: Any, job: Job, arrays: Arrays) -> Training:
+    """Return a training before its first step."""
     from .lamb import optimizer
 
     params = job.params
-    core = build(params, held, job.parent)
+    core = build(params, arrays, job.parent)
     batches = Batches(
-        held,
-        **embedding_rows(core, held),
+        arrays,
+        **embedding_rows(core, arrays),
         model=params["model"],
         unit_dropout=params["unit_dropout"],
         seed=params["training"]["seed"],
@@ -190,6 +192,7 @@ def _begin(fabric: Any, job: Job, held: Arrays) -> Training:
 
 
 def _loop(t: Training, save_seconds: float, on_step: Any, stop: list[bool]) -> None:
+    """Do all remaining steps; raise SystemExit after a saved state if the training is to stop."""
     first = t.fabric.is_global_zero
     validate_every = math.ceil(t.total / VALIDATIONS)
     log_every = math.ceil(t.total / LOG_LINES)
@@ -217,9 +220,10 @@ def _loop(t: Training, save_seconds: float, on_step: Any, stop: list[bool]) -> N
 
 
 def _step(t: Training, stop: list[bool]) -> tuple[Any, float, bool]:
-    """Do one step; return its loss, the fraction of units kept, and whether any process is to stop.
+    """Do one step; return its loss, the fraction of units kept, and whether a process got a signal.
 
-    The loss is the weighted mean over all processes, so that their number does not change it.
+    The loss is the weighted mean over the windows of all processes, so it does not depend on their
+    number.
     """
     import torch
 
@@ -246,7 +250,7 @@ def _step(t: Training, stop: list[bool]) -> tuple[Any, float, bool]:
 
 
 def _validate(t: Training) -> float:
-    """Return the validation R² in the first process, and keep the weights if it is the best."""
+    """Return the validation R² in the first process, and keep the weights if it is the highest."""
     r2 = math.nan
     if t.fabric.is_global_zero:
         step, device = t.job.params["data"]["eval_step"], t.fabric.device
@@ -260,7 +264,7 @@ def _validate(t: Training) -> float:
 
 
 def _copied(state: dict[str, Any]) -> dict[str, Any]:
-    """Return tensors that training leaves alone, and the vocabularies, which are copies already."""
+    """Return copies of the tensors; the vocabularies of a state dict are copies already."""
     return {k: v.cpu().clone() if hasattr(v, "cpu") else v for k, v in state.items()}
 
 
@@ -280,12 +284,12 @@ def _save(t: Training) -> None:
 
 
 def _resume(t: Training) -> None:
-    """Go on from the newest whole state, unless it began with other weights: the parent was replaced."""
+    """Restore the newest undamaged state, unless it began with other weights (another parent)."""
     state = checkpoints.resume(t.job.folder)
     if state is None:
         return
     if state["beginning"] != t.beginning:
-        text = "%s: the state after step %d began with other weights: begins anew"
+        text = "%s: the saved state after step %d began with other weights: training starts again"
         _log.warning(text, t.job.name, state["step"])
         return
     t.core.load_state_dict(state["model"])

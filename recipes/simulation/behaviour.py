@@ -1,20 +1,19 @@
-"""What the simulated animals do, and how fast their units fire meanwhile.
+"""A random generator -> the behaviour of simulated animals: trials and kinematics as plain arrays.
 
-Plain arrays in and out: times in seconds, positions in centimetres (the rat's in metres), rates in
-spikes a second. `_simulate` puts them into the files of the brainsets that they stand for, and says
-what is realistic about them.
+Times are in seconds, positions in centimetres (of the rat in metres). `files` puts the arrays into
+the layout of the brainsets; the heading of `recordings` says which properties are realistic.
 """
 
 from typing import Any
 
 import numpy as np
 
-BIN = 0.01  # s: kinematics of the reaching monkeys and the rat, and all rates, are on this grid
+BIN = 0.01  # s: the grid of all rates, and of the kinematics of reaching monkeys and of the rat
 Table = dict[str, np.ndarray]
 
 REACH = 8.0  # cm, from the centre to the eight targets
-JERK = 3.0, 0.06  # cm and s: a jerk of the hand that its acceleration gives away
-MEAN_SPEED = 20.0  # cm/s: depths of tuning are given at this speed
+JERK = 3.0, 0.06  # cm and s: a jerk of the hand that is seen in its acceleration
+MEAN_SPEED = 20.0  # cm/s: the depth of tuning is given at this speed
 
 
 def grid(seconds: float, rate: float = 1 / BIN) -> np.ndarray:
@@ -34,8 +33,8 @@ def smooth_noise(rng: np.random.Generator, n: int, width: int, *shape: int) -> n
 def minimum_jerk(times: np.ndarray, moves: list[tuple[float, float, np.ndarray, float]]) -> Any:
     """Return the path of a hand, shape (n_times, 2), that starts at the centre and makes `moves`.
 
-    A move is its start, its duration, where it ends and how far it bows to the side. The hand goes
-    along it by 10 s^3 - 15 s^4 + 6 s^5 [Flash & Hogan 1985].
+    A move is (start, duration, end point, bow to the side). The position along it follows
+    10 s^3 - 15 s^4 + 6 s^5 [Flash & Hogan 1985], where s is the elapsed part of the duration.
     """
     path, place = np.zeros((len(times), 2)), np.zeros(2)
     for start, duration, end, bow in moves:
@@ -48,20 +47,20 @@ def minimum_jerk(times: np.ndarray, moves: list[tuple[float, float, np.ndarray, 
 
 
 def polar(angle: float, radius: float) -> np.ndarray:
-    """Return a point of the plane, shape (2,)."""
+    """Return a point of the plane in Cartesian coordinates, shape (2,)."""
     return radius * np.array([np.cos(angle), np.sin(angle)])
 
 
 def derivative(values: np.ndarray, rate: float) -> np.ndarray:
-    """Return the time derivative of regular samples."""
+    """Return the time derivative of regular samples; `rate` is in Hz."""
     return np.gradient(values, axis=0) * rate
 
 
 def reaches(rng: np.random.Generator, seconds: float) -> tuple[Table, Table]:
     """Return trials and cursor of a centre-out session, sampled at 100 Hz.
 
-    A target appears, after a delay comes the go cue, the hand reaches, holds and returns. One trial in
-    ten fails: the hand stops half-way. About once a minute the hand jerks.
+    In a trial a target is shown, the go cue follows after a delay, and the hand reaches, holds and
+    returns. One trial in ten fails: the hand stops half-way. About once a minute the hand jerks.
     """
     rows, moves, now = [], [], 0.5
     while now + 5.0 < seconds:
@@ -87,7 +86,7 @@ def reaches(rng: np.random.Generator, seconds: float) -> tuple[Table, Table]:
     velocity = derivative(position, 1 / BIN)
     cursor = {"pos": position, "vel": velocity, "acc": derivative(velocity, 1 / BIN)}
     trials = {
-        "start_time": on,  # the animal is at the centre when the target appears
+        "start_time": on,  # the animal is at the centre when the target is shown
         "stop_time": stop,
         "target_on_time": on,
         "go_cue_time": go,
@@ -100,8 +99,8 @@ def reaches(rng: np.random.Generator, seconds: float) -> tuple[Table, Table]:
 def bumps(rng: np.random.Generator, seconds: float) -> tuple[Table, Table]:
     """Return trials and hand of a session with active reaches and passive bumps, sampled at 1 kHz.
 
-    In half of the trials the handle pushes the resting hand: these have a bump time, and neither go
-    cue nor onset of a movement.
+    In half of the trials the handle pushes the resting hand. These trials have a bump time, but no
+    go cue and no onset of a movement (NaN).
     """
     rows, moves, now = [], [], 0.4
     while now + 3.5 < seconds:
@@ -143,8 +142,9 @@ def bumps(rng: np.random.Generator, seconds: float) -> tuple[Table, Table]:
 def intervals(rng: np.random.Generator, seconds: float) -> Table:
     """Return the trials of a Ready-Set-Go session [Sohn et al. 2019].
 
-    The animal measures the time from Ready to Set, of a short or a long prior, and reproduces it: with
-    noise that grows with the time, and drawn to the mean of the prior. One trial in 25 is aborted.
+    The animal measures the time from Ready to Set, which is drawn from a short or a long prior, and
+    reproduces it. The reproduced time is biased towards the mean of the prior and has noise that
+    grows with the time. One trial in 25 is aborted.
     """
     priors = {True: [480, 560, 640, 720, 800], False: [800, 900, 1000, 1100, 1200]}
     rows, now, short = [], 0.3, bool(rng.integers(2))
@@ -180,9 +180,10 @@ def intervals(rng: np.random.Generator, seconds: float) -> Table:
 
 
 def foraging(rng: np.random.Generator, seconds: float) -> Table:
-    """Return the path of a rat in a square of 1.5 m, sampled at 100 Hz, with its pauses.
+    """Return the path of a rat in a square of 1.5 m, sampled at 100 Hz, pauses included.
 
-    Heading and speed are smooth random walks; walls turn the animal; it pauses every few seconds.
+    Heading and speed are smooth random walks. The animal turns at walls and pauses every few
+    seconds.
     """
     times = grid(seconds)
     turn = np.deg2rad(90) * smooth_noise(rng, len(times), 40)  # rad/s

@@ -1,10 +1,10 @@
-"""Simulated recordings in the layout of the brainsets: a torch_brain.data.Data each.
+"""Behaviour and spikes -> recordings in the layout of the brainsets, as torch_brain.data.Data.
 
 The layouts are those of torch_brain 0.2.1's pipelines perich_miller_population_2018 and
-vollan_moser_alternating_2025, and of the pipelines for area2_bump and dmfc_rsg in `pipelines`. Left
-out is what no recipe reads: dates, theta chunks, channels of the probes, and columns of trials beyond
-those named here. Each function is called with the session's name, the settings of the simulation, a
-random generator and the number of units.
+vollan_moser_alternating_2025, and of the pipelines for area2_bump and dmfc_rsg in `pipelines`.
+Parts that no recipe reads are left out: dates, theta chunks, channels of the probes, and further
+columns of trials. The arguments of each function are the name of the session, the settings of the
+simulation, a random generator and the number of units.
 """
 
 from collections.abc import Mapping
@@ -12,25 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from . import behaviour as tasks
-from . import firing as units
+from . import behaviour, firing
 
 Settings = Mapping[str, Any]
-SPLIT_SEED = 42  # the pipelines'
-TIMING_RATE = 50.0  # Hz, of what is decoded from a Ready-Set-Go session
-POOL = 2  # units of an animal, as a multiple of the most that a session has
+SPLIT_SEED = 42  # as in the pipelines
+TIMING_RATE = 50.0  # Hz, of the targets of a Ready-Set-Go session
+POOL = 2  # units of an animal, as a multiple of the largest number in a session
 
 
 def center_out(session: str, settings: Settings, rng: np.random.Generator, count: int) -> Any:
-    """Return reaches with `cursor` and `movement_phases`, as Perich and Miller's."""
+    """Return reaches with `cursor` and `movement_phases`, as in Perich and Miller's recordings."""
     from torch_brain.data import Data, Interval, IrregularTimeSeries
 
-    trials, cursor = tasks.reaches(rng, settings["seconds"])
+    trials, cursor = behaviour.reaches(rng, settings["seconds"])
     times = cursor["timestamps"]
     on, go, stop = (trials[k] for k in ("target_on_time", "go_cue_time", "stop_time"))
     planned = np.zeros((len(times), 2))
     for target, start, end in zip(trials["target_id"], on, go, strict=True):
-        planned[(times >= start + 0.1) & (times < end)] = tasks.polar(target * np.pi / 4, 1.0)
+        planned[(times >= start + 0.1) & (times < end)] = behaviour.polar(target * np.pi / 4, 1.0)
     how = {"velocity": cursor["vel"], "lead": True, "planned": planned}
     series = IrregularTimeSeries(**cursor, domain="auto")
     ends = np.append(on[1:], min(stop[-1] + 1.0, series.domain.end[-1]))
@@ -55,11 +54,11 @@ def center_out(session: str, settings: Settings, rng: np.random.Generator, count
 
 
 def area2_bump(session: str, settings: Settings, rng: np.random.Generator, count: int) -> Any:
-    """Return reaches and bumps with `hand`, as somatosensory area 2 of the Neural Latents Benchmark."""
+    """Return reaches and bumps with `hand`, as in area2_bump of the Neural Latents Benchmark."""
     from torch_brain.data import Data, Interval, RegularTimeSeries
 
-    trials, hand = tasks.bumps(rng, settings["seconds"])
-    felt = hand["vel"][:: round(1000 * tasks.BIN)]
+    trials, hand = behaviour.bumps(rng, settings["seconds"])
+    felt = hand["vel"][:: round(1000 * behaviour.BIN)]
     recorded = _cosine(rng, settings, count, "S1", velocity=felt, lead=False)
     table = _benchmark_trials(rng, trials)
     onset = trials["move_onset_time"]
@@ -80,17 +79,17 @@ def area2_bump(session: str, settings: Settings, rng: np.random.Generator, count
 
 
 def interval_timing(session: str, settings: Settings, rng: np.random.Generator, count: int) -> Any:
-    """Return Ready-Set-Go trials without behaviour, as dmfc_rsg of the Neural Latents Benchmark."""
+    """Return Ready-Set-Go trials, as in dmfc_rsg of the Neural Latents Benchmark."""
     from torch_brain.data import Data, Interval, RegularTimeSeries
 
-    trials = tasks.intervals(rng, settings["seconds"])
-    rates = units.timing_rates(rng, trials, tasks.grid(settings["seconds"]), count)
+    trials = behaviour.intervals(rng, settings["seconds"])
+    rates = firing.timing_rates(rng, trials, behaviour.grid(settings["seconds"]), count)
     recorded = _spikes(rng, rates, [f"unit_{i}" for i in range(count)])
     table = _benchmark_trials(rng, trials)
     timed = table.select_by_mask(np.isfinite(table.tp) & (table.split_indicator != "none"))
     whole = _span(recorded["spikes"], table)
     times = np.arange(whole.start[0], whole.end[0] + 1 / TIMING_RATE, 1 / TIMING_RATE)
-    last = np.searchsorted(timed.set_time, times, side="right") - 1  # trial whose Set was last
+    last = np.searchsorted(timed.set_time, times, side="right") - 1  # trial with the latest Set
     remaining = 1000 * np.maximum(timed.go_time[np.maximum(last, 0)] - times, 0)
     targets = {
         "produced_interval": timed.tp[np.maximum(last, 0)],
@@ -116,13 +115,13 @@ def interval_timing(session: str, settings: Settings, rng: np.random.Generator, 
 
 
 def open_field(session: str, settings: Settings, rng: np.random.Generator, count: int) -> Any:
-    """Return a foraging rat with `samples`, as Vollan and Moser's; none of their model's outputs."""
+    """Return a foraging rat with `samples`, as Vollan and Moser's; outputs of models are NaN."""
     from torch_brain.data import ArrayDict, Data, IrregularTimeSeries
 
-    path = tasks.foraging(rng, settings["seconds"])
-    tuning = units.spatial_units(rng, count)
-    rates = units.spatial_rates(rng, tuning, path)
-    moves = path["speed"] > 0.05  # m/s: the brainset has no samples of a resting animal
+    path = behaviour.foraging(rng, settings["seconds"])
+    tuning = firing.spatial_units(rng, count)
+    rates = firing.spatial_rates(rng, tuning, path)
+    moves = path["speed"] > 0.05  # m/s: the brainset has no samples of pauses
     domain = _runs(path["timestamps"], moves)
     fields = {k: v[moves].astype(np.float32) for k, v in path.items() if k != "timestamps"}
     missing = ["id"] + [
@@ -133,7 +132,7 @@ def open_field(session: str, settings: Settings, rng: np.random.Generator, count
     n = int(moves.sum())
     absent = {name: np.full(n, np.nan, np.float32) for name in missing}
     places = np.where(tuning["kind"] == 1, "hc", "mec")
-    order = np.argsort(places == "hc", kind="stable")  # as the brainset: mec, then hc
+    order = np.argsort(places == "hc", kind="stable")  # as in the brainset: mec, then hc
     names = [f"{p}_{i}" for p in ("mec", "hc") for i in range((places == p).sum())]
     recorded = _spikes(rng, rates[:, order], names, domain)
     recorded["units"] = ArrayDict(
@@ -182,10 +181,10 @@ def _monkey(session: str, tech: str = "UTAH_ARRAY_SPIKES") -> dict[str, Any]:
 def _spikes(
     rng: np.random.Generator, rates: np.ndarray, names: list[str], domain: Any = "auto"
 ) -> dict[str, Any]:
-    """Return spikes and units as `extract_spikes_from_nwbfile` of torch_brain makes them."""
+    """Return spikes and units as `extract_spikes_from_nwbfile` of torch_brain does."""
     from torch_brain.data import ArrayDict, IrregularTimeSeries
 
-    times, index = units.poisson(rng, rates)
+    times, index = firing.poisson(rng, rates)
     return {
         "spikes": IrregularTimeSeries(timestamps=times, unit_index=index, domain=domain),
         "units": ArrayDict(
@@ -199,14 +198,14 @@ def _spikes(
 def _cosine(
     rng: np.random.Generator, settings: Settings, count: int, area: str, **how: Any
 ) -> dict[str, Any]:
-    """Return spikes and units of an array in a reaching monkey's cortex."""
-    tuning = units.cosine_units(settings["seed"], rng, count, POOL * settings["units"][1])
+    """Return spikes and units of an electrode array in the cortex of a reaching monkey."""
+    tuning = firing.cosine_units(settings["seed"], rng, count, POOL * settings["units"][1])
     names = [f"group_{area}/elec{e}/unit_{i}" for i, e in enumerate(tuning["electrode"])]
-    return _spikes(rng, units.cosine_rates(rng, tuning, **how), names)
+    return _spikes(rng, firing.cosine_rates(rng, tuning, **how), names)
 
 
 def _phases(trials: Any, domain: Any, outliers: Any) -> Any:
-    """Return when the animal held, reached and returned, or did none of these, without outliers."""
+    """Return the periods of holding, reaching, returning and other behaviour, without outliers."""
     from torch_brain.data import Data, Interval
 
     valid = trials.select_by_mask(trials.is_valid)
@@ -223,8 +222,8 @@ def _phases(trials: Any, domain: Any, outliers: Any) -> Any:
     return phases
 
 
-def _outliers(cursor: tasks.Table) -> Any:
-    """Return when the hand moves too fast or too far, by the rules of Perich and Miller's pipeline."""
+def _outliers(cursor: behaviour.Table) -> Any:
+    """Return when the hand is too fast or too far, by the rules of Perich and Miller's pipeline."""
     from scipy.ndimage import binary_dilation, binary_erosion
 
     fast = binary_dilation(np.hypot(*cursor["acc"].T) > 1500.0, np.ones(2, bool))  # cm/s^2
@@ -234,7 +233,7 @@ def _outliers(cursor: tasks.Table) -> Any:
 
 
 def _runs(times: np.ndarray, mask: np.ndarray) -> Any:
-    """Return the intervals in which a mask of regular samples is true."""
+    """Return the intervals in which a mask over regular samples is true."""
     from torch_brain.data import Interval
 
     edges = np.diff(np.concatenate([[0], mask.astype(int), [0]]))
@@ -245,8 +244,8 @@ def _runs(times: np.ndarray, mask: np.ndarray) -> Any:
     )
 
 
-def _benchmark_trials(rng: np.random.Generator, trials: tasks.Table) -> Any:
-    """Return trials with the benchmark's split: three in four to train, one to `val`, few to none."""
+def _benchmark_trials(rng: np.random.Generator, trials: behaviour.Table) -> Any:
+    """Return trials with a benchmark split: 3 of 4 are `train`, 1 of 4 `val`, a few `none`."""
     from torch_brain.data import Interval
 
     n = len(trials["start"])
@@ -257,7 +256,7 @@ def _benchmark_trials(rng: np.random.Generator, trials: tasks.Table) -> Any:
 
 
 def _split(trials: Any) -> dict[str, Any]:
-    """Return the domains: `val` is the test, a fifth of `train` is for validation."""
+    """Return the domains: `val` is the test; a fifth of `train` is the validation."""
     train, valid = trials.select_by_mask(trials.split_indicator == "train").split(
         [0.8, 0.2], shuffle=True, random_seed=SPLIT_SEED
     )
@@ -266,7 +265,7 @@ def _split(trials: Any) -> dict[str, Any]:
 
 
 def _span(*parts: Any) -> Any:
-    """Return one interval from the first start to the last end of series and intervals."""
+    """Return one interval from the first start to the last end of time series and intervals."""
     from torch_brain.data import Interval
 
     domains = [part if isinstance(part, Interval) else part.domain for part in parts]

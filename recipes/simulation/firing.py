@@ -1,17 +1,17 @@
-"""How fast simulated units fire, given what the animal does.
+"""Behaviour of simulated animals -> firing rates of their units -> spikes.
 
-Rates are spikes a second on the grid of `_simulated_tasks`, shape (n_bins, n_units).
+Rates are in spikes per second on the grid of `behaviour`, shape (n_bins, n_units).
 """
 
 import numpy as np
 
 from .behaviour import BIN, MEAN_SPEED, Table, smooth_noise
 
-CEILING = 120.0  # spikes a second, that no unit surpasses
+CEILING = 120.0  # spikes per second: the largest rate of a unit
 
 
 def poisson(rng: np.random.Generator, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return spikes of inhomogeneous Poisson processes: times in order, and the unit of each."""
+    """Return spikes of inhomogeneous Poisson processes: sorted times, and the unit of each."""
     counts = rng.poisson(np.clip(rates, 0, CEILING) * BIN)
     bins, units = np.nonzero(counts)
     repeat = counts[bins, units]
@@ -22,16 +22,16 @@ def poisson(rng: np.random.Generator, rates: np.ndarray) -> tuple[np.ndarray, np
 
 
 def drift(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Return a slow gain that all units share, shape (n_bins, 1): 10 % over tens of seconds."""
+    """Return a slow gain common to all units, shape (n_bins, 1): 10 % over tens of seconds."""
     return np.exp(0.1 * smooth_noise(rng, n, 1000))[:, None]
 
 
 def cosine_units(seed: int, rng: np.random.Generator, count: int, pool: int) -> Table:
-    """Return the tuning of the units that a session sees, each an array of shape (n_units,).
+    """Return the tuning of the units of a session, each an array of shape (n_units,).
 
-    An animal has a `pool` of units, drawn from its seed alone; a session sees some of them, each
-    with a gain, a baseline and a few degrees of preferred direction of its own. A quarter is hardly
-    tuned. Depths are spikes a second at the mean speed.
+    An animal has a `pool` of units that depends on its seed only. A session records `count` of
+    them; gain, baseline and preferred direction (a few degrees) vary between sessions. A quarter of
+    the units is hardly tuned. Depths are in spikes per second at the mean speed.
     """
     animal = np.random.default_rng(seed)
     tuned = np.where(animal.random(pool) < 0.25, 0.1, 1.0)
@@ -59,14 +59,14 @@ def cosine_rates(
     lead: bool,
     planned: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return rates that follow the velocity by its cosine, and its speed [Moran & Schwartz 1999].
+    """Return rates with cosine tuning to velocity, and tuning to speed [Moran & Schwartz 1999].
 
     Parameters
     ----------
     velocity : ndarray of shape (n_bins, 2)
         In cm/s.
     lead : bool
-        Motor units fire before the movement, sensory ones after it.
+        Whether units fire before the movement, as motor units do, or after it, as sensory units.
     planned : ndarray of shape (n_bins, 2), optional
         Unit vector to the target during the delay, zero elsewhere.
     """
@@ -86,9 +86,10 @@ def timing_rates(
 ) -> np.ndarray:
     """Return rates of units that time an interval [Wang et al. 2018; Sohn et al. 2019].
 
-    From Set to Go a third ramps to a level that is the same at every Go, so that the slope is the
-    inverse of the interval; a third has a bump at a fixed share of it. Both also follow the time from
-    Ready to Set, and the prior a little. The rest does not know the time.
+    From Set to Go, a third of the units ramps to a level that is the same at every Go, so the slope
+    is proportional to the inverse of the interval; another third has a bump at a fixed fraction of
+    the interval. Both thirds also depend on the time since Ready until Set, and a little on the
+    prior. The rates of the last third do not depend on time.
     """
     share, measured, prior = (np.zeros(len(times)) for _ in range(3))
     for ready, set_, go, short in zip(
@@ -115,7 +116,7 @@ def timing_rates(
 
 
 def spatial_units(rng: np.random.Generator, count: int) -> Table:
-    """Return the kinds and fields of a rat's units: grid, place, head direction, and none of these."""
+    """Return kinds and fields of units of a rat; kinds 0 to 3 are grid, place, direction, other."""
     kind = rng.choice(4, count, p=[0.35, 0.3, 0.15, 0.2])
     return {
         "kind": kind,

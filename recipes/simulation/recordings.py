@@ -1,55 +1,58 @@
-"""Simulated recordings, in the files that torch_brain's pipelines write of real ones.
+"""A session and its settings -> a simulated recording, in the files that torch_brain writes.
 
-At desk scale they stand for Perich and Miller's centre-out sessions, for area2_bump, for dmfc_rsg and
-for the open-field sessions of Vollan and Moser. Names, units, intervals and splits are those of the
-processed brainsets, so that recipes read both by the same lines.
+At desk scale simulations replace Perich and Miller's centre-out sessions, area2_bump, dmfc_rsg and
+the open-field sessions of Vollan and Moser. Names, units, intervals and splits are as in the
+processed brainsets, so the same code reads both.
 
-What is realistic: movements (minimum jerk with scatter, curvature, reaction times, failed trials,
-jerks of the hand), firing rates, tuning to velocity and speed with a lag that differs over units,
-preparatory activity, units that do not care, gains that drift, units that come and go between sessions
-of one animal, scalar timing, grid, place and head direction units under theta.
+Realistic properties: movements (minimum jerk with scatter, curvature, reaction times, failed
+trials, jerks of the hand); firing rates; tuning to velocity and speed with a lag that differs
+between units; preparatory activity; units without tuning; gains that drift; units that are recorded
+in some sessions of an animal only; scalar timing; grid, place and head direction units modulated by
+theta.
 
-What is not: spikes are Poisson, so that there is no refractoriness and no noise that units share but
-for the slow gain; tuning is the same in all of a session; which units recur does not depend on the
-time between sessions; nothing carries over between animals but the rules; electrodes have one unit
-each; a passive bump is a movement as any other; sessions are minutes long. What decoders reach here
-says nothing about the brain.
+Unrealistic properties: spikes are Poisson, so there is no refractoriness, and no noise is common to
+units except the slow gain; tuning is constant within a session; the time between sessions does not
+matter for the units that they have in common; animals have nothing in common except the rules;
+each electrode has one unit; a passive bump is a movement like any other; sessions last minutes. The
+performance of decoders on these recordings says nothing about the brain.
 
-Everything is drawn from `simulation["seed"]`, which is the animal's, and the session's name.
+Everything is drawn from `simulation["seed"]`, which belongs to the animal, and the name of the
+session.
 """
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from specdiag.files import whole_file
+
 from .._tasks import task_of
 from . import files
 
-VERSION = "2"  # of what is simulated: raise it when other arrays come out
-ORIGIN = f"simulated/{VERSION}"  # what such a recording says of its origin
+VERSION = "2"  # of the simulator: raise it when the arrays change
+ORIGIN = f"simulated/{VERSION}"  # the origin_version of simulated recordings
 MIN_SECONDS = 60
 
 
 def simulate(session: str, simulation: Mapping[str, Any]) -> Any:
-    """Return a simulated recording, a torch_brain.data.Data as the session's brainset has it.
+    """Return a simulated recording, a torch_brain.data.Data in the layout of its brainset.
 
     Parameters
     ----------
     session : str
-        A name that a recording could have; it also says which brainset is meant.
+        Name of a session; the brainset follows from it.
     simulation : mapping
-        `task` (center_out, interval_timing or open_field), `seconds`, `units` (from, to) and `seed`.
+        `task` (center_out, interval_timing or open_field), `seconds`, `units` (smallest and largest
+        number) and `seed`.
 
     Raises
     ------
     ValueError
-        When the session's kind is not simulated as that task, or settings are out of range.
+        If sessions of this kind are not simulated as this task, or settings are out of range.
     """
     from torch_brain.data import BrainsetDescription
 
@@ -70,7 +73,7 @@ def simulate(session: str, simulation: Mapping[str, Any]) -> Any:
 
 
 def digest(session: str, simulation: Mapping[str, Any]) -> str:
-    """Return what tells a simulated recording from others: SHA-256 of its settings and VERSION."""
+    """Return the identity of a simulated recording: SHA-256 of name, settings and VERSION."""
     text = json.dumps([VERSION, session, dict(simulation)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -78,59 +81,51 @@ def digest(session: str, simulation: Mapping[str, Any]) -> str:
 def write_recordings(
     folder: Path | str, sessions: Iterable[str], simulation: Mapping[str, Any]
 ) -> list[Path]:
-    """Return the files FOLDER/BRAINSET/SESSION.h5, simulated where they are not there yet.
+    """Write simulated recordings to FOLDER/BRAINSET/SESSION.h5, and return these paths.
 
-    A file of the same settings is kept; one of other settings is replaced. Each is written beside and
-    renamed, so that it is there whole or not at all, whoever else writes it.
+    A file with the same settings is kept; one with other settings is replaced. A file is complete
+    or absent, even if several processes write it.
 
     Raises
     ------
     ValueError
-        As `simulate` does; or when a recording that was not simulated is there under that name.
+        As in `simulate`, or if a file of this name holds a recording that was not simulated.
     """
     paths = []
     for session in sessions:
         path = Path(folder) / task_of(session).brainset / f"{session}.h5"
-        if not _is_there(path, digest(session, simulation)):
+        if not _is_current(path, digest(session, simulation)):
             _save(simulate(session, simulation), path)
         paths.append(path)
     return paths
 
 
-def _is_there(path: Path, wanted: str) -> bool:
+def _is_current(path: Path, expected: str) -> bool:
+    """Return whether a file exists and holds the simulated recording of this digest."""
     import h5py
 
     if not path.exists():
         return False
     try:
         with h5py.File(path) as file:
-            found = file.attrs.get("simulation")
+            present = file.attrs.get("simulation")
     except OSError:
-        found = None
-    if found is None:
-        raise ValueError(f"{path}: not a simulated recording; move it away, or name another folder")
-    return bool(found == wanted)
+        present = None
+    if present is None:
+        raise ValueError(f"{path}: not a simulated recording; move it, or name another folder")
+    return bool(present == expected)
 
 
 def _save(data: Any, path: Path) -> None:
     import h5py
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
-        with h5py.File(beside, "w") as file:
-            data.to_hdf5(file)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(beside).chmod(0o666 & ~umask)
-        Path(beside).replace(path)
-    finally:
-        Path(beside).unlink(missing_ok=True)
+    with whole_file(path) as partial, h5py.File(partial.name, "w") as file:
+        data.to_hdf5(file)
 
 
 def _checked(session: str, brainset: str, simulation: Mapping[str, Any]) -> Any:
-    """Return what builds a recording of this brainset, after a look at the settings."""
+    """Return the function that makes a recording of this brainset; check the settings first."""
     task, build = {
         "perich_miller_population_2018": ("center_out", files.center_out),
         "area2_bump": ("center_out", files.area2_bump),
@@ -140,12 +135,12 @@ def _checked(session: str, brainset: str, simulation: Mapping[str, Any]) -> Any:
     if "random_target" in session or (task == "open_field" and not session.startswith("of_")):
         raise ValueError(
             f"{session}: sessions of this kind are not simulated; name a center_out_reaching or an "
-            "open-field one"
+            "open-field session"
         )
     if sorted(simulation) != ["seconds", "seed", "task", "units"]:
         raise ValueError(
-            f"{session}: simulation has {', '.join(sorted(simulation))}; expected seconds, seed, task "
-            "and units"
+            f"{session}: simulation has {', '.join(sorted(simulation))}; expected seconds, seed, "
+            "task and units"
         )
     if simulation["task"] != task:
         raise ValueError(
@@ -154,8 +149,8 @@ def _checked(session: str, brainset: str, simulation: Mapping[str, Any]) -> Any:
         )
     if not 1 <= simulation["units"][0] <= simulation["units"][1]:
         raise ValueError(
-            f"{session}: simulation.units is {list(simulation['units'])}; expected from and to, "
-            "such as [30, 60]"
+            f"{session}: simulation.units is {list(simulation['units'])}; expected a smallest and "
+            "a largest number, such as [30, 60]"
         )
     if not simulation["seconds"] >= MIN_SECONDS:
         raise ValueError(

@@ -5,7 +5,7 @@
 """Somatosensory area 2 while a monkey reaches and is bumped [Chowdhury, Glaser & Miller 2020].
 
 The training file of DANDI 000127: 65 units of a 96-electrode array, hand position (cm) and velocity
-(cm/s) at 1 kHz, and 826 trials, reaches of its own (active) and bumps (passive).
+(cm/s) at 1 kHz, and 826 trials: the monkey reaches (active) or the hand is bumped (passive).
 """
 
 import sys
@@ -15,11 +15,11 @@ import numpy as np
 from ray.cloudpickle import register_pickle_by_value
 from torch_brain.data import Interval, RegularTimeSeries
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the runner knows this file alone
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the runner imports only this file
 import nlb
 from nlb import NlbPipeline
 
-register_pickle_by_value(nlb)  # Ray's workers do not have it on their path, and would wait for ever
+register_pickle_by_value(nlb)  # Ray's workers cannot import it, and would wait forever
 
 RATE = 1000.0  # Hz
 AFTER_ONSET = (-0.05, 0.65)  # s
@@ -28,9 +28,9 @@ AFTER_ONSET = (-0.05, 0.65)  # s
 class Pipeline(NlbPipeline):
     """Recording `han_area2_bump_train`.
 
-    Besides units, spikes and trials: `hand` (pos, vel; as they are in the file), the domains of the
-    splits, and `nlb_eval_intervals`, -0.05 to +0.65 s around the movement's onset in active trials.
-    An onset that is not known stays NaN in the trials.
+    Its parts besides units, spikes and trials: `hand` (`pos` and `vel`, as in the file), the
+    domains of the splits, and `nlb_eval_intervals`, -0.05 to +0.65 s around the onset of the
+    movement in active trials. An unknown onset is NaN in the trials.
     """
 
     brainset_id = "area2_bump"
@@ -46,7 +46,7 @@ class Pipeline(NlbPipeline):
     )
 
     def extract(self, nwbfile, spikes, trials):  # noqa: ARG002
-        """Return the behaviour, and which trials can be used: all."""
+        """Return the behaviour, and whether each trial can be used: all can."""
         hand = read_hand(nwbfile)
         check_covered(hand, trials)
         contents = {"hand": hand, "nlb_eval_intervals": evaluated(trials)}
@@ -59,8 +59,8 @@ def read_hand(nwbfile):
     Raises
     ------
     ValueError
-        If one of them is missing, has timestamps where the benchmark's have a rate, or another rate,
-        shape or start.
+        If one of them is missing, has timestamps instead of a rate, or has an unexpected rate or
+        shape; or if their starts or lengths differ.
     """
     if "behavior" not in nwbfile.processing:
         raise ValueError("has no processing module behavior")
@@ -70,12 +70,12 @@ def read_hand(nwbfile):
             raise ValueError(f"has no {name} in its processing module behavior")
         _check_series(name, interfaces[name])
     pos, vel = interfaces["hand_pos"], interfaces["hand_vel"]
-    for what, a, b in (
+    for quantity, a, b in (
         ("start", pos.starting_time, vel.starting_time),
         ("number of samples", len(pos.data), len(vel.data)),
     ):
         if a != b:
-            raise ValueError(f"the {what} of hand_pos is {a}, that of hand_vel {b}")
+            raise ValueError(f"the {quantity} of hand_pos is {a}, that of hand_vel {b}")
     return RegularTimeSeries(
         sampling_rate=RATE,
         domain_start=float(vel.starting_time),
@@ -94,20 +94,20 @@ def _check_series(name, series):
 
 
 def check_covered(hand, trials):
-    """Raise a ValueError unless the hand is known all through the trials of a split.
+    """Raise ValueError unless position and velocity are finite in all trials of a used split.
 
-    Between the continuous segments of the session, and in trials of no split, it may be NaN.
+    They may be NaN between the continuous segments of the session, and in trials of split `none`.
     """
-    known = np.isfinite(hand.pos).all(axis=1) & np.isfinite(hand.vel).all(axis=1)
+    finite = np.isfinite(hand.pos).all(axis=1) & np.isfinite(hand.vel).all(axis=1)
     edges = (np.stack([trials.start, trials.end]) - hand.domain.start[0]) * RATE
     first, last = np.ceil(np.round(edges, 6)).astype(int)
     for i in np.flatnonzero(np.isin(trials.split_indicator, ("train", "val"))):
-        if first[i] < 0 or last[i] > len(known):
+        if first[i] < 0 or last[i] > len(finite):
             raise ValueError(
                 f"trial {i}, {trials.start[i]:g} to {trials.end[i]:g} s, is not within the hand's "
                 f"{hand.domain.start[0]:g} to {hand.domain.end[0]:g} s"
             )
-        missing = int((~known[first[i] : last[i]]).sum())
+        missing = int((~finite[first[i] : last[i]]).sum())
         if missing:
             raise ValueError(
                 f"hand_pos or hand_vel is not finite in {missing} samples of trial {i}, "
@@ -116,12 +116,12 @@ def check_covered(hand, trials):
 
 
 def evaluated(trials):
-    """Return the intervals around the movement's onset in active trials of a split.
+    """Return the intervals around the onset of the movement in active trials of a used split.
 
     Raises
     ------
     ValueError
-        If there is none to test.
+        If no such trial is in the test.
     """
     active = ~trials.ctr_hold_bump.astype(bool) & np.isfinite(trials.move_onset_time)
     used = trials.select_by_mask(active & np.isin(trials.split_indicator, ("train", "val")))

@@ -5,8 +5,8 @@
 """Dorsomedial frontal cortex while a monkey reproduces an interval [Sohn et al. 2019].
 
 The training file of DANDI 000130: 54 units of three linear probes and 1,160 trials of
-Ready-Set-Go, with a saccade or a joystick. There is no behaviour but the times of events: what is
-decoded is made of them.
+Ready-Set-Go, with a saccade or a joystick. The only behaviour in it are the times of events; the
+targets of decoding are computed from them.
 """
 
 import sys
@@ -17,11 +17,11 @@ import numpy as np
 from ray.cloudpickle import register_pickle_by_value
 from torch_brain.data import Interval, RegularTimeSeries
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the runner knows this file alone
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the runner imports only this file
 import nlb
 from nlb import NlbPipeline, span
 
-register_pickle_by_value(nlb)  # Ray's workers do not have it on their path, and would wait for ever
+register_pickle_by_value(nlb)  # Ray's workers cannot import it, and would wait forever
 
 RATE = 50.0  # Hz
 
@@ -29,9 +29,9 @@ RATE = 50.0  # Hz
 class Pipeline(NlbPipeline):
     """Recording `haydn_dmfc_rsg_train`.
 
-    Besides units, spikes, trials and the domains of the splits: `set_to_go`, and, at 50 Hz from the
-    start to the end of the recording, `produced_interval.value` and `time_to_go.value`, both in ms.
-    Trials of a split where Set, Go or the produced interval is NaN are in no domain.
+    Its parts besides units, spikes, trials and the domains of the splits: `set_to_go`; and
+    `produced_interval.value` and `time_to_go.value`, both in ms, at 50 Hz from the start to the end
+    of the recording. Trials in which Set, Go or the produced interval is NaN are in no domain.
     """
 
     brainset_id = "dmfc_rsg"
@@ -47,7 +47,7 @@ class Pipeline(NlbPipeline):
     )
 
     def extract(self, nwbfile, spikes, trials):  # noqa: ARG002
-        """Return what is decoded, and which trials can be used."""
+        """Return the targets of decoding, and whether each trial can be used."""
         timed = np.isfinite(np.stack([trials.set_time, trials.go_time, trials.tp])).all(axis=0)
         timed &= np.isin(trials.split_indicator, ("train", "val"))
         for i in np.flatnonzero(timed & ~(trials.set_time < trials.go_time)):
@@ -73,7 +73,7 @@ class Pipeline(NlbPipeline):
 
 
 def timeline(domain):
-    """Return sample times, shape (samples,), that reach from the start to the end of an interval."""
+    """Return sample times, shape (samples,), from the start to the end of an interval."""
     start, end = domain.start[0], domain.end[0]
     return start + np.arange(int(np.ceil((end - start) * RATE)) + 1) / RATE
 
@@ -85,17 +85,18 @@ def series(times, values):
 
 
 def produced_interval(times, trials):
-    """Return the produced interval (ms) of the trial whose Set was last; of the first before that.
+    """Return the produced interval (ms) of the trial with the latest Set; before it, of the first.
 
-    It is constant from Set to Go, and stays: windows of a fixed length from Set reach beyond Go, where
-    any other value would be learned too, and NaN would spoil the loss.
+    The value is constant from Set to Go and is kept after Go: windows of a fixed length that begin
+    at Set reach beyond Go. Another value there would be learned as an interval, and NaN would make
+    the loss NaN.
     """
     last = np.searchsorted(trials.set_time, times, side="right") - 1
     return trials.tp[np.maximum(last, 0)]
 
 
 def time_to_go(times, trials):
-    """Return the time (ms) until Go from Set on, 0 outside: a ramp that ends in 0."""
+    """Return the time (ms) until Go, from Set to Go: a ramp that ends at 0; 0 elsewhere."""
     last = np.searchsorted(trials.set_time, times, side="right") - 1
     remaining = (trials.go_time[np.maximum(last, 0)] - times) * 1000
     return np.where(last >= 0, np.maximum(remaining, 0), 0)
