@@ -142,15 +142,14 @@ def _undecodable(part: Mapping[str, Any], variable: str) -> Iterator[str]:
             yield f"no sample of {variable} in the {kind} intervals"
         if len(bad := times[missing & used]):
             yield (
-                f"{len(bad)} samples of {variable} in the {kind} intervals are not finite, the first "
-                f"at {bad[0]:.2f} s"
+                f"{len(bad)} samples of {variable} in the {kind} intervals are not finite, "
+                f"the first at {bad[0]:.2f} s"
             )
     for split in ("valid", "test"):
         values = part["values"][part["evaluated"] & inside(times, part[split])]
         if len(values) and (values == values[0]).all(axis=0).any():
             yield (
-                f"{variable} is constant in all evaluation intervals of {split}: "
-                "R² is undefined"
+                f"{variable} is constant in all evaluation intervals of {split}: R² is undefined"
             )
 
 

@@ -1,4 +1,4 @@
-"""Batches from memory: the tensors of torch_brain's own data path."""
+"""Batches are the tensors of torch_brain's data path."""
 
 import re
 
@@ -22,11 +22,11 @@ DROPOUT = params()["unit_dropout"]
 def model():
     from torch_brain.models import POYO
 
-    found = POYO(**MODEL)
-    held = to_arrays(sessions(), params())
-    found.unit_emb.initialize_vocab(sorted(held.units, reverse=True))
-    found.session_emb.initialize_vocab(sorted(held.sessions, reverse=True))
-    return found
+    poyo = POYO(**MODEL)
+    arrays = to_arrays(sessions(), params())
+    poyo.unit_emb.initialize_vocab(sorted(arrays.units, reverse=True))
+    poyo.session_emb.initialize_vocab(sorted(arrays.sessions, reverse=True))
+    return poyo
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +35,11 @@ def batches(model):
 
 
 def made(model, seed=42, unit_dropout=DROPOUT):
-    held = to_arrays(sessions(), params())
+    arrays = to_arrays(sessions(), params())
     return Batches(
-        held,
-        unit_rows=model.unit_emb.tokenizer(held.units),
-        session_rows=model.session_emb.tokenizer(held.sessions),
+        arrays,
+        unit_rows=model.unit_emb.tokenizer(arrays.units),
+        session_rows=model.session_emb.tokenizer(arrays.sessions),
         model=MODEL,
         unit_dropout=unit_dropout,
         seed=seed,
@@ -77,10 +77,10 @@ def upstream(model, windows, *, keep=None):
 
 
 def assert_same(ours, theirs):
-    found = ours.inputs | {
+    tensors = ours.inputs | {
         name: getattr(ours, name) for name in ("values", "weights", "mask", "evaluated")
     }
-    for name, tensor in found.items():
+    for name, tensor in tensors.items():
         assert tensor.dtype == theirs[name].dtype, name
         assert torch.equal(tensor, theirs[name]), name
     np.testing.assert_array_equal(ours.start, theirs["start"].numpy())
@@ -101,7 +101,7 @@ def test_a_batch_of_evaluation_has_the_bits_of_tokenize_and_collate(model, batch
     assert_same(batch, upstream(model, windows))
 
 
-def test_dropped_units_leave_the_bits_of_unit_dropout(model, batches):
+def test_a_batch_with_dropped_units_has_the_bits_of_unit_dropout(model, batches):
     from torch_brain.transforms import UnitDropout
 
     windows = windows_of(batches).take(slice(0, 9))
@@ -171,14 +171,14 @@ def test_any_batch_can_be_made_without_the_earlier_ones(model, batches):
     assert later.kept == in_order.kept < 1
 
 
-def test_epochs_seeds_and_steps_differ(model, batches):
+def test_windows_differ_between_steps_epochs_and_seeds(model, batches):
     first = batches.train(0, 8).start.tolist()
     assert first != batches.train(1, 8).start.tolist()
     assert first != batches.train(batches.n_windows // 8, 8).start.tolist()
     assert first != made(model, seed=43).train(0, 8).start.tolist()
 
 
-def test_shares_of_processes_make_up_the_batch(batches):
+def test_the_shares_of_all_processes_are_the_batch(batches):
     whole = batches.train(5, 8)
     shares = [batches.train(5, 8, rank=rank, world=2) for rank in range(2)]
     for rank, share in enumerate(shares):
@@ -189,7 +189,7 @@ def test_shares_of_processes_make_up_the_batch(batches):
         assert share.start.tolist() == whole.start[rank::2].tolist()
 
 
-def test_no_dropout_keeps_all_units(model):
+def test_without_dropout_all_units_are_kept(model):
     assert made(model, unit_dropout={"level": "off"}).train(0, 8).kept == 1.0
 
 
@@ -206,7 +206,7 @@ def test_the_number_of_kept_units_has_the_distribution_that_torch_brain_draws():
     assert distance < 1.95 / np.sqrt(20000)  # Kolmogorov-Smirnov, level 0.001
 
 
-def test_small_populations_stay_whole():
+def test_all_units_of_small_populations_are_kept():
     settings = {"max_units": 300, "min_units": 30, "mode_units": 100, "peak": 4.0}
     n_units = np.array([29, 31, 31])
     kept = units_to_keep(n_units, np.array([0.0, 0.0, 0.999]), settings)
@@ -217,7 +217,7 @@ def test_small_populations_stay_whole():
     st.lists(st.tuples(st.integers(0, 50), st.integers(0, 9)), max_size=8),
     st.lists(st.integers(-5, 65), min_size=1, max_size=30),
 )
-def test_a_time_is_inside_where_any_interval_holds_it(intervals, times):
+def test_a_time_is_inside_if_any_interval_contains_it(intervals, times):
     bounds = np.array([(a, a + n) for a, n in intervals], float).reshape(-1, 2)
     expected = [any(a <= t < b for a, b in bounds) for t in times]
     assert inside(np.array(times, float), bounds).tolist() == expected
@@ -230,37 +230,37 @@ def test_the_first_part_of_intervals_is_cut_by_their_length():
     assert first_part(bounds, 0.2).tolist() == [[0.0, 2.0]]
 
 
-def test_places_around_an_event_skip_trials_without_it():
+def test_intervals_around_an_event_skip_trials_without_the_event():
     data = session()
     data.trials.move_onset_time = np.array([0.5, np.nan] * 6)
     target = params()["target"] | {
         "evaluate_in": {"around": "move_onset", "from": -0.05, "to": 0.65}
     }
-    held = to_arrays([data], params(target=target))
-    times = held.times[held.evaluated]
+    arrays = to_arrays([data], params(target=target))
+    times = arrays.times[arrays.evaluated]
     assert times.min() == pytest.approx(0.45)
     assert len(times) == 70
 
 
-def test_training_windows_may_lie_in_trials():
-    held = to_arrays(sessions(1), params(data=params()["data"] | {"within": "trial"}))
-    assert held.intervals["train"].start.tolist() == np.arange(0, 16, 2.0).tolist()
-    assert held.intervals["test"].start.tolist() == [20.0, 22.0]
+def test_windows_can_be_drawn_from_trials():
+    arrays = to_arrays(sessions(1), params(data=params()["data"] | {"within": "trial"}))
+    assert arrays.intervals["train"].start.tolist() == np.arange(0, 16, 2.0).tolist()
+    assert arrays.intervals["test"].start.tolist() == [20.0, 22.0]
 
 
-def test_the_batch_follows_the_number_of_windows():
+def test_the_batch_depends_on_the_number_of_windows():
     rule = [[0, 16], [256, 32], [1024, 64]]
     assert [batch_size(rule, n) for n in (16, 255, 256, 1023, 5000)] == [16, 16, 32, 32, 64]
     assert batch_size(8, 100) == 8
 
 
-def test_epochs_are_whole_batches():
+def test_an_epoch_has_complete_batches_only():
     assert n_steps({"epochs": 10}, 16, 100) == 60
     assert n_steps({"steps": 7}, 16, 100) == n_steps({"steps": 7}, 16, 4) == 7
 
 
 @pytest.mark.parametrize(("training", "n"), [({"epochs": 10}, 40), ({"steps": 10}, 0)])
-def test_epochs_without_a_batch_are_refused(training, n):
+def test_an_epoch_with_fewer_windows_than_a_batch_is_refused(training, n):
     with pytest.raises(ValueError) as error:
         n_steps(training, 64, n)
     assert str(error.value) == (
@@ -268,7 +268,7 @@ def test_epochs_without_a_batch_are_refused(training, n):
     )
 
 
-def test_a_batch_of_more_windows_than_an_epoch_has_several_epochs(batches):
+def test_a_batch_with_more_windows_than_an_epoch_takes_several_epochs(batches):
     n = batches.n_windows
     first, second = (batches.train(step, 2 * n + 3) for step in range(2))
     epochs = [batches._windows_of_epoch(i).start.tolist() for i in range(6)]
@@ -276,7 +276,7 @@ def test_a_batch_of_more_windows_than_an_epoch_has_several_epochs(batches):
     assert second.start.tolist() == epochs[3] + epochs[4] + epochs[5][:3]
 
 
-LACKS = "session c_20131003_center_out_reaching"
+NAMED = "session c_20131003_center_out_reaching"
 
 
 @pytest.mark.parametrize(
@@ -284,15 +284,18 @@ LACKS = "session c_20131003_center_out_reaching"
     [
         (
             {"variable": "hand.vel"},
-            f"{LACKS} has no hand: prepare the recording again, or declare another target",
+            f"{NAMED} has no hand: prepare the recording again, or declare another target",
         ),
         (
             {"evaluate_in": {"random_target_reaching": "movement_phases.random_period"}},
-            f"{LACKS}: evaluate_in names no intervals for it, only for random_target_reaching",
+            (
+                f"{NAMED}: evaluate_in has intervals for random_target_reaching only; "
+                "declare those of this session"
+            ),
         ),
     ],
 )
-def test_a_recording_that_lacks_what_is_declared_is_named(change, message):
+def test_a_recording_without_a_declared_attribute_is_named(change, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         to_arrays(sessions(1), params(target=params()["target"] | change))
 

@@ -1,4 +1,4 @@
-"""What simulated animals do is plausible, and so are their units."""
+"""The behaviour and the units of simulated animals are plausible."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,7 @@ from torch_brain.data import Interval
 from benchmarks import simulation
 from benchmarks._pages import DOCS, table_of
 from benchmarks.ridge import decoded, inside
-from recipes.simulation import behaviour as tasks
-from recipes.simulation import firing as units
+from recipes.simulation import behaviour, firing
 from recipes.simulation.recordings import simulate
 from support.desk import BUMP, CENTER_OUT, RAT, RSG, SESSION, SETTINGS, SHORT
 
@@ -26,13 +25,13 @@ def test_units_fire_as_cortical_units_do(session, simulated_data):
 
 
 @pytest.mark.parametrize("session", [*CENTER_OUT, BUMP])
-def test_a_ridge_decoder_with_three_lags_reads_velocity_well_but_not_perfectly(
+def test_a_ridge_decoder_with_three_lags_decodes_velocity_well_but_not_perfectly(
     session, simulated_data
 ):
     assert 0.5 < decoded(simulated_data[session]) < 0.98
 
 
-def test_reaches_go_from_the_centre_to_eight_targets_in_time(simulated_data):
+def test_reaches_go_from_the_centre_to_eight_targets_within_their_trial(simulated_data):
     data = simulated_data[SESSION]
     trials = data.trials.select_by_mask(data.trials.is_valid)
     at = np.searchsorted(data.cursor.timestamps, trials.stop_time) - 1
@@ -56,7 +55,7 @@ def test_velocity_is_the_derivative_of_position(simulated_data):
     assert np.abs(off).max() < 1.0
 
 
-def test_there_are_invalid_trials_and_outliers_and_phases_leave_outliers_out(simulated_data):
+def test_there_are_invalid_trials_and_outliers_and_no_phase_contains_outliers(simulated_data):
     recorded = [simulated_data[s] for s in CENTER_OUT]
     assert sum((~data.trials.is_valid).sum() for data in recorded) > len(recorded)
     outliers = sum(len(data.cursor_outlier_segments) for data in recorded)
@@ -69,12 +68,12 @@ def test_there_are_invalid_trials_and_outliers_and_phases_leave_outliers_out(sim
         assert inside(data.cursor.timestamps[fast], data.cursor_outlier_segments.dilate(0.02)).all()
 
 
-def test_a_rate_is_the_cosine_of_direction_and_leads_or_follows_the_movement(rng):
-    tuning = units.cosine_units(1, rng, 40, 80)
-    velocity = 20 * tasks.smooth_noise(rng, 20000, 8, 2)
+def test_rates_have_cosine_tuning_and_lead_or_follow_the_movement(rng):
+    tuning = firing.cosine_units(1, rng, 40, 80)
+    velocity = 20 * behaviour.smooth_noise(rng, 20000, 8, 2)
     for lead, sign in ((True, 1), (False, -1)):
-        rates = units.cosine_rates(rng, tuning, velocity, lead=lead)
-        shift = sign * np.round(tuning["lag"] / tasks.BIN).astype(int)
+        rates = firing.cosine_rates(rng, tuning, velocity, lead=lead)
+        shift = sign * np.round(tuning["lag"] / behaviour.BIN).astype(int)
         for unit in np.flatnonzero(tuning["depth"] > 5):
             felt = np.roll(velocity, -shift[unit], axis=0)[100:-100]
             design = np.column_stack([np.ones(len(felt)), felt, np.hypot(*felt.T)])
@@ -87,8 +86,8 @@ def test_a_rate_is_the_cosine_of_direction_and_leads_or_follows_the_movement(rng
 
 
 def test_spikes_are_poisson(rng):
-    times, unit = units.poisson(rng, np.tile([5.0, 40.0, 200.0, -3.0], (60_000, 1)))
-    for i, rate in enumerate([5.0, 40.0, units.CEILING, 0.0]):
+    times, unit = firing.poisson(rng, np.tile([5.0, 40.0, 200.0, -3.0], (60_000, 1)))
+    for i, rate in enumerate([5.0, 40.0, firing.CEILING, 0.0]):
         counts = np.bincount(times[unit == i].astype(int), minlength=600)
         assert counts.mean() == pytest.approx(rate, abs=5 * np.sqrt(rate / 600))
         if rate:
@@ -96,7 +95,7 @@ def test_spikes_are_poisson(rng):
             assert np.mean(times[unit == i] % 0.01) == pytest.approx(0.005, abs=3e-4)
 
 
-def test_half_of_the_bump_trials_are_passive_and_have_no_onset(simulated_data):
+def test_half_of_the_trials_with_bumps_are_passive_and_have_no_onset(simulated_data):
     data = simulated_data[BUMP]
     passive = data.trials.ctr_hold_bump
     assert 0.25 < passive.mean() < 0.75
@@ -112,24 +111,24 @@ def test_half_of_the_bump_trials_are_passive_and_have_no_onset(simulated_data):
         assert speed[int(1000 * (bump + 0.065))] > 10
 
 
-def test_intervals_follow_their_sample_with_scalar_noise(rng):
-    trials = tasks.intervals(rng, 3000.0)
+def test_produced_intervals_follow_the_measured_ones_with_scalar_noise(rng):
+    trials = behaviour.intervals(rng, 3000.0)
     timed = np.isfinite(trials["tp"])
     assert 0.005 < 1 - timed.mean() < 0.1
     np.testing.assert_array_equal(np.isnan(trials["go_time"]), ~timed)
     for short, slowest in ((1, 800.0), (0, 1200.0)):
         prior = timed & (trials["is_short"] == short)
         ts, tp = trials["ts"][prior], trials["tp"][prior]
-        assert 0.5 < np.polyfit(ts, tp, 1)[0] < 0.9  # drawn to the mean
+        assert 0.5 < np.polyfit(ts, tp, 1)[0] < 0.9  # biased to the mean of the prior
         assert tp[ts == slowest].std() > tp[ts == ts.min()].std()
     passed = 1000 * (trials["go_time"] - trials["set_time"])
     np.testing.assert_allclose(passed[timed], trials["tp"][timed])
 
 
-def test_ramps_are_as_steep_as_the_interval_is_short(rng):
-    trials = tasks.intervals(rng, 600.0)
-    times = tasks.grid(600.0)
-    rates = units.timing_rates(rng, trials, times, 60)
+def test_the_slope_of_a_ramp_is_the_inverse_of_the_interval(rng):
+    trials = behaviour.intervals(rng, 600.0)
+    times = behaviour.grid(600.0)
+    rates = firing.timing_rates(rng, trials, times, 60)
     timed = np.isfinite(trials["tp"])
     set_, go = trials["set_time"][timed] + 0.02, trials["go_time"][timed] - 0.02
     rise = rates[np.searchsorted(times, go)] - rates[np.searchsorted(times, set_)]
@@ -138,7 +137,7 @@ def test_ramps_are_as_steep_as_the_interval_is_short(rng):
     assert 0.3 < np.mean(np.array(steeper) > 0.8) < 0.8  # ramps, and bumps near Set or Go
 
 
-def test_trials_without_go_are_in_no_split_and_targets_are_those_of_the_trials():
+def test_trials_without_go_are_in_no_split_and_targets_follow_the_other_trials():
     settings = {**SHORT, "task": "interval_timing", "seconds": 600.0}
     data = simulate(RSG, settings)
     aborted = data.trials.start[np.isnan(data.trials.go_time)]
@@ -153,7 +152,7 @@ def test_trials_without_go_are_in_no_split_and_targets_are_those_of_the_trials()
             np.testing.assert_allclose(data.time_to_go.value[at, 0], left, atol=1e-3)
 
 
-def test_the_rat_stays_in_its_arena_and_rests_outside_of_the_domain(simulated_data):
+def test_the_rat_stays_in_its_arena_and_its_pauses_are_outside_the_domain(simulated_data):
     data = simulated_data[RAT]
     samples = data.samples
     assert np.abs([samples.x, samples.y]).max() <= 0.75
@@ -164,25 +163,23 @@ def test_the_rat_stays_in_its_arena_and_rests_outside_of_the_domain(simulated_da
     assert (visited > 0).mean() > 0.8
 
 
-def test_grid_and_place_units_fire_where_they_should(rng):
-    tuning = units.spatial_units(rng, 60)
+def test_grid_and_place_units_fire_in_their_fields(rng):
+    tuning = firing.spatial_units(rng, 60)
     for unit in np.flatnonzero(tuning["kind"] == 1):
         x, y = (np.array([c, c + 0.5]) for c in tuning["centre"][unit])
         at = {"x": x, "y": y, "hd": np.zeros(2), "theta": np.zeros(2)}
-        near, away = units.spatial_rates(rng, tuning, at)[:, unit]
+        near, away = firing.spatial_rates(rng, tuning, at)[:, unit]
         assert near > 2 * away
     spaced = np.flatnonzero(tuning["kind"] == 0)
-    for (
-        unit
-    ) in spaced:  # as high one spacing away, along the axes of the hexagons, as at the centre
+    for unit in spaced:  # rates are equal at the centre and one spacing away along a hexagon's axis
         angle = tuning["tilt"][unit] + np.pi / 6
         step = tuning["spacing"][unit] * np.array([np.cos(angle), np.sin(angle)])
         x, y = (np.array([c, c + s]) for c, s in zip(tuning["centre"][unit], step, strict=True))
         at = {"x": x, "y": y, "hd": np.zeros(2), "theta": np.zeros(2)}
-        here, there = units.spatial_rates(rng, tuning, at)[:, unit]
+        here, there = firing.spatial_rates(rng, tuning, at)[:, unit]
         assert there == pytest.approx(here, rel=0.02)
 
 
-def test_the_table_of_the_docs_is_what_is_measured(simulated):
+def test_the_table_in_the_documentation_is_the_measured_one(simulated):
     page = (DOCS / "simulation.md").read_text()
     assert table_of(simulation.rows(simulated)) in page

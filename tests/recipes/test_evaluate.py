@@ -1,4 +1,4 @@
-"""R² after stitching, and the features of the same pass."""
+"""R² after stitching, and the features from the same pass."""
 
 import numpy as np
 import pytest
@@ -15,10 +15,10 @@ pytest.importorskip("torch_brain")
 
 def made(recordings, **changed):
     declared = params(**changed)
-    held = to_arrays(recordings, declared)
-    model = build(declared, held, None)
+    arrays = to_arrays(recordings, declared)
+    model = build(declared, arrays, None)
     batches = Batches(
-        held, **embedding_rows(model, held), model=MODEL, unit_dropout={"level": "off"}, seed=0
+        arrays, **embedding_rows(model, arrays), model=MODEL, unit_dropout={"level": "off"}, seed=0
     )
     return model, batches
 
@@ -34,24 +34,24 @@ def test_r2_is_that_of_torchmetrics():
     rng = np.random.default_rng(0)
     target = rng.normal(size=(200, 3)) * [1.0, 5.0, 0.1] + [0.0, 3.0, -1.0]
     prediction = target + rng.normal(size=(200, 3)) * [0.3, 4.0, 0.2]
-    found = theirs(torch.tensor(prediction), torch.tensor(target))
-    assert r2_score(target, prediction) == pytest.approx(float(found), abs=1e-12)
+    expected = float(theirs(torch.tensor(prediction), torch.tensor(target)))
+    assert r2_score(target, prediction) == pytest.approx(expected, abs=1e-12)
 
 
-def test_r2_by_hand():
+def test_r2_is_one_minus_the_residual_part_of_the_variance():
     target = np.array([[0.0, 0.0], [2.0, 4.0]])
     prediction = np.array([[1.0, 0.0], [2.0, 4.0]])
     assert r2_score(target, prediction) == (0.5 + 1.0) / 2
     assert r2_score(target, np.tile(target.mean(axis=0), (2, 1))) == 0.0
 
 
-def test_r2_is_that_of_upstreams_stitcher_and_metric(trained):
-    """The same windows one by one, by torch_brain's own stitcher and torchmetrics, in float64."""
+def test_r2_is_that_of_torch_brains_stitcher_and_torchmetrics(trained):
+    """The windows go one by one through both, in float64."""
     from torch_brain.utils.stitcher import stitch
     from torchmetrics.functional import r2_score as theirs
 
     model, batches = trained
-    found = evaluate(model, batches, "test", step=0.5)
+    evaluation = evaluate(model, batches, "test", step=0.5)
     cache = {name: [] for name in batches.arrays.sessions}
     for batch in batches.evaluation("test", 3, 0.5):
         with torch.no_grad():
@@ -66,12 +66,13 @@ def test_r2_is_that_of_upstreams_stitcher_and_metric(trained):
         _, prediction = stitch(times, prediction.double())
         stitched, target = stitch(times, target.double())
         assert len(stitched) < len(times)  # windows overlap
-        assert found.by_session[name] == pytest.approx(float(theirs(prediction, target)), abs=1e-6)
-    assert found.r2 == np.mean(list(found.by_session.values()))
+        expected = float(theirs(prediction, target))
+        assert evaluation.by_session[name] == pytest.approx(expected, abs=1e-6)
+    assert evaluation.r2 == np.mean(list(evaluation.by_session.values()))
 
 
-class Said:
-    """A model that says what it is told, by the first output timestamp of a window."""
+class GivenValues:
+    """A model whose predictions are given: one value for all outputs of a window."""
 
     def __init__(self, answers):
         self.answers, self.readout = answers, None
@@ -88,7 +89,7 @@ def test_overlapping_windows_are_averaged_at_every_timestamp(trained):
     _, batches = trained
     (batch,) = batches.evaluation("test", 64, 0.5)
     start = torch.tensor(batch.start)
-    predictions, seen = predict(Said([start]), batches, "test", step=0.5)
+    predictions, seen = predict(GivenValues([start]), batches, "test", step=0.5)
     first = batches.arrays.times[: batches.arrays.output_offset[1]]
     for time, expected in ((20.2, 20.0), (20.7, 20.25), (21.2, 20.75), (21.7, 21.0)):
         i = np.argmin(np.abs(first - time))
@@ -99,16 +100,16 @@ def test_overlapping_windows_are_averaged_at_every_timestamp(trained):
 
 def test_only_evaluation_intervals_count(trained):
     _, batches = trained
-    held = batches.arrays
-    good = held.values.astype(float)
-    good[~held.evaluated] = 1e6
+    arrays = batches.arrays
+    good = arrays.values.astype(float)
+    good[~arrays.evaluated] = 1e6
     everywhere = np.ones(len(good), dtype=bool)
-    assert set(r2_by_session(good, everywhere, held, "test").values()) == {1.0}
+    assert set(r2_by_session(good, everywhere, arrays, "test").values()) == {1.0}
 
 
 def test_features_are_the_readouts_input_at_every_output_of_every_window(trained):
     model, batches = trained
-    found = evaluate(model, batches, "test", step=0.5).features
+    spectrum = evaluate(model, batches, "test", step=0.5).features
     rows_seen = []
     hook = model.readout.register_forward_pre_hook(lambda _, args: rows_seen.append(args[0]))
     n = 0
@@ -119,12 +120,12 @@ def test_features_are_the_readouts_input_at_every_output_of_every_window(trained
         n += len(set(batch.interval.tolist()))
     hook.remove()
     features = torch.cat(rows_seen).double().numpy()
-    assert found.n_samples == len(features)
-    assert found.n_groups == 4  # two test trials in each of two sessions
-    np.testing.assert_allclose(found.trace, np.cov(features.T).trace(), rtol=1e-6)
+    assert spectrum.n_samples == len(features)
+    assert spectrum.n_groups == 4  # two test trials in each of two sessions
+    np.testing.assert_allclose(spectrum.trace, np.cov(features.T).trace(), rtol=1e-6)
 
 
-def test_evaluation_has_no_dropout_and_leaves_the_weights(trained):
+def test_an_evaluation_is_without_dropout_and_does_not_change_the_weights(trained):
     model, batches = trained
     before = {k: v.clone() for k, v in model.named_parameters()}
     model.train()
@@ -141,6 +142,6 @@ def test_a_session_that_cannot_be_evaluated_is_named():
     with pytest.raises(ValueError) as error:
         evaluate(model, batches, "test", step=0.5)
     assert str(error.value) == (
-        "session c_20131003_center_out_reaching: 0 timestamps of the test windows lie in the evaluation "
-        "intervals, two are needed; record longer, or declare other intervals"
+        "session c_20131003_center_out_reaching: 0 timestamps of the test windows lie in the "
+        "evaluation intervals, two are needed; record longer, or declare other intervals"
     )

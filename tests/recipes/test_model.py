@@ -1,4 +1,4 @@
-"""POYO from an entry: vocabularies, transfer, and the published optimizer."""
+"""POYO of an entry: vocabularies, transfer and the published optimizer."""
 
 import numpy as np
 import pytest
@@ -17,20 +17,20 @@ FROZEN = {"start": "parent", "core": "frozen", "readout": "kept"}
 
 
 @pytest.fixture(scope="module")
-def held():
+def arrays():
     return to_arrays(sessions(), params())
 
 
 @pytest.fixture(scope="module")
-def parent(held, tmp_path_factory):
+def parent(arrays, tmp_path_factory):
     path = tmp_path_factory.mktemp("parent") / "base.ckpt"
-    state = {f"model.{k}": v for k, v in build(params(), held, None).state_dict().items()}
+    state = {f"model.{k}": v for k, v in build(params(), arrays, None).state_dict().items()}
     checkpoints.write(path, {"state_dict": state})
     return path
 
 
 def new_session():
-    """Return the arrays of one known and one new session."""
+    """Return the arrays of a session that the parent knows and of a new session."""
     return to_arrays(
         [sessions()[0], session("t_20130819_center_out_reaching", n_units=7)], params()
     )
@@ -40,31 +40,33 @@ def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
-def test_a_new_model_is_the_same_for_a_seed_and_leaves_the_generator_alone(held):
+def test_a_new_model_is_the_same_for_a_seed_and_leaves_the_generator_alone(arrays):
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
-    first = build(params(), held, None)
+    first = build(params(), arrays, None)
     assert torch.rand(1) == expected
-    assert same(first, build(params(), held, None))
+    assert same(first, build(params(), arrays, None))
     other = params(training={"seed": 43})
-    assert not same(first, build(other, held, None))
+    assert not same(first, build(other, arrays, None))
 
 
-def test_the_vocabulary_is_sorted_as_torch_brain_does(held):
-    model = build(params(), held, None)
-    assert list(model.unit_emb.vocab) == ["NA", *sorted(held.units)]
-    found = embedding_rows(model, held)
-    assert [list(model.session_emb.vocab)[i] for i in found["session_rows"]] == list(held.sessions)
-    assert [list(model.unit_emb.vocab)[i] for i in found["unit_rows"]] == list(held.units)
+def test_the_vocabulary_is_sorted_as_in_torch_brain(arrays):
+    model = build(params(), arrays, None)
+    assert list(model.unit_emb.vocab) == ["NA", *sorted(arrays.units)]
+    chosen = embedding_rows(model, arrays)
+    assert [list(model.session_emb.vocab)[i] for i in chosen["session_rows"]] == list(
+        arrays.sessions
+    )
+    assert [list(model.unit_emb.vocab)[i] for i in chosen["unit_rows"]] == list(arrays.units)
 
 
-def test_transfer_keeps_known_rows_and_makes_new_ones(held, parent):
+def test_transfer_keeps_rows_of_known_units_and_draws_new_ones(arrays, parent):
     theirs, others = load(parent, MODEL), new_session()
     model = build(params(transfer=FROZEN), others, parent)
     assert set(model.unit_emb.vocab) == {"NA", *others.units}
     assert set(model.session_emb.vocab) == {"NA", *others.sessions}
-    known = sorted(set(held.units) & set(others.units))
+    known = sorted(set(arrays.units) & set(others.units))
     assert len(known) == 9
     torch.testing.assert_close(
         model.unit_emb.weight[model.unit_emb.tokenizer(known)],
@@ -80,7 +82,7 @@ def test_transfer_keeps_known_rows_and_makes_new_ones(held, parent):
             assert torch.equal(weight, theirs.get_parameter(name)), name
 
 
-def test_new_embeddings_may_start_with_the_spread_of_those_the_core_knows(held, parent):
+def test_new_embeddings_can_start_with_the_spread_of_the_parents_embeddings(arrays, parent):
     theirs, others = load(parent, MODEL), new_session()
     with torch.no_grad():
         theirs.unit_emb.weight.mul_(10)
@@ -88,7 +90,7 @@ def test_new_embeddings_may_start_with_the_spread_of_those_the_core_knows(held, 
     checkpoints.write(wide, {"state_dict": theirs.state_dict()})
     model = build(params(transfer=FROZEN | {"new_embeddings": "parent"}), others, wide)
     known = theirs.unit_emb.weight.detach()[1:].std()
-    new = model.unit_emb.tokenizer(sorted(set(others.units) - set(held.units)))
+    new = model.unit_emb.tokenizer(sorted(set(others.units) - set(arrays.units)))
     assert 0.8 < float(model.unit_emb.weight.detach()[new].std() / known) < 1.2
 
 
@@ -99,12 +101,12 @@ def test_new_embeddings_may_start_with_the_spread_of_those_the_core_knows(held, 
         ("trained", None),
     ],
 )
-def test_a_frozen_core_trains_embeddings_and_readout_alone(core, trained, parent):
+def test_with_a_frozen_core_only_embeddings_and_readout_are_trained(core, trained, parent):
     model = build(params(transfer=FROZEN | {"core": core}), new_session(), parent)
-    found = {n for n, p in model.named_parameters() if p.requires_grad}
-    assert found == (trained or {n for n, _ in model.named_parameters()})
+    names = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert names == (trained or {n for n, _ in model.named_parameters()})
     in_groups = [p for group in parameter_groups(model) for p in group["params"]]
-    assert len(in_groups) == len(found)
+    assert len(in_groups) == len(names)
     assert [group.get("sparse", False) for group in parameter_groups(model)] == [True, False]
 
 
@@ -118,17 +120,17 @@ def test_a_kept_readout_must_fit(parent):
     with pytest.raises(ValueError) as error:
         build(changed, new_session(), parent)
     assert str(error.value) == (
-        "the parent's readout has 2 outputs, the task 1: declare a new readout"
+        "the readout of the parent has 2 outputs, the task 1: declare a new readout"
     )
 
 
-def test_another_architecture_than_the_parents_is_refused(parent, held):
+def test_another_architecture_than_the_parents_is_refused(parent, arrays):
     changed = params(model=MODEL | {"dim": 32}, transfer=FROZEN)
     with pytest.raises(ValueError) as error:
-        build(changed, held, parent)
+        build(changed, arrays, parent)
     assert str(error.value) == (
-        "base.ckpt: dec_atn.norm.bias is (16,), in the declared model (32,); declare the model of its "
-        "parent"
+        "base.ckpt: dec_atn.norm.bias is (16,), in the declared model (32,); declare the model "
+        "of the parent"
     )
 
 
@@ -138,12 +140,12 @@ def test_a_file_without_vocabulary_is_refused(tmp_path):
     with pytest.raises(ValueError) as error:
         load(path, MODEL)
     assert str(error.value) == (
-        "other.ckpt: no vocabulary unit_emb.vocab; it is no checkpoint of POYO"
+        "other.ckpt: vocabulary unit_emb.vocab is missing; name a checkpoint of POYO"
     )
 
 
 def lamb_by_hand(weight, gradients, lrs, *, decay, sparse, beta1=0.9, beta2=0.999):
-    """Return weights after steps of LAMB, row by row in float64; the published rule, written out."""
+    """Return weights after steps of the published LAMB, computed row by row in float64."""
     w = np.array(weight, dtype=np.float64)
     m, v = np.zeros_like(w), np.zeros_like(w)
     for gradient, lr in zip(gradients, lrs, strict=True):
@@ -184,12 +186,12 @@ def test_sparse_lamb_is_the_published_rule(seed, sparse, decay, scale):
     weight = rng.normal(size=(5, 3)) * 10.0**scale  # norms on both sides of the clamp at 10
     gradients = rng.normal(size=(6, 5, 3)) * (rng.random((6, 5, 1)) < 0.6)
     lrs = rng.uniform(1e-3, 1e-2, 6)
-    found = lamb(weight, gradients, lrs, decay=decay, sparse=sparse)
+    moved = lamb(weight, gradients, lrs, decay=decay, sparse=sparse)
     expected = lamb_by_hand(weight, gradients, lrs, decay=decay, sparse=sparse)
-    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(moved, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_rows_without_a_gradient_rest_in_a_sparse_group_alone():
+def test_only_in_a_sparse_group_rows_without_a_gradient_do_not_move():
     weight = np.ones((3, 2))
     gradients = np.array([[[1.0, 1.0], [0.0, 0.0], [0.0, 2.0]]] * 4)
     moved = lamb(weight, gradients, [0.01] * 4, decay=1e-4, sparse=True)
@@ -198,7 +200,7 @@ def test_rows_without_a_gradient_rest_in_a_sparse_group_alone():
     assert (lamb(weight, gradients, [0.01] * 4, decay=1e-4, sparse=False)[1] < 1).all()
 
 
-def test_weights_of_zero_take_a_plain_step():
+def test_weights_of_zero_take_a_step_with_a_trust_ratio_of_one():
     moved = lamb(np.zeros((1, 2)), np.array([[[1.0, -1.0]]]), [0.01], decay=0.0, sparse=False)
     np.testing.assert_allclose(
         moved, lamb_by_hand([[0, 0]], [[[1, -1]]], [0.01], decay=0, sparse=False)
@@ -212,22 +214,22 @@ def schedule_of(settings, total):
     steps, schedule = optimizer(
         [{"params": [parameter], "sparse": True}], settings, total_steps=total
     )
-    found = []
+    settings_of_steps = []
     for _ in range(total):
         group = steps.param_groups[0]
-        found.append((group["lr"], group["betas"][0]))
+        settings_of_steps.append((group["lr"], group["betas"][0]))
         parameter.grad = torch.ones(2, 2)
         steps.step()
         schedule.step()
-    return steps, np.array(found)
+    return steps, np.array(settings_of_steps)
 
 
-def test_one_cycle_is_constant_for_half_of_the_steps_then_a_cosine():
+def test_one_cycle_is_constant_for_half_of_the_steps_then_falls_as_a_cosine():
     from recipes._published import lamb as declared
 
-    steps, found = schedule_of(declared(0.032, 1024), 100)
+    steps, rates_and_momenta = schedule_of(declared(0.032, 1024), 100)
     assert type(steps).__name__ == "SparseLamb"
-    rates, momenta = found.T
+    rates, momenta = rates_and_momenta.T
     np.testing.assert_allclose(rates[:50], 0.032)
     part = np.arange(51) / 50
     cosine = 0.032 * ((1 + np.cos(np.pi * part)) / 2 * (1 - 1e-4) + 1e-4)
@@ -235,15 +237,16 @@ def test_one_cycle_is_constant_for_half_of_the_steps_then_a_cosine():
     np.testing.assert_allclose(momenta[[0, 49, 99]], [0.95, 0.85, 0.95])
 
 
-def test_the_desk_scale_has_adamw_that_warms_up_and_holds_its_momentum():
+def test_the_desk_scale_has_adamw_with_a_warm_up_and_a_fixed_momentum():
     from recipes._published import adamw
 
-    steps, found = schedule_of(adamw(3e-3), 10)
+    steps, rates_and_momenta = schedule_of(adamw(3e-3), 10)
+    rates, momenta = rates_and_momenta.T
     assert type(steps).__name__ == "AdamW"
-    assert found[0, 0] == pytest.approx(3e-3 / 25)
-    assert found[:, 0].max() == pytest.approx(3e-3)
-    assert found[:, 0].argmax() == 2
-    assert set(found[:, 1]) == {0.9}
+    assert rates[0] == pytest.approx(3e-3 / 25)
+    assert rates.max() == pytest.approx(3e-3)
+    assert rates.argmax() == 2
+    assert set(momenta) == {0.9}
 
 
 def test_an_unknown_rule_is_refused():

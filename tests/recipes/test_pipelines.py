@@ -1,4 +1,4 @@
-"""Pipelines of the two benchmark recordings, run on small files in the layout of theirs."""
+"""The pipelines of the two benchmark recordings, run on small files of the same layout."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ def load(path):
 
 
 def pipeline_of(brainset, folder, **options):
-    """Return a pipeline as the runner does, which loads it from its file."""
+    """Return a pipeline, loaded from its file as the runner does."""
     from torch_brain.pipeline.runner import import_pipeline_cls_from_file
 
     cls = import_pipeline_cls_from_file(PIPELINES / brainset / "pipeline.py")
@@ -39,7 +39,7 @@ def pipeline_of(brainset, folder, **options):
 
 
 def prepare(brainset, folder, *options):
-    """Run the stock command as a user does; without a network it may not make an environment."""
+    """Run the command `brainsets` as a user does, without a network and a new environment."""
     command = ["brainsets", "prepare", str(PIPELINES / brainset), "--local", "--use-active-env"]
     folders = [f"--raw-dir={folder / 'raw'}", f"--processed-dir={folder / 'processed'}"]
     scripts = Path(sys.executable).parent
@@ -71,7 +71,7 @@ def prepared_once(brainset, folder):
 
 @pytest.fixture(scope="module")
 def area2(tmp_path_factory):
-    """What was written, and the recording that the command makes of it."""
+    """The brainset, the contents of its file, and the recording that the command prepares."""
     return prepared_once("area2_bump", tmp_path_factory.mktemp("area2"))
 
 
@@ -85,7 +85,7 @@ def prepared(request):
     return request.getfixturevalue(request.param)
 
 
-def test_a_recording_says_what_it_is_as_the_lock_expects(prepared):
+def test_a_recording_has_the_identity_that_the_lock_expects(prepared):
     brainset, _, data = prepared
     task = TASKS[brainset]
     assert data.brainset.id == task.brainset
@@ -95,7 +95,7 @@ def test_a_recording_says_what_it_is_as_the_lock_expects(prepared):
     assert data.subject.id == {"area2_bump": "han", "dmfc_rsg": "haydn"}[brainset]
 
 
-def test_every_spike_is_there_in_order_of_time(prepared):
+def test_all_spikes_are_kept_and_sorted_by_time(prepared):
     _, truth, data = prepared
     assert (np.diff(data.spikes.timestamps) >= 0).all()
     for unit, times in enumerate(truth["spike_times"]):
@@ -107,7 +107,7 @@ def test_every_spike_is_there_in_order_of_time(prepared):
     assert data.units.unit_number.tolist() == list(range(len(counts)))
 
 
-def test_units_have_the_names_that_torch_brain_gives_them(prepared):
+def test_units_have_the_names_of_torch_brain(prepared):
     _, truth, data = prepared
     if "electrodes" in truth:
         where = [f"group_electrode_group/elec{e}/" for e in truth["electrodes"]]
@@ -116,7 +116,7 @@ def test_units_have_the_names_that_torch_brain_gives_them(prepared):
     assert data.units.id.tolist() == [f"{group}unit_{i}" for i, group in enumerate(where)]
 
 
-def test_spikes_and_units_are_those_of_the_stock_extraction(tmp_path, rng):
+def test_spikes_and_units_are_those_that_torch_brain_extracts(tmp_path, rng):
     from pynwb import NWBHDF5IO
     from torch_brain.utils.dandi import extract_spikes_from_nwbfile
 
@@ -130,7 +130,7 @@ def test_spikes_and_units_are_those_of_the_stock_extraction(tmp_path, rng):
     assert data.units.id.tolist() == units.id.tolist()
 
 
-def test_trials_have_every_column_with_nan_where_there_is_none(prepared):
+def test_trials_have_all_columns_and_missing_values_are_nan(prepared):
     _, truth, data = prepared
     names = {"start_time": "start", "stop_time": "end", "split": "split_indicator"}
     assert set(data.trials.keys()) == {names.get(n, n) for n in truth["trials"]}
@@ -138,7 +138,7 @@ def test_trials_have_every_column_with_nan_where_there_is_none(prepared):
         np.testing.assert_array_equal(getattr(data.trials, names.get(name, name)), column)
 
 
-def test_times_of_events_move_with_a_slice(prepared):
+def test_times_of_events_are_relative_to_a_slice(prepared):
     _, truth, data = prepared
     event = "move_onset_time" if "behavior" in truth else "set_time"
     i = np.flatnonzero(np.isfinite(truth["trials"][event]))[3]
@@ -147,7 +147,7 @@ def test_times_of_events_move_with_a_slice(prepared):
     assert getattr(trial, event).tolist() == [truth["trials"][event][i] - start]
 
 
-def test_the_split_is_the_benchmarks_with_training_split_80_to_20(prepared):
+def test_the_benchmarks_split_is_kept_and_its_training_part_split_80_to_20(prepared):
     brainset, truth, data = prepared
     trials = truth["trials"]
     usable = np.full(len(trials["split"]), True)
@@ -162,12 +162,12 @@ def test_the_split_is_the_benchmarks_with_training_split_80_to_20(prepared):
         "test_domain": np.flatnonzero(usable & (trials["split"] == "val")),
     }
     for domain, rows in expected.items():
-        found = getattr(data, domain)
-        np.testing.assert_array_equal(found.start, trials["start_time"][rows])
-        np.testing.assert_array_equal(found.end, trials["stop_time"][rows])
+        interval = getattr(data, domain)
+        np.testing.assert_array_equal(interval.start, trials["start_time"][rows])
+        np.testing.assert_array_equal(interval.end, trials["stop_time"][rows])
 
 
-def test_the_hand_is_as_written_at_the_times_that_its_rate_gives(area2):
+def test_the_hand_is_kept_and_its_times_follow_from_its_rate(area2):
     _, truth, data = area2
     for mine, name in ((data.hand.pos, "hand_pos"), (data.hand.vel, "hand_vel")):
         np.testing.assert_array_equal(mine, truth["behavior"][name]["data"], strict=True)
@@ -176,7 +176,7 @@ def test_the_hand_is_as_written_at_the_times_that_its_rate_gives(area2):
     assert data.hand.sampling_rate == 1000
 
 
-def test_movement_is_evaluated_around_its_onset_in_active_trials_of_a_split(area2):
+def test_active_trials_of_a_split_are_evaluated_around_the_onset_of_movement(area2):
     _, truth, data = area2
     trials = truth["trials"]
     used = ~trials["ctr_hold_bump"] & (trials["split"] != "none")
@@ -186,7 +186,7 @@ def test_movement_is_evaluated_around_its_onset_in_active_trials_of_a_split(area
     np.testing.assert_array_equal(data.nlb_eval_intervals.end, onset + window["to"])
 
 
-def test_a_passive_trial_is_not_evaluated_though_it_has_an_onset(tmp_path, rng):
+def test_a_passive_trial_with_an_onset_is_not_evaluated(tmp_path, rng):
     truth = nwb_files.area2_bump(rng)
     trials = truth["trials"]
     trials["move_onset_time"] = trials["start_time"] + 0.3
@@ -203,14 +203,14 @@ def timed(truth):
     return [(trials["set_time"][i], trials["go_time"][i], trials["tp"][i]) for i in rows]
 
 
-def test_set_to_go_is_that_of_trials_which_have_both(dmfc):
+def test_set_to_go_has_the_trials_with_set_and_go(dmfc):
     _, truth, data = dmfc
     expected = np.array(timed(truth))
     np.testing.assert_array_equal(data.set_to_go.start, expected[:, 0])
     np.testing.assert_array_equal(data.set_to_go.end, expected[:, 1])
 
 
-def test_targets_of_timing_are_sampled_at_50_hz_over_all_of_the_recording(dmfc):
+def test_targets_of_timing_are_sampled_at_50_hz_over_the_whole_recording(dmfc):
     _, _, data = dmfc
     for target in (data.produced_interval, data.time_to_go):
         assert target.sampling_rate == TIME_TO_GO["rate"]
@@ -244,7 +244,7 @@ def test_the_produced_interval_holds_from_set_to_the_next_set(dmfc):
 
 @given(st.lists(st.lists(st.floats(0, 50), max_size=30), min_size=1, max_size=5).filter(any))
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_spike_times_survive_exactly(tmp_path, spike_times):
+def test_spike_times_are_kept_bit_by_bit(tmp_path, spike_times):
     truth = nwb_files.dmfc_rsg(np.random.default_rng(0), n_trials=16)
     truth["spike_times"] = [np.sort(times) for times in spike_times]
     pipeline = pipeline_of("dmfc_rsg", tmp_path, reprocess=True)
@@ -319,7 +319,7 @@ def after_the_hand(truth):
     truth["hand_end"] = 0.25 + len(truth["behavior"]["hand_vel"]["data"]) / 1000
 
 
-def silent(truth):
+def no_spikes(truth):
     truth["spike_times"] = [times[:0] for times in truth["spike_times"]]
 
 
@@ -331,7 +331,7 @@ def two_electrodes(truth):
 OF_BOTH = {
     "no subject": (lambda t: t.update(subject=None), "has no subject"),
     "no units": (lambda t: t.update(spike_times=[]), "has no units"),
-    "no spikes": (silent, "has no spikes in any of its 6 units"),
+    "no spikes": (no_spikes, "has no spikes in any of its 6 units"),
     "spikes not in order": (
         swapped_spikes,
         "spike times of unit 2 are not in order: 0.125 s follows 0.25 s",
@@ -386,7 +386,10 @@ OF_AREA2 = {
     ),
     "other samples": (
         hand(data=np.zeros((500, 2))),
-        "the number of samples of hand_pos is {behavior[hand_pos][data].shape[0]}, that of hand_vel 500",
+        (
+            "the number of samples of hand_pos is {behavior[hand_pos][data].shape[0]}, "
+            "that of hand_vel 500"
+        ),
     ),
     "another start": (
         hand(starting_time=0.5),
@@ -431,7 +434,7 @@ DEFECTS = [
 
 
 def refused(pipeline, path):
-    """Return the error's text; nothing may be left behind."""
+    """Return the message of the error; assert that no file is left behind."""
     with pytest.raises(ValueError) as error:
         pipeline.process(path)
     assert list(pipeline.processed_dir.iterdir()) == []
@@ -445,8 +448,8 @@ def test_a_defect_is_named_with_the_file(tmp_path, rng, brainset, change, messag
     truth["trials"]["split"] = np.array(split * 2)
     change(truth)
     path = written(brainset, tmp_path, truth)
-    found = refused(pipeline_of(brainset, tmp_path), path)
-    assert found == f"{path.name}: {message.format(**truth)}"
+    text = refused(pipeline_of(brainset, tmp_path), path)
+    assert text == f"{path.name}: {message.format(**truth)}"
 
 
 @pytest.mark.parametrize("brainset", TRUTHS)
@@ -454,41 +457,41 @@ def test_a_truncated_file_is_refused(tmp_path, rng, brainset):
     path = written(brainset, tmp_path, TRUTHS[brainset](rng, n_trials=16))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    found = refused(pipeline_of(brainset, tmp_path), path)
+    text = refused(pipeline_of(brainset, tmp_path), path)
     start = f"{path.name}: cannot be read as HDF5, it is damaged or something else (Unable to "
-    assert found.startswith(start)
-    assert "truncated file" in found
-    assert found.endswith("): get it again with --redownload")
+    assert text.startswith(start)
+    assert "truncated file" in text
+    assert text.endswith("): get it again with --redownload")
 
 
 def test_a_file_that_is_not_hdf5_is_refused(tmp_path):
     path = tmp_path / "page.nwb"
     path.write_text("<html>503</html>")
-    found = refused(pipeline_of("dmfc_rsg", tmp_path), path)
-    assert found.startswith("page.nwb: cannot be read as HDF5")
-    assert "file signature not found" in found
+    text = refused(pipeline_of("dmfc_rsg", tmp_path), path)
+    assert text.startswith("page.nwb: cannot be read as HDF5")
+    assert "file signature not found" in text
 
 
 def test_a_file_that_is_hdf5_and_not_nwb_is_refused(tmp_path):
     path = tmp_path / "other.nwb"
     with h5py.File(path, "w") as file:
         file["x"] = [1.0]
-    found = refused(pipeline_of("dmfc_rsg", tmp_path), path)
-    assert found == "other.nwb: is HDF5, but not NWB: it has no attribute nwb_version"
+    text = refused(pipeline_of("dmfc_rsg", tmp_path), path)
+    assert text == "other.nwb: is HDF5, but not NWB: it has no attribute nwb_version"
 
 
-def test_a_recording_is_made_again_only_when_asked(tmp_path, rng):
+def test_a_recording_is_prepared_again_only_with_reprocess(tmp_path, rng):
     path = written("dmfc_rsg", tmp_path, nwb_files.dmfc_rsg(rng))
     pipeline = pipeline_of("dmfc_rsg", tmp_path)
     store = pipeline.processed_dir / "haydn_dmfc_rsg_train.h5"
-    store.write_bytes(b"there")
+    store.write_bytes(b"present")
     pipeline.process(path)
-    assert store.read_bytes() == b"there"
+    assert store.read_bytes() == b"present"
     pipeline_of("dmfc_rsg", tmp_path, reprocess=True).process(path)
     assert len(load(store).trials) == 40
 
 
-def test_trials_of_no_split_may_overlap_and_lack_the_hand(tmp_path, rng):
+def test_trials_of_split_none_may_overlap_and_have_no_hand(tmp_path, rng):
     truth = nwb_files.area2_bump(rng, n_trials=16)
     truth["trials"]["split"] = np.array((["train"] * 5 + ["val"] * 2 + ["none"]) * 2)
     truth["trials"]["stop_time"][7] += 1.0
@@ -498,7 +501,7 @@ def test_trials_of_no_split_may_overlap_and_lack_the_hand(tmp_path, rng):
     assert (pipeline.processed_dir / "han_area2_bump_train.h5").exists()
 
 
-def test_a_defect_ends_the_command_with_the_message(tmp_path, rng):
+def test_the_command_fails_with_the_message_of_a_defect(tmp_path, rng):
     truth = nwb_files.dmfc_rsg(rng)
     del truth["trials"]["tp"]
     written("dmfc_rsg", tmp_path, truth)
@@ -510,8 +513,8 @@ def test_a_defect_ends_the_command_with_the_message(tmp_path, rng):
 
 
 @pytest.mark.slow
-def test_the_command_works_with_its_workers_too(tmp_path, rng):
-    """Without --single it runs Ray, whose workers import nothing from here."""
+def test_the_command_works_with_ray(tmp_path, rng):
+    """Without --single it runs Ray, whose workers cannot import this project."""
     written("dmfc_rsg", tmp_path, nwb_files.dmfc_rsg(rng))
     done = prepare("dmfc_rsg", tmp_path, "--cores=1")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What the recipes declare, and what checkpoints.lock says of it."""
+"""The declarations of the recipes, and their entries in checkpoints.lock."""
 
 import json
 import re
@@ -23,7 +23,7 @@ LOCK = load(ROOT / "checkpoints.lock")
 PAPER = {e.name: e for e in LOCK.entries if e.scale == "paper"}
 DESK = {e.name: e for e in LOCK.entries if e.scale == "desk"}
 BASE = PAPER["base/poyo_mp_converged"]
-FIGURES = [(e.name, f) for e in LOCK.entries for f in e.reported]
+REPORTED = [(e.name, f) for e in LOCK.entries for f in e.reported]
 
 CARD = [
     "base/poyo_mp_converged",
@@ -40,7 +40,7 @@ SETS = {  # of the published sweeps, without the tuned controls
     "timing_full_trial": 2,
     "cross_species": 6,
 }
-RANGES = {  # what a figure can be, and what quantities there are
+RANGES = {  # all quantities, with the smallest and the largest plausible value
     "r2": (-0.05, 1),
     "alpha": (1, 6),
     "mean_alpha": (1, 6),
@@ -61,13 +61,13 @@ def params(entry, *without):
     return {k: v for k, v in entry.params.items() if k not in without}
 
 
-def test_the_lock_is_what_the_recipes_declare():
+def test_the_lock_equals_the_declarations_of_the_recipes():
     lock, changes = resolve(LOCK, declared(ROOT))
     assert changes == []
     assert dumps(lock) == (ROOT / "checkpoints.lock").read_text()
 
 
-def test_the_recipes_are_declared_without_torch():
+def test_declaring_the_recipes_does_not_import_torch():
     code = (
         "import sys; from pathlib import Path; from specdiag.lock.recipe import declared;"
         "assert declared(Path.cwd()); print(*sys.modules)"
@@ -79,7 +79,7 @@ def test_the_recipes_are_declared_without_torch():
 
 
 @pytest.mark.parametrize("entries", [PAPER, DESK], ids=["paper", "desk"])
-def test_all_that_was_published_is_there(entries):
+def test_all_published_entries_are_declared(entries):
     assert sorted(e.name for e in entries.values() if e.group == "published") == sorted(CARD)
     names = [e.name for e in entries.values() if not e.name.endswith("_tuned")]
     sweeps = [n for n in names if n not in CARD and not n.startswith(("transfer/", "base/"))]
@@ -88,7 +88,7 @@ def test_all_that_was_published_is_there(entries):
     assert len(sweeps) == sum(SETS.values())
 
 
-def test_every_entry_is_there_at_both_scales_by_one_recipe():
+def test_every_entry_is_declared_at_both_scales_by_one_recipe():
     assert PAPER.keys() == DESK.keys()
     for name, entry in PAPER.items():
         twin = DESK[name]
@@ -103,7 +103,7 @@ def test_every_entry_is_there_at_both_scales_by_one_recipe():
         assert entry.params["data"]["train_fraction"] == twin.params["data"]["train_fraction"]
 
 
-def test_published_weights_can_be_fetched_and_simulated_ones_cannot():
+def test_only_published_weights_have_a_source():
     for name, entry in PAPER.items():
         source = entry.source and (entry.source.repo, entry.source.revision, entry.source.file)
         published = ("mhough/poyo-mp-reproduction", "main", f"{name}.ckpt")
@@ -130,7 +130,7 @@ def test_the_params_are_plain_and_consistent(entry):
     assert (start == "parent") == (entry.parent is not None)
 
 
-def test_every_control_is_there_as_published_and_tuned():
+def test_every_control_has_a_tuned_twin():
     controls = [n for n in PAPER if "scratch" in n and "tuned" not in n]
     assert len(controls) == 2 + 4 + 3 + 1 + 1 + 3
     for name in controls:
@@ -138,7 +138,7 @@ def test_every_control_is_there_as_published_and_tuned():
 
 
 @pytest.mark.parametrize("entries", [PAPER, DESK], ids=["paper", "desk"])
-def test_a_control_differs_from_its_finetune_only_in_what_it_starts_from(entries):
+def test_a_control_differs_from_its_finetuning_only_in_its_start(entries):
     for name, entry in entries.items():
         if "scratch" in name and "tuned" not in name:
             twin = entries[name.replace("scratch", "pretrained")]
@@ -148,7 +148,7 @@ def test_a_control_differs_from_its_finetune_only_in_what_it_starts_from(entries
 
 @pytest.mark.parametrize("entries", [PAPER, DESK], ids=["paper", "desk"])
 @pytest.mark.parametrize("stem", ["augmentation/freeze/aug", "low_data/10", "low_data/100"])
-def test_levels_of_unit_dropout_differ_in_nothing_else(entries, stem):
+def test_entries_of_different_unit_dropout_differ_in_nothing_else(entries, stem):
     levels = [entries[f"{stem}_{level}"] for level in ("off", "standard", "aggressive")]
     for one, other in pairwise(levels):
         assert params(one, "unit_dropout") == params(other, "unit_dropout")
@@ -183,10 +183,11 @@ def sessions_of(entry):
 
 
 def matrices(model):
-    """Yield the shapes of POYO's weight matrices outside the embeddings and the readout.
+    """Yield the shapes of POYO's weight matrices without embeddings and readout.
 
-    Of torch_brain 0.2.1: cross-attention into and out of the latents, self-attention between, each
-    followed by a GEGLU feed-forward of four times the width, which needs twice that for its gate.
+    In torch_brain 0.2.1 they are: cross-attention into and out of the latents and self-attention in
+    between, each followed by a GEGLU feed-forward layer of four times the width, which needs twice
+    that for its gate.
     """
     dim, head = model["dim"], model["dim_head"]
     feed_forward = [(8 * dim, dim), (dim, 4 * dim)]
@@ -200,9 +201,9 @@ def matrices(model):
 def n_parameters(model):
     """Return the number of parameters without the embeddings of units and sessions.
 
-    Beside the matrices: biases of the outputs of attention and of both feed-forward layers; the
-    norms of queries, context and feed-forward of a cross layer, of input and feed-forward of a self
-    layer; four token types, the latents, and the readout.
+    Parameters besides the matrices: the biases of the outputs of attention and of both feed-forward
+    layers; the norms of queries, context and feed-forward in a cross layer, of input and
+    feed-forward in a self layer; four token types, the latents and the readout.
     """
     dim, depth = model["dim"], model["depth"]
     biases = (2 + depth) * (dim + 8 * dim + dim)
@@ -213,10 +214,10 @@ def n_parameters(model):
 
 
 def test_the_base_has_11_7_million_parameters_besides_its_vocabularies():
-    """11,717,378 of them: 0.7 % below the 11.8 million that are published.
+    """They are 11,717,378, 0.7 % below the published 11.8 million.
 
-    Each unit and each session adds 128. What is counted in the published number is not said: it is
-    none of the sums with the some ten thousand units of the 99 sessions (13 million).
+    Each unit and each session adds 128. The publication does not say what its number counts; it
+    cannot include the about ten thousand units of the 99 sessions (13 million parameters).
     """
     count = n_parameters(BASE.params["model"])
     assert count == 11_717_378
@@ -232,7 +233,7 @@ def test_all_matrices_of_a_base_are_large_enough_to_be_measured(entries, number)
 
 
 @pytest.mark.parametrize("entries", [PAPER, DESK], ids=["paper", "desk"])
-def test_poyo_has_the_parameters_that_the_formula_counts(entries):
+def test_poyo_has_the_number_of_parameters_of_the_formula(entries):
     models = pytest.importorskip("torch_brain.models", reason="torch_brain is not installed")
     model = entries[BASE.name].params["model"]
     built = {
@@ -245,8 +246,8 @@ def test_poyo_has_the_parameters_that_the_formula_counts(entries):
     assert sorted(inner) == sorted(matrices(model))
 
 
-def test_a_published_figure_says_what_it_is_and_where_it_stands():
-    for _, reported in FIGURES:
+def test_every_published_value_has_a_method_and_an_origin():
+    for _, reported in REPORTED:
         low, high = RANGES[reported.quantity]
         assert low <= reported.value <= high
         assert reported.method
@@ -254,8 +255,8 @@ def test_a_published_figure_says_what_it_is_and_where_it_stands():
             assert re.fullmatch(r"model card, table Checkpoints|\w+\.jsonl?(, [\w. ]+)?", place)
 
 
-def test_the_two_alphas_stand_beside_each_other():
-    """On one core: frozen in the ablation, so its alpha there is the base's."""
+def test_both_published_mean_alphas_of_the_base_are_reported():
+    """The core is frozen in the ablation, so its alpha there is that of the base."""
     frozen = PAPER["augmentation/freeze/aug_off"].reported
     means = {
         f.method.split(":")[0]: f.value for f in (*BASE.reported, *frozen) if "mean" in f.quantity
@@ -263,7 +264,7 @@ def test_the_two_alphas_stand_beside_each_other():
     assert means == {"bayes_report": 1.62, "alpha_report": 1.7793363481760025}
 
 
-def test_the_two_figures_of_area2_are_of_two_runs():
+def test_the_two_published_r2_of_area2_belong_to_two_runs():
     runs = ("transfer/area2_ft_pretrained", "data_efficiency/pretrained_100")
     one, other = (next(f for f in PAPER[n].reported if f.quantity == "r2") for n in runs)
     assert (one.value, one.method[-9:]) == (0.834, "batch 256")
@@ -271,7 +272,7 @@ def test_the_two_figures_of_area2_are_of_two_runs():
 
 
 def numbers(tree):
-    """Yield all numbers in what JSON gives."""
+    """Yield all numbers in a tree from JSON."""
     if isinstance(tree, dict | list):
         for value in tree.values() if isinstance(tree, dict) else tree:
             yield from numbers(value)
@@ -279,14 +280,14 @@ def numbers(tree):
         yield tree
 
 
-WRITTEN = {  # how a quantity is written in a file, where not as here
+WRITTEN = {  # the form of a quantity in the published files, if it differs from ours
     "rope_fraction": lambda value: value * 100,
     "n_parameters": lambda value: value / 1e6,
 }
 
 
-def test_the_figures_are_those_of_the_published_files(published):
-    for name, reported in FIGURES:
+def test_the_reported_values_are_those_of_the_published_files(published):
+    for name, reported in REPORTED:
         written = WRITTEN.get(reported.quantity, lambda value: value)(reported.value)
         for place in reported.origin.split("; "):
             file, _, where = place.partition(", ")
@@ -304,17 +305,17 @@ def test_the_figures_are_those_of_the_published_files(published):
 
 
 def card_row(published, name):
-    """Return the row of the card's table that has an entry; levels share one."""
+    """Return the row of an entry in the table of the model card; levels have one row together."""
     text = (published.parent / "model_card.txt").read_text()
     stem = re.sub("_(off|standard|aggressive)$", "_{off", name)
     return text[text.index(stem) :].split(".ckpt")[1]
 
 
-def test_the_card_rounds_the_figures_of_its_files():
+def test_the_card_has_the_rounded_values_of_its_files():
     for name in CARD:
-        found = [f.value for f in PAPER[name].reported if f.quantity == "r2"]
-        assert max(found) - min(found) <= 0.0005
-        assert len(found) == (2 if name.startswith("augmentation") else 1)
+        values = [f.value for f in PAPER[name].reported if f.quantity == "r2"]
+        assert max(values) - min(values) <= 0.0005
+        assert len(values) == (2 if name.startswith("augmentation") else 1)
 
 
 COLUMNS = {
@@ -327,7 +328,7 @@ COLUMNS = {
 
 
 def belongs(row, name):
-    """Tell whether a line of a result file is about the entry of this name."""
+    """Return whether a line of a result file belongs to the entry of this name."""
     words = [row.get("session", "").replace("_center_out_reaching", ""), row.get("level", "")]
     if isinstance(row.get("cond"), str):
         words.append({"ft": "pretrained", "scratch": "scratch"}[row["cond"]])
@@ -336,12 +337,12 @@ def belongs(row, name):
     return all(re.search(rf"(^|[/_]){word}($|_)", name) for word in words if word)
 
 
-def test_no_published_result_is_left_out(published):
-    origins = {place for _, f in FIGURES for place in f.origin.split("; ")}
+def test_all_published_results_are_reported(published):
+    origins = {place for _, f in REPORTED for place in f.origin.split("; ")}
     for path in published.glob("*.jsonl"):
         for line, text in enumerate(path.read_text().splitlines(), 1):
             measured = {k for k, v in json.loads(text).items() if isinstance(v, float)} - {"frac"}
-            here = [f for _, f in FIGURES if f"{path.name}, line {line}" in f.origin]
+            here = [f for _, f in REPORTED if f"{path.name}, line {line}" in f.origin]
             assert len(here) == len(measured)
     alphas = {p.name for p in published.glob("alpha*.json")}
     assert alphas <= {place.split(",")[0] for place in origins}
@@ -352,7 +353,7 @@ def test_no_published_result_is_left_out(published):
 DOCUMENT = (ROOT / "docs" / "lockfile.md").read_text()
 
 
-def test_the_document_explains_every_key():
+def test_the_documentation_explains_every_key_of_the_lock():
     table = DOCUMENT[DOCUMENT.index("| `name`") : DOCUMENT.index("\nFigures of one")].strip()
     explained = {
         k for row in table.splitlines() for k in re.findall(r"`([\w.]+)`", row.split("|")[1])
@@ -370,7 +371,7 @@ def test_the_document_explains_every_key():
 
 @pytest.fixture
 def tutorial(tmp_path):
-    """The recipe of the document, and a function that builds its entries, parents first."""
+    """The entries of the recipe in the documentation, and a function that builds one."""
     path = tmp_path / "net.py"
     path.write_text(re.search(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)[1])
     recipe = runpy.run_path(str(path))
@@ -395,19 +396,19 @@ def tutorial(tmp_path):
 
 def test_the_recipe_of_the_tutorial_learns_and_its_child_keeps_the_first_layer(tutorial):
     (base, child), build = tutorial
-    found, weights = build(base)
+    trained, weights = build(base)
     tuned, tuned_weights = build(child)
-    assert found["r2"][0] > 0.9
+    assert trained["r2"][0] > 0.9
     assert tuned["r2"][0] > 0.3
     first = [w.tensors[0] for w in (weights, tuned_weights)]
     assert [tensor.name for tensor in first] == ["in.weight", "in.weight"]
     np.testing.assert_array_equal(*(tensor.read() for tensor in first))
 
 
-def test_the_recipe_of_the_tutorial_goes_on_where_it_was(tutorial, tmp_path):
+def test_the_recipe_of_the_tutorial_resumes_where_it_stopped(tutorial, tmp_path):
     (base, _), build = tutorial
     whole, _ = build(base)
-    for left in (tmp_path / "base").iterdir():
-        left.unlink()
+    for path in (tmp_path / "base").iterdir():
+        path.unlink()
     build(base, steps=250)
     assert build(base)[0] == whole

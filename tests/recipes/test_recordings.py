@@ -1,4 +1,4 @@
-"""Recordings are opened as torch_brain does, and checked before a training starts."""
+"""Recordings are opened by torch_brain's classes and checked before a training starts."""
 
 import re
 from copy import deepcopy
@@ -31,13 +31,13 @@ AGAIN = "; prepare it again: brainsets prepare {} --single {} --processed-dir {}
 
 
 def params(task, fraction=1.0, **changed):
-    """Return what a paper entry of a task says of its recordings."""
+    """Return the params of a paper entry that concern its recordings."""
     return {"data": {**task.data("paper", fraction), **changed}, "target": task.target}
 
 
 @pytest.fixture(scope="module")
 def sound():
-    """A recording that says of itself what a prepared one does."""
+    """A simulated recording with the origin_version of a prepared one."""
     data = simulate(SESSION, SIMULATION)
     data.brainset.origin_version = reaching(SESSION).version
     return data
@@ -58,25 +58,25 @@ def message_of(error, params, folder):
     return str(caught.value)
 
 
-def test_a_prepared_recording_is_opened_with_the_names_that_torch_brain_gives(sound, tmp_path):
+def test_a_prepared_recording_is_opened_with_torch_brains_names_of_units(sound, tmp_path):
     store(sound, tmp_path)
-    found = open_recordings(params(reaching(SESSION)), tmp_path)
-    assert list(found) == [SESSION]
+    opened = open_recordings(params(reaching(SESSION)), tmp_path)
+    assert list(opened) == [SESSION]
     names = [f"{SESSION}/{name}" for name in sound.units.id]
-    assert found[SESSION].units.id.tolist() == names
-    np.testing.assert_array_equal(found[SESSION].cursor.vel, sound.cursor.vel)
+    assert opened[SESSION].units.id.tolist() == names
+    np.testing.assert_array_equal(opened[SESSION].cursor.vel, sound.cursor.vel)
 
 
-def test_prepared_recordings_are_looked_for_where_brainsets_puts_them(sound, tmp_path, monkeypatch):
+def test_prepared_recordings_are_read_from_the_folder_of_brainsets(sound, tmp_path, monkeypatch):
     config = tmp_path / "brainsets.yaml"
     monkeypatch.setattr("torch_brain.pipeline.config.CONFIG_FILE", config)
     assert message_of(FileNotFoundError, params(reaching(SESSION)), None) == (
-        "no folder of prepared recordings is configured; name one: "
+        "the folder of prepared recordings is not configured; run: "
         "brainsets config set --raw-dir RAW --processed-dir PROCESSED"
     )
     config.write_text(f"raw_dir: {tmp_path}\nprocessed_dir: {tmp_path}\n")
     assert message_of(FileNotFoundError, params(reaching(SESSION)), None) == (
-        f"{SESSION}: not in {tmp_path}/{BRAINSET}; prepare it: "
+        f"{SESSION}: not in {tmp_path}/{BRAINSET}; run: "
         f"brainsets prepare {BRAINSET} --single {SESSION}"
     )
     store(sound, tmp_path)
@@ -84,37 +84,39 @@ def test_prepared_recordings_are_looked_for_where_brainsets_puts_them(sound, tmp
 
 
 @pytest.mark.parametrize(
-    ("task", "what", "command"),
+    ("task", "problem", "command"),
     [
         (
             reaching(SESSION, OTHER),
-            f"{SESSION} and 1 more: not in {{}}/{BRAINSET}; prepare it: ",
+            f"{SESSION} and 1 more: not in {{}}/{BRAINSET}; run: ",
             f"brainsets prepare {BRAINSET}",
         ),
         (
             foraging("of_24365_2"),
-            "of_24365_2: not in {}/vollan_moser_alternating_2025; prepare it: ",
+            "of_24365_2: not in {}/vollan_moser_alternating_2025; run: ",
             "brainsets prepare vollan_moser_alternating_2025 --single of_24365_2",
         ),
         (
             AREA2,
-            "han_area2_bump_train: not in {}/area2_bump; prepare it: ",
+            "han_area2_bump_train: not in {}/area2_bump; run: ",
             "brainsets prepare recipes/pipelines/area2_bump --local --single han_area2_bump_train",
         ),
         (
             timing(PRODUCED_INTERVAL, FROM_SET),
-            "haydn_dmfc_rsg_train: not in {}/dmfc_rsg; prepare it: ",
+            "haydn_dmfc_rsg_train: not in {}/dmfc_rsg; run: ",
             "brainsets prepare recipes/pipelines/dmfc_rsg --local --single haydn_dmfc_rsg_train",
         ),
     ],
 )
-def test_a_recording_that_is_not_prepared_is_named_with_the_command(task, what, command, tmp_path):
-    folder = tmp_path / "of mine"
-    expected = f"{what.format(folder)}{command} --processed-dir '{folder}'"
+def test_a_missing_recording_is_named_with_the_command_that_prepares_it(
+    task, problem, command, tmp_path
+):
+    folder = tmp_path / "a folder"
+    expected = f"{problem.format(folder)}{command} --processed-dir '{folder}'"
     assert message_of(FileNotFoundError, params(task), folder) == expected
 
 
-def test_the_commands_are_those_of_brainsets():
+def test_the_command_brainsets_has_the_options_and_brainsets_that_are_named():
     from click.testing import CliRunner
     from torch_brain.pipeline._cli.cli_prepare import prepare
 
@@ -130,11 +132,11 @@ def no_units(data):
     data.units = ArrayDict(id=np.zeros(0, "U4"))
 
 
-def twins(data):
+def equal_names(data):
     data.units.id[:3] = "group_M1/elec0/unit_0"
 
 
-def silence(data):
+def no_spikes(data):
     nothing = {"timestamps": np.zeros(0), "unit_index": np.zeros(0, int)}
     data.spikes = IrregularTimeSeries(**nothing, domain=data.domain)
 
@@ -188,24 +190,24 @@ def nothing_evaluated(data):
             "made from version dandi/000688/0.1, expected dandi/000688/draft",
         ),
         (no_units, "no units"),
-        (twins, f"the name {SESSION}/group_M1/elec0/unit_0 stands for 3 units, expected one"),
-        (silence, "no spikes of its {units} units"),
+        (equal_names, f"3 units have the name {SESSION}/group_M1/elec0/unit_0, expected one"),
+        (no_spikes, "none of its {units} units has a spike"),
         (spikes_at_infinity, "2 of its {spikes} spike times are not finite"),
         (spikes_of_another_array, "spikes.unit_index is 0 to 96, expected 0 to {last}"),
         (
             resting_hand,
-            "cursor.vel is the same in all evaluation intervals of test: no R² can be given",
+            "cursor.vel is constant in all evaluation intervals of test: R² is undefined",
         ),
         (
             overlap,
             (
-                "valid and test overlap: {a:.2f} to {b:.2f} s and {c:.2f} to {d:.2f} s, expected splits "
-                "that share no time"
+                "valid and test overlap: {a:.2f} to {b:.2f} s and {c:.2f} to {d:.2f} s, expected "
+                "splits without overlap"
             ),
         ),
         (
             short_validation,
-            "no window of 1 s fits into valid, whose longest interval has 0.50 s",
+            "no window of 1 s fits into valid: its longest interval has 0.50 s",
         ),
         (
             gap_in_training,
@@ -224,13 +226,15 @@ def nothing_evaluated(data):
         (nothing_evaluated, "no sample of cursor.vel in the evaluation intervals"),
     ],
 )
-def test_a_recording_that_cannot_be_used_is_refused(spoil, message, sound, tmp_path):
+def test_a_defective_recording_is_refused(spoil, message, sound, tmp_path):
     data = deepcopy(sound)
     spoil(data)
     store(data, tmp_path)
     (a, *_), (b, *_) = data.valid_domain.start, data.valid_domain.end
-    meets = (data.test_domain.start < b) & (data.test_domain.end > a)
-    (c, *_), (d, *_) = (x[meets] if meets.any() else x for x in bounds(data.test_domain))
+    overlapping = (data.test_domain.start < b) & (data.test_domain.end > a)
+    (c, *_), (d, *_) = (
+        x[overlapping] if overlapping.any() else x for x in bounds(data.test_domain)
+    )
     bad = data.cursor.timestamps[~np.isfinite(data.cursor.vel).all(axis=1)]
     first = bad[0] if len(bad) else 0.0
     places = {"a": a, "b": b, "c": c, "d": d, "train": first, "test": first}
@@ -249,12 +253,12 @@ def test_a_fraction_that_leaves_no_window_is_refused(sound, tmp_path):
     store(sound, tmp_path)
     left = 0.01 * (sound.train_domain.end - sound.train_domain.start).sum()
     assert message_of(ValueError, params(reaching(SESSION), 0.01), tmp_path) == (
-        f"{SESSION}: no window of 1 s fits into train (the first 1% of it), whose longest interval has "
-        f"{left:.2f} s{AGAIN.format(BRAINSET, SESSION, tmp_path)}"
+        f"{SESSION}: no window of 1 s fits into train (the first 1% of it): its longest interval "
+        f"has {left:.2f} s{AGAIN.format(BRAINSET, SESSION, tmp_path)}"
     )
 
 
-def test_a_gap_in_a_part_that_is_not_used_is_none(sound, tmp_path):
+def test_a_gap_outside_the_used_part_of_a_recording_is_ignored(sound, tmp_path):
     data = deepcopy(sound)
     last = data.train_domain.end[-1]
     data.cursor.vel[np.searchsorted(data.cursor.timestamps, last - 0.5)] = np.nan
@@ -264,7 +268,7 @@ def test_a_gap_in_a_part_that_is_not_used_is_none(sound, tmp_path):
     assert list(open_recordings(params(task, 0.5), tmp_path)) == [SESSION]
 
 
-def test_files_that_are_no_recordings_are_refused(tmp_path):
+def test_a_file_that_is_not_a_recording_is_refused(tmp_path):
     path = tmp_path / BRAINSET / f"{SESSION}.h5"
     path.parent.mkdir()
     again = AGAIN.format(BRAINSET, SESSION, tmp_path)
@@ -277,7 +281,7 @@ def test_files_that_are_no_recordings_are_refused(tmp_path):
     assert re.fullmatch(rf"{SESSION}: cannot be read \(.+\){re.escape(again)}", text)
 
 
-def test_what_a_recording_lacks_is_named(sound, tmp_path):
+def test_a_missing_part_of_a_recording_is_named(sound, tmp_path):
     data = deepcopy(sound)
     del data.cursor
     store(data, tmp_path)
@@ -286,21 +290,21 @@ def test_what_a_recording_lacks_is_named(sound, tmp_path):
     )
 
 
-def test_an_unknown_session_is_named_before_anything_is_opened(tmp_path):
+def test_an_unknown_session_is_named_before_any_file_is_opened(tmp_path):
     assert message_of(ValueError, params(reaching("chewie_1")), tmp_path) == (
-        "chewie_1: no recording has such a name; expected c_20131003_center_out_reaching, of_24365_2, "
-        "han_area2_bump_train, haydn_dmfc_rsg_train or the like"
+        "chewie_1: unknown name of a session; expected a name such as "
+        "c_20131003_center_out_reaching, of_24365_2, han_area2_bump_train or haydn_dmfc_rsg_train"
     )
 
 
 def test_simulated_recordings_need_a_folder():
     desk = {**params(reaching(SESSION)), "simulation": SIMULATION}
     assert message_of(ValueError, desk, None) == (
-        "simulated recordings need a folder to be written to; name one"
+        "simulated recordings are written to a folder; name one"
     )
 
 
-def test_a_simulated_recording_does_not_pass_for_a_prepared_one(tmp_path):
+def test_a_simulated_recording_is_not_accepted_as_a_prepared_one(tmp_path):
     entry = params(reaching(SESSION))
     assert list(open_recordings({**entry, "simulation": SIMULATION}, tmp_path)) == [SESSION]
     assert message_of(ValueError, entry, tmp_path) == (
@@ -314,15 +318,14 @@ def test_recordings_are_imported_without_torch():
     import sys
 
     code = "import sys, recipes.data.recordings; print('torch' in sys.modules)"
-    root = ROOT
     line = [sys.executable, "-c", code]
-    done = subprocess.run(line, cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
 
 @pytest.mark.realdata
 @pytest.mark.parametrize("name", real.MONKEYS)
-def test_a_converted_session_has_the_counts_and_the_decoding_of_its_extract(name, tmp_path):
+def test_a_converted_session_has_the_spike_counts_and_the_r2_of_its_extract(name, tmp_path):
     session = real.write(tmp_path, name)
     task = reaching(session)
     data = open_recordings(params(task), tmp_path)[session]
@@ -343,14 +346,14 @@ def test_a_converted_session_has_the_counts_and_the_decoding_of_its_extract(name
 def test_no_window_of_a_converted_session_reaches_into_another_trial(name, tmp_path):
     session = real.write(tmp_path, name)
     task = reaching(session)
-    found = open_recordings(params(task), tmp_path)
-    cut = to_arrays(found.values(), params(task))
+    opened = open_recordings(params(task), tmp_path)
+    arrays = to_arrays(opened.values(), params(task))
     n = len(np.unique(real.extract(name)["trial"]))
-    assert sum(len(cut.intervals[split].start) for split in cut.intervals) == n
-    bounds = found[session].trials
-    assert (bounds.end - bounds.start).min() >= 1.0
-    assert (bounds.start[1:] - bounds.end[:-1]).min() >= 0.99
-    assert cut.evaluated.all()
+    assert sum(len(arrays.intervals[split].start) for split in arrays.intervals) == n
+    trials = opened[session].trials
+    assert (trials.end - trials.start).min() >= 1.0
+    assert (trials.start[1:] - trials.end[:-1]).min() >= 0.99
+    assert arrays.evaluated.all()
 
 
 @pytest.mark.realdata

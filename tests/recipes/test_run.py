@@ -1,4 +1,4 @@
-"""Recipes that build: from an entry of the lock to a checkpoint and its R²."""
+"""A recipe builds an entry of the lock: a checkpoint and its R²."""
 
 import os
 from dataclasses import replace
@@ -19,12 +19,12 @@ CHRONIC = "c_20131003_center_out_reaching"
 
 
 def entry(recipe, name, scale):
-    (found,) = (e for e in recipe.entries() if (e.name, e.scale) == (name, scale))
-    return found
+    (only,) = (e for e in recipe.entries() if (e.name, e.scale) == (name, scale))
+    return only
 
 
 def small(folder, declared, *, parent=None, steps=10):
-    """Return a job of an entry of the desk scale, with a small model and few steps."""
+    """Return a job of a desk entry, with a small model and few steps."""
     changed = {
         "model": MODEL | {"dim_out": declared.params["model"]["dim_out"]},
         "training": training(batch=8, steps=steps, matmul="highest"),
@@ -49,7 +49,7 @@ def simulated(monkeypatch, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-
+    """The job of the base and its metrics."""
     from recipes.poyo import run
 
     with pytest.MonkeyPatch.context() as patch:
@@ -60,15 +60,15 @@ def base(tmp_path_factory):
         return made, poyo_mp.build(made)
 
 
-def test_the_base_is_built_from_what_it_declares(base):
+def test_the_base_is_built_from_its_declaration(base):
     made, metrics = base
     assert list(metrics) == ["r2"]
     value, tolerance = metrics["r2"]
     assert -1 < value < 1
     assert tolerance == 0.02
-    found = open_checkpoint(made.output).metadata
-    assert list(found["session_emb.vocab"]) == ["NA", CHRONIC]
-    assert all(unit.startswith(f"{CHRONIC}/") for unit in list(found["unit_emb.vocab"])[1:])
+    metadata = open_checkpoint(made.output).metadata
+    assert list(metadata["session_emb.vocab"]) == ["NA", CHRONIC]
+    assert all(unit.startswith(f"{CHRONIC}/") for unit in list(metadata["unit_emb.vocab"])[1:])
     assert (made.folder / "spectra.csv").exists()
 
 
@@ -89,7 +89,7 @@ def test_a_transfer_is_built_from_its_parent(name, base, tmp_path):
     assert len(ours["readout.weight"]) == declared.params["model"]["dim_out"]
 
 
-def test_evaluating_a_parent_gives_its_own_r2(base, tmp_path):
+def test_the_evaluation_of_a_parent_returns_the_r2_of_the_parent(base, tmp_path):
     from recipes.poyo.run import evaluate_parent
 
     made, metrics = base
@@ -100,11 +100,11 @@ def test_evaluating_a_parent_gives_its_own_r2(base, tmp_path):
 def test_an_evaluation_needs_a_parent(tmp_path):
     from recipes.poyo.run import evaluate_parent
 
-    with pytest.raises(ValueError, match=r"^tiny evaluates a parent and declares none$"):
+    with pytest.raises(ValueError, match=r"^tiny: an evaluation needs a parent; declare one$"):
         evaluate_parent(job(tmp_path))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine could do it")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 @pytest.mark.parametrize(
     ("recipe", "name", "length"),
     [
@@ -121,37 +121,37 @@ def test_the_paper_scale_does_not_start_without_a_gpu(recipe, name, length, tmp_
         recipe.build(made)
     assert str(error.value) == (
         f"{name} at paper scale trains for {length} and this machine has no CUDA GPU: fetch the "
-        "published weights, build it at desk scale, or give --yes"
+        "published weights, train at desk scale, or give --yes"
     )
     assert not list(tmp_path.iterdir())
 
 
-def test_fewer_gpus_than_declared_start_only_when_that_is_confirmed(tmp_path):
+def test_a_training_on_fewer_gpus_than_declared_starts_only_with_yes(tmp_path):
     from recipes.poyo.run import _check_hardware, check_length
 
     declared = entry(poyo_mp, "base/poyo_mp_converged", "paper")
     bare = job(tmp_path, name="base", scale="paper")
     made = replace(bare, params=declared.params, cost=declared.cost)
     for devices, nodes, gpus, text in (
-        (None, 1, 2, "2 of the 8 GPUs declared, about 36 h"),
-        (1, 1, 8, "1 of the 8 GPUs declared, about 72 h"),
-        (2, 2, 4, "4 of the 8 GPUs declared, about 18 h"),
+        (None, 1, 2, "2 of the 8 declared GPUs, about 36 h"),
+        (1, 1, 8, "1 of the 8 declared GPUs, about 72 h"),
+        (2, 2, 4, "4 of the 8 declared GPUs, about 18 h"),
     ):
         with pytest.raises(RuntimeError) as error:
             check_length(replace(made, devices=devices, nodes=nodes), gpus)
         assert str(error.value) == (
-            f"base at paper scale trains for 1,000 epochs (published: 9 h on 8 x H100) and it would "
-            f"get {text}: fetch the published weights, build it at desk scale, or give --yes"
+            f"base at paper scale trains for 1,000 epochs (published: 9 h on 8 x H100) and it "
+            f"would get {text}: fetch the published weights, train at desk scale, or give --yes"
         )
     with pytest.raises(RuntimeError, match=r"or give --yes$"):
-        _check_hardware(replace(made, nodes=0))  # as if without any GPU, wherever this runs
+        _check_hardware(replace(made, nodes=0))  # as if the machine had no GPU
     _check_hardware(replace(made, nodes=0, yes=True))
     check_length(made, 8)
     check_length(replace(made, nodes=2), 4)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="counts GPUs")
-def test_devices_and_precisions_that_there_are_not_start_nothing(tmp_path):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_missing_devices_and_unsupported_precisions_start_no_training(tmp_path):
     made = small(tmp_path, entry(poyo_mp, "base/poyo_mp_converged", "desk"))
     cores = os.cpu_count()
     with pytest.raises(RuntimeError) as error:

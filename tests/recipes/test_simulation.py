@@ -1,4 +1,4 @@
-"""Simulated recordings are the same for the same seed, and in the files of real ones."""
+"""Simulated recordings follow from their seed, and have the layout of real ones."""
 
 import re
 import subprocess
@@ -24,26 +24,26 @@ def bounds(interval):
 
 def contents(path):
     """Return all arrays and attributes of a file."""
-    found = {}
+    nodes = {}
 
     def keep(name, node):
-        found[name] = node[()] if isinstance(node, h5py.Dataset) else None
-        found.update({(name, key): value for key, value in node.attrs.items()})
+        nodes[name] = node[()] if isinstance(node, h5py.Dataset) else None
+        nodes.update({(name, key): value for key, value in node.attrs.items()})
 
     with h5py.File(path) as file:
         file.visititems(keep)
-    return found
+    return nodes
 
 
 @pytest.mark.parametrize("entry", DESK, ids=lambda e: e.name)
-def test_every_desk_entry_finds_its_recordings_usable(entry, simulated):
-    found = open_recordings(entry.params, simulated)
-    assert list(found) == entry.params["data"]["sessions"]
-    cut = to_arrays(found.values(), entry.params)
-    assert cut.values.shape[1] == entry.params["model"]["dim_out"]
-    assert np.isfinite(cut.values[cut.evaluated]).all()
+def test_the_recordings_of_every_desk_entry_can_be_used(entry, simulated):
+    opened = open_recordings(entry.params, simulated)
+    assert list(opened) == entry.params["data"]["sessions"]
+    arrays = to_arrays(opened.values(), entry.params)
+    assert arrays.values.shape[1] == entry.params["model"]["dim_out"]
+    assert np.isfinite(arrays.values[arrays.evaluated]).all()
     for split in ("train", "valid", "test"):
-        lengths = cut.intervals[split].end - cut.intervals[split].start
+        lengths = arrays.intervals[split].end - arrays.intervals[split].start
         assert lengths.max() >= entry.params["data"]["window"]
 
 
@@ -56,7 +56,7 @@ def test_every_desk_entry_finds_its_recordings_usable(entry, simulated):
         (RSG, datasets.PeiPandarinathNLB2021),
     ],
 )
-def test_the_files_open_through_the_classes_of_torch_brain(session, dataset, simulated):
+def test_the_classes_of_torch_brain_open_the_files(session, dataset, simulated):
     opened = dataset(root=simulated, recording_ids=[session], dirname=task_of(session).brainset)
     data = opened.get_recording(session)
     assert data.units.id[0].startswith(f"{session}/")
@@ -75,13 +75,13 @@ def test_the_same_seed_gives_the_same_arrays(session, simulated, tmp_path):
         np.testing.assert_array_equal(value, other[name], err_msg=str(name))
 
 
-def test_other_arrays_have_another_version(simulated_data):
-    """Files of one version are kept: raise it when these change."""
+def test_the_version_is_raised_when_the_arrays_change(simulated_data):
+    """Files of the same version are kept on disk, so other arrays need another version."""
     spikes = [len(simulated_data[session].spikes) for session in (SESSION, BUMP, RSG, RAT)]
     assert (VERSION, spikes) == ("2", [56455, 149904, 176741, 29750])
 
 
-def test_sessions_of_one_animal_differ_and_share_some_of_its_units(simulated_data):
+def test_sessions_of_one_animal_differ_and_have_some_units_in_common(simulated_data):
     for a, b in combinations([s for s in CENTER_OUT if s[0] == "c"], 2):
         assert len(simulated_data[a].spikes) != len(simulated_data[b].spikes)
         seen = [{u.split("/")[1] for u in simulated_data[s].units.id} for s in (a, b)]
@@ -95,7 +95,7 @@ def test_another_seed_is_another_animal():
 
 
 @pytest.mark.parametrize("session", SETTINGS)
-def test_the_splits_share_no_time_and_stay_in_the_recording(session, simulated_data):
+def test_the_splits_do_not_overlap_and_lie_within_the_recording(session, simulated_data):
     data = simulated_data[session]
     splits = [bounds(getattr(data, f"{part}_domain")) for part in ("train", "valid", "test")]
     whole = np.concatenate(splits)
@@ -105,7 +105,7 @@ def test_the_splits_share_no_time_and_stay_in_the_recording(session, simulated_d
     assert whole[-1, 1] <= data.domain.end[-1]
 
 
-def test_what_is_there_is_kept_and_other_settings_replace_it(tmp_path):
+def test_a_file_of_the_same_settings_is_kept_and_one_of_others_is_replaced(tmp_path):
     (path,) = write_recordings(tmp_path, [SESSION], SHORT)
     before = path.stat()
     assert write_recordings(tmp_path, [SESSION], SHORT) == [path]
@@ -120,13 +120,13 @@ def test_a_recording_that_was_not_simulated_is_never_replaced(tmp_path):
     path.parent.mkdir()
     with h5py.File(path, "w") as file:
         file["precious"] = 1
-    message = f"{path}: not a simulated recording; move it away, or name another folder"
+    message = f"{path}: not a simulated recording; move it, or name another folder"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         write_recordings(tmp_path, [SESSION], SHORT)
-    path.write_bytes(b"torn")
+    path.write_bytes(b"damaged")
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         write_recordings(tmp_path, [SESSION], SHORT)
-    assert path.read_bytes() == b"torn"
+    assert path.read_bytes() == b"damaged"
 
 
 @pytest.mark.parametrize(
@@ -136,59 +136,62 @@ def test_a_recording_that_was_not_simulated_is_never_replaced(tmp_path):
             "c_2013_center_out_reaching",
             {},
             (
-                "c_2013_center_out_reaching: no recording has such a name; expected "
-                "c_20131003_center_out_reaching, of_24365_2, han_area2_bump_train, "
-                "haydn_dmfc_rsg_train or the like"
+                "c_2013_center_out_reaching: unknown name of a session; expected a name such as "
+                "c_20131003_center_out_reaching, of_24365_2, han_area2_bump_train or "
+                "haydn_dmfc_rsg_train"
             ),
         ),
         (
             "c_20131009_random_target_reaching",
             {},
             (
-                "c_20131009_random_target_reaching: sessions of this kind are not simulated; name a "
-                "center_out_reaching or an open-field one"
+                "c_20131009_random_target_reaching: sessions of this kind are not simulated; name "
+                "a center_out_reaching or an open-field session"
             ),
         ),
         (
             "lt_26648_1",
             {},
             (
-                "lt_26648_1: sessions of this kind are not simulated; name a center_out_reaching or an "
-                "open-field one"
+                "lt_26648_1: sessions of this kind are not simulated; name a center_out_reaching "
+                "or an open-field session"
             ),
         ),
         (
             SESSION,
             {"task": "open_field"},
             (
-                f"{SESSION}: simulation.task is 'open_field'; sessions of perich_miller_population_2018 "
-                "are simulated as 'center_out'"
+                f"{SESSION}: simulation.task is 'open_field'; sessions of "
+                "perich_miller_population_2018 are simulated as 'center_out'"
             ),
         ),
         (
             SESSION,
             {"speed": 1},
             (
-                f"{SESSION}: simulation has seconds, seed, speed, task, units; expected seconds, seed, "
-                "task and units"
+                f"{SESSION}: simulation has seconds, seed, speed, task, units; expected seconds, "
+                "seed, task and units"
             ),
         ),
         (
             SESSION,
             {"units": [9, 3]},
-            f"{SESSION}: simulation.units is [9, 3]; expected from and to, such as [30, 60]",
+            (
+                f"{SESSION}: simulation.units is [9, 3]; expected a smallest and a largest number, "
+                "such as [30, 60]"
+            ),
         ),
         (
             SESSION,
             {"seconds": 20.0},
             (
-                f"{SESSION}: simulation.seconds is 20.0; give at least 60, for training, validation and "
-                "test"
+                f"{SESSION}: simulation.seconds is 20.0; give at least 60, for training, "
+                "validation and test"
             ),
         ),
     ],
 )
-def test_settings_that_cannot_be_simulated_are_refused(session, changed, message):
+def test_invalid_settings_of_a_simulation_are_refused(session, changed, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         simulate(session, {**SHORT, **changed})
 
@@ -199,7 +202,7 @@ def command(*arguments):
     return done.returncode, done.stdout, done.stderr
 
 
-def test_the_command_writes_named_recordings_and_prints_a_line_each(tmp_path):
+def test_the_command_writes_the_named_recordings_and_prints_their_paths(tmp_path):
     names = ["--session", RAT, "--session", RSG]
     lines = [
         f"{tmp_path}/vollan_moser_alternating_2025/{RAT}.h5",

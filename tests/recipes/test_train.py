@@ -1,4 +1,4 @@
-"""Training that can be stopped anywhere, and leaves a checkpoint that others read."""
+"""A training can be stopped at any time, and its checkpoint can be read by others."""
 
 import csv
 import os
@@ -35,7 +35,7 @@ def recordings():
 
 @pytest.fixture(scope="module", params=["AdamW", "SparseLamb"])
 def whole(request, recordings, tmp_path_factory):
-    """A training that nobody stopped, with what it declares."""
+    """The result of a training that was not stopped, its job and its declaration."""
     declared = {} if request.param == "AdamW" else {"optimizer": lamb(8e-3, 8)}
     done = job(tmp_path_factory.mktemp("whole"), **declared)
     return train(done, recordings), done, declared
@@ -59,7 +59,7 @@ def test_a_terminated_training_resumes_to_the_same_bits(at, whole, recordings, t
     assert status.value.code == 143
     assert signal.getsignal(signal.SIGTERM) is before
     assert not stopped.output.exists()
-    torch.rand(3)  # what else draws random numbers does not matter
+    torch.rand(3)  # other random numbers do not matter
     rest = StopAt(None, None)
     assert train(stopped, recordings, on_step=rest) == expected
     assert rest.steps == list(range(at + 1, STEPS + 1))
@@ -79,7 +79,7 @@ def test_a_crashed_training_resumes_from_the_last_saved_state(whole, recordings,
     assert tensor_digest(crashed.output) == tensor_digest(done.output)
 
 
-def test_a_damaged_state_is_passed_over(whole, recordings, tmp_path):
+def test_a_damaged_state_is_ignored(whole, recordings, tmp_path):
     expected, _, declared = whole
     crashed = job(tmp_path, **declared)
     with pytest.raises(KeyboardInterrupt):
@@ -110,28 +110,28 @@ def test_a_killed_training_resumes_to_the_same_bits(recordings, tmp_path):
     )
     command = [sys.executable, "-c", script, str(killed.folder), str(ROOT), str(ROOT / "tests")]
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    found = subprocess.run(command, check=False, env=os.environ | threads)
-    assert found.returncode == -signal.SIGKILL
+    killed_process = subprocess.run(command, check=False, env=os.environ | threads)
+    assert killed_process.returncode == -signal.SIGKILL
     rest = StopAt(None, None)
     assert train(killed, recordings, on_step=rest) == expected
     assert rest.steps[0] == 8
     assert tensor_digest(killed.output) == tensor_digest(done.output)
 
 
-def test_states_of_another_beginning_are_not_resumed(recordings, tmp_path, caplog):
-    begun = job(tmp_path)
+def test_a_state_that_began_with_other_weights_is_not_resumed(recordings, tmp_path, caplog):
+    first = job(tmp_path)
     with pytest.raises(SystemExit):
-        train(begun, recordings, on_step=StopAt(4, terminate))
+        train(first, recordings, on_step=StopAt(4, terminate))
     other = job(tmp_path, training=params()["training"] | {"seed": 7})
     seen = StopAt(None, None)
     train(other, recordings, on_step=seen)
     assert seen.steps == list(range(1, STEPS + 1))
     assert [r.message for r in caplog.records if r.name == "recipes.poyo.train"] == [
-        "tiny: the state after step 4 began with other weights: begins anew"
+        "tiny: the saved state after step 4 began with other weights: training starts again"
     ]
 
 
-def test_the_checkpoint_is_read_by_specdiag_and_by_torch_brain(whole, recordings):
+def test_specdiag_and_torch_brain_read_the_checkpoint(whole, recordings):
     from torch_brain.models import POYO
 
     metrics, done, _ = whole
@@ -150,7 +150,7 @@ def test_the_checkpoint_is_read_by_specdiag_and_by_torch_brain(whole, recordings
             np.testing.assert_array_equal(tensor.numpy(), ours[name])
 
 
-def test_the_log_has_loss_rate_kept_units_and_r2(whole):
+def test_the_log_has_loss_learning_rate_kept_units_and_r2(whole):
     metrics, done, _ = whole
     lines = list(csv.DictReader((done.folder / "log.csv").read_text().splitlines()))
     assert [int(line["step"]) for line in lines] == list(range(1, STEPS + 1))
@@ -176,11 +176,11 @@ def test_training_learns(tmp_path, recordings):
     assert train(long, recordings)["valid_r2"] > 0.3
 
 
-def test_a_gradient_is_clipped_where_that_is_declared(recordings, tmp_path):
+def test_a_gradient_is_clipped_if_the_entry_declares_it(recordings, tmp_path):
     from recipes._published import adamw
 
     moved = {}
-    for clip in (None, 1e3, 1e-9):  # so small that Adam's eps stops it
+    for clip in (None, 1e3, 1e-9):  # at 1e-9 the eps of Adam dominates the update
         declared = adamw(3e-3) | {"gradient_clip": clip}
         done = job(tmp_path / str(clip), optimizer=declared)
         train(done, recordings)
@@ -188,7 +188,7 @@ def test_a_gradient_is_clipped_where_that_is_declared(recordings, tmp_path):
     assert moved[None] == moved[1e3] != moved[1e-9]
 
 
-def test_a_state_replaces_newer_ones_that_could_not_be_resumed(tmp_path, caplog):
+def test_a_state_replaces_newer_states_that_are_damaged(tmp_path, caplog):
     for step in (30, 40):
         checkpoints.save(tmp_path, step, {"step": step})
     newest_first = sorted(tmp_path.iterdir(), reverse=True)
@@ -196,7 +196,7 @@ def test_a_state_replaces_newer_ones_that_could_not_be_resumed(tmp_path, caplog)
         path.write_bytes(b"")
     assert checkpoints.resume(tmp_path) is None
     assert [r.message for r in caplog.records] == [
-        f"{path.name} is damaged: passed over" for path in newest_first
+        f"{path.name} is damaged and is ignored" for path in newest_first
     ]
     for step in (1, 2, 3):
         checkpoints.save(tmp_path, step, {"step": step})
@@ -204,7 +204,7 @@ def test_a_state_replaces_newer_ones_that_could_not_be_resumed(tmp_path, caplog)
     assert sorted(p.name[:13] for p in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
 
 
-def test_files_that_come_and_go_are_whole(tmp_path):
+def test_the_two_newest_states_are_kept_and_damaged_ones_are_ignored(tmp_path):
     for step in (1, 2, 30):
         checkpoints.save(tmp_path, step, {"step": step})
     assert len(list(tmp_path.iterdir())) == 2
@@ -220,15 +220,15 @@ def test_files_that_come_and_go_are_whole(tmp_path):
 def test_a_terminal_of_80_columns_shows_time_left_loss_rate_and_r2():
     script = (
         "from recipes.poyo.signals import progress_line\n"
-        "with progress_line('transfer/area2_ft_pretrained', total=1500, done=1480, shown=True) as show:\n"
+        "name = 'transfer/area2_ft_pretrained'\n"
+        "with progress_line(name, total=1500, done=1480, shown=True) as show:\n"
         "    for _ in range(20): show(0.125, 2e-3, 0.8)\n"
     )
     terminal, end = os.openpty()
     termios.tcsetwinsize(end, (24, 80))
-    here = ROOT
     every_step = os.environ | {"TQDM_MININTERVAL": "0"}
     line = [sys.executable, "-c", script]
-    subprocess.run(line, stderr=end, cwd=here, env=every_step, check=True)
+    subprocess.run(line, stderr=end, cwd=ROOT, env=every_step, check=True)
     os.close(end)
     shown = os.read(terminal, 4096).decode()
     os.close(terminal)
@@ -247,9 +247,9 @@ def test_two_processes_stopped_and_resumed_train_the_weights_of_one(tmp_path, re
     with pytest.raises(SystemExit) as status:
         train(two, recordings, on_step=StopAt(7, terminate))
     assert status.value.code == 143
-    found = train(two, recordings)
-    assert found["best_step"] == expected["best_step"]
-    assert found["loss"] == pytest.approx(expected["loss"], abs=1e-4)
+    summary = train(two, recordings)
+    assert summary["best_step"] == expected["best_step"]
+    assert summary["loss"] == pytest.approx(expected["loss"], abs=1e-4)
     theirs = {t.name: t.read() for t in open_checkpoint(one.output).tensors}
     for tensor in open_checkpoint(two.output).tensors:
         np.testing.assert_allclose(tensor.read(), theirs[tensor.name], atol=1e-4)
@@ -277,9 +277,9 @@ def test_two_nodes_train_the_weights_of_one(tmp_path, recordings, monkeypatch):
     )
     command = [sys.executable, "-c", script, str(two.folder), str(ROOT), str(ROOT / "tests")]
     with subprocess.Popen(command, env=os.environ | {"NODE_RANK": "1"}) as other:
-        found = train(replace(two, nodes=2), recordings)
+        summary = train(replace(two, nodes=2), recordings)
     assert other.returncode == 0
-    assert found["loss"] == pytest.approx(expected["loss"], abs=1e-4)
+    assert summary["loss"] == pytest.approx(expected["loss"], abs=1e-4)
     theirs = {t.name: t.read() for t in open_checkpoint(one.output).tensors}
     checkpoint = open_checkpoint(two.output)
     assert checkpoint.metadata["environment"]["nodes"] == 2
@@ -287,11 +287,14 @@ def test_two_nodes_train_the_weights_of_one(tmp_path, recordings, monkeypatch):
         np.testing.assert_allclose(tensor.read(), theirs[tensor.name], atol=1e-4)
 
 
-def test_another_precision_is_told_and_recorded(tmp_path, recordings, caplog):
+def test_another_precision_is_logged_and_recorded(tmp_path, recordings, caplog):
     made = job(tmp_path)
     train(replace(made, precision="bfloat16"), recordings)
     assert [r.message for r in caplog.records if r.name == "recipes.poyo.train"] == [
-        "tiny: trains in bfloat16, declared is float32: its numbers may differ from what is recorded"
+        (
+            "tiny: trains in bfloat16 instead of the declared float32: "
+            "R² may differ from the recorded value"
+        )
     ]
     assert [r.message for r in caplog.records if r.name.startswith("lightning")] == []
     recorded = open_checkpoint(made.output).metadata["environment"]
