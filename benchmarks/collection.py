@@ -27,7 +27,7 @@ RESULTS = Path(__file__).parent / "results" / "collection.csv"
 def made_up(folder, checkpoints, layers):
     """Write the spectra of checkpoints with 64, 128 or 256 eigenvalues a layer."""
     from specdiag.checkpoint.reader import open_checkpoint
-    from specdiag.dataset.netcdf import save
+    from specdiag.dataset.netcdf import save_spectra
     from specdiag.dataset.spectra import build
     from specdiag.htsr.layers import measure_tensor
 
@@ -37,7 +37,7 @@ def made_up(folder, checkpoints, layers):
         opened = open_checkpoint({"weight": rng.standard_normal((side, side)) ** 3})
         measured.append(measure_tensor(opened.tensors[0], gof=False))
     named = [replace(measured[i % 3], name=f"layers.{i}.weight") for i in range(layers)]
-    save(build([opened], [named], {}), folder / "0.nc")
+    save_spectra(build([opened], [named], {}), folder / "0.nc")
     content = (folder / "0.nc").read_bytes()
     for i in range(1, checkpoints):
         (folder / f"{i}.nc").write_bytes(content)
@@ -71,9 +71,9 @@ def build(folder):
 
 
 def build_and_save(folder):
-    from specdiag import save
+    from specdiag import save_spectra
 
-    save(build(folder), folder / "all.nc")
+    save_spectra(build(folder), folder / "all.nc")
 
 
 def open_and_select(folder):

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from specdiag.checkpoint.export import export
     from specdiag.checkpoint.reader import open_checkpoint, tensor_digest
     from specdiag.comparison.dataset import compare
-    from specdiag.dataset.netcdf import open_spectra, save
+    from specdiag.dataset.netcdf import open_spectra, save_spectra
     from specdiag.dataset.spectra import alpha
     from specdiag.dataset.spectrum import spectrum
     from specdiag.features.covariance import FeatureCovariance
@@ -37,7 +37,7 @@ __all__ = [
     "open_spectra",
     "rank_gate",
     "resolved_eigenvalues",
-    "save",
+    "save_spectra",
     "spectrum",
     "tensor_digest",
 ]
@@ -58,7 +58,7 @@ _HOME = {
     "open_spectra": "dataset.netcdf",
     "rank_gate": "htsr.esd",
     "resolved_eigenvalues": "htsr.esd",
-    "save": "dataset.netcdf",
+    "save_spectra": "dataset.netcdf",
     "spectrum": "dataset.spectrum",
     "tensor_digest": "checkpoint.reader",
 }

@@ -66,7 +66,7 @@ def spectra(
     """  # noqa: D301
     check_engine(engine, address)
     start_log()
-    from specdiag.dataset.netcdf import save
+    from specdiag.dataset.netcdf import save_spectra
     from specdiag.lock.lockfile import find_lock, load, select
     from specdiag.transfer.collection import collect
 
@@ -86,7 +86,7 @@ def spectra(
         progress=show_count,
         measure=partial(_measure_on_cluster, address) if engine == "ray" else None,
     )
-    save(dataset, output)
+    save_spectra(dataset, output)
     click.echo(f"wrote {output}", err=True)
     found = _summary(dataset)
     click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_lines(found)))

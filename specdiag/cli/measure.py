@@ -315,11 +315,11 @@ def _write(
     draw: Callable[["xr.Dataset", Path], Sequence[Path]],
 ) -> bool:
     """Return whether all could be written; complain otherwise: what was measured is still shown."""
-    from specdiag.dataset.netcdf import save
+    from specdiag.dataset.netcdf import save_spectra
 
     try:
         if output:
-            save(dataset, output)
+            save_spectra(dataset, output)
             click.echo(f"wrote {output}", err=True)
         if plot:
             n = len(draw(dataset, plot))

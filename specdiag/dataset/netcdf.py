@@ -62,7 +62,7 @@ def check_version(attrs: Mapping[Any, Any]) -> None:
         )
 
 
-def save(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> None:
+def save_spectra(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> None:
     """Write a valid Dataset as netCDF-4: whole under its final name, or not at all.
 
     Raises
@@ -100,7 +100,7 @@ def _encoding(dataset: "xr.Dataset") -> dict[str, dict[str, Any]]:
 
 
 def open_spectra(path: str | os.PathLike[str]) -> "xr.Dataset":
-    """Return the Dataset that `save` wrote, opened lazily: values are read when they are used.
+    """Return the Dataset that `save_spectra` wrote, opened lazily: values are read when they are used.
 
     `.load()` reads all of it; `.close()`, or a `with` block, lets the file go.
 
@@ -127,7 +127,7 @@ def open_spectra(path: str | os.PathLike[str]) -> "xr.Dataset":
 
 
 def read_spectra(path: Path) -> "xr.Dataset":
-    """Return the Dataset of one checkpoint that `save` wrote, loaded.
+    """Return the Dataset of one checkpoint that `save_spectra` wrote, loaded.
 
     It is read with h5py: xarray takes ten times as long to open so small a file, and a collection may
     have a thousand of them.

@@ -42,10 +42,10 @@ def attach_spectra(target: Path) -> Path:
     ValueError
         When there is none to write: the checkpoint has no matrix.
     """
-    from specdiag.dataset.netcdf import save
+    from specdiag.dataset.netcdf import save_spectra
     from specdiag.dataset.spectra import alpha
 
     path = spectra_path(target)
     if not path.exists():
-        save(alpha(target), path)
+        save_spectra(alpha(target), path)
     return path

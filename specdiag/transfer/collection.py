@@ -84,7 +84,7 @@ def collect(
     Returns
     -------
     xarray.Dataset
-        As in `specdiag.dataset.schema`, SCHEMA and COLLECTION; `specdiag.save` writes it. An entry
+        As in `specdiag.dataset.schema`, SCHEMA and COLLECTION; `specdiag.save_spectra` writes it. An entry
         whose checkpoint is missing, stale or corrupt has NaN and layers of status `absent`; its
         `state` gives the reason. The same holds for values whose file beside a checkpoint cannot be
         read: a warning names the file, and so does `unreadable` in the provenance.

@@ -294,7 +294,7 @@ def test_the_dataset_holds_what_its_table_says_and_comes_back_from_a_file(first,
     for name, spec in COMPARISON.items():
         assert dataset[name].dims == spec.dims
         assert dataset[name].attrs["long_name"] == spec.long_name
-    specdiag.save(dataset, tmp_path / "pair.nc")
+    specdiag.save_spectra(dataset, tmp_path / "pair.nc")
     assert specdiag.open_spectra(tmp_path / "pair.nc").equals(dataset)
 
 

@@ -82,14 +82,14 @@ def test_checkpoints_of_one_name_are_told_apart_by_their_folders(weights, tmp_pa
 
 def test_a_saved_dataset_opens_as_it_was(dataset, tmp_path):
     path = tmp_path / "spectra.nc"
-    specdiag.save(dataset, path)
+    specdiag.save_spectra(dataset, path)
     xr.testing.assert_identical(specdiag.open_spectra(path), dataset)
     assert [p.name for p in tmp_path.iterdir()] == ["spectra.nc"]
 
 
 def test_plain_xarray_reads_the_file(dataset, tmp_path):
     path = tmp_path / "spectra.nc"
-    specdiag.save(dataset, path)
+    specdiag.save_spectra(dataset, path)
     with xr.open_dataset(path) as opened:
         np.testing.assert_array_equal(opened.alpha, dataset.alpha)
         assert json.loads(opened.attrs["provenance"])["settings"]["min_eigenvalues"] == 50
@@ -98,7 +98,7 @@ def test_plain_xarray_reads_the_file(dataset, tmp_path):
 def test_the_same_weights_give_the_same_bytes(weights, tmp_path):
     files = [tmp_path / name for name in ("one.nc", "two.nc")]
     for file in files:
-        specdiag.save(specdiag.alpha(weights), file)
+        specdiag.save_spectra(specdiag.alpha(weights), file)
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
@@ -106,7 +106,7 @@ def test_hostile_layer_names_are_only_values(rng, tmp_path):
     names = ["a/b", "units", "_FillValue", "..", "<script>", "é\u202e", "x" * 900]
     found = specdiag.alpha({name: rng.standard_normal((50, 50)) for name in names})
     path = tmp_path / "spectra.nc"
-    specdiag.save(found, path)
+    specdiag.save_spectra(found, path)
     opened = specdiag.open_spectra(path)
     assert list(opened.layer.values) == names
     np.testing.assert_array_equal(specdiag.spectrum(opened, "a/b"), specdiag.spectrum(found, "a/b"))
@@ -116,7 +116,7 @@ def test_a_save_that_fails_leaves_the_old_file(dataset, tmp_path):
     path = tmp_path / "spectra.nc"
     path.write_text("precious")
     with pytest.raises(ValueError, match="variable alpha is missing"):
-        specdiag.save(dataset.drop_vars("alpha"), path)
+        specdiag.save_spectra(dataset.drop_vars("alpha"), path)
     assert [p.read_text() for p in tmp_path.iterdir()] == ["precious"]
 
 
@@ -183,7 +183,7 @@ def test_a_spectrum_stays_with_its_layer_whatever_is_selected(dataset, weights, 
 
 def test_a_reordered_dataset_survives_saving(dataset, weights, tmp_path):
     path = tmp_path / "x.nc"
-    specdiag.save(dataset.sortby("layer", ascending=False), path)
+    specdiag.save_spectra(dataset.sortby("layer", ascending=False), path)
     found = specdiag.spectrum(specdiag.open_spectra(path), "a.weight")
     np.testing.assert_array_equal(found, specdiag.eigenvalues(weights["a.weight"]))
 
@@ -191,7 +191,7 @@ def test_a_reordered_dataset_survives_saving(dataset, weights, tmp_path):
 def test_saving_to_a_link_writes_the_file_it_points_to(dataset, tmp_path):
     real, link = tmp_path / "real.nc", tmp_path / "link.nc"
     link.symlink_to(real)
-    specdiag.save(dataset, link)
+    specdiag.save_spectra(dataset, link)
     assert link.is_symlink()
     assert specdiag.open_spectra(real).identical(dataset)
 

@@ -360,7 +360,7 @@ def test_a_collection_of_one_checkpoint_has_what_makes_sense_for_it():
 def test_the_command_writes_vectors_and_captions(tmp_path):
     data, table, output = (tmp_path / name for name in ("a.nc", "run.csv", "figures"))
     one = weights(1).isel(layer=[0, 4, 5])
-    specdiag.save(one, data)
+    specdiag.save_spectra(one, data)
     table.write_text(readings())
     done = CliRunner().invoke(cli, ["figures", str(data), str(table), "-o", str(output)])
     assert done.exit_code == 0, done.output
@@ -380,7 +380,7 @@ def test_an_unknown_checkpoint_is_an_error_that_names_those_there_are():
 
 
 def test_an_unknown_checkpoint_leaves_no_figures(tmp_path):
-    specdiag.save(weights(1), tmp_path / "a.nc")
+    specdiag.save_spectra(weights(1), tmp_path / "a.nc")
     options = ["--checkpoint", "nope", "-o", str(tmp_path / "figures")]
     done = CliRunner().invoke(cli, ["figures", str(tmp_path / "a.nc"), *options])
     assert done.exit_code == 2

@@ -266,7 +266,7 @@ def luminance(color):
 
 def test_the_command_writes_the_page(tmp_path):
     data, table, output = (tmp_path / name for name in ("a.nc", "run.csv", "report.html"))
-    specdiag.save(weights(1), data)
+    specdiag.save_spectra(weights(1), data)
     table.write_text(readings())
     done = CliRunner().invoke(cli, ["report", str(data), str(table), "-o", str(output)])
     assert (done.exit_code, done.output) == (0, f"wrote {output}\n")
@@ -276,7 +276,7 @@ def test_the_command_writes_the_page(tmp_path):
 
 def test_the_claims_of_a_lock_are_a_part_of_the_page(tmp_path):
     data, output = tmp_path / "a.nc", tmp_path / "report.html"
-    specdiag.save(weights(1), data)
+    specdiag.save_spectra(weights(1), data)
     root = ROOT
     figures, lock = root / "benchmarks" / "results" / "claims.csv", root / "checkpoints.lock"
     options = ["--claims", figures, "--lock", lock, "-o", output]

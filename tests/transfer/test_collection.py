@@ -151,7 +151,7 @@ def test_without_the_file_of_its_parent_nothing_is_known_to_have_changed(lock):
 
 def test_a_collection_of_the_first_version_is_read(dataset, tmp_path):
     old = dataset.drop_vars(["how", "n_changed"]).assign_attrs(schema_version=1)
-    specdiag.save(old, tmp_path / "old.nc")
+    specdiag.save_spectra(old, tmp_path / "old.nc")
     xr.testing.assert_identical(specdiag.open_spectra(tmp_path / "old.nc").load(), old)
     with pytest.raises(ValueError, match="variable how is missing"):
         netcdf.validate(old.assign_attrs(schema_version=2))
@@ -167,7 +167,7 @@ def test_the_dataset_has_all_that_the_schema_says(dataset):
 
 def test_twice_gives_the_same_bytes_and_measures_nothing(trained, tmp_path, caplog):
     for name in ("one.nc", "two.nc"):
-        specdiag.save(specdiag.collect(trained / "checkpoints.lock"), tmp_path / name)
+        specdiag.save_spectra(specdiag.collect(trained / "checkpoints.lock"), tmp_path / name)
     assert (tmp_path / "one.nc").read_bytes() == (tmp_path / "two.nc").read_bytes()
     assert not caplog.records
 
@@ -238,7 +238,7 @@ def test_without_an_evaluation_r2_is_that_of_the_receipt(lock, dataset):
     found = specdiag.collect(lock)
     np.testing.assert_array_equal(found.r2, dataset.r2)
     assert (found.sizes["session"], found.sizes["feature_rank"]) == (0, 0)
-    specdiag.save(found, lock.parent / "x.nc")
+    specdiag.save_spectra(found, lock.parent / "x.nc")
     xr.testing.assert_identical(specdiag.open_spectra(lock.parent / "x.nc"), found)
 
 
@@ -478,7 +478,7 @@ def test_every_spectrum_stays_with_its_layer(tmp_path_factory, names, data):
     rows = [made_up(i, layers, marks) for i, layers in enumerate(names)]
     found = collection.build(rows, [])
     path = tmp_path_factory.getbasetemp() / "ragged.nc"
-    specdiag.save(found, path)
+    specdiag.save_spectra(found, path)
     with specdiag.open_spectra(path) as opened:
         xr.testing.assert_identical(opened, found)
         assert int(opened.row_size.sum()) == opened.sizes["sample"]
@@ -506,7 +506,7 @@ def made_up(i, layers, marks):
 
 
 def test_the_file_opens_lazily_and_one_spectrum_reads_nothing_else(dataset, tmp_path):
-    specdiag.save(dataset, tmp_path / "x.nc")
+    specdiag.save_spectra(dataset, tmp_path / "x.nc")
     with specdiag.open_spectra(tmp_path / "x.nc") as opened:
         specdiag.spectrum(opened, "weight", "child/net1")
         held = {n for n, v in opened.variables.items() if v._in_memory}
@@ -515,9 +515,9 @@ def test_the_file_opens_lazily_and_one_spectrum_reads_nothing_else(dataset, tmp_
 
 
 def test_what_was_selected_can_be_saved(dataset, tmp_path):
-    specdiag.save(dataset, tmp_path / "all.nc")
+    specdiag.save_spectra(dataset, tmp_path / "all.nc")
     some = specdiag.open_spectra(tmp_path / "all.nc").isel(checkpoint=[2, 0], layer=[0])
-    specdiag.save(some, tmp_path / "some.nc")
+    specdiag.save_spectra(some, tmp_path / "some.nc")
     xr.testing.assert_identical(specdiag.open_spectra(tmp_path / "some.nc"), some)
 
 
@@ -645,7 +645,7 @@ def test_no_command_writes_over_a_checkpoint_what_lies_beside_it_or_a_lock(
     root, checkpoint = lock.parent, beside(lock, "base/net", "")
     before = checkpoint.read_bytes()
     (root / "link.nc").symlink_to(checkpoint)
-    specdiag.save(dataset, root / "data.nc")
+    specdiag.save_spectra(dataset, root / "data.nc")
     for command in (["spectra"], ["report", "data.nc"]):
         status, _, err = run(root, *command, "-o", output)
         assert status == 2
@@ -727,7 +727,7 @@ def test_the_code_of_the_page_runs_without_specdiag(dataset, tmp_path, monkeypat
     import matplotlib as mpl
 
     mpl.use("agg")
-    specdiag.save(dataset, tmp_path / "spectra.nc")
+    specdiag.save_spectra(dataset, tmp_path / "spectra.nc")
     monkeypatch.chdir(tmp_path)
     code = PAGE.read_text().partition("```python\n")[2].partition("```")[0]
     assert "specdiag" not in code

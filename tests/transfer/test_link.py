@@ -374,7 +374,7 @@ def test_an_incomplete_dataset_and_a_wrong_number_are_errors():
 
 @pytest.fixture
 def file(tmp_path):
-    """A file of a collection, as `specdiag.save` writes it."""
+    """A file of a collection, as `specdiag.save_spectra` writes it."""
     dataset = collection(transfers(0.5)).assign_coords(layer=["a", "b", "c"])
     sizes = {**dataset.sizes, "ci_bound": 2, "alternative": len(ALTERNATIVES), "sample": 0}
     empty = {"f": (math.nan, float), "i": (0, np.int64), "O": ("", object)}
@@ -383,7 +383,7 @@ def file(tmp_path):
             shape = [sizes[dim] for dim in spec.dims]
             dataset[name] = (spec.dims, np.full(shape, *empty[spec.dtype]))
     dataset.attrs["schema_version"] = 1
-    specdiag.save(dataset, tmp_path / "spectra.nc")
+    specdiag.save_spectra(dataset, tmp_path / "spectra.nc")
     return tmp_path / "spectra.nc"
 
 
@@ -415,7 +415,7 @@ def test_json_has_every_number_with_its_n(file):
 
 def test_a_file_of_spectra_alone_is_one_line_of_what_to_do(file, tmp_path):
     dataset = specdiag.open_spectra(file)
-    specdiag.save(dataset.drop_vars(list(FIELDS)), tmp_path / "alone.nc")
+    specdiag.save_spectra(dataset.drop_vars(list(FIELDS)), tmp_path / "alone.nc")
     done = CliRunner().invoke(cli, ["link", str(tmp_path / "alone.nc")])
     assert isinstance(done.exception, ValueError)
     assert str(done.exception) == (
