@@ -1,4 +1,4 @@
-"""Pairs of two checkpoints -> what can be said of the two as a whole, and one sentence that says it."""
+"""Pairs of two checkpoints -> a summary of the two networks, and a conclusion in one sentence."""
 
 import math
 import re
@@ -17,7 +17,7 @@ _NAMES_SHOWN = 4
 
 
 def block(name: str) -> str:
-    """Return the block that a tensor belongs to: its name up to the first number, or its first word.
+    """Return the block of a tensor: its name up to the first number, or else its first word.
 
     `encoder.layer.3` for `encoder.layer.3.attention.self.query.weight`, `enc_atn` for
     `enc_atn.to_q.weight`.

@@ -1,8 +1,8 @@
-"""Features of a network -> their covariance, as they stream by.
+"""Features of a network -> their covariance, computed while the network runs.
 
-Features are the input of the model's readout, one row a token or sample. `FeatureCovariance` keeps
-count, mean and scatter matrix of blocks of dependent rows, in float64 and never the features, and
-`attach` feeds it from a PyTorch module during ordinary inference.
+Features are the input of the model's readout, one row for each token or sample. `FeatureCovariance`
+keeps the count, mean and scatter matrix of blocks of dependent rows in float64, and never the
+features. `attach` feeds it from a PyTorch module during ordinary inference.
 """
 
 import difflib
@@ -19,26 +19,31 @@ from specdiag.features.conditioning import EPS, FeatureSpectrum, Moments, featur
 
 Array = NDArray[np.float64]
 
-# Blocks that are kept for the intervals: 64 d^2 numbers (8 MB for d = 128). The t quantile of 63 degrees
-# of freedom is 2 % above that of infinitely many; docs/features.md has the coverage.
+# Number of blocks that are kept for the intervals: 64 d^2 numbers (8 MB for d = 128). The t quantile
+# of 63 degrees of freedom is 2 % above that of infinitely many; docs/features.md has the coverage.
 MAX_BLOCKS = 64
 
 
 class FeatureCovariance:
-    """Accumulates the covariance of features, in float64 and numerically stable.
+    """Accumulate the covariance of features in float64, in a numerically stable way.
 
     Parameters
     ----------
     precision : str, optional
-        In which the forward pass was computed: 'float64', 'float32', 'tf32', 'bfloat16' or 'float16'.
-        By default the coarsest dtype among the features seen; that cannot tell float32 features whose
-        matrix products were rounded to TF32 or bfloat16 on the way.
+        Precision of the forward pass: 'float64', 'float32', 'tf32', 'bfloat16' or 'float16'. By
+        default the coarsest dtype among the features seen. That is wrong for float32 features whose
+        matrix products were rounded to TF32 or bfloat16: give the precision then.
+
+    Raises
+    ------
+    ValueError
+        If `precision` is invalid.
 
     Notes
     -----
-    Memory is 8 d^2 bytes a block, at most 64 blocks, and about 80 bytes a group. With more than 64 groups
-    the blocks are groups of equal blake2 hash modulo 64: a function of the labels alone, so batches may
-    come and accumulators may merge in any order.
+    Memory is 8 d^2 bytes for each of at most 64 blocks, and about 80 bytes for each group. With more
+    than 64 groups, a block is all groups whose blake2 hash is equal modulo 64. That depends only on
+    the labels, so the order of batches and of merged accumulators does not matter.
     """
 
     def __init__(self, *, precision: str | None = None) -> None:
@@ -48,11 +53,11 @@ class FeatureCovariance:
         self._precision = precision or "float64"
         self._groups: set[int] = set()
         self._blocks: dict[int, Moments] = {}
-        self._origin: Array | None = None  # a sample: means are kept relative to it, to all digits
+        self._origin: Array | None = None  # one sample; means relative to it keep all digits
 
     @property
     def n_samples(self) -> int:
-        """Rows seen so far."""
+        """Number of rows seen so far."""
         return sum(block.count for block in self._blocks.values())
 
     def update(self, features: Any, *, groups: Any = None, mask: Any = None) -> None:
@@ -63,19 +68,19 @@ class FeatureCovariance:
         features : array or torch.Tensor of shape (..., d)
             Any floating-point dtype, on any device. A vector is one row.
         groups : sequence or array, optional
-            Which trial, window or session each row belongs to, because rows of one group are not
-            independent: one label for every entry of the first axis, or an array of labels of
-            shape (...). Groups may go on in later calls. By default every entry of the first of three or
-            more axes is a group of its own (a window), and a call with fewer axes is one group; such
-            groups are told apart by their contents.
+            The trial, window or session of each row, because rows of one group are not independent:
+            one label for each entry of the first axis, or an array of labels of shape (...). Later
+            calls may continue a group. By default each entry of the first axis is a group (a
+            window) if there are three or more axes, and with fewer axes each call is one group;
+            such groups are identified by their contents.
         mask : array or torch.Tensor of shape (...), optional
-            True where a row counts; padded tokens do not.
+            True for rows that count; False for padded tokens.
 
         Raises
         ------
         ValueError
-            When features have no axes, another width than before, no floating-point dtype, or values
-            that are NaN, infinite or beyond 1e150; when mask or groups do not fit them.
+            If features have no axes, another width than before, no floating-point dtype, or values
+            that are NaN, infinite or beyond 1e150; or if the shape of mask or groups does not match.
         """
         x, precision = _float64(features)
         if self._origin is not None and x.shape[-1] != len(self._origin):
@@ -103,12 +108,12 @@ class FeatureCovariance:
             self._add(int(key), _moments(rows[keys == key].reshape(-1, d) - self._origin))
 
     def merge(self, other: "FeatureCovariance") -> None:
-        """Add what another accumulator has seen; in any order, the result is the same but for rounding.
+        """Add all rows that another accumulator has seen; the order matters only for rounding.
 
         Raises
         ------
         ValueError
-            When the widths differ.
+            If the widths of the features differ.
         """
         if other._origin is None:
             return
@@ -131,7 +136,7 @@ class FeatureCovariance:
         Raises
         ------
         ValueError
-            With fewer than two rows.
+            If there are fewer than two rows.
         """
         if self._origin is None:
             raise ValueError("no samples: a covariance needs at least 2")
@@ -155,7 +160,7 @@ class FeatureCovariance:
         return keys % MAX_BLOCKS if len(self._groups) > MAX_BLOCKS else keys
 
     def _fold(self) -> None:
-        """Bring blocks of single groups together once there are too many; folded ones stay."""
+        """Merge blocks of single groups when there are too many; merged blocks stay as they are."""
         if len(self._groups) <= MAX_BLOCKS:
             return
         blocks, self._blocks = self._blocks, {}
@@ -209,7 +214,7 @@ def _kept(mask: Any, lead: tuple[int, ...]) -> NDArray[np.bool_]:
 
 
 def _labelled(groups: Any, lead: tuple[int, ...]) -> NDArray[np.uint64]:
-    """Return the hash of the label of every row, in the shape of the leading axes."""
+    """Return a hash of the label of each row, in the shape of the leading axes."""
     groups = _plain(groups)
     if isinstance(groups, np.ndarray) and groups.ndim > 1:
         shape, labels = groups.shape, groups.ravel().tolist()
@@ -227,12 +232,12 @@ def _labelled(groups: Any, lead: tuple[int, ...]) -> NDArray[np.uint64]:
 
 
 def _scalar(label: Any) -> Any:
-    """Return 3 for numpy.int64(3) and torch.tensor(3): one label however it came."""
+    """Return 3 for numpy.int64(3) and torch.tensor(3): they are the same label."""
     return label.item() if hasattr(label, "item") else label
 
 
 def _by_content(x: Array, keep: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    """Return the hash of the window that every row lies in, in the shape of the leading axes."""
+    """Return a hash of the window of each row, in the shape of the leading axes."""
     if keep.ndim < 2:
         return np.full(keep.shape, _hash(x[keep].tobytes()), dtype=np.uint64)
     keys = [_hash(window[kept].tobytes()) for window, kept in zip(x, keep, strict=True)]
@@ -245,7 +250,7 @@ def _hash(data: bytes) -> int:
 
 
 class AttachedCovariance(FeatureCovariance):
-    """A covariance that is fed by the forward calls of a module; see `attach`."""
+    """A covariance that reads the input of a module at each forward call; see `attach`."""
 
     def __init__(self, *, precision: str | None) -> None:
         super().__init__(precision=precision)
@@ -253,7 +258,7 @@ class AttachedCovariance(FeatureCovariance):
         self._mask_next: Any = None
 
     def expect(self, *, groups: Any = None, mask: Any = None) -> None:
-        """Say which groups and mask (see `update`) the next forward call of the whole module has."""
+        """Set the groups and mask (see `update`) of the next forward call of the whole module."""
         self._groups_next, self._mask_next = groups, mask
 
     def _read(self, features: Any) -> None:
@@ -262,9 +267,10 @@ class AttachedCovariance(FeatureCovariance):
 
 
 def _products(features: Any) -> str:
-    """Return in which precision PyTorch computes matrix products of such tensors, as it is set now.
+    """Return the precision in which PyTorch, as set now, computes matrix products of such tensors.
 
-    Features in float32 may come out of 16-bit products (autocast) or of TF32, and carry their rounding.
+    Features in float32 may be the result of 16-bit products (autocast) or of TF32, with their
+    rounding.
     """
     import torch
 
@@ -284,31 +290,32 @@ def _products(features: Any) -> str:
 def attach(
     module: Any, name: str = "", *, precision: str | None = None
 ) -> Iterator[AttachedCovariance]:
-    """Accumulate the covariance of the input of a submodule while the module does inference.
+    """Accumulate the covariance of the input of a submodule while the module runs.
 
-    The input is the first floating-point tensor among the arguments of the submodule, positional ones first.
-    Every call of the submodule counts. Put the module into `eval()` first, or dropout is in the features.
+    The input is the first floating-point tensor among the arguments of the submodule, positional
+    ones first. Every call of the submodule counts. Call `module.eval()` first, or dropout changes
+    the features.
 
     Parameters
     ----------
     module : torch.nn.Module
         The network.
     name : str
-        Of the submodule, as in `named_modules`: 'readout'. Empty: the module itself.
+        Name of the submodule, as in `named_modules`: 'readout'. Empty for the module itself.
     precision : str, optional
         See `FeatureCovariance`. By default the coarsest of the dtype of the features, the dtype of
-        autocast where it is on, and 'tf32' for float32 on CUDA where matrix products use it (as after
+        autocast if it is on, and 'tf32' for float32 on CUDA if matrix products use it (as after
         `torch.set_float32_matmul_precision("medium")`).
 
     Yields
     ------
     AttachedCovariance
-        A `FeatureCovariance`; its `expect` takes groups and mask of the next forward call.
+        A `FeatureCovariance`; its method `expect` takes groups and mask of the next forward call.
 
     Raises
     ------
     ValueError
-        When there is no such submodule, or it is called without a floating-point tensor.
+        If there is no such submodule, or it is called without a floating-point tensor.
 
     Examples
     --------

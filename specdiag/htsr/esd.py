@@ -1,8 +1,8 @@
-"""Weight matrix -> eigenvalues of its correlation matrix, and what random-matrix theory says of them.
+"""Weight matrix -> eigenvalues of its correlation matrix, and random-matrix quantities of them.
 
-Plain arrays in and out. For a matrix W of shape (n, m), N = max(n, m) and M = min(n, m); the
-empirical spectral density (ESD) is that of the M eigenvalues of W'W / N (or WW' / N, whichever is
-smaller). Martin & Mahoney (2021), JMLR 22(165), section 2.
+Plain arrays in and out. For a matrix W of shape (n, m), N = max(n, m) and M = min(n, m). The
+empirical spectral density (ESD) is the distribution of the M eigenvalues of the smaller of W'W / N
+and WW' / N. Martin & Mahoney (2021), JMLR 22(165), section 2.
 """
 
 import functools
@@ -15,21 +15,22 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 Array = NDArray[np.float64]
 
-# 95 % quantile of the Tracy-Widom law of real matrices (beta = 1): Johnstone (2001),
-# Annals of Statistics 29, table 1.
+# 95 % quantile of the Tracy-Widom law of real matrices (beta = 1): Johnstone (2001), Annals of
+# Statistics 29, table 1.
 TRACY_WIDOM_95 = 0.9793
 
 
 def eigenvalues(W: ArrayLike) -> Array:
     """Return the eigenvalues of the correlation matrix of W, largest first.
 
-    A kernel with more than two axes, ``(out, in, *kernel)``, is read as WeightWatcher reads Conv2d:
-    every position of the kernel is one (out, in) matrix, and the eigenvalues of all of them are
-    pooled. (WeightWatcher also multiplies those matrices by sqrt(1/2), which moves no exponent.)
+    A kernel with more than two axes, ``(out, in, *kernel)``, is treated as WeightWatcher treats
+    Conv2d: every position of the kernel is one (out, in) matrix, and the eigenvalues of all of them
+    are pooled. (WeightWatcher also multiplies those matrices by sqrt(1/2), which changes no
+    exponent.)
 
-    The eigenvalues come from the float64 Gram matrix, about three times cheaper than singular
-    values. Its arithmetic cannot resolve eigenvalues below about N * 2.2e-16 of the largest;
-    `rank_gate` accounts for that.
+    The eigenvalues come from the float64 Gram matrix, which is about three times faster than
+    singular values. Its arithmetic cannot resolve eigenvalues below about N * 2.2e-16 of the
+    largest; `resolved_eigenvalues` drops these.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ def eigenvalues(W: ArrayLike) -> Array:
     Raises
     ------
     ValueError
-        When W has fewer than two axes, no elements, values that are not finite, or values whose
+        If W has fewer than two axes, no elements, values that are not finite, or values whose
         squares leave the range of float64.
     """
     W = np.asarray(W)
@@ -85,32 +86,32 @@ def _gram(A: Array) -> Array:
 def rank_gate(eigenvalues: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) -> float:
     """Return the value that an eigenvalue must exceed to be more than rounding.
 
-    The largest of three floors, each proportional to the spectrum, so that the gate is the same
-    at every scale of W:
+    The gate is the largest of three floors. Each is proportional to the spectrum, so scaling W
+    scales the gate:
 
     - arithmetic of the network: lambda_1 (N eps)^2, the square of the usual bound on singular
-      values (Golub & Van Loan, section 5.5.8), eps of the stored dtype but at most that of
-      float32, because 16-bit weights come out of 32-bit arithmetic (with the eps of bfloat16 the
-      bound would exceed lambda_1 itself from N = 128 on);
+      values (Golub & Van Loan, section 5.5.8). eps is that of the stored dtype, but at most that of
+      float32, because 16-bit weights are computed in 32-bit arithmetic (with the eps of bfloat16
+      the bound would exceed lambda_1 itself from N = 128 on);
     - storage: rounding to the stored dtype adds an error matrix of independent entries whose
-      variance is at most (eps^2 E[w^2] + tiny^2) / 12, tiny the smallest subnormal number, so its
-      largest eigenvalue is about that variance times (sqrt(N) + sqrt(M))^2 / N. Taken four times,
-      because rows of large weights carry larger errors;
-    - our own arithmetic: the float64 Gram matrix resolves lambda_1 N eps64.
+      variance is at most (eps^2 E[w^2] + tiny^2) / 12, where tiny is the smallest subnormal number.
+      Its largest eigenvalue is about that variance times (sqrt(N) + sqrt(M))^2 / N. The floor is
+      four times this value, because rows of large weights have larger errors;
+    - arithmetic of `eigenvalues`: the float64 Gram matrix resolves lambda_1 N eps64.
 
     Parameters
     ----------
     eigenvalues : array_like of shape (n_eigenvalues,)
-        Of `eigenvalues`, all of them.
+        All eigenvalues that the function `eigenvalues` returns for W.
     shape : tuple of int
         Shape of W.
     dtype : dtype_like
-        In which W was stored, before any conversion. Integers are taken as exact.
+        Type that W was stored in, before any conversion. Integers are taken as exact.
 
     Raises
     ------
     ValueError
-        When there are no eigenvalues or the shape is none of a matrix.
+        If there are no eigenvalues, or the shape has fewer than two axes.
     """
     values = np.asarray(eigenvalues, dtype=np.float64)
     if len(shape) < 2 or not values.size:
@@ -124,16 +125,32 @@ def rank_gate(eigenvalues: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) 
 
 
 def resolved_eigenvalues(eigenvalues: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """Return the eigenvalues that are more than rounding: those above the rank gate.
+    """Return the eigenvalues that are more than rounding: those above `rank_gate`, in their order.
 
-    Parameters and errors are those of `rank_gate`; the order of the eigenvalues is kept.
+    Parameters
+    ----------
+    eigenvalues : array_like of shape (n_eigenvalues,)
+        All eigenvalues that the function `eigenvalues` returns for W.
+    shape : tuple of int
+        Shape of W.
+    dtype : dtype_like
+        Type that W was stored in, before any conversion.
+
+    Returns
+    -------
+    ndarray of shape (rank,)
+
+    Raises
+    ------
+    ValueError
+        If there are no eigenvalues, or the shape has fewer than two axes.
     """
     values = np.asarray(eigenvalues, dtype=np.float64)
     return values[values > rank_gate(values, shape, dtype)]
 
 
 def storage_floor(eigenvalues: Array, shape: tuple[int, ...], dtype: DTypeLike) -> float:
-    """Return what rounding to the stored dtype adds to a spectrum: the second floor of `rank_gate`."""
+    """Return a bound on what rounding to the dtype adds to a spectrum: a floor of `rank_gate`."""
     N, M = max(shape[:2]), min(shape[:2])
     eps, tiny = precision(dtype)
     variance = (eps**2 * float(eigenvalues.mean()) + tiny**2) / 12
@@ -141,11 +158,12 @@ def storage_floor(eigenvalues: Array, shape: tuple[int, ...], dtype: DTypeLike) 
 
 
 def precision(dtype: DTypeLike) -> tuple[float, float]:
-    """Return eps and the smallest subnormal number of a dtype; zeros for integers, which are exact."""
+    """Return eps and the smallest subnormal number of a dtype; zeros for integers."""
     dtype = np.dtype(dtype)
     if dtype.kind in "iub":
         return 0.0, 0.0
-    info: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]  # knows NumPy's own types as well as bfloat16 and float8
+    # ml_dtypes.finfo accepts the types of NumPy as well as bfloat16 and float8.
+    info: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     return float(info.eps), float(info.smallest_subnormal)
 
 
@@ -158,10 +176,10 @@ def stable_rank(eigenvalues: Array) -> float:
 
 
 def spectral_entropy(eigenvalues: Array) -> float:
-    """Return -sum(p log p) / log(n) of p = lambda / sum(lambda); 1 when all are equal, NaN for one.
+    """Return -sum(p log p) / log(n), where p = lambda / sum(lambda) and n is their number.
 
-    n is the number of eigenvalues given: pass those above the rank gate. Roy & Vetterli (2007),
-    EUSIPCO, normalised as in WeightWatcher.
+    It is 1 when all eigenvalues are equal, and NaN for fewer than two. Pass only the eigenvalues
+    above the rank gate. Roy & Vetterli (2007), EUSIPCO, normalised as in WeightWatcher.
     """
     if len(eigenvalues) < 2:
         return math.nan
@@ -172,16 +190,16 @@ def spectral_entropy(eigenvalues: Array) -> float:
 def marchenko_pastur_edge(eigenvalues: Array, shape: tuple[int, ...]) -> float:
     """Return the upper edge of the Marchenko-Pastur law fitted to the bulk of the spectrum.
 
-    The variance of the bulk is the median eigenvalue over the median of the law with unit
-    variance: up to half of the eigenvalues may be signal without moving it. Gavish & Donoho
+    The variance of the bulk is the median eigenvalue over the median of the law with unit variance,
+    so a heavy tail does not change it: up to half of the eigenvalues may be signal. Gavish & Donoho
     (2014), IEEE Trans. Inf. Theory 60(8), section III-E. The edge is variance * (1 + sqrt(M/N))^2.
 
     Parameters
     ----------
     eigenvalues : ndarray of shape (n_eigenvalues,)
-        Of `eigenvalues`: divided by N, all of them (zeros included).
+        All eigenvalues that `eigenvalues` returns for W, zeros included.
     shape : tuple of int
-        Shape of W; the first two axes set M / N.
+        Shape of W; the first two axes give M / N.
     """
     ratio = min(shape[:2]) / max(shape[:2])
     variance = float(np.median(eigenvalues)) / _marchenko_pastur_median(ratio)
@@ -191,8 +209,9 @@ def marchenko_pastur_edge(eigenvalues: Array, shape: tuple[int, ...]) -> float:
 def marchenko_pastur_density(x: ArrayLike, variance: float, ratio: float) -> Array:
     """Return the density of the eigenvalues of a large random matrix at x.
 
-    Entries are independent, of mean zero and the given variance, and ratio = M / N <= 1; eigenvalues
-    are those of W'W / N, so their mean is the variance. Marchenko & Pastur (1967), Math. USSR-Sb. 1(4).
+    Entries are independent with mean zero and the given variance, and ratio = M / N <= 1. The
+    eigenvalues are those of W'W / N, so their mean is the variance. Marchenko & Pastur (1967),
+    Math. USSR-Sb. 1(4).
     """
     x = np.asarray(x, dtype=np.float64)
     low, high = (variance * (1 + sign * math.sqrt(ratio)) ** 2 for sign in (-1, 1))
@@ -204,8 +223,8 @@ def marchenko_pastur_density(x: ArrayLike, variance: float, ratio: float) -> Arr
 def _marchenko_pastur_median(ratio: float) -> float:
     """Return the median of the Marchenko-Pastur law of unit variance, ratio = M / N <= 1.
 
-    On x = 1 + ratio + 2 sqrt(ratio) cos(phi) the density is 2 sin(phi)^2 / (pi x) dphi: smooth,
-    so the trapezoidal rule on 4,001 points is good to 1e-7.
+    With x = 1 + ratio + 2 sqrt(ratio) cos(phi) the density is 2 sin(phi)^2 / (pi x) dphi. It is
+    smooth, so the trapezoidal rule on 4,001 points has an error below 1e-7.
     """
     phi = np.linspace(0, np.pi, 4001)[:-1]
     x = 1 + ratio + 2 * math.sqrt(ratio) * np.cos(phi)
@@ -215,7 +234,7 @@ def _marchenko_pastur_median(ratio: float) -> float:
 
 
 def count_spikes(eigenvalues: Array, shape: tuple[int, ...]) -> int:
-    """Return how many eigenvalues lie beyond what the bulk's random matrix reaches by chance.
+    """Return how many eigenvalues are larger than a random matrix with the same bulk would have.
 
     The threshold is the 95 % Tracy-Widom quantile of the largest eigenvalue of a Gaussian matrix
     with the variance of the bulk: Johnstone (2001), Annals of Statistics 29, theorem 1.1. A

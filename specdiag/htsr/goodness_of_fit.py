@@ -1,7 +1,7 @@
 """Eigenvalues -> does a power law fit their tail: bootstrap p-value, and likelihood ratios.
 
-Plain arrays in and out. A high p-value proves little: on a few dozen eigenvalues a lognormal or an
-exponential tail passes in most cases (docs/calibration.md has the power).
+Plain arrays in and out. A high p-value proves little: with a few dozen eigenvalues a lognormal or
+an exponential tail is not rejected in most cases (docs/calibration.md has the power).
 """
 
 import math
@@ -16,40 +16,40 @@ from specdiag.htsr.tail import TIE, checked_eigenvalues
 Array = NDArray[np.float64]
 
 REPLICATES = 300  # the smallest p-value is 1 / 301
-STOP_AFTER = 20  # replicates at least as far off as the data: then p is known well enough
-TAIL_SIZES = 48  # tried in data and replicates alike, geometric from MIN_SPACINGS to all
+STOP_AFTER = 20  # this many replicates at least as far from their fit as the data give a good p
+TAIL_SIZES = 48  # tried for data and replicates, geometric from MIN_SPACINGS to all eigenvalues
 ALTERNATIVES = ("lognormal", "exponential", "truncated_power_law", "stretched_exponential")
 
 _BATCH_ELEMENTS = 2_000_000  # bounds memory
 
 
 def goodness_of_fit(eigenvalues: ArrayLike, *, seed: int = 0) -> float:
-    """Return the p-value that the tail is a power law above some xmin.
+    """Return the p-value of the hypothesis that the tail is a power law above some xmin.
 
     Clauset, Shalizi & Newman (2009), section 4.1: spectra are drawn from the fit (a power law above
-    xmin, the observed eigenvalues resampled below) and fitted in the same way, xmin included; p is
-    the share of them that is at least as far from its fit. Sampling stops when 20 are (Besag &
-    Clifford 1991, Biometrika 78), so a spectrum that fits costs a few dozen draws; the least possible
-    p-value is 1/301.
+    xmin, the observed eigenvalues resampled below) and fitted in the same way, including xmin. The
+    p-value is the share of them that is at least as far from its fit as the data. Sampling stops
+    when 20 are (Besag & Clifford 1991, Biometrika 78), so a spectrum that fits needs only a few
+    dozen draws. The least possible p-value is 1/301.
 
     Parameters
     ----------
     eigenvalues : array_like of shape (n_eigenvalues,)
-        Positive, above the rank gate, in any order. Fewer than 17, or all of them equal: NaN.
+        Positive, above the rank gate, in any order. Fewer than 17, or all of them equal, give NaN.
     seed : int
         The same seed gives the same p-value.
 
     Raises
     ------
     ValueError
-        When the eigenvalues are not one-dimensional, or not all positive and finite.
+        If the eigenvalues are not one-dimensional, or not all positive and finite.
     """
     logs = np.log(checked_eigenvalues(eigenvalues))[::-1]
     n = len(logs)
     if n <= MIN_SPACINGS + 1:
         return math.nan
     sizes = np.unique(np.round(np.geomspace(MIN_SPACINGS, n - 1, TAIL_SIZES)).astype(int))
-    distance, beta, k = (found[0] for found in _least_distance(logs[None], sizes))
+    distance, beta, k = (values[0] for values in _least_distance(logs[None], sizes))
     if not math.isfinite(beta):
         return math.nan
     rng = np.random.default_rng(seed)
@@ -73,12 +73,12 @@ def _least_distance(logs: Array, sizes: NDArray[np.int64]) -> tuple[Array, Array
     logs : ndarray of shape (n_spectra, n_eigenvalues)
         Log-eigenvalues, each row descending.
     sizes : ndarray of shape (n_sizes,)
-        Size k means xmin = the (k+1)-th largest, and the k eigenvalues above it.
+        For size k, xmin is the (k+1)-th largest eigenvalue, and the tail the k above it.
 
     Returns
     -------
     distance, beta, size : ndarray of shape (n_spectra,)
-        Distance 1 and beta NaN where no tail has two distinct eigenvalues.
+        Distance 1 and beta NaN if no tail has two distinct eigenvalues.
     """
     best, beta = np.ones(len(logs)), np.full(len(logs), np.nan)
     chosen = np.full(len(logs), float(sizes[0]))
@@ -117,28 +117,27 @@ def likelihood_ratios(tail: ArrayLike, xmin: float) -> dict[str, tuple[float, fl
     -------
     dict
         For each of `ALTERNATIVES`: the log-likelihood of the power law minus that of the
-        alternative, and a two-sided p-value that it is zero. Positive favours the power law. Vuong
-        (1989), Econometrica 57, as in Clauset et al. (2009), section 5; for the truncated power law,
-        which contains the power law, the chi-square of Wilks. NaN for a tail of fewer than 3
-        distinct eigenvalues.
+        alternative, and a two-sided p-value of the hypothesis that this ratio is zero. A positive
+        ratio favours the power law. Vuong (1989), Econometrica 57, as in Clauset et al. (2009),
+        section 5. For the truncated power law, which contains the power law, the p-value is that of
+        Wilks' chi-square. NaN if the tail has fewer than 3 distinct eigenvalues.
 
     Raises
     ------
     ValueError
-        When the tail is no spectrum, or reaches below xmin.
+        If the eigenvalues are invalid, or one is below xmin.
 
     Notes
     -----
-    Lognormal and stretched exponential reach the power law as a limit. Where that limit is the best
-    of their kind the ratio is 0 and p is 1.
+    The power law is a limit of the lognormal and of the stretched exponential. If that limit is the
+    best fit of the alternative, the ratio is 0 and p is 1.
     """
     x = checked_eigenvalues(tail)
     if not (xmin > 0 and (not len(x) or x[0] >= xmin)):
-        raise ValueError(f"xmin is {xmin}: expected a positive number that no eigenvalue is below")
+        raise ValueError(f"xmin is {xmin}: expected a positive number, no eigenvalue below it")
     y = np.log(x) - math.log(xmin)
-    nothing = (math.nan, math.nan)
     if np.count_nonzero(np.diff(np.sort(y)) > TIE) < 2:
-        return dict.fromkeys(ALTERNATIVES, nothing)
+        return dict.fromkeys(ALTERNATIVES, (math.nan, math.nan))
     beta = 1 / y.mean()
     power_law = math.log(beta) - beta * y
     exponential = -math.log(np.expm1(y).mean()) + y - np.expm1(y) / np.expm1(y).mean()
@@ -158,7 +157,7 @@ def _compare(power_law: Array, other: Array, *, nested: bool) -> tuple[float, fl
     difference = power_law - other
     ratio = float(difference.sum())
     spread = float(difference.std())
-    if abs(ratio) < 1e-6 or spread == 0:  # the alternative is the power law, but for rounding
+    if abs(ratio) < 1e-6 or spread == 0:  # the alternative is the power law, except for rounding
         return 0.0, 1.0
     if nested:
         return ratio, math.erfc(math.sqrt(abs(ratio)))
@@ -168,19 +167,17 @@ def _compare(power_law: Array, other: Array, *, nested: bool) -> tuple[float, fl
 def _curved(y: Array, curve: Callable[[Array], Array]) -> Array:
     """Return log-densities of y under its best exp(-a y - b curve(y)) / Z on y >= 0, with b >= 0.
 
-    With curve y^2 that is a normal distribution of log lambda cut at xmin, the lognormal; with
-    e^y - 1 the power law with exponential cut-off. Two parameters of an exponential family: the
-    log-likelihood is concave, and Newton's method with moments by quadrature finds its top. When it
-    lies at b <= 0 the power law itself is the best of the family.
+    With curve(y) = y^2 this is the lognormal, cut at xmin; with curve(y) = e^y - 1 it is the power
+    law with exponential cut-off. It is an exponential family with two parameters, so the
+    log-likelihood is concave, and Newton's method with moments by quadrature finds its maximum. If
+    that lies at b <= 0, the power law itself is the best of the family.
     """
     mean = y.mean()
-    grid = np.linspace(
-        0, 40 * mean, 8001
-    )  # a log-concave density of that mean ends before 40 means
+    grid = np.linspace(0, 40 * mean, 8001)  # beyond 40 means, a log-concave density is negligible
     with np.errstate(over="ignore"):
         statistics = np.stack([grid, np.minimum(curve(grid), 1e300)])
     target = np.array([mean, curve(y).mean()])
-    statistics /= target[:, None]  # so that the power law is (1, 0) and both means should be 1
+    statistics /= target[:, None]  # so the power law has theta = (1, 0), and the fit both means 1
     simpson = np.tile([2.0, 4.0], 4001)[:-1] * grid[1] / 3
     simpson[[0, -1]] /= 2
 
@@ -195,7 +192,8 @@ def _curved(y: Array, curve: Callable[[Array], Array]) -> Array:
         log_z = top + math.log(total)
         return log_z, first, second - np.outer(first, first)
 
-    if moments(np.array([1.0, 1e-9]))[1][1] <= 1:  # even a little curvature overshoots the data
+    # b > 0 lowers the mean of curve(y); that of the data is not below that of the power law.
+    if moments(np.array([1.0, 1e-9]))[1][1] <= 1:
         return -math.log(mean) - y / mean
     theta = _maximise(moments)
     return -(theta[0] * y / target[0] + theta[1] * curve(y) / target[1]) - moments(theta)[0]
@@ -214,9 +212,9 @@ def _maximise(moments: Callable[[Array], tuple[float, Array, Array]]) -> Array:
         while shrink > 1e-8:
             trial = theta + shrink * step
             if trial[1] > 0:
-                found = moments(trial)
-                if -trial.sum() - found[0] >= -theta.sum() - value:
-                    theta, (value, first, covariance) = trial, found
+                at_trial = moments(trial)
+                if -trial.sum() - at_trial[0] >= -theta.sum() - value:
+                    theta, (value, first, covariance) = trial, at_trial
                     break
             shrink /= 2
         else:
@@ -227,8 +225,8 @@ def _maximise(moments: Callable[[Array], tuple[float, Array, Array]]) -> Array:
 def _stretched_exponential(y: Array) -> Array:
     """Return log-densities of y under its best Weibull tail, c b exp(c y - b (exp(c y) - 1)).
 
-    Given the shape c, b = 1 / mean(exp(c y) - 1); c is found on a grid that is refined three times.
-    As c goes to 0 this becomes the power law.
+    Given the shape c, b = 1 / mean(exp(c y) - 1); c is searched on a grid that is refined three
+    times. As c goes to 0, the density becomes the power law.
     """
 
     def log_density(c: Array) -> Array:
@@ -243,5 +241,5 @@ def _stretched_exponential(y: Array) -> Array:
         if level == best == 0:
             return -math.log(y.mean()) - y / y.mean()
         low, high = shapes[max(best - 1, 0)], shapes[min(best + 1, 39)]
-    found: Array = log_density(shapes[[best]])[0]
-    return found
+    best_density: Array = log_density(shapes[[best]])[0]
+    return best_density

@@ -1,11 +1,11 @@
-"""Checkpoint -> one measured record a weight matrix. No labels, no files: see spectra and checkpoint.
+"""Checkpoint -> one measured record for each weight matrix.
 
-Every tensor with two axes or more is walked and ends in exactly one bucket, with its reason:
+Every tensor with two or more axes gets exactly one status, and a reason unless it is `fit`:
 
 - fit: a power law was fitted to its tail;
 - degenerate: fewer than `min_eigenvalues` eigenvalues above the rank gate, or all of them equal;
-- skipped: not measured, by rule (`skip_reason`);
-- failed: it could not be read, or holds NaN or infinite values.
+- skipped: not measured, by a rule of `skip_reason`;
+- failed: it could not be read, or has NaN or infinite values.
 """
 
 import fnmatch
@@ -33,12 +33,12 @@ from specdiag.htsr.tail import NO_FIT, TailFit, fit_alpha
 
 Array = NDArray[np.float64]
 Job = TypeVar("Job")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 MIN_EIGENVALUES = 50
 LARGEST_KERNEL = 32  # sides of a convolution kernel; longer trailing axes are stacks of matrices
 
-# A lookup table is known by the name of the parameter, or of the module that owns its `weight`.
+# Names of lookup tables: that of the parameter, or of the module that owns its `weight`.
 _EMBEDDING = re.compile(
     r"(^|_)emb(ed(ding)?)?s?$|[a-z]Emb(ed(ding)?)?s?$"
     r"|^(embed_tokens|embed_positions|embed_in|embedding_table|wte|wpe|shared)$"
@@ -47,7 +47,10 @@ _EMBEDDING = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One weight matrix and what was measured of it; NaN where `status` says that nothing was."""
+    """One weight matrix and its measured values, which are NaN unless `status` is `fit`.
+
+    A degenerate matrix also has the values that need no power law.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -72,44 +75,46 @@ class Layer:
 
     @property
     def alpha_hat(self) -> float:
-        """Alpha times log10 of the squared spectral norm, WeightWatcher's alpha_weighted."""
+        """Alpha times log10 of the squared spectral norm; WeightWatcher calls it alpha_weighted."""
         return (
             self.tail.alpha * 2 * math.log10(self.spectral_norm) if self.tail.n_tail else math.nan
         )
 
 
 def matrices(checkpoint: Checkpoint, pattern: str | None = None) -> tuple[Tensor, ...]:
-    """Return the tensors that are walked: two axes or more, name matching the shell pattern.
+    """Return the tensors with two or more axes whose name matches the shell pattern.
 
     Raises
     ------
     ValueError
-        When there are none.
+        If there are none.
     """
-    found = tuple(t for t in checkpoint.tensors if len(t.shape) >= 2)
-    if not found:
+    all_matrices = tuple(t for t in checkpoint.tensors if len(t.shape) >= 2)
+    if not all_matrices:
         raise ValueError(
             f"{checkpoint.name} holds no weight matrix: {len(checkpoint.tensors)} tensors, "
             "none with two axes"
         )
-    chosen = tuple(t for t in found if pattern is None or fnmatch.fnmatchcase(t.name, pattern))
+    chosen = tuple(
+        t for t in all_matrices if pattern is None or fnmatch.fnmatchcase(t.name, pattern)
+    )
     if not chosen:
-        names = ", ".join(t.name for t in found[:3])
+        names = ", ".join(t.name for t in all_matrices[:3])
         raise ValueError(
-            f"no matrix of {checkpoint.name} matches {pattern!r}: its {len(found)} matrices begin "
-            f"with {names}"
+            f"no matrix of {checkpoint.name} matches {pattern!r}: its {len(all_matrices)} matrices "
+            f"begin with {names}"
         )
     return chosen
 
 
 def skip_reason(tensor: Tensor, *, min_eigenvalues: int, include_embeddings: bool) -> str:
-    """Return why a tensor is not measured, or an empty string when it is.
+    """Return why a tensor is not measured, or an empty string if it is.
 
-    Embedding tables are lookup tables, whose rows are trained as often as their token occurs. They
-    are known by name: that of the module that owns the `weight`, or of the parameter itself, ends in
-    the word emb, embed, embedding or their plurals (`unit_emb`, `session_emb`, `word_embeddings`),
-    or is embed_tokens, embed_positions, embed_in, embedding_table, wte, wpe or shared; and by shape:
-    two axes.
+    Embedding tables are lookup tables: each row is trained only as often as its token occurs. They
+    have two axes and are recognised by name. The name of the module that owns the `weight`, or of
+    the parameter itself, ends in the word emb, embed, embedding or their plurals (`unit_emb`,
+    `session_emb`, `word_embeddings`), or is embed_tokens, embed_positions, embed_in,
+    embedding_table, wte, wpe or shared.
     """
     if tensor.problem:
         return tensor.problem
@@ -142,16 +147,19 @@ def measure(
     null: str = "gaussian",
     **options: Any,
 ) -> Iterator[Layer]:
-    """Yield one record a tensor, in order, as they are measured; `verdict.with_verdicts` completes them.
+    """Yield one record for each tensor, in order; `verdict.with_verdicts` adds the verdicts.
 
-    Matrices are measured in parallel, one BLAS thread each (more threads a matrix change the last
-    bits of eigenvalues and stall on a busy machine), as long as those in flight fit into four
-    times the memory of the largest in float64, or 256 MiB.
+    Matrices are measured in parallel, with one BLAS thread each: more threads for one matrix change
+    the last bits of its eigenvalues, and are slow on a busy machine. Together, the matrices that
+    are being measured use at most four times the memory of the largest one in float64, or 256 MiB
+    if that is more.
 
     Parameters
     ----------
+    tensors : iterable of Tensor
+        With two or more axes: those that `matrices` returns.
     include_embeddings : bool
-        See `skip_reason`.
+        Measure embedding tables, too: see `skip_reason`.
     min_eigenvalues, method, null, **options
         See `measure_tensor`.
     """
@@ -168,7 +176,7 @@ def measure(
     jobs = [t for t, reason in zip(tensors, reasons, strict=True) if not reason]
     if method == "specdiag" and null == "gaussian":
         for shape in dict.fromkeys(t.shape for t in jobs):
-            gaussian_draws(shape)  # once, before threads would draw it twice
+            gaussian_draws(shape)  # before the threads start: two threads would draw it twice
     budget = max(4 * max((8 * math.prod(t.shape) for t in jobs), default=0), 2**28)
     function = functools.partial(
         measure_tensor, min_eigenvalues=min_eigenvalues, method=method, null=null, **options
@@ -179,27 +187,34 @@ def measure(
 
 
 def _peak_bytes(tensor: Tensor, null: str = "gaussian") -> float:
-    """Return the memory that measuring takes, within 5 %: BLAS has buffers of its own.
+    """Return how much memory measuring a tensor takes; 5 % are added for the buffers of BLAS.
 
-    The matrix as stored and in float64; then in float64 with its Gram matrix; then the Gram matrix
-    with LAPACK's copy of it.
+    It is the largest of three steps: the matrix as stored and in float64; the matrix in float64 and
+    its Gram matrix; the Gram matrix and LAPACK's copy of it.
     """
     values = math.prod(tensor.shape)
     grams = min(tensor.shape[:2]) ** 2 * math.prod(tensor.shape[2:])
-    kept = values if null == "permutation" else 0  # what is shuffled
+    kept = values if null == "permutation" else 0  # the copy that is shuffled
     return 8 * 1.05 * (kept + max(1.5 * values, values + grams, 2 * grams))
 
 
 def in_parallel(
-    function: Callable[[Job], Found], jobs: Iterable[tuple[Job, float]], budget: int
-) -> Iterator[Found]:
-    """Yield the function of each job, in order, with as many in flight as fit into the budget.
+    function: Callable[[Job], Result], jobs: Iterable[tuple[Job, float]], budget: int
+) -> Iterator[Result]:
+    """Yield the result of the function for each job, in order, computed in threads.
 
-    A job comes with the bytes that it takes. BLAS has one thread in each.
+    As many jobs run at once as fit into the budget. Each uses one BLAS thread.
+
+    Parameters
+    ----------
+    jobs : iterable of (job, float)
+        Each job with the number of bytes that it takes.
+    budget : int
+        Bytes.
     """
-    in_flight: deque[tuple[Future[Found], float]] = deque()
+    in_flight: deque[tuple[Future[Result], float]] = deque()
     if hasattr(os, "sched_getaffinity"):
-        n_cores = len(os.sched_getaffinity(0))  # those that this process may use
+        n_cores = len(os.sched_getaffinity(0))  # the cores that this process may use
     else:
         n_cores = os.cpu_count() or 1
     pool = ThreadPoolExecutor(n_cores)
@@ -224,44 +239,49 @@ def measure_tensor(
     null: str = "gaussian",
     seed: int = 0,
 ) -> Layer:
-    """Return what one tensor's spectrum says; a tensor that cannot be measured gives `failed`.
+    """Return the measured values of one tensor; its status is `failed` if it cannot be measured.
 
     Parameters
     ----------
+    tensor : Tensor
+        With two or more axes.
     min_eigenvalues : int
-        A matrix of lower rank is degenerate.
+        A matrix of lower rank is degenerate. With fewer than the default of 50, a heavy tail is a
+        handful of points.
     method : {'specdiag', 'weightwatcher', 'wwj'}
-        Whose rules give alpha; the other two have no goodness of fit and no null (`published`).
+        The rules that give alpha. The last two have no goodness of fit and no null (see the module
+        `weightwatcher`).
     gof : bool
-        Bootstrap the goodness of fit and compare other tails: about as long as the eigenvalues.
+        Bootstrap the goodness of fit and compare other tails. This takes about as long as computing
+        the eigenvalues.
     null : {'gaussian', 'permutation'}
-        What alpha is compared with (see the module `null`).
+        The random matrices that alpha is compared with (see the module `null`).
     seed : int
-        Of the bootstrap and the permutations.
+        Random seed of the bootstrap and the permutations.
     """
     try:
-        spectrum = esd.eigenvalues(tensor.read())  # nobody else holds the values: memory
+        spectrum = esd.eigenvalues(tensor.read())  # no variable keeps the values in memory
         resolved = esd.resolved_eigenvalues(spectrum, tensor.shape, tensor.dtype)
         common = _describe(tensor, spectrum, resolved)
         if method == "wwj":
-            found = _fit_wwj(tensor)
+            fit = _fit_wwj(tensor)
         elif method == "weightwatcher":
-            found = _fit_weightwatcher(tensor, spectrum)
+            fit = _fit_weightwatcher(tensor, spectrum)
         else:
-            found = _fit(tensor, spectrum, resolved, min_eigenvalues)
-        if found["status"] == "fit" and method == "specdiag":
-            found |= _tests(tensor, resolved, found, gof=gof, null=null, seed=seed)
+            fit = _fit(tensor, spectrum, resolved, min_eigenvalues)
+        if fit["status"] == "fit" and method == "specdiag":
+            fit |= _tests(tensor, resolved, fit, gof=gof, null=null, seed=seed)
     except MemoryError:
         size = _peak_bytes(tensor, null) / 1e9
         return _record(tensor, status="failed", reason=f"not enough memory: needs {size:.1f} GB")
     except (ValueError, OSError, np.linalg.LinAlgError) as error:
         return _record(tensor, status="failed", reason=str(error))
-    return _record(tensor, **(common | found))
+    return _record(tensor, **(common | fit))
 
 
 def _describe(tensor: Tensor, spectrum: Array, resolved: Array) -> dict[str, Any]:
     N = max(tensor.shape[:2])
-    bulk = len(resolved) > len(spectrum) / 2  # else the median, and the edge with it, is rounding
+    bulk = len(resolved) > len(spectrum) / 2  # else the median, and so the edge, is only rounding
     return {
         "eigenvalues": spectrum,
         "rank": len(resolved),
@@ -280,7 +300,8 @@ def _fit(tensor: Tensor, spectrum: Array, resolved: Array, min_eigenvalues: int)
         return {"status": "degenerate", "reason": reason}
     tail = fit_alpha(resolved)
     gate = esd.rank_gate(spectrum, tensor.shape, tensor.dtype)
-    # Weyl's inequality: an error E moves no lambda by more than 2 s_1 |E|, and the gate allows E.
+    # Weyl's inequality: an error E of W moves no eigenvalue by more than 2 s_1 |E|, s_1 the largest
+    # singular value of W; the gate allows errors up to |E| = sqrt(gate).
     spread = resolved[0] - resolved[tail.n_tail - 1] if tail.n_tail else 0.0
     if spread <= 2 * math.sqrt(resolved[0]) * math.sqrt(gate):
         reason = "the eigenvalues of its tail differ by no more than rounding"
@@ -295,12 +316,12 @@ def _tests(
         draws = gaussian_draws(tensor.shape)
     else:
         draws = permutation_draws(tensor.read(), tensor.dtype, seed=seed)
-    found: dict[str, Any] = {"null_p": p_value(fit["posterior"].mean, draws)}
+    tests: dict[str, Any] = {"null_p": p_value(fit["posterior"].mean, draws)}
     if gof:
         tail = fit["tail"]
-        found["gof_p"] = goodness_of_fit(resolved, seed=seed)
-        found["likelihood_ratios"] = likelihood_ratios(resolved[: tail.n_tail], tail.xmin)
-    return found
+        tests["gof_p"] = goodness_of_fit(resolved, seed=seed)
+        tests["likelihood_ratios"] = likelihood_ratios(resolved[: tail.n_tail], tail.xmin)
+    return tests
 
 
 def _fit_weightwatcher(tensor: Tensor, spectrum: Array) -> dict[str, Any]:
@@ -320,7 +341,8 @@ def _fit_wwj(tensor: Tensor) -> dict[str, Any]:
         return {"status": "skipped", "reason": "the published rules know matrices only"}
     tail, posterior, rank = weightwatcher.wwj(tensor.read())
     if not tail.n_tail:
-        reason = f"rank {rank} above 1e-9 of the largest, {weightwatcher.WWJ_MIN_TAIL} needed; or all equal"
+        needed = weightwatcher.WWJ_MIN_TAIL
+        reason = f"rank {rank} above 1e-9 of the largest, {needed} needed; or all equal"
         return {"status": "degenerate", "reason": reason, "rank": rank}
     return {"status": "fit", "tail": tail, "posterior": posterior, "rank": rank}
 

@@ -1,4 +1,4 @@
-"""Spectra while a network trains, and a warning when a matrix dies.
+"""Spectra of a network while it trains, and a warning when a matrix collapses.
 
     monitor = SpectralMonitor(every=500, log=Path("spectra.csv"))
     for step, batch in enumerate(batches, 1):
@@ -7,11 +7,11 @@
 
 or `Trainer(callbacks=[monitor.callback()])` with Lightning.
 
-Why matrices die: a step of LAMB [You et al. 2020] has the length of the weights times the learning rate,
-whatever the length of the update. A matrix that gets no gradient has an update of weight decay alone,
-decay * W; the trust ratio |W| / |decay * W| = 1 / decay cancels the small decay, and W shrinks by
-(1 - learning rate) every step. Gradients that are merely small do not help: Adam's own normalisation
-scales them up only as far as its epsilon.
+Why matrices collapse: a step of LAMB [You et al. 2020] has the length of the weights times the
+learning rate, independent of the length of the update. For a matrix that gets no gradient, the
+update is weight decay alone, decay * W. The trust ratio |W| / |decay * W| = 1 / decay cancels the
+small decay, and W shrinks by the factor (1 - learning rate) in every step. Small gradients do not
+prevent this: Adam's normalisation scales them up only until they reach its epsilon.
 """
 
 import csv
@@ -31,14 +31,28 @@ from specdiag.htsr.posterior import NO_POSTERIOR, alpha_posterior
 
 _log = logging.getLogger(__name__)
 
-# Weights that learn change their norm by factors of a few; LAMB at 8e-3 without a gradient leaves this
-# share after 860 steps.
+# The norm of weights that learn changes by small factors. LAMB with a learning rate of 8e-3 and no
+# gradient leaves this share of the norm after 860 steps.
 COLLAPSED = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """One matrix after one step: Frobenius norm, rank, and the posterior of alpha (NaN below the gate)."""
+    """One matrix after one step; alpha is the posterior mean, NaN if the rank is too low to fit.
+
+    Attributes
+    ----------
+    step : int
+        Number of training steps done.
+    name : str
+        Of the matrix.
+    norm : float
+        Frobenius norm; NaN if some values are not finite.
+    rank : int
+        Number of eigenvalues above the rank gate.
+    alpha, alpha_low, alpha_high : float
+        Posterior mean of alpha and the ends of its 95 % interval.
+    """
 
     step: int
     name: str
@@ -50,31 +64,38 @@ class Reading:
 
 
 class SpectralMonitor:
-    """Measures the matrices of a model every so many steps, and warns when one collapses.
+    """Measure the matrices of a model every `every` steps, and warn when one collapses.
 
-    A matrix has collapsed when its norm has fallen below a share of that of its first reading, or its
-    rank below `min_eigenvalues`, from above. The warning is logged once a matrix.
+    A matrix has collapsed when its norm is below a share of the norm of its first reading, or when
+    its rank has fallen from `min_eigenvalues` or more to less. The warning is logged once for each
+    matrix.
 
     Parameters
     ----------
     every : int
-        Steps between readings; the first step is read as well.
+        Number of steps between readings. The first step is read, too.
     pattern : str, optional
         Shell pattern of the matrices' names. Embedding tables, and matrices with fewer than
-        `min_eigenvalues` on their smaller side, are left out, as by `specdiag alpha`.
+        `min_eigenvalues` on their smaller side, are left out, as in `specdiag alpha`.
     log : Path, optional
-        CSV file, a row a reading. What it holds of earlier steps is kept, so that a resumed training
-        goes on with the same first reading.
+        CSV file with one row for each reading. Rows of earlier steps are kept, so a resumed
+        training compares with the same first reading.
     collapsed : float
-        Share of the first norm.
+        Share of the first norm below which a matrix has collapsed.
     min_eigenvalues : int
+        A matrix of lower rank has no alpha.
 
     Attributes
     ----------
     readings : list of Reading
-        All so far.
+        All readings so far.
     dead : dict of str to str
-        Matrices that have collapsed, and how.
+        Name of each matrix that has collapsed -> how it did.
+
+    Raises
+    ------
+    ValueError
+        If `every` is less than 1.
     """
 
     def __init__(
@@ -96,23 +117,23 @@ class SpectralMonitor:
         self._begun = False
 
     def __call__(self, step: int, model: Any) -> None:
-        """Read the model (a torch module or state dict) if it is time; `step` counts the steps done."""
+        """Measure a torch module or state dict after step `step`, if a reading is due."""
         if not self._begun:
             self._begun = True
             self._remember([r for r in _read_log(self.log) if r.step < step])
         if step % self.every and self._first:
             return
-        found = [
+        readings = [
             reading(step, tensor, min_eigenvalues=self.min_eigenvalues)
             for tensor in matrices(open_checkpoint(model), self.pattern)
             if not skip_reason(
                 tensor, min_eigenvalues=self.min_eigenvalues, include_embeddings=False
             )
         ]
-        self._remember(found)
+        self._remember(readings)
         if self.log:
             write_whole(self.log, _csv(self.readings).encode())
-        for r in found:
+        for r in readings:
             how = self._how_dead(r)
             if how and r.name not in self.dead:
                 self.dead[r.name] = how
@@ -146,11 +167,11 @@ class SpectralMonitor:
 
 
 def reading(step: int, tensor: Tensor, *, min_eigenvalues: int = MIN_EIGENVALUES) -> Reading:
-    """Return what one matrix's spectrum says."""
+    """Return the reading of one matrix after a step."""
     values = read_values(tensor)
     try:
         spectrum = eigenvalues(values)
-    except ValueError:  # values that are not finite, or leave the range of float64
+    except ValueError:  # the values are not finite, or their squares leave the range of float64
         return Reading(
             step=step,
             name=tensor.name,

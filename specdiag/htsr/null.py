@@ -1,15 +1,15 @@
-"""What alpha a matrix of the same shape has without any learning: reference draws, and p-values.
+"""Alphas of random matrices of the same shape, and p-values from them.
 
-Plain arrays in and out. The statistic is the posterior mean of alpha (`posterior.posterior_mean`): of
-the estimators of alpha it separates heavy tails from noise best (docs/calibration.md).
+Plain arrays in and out. The statistic is the posterior mean of alpha (`posterior.posterior_mean`):
+among the estimators of alpha it separates heavy tails from noise best (docs/calibration.md).
 
-Two nulls, which answer different questions:
+The two nulls answer different questions:
 
-- **gaussian**: could independent Gaussian entries give an alpha this low? It depends on the shape
-  alone, so it is drawn once a shape and kept.
+- **gaussian**: could independent Gaussian entries give an alpha this low? The null depends only on
+  the shape, so it is drawn once for each shape and cached.
 - **permutation**: could the layer's own entries, shuffled, give it? Shuffling keeps a heavy-tailed
-  distribution of the entries and destroys all correlation; only what correlation adds counts. It
-  must be drawn for every layer.
+  distribution of the entries and destroys all correlation, so only the effect of correlation is
+  tested. This null must be drawn for every layer.
 """
 
 import functools
@@ -36,9 +36,10 @@ _log = logging.getLogger(__name__)
 
 
 def p_value(alpha: float, draws: Array) -> float:
-    """Return the probability that the null gives an alpha as low: (1 + #{draws <= alpha}) / (1 + n).
+    """Return how probable an alpha as low is in n sorted draws of the null; NaN if there are none.
 
-    Davison & Hinkley (1997), section 4.2: never 0, so the least p-value is 1 / (1 + n).
+    p = (1 + #{draws <= alpha}) / (1 + n), Davison & Hinkley (1997), section 4.2. It is never 0: the
+    least p-value is 1 / (1 + n).
     """
     if math.isnan(alpha) or not len(draws):
         return math.nan
@@ -48,8 +49,8 @@ def p_value(alpha: float, draws: Array) -> float:
 def false_discovery_rate(p: ArrayLike) -> Array:
     """Return the Benjamini-Hochberg adjusted p-values (q) of several tests; NaN stays NaN.
 
-    Benjamini & Hochberg (1995), J. R. Statist. Soc. B 57: calling everything with q <= 0.05 real
-    is wrong in at most 5 % of the calls, on average.
+    Benjamini & Hochberg (1995), J. R. Statist. Soc. B 57. Of all tests with q <= 0.05, at most 5 %
+    are false discoveries, on average.
     """
     p = np.asarray(p, dtype=np.float64)
     q = np.full(p.shape, np.nan)
@@ -61,7 +62,9 @@ def false_discovery_rate(p: ArrayLike) -> Array:
 
 
 def gaussian_draws(shape: tuple[int, ...]) -> Array:
-    """Return sorted alphas of Gaussian matrices of that shape: shipped, cached on disk, or drawn now.
+    """Return sorted alphas of Gaussian matrices of one shape.
+
+    They are read from the package or from the user's cache folder, or drawn and cached.
 
     Parameters
     ----------
@@ -71,8 +74,8 @@ def gaussian_draws(shape: tuple[int, ...]) -> Array:
     Returns
     -------
     ndarray of shape (n_draws,)
-        1,000 draws up to 512 eigenvalues, 400 up to 1,024, 200 up to 4,096, 100 beyond. Empty for
-        matrices too small for a posterior.
+        1,000 draws up to 512 eigenvalues, 400 up to 1,024, 200 up to 4,096, 100 beyond. Empty if
+        the matrix is too small for a posterior.
     """
     return _gaussian_draws(max(shape[:2]), min(shape[:2]), math.prod(shape[2:]))
 
@@ -109,7 +112,7 @@ def _cache_file(key: str) -> Path:
 
 
 def _keep(path: Path, draws: Array) -> None:
-    """Cache the draws if the disk allows it; a run does not fail because it cannot be remembered."""
+    """Write the draws to the cache; if that is not possible, log a warning and go on."""
     content = io.BytesIO()
     np.save(content, draws)
     try:
@@ -120,18 +123,18 @@ def _keep(path: Path, draws: Array) -> None:
 
 
 def n_draws(n_eigenvalues: int) -> int:
-    """Return how many Gaussian matrices stand for a shape; fewer for large ones, which take long."""
+    """Return how many Gaussian matrices are drawn for a shape: fewer for large, slow ones."""
     return next(
         (d for size, d in ((512, 1000), (1024, 400), (4096, 200)) if n_eigenvalues <= size), 100
     )
 
 
 def simulate(N: int, M: int, slices: int = 1) -> Array:
-    """Return sorted alphas of Gaussian matrices, drawn with a seed that the shape sets.
+    """Return sorted alphas of Gaussian matrices, drawn with a seed that depends on the shape.
 
-    The eigenvalues of W'W for Gaussian W of shape (N, M) are those of a tridiagonal matrix made of
-    M + M - 1 chi-square numbers: exact, and M^2 work in place of N M^2. Dumitriu & Edelman (2002),
-    J. Math. Phys. 43, theorem 3.4 with beta = 1.
+    The eigenvalues of W'W for Gaussian W of shape (N, M) have the same distribution as those of a
+    tridiagonal matrix of M + M - 1 chi-square numbers. This is exact, and takes M^2 operations
+    instead of N M^2. Dumitriu & Edelman (2002), J. Math. Phys. 43, theorem 3.4 with beta = 1.
     """
     count = n_draws(M * slices)
     _log.info("drawing %d random matrices of %d x %d for the null, once", count, N, M)
@@ -163,9 +166,16 @@ def permutation_draws(W: ArrayLike, dtype: DTypeLike = np.float64, *, seed: int 
     ----------
     W : array_like of shape (n, m) or (out, in, *kernel)
     dtype : dtype_like
-        In which W was stored: its rounding gates the shuffled matrices as it gates the real one.
+        Type that W was stored in. The rank gate of the shuffled matrices is computed with it, as
+        that of W.
     seed : int
         The same seed gives the same draws.
+
+    Returns
+    -------
+    ndarray of shape (n_draws,)
+        Empty if the matrix is too small for a posterior; shuffled matrices of too low rank are left
+        out.
     """
     rng = np.random.default_rng(seed)
     shuffled = np.array(W, dtype=np.float64)

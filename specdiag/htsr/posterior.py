@@ -1,11 +1,11 @@
-"""Eigenvalues -> posterior of alpha when xmin is unknown: interval, ROPE, and how long the tail is.
+"""Eigenvalues -> posterior of alpha when xmin is unknown: interval, ROPE, length of the tail.
 
 Plain arrays in and out. Sort n eigenvalues downwards, lambda_1 >= ... >= lambda_n, and take the
-normalised log-spacings E_i = i log(lambda_i / lambda_{i+1}), i = 1 ... n-1. Where the density is a power
-law they are independent exponentials of one rate, beta = alpha - 1 (Rényi 1953, Acta Math. Hung. 4;
-their mean over i <= k is Hill's estimator). Below xmin their rate is the hazard of log lambda, which
-may be anything. A power law above an unknown xmin is thus a change point in a sequence of
-exponentials:
+normalised log-spacings E_i = i log(lambda_i / lambda_{i+1}), i = 1 ... n-1. Where the density is a
+power law, they are independent exponentials of one rate, beta = alpha - 1 (Rényi 1953, Acta Math.
+Hung. 4; their mean over i <= k is Hill's estimator). Below xmin their rate is the hazard of log
+lambda, which can have any form. A power law above an unknown xmin is thus a change point in a
+sequence of exponentials:
 
 - the first k spacings share a rate beta ~ Gamma(1, 0.1);
 - the other m = n - 1 - k fall into round(4 m^(1/3)) blocks of equally many, each with its own rate,
@@ -15,10 +15,11 @@ The prior of k is proportional to 1 / (k + 1), 15 <= k <= n - 1. All rates integ
 
     log m(a, b; k, S) = a log b - lgamma(a) + lgamma(a + k) - (a + k) log(b + S),   S = sum of E_i,
 
-so each k has an evidence of the *whole* spectrum, the weights of the windows are its softmax, and the
-posterior of alpha is the mixture of 1 + Gamma(1 + k, 0.1 + S_k). Only ratios of eigenvalues enter: the
-scale of the weights does not. The block rule and the body's prior were set by simulation;
-docs/calibration.md has the coverage.
+so each k, called a window, has an evidence of the *whole* spectrum. The weights of the windows are
+the softmax of these evidences, and the posterior of alpha is the mixture of
+1 + Gamma(1 + k, 0.1 + S_k). Only ratios of eigenvalues are used, so the scale of the weights has no
+effect. The block rule and the prior of the body were set by simulation; docs/calibration.md has the
+coverage.
 """
 
 import functools
@@ -34,14 +35,14 @@ from specdiag.notebook import record_html
 
 Array = NDArray[np.float64]
 
-MIN_SPACINGS = 15  # fewer cannot be told from the last points of a body
-SHORT_TAIL = 30  # coverage was measured from this many eigenvalues in the tail on
+MIN_SPACINGS = 15  # a shorter tail cannot be distinguished from the last points of a body
+SHORT_TAIL = 30  # coverage was measured for tails of at least this many eigenvalues
 TAIL_SHAPE, TAIL_RATE = 1, 0.1  # worth one spacing
 BODY_SHAPE, BODY_RATE = 3.0, 1.5
 BODY_BLOCKS = 4.0
 ROPE = (1.9, 2.1)  # region of practical equivalence around alpha = 2
 
-_NEGLIGIBLE = 1e-7  # windows of less weight than this share of the largest are left out
+_NEGLIGIBLE = 1e-7  # windows with less than this share of the largest weight are left out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,21 +113,21 @@ def alpha_posterior(eigenvalues: ArrayLike) -> Posterior:
     Parameters
     ----------
     eigenvalues : array_like of shape (n_eigenvalues,)
-        Positive, in any order, those above the rank gate. Fewer than 16, or all of them equal, give a
-        posterior of NaN.
+        Positive, in any order, those above the rank gate. Fewer than 16, or all of them equal, give
+        a posterior of NaN.
 
     Returns
     -------
     Posterior
         The interval is equal-tailed, nominally 95 %. On independent draws it covers 92 to 98 % for
-        tails of 30 or more, but for a few kinds of bodies (85 % where the body is itself a power
-        law and larger than the tail); `short_tail` is the probability that the tail has fewer,
-        where it may cover as little as half.
+        tails of 30 or more, except for a few kinds of bodies (85 % if the body is itself a power
+        law and larger than the tail). `short_tail` is the probability that the tail is shorter;
+        the interval of such a tail may cover in only half of the cases.
 
     Raises
     ------
     ValueError
-        When the eigenvalues are not one-dimensional, or not all positive and finite.
+        If the eigenvalues are not one-dimensional, or not all positive and finite.
     """
     x = checked_eigenvalues(eigenvalues)[::-1]
     logs = np.log(x)
@@ -146,7 +147,7 @@ def alpha_posterior(eigenvalues: ArrayLike) -> Posterior:
 
 
 def mixture_posterior(shape: Array, rate: Array, weight: Array) -> Posterior:
-    """Return the posterior whose alpha - 1 is a mixture of Gamma distributions; no windows.
+    """Return the posterior whose alpha - 1 is a mixture of Gamma distributions, without windows.
 
     Parameters
     ----------
@@ -171,7 +172,7 @@ def mixture_posterior(shape: Array, rate: Array, weight: Array) -> Posterior:
 
 
 def alpha_quantiles(posterior: Posterior, p: ArrayLike) -> Array:
-    """Return quantiles of alpha; NaN where the posterior is NaN.
+    """Return quantiles of alpha; NaN if the posterior is NaN.
 
     Parameters
     ----------
@@ -187,13 +188,13 @@ def alpha_quantiles(posterior: Posterior, p: ArrayLike) -> Array:
 
 
 def posterior_mean(eigenvalues: Array) -> float:
-    """Return the posterior mean of alpha alone, for descending eigenvalues: what `null` simulates."""
+    """Return the posterior mean of alpha, for descending eigenvalues; the statistic of `null`."""
     k, total, weight = windows(np.log(eigenvalues))
     return 1 + float(weight @ ((TAIL_SHAPE + k) / (TAIL_RATE + total)))
 
 
 def windows(logs: Array) -> tuple[NDArray[np.int64], Array, Array]:
-    """Return every window's number of spacings k, their sum, and its posterior weight.
+    """Return the number of spacings k of every window, their sum, and its posterior weight.
 
     Parameters
     ----------
@@ -217,18 +218,19 @@ def windows(logs: Array) -> tuple[NDArray[np.int64], Array, Array]:
 
 @functools.lru_cache(maxsize=16)
 def _layout(n_spacings: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Array, Array]:
-    """Return what the evidence of every window needs and only the number of spacings decides.
+    """Return the parts of every window's evidence that depend only on the number of spacings.
 
     Returns
     -------
     k : ndarray of shape (n_windows,)
         Spacings in the tail.
     edges : ndarray of shape (n_windows, n_blocks + 1)
-        Where the blocks of the body begin and end; trailing blocks may be empty.
+        Indices at which the blocks of the body begin and end; trailing blocks may be empty.
     body_shape : ndarray of shape (n_windows, n_blocks)
-        Shapes of the posteriors of the blocks' rates.
+        Shape parameters of the posteriors of the blocks' rates.
     constant : ndarray of shape (n_windows,)
-        Prior and all terms of the evidence that do not depend on the eigenvalues, up to one number.
+        Log prior and all terms of the log evidence that do not depend on the eigenvalues, except
+        those that are the same for all windows.
     """
     k = np.arange(MIN_SPACINGS, n_spacings + 1)
     m = n_spacings - k
@@ -243,10 +245,12 @@ def _layout(n_spacings: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Arra
 
 
 class _Mixture:
-    """A mixture of Gamma distributions on a grid of log beta; NumPy has no incomplete gamma function.
+    """A mixture of Gamma distributions on a grid of log beta.
 
-    The cumulative distribution is the trapezoidal rule with its first Euler-Maclaurin correction, and
-    between grid points the cubic with the right values and slopes: good to about 1e-5.
+    NumPy has no incomplete gamma function, and importing that of SciPy takes too long (see
+    `statistics.student_quantile`). The cumulative distribution is the trapezoidal rule with its
+    first Euler-Maclaurin correction. Between grid points it is the cubic with the right values and
+    slopes. The error is about 1e-5.
     """
 
     def __init__(self, shape: Array, rate: Array, weight: Array) -> None:
@@ -268,8 +272,8 @@ class _Mixture:
         value, slope = self._cdf[i : i + 2], self._density[i : i + 2] * self._step
         rise = value[1] - value[0]
         cubic, square = slope[0] + slope[1] - 2 * rise, 3 * rise - 2 * slope[0] - slope[1]
-        found: Array | float = value[0] + t * (slope[0] + t * (square + t * cubic))
-        return found
+        p: Array | float = value[0] + t * (slope[0] + t * (square + t * cubic))
+        return p
 
     def cdf(self, beta: float) -> float:
         place = (math.log(beta) - self._grid[0]) / self._step

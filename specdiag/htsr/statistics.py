@@ -15,7 +15,7 @@ LEVEL = 0.95  # of every interval
 
 
 def known(values: ArrayLike) -> Array:
-    """Return the values that are not NaN: a mean over layers is over the layers that have a value."""
+    """Return the values that are not NaN: means are over the layers that have a value."""
     x = np.asarray(values, dtype=np.float64)
     return x[~np.isnan(x)]
 

@@ -12,17 +12,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from specdiag.notebook import record_html
 
-# Eigenvalues whose logarithms differ by less are one repeated value: the eigensolver rounds at
-# about 1e-13, and distinct eigenvalues of real matrices are this close about once in 10^5 spectra.
+# Eigenvalues whose logarithms differ by less are one repeated value. The eigensolver rounds at
+# about 1e-13, and distinct eigenvalues of real matrices are this close in one of 10^5 spectra.
 TIE = 1e-9
 
-# Rows of the (xmin, eigenvalue) table that the scan holds at a time: keeps it in cache.
+# Rows of the (xmin, eigenvalue) table that are computed at a time, so that they fit into the cache.
 _BLOCK = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class TailFit:
-    """A power law fitted above the best xmin; NaN and n_tail 0 when there is no tail to fit.
+    """A power law fitted above the best xmin; NaN and n_tail 0 if no tail can be fitted.
 
     Attributes
     ----------
@@ -31,9 +31,9 @@ class TailFit:
     xmin : float
         The smallest eigenvalue of the tail.
     ks_distance : float
-        Kolmogorov-Smirnov distance of tail and power law.
+        Kolmogorov-Smirnov distance between tail and power law.
     n_tail : int
-        Eigenvalues at or above xmin.
+        Number of eigenvalues at or above xmin.
     """
 
     alpha: float
@@ -45,7 +45,7 @@ class TailFit:
 
     @property
     def sigma(self) -> float:
-        """The standard error of alpha were xmin known: (alpha - 1) / sqrt(n_tail). Too small."""
+        """Standard error of alpha if xmin were known: (alpha - 1) / sqrt(n_tail); too small."""
         return (self.alpha - 1) / math.sqrt(self.n_tail) if self.n_tail else math.nan
 
 
@@ -53,30 +53,33 @@ NO_FIT = TailFit(alpha=math.nan, xmin=math.nan, ks_distance=math.nan, n_tail=0)
 
 
 def fit_alpha(eigenvalues: ArrayLike) -> TailFit:
-    """Return the power law whose tail is nearest to the eigenvalues, over every possible xmin.
+    """Return the power law whose tail is nearest to the eigenvalues, over all possible xmin.
 
-    Every distinct eigenvalue with another one above it is tried as xmin: ``alpha = 1 + n / sum(log(x / xmin))``
-    over the n eigenvalues of the tail, and the distance is the largest ``|F(x) - (rank from below - 1) / n|``. The xmin of least distance wins, the smallest
-    one when several tie. Clauset, Shalizi & Newman (2009), SIAM Review 51(4), equations 3.1 and
-    3.9. The same rules as weightwatcher's fitter and the powerlaw package, without their caps.
+    Every distinct eigenvalue with another one above it is tried as xmin. Over the n eigenvalues of
+    its tail, ``alpha = 1 + n / sum(log(x / xmin))``, and the distance is the largest
+    ``|F(x) - (rank from below - 1) / n|``. The xmin with the least distance is chosen, and of
+    several the smallest. Clauset, Shalizi & Newman (2009), SIAM Review 51(4), equations 3.1 and
+    3.9. These are the rules of weightwatcher's fitter and of the powerlaw package, without their
+    upper limits.
 
-    A tail may have as few as 2 eigenvalues, and is noise then: read alpha with `n_tail`. A large
-    minimum is no cure: 50 of 128 eigenvalues force alpha down (a true 4.0 is measured as 2.5).
+    A tail may have as few as 2 eigenvalues; its alpha is then noise, so read alpha together with
+    `n_tail`. A large minimum does not help: a tail of at least 50 of 128 eigenvalues makes alpha
+    too low (a true 4.0 is measured as 2.5).
 
     Parameters
     ----------
     eigenvalues : array_like of shape (n_eigenvalues,)
-        Positive, in any order: drop those below `rank_gate` first.
+        Positive, in any order; pass those of `resolved_eigenvalues`.
 
     Returns
     -------
     TailFit
-        All NaN with n_tail 0 when no xmin leaves two distinct eigenvalues in its tail.
+        All NaN with n_tail 0 if no xmin has two distinct eigenvalues in its tail.
 
     Raises
     ------
     ValueError
-        When the eigenvalues are not one-dimensional, or not all positive and finite.
+        If the eigenvalues are not one-dimensional, or not all positive and finite.
     """
     x = checked_eigenvalues(eigenvalues)
     if len(x) < 2:
@@ -103,7 +106,7 @@ def fit_alpha(eigenvalues: ArrayLike) -> TailFit:
 
 
 def checked_eigenvalues(eigenvalues: ArrayLike) -> NDArray[np.float64]:
-    """Return the eigenvalues in ascending order; raise ValueError for what is no spectrum."""
+    """Return the eigenvalues in ascending order; raise ValueError if they are invalid."""
     if np.iscomplexobj(eigenvalues):
         raise ValueError("eigenvalues are complex: expected real numbers")
     x = np.asarray(eigenvalues, dtype=np.float64)
@@ -121,7 +124,7 @@ def _ks_distances(
     """Return the Kolmogorov-Smirnov distance of the tail above each candidate xmin.
 
     The empirical distribution function is taken at its left limit, (j - i) / n, as in Clauset,
-    Shalizi & Newman (2009) and both packages.
+    Shalizi & Newman (2009) and in both packages.
     """
     size = len(logs)
     distance = np.empty(len(candidates))
@@ -132,8 +135,8 @@ def _ks_distances(
         share = 1 / (size - i)
         gap = (logs[j] - logs[i]) * (1 - alpha[rows, None])
         np.exp(np.minimum(gap, 0, out=gap), out=gap)  # the fitted share above each eigenvalue
-        gap -= (size - j) * share  # the empirical one
-        first = i[-1, 0] - i[0, 0]  # only columns before the last xmin can lie below an xmin
+        gap -= (size - j) * share  # minus the empirical share
+        first = i[-1, 0] - i[0, 0]  # only columns before the last xmin can be below an xmin
         gap[:, :first][j[:first] < i] = 0
         distance[rows] = np.maximum(gap.max(axis=1), -gap.min(axis=1))
     return distance

@@ -1,4 +1,4 @@
-"""Measured layers -> a word for each, and the summary of a checkpoint with its accounting."""
+"""Measured layers -> a verdict for each, and the summary of a checkpoint."""
 
 import itertools
 import math
@@ -15,16 +15,16 @@ from specdiag.htsr.posterior import MIN_SPACINGS, ROPE
 from specdiag.htsr.statistics import known, mean, mean_interval
 
 WELL_TRAINED = (2.0, 6.0)  # the range of alpha that Martin & Mahoney (2021) call well trained
-MAX_Q = 0.05  # of the null: above, the layer is as a random matrix
+MAX_Q = 0.05  # of the null: with a larger q, the layer does not differ from a random matrix
 MIN_GOF_P = 0.1  # Clauset, Shalizi & Newman (2009), section 4.1
-MAX_RATIO_P = 0.05  # another tail is better when its likelihood ratio is this sure
+MAX_RATIO_P = 0.05  # another tail fits better when the p-value of its ratio is smaller
 MAX_SHORT_TAIL = 0.5  # probability of fewer than 30 eigenvalues in the tail
 
 VERDICTS = ("power law", "compatible", "too few", "rejected", "no evidence", "degenerate")
 
 
 def with_verdicts(layers: Iterable[Layer]) -> list[Layer]:
-    """Return the layers of one checkpoint with `null_q`, over all of them, and their verdicts."""
+    """Return the layers of one checkpoint with verdicts, and with `null_q` adjusted over all."""
     layers = list(layers)
     q = false_discovery_rate([layer.null_p for layer in layers])
     layers = [replace(layer, null_q=float(x)) for layer, x in zip(layers, q, strict=True)]
@@ -32,15 +32,18 @@ def with_verdicts(layers: Iterable[Layer]) -> list[Layer]:
 
 
 def verdict(layer: Layer) -> str:
-    """Return the first word that applies; an empty one for layers that were not fit.
+    """Return the first verdict that applies to a layer, or '' if none does (skipped, failed).
 
     - degenerate: the spectrum has collapsed (see `status`);
-    - no evidence: an alpha as low is what random matrices of this shape give (null_q > 0.05);
+    - no evidence: random matrices of this shape have an alpha as low (null_q > 0.05);
     - rejected: no power law fits the tail (gof_p < 0.1);
-    - too few: fewer than 30 eigenvalues are probably in the tail, so its interval is not calibrated;
+    - too few: the tail probably has fewer than 30 eigenvalues, so its interval is not calibrated,
       or the matrix has fewer than 17;
     - compatible: not rejected, but another tail fits better, or the goodness of fit was not tested;
-    - power law: heavier than random, not rejected, long enough, and no other tail is better.
+    - power law: heavier than random, not rejected, long enough, and no other tail fits better.
+
+    The methods of others have no null and no goodness of fit: with them a layer is `degenerate`,
+    `too few` or ''.
     """
     if layer.status != "fit":
         return "degenerate" if layer.status == "degenerate" else ""
@@ -51,7 +54,7 @@ def verdict(layer: Layer) -> str:
     if layer.rank <= MIN_SPACINGS + 1 or layer.posterior.short_tail > MAX_SHORT_TAIL:
         return "too few"
     if math.isnan(layer.null_q):
-        return ""  # by a method of others, which has no null
+        return ""  # measured by a method of others, which has no null
     ratios = layer.likelihood_ratios.values()
     if math.isnan(layer.gof_p) or any(ratio < 0 and p < MAX_RATIO_P for ratio, p in ratios):
         return "compatible"
@@ -59,20 +62,21 @@ def verdict(layer: Layer) -> str:
 
 
 def summarise(layers: Sequence[Layer]) -> dict[str, Any]:
-    """Return the summary of a checkpoint: alphas over the layers that were fit, and the accounting.
+    """Return the summary of a checkpoint: how many layers were measured, and alpha over them.
 
     Returns
     -------
     dict
-        The accounting: n_walked = n_fit + n_degenerate + n_skipped + n_failed, coverage = n_fit of
-        n_fit + n_degenerate, `reasons`: the layers of each (status, reason).
-        Over fit layers, NaN when there are none: mean_alpha and its interval (95 %, layers as the
-        sampling unit, Student's t), median_alpha, mean_distance_from_2, fraction_below_2,
-        fraction_2_to_6, fraction_above_6, all of the point estimate; posterior_mean_alpha,
-        rope_fraction (mean of P(1.9 <= alpha <= 2.1)), and Kruschke's decisions on that region:
-        n_inside_rope, n_outside_rope, n_undecided.
-        n_distinguishable: layers with null_q <= 0.05; n_tested: layers with a null. `verdicts`:
-        how many layers have each.
+        n_walked = n_fit + n_degenerate + n_skipped + n_failed; coverage = n_fit / (n_fit +
+        n_degenerate); reasons, the layers of each (status, reason).
+        Over the fit layers, NaN if there are none, of the point estimate: mean_alpha and its 95 %
+        interval (Student's t, with layers as the sampling unit), median_alpha,
+        mean_distance_from_2, fraction_below_2, fraction_2_to_6, fraction_above_6.
+        Over the fit layers, of the posterior: posterior_mean_alpha, rope_fraction (the mean of
+        P(1.9 <= alpha <= 2.1)), and Kruschke's decisions on that region: n_inside_rope,
+        n_outside_rope, n_undecided.
+        n_tested, the layers with a null; n_distinguishable, those with null_q <= 0.05; verdicts,
+        how many layers have each verdict.
     """
     count = Counter(layer.status for layer in layers)
     fit = [layer for layer in layers if layer.status == "fit"]
@@ -105,7 +109,7 @@ def _share(part: int, whole: int) -> float:
 
 
 def _rope_decisions(fit: Sequence[Layer]) -> dict[str, int]:
-    """Return how many intervals lie inside the ROPE, outside of it, or neither.
+    """Return how many intervals lie inside the ROPE, outside it, or neither.
 
     Kruschke (2018), Adv. Methods Pract. Psychol. Sci. 1(2).
     """

@@ -1,8 +1,8 @@
-"""Alpha by the rules of others, for comparison: WeightWatcher's, and those of the published card.
+"""Alpha by the rules of others, for comparison: those of WeightWatcher and of the published card.
 
-Plain arrays in and out. Re-derived from their formulas, with their traps: the floor of WeightWatcher is
-absolute, so its alpha changes with the scale of the weights; the card's has a minimum tail that forces
-alpha down. docs/calibration.md says how far each can be trusted.
+Plain arrays in and out. Both are written from their formulas and keep their weaknesses: the floor
+of WeightWatcher is absolute, so its alpha changes with the scale of the weights; the card requires
+a minimum tail, which makes alpha too low. docs/calibration.md compares how reliable they are.
 """
 
 import math
@@ -25,10 +25,10 @@ WWJ_PRIOR = 1e-3  # shape and rate of the Gamma prior of alpha - 1
 
 
 def weightwatcher(squared_singular_values: Array) -> tuple[TailFit, Posterior]:
-    """Return what weightwatcher 0.7.7 reports, from the eigenvalues of W'W (not divided by N).
+    """Return the fit of weightwatcher 0.7.7, from the eigenvalues of W'W (not divided by N).
 
-    Eigenvalues above 1e-5 are fitted as `fit_alpha` does; the interval is alpha +- 1.96 sigma. It has
-    no posterior: the other fields are NaN.
+    Eigenvalues above 1e-5 are fitted as in `fit_alpha`. The interval is alpha +- 1.96 sigma. The
+    other fields of the posterior are NaN, because the method has no posterior.
     """
     fit = fit_alpha(squared_singular_values[squared_singular_values > WEIGHTWATCHER_FLOOR])
     reach = 1.96 * fit.sigma
@@ -39,20 +39,21 @@ def weightwatcher(squared_singular_values: Array) -> tuple[TailFit, Posterior]:
 def wwj(W: NDArray[np.generic]) -> tuple[TailFit, Posterior, int]:
     """Return the frequentist fit, the averaged posterior and the rank by the published rules.
 
-    The eigenvalues are those of W'W / max(n, m) in float32, above 1e-9 of the largest. Both reports
-    allow every xmin with 50 eigenvalues or more in its tail. The frequentist one takes the least
+    The eigenvalues are those of W'W / max(n, m) in float32, above 1e-9 of the largest. Every xmin
+    with at least 50 eigenvalues in its tail is allowed. The frequentist fit has the least
     Kolmogorov-Smirnov distance, with the empirical distribution at its right limit, and alpha = 1 +
-    n / S, S the sum of log(x / xmin). The Bayesian one weighs each xmin by
+    n / S, where S is the sum of log(x / xmin). The Bayesian fit gives each xmin the log-weight
 
         -sum(log x) + lgamma(a + n) - (a + n) log(b + S) - (n log r - r sum(x)),
 
-    sums over the tail, a = b = 0.001, r = 1 / mean of all eigenvalues, and averages Gamma(a + n, b + S)
-    for alpha - 1. `rope` is that of the frequentist window alone, as in the published figures.
+    with sums over the tail, a = b = 0.001 and r = 1 / mean of all eigenvalues, and averages
+    Gamma(a + n, b + S) for alpha - 1. `rope` is that of the frequentist xmin alone, as in the
+    published numbers.
 
     Returns
     -------
     TailFit, Posterior, int
-        No fit when the rank is below 50.
+        `NO_FIT` and `NO_POSTERIOR` if the rank is below 50 or all eigenvalues are equal.
     """
     A = np.asarray(W, dtype=np.float32)
     gram = (A.T @ A if A.shape[0] >= A.shape[1] else A @ A.T) / np.float32(max(A.shape))

@@ -120,5 +120,5 @@ def test_a_tail_of_two_values_has_no_ratio():
     ("tail", "xmin"), [([1.0, 2.0, 3.0], 0.0), ([1.0, 2.0, 3.0], 2.0), ([1.0, 2.0], math.nan)]
 )
 def test_a_tail_that_reaches_below_xmin_is_refused(tail, xmin):
-    with pytest.raises(ValueError, match="expected a positive number that no eigenvalue is below"):
+    with pytest.raises(ValueError, match="expected a positive number, no eigenvalue below it"):
         likelihood_ratios(tail, xmin)
