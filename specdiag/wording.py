@@ -86,6 +86,16 @@ def accounting(counts: Mapping[str, int]) -> str:
     return f"{total}: {parts}" if parts else total
 
 
+def numbered(names: Sequence[str]) -> list[str]:
+    """Return the names, equal ones with a number: `a, b#1, b#2`."""
+    seen, numbers = Counter[str](), []
+    for name in names:
+        seen[name] += 1
+        numbers.append(seen[name])
+    pairs = zip(names, numbers, strict=True)
+    return [f"{name}#{n}" if seen[name] > 1 else name for name, n in pairs]
+
+
 def number(value: float, form: str) -> str:
     """Return a number in the given format; a dash for NaN and infinity."""
     return format(value, form) if math.isfinite(value) else "-"

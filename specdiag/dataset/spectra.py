@@ -29,6 +29,7 @@ from specdiag.htsr.layers import MIN_EIGENVALUES, Layer, matrices, measure
 from specdiag.htsr.null import NULLS
 from specdiag.htsr.verdict import with_verdicts
 from specdiag.htsr.weightwatcher import METHODS
+from specdiag.wording import numbered
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -183,23 +184,21 @@ def build(
 
 
 def unique_names(checkpoints: Sequence[Checkpoint]) -> list[str]:
-    """Return the names of the checkpoints.
+    """Return a different name for each checkpoint.
 
-    Equal ones get the names of their files, of their folders where these are equal too, then a number.
+    That is its own name, or the first of these that no other checkpoint has: the name of its file,
+    its name with its folder, that with a number.
     """
     names = [c.name for c in checkpoints]
     files = [c.path.name if c.path else c.name for c in checkpoints]
     folders = [
         f"{c.path.resolve().parent.name}/{c.name}" if c.path else c.name for c in checkpoints
     ]
-    unique = [
-        next((long[i] for long in (names, files) if long.count(long[i]) == 1), folders[i])
-        for i in range(len(names))
+    chosen = [
+        next((options[i] for options in (names, files) if options.count(options[i]) == 1), folder)
+        for i, folder in enumerate(folders)
     ]
-    return [
-        f"{name}#{unique[: i + 1].count(name)}" if unique.count(name) > 1 else name
-        for i, name in enumerate(unique)
-    ]
+    return numbered(chosen)
 
 
 def _attributes(checkpoints: Sequence[Checkpoint], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,11 @@ repository use; elsewhere a factor is '' or NaN.
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from specdiag.lock.entry import Entry
+from specdiag.wording import numbered
 
 # What is decoded from a recording, by what the names of sessions contain.
 _TASKS = {
@@ -104,9 +104,4 @@ def labels(found: Sequence[Mapping[str, Any]]) -> list[str]:
     for one, text in zip(found, texts, strict=True):
         apart = [value for key, value in text.items() if len(values[one["entry"], key]) > 1]
         long.append(one["entry"] + f" ({', '.join(apart)})" * bool(apart))
-    count, seen = Counter(long), Counter[str]()
-    for i, label in enumerate(long):
-        seen[label] += 1
-        if count[label] > 1:
-            long[i] = f"{label}#{seen[label]}"
-    return long
+    return numbered(long)
