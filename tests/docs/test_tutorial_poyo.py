@@ -1,4 +1,4 @@
-"""The tutorial of docs/recipe.md does what it says."""
+"""The commands of the tutorial in docs/recipe.md print the output that it shows."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ pytest.importorskip("torch_brain")
 
 
 def without_digits(text):
-    """Return what a command printed without R², which the length of a training decides."""
+    """Return the output of a command without R², which depends on the length of a training."""
     return re.sub(r" +-?\d\.\d{3,4} *", " R ", text)
 
 
@@ -32,7 +32,7 @@ def clone(tmp_path):
     return tmp_path
 
 
-def test_the_commands_of_the_tutorial_print_what_it_shows(clone):
+def test_the_commands_of_the_tutorial_print_the_output_that_it_shows(clone):
     assert [command for command, _ in STEPS] == ["lock", "train --group mine", "list --group mine"]
     for command, expected in STEPS:
         status, out, _ = run(clone, *command.split())
@@ -43,7 +43,7 @@ def test_the_commands_of_the_tutorial_print_what_it_shows(clone):
     assert out.splitlines()[-2] in TEXT
 
 
-def test_a_recording_of_the_tutorial_that_cannot_be_used_fails_alone_and_leaves_nothing(clone):
+def test_an_entry_whose_recording_is_missing_fails_alone_and_leaves_no_file(clone):
     recipe = clone / "recipes" / "mine.py"
     changed = recipe.read_text().replace("\nTHIRD = ", "\nTHIRD = SIMULATED = ")
     changed += (
@@ -54,12 +54,12 @@ def test_a_recording_of_the_tutorial_that_cannot_be_used_fails_alone_and_leaves_
     status, out, err = run(clone, "train", "mine/scratch")
     session, brainset = "c_20131023_center_out_reaching", "perich_miller_population_2018"
     folder = clone / "recordings"
-    message = out.partition("_recordings.py:")[2].partition(": ")[2]
+    message = out.partition("/recordings.py:")[2].partition(": ")[2]
     assert message == (
-        f"{session}: not in {folder}/{brainset}; prepare it: brainsets prepare {brainset} "
+        f"{session}: not in {folder}/{brainset}; run: brainsets prepare {brainset} "
         f"--single {session} --processed-dir {folder}\n1 failed\n"
     )
     assert status == 1
     assert "Traceback" not in err
-    left = [p for p in (clone / "checkpoints").rglob("*") if not p.name.endswith(".lock")]
-    assert [p.name for p in left] == ["desk", "mine"]
+    entries = [p for p in (clone / "checkpoints").rglob("*") if not p.name.endswith(".lock")]
+    assert [p.name for p in entries] == ["desk", "mine"]

@@ -1,4 +1,4 @@
-"""The recordings that the desk entries of the lock declare."""
+"""The desk entries of the lock and the settings of their simulated recordings."""
 
 from recipes._tasks import AREA2
 from specdiag.lock.lockfile import load

@@ -1,9 +1,9 @@
-"""Jobs in a folder, without a lock."""
+"""Small jobs in a folder, without a lock."""
 
 from specdiag.lock.recipe import Job
 from support.sessions import MODEL, params
 
-PLAIN = MODEL | {"lin_dropout": 0.0, "ffn_dropout": 0.0}  # dropout is a process's own
+PLAIN = MODEL | {"lin_dropout": 0.0, "ffn_dropout": 0.0}  # dropout differs between processes
 
 
 def job(folder, *, parent=None, scale="desk", name="tiny", **changed):
@@ -20,7 +20,7 @@ def job(folder, *, parent=None, scale="desk", name="tiny", **changed):
 
 
 class StopAt:
-    """Stops a training after some steps, and remembers all that it saw."""
+    """Call `how` after step `at` of a training, and record all steps."""
 
     def __init__(self, at, how):
         self.at, self.how, self.steps = at, how, []

@@ -1,14 +1,14 @@
 """Small NWB files in the layout of the benchmark's training files (DANDI 000127 and 000130).
 
-Each is written from a truth, a dict of arrays, which a test may change before: a column or a series
-that is deleted is not written.
+Each is written from a dict of arrays, `truth`. A test can change it before: a column or a series
+that is deleted from it is not written.
 """
 
 import datetime as dt
 
 import numpy as np
 
-ELECTRODES = 16  # of 96, which take their time
+ELECTRODES = 16  # instead of 96, which take long to write
 TIME = dt.datetime(2017, 12, 7, 17, 6, 9, tzinfo=dt.UTC)
 
 
@@ -18,14 +18,14 @@ def _splits(rng, n_trials):
 
 def _spikes(rng, n_units, seconds):
     spikes = [np.sort(rng.uniform(0.5, seconds, rng.poisson(40))) for _ in range(n_units)]
-    spikes[1] = spikes[1][:0]  # a unit may be silent
-    spikes[3][5] = spikes[2][7]  # two may fire at once
+    spikes[1] = spikes[1][:0]  # a unit can have no spikes
+    spikes[3][5] = spikes[2][7]  # two units can fire at the same time
     spikes[3].sort()
     return spikes
 
 
 def area2_bump(rng, n_trials=40, n_units=6):
-    """Reaches and bumps: two segments with a gap, in which the hand is NaN."""
+    """Return reaches and bumps: two segments, and a gap in which the hand is NaN."""
     start = 1.0 + 1.5 * np.arange(n_trials) + rng.uniform(0, 0.1, n_trials)
     start[n_trials // 2 :] += 5.0
     stop = start + rng.uniform(1.1, 1.3, n_trials)
@@ -64,7 +64,7 @@ def area2_bump(rng, n_trials=40, n_units=6):
 
 
 def dmfc_rsg(rng, n_trials=40, n_units=6):
-    """Ready-Set-Go: units without electrodes, no behaviour, trials that failed before Set or Go."""
+    """Return Ready-Set-Go: units without electrodes, no behaviour, trials without Set or Go."""
     start = 2.0 + 3.0 * np.arange(n_trials) + rng.uniform(0, 0.1, n_trials)
     short = rng.uniform(size=n_trials) < 0.5
     ts = np.where(short, rng.uniform(480, 800, n_trials), rng.uniform(800, 1200, n_trials))
@@ -93,7 +93,7 @@ def dmfc_rsg(rng, n_trials=40, n_units=6):
 
 
 def write(path, truth):
-    """Write a truth as NWB."""
+    """Write the contents of `truth` to an NWB file."""
     import pynwb
 
     nwbfile = pynwb.NWBFile("a session", "an identifier", TIME)

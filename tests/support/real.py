@@ -1,10 +1,11 @@
-"""Real recordings beside the checkout, in the files that torch_brain's pipelines write.
+"""Real recordings beside the checkout -> files as torch_brain's pipelines write them.
 
-The monkeys' are binned extracts: when in its bin a spike fell is unknown, and it is drawn uniformly; bins
-without movement are missing. So each trial has a slot of its own, at least a window long, in which its
-movement begins after `LEAD`; slots lie apart, and no window reaches from one into another. Around the
-movement there are neither spikes nor samples of the hand, which no real recording would show: good for
-asking whether a decoder decodes, not for what it makes of rest.
+The recordings of monkeys are binned extracts. The time of a spike within its bin is unknown and is
+drawn uniformly; bins without movement are missing. Each trial therefore gets a separate slot, at
+least as long as a window, and its movement begins `LEAD` after the start of the slot. There is a
+gap between slots, so no window contains parts of two trials. Around a movement there are neither
+spikes nor samples of the hand, unlike in a real recording: these files can show whether a decoder
+decodes movement, but not what it does during rest.
 """
 
 from pathlib import Path
@@ -26,19 +27,19 @@ from recipes._tasks import task_of
 from support.paths import SHARED
 
 FOLDER = SHARED / "data"
-MONKEYS = {  # file, and the test R² of a ridge decoder with three lags in its README
+MONKEYS = {  # file: test R² of a ridge decoder with three lags, from its README
     "c_20131003_center_out_reaching_50ms": 0.75,
     "c_20131003_center_out_reaching_100ms": 0.69,
     "m_20140303_center_out_reaching_100ms": 0.85,
 }
 RAT = "mmaze_0_1"
-LEAD, SLOT, APART = 0.05, 1.1, 1.0  # s: before the movement, at least for a trial, between trials
-PIXELS = 300.0  # a metre, about: the scale is not known
-NOISE = 19  # the rat's unit with most of the spikes, several cells and noise
+LEAD, SLOT, APART = 0.05, 1.1, 1.0  # s: before a movement, smallest slot, between slots
+PIXELS = 300.0  # per metre, approximately: the scale is unknown
+NOISE = 19  # the unit of the rat with most spikes, which are of several cells and noise
 
 
 def extract(name):
-    """Return the arrays of a file beside the checkout, or skip the test that asks for them."""
+    """Return the arrays of a file beside the checkout; skip the test if it is missing."""
     path = FOLDER / f"{name}.npz"
     if not path.is_file():
         pytest.skip("no ../shared/data beside the checkout")
@@ -47,7 +48,7 @@ def extract(name):
 
 
 def write(folder, name, seed=0):
-    """Write an extract as FOLDER/BRAINSET/SESSION.h5 and return its session."""
+    """Write an extract to FOLDER/BRAINSET/SESSION.h5, and return its session."""
     session = name.rpartition("_")[0] if name in MONKEYS else name
     data = monkey(name, session, seed) if name in MONKEYS else rat(session)
     path = Path(folder) / task_of(session).brainset / f"{session}.h5"
@@ -60,7 +61,7 @@ def write(folder, name, seed=0):
 def monkey(name, session, seed=0):
     """Return a centre-out session in the layout of perich_miller_population_2018.
 
-    Of the trials 80 % are for training, an eighth of them validates, and 20 % are the test.
+    70 % of the trials are for training, 10 % for validation, and 20 % for the test.
     """
     bins, width = extract(name), extract(name)["bin_width_s"].item()
     _, trial = np.unique(bins["trial"], return_inverse=True)
@@ -94,7 +95,7 @@ def monkey(name, session, seed=0):
             domain=slots,
         ),
         cursor=IrregularTimeSeries(
-            first + width / 2,  # of the bin
+            first + width / 2,  # the middle of a bin
             pos=bins["hand_position"].astype(float),
             vel=bins["hand_velocity"].astype(float),
             domain=slots,
@@ -108,9 +109,10 @@ def monkey(name, session, seed=0):
 
 
 def rat(session):
-    """Return the run in the W-maze in the layout of vollan_moser_alternating_2025.
+    """Return the session in the W-maze in the layout of vollan_moser_alternating_2025.
 
-    Position is smoothed over 0.25 s and speed over 1 s, brought to 100 Hz and left out below 5 cm/s, as there.
+    As in that brainset, position is smoothed over 0.25 s and speed over 1 s, samples are at 100 Hz,
+    and those below 5 cm/s are left out.
     """
     raw = extract("rat_wmaze_hippocampus")
     tracked, pixels = raw["position_time_s"], raw["position_px"].astype(float)
@@ -121,7 +123,7 @@ def rat(session):
     speed = np.hypot(*np.gradient(place, 0.01, axis=0).T)
     speed = np.convolve(speed, np.full(100, 1 / 100), mode="same")
     moves = speed > 0.05
-    moves[[*range(100), *range(-100, 0)]] = False  # the smoothing reaches beyond the ends
+    moves[[*range(100), *range(-100, 0)]] = False  # smoothing is invalid at the ends
     edges = np.flatnonzero(np.diff(moves.astype(int)))
     domain = Interval(times[edges[::2] + 1], times[edges[1::2]] + 0.01)
     kept = raw["spike_unit"] != NOISE
@@ -151,10 +153,10 @@ def _described(session, subject):
     return {
         "brainset": BrainsetDescription(
             id=task.brainset,
-            origin_version=task.version,  # so that it opens as the declared one
+            origin_version=task.version,  # the version that the lock declares
             derived_version="extract",
             source="published extract",
-            description="A published extract of a recording, laid out anew",
+            description="A published extract of a recording in another layout",
         ),
         "subject": SubjectDescription(id=subject),
         "session": SessionDescription(id=session, task="REACHING"),

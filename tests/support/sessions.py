@@ -4,7 +4,7 @@ import numpy as np
 
 
 def session(name="c_20131003_center_out_reaching", *, n_units=12, seconds=24.0, seed=0, rate=8.0):
-    """Return a recording whose cursor velocity is a smooth function of the units' rates."""
+    """Return a recording in which the rates of units follow the velocity of the cursor."""
     from torch_brain.data import ArrayDict, Data, Interval, IrregularTimeSeries
 
     rng = np.random.default_rng(seed)
@@ -67,7 +67,7 @@ MODEL = {
 
 
 def params(**changed):
-    """Return the params of an entry, in miniature; `changed` replaces parts of them."""
+    """Return the params of a small entry; `changed` replaces parts of them."""
     from recipes._published import adamw, training
     from recipes._tasks import VELOCITY
 
@@ -94,7 +94,7 @@ def params(**changed):
 
 
 def sessions(n=2, **options):
-    """Return recordings of different sizes."""
+    """Return `n` recordings of different length and number of units."""
     return [
         session(name, n_units=9 + 4 * i, seconds=24.0 + 4 * i, seed=i, **options)
         for i, name in enumerate(NAMES[:n])
