@@ -10,6 +10,9 @@ from support.paths import ROOT
 
 PACKAGE = ROOT / "specdiag"
 RECIPES = ROOT / "recipes"
+FIGURES = sorted((ROOT / "figures").glob("*.py"))
+
+OWN = "."  # an import with a dot: of the same folder
 
 # Packages and modules of specdiag, top to bottom: each imports what stands below its line, no equals.
 LAYERS = (
@@ -27,10 +30,15 @@ LAYERS = (
 # What recipes may import: they build checkpoints, and leave commands, states and drawings to specdiag.
 RECIPES_FILES = [p for p in RECIPES.rglob("*.py") if "pipelines" not in p.parts]
 FOR_RECIPES = {
-    *("numpy", "scipy", "h5py", "torch", "torch_brain", "lightning", "tqdm", "recipes"),
+    *("numpy", "scipy", "h5py", "torch", "torch_brain", "lightning", "tqdm", OWN),
     *("specdiag.checkpoint", "specdiag.features", "specdiag.files", "specdiag.htsr.monitor"),
     *("specdiag.lock", "specdiag.transfer.claims", "specdiag.transfer.evaluation"),
     "specdiag.wording",
+}
+# Figures of this study draw what others measured.
+FOR_FIGURES = {
+    *("numpy", "matplotlib", OWN),
+    *("specdiag.plot", "specdiag.dataset", "specdiag.files", "specdiag.wording"),
 }
 # Pipelines run without specdiag, in an environment that has torch_brain, what that needs, and dandi.
 FOR_PIPELINES = {"h5py", "numpy", "pandas", "pynwb", "ray", "torch_brain", "nlb"}
@@ -59,7 +67,7 @@ def imports(node):
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom) and node.level:
-        yield "recipes"  # the only package that imports its own modules with a dot
+        yield OWN
     elif isinstance(node, ast.ImportFrom) and node.module == "specdiag":
         yield from (f"specdiag.{alias.name}" for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
@@ -107,6 +115,17 @@ def test_a_recipe_imports_no_command_store_or_figure(path):
     assert extra_imports(path, FOR_RECIPES) == set()
 
 
+@pytest.mark.parametrize("path", FIGURES, ids=lambda p: p.stem)
+def test_a_figure_imports_only_what_reads_and_draws_a_dataset(path):
+    assert extra_imports(path, FOR_FIGURES) == set()
+
+
+@pytest.mark.parametrize("folder", ["specdiag", "recipes", "benchmarks"])
+def test_nothing_imports_the_figures_of_the_study(folder):
+    used = {n for p in (ROOT / folder).rglob("*.py") for n in imports(ast.parse(p.read_text()))}
+    assert [name for name in used if name.split(".")[0] == "figures"] == []
+
+
 @pytest.mark.parametrize(
     "path", sorted((RECIPES / "pipelines").rglob("*.py")), ids=lambda p: p.parent.name
 )
@@ -116,7 +135,7 @@ def test_a_pipeline_imports_only_what_its_environment_has(path):
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in [*PACKAGE.rglob("*.py"), *sorted(RECIPES_FILES)] if p.stem not in LAZY],
+    [p for p in [*PACKAGE.rglob("*.py"), *sorted(RECIPES_FILES), *FIGURES] if p.stem not in LAZY],
     ids=lambda p: p.stem,
 )
 def test_heavy_libraries_are_imported_only_inside_functions(path):

@@ -65,9 +65,9 @@ def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[
         drawn.check_names(dataset, names)
     except ValueError as error:
         raise click.UsageError(f"--checkpoint: {error}") from error
-    found = drawn.drawings(dataset, tables, spectra_of=names or None)
-    written, lacking = drawn.write(_counted(found), output)
-    for name, reason in lacking.items():
+    drawings = drawn.drawings(dataset, tables, spectra_of=names or None, study=_study())
+    written, reasons = drawn.write(_counted(drawings), output)
+    for name, reason in reasons.items():
         click.echo(f"no {name}: {reason}", err=True)
     click.echo(f"wrote {len(written)} files in {output}", err=True)
 
@@ -110,8 +110,22 @@ def report(
 
     dataset, tables = _read(data, trainings)
     sections = _sections(dataset) + ([_claims(claims, lock_path)] if claims else [])
-    write_whole(output, page(dataset, tables=tables, sections=sections).encode())
+    html = page(dataset, tables=tables, sections=sections, study=_study(lock_path))
+    write_whole(output, html.encode())
     click.echo(f"wrote {output}", err=True)
+
+
+def _study(lock_path: Path | None = None) -> Path | None:
+    """Return the folder with the figures of the study of a lock, the one given or the nearest."""
+    from specdiag.lock.lockfile import find_lock
+    from specdiag.plot.drawings import FOLDER
+
+    try:
+        path = lock_path or find_lock(Path.cwd())
+    except FileNotFoundError:
+        return None
+    folder = path.resolve().parent / FOLDER
+    return folder if folder.is_dir() else None
 
 
 def _sections(dataset: "xr.Dataset") -> list["Section"]:

@@ -1,1 +1,1 @@
-"""Figures of any Dataset."""
+"""Figures of any Dataset: one module a figure, and `drawings`, which draws them all."""

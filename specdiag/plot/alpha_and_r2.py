@@ -23,23 +23,20 @@ if TYPE_CHECKING:
 TITLE = "Alpha and test R²"
 
 
-def lacks(dataset: "xr.Dataset") -> str:
+def reason_not_drawn(dataset: "xr.Dataset") -> str:
     """Return why there is nothing to draw, or ''."""
     if not has_r2(dataset):
         return NO_R2
     n = sum(map(len, _shown(dataset)))
-    return (
-        ""
-        if n > 1
-        else f"{counted(n, 'checkpoint')} with R² and a layer that was fit: two are needed"
-    )
+    if n > 1:
+        return ""
+    return f"{counted(n, 'checkpoint')} with R² and a layer that was fit: two are needed"
 
 
 def _shown(dataset: "xr.Dataset") -> list[Any]:
-    """Return the replicates with alpha and R²; evaluations have the weights of another checkpoint."""
-    known = np.isfinite(mean_over_fit_layers(dataset, "alpha_mean")) & np.isfinite(
-        dataset.r2.values
-    )
+    """Return replicates with alpha and R²; not evaluations, whose weights are a parent's."""
+    known = np.isfinite(mean_over_fit_layers(dataset, "alpha_mean"))
+    known &= np.isfinite(dataset.r2.values)
     known &= dataset.arm.values != "evaluation"
     return [group[known[group]] for group in replicates(dataset) if known[group].any()]
 
@@ -47,9 +44,8 @@ def _shown(dataset: "xr.Dataset") -> list[Any]:
 def plot(dataset: "xr.Dataset") -> "Figure":
     """Return mean alpha over fit layers against test R², a point an entry, bars over its seeds."""
     alpha = mean_over_fit_layers(dataset, "alpha_mean")
-    figure = scatter(
-        dataset, alpha, [(g, mean_over_seeds(alpha[g]), False) for g in _shown(dataset)]
-    )
+    at = [(group, mean_over_seeds(alpha[group]), False) for group in _shown(dataset)]
+    figure = scatter(dataset, alpha, at)
     figure.axes[0].set_xlabel("mean over fit layers of α (posterior means)")
     return figure
 
@@ -59,9 +55,10 @@ def caption(dataset: "xr.Dataset") -> str:
     shown = _shown(dataset)
     at = np.concatenate(shown)
     fit, dead = dataset.n_fit.values[at], dataset.n_degenerate.values[at]
+    n_others = dataset.sizes["checkpoint"] - len(at)
     return (
-        f"Mean α and test R² of {counted(len(at), 'checkpoint')} ({len(shown)} of the lock's entries; "
-        f"{dataset.sizes['checkpoint'] - len(at)} others have no R², no fit layer, or no weights of their "
-        f"own). The mean is over {ranged(fit)} fit layers; {ranged(dead)} are degenerate and in no mean. "
+        f"Mean α and test R² of {counted(len(at), 'checkpoint')} ({len(shown)} of the lock's "
+        f"entries; {n_others} others have no R², no fit layer, or no weights of their own). "
+        f"The mean is over {ranged(fit)} fit layers; {ranged(dead)} are degenerate and in no mean. "
         + seeds_text(dataset, shown)
     )

@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from specdiag.dataset.spectrum import layer_counts
 from specdiag.htsr.null import gaussian_draws
 from specdiag.htsr.verdict import MAX_Q, WELL_TRAINED
 from specdiag.plot.style import short_title
-from specdiag.wording import short
+from specdiag.wording import accounting, short
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -18,11 +19,12 @@ TITLE = "Alpha by depth"
 
 
 def plot(dataset: "xr.Dataset", checkpoint: str | None = None) -> "Figure":
-    """Return alpha, its interval and that of random matrices by layer; area shows the size of the tail.
+    """Return alpha and its interval by layer, with the range that random matrices give.
 
-    Alpha is the posterior mean, which the null is made of too, or the point estimate by methods
-    without a posterior. Positions are those in the names of the files of `draw_all`. Degenerate and
-    failed layers have no alpha: crosses at 0 mark them.
+    Alpha is the posterior mean, as in the null, or the point estimate if the method has no
+    posterior. The area of a dot shows the number of eigenvalues in the tail. Positions are those in
+    the names of files that `draw_all` writes. Degenerate and failed layers have no alpha: crosses
+    at 0 mark them.
     """
     from matplotlib.figure import Figure
 
@@ -68,14 +70,14 @@ def has_posterior(one: "xr.Dataset") -> bool:
 
 
 def shown_alpha(one: "xr.Dataset") -> Any:
-    """Return posterior means, or point estimates by methods that have none."""
+    """Return posterior means, or point estimates if the method has no posterior."""
     return one.alpha_mean.values if has_posterior(one) else one.alpha.values
 
 
 def null_band(one: "xr.Dataset") -> tuple[Any, Any, Any]:
-    """Return the positions of layers that were compared with a null, and its 5 % and 95 % quantiles.
+    """Return the positions of layers compared with a null, and its 5 % and 95 % quantiles.
 
-    Below the lower one, alpha is lower than 95 % of Gaussian matrices of that shape give it.
+    An alpha below the 5 % quantile is lower than that of 95 % of Gaussian matrices of that shape.
     """
     position = np.flatnonzero(np.isfinite(one.null_p.values))
     shapes = [tuple(map(int, text.split("x"))) for text in one["shape"].values[position]]
@@ -85,25 +87,20 @@ def null_band(one: "xr.Dataset") -> tuple[Any, Any, Any]:
 
 
 def caption(dataset: "xr.Dataset", checkpoint: str | None = None) -> str:
-    """Return what is drawn, with the accounting: walked = fit + degenerate + skipped (+ failed)."""
+    """Return what is drawn, with the number of matrices of each status."""
     name = str(dataset.checkpoint.values[0]) if checkpoint is None else checkpoint
     one = dataset.drop_dims("sample").sel(checkpoint=name)
-    status = one.status.values
-    n = {word: int(np.sum(status == word)) for word in ("fit", "degenerate", "skipped", "failed")}
-    buckets = " + ".join(
-        f"{count} {word}" for word, count in n.items() if count or word != "failed"
-    )
+    n = {status: int(count) for status, count in layer_counts(one).items()}
     text = (
-        f"Power-law exponent α of the weight matrices of {short(name)} in the order of the file: "
-        f"walked {sum(n.values())} matrices = {buckets}. "
-        "Bars are 95 % intervals; green is the range from 2 to 6."
+        f"Power-law exponent α of the weight matrices of {short(name)} in the order of the file "
+        f"({accounting(n)}). Bars are 95 % intervals; green is the range from 2 to 6."
     )
     tested = np.isfinite(one.null_q.values)
     if tested.any():
         text += (
             f" Grey is where 90 % of Gaussian matrices of the same shape lie; "
-            f"{int(np.sum(one.null_q.values[tested] <= MAX_Q))} of {tested.sum()} alphas are lower than "
-            f"such matrices give (q ≤ {MAX_Q}, adjusted for the layers)."
+            f"{int(np.sum(one.null_q.values[tested] <= MAX_Q))} of {tested.sum()} alphas are lower "
+            f"than such matrices give (q ≤ {MAX_Q}, adjusted for the number of layers)."
         )
     if n["degenerate"]:
         text += " Crosses at 0 are matrices whose spectrum has collapsed: they have no α."

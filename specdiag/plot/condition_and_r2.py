@@ -24,16 +24,15 @@ if TYPE_CHECKING:
 TITLE = "Condition number and test R²"
 
 
-def lacks(dataset: "xr.Dataset") -> str:
+def reason_not_drawn(dataset: "xr.Dataset") -> str:
     """Return why there is nothing to draw, or ''."""
     if not has_r2(dataset):
         return NO_R2
     n = sum(map(len, _shown(dataset)))
-    return (
-        ""
-        if n > 1
-        else f"{counted(n, 'checkpoint')} with R² and the condition number of its features: two are needed"
-    )
+    if n > 1:
+        return ""
+    checkpoints = counted(n, "checkpoint")
+    return f"{checkpoints} with R² and the condition number of its features: two are needed"
 
 
 def _shown(dataset: "xr.Dataset") -> list[Any]:
@@ -73,9 +72,9 @@ def caption(dataset: "xr.Dataset") -> str:
     samples = dataset.n_samples.values[at]
     n_bound = int(_bound(dataset)[at].sum())
     return (
-        f"Condition number of the covariance of the features, over {ranged(samples)} "
-        f"samples, and test R² of {counted(len(at), 'checkpoint')} ({len(shown)} of the "
-        f"lock's entries). {seeds_text(dataset, shown)} "
-        f"Of the condition numbers {n_bound} are lower bounds (arrows): the smallest eigenvalue is below "
-        "the noise floor of the forward pass. Bars of single seeds are 95 % intervals over blocks of trials."
+        f"Condition number of the covariance of the features, over {ranged(samples)} samples, and "
+        f"test R² of {counted(len(at), 'checkpoint')} ({len(shown)} of the lock's entries). "
+        f"{seeds_text(dataset, shown)} Of the condition numbers {n_bound} are lower bounds "
+        "(arrows): the smallest eigenvalue is below the noise floor of the forward pass. Bars of "
+        "single seeds are 95 % intervals over blocks of trials."
     )

@@ -1,4 +1,4 @@
-"""Alpha of two checkpoints by layer, and their difference: pretrained against scratch."""
+"""Alpha of two checkpoints by layer, and its difference."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLORS = ("#0072b2", "#d55e00")
+TITLE = "Alpha of two checkpoints"
 
 
 def draw(dataset: "xr.Dataset", path: Path) -> list[Path]:
-    """Write the figure of the first comparison, or of each when there are several.
+    """Write the figure of each comparison; return the files.
 
-    The files of several are named after their position: `difference_1.png`, `difference_2.png` and so
-    on for `difference.png`.
+    One comparison is written to `path`, several to files with their position: `difference_1.png`,
+    `difference_2.png` and so on for `difference.png`.
     """
     names = dataset.comparison.values
     written = []
@@ -31,21 +32,18 @@ def draw(dataset: "xr.Dataset", path: Path) -> list[Path]:
     return written
 
 
-TITLE = "Alpha of two checkpoints"
-
-
 def plot(dataset: "xr.Dataset", comparison: str | None = None) -> "Figure":
     """Return alpha of both checkpoints of a comparison by layer, and the difference below.
 
-    Points are posterior means, bars 95 % intervals; crosses at the bottom mark layers without alpha. The
-    band is the interval of the mean difference that allows for seeds.
+    Points are posterior means, bars 95 % intervals; crosses at the bottom mark layers without
+    alpha. The band is the interval of the mean difference that allows for seeds.
 
     Parameters
     ----------
     dataset : xarray.Dataset
         Of `specdiag.compare`.
     comparison : str, optional
-        Name of the second checkpoint; that of the first comparison by default.
+        Name of the second checkpoint; by default that of the first comparison.
     """
     from matplotlib.figure import Figure
 
@@ -104,7 +102,7 @@ def _draw_difference(ax: "Axes", both: "xr.Dataset") -> None:
     )
 
 
-def lacks(dataset: "xr.Dataset") -> str:
+def reason_not_drawn(dataset: "xr.Dataset") -> str:
     """Return why there is nothing to draw, or ''."""
     if "comparison" in dataset.dims:
         return ""
@@ -116,7 +114,8 @@ def caption(dataset: "xr.Dataset", comparison: str | None = None) -> str:
     second = str(dataset.comparison.values[0]) if comparison is None else comparison
     one = dataset.sel(comparison=second)
     return (
-        f"Posterior means of α of {short(str(dataset.checkpoint.values[0]))} (1) and {short(second)} (2) by layer, "
-        f"and their difference, with 95 % intervals; {int(one.n_compared)} layers in {int(one.n_blocks)} blocks are "
-        f"fit in both. {one.conclusion.values}"
+        f"Posterior means of α of {short(str(dataset.checkpoint.values[0]))} (1) and "
+        f"{short(second)} (2) by layer, and their difference, with 95 % intervals; "
+        f"{int(one.n_compared)} layers in {int(one.n_blocks)} blocks are fit in both. "
+        f"{one.conclusion.values}"
     )

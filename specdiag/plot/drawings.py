@@ -1,7 +1,9 @@
-"""Figures, one module each: `plot(dataset, ...)` reads a Dataset and returns a matplotlib Figure.
+"""Dataset -> all its figures, from one module each, with captions.
 
-Beside it, `caption` says in words what is drawn and of how many, and `lacks` why there is nothing to
-draw ('' when there is). `drawings` goes through all of them.
+A module has `TITLE`, `plot(dataset, ...)`, which returns a matplotlib Figure, and
+`caption(dataset, ...)`, which says what is drawn and of how many. `reason_not_drawn(dataset)`
+returns '' if the Dataset has values for the figure. Modules of a study lie in a folder `figures/`
+beside its lock, and follow the same rules; `TABLE` marks those that draw a CSV file instead.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from specdiag.files import write_whole
+from specdiag.lock.recipe import explained, load_module
 from specdiag.plot.style import save_figure, short_title, slug, style
 from specdiag.wording import counted
 
@@ -17,25 +20,17 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
-
-# Of a whole Dataset, in the order in which they are shown.
-WHOLE = (
-    "difference",
-    "pretrained_and_scratch",
-    "alpha_and_r2",
-    "data_efficiency",
-    "condition_and_r2",
-    "feature_spectra",
-    "chronic",
-)
+FOLDER = "figures"
+WHOLE = ("difference", "alpha_and_r2", "condition_and_r2")  # one figure a Dataset, in this order
+_PARTS = ("TITLE", "plot", "caption", "reason_not_drawn")
 
 
 class Drawing(NamedTuple):
-    """A figure and what goes with it; `figure` is None when there is nothing to draw."""
+    """A figure, with its title and caption; `figure` is None if it cannot be drawn."""
 
     name: str  # of its files
     title: str
-    caption: str  # or why there is no figure
+    caption: str  # or the reason why there is no figure
     figure: "Figure | None"
 
 
@@ -45,8 +40,9 @@ def drawings(
     *,
     spectra_of: Sequence[str] | None = None,
     most: int | None = None,
+    study: Path | None = None,
 ) -> Iterator[Drawing]:
-    """Yield every figure of a Dataset, and those that have no data with the reason.
+    """Yield every figure of a Dataset, and for those that cannot be drawn the reason.
 
     Parameters
     ----------
@@ -55,71 +51,122 @@ def drawings(
     tables : mapping of str to table, optional
         Of `trajectory.read`, by the name of the training.
     spectra_of : sequence of str, optional
-        Checkpoints whose layers are drawn one by one: the first that has any, by default.
+        Checkpoints whose layers are drawn one by one; by default the first that was measured.
     most : int, optional
-        Alpha by layer of only that many checkpoints, and spectra of that many layers of a checkpoint:
-        those whose alpha is least like a random matrix's.
+        At most so many checkpoints with alpha by layer, and so many layers of a checkpoint with
+        their spectrum: those with the least `null_q`.
+    study : Path, optional
+        A folder with the modules of a study, beside its lock.
+
+    Raises
+    ------
+    ValueError
+        If the Dataset has no checkpoint of a name in `spectra_of`.
+    RuntimeError
+        If a module of the study fails: in one line that begins with its file.
     """
     from specdiag.plot import trajectory
 
     check_names(dataset, spectra_of or ())
+    modules = study_modules(study) if study else {}
     with style():
         yield from _of_weights(dataset, spectra_of, most)
-        for name in WHOLE:
-            module: Any = import_module(f"specdiag.plot.{name}")
-            reason = module.lacks(dataset)
-            if reason:
-                yield Drawing(name, module.TITLE, reason, None)
-            else:
-                yield Drawing(name, module.TITLE, module.caption(dataset), module.plot(dataset))
+        yield from of_whole(dataset, modules)
         for i, (name, table) in enumerate((tables or {}).items()):
             title = f"{trajectory.TITLE}: {short_title(name)}"
             figure = trajectory.plot(table)
             yield Drawing(f"trajectory_{i:02d}", title, trajectory.caption(table), figure)
 
 
+def of_whole(dataset: "xr.Dataset", modules: Mapping[str, Any]) -> Iterator[Drawing]:
+    """Yield the figures of a whole Dataset: those of specdiag, then those of a study."""
+    for name in WHOLE:
+        yield drawing(name, import_module(f"specdiag.plot.{name}"), dataset)
+    for name, module in modules.items():
+        if not hasattr(module, "TABLE"):
+            yield drawing(name, module, dataset)
+
+
+def study_modules(folder: Path) -> dict[str, Any]:
+    """Return the modules of a study by name, but for those that begin with an underscore.
+
+    Raises
+    ------
+    RuntimeError
+        If one cannot be imported, or has no `plot`, `caption`, `TITLE` or `reason_not_drawn`.
+    """
+    names = sorted(path.stem for path in folder.glob("[!_]*.py"))
+    modules = {name: load_module(folder, name) for name in names}
+    for name, module in modules.items():
+        for part in _PARTS:
+            if not hasattr(module, part):
+                raise RuntimeError(
+                    f"{folder.name}/{name}.py: no {part}; add it, or begin the file's name with an "
+                    "underscore"
+                )
+    return modules
+
+
+def drawing(name: str, module: Any, data: Any) -> Drawing:
+    """Return the figure that a module draws of a Dataset or of rows of a table.
+
+    Raises
+    ------
+    RuntimeError
+        If the module fails: in one line that begins with its file.
+    """
+    try:
+        if reason := module.reason_not_drawn(data):
+            return Drawing(name, module.TITLE, reason, None)
+        return Drawing(name, module.TITLE, module.caption(data), module.plot(data))
+    except Exception as error:  # a program of the user: it may raise anything
+        folder = Path(module.__file__).parent
+        raise RuntimeError(explained(error, folder, name)) from error
+
+
 def _of_weights(
     dataset: "xr.Dataset", spectra_of: Sequence[str] | None, most: int | None
 ) -> Iterator[Drawing]:
     """Yield alpha by layer of every distinct spectrum, and spectra of layers."""
-    from specdiag.dataset.spectrum import fingerprints
     from specdiag.plot import alpha_by_layer, esd
 
     shown = measured(dataset)
     several = len(shown) > 1
-    alike: dict[Any, list[int]] = {}
-    norms = fingerprints(dataset)
-    for i in shown:
-        alike.setdefault(norms[i].tobytes() if (norms[i] > 0).any() else i, []).append(i)
-    for i, *others in list(alike.values())[:most]:
+    for i, *others in list(_with_equal_spectra(dataset).values())[:most]:
         name = shown[i]
+        more = f" Also of {counted(len(others), 'other checkpoint')}, whose spectrum is the same."
         yield Drawing(
             "alpha_by_layer" + f"_{i:02d}_{slug(name)}" * several,
             alpha_by_layer.TITLE + f": {short_title(name)}" * several,
-            alpha_by_layer.caption(dataset, name)
-            + f" Also of {counted(len(others), 'other checkpoint')}, whose spectrum is the same."
-            * bool(others),
+            alpha_by_layer.caption(dataset, name) + more * bool(others),
             alpha_by_layer.plot(dataset, name),
         )
     names = [str(name) for name in dataset.checkpoint.values]
     for name in list(shown.values())[:1] if spectra_of is None else spectra_of:
         for j in esd.chosen(dataset, name, most):
             layer = str(dataset.layer.values[j])
+            place = f"{names.index(name):02d}_" * several + f"{j:03d}_{slug(layer)}"
             yield Drawing(
-                f"esd_{names.index(name):02d}_" * several
-                + "esd_" * (not several)
-                + f"{j:03d}_{slug(layer)}",
+                f"esd_{place}",
                 f"{esd.TITLE}: {short_title(layer)}",
                 esd.caption(dataset, layer, name),
                 esd.plot(dataset, layer, name),
             )
 
 
-def measured(dataset: "xr.Dataset") -> dict[int, str]:
-    """Return the checkpoints with weights of their own that were measured, by position.
+def _with_equal_spectra(dataset: "xr.Dataset") -> dict[Any, list[int]]:
+    """Return the positions of measured checkpoints, those with the same spectra in one list."""
+    from specdiag.dataset.spectrum import fingerprints
 
-    An evaluation has those of its parent.
-    """
+    norms = fingerprints(dataset)
+    groups: dict[Any, list[int]] = {}
+    for i in measured(dataset):
+        groups.setdefault(norms[i].tobytes() if (norms[i] > 0).any() else i, []).append(i)
+    return groups
+
+
+def measured(dataset: "xr.Dataset") -> dict[int, str]:
+    """Return the measured checkpoints by position; not evaluations, which have a parent's."""
     present = (dataset.status.values != "absent").any(axis=1)
     if "arm" in dataset.coords:
         present &= dataset.arm.values != "evaluation"
@@ -127,9 +174,9 @@ def measured(dataset: "xr.Dataset") -> dict[int, str]:
 
 
 def first_of_each(dataset: "xr.Dataset") -> Any:
-    """Return by checkpoint and layer whether no checkpoint before has the same spectrum there.
+    """Return by checkpoint and layer whether no earlier checkpoint has the same spectrum there.
 
-    Layers of a frozen core are the parent's: they are one matrix, in many checkpoints.
+    Layers of a frozen core are the parent's: one matrix in many checkpoints.
     """
     import numpy as np
 
@@ -146,7 +193,7 @@ def first_of_each(dataset: "xr.Dataset") -> Any:
 
 
 def check_names(dataset: "xr.Dataset", names: Iterable[str]) -> None:
-    """Raise ValueError when a Dataset has no checkpoint of one of the names."""
+    """Raise ValueError if a Dataset has no checkpoint of one of the names."""
     known = [str(name) for name in dataset.checkpoint.values]
     for name in names:
         if name not in known:
@@ -156,8 +203,8 @@ def check_names(dataset: "xr.Dataset", names: Iterable[str]) -> None:
 def draw_all(dataset: "xr.Dataset", folder: Path) -> list[Path]:
     """Write alpha by layer, and the spectrum of every layer that was fit; return the files.
 
-    Several checkpoints get a folder each. Names of layers may hold anything, so a file is named by
-    the position of the layer and what of its name is safe on every file system.
+    Several checkpoints get a folder each. Files are named after the position of the layer and the
+    part of its name that is safe on every file system, since names of layers may hold anything.
     """
     from specdiag.plot import alpha_by_layer, esd
 
@@ -176,18 +223,25 @@ def draw_all(dataset: "xr.Dataset", folder: Path) -> list[Path]:
     return written
 
 
-def write(found: Iterable[Drawing], folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """Write every figure as SVG and PDF, and captions.txt; return the files, and why others lack."""
+def write(figures: Iterable[Drawing], folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """Write every figure as SVG and PDF, and captions.txt.
+
+    Returns
+    -------
+    written : list of Path
+    reasons : dict of str to str
+        Why a figure is not drawn, by its name.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    written, lacking, captions = [], {}, []
-    for drawing in found:
-        if drawing.figure is None:
-            lacking[drawing.name] = drawing.caption
+    written, reasons, captions = [], {}, []
+    for one in figures:
+        if one.figure is None:
+            reasons[one.name] = one.caption
             continue
         for kind in ("svg", "pdf"):
-            path = folder / f"{drawing.name}.{kind}"
-            save_figure(drawing.figure, path)
+            path = folder / f"{one.name}.{kind}"
+            save_figure(one.figure, path)
             written.append(path)
-        captions.append(f"{drawing.name}\n{drawing.title}. {drawing.caption}\n")
+        captions.append(f"{one.name}\n{one.title}. {one.caption}\n")
     write_whole(folder / "captions.txt", "\n".join(captions).encode())
-    return [*written, folder / "captions.txt"], lacking
+    return [*written, folder / "captions.txt"], reasons

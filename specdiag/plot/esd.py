@@ -17,7 +17,7 @@ TITLE = "Spectrum of a layer"
 
 
 def chosen(dataset: "xr.Dataset", checkpoint: str, most: int | None) -> list[int]:
-    """Return the positions of the fit layers, or of those with the least null q, in their order."""
+    """Return the positions of the fit layers; if there are more than `most`, the least null q."""
     one = dataset.sel(checkpoint=checkpoint)
     fit = np.flatnonzero(one.status.values == "fit")
     strongest = fit[np.argsort(one.null_q.values[fit], kind="stable")]
@@ -27,8 +27,8 @@ def chosen(dataset: "xr.Dataset", checkpoint: str, most: int | None) -> list[int
 def plot(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) -> "Figure":
     """Return the eigenvalue density of one layer, its fitted tail, xmin and Marchenko-Pastur edge.
 
-    Beside it the density that a random matrix of the same shape and Frobenius norm has. Eigenvalues
-    below the rank gate are not drawn: the axis label counts them.
+    Grey is the density of a random matrix of the same shape and Frobenius norm. Eigenvalues below
+    the rank gate are not drawn: the label of the axis counts them.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, NullLocator
@@ -68,7 +68,7 @@ def plot(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) -> "F
     ax.set_ylim(bottom=bottom)
     for axis in (ax.xaxis, ax.yaxis):
         low, high = axis.get_view_interval()
-        if high < 10 * low:  # the default labels every tick of so short an axis
+        if high < 10 * low:  # by default every tick of such a short axis has a label
             axis.set_major_locator(MaxNLocator(4))
             axis.set_major_formatter("{x:.3g}")
             axis.set_minor_locator(NullLocator())
@@ -82,9 +82,10 @@ def _cell(dataset: "xr.Dataset", layer: str, checkpoint: str | None) -> "xr.Data
 
 
 def random_density(cell: "xr.Dataset", values: Any, lowest: float) -> tuple[Any, Any]:
-    """Return points and the Marchenko-Pastur density there, from the lowest eigenvalue drawn on.
+    """Return eigenvalues, from `lowest` up, and the Marchenko-Pastur density at each.
 
-    The variance of the entries is the mean eigenvalue, so the matrix has the layer's Frobenius norm.
+    The variance of the entries is the mean eigenvalue, so the matrix has the Frobenius norm of the
+    layer.
     """
     n, m = (int(size) for size in str(cell["shape"].values).split("x")[:2])
     ratio, variance = min(n, m) / max(n, m), float(values.mean())
@@ -98,9 +99,10 @@ def caption(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) ->
     cell = _cell(dataset, layer, checkpoint)
     low, high = cell.alpha_ci.values
     text = (
-        f"Density of the {int(cell.row_size)} eigenvalues of {short(layer)} ({cell['shape'].values}, "
-        f"{short(str(cell.checkpoint.values))}), {int(cell['rank'])} of them above rounding. Power law: "
-        f"α = {float(cell.alpha):.2f}, {int(cell.n_tail)} eigenvalues in the tail"
+        f"Density of the {int(cell.row_size)} eigenvalues of {short(layer)} "
+        f"({cell['shape'].values}, {short(str(cell.checkpoint.values))}), {int(cell['rank'])} of "
+        f"them above rounding. Power law: α = {float(cell.alpha):.2f}, "
+        f"{int(cell.n_tail)} eigenvalues in the tail"
     )
     if np.isfinite(low):
         text += f", 95 % interval {low:.2f} to {high:.2f}"
@@ -110,5 +112,8 @@ def caption(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) ->
     text += f"; verdict: {word}" * bool(word)
     text += ". Grey: a random matrix of this shape and mean eigenvalue"
     if np.isfinite(cell.mp_edge):
-        text += "; dashed: the edge of one with its median eigenvalue, which a heavy tail does not raise"
+        text += (
+            "; dashed: the edge of a random matrix with the layer's median eigenvalue, which a "
+            "heavy tail does not raise"
+        )
     return text + "."

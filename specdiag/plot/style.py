@@ -1,4 +1,4 @@
-"""Colours, fonts, titles and saving of figures."""
+"""Colours, fonts and titles of figures; figure -> file."""
 
 import io
 import re
@@ -14,7 +14,7 @@ from specdiag.wording import short
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe & Ito (2008), Color Universal Design: told apart by all common kinds of colour vision.
+# Okabe & Ito (2008), Color Universal Design: all common kinds of colour vision tell them apart.
 OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#000000")
 ARM_COLORS = {
     "base": "#000000",
@@ -30,15 +30,17 @@ MARKERS = "osD^vP*X<>hp"
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw as this package does, whatever the user's settings of matplotlib are; then restore them."""
+    """Draw with the settings of this package, then restore the user's settings of matplotlib."""
     import matplotlib as mpl
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a name in a script without font
+        warnings.filterwarnings(
+            "ignore", message="Glyph"
+        )  # the font has no sign for a letter of a name
         settings: Any = {k: v for k, v in mpl.rcParamsDefault.items() if k != "backend"}
         settings |= {
             "svg.fonttype": "none",  # text stays text: it can be read, searched and edited
-            "svg.hashsalt": "specdiag",  # the same bytes every time
+            "svg.hashsalt": "specdiag",  # the same figure gives the same bytes
             "pdf.fonttype": 42,  # TrueType, as journals ask for
             "axes.spines.top": False,
             "axes.spines.right": False,
@@ -48,12 +50,12 @@ def style() -> Iterator[None]:
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a figure, in the format of its extension, whole or not at all, without the date."""
+    """Write a figure in the format of its extension, whole or not at all, without the date."""
     write_whole(path, rendered(figure, path.suffix[1:].lower()))
 
 
 def rendered(figure: "Figure", kind: str) -> bytes:
-    """Return the bytes of a figure as png, svg or pdf: the same for the same figure."""
+    """Return a figure as png, svg or pdf; equal figures give equal bytes."""
     content = io.BytesIO()
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     with style():
@@ -67,5 +69,6 @@ def slug(name: str) -> str:
 
 
 def short_title(name: str, longest: int = 52) -> str:
-    """Return a title of a layer or checkpoint: its end when it is long, no mathematics."""
+    """Return the name of a layer or checkpoint as a title: its end if it is long."""
+    # A dollar would begin mathematics.
     return short(name, longest).replace("$", r"\$")

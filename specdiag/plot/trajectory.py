@@ -1,4 +1,4 @@
-"""Spectra while a network trained: alpha, norm and rank of every matrix by step."""
+""".spectra.csv of a training -> alpha, norm and rank of every matrix by step."""
 
 import csv
 import io
@@ -25,9 +25,9 @@ def read(path: Path) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        In one line that begins with the path, when it is no such table.
+        If the file is not such a table: in one line that begins with the path.
     OSError
-        When it cannot be read.
+        If it cannot be read.
     """
     with path.open("rb") as file:
         content = file.read(_LARGEST)
@@ -41,33 +41,33 @@ def read(path: Path) -> dict[str, Any]:
 
 def _columns(text: str) -> dict[str, Any]:
     rows = csv.DictReader(io.StringIO(text))
-    lacking = [name for name in ("name", *_NUMBERS) if name not in (rows.fieldnames or ())]
-    if lacking:
-        raise ValueError(f"no column {lacking[0]}")
-    found: dict[str, list[Any]] = {name: [] for name in ("name", *_NUMBERS)}
+    columns: dict[str, list[Any]] = {name: [] for name in ("name", *_NUMBERS)}
+    for name in columns:
+        if name not in (rows.fieldnames or ()):
+            raise ValueError(f"column {name} is missing")
     for i, row in enumerate(rows, 2):
         if row["name"] is None or not is_text(row["name"]):
             raise ValueError(f"line {i}: no name of a matrix")
-        found["name"].append(row["name"])
+        columns["name"].append(row["name"])
         for name in _NUMBERS:
-            found[name].append(_number(row[name], f"line {i}: {name}"))
-    if not found["name"]:
-        raise ValueError("no readings in it")
-    return {name: np.array(values) for name, values in found.items()}
+            columns[name].append(_number(row[name], f"line {i}: {name}"))
+    if not columns["name"]:
+        raise ValueError("it has no readings")
+    return {name: np.array(values) for name, values in columns.items()}
 
 
 def _number(text: str | None, where: str) -> float:
     try:
         return float(text or "")
     except ValueError:
-        raise ValueError(f"{where} is {shown(text or '')}, no number") from None
+        raise ValueError(f"{where} is {shown(text or '')}, not a number") from None
 
 
 def plot(table: Mapping[str, Any]) -> "Figure":
     """Return alpha with its interval, norm and rank relative to the first reading, by step.
 
-    A line a matrix, coloured by its place in the file. Matrices that lost their alpha on the way are
-    red, and a cross marks their last one.
+    A line a matrix, coloured by its place in the file. A matrix that has an alpha at first and none
+    at the end is red, and a cross marks its last alpha.
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
@@ -90,9 +90,8 @@ def plot(table: Mapping[str, Any]) -> "Figure":
             top.plot(step[last], alpha[last], "x", color=color, label="_lost")
     top.set(ylabel="α (posterior mean)")
     middle.set(ylabel="norm / first norm")
-    if middle.get_ylim()[0] < 0.1:  # some shrank far more than weights that learn
+    if middle.get_ylim()[0] < 0.1:  # some shrank far more than weights that learn do
         middle.set_yscale("log")
-
     bottom.set(ylabel="rank / first rank", xlabel="training step")
     bottom.set_ylim(bottom=0)
     figure.colorbar(
@@ -113,17 +112,18 @@ def _lines(table: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def _lost(alpha: Any) -> bool:
-    """Return whether a matrix had an alpha and has none at the end: it fell below the rank gate."""
+    """Return whether a matrix has an alpha at first and none at the end: its rank has collapsed."""
     return bool(np.isfinite(alpha).any()) and math.isnan(alpha[-1])
 
 
 def caption(table: Mapping[str, Any]) -> str:
-    """Return what is drawn: matrices, readings, steps, and how many lost their alpha."""
+    """Return what is drawn: the matrices, the steps, and how many lost their alpha."""
     names = list(dict.fromkeys(table["name"]))
     lost = sum(_lost(_lines(table, name)[1]) for name in names)
     steps = sorted(set(table["step"]))
     return (
-        f"Posterior mean of α with its 95 % interval, Frobenius norm and rank of {counted(len(names), 'matrix')}"
-        f" at {counted(len(steps), 'step')} from {steps[0]:,.0f} to {steps[-1]:,.0f}; norm and rank are relative "
-        f"to the first reading. {lost} lost their α on the way (red): their rank fell below the gate."
-    ).replace("matrixs", "matrices")
+        f"Posterior mean of α with its 95 % interval, Frobenius norm and rank of "
+        f"{counted(len(names), 'matrix', 'matrices')} at {counted(len(steps), 'step')} from {steps[0]:,.0f} to "
+        f"{steps[-1]:,.0f}; norm and rank are relative to the first reading. {lost} lost their α "
+        "on the way (red): their rank fell below the gate."
+    )

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree as ET
 
@@ -69,6 +70,7 @@ def report(
     *,
     tables: Mapping[str, Mapping[str, Any]] | None = None,
     sections: Sequence[Section] = (),
+    study: Path | None = None,
 ) -> str:
     """Return an HTML page of a Dataset: summary, figures, layers and provenance.
 
@@ -82,6 +84,8 @@ def report(
         Of `specdiag.plot.trajectory.read`, by the name of the training.
     sections : sequence of Section
         Shown after the summary, such as what `specdiag.link` concludes.
+    study : Path, optional
+        Folder with the figures of a study, as of `specdiag.plot.drawings.drawings`.
 
     Examples
     --------
@@ -91,7 +95,7 @@ def report(
     import jinja2
     from markupsafe import Markup
 
-    found = list(drawings(dataset, tables, most=_MOST))
+    found = list(drawings(dataset, tables, most=_MOST, study=study))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("specdiag.show", ""),
         autoescape=True,
@@ -243,7 +247,7 @@ def _layers(dataset: "xr.Dataset") -> dict[str, Any]:
             row += [_Cell(short(str(dataset.reason.values[i, j]), _LONGEST_NAME))]
             rows.append(row)
     caption = (
-        f"{counted(len(rows), 'matrix') if len(rows) == 1 else f'{len(rows)} matrices'} in the order of "
+        f"{counted(len(rows), 'matrix', 'matrices')} in the order of "
         "the file. α is the point estimate, mean the posterior mean with its 95 % interval; gof p tests the "
         "power law, null q compares with random matrices. The headings sort the table."
     )

@@ -9,21 +9,20 @@ from specdiag.wording import counted
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TITLE = "Pretrained against scratch"
-CONTROLS = ("scratch", "scratch_tuned")
+CONTROLS = {"scratch": "scratch", "scratch_tuned": "tuned scratch"}  # arms, and their names
 
 
-def lacks(dataset: "xr.Dataset") -> str:
+def reason_not_drawn(dataset: "xr.Dataset") -> str:
     """Return why there is nothing to draw, or ''."""
     if "arm" not in dataset.coords:
         return "no arms in the Dataset: `specdiag spectra` takes them from the lock"
-    return (
-        ""
-        if _layers(dataset)
-        else "no pair of pretrained and scratch has a layer that is fit in both"
-    )
+    if _layers(dataset):
+        return ""
+    return "no pair of pretrained and scratch has a layer that is fit in both"
 
 
 def pairs(dataset: "xr.Dataset") -> list[tuple[int, int]]:
@@ -50,10 +49,10 @@ def _key(dataset: "xr.Dataset", i: int, arm: str) -> tuple[str, str, float]:
 
 def _controls(dataset: "xr.Dataset") -> dict[str, dict[tuple[int, int], Any]]:
     """Return pairs and layers by the arm of the control: tuning may turn the difference around."""
-    found: dict[str, dict[tuple[int, int], Any]] = {}
+    controls: dict[str, dict[tuple[int, int], Any]] = {}
     for (i, j), layers in _layers(dataset).items():
-        found.setdefault(str(dataset.arm.values[j]), {})[i, j] = layers
-    return {arm: found[arm] for arm in CONTROLS if arm in found}
+        controls.setdefault(str(dataset.arm.values[j]), {})[i, j] = layers
+    return {arm: controls[arm] for arm in CONTROLS if arm in controls}
 
 
 def _layers(dataset: "xr.Dataset") -> dict[tuple[int, int], Any]:
@@ -75,25 +74,23 @@ def plot(dataset: "xr.Dataset") -> "Figure":
     axes = figure.subplots(1, len(controls), sharex=True, sharey=True, squeeze=False)[0]
     panel = dict(zip(controls, axes, strict=True))
     tasks = list(dict.fromkeys(str(dataset.task.values[i]) for i, _ in _layers(dataset)))
+    looks = [
+        {"color": OKABE_ITO[k % len(OKABE_ITO)], "marker": MARKERS[k % len(MARKERS)]}
+        for k in range(len(tasks))
+    ]
     for (i, j), layers in _layers(dataset).items():
-        k = tasks.index(str(dataset.task.values[i]))
-        color, marker = OKABE_ITO[k % len(OKABE_ITO)], MARKERS[k % len(MARKERS)]
-        ax = panel[str(dataset.arm.values[j])]
-        x, y = (dataset.alpha_mean.values[at, layers] for at in (j, i))
-        ax.hlines(y, *dataset.alpha_ci.values[j, layers].T, color=color, linewidth=0.5, alpha=0.3)
-        ax.vlines(x, *dataset.alpha_ci.values[i, layers].T, color=color, linewidth=0.5, alpha=0.3)
-        ax.plot(x, y, marker, color=color, markersize=4, label="_pair")
-    for k, task in enumerate(tasks):
+        look = looks[tasks.index(str(dataset.task.values[i]))]
+        _draw_pair(panel[str(dataset.arm.values[j])], dataset, (i, j), layers, look)
+    for task, look in zip(tasks, looks, strict=True):
         label = short_title(task, 30) or "task unknown"
-        color, marker = OKABE_ITO[k % len(OKABE_ITO)], MARKERS[k % len(MARKERS)]
-        axes[0].plot([], [], marker, color=color, markersize=4, label=label)
+        axes[0].plot([], [], linestyle="", markersize=4, label=label, **look)
     ends = (*axes[0].get_xlim(), *axes[0].get_ylim())  # shared by all
     low, high = min(ends), max(ends)
     for k, (arm, ax) in enumerate(panel.items()):
         label = "_equal" if k else "equal"
         ax.plot([low, high], [low, high], color="#777777", linewidth=0.8, label=label)
         ax.set(
-            xlabel=f"α from {_NAMES[arm]} (posterior mean)",
+            xlabel=f"α from {CONTROLS[arm]} (posterior mean)",
             xlim=(low, high),
             ylim=(low, high),
             aspect="equal",
@@ -103,38 +100,47 @@ def plot(dataset: "xr.Dataset") -> "Figure":
     return figure
 
 
+def _draw_pair(
+    ax: "Axes", dataset: "xr.Dataset", pair: tuple[int, int], layers: Any, look: dict[str, str]
+) -> None:
+    i, j = pair
+    x, y = (dataset.alpha_mean.values[at, layers] for at in (j, i))
+    faint: Any = {"color": look["color"], "linewidth": 0.5, "alpha": 0.3}
+    ax.hlines(y, *dataset.alpha_ci.values[j, layers].T, **faint)
+    ax.vlines(x, *dataset.alpha_ci.values[i, layers].T, **faint)
+    ax.plot(x, y, linestyle="", markersize=4, label="_pair", **look)  # type: ignore[arg-type]
+
+
 def caption(dataset: "xr.Dataset") -> str:
-    """Return what is drawn: for each control how many pairs and layers, and in how many alpha is lower."""
-    told = " ".join(_sentence(dataset, arm, found) for arm, found in _controls(dataset).items())
+    """Return what is drawn: pairs and layers of each control, and in how many alpha is lower."""
+    counts = " ".join(_sentence(dataset, arm, pair) for arm, pair in _controls(dataset).items())
     return (
-        "α of the same layer in pretrained and scratch checkpoints of one task, scale, seed and share of the "
-        f"data. {told} Bars are 95 % intervals. Layers of a frozen core are the same in all pretrained "
-        "checkpoints of a parent: they are not independent."
+        "α of the same layer in pretrained and scratch checkpoints of one task, scale, seed and "
+        f"share of the data. {counts} Bars are 95 % intervals. Layers of a frozen core are the "
+        "same in all pretrained checkpoints of a parent: they are not independent."
     )
 
 
-_NAMES = {"scratch": "scratch", "scratch_tuned": "tuned scratch"}
-
-
-def _sentence(dataset: "xr.Dataset", arm: str, found: dict[tuple[int, int], Any]) -> str:
+def _sentence(dataset: "xr.Dataset", arm: str, layers: dict[tuple[int, int], Any]) -> str:
     differences = np.concatenate(
         [
             dataset.alpha_mean.values[i, at] - dataset.alpha_mean.values[j, at]
-            for (i, j), at in found.items()
+            for (i, j), at in layers.items()
         ]
     )
     walked = ("fit", "degenerate", "failed")
     status = dataset.status.values
     lost = sum(
         int((np.isin(status[i], walked) & np.isin(status[j], walked)).sum())
-        - len(found.get((i, j), ()))
+        - len(layers.get((i, j), ()))
         for i, j in pairs(dataset)
         if dataset.arm.values[j] == arm
     )
-    n_spectra = len({dataset.alpha_mean.values[i].tobytes() for i, _ in found})
+    n_spectra = len({dataset.alpha_mean.values[i].tobytes() for i, _ in layers})
     spectra = "one pretrained spectrum" if n_spectra == 1 else f"{n_spectra} pretrained spectra"
     return (
-        f"Against {_NAMES[arm]}: {counted(len(found), 'pair')} of {spectra}, "
-        f"{counted(len(differences), 'layer')} fit in both ({lost} others are degenerate or failed in one of the "
-        f"two), α lower pretrained in {int(np.sum(differences < 0))}, mean difference {differences.mean():+.2f}."
+        f"Against {CONTROLS[arm]}: {counted(len(layers), 'pair')} of {spectra}, "
+        f"{counted(len(differences), 'layer')} fit in both ({lost} others are degenerate or failed "
+        f"in one of the two), α lower pretrained in {int(np.sum(differences < 0))}, mean "
+        f"difference {differences.mean():+.2f}."
     )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specdiag.plot.seeds import level_rank, limits, ranged, study
+from specdiag.plot.seeds import limits, ranged
 from specdiag.plot.style import ARM_COLORS, OKABE_ITO, short_title
 from specdiag.wording import counted
 
@@ -16,29 +16,40 @@ if TYPE_CHECKING:
 TITLE = "Spectra of the features"
 
 
-def lacks(dataset: "xr.Dataset") -> str:
+def reason_not_drawn(dataset: "xr.Dataset") -> str:
     """Return why there is nothing to draw, or ''."""
     if "feature_eigenvalue" not in dataset.variables or not _panels(dataset):
-        return "no features in the Dataset: `specdiag spectra` puts those of evaluated checkpoints there"
+        return "no features in the Dataset: `specdiag spectra` adds those of evaluated checkpoints"
     return ""
 
 
+def study(entry: str) -> str:
+    """Return the study that an entry belongs to: the folder in its name."""
+    return entry.rpartition("/")[0] or entry
+
+
+def level_rank(level: str) -> tuple[int, str]:
+    """Return the place of a level of UnitDropout by how much it drops; others follow by name."""
+    known = ("off", "standard", "aggressive")
+    return known.index(level) if level in known else len(known), level
+
+
 def _panels(dataset: "xr.Dataset") -> dict[str, list[int]]:
-    """Return the checkpoints of every study and task that vary UnitDropout; all if none does."""
-    found: dict[str, list[int]] = {}
+    """Return the checkpoints of each study and task in which UnitDropout varies, or else of all."""
+    panels: dict[str, list[int]] = {}
     for i in np.flatnonzero(np.isfinite(dataset.feature_eigenvalue.values).any(axis=1)):
         name = f"{study(str(dataset.entry.values[i]))}, {dataset.task.values[i] or 'task unknown'}"
-        found.setdefault(name, []).append(int(i))
+        panels.setdefault(name, []).append(int(i))
     levels = dataset.unit_dropout.values
-    varied = {name: at for name, at in found.items() if len({levels[i] for i in at}) > 1}
-    everything = list(chain(*found.values()))
+    varied = {name: at for name, at in panels.items() if len({levels[i] for i in at}) > 1}
+    everything = list(chain(*panels.values()))
     return varied or ({"all checkpoints": everything} if everything else {})
 
 
 def plot(dataset: "xr.Dataset") -> "Figure":
     """Return the eigenvalues by rank, a line a checkpoint, and the noise floor of each, dashed.
 
-    Colour shows the level of UnitDropout, or the arm where no study varies that.
+    Colour shows the level of UnitDropout, or the arm if no study varies the level.
     """
     from matplotlib.figure import Figure
 
@@ -74,7 +85,10 @@ def plot(dataset: "xr.Dataset") -> "Figure":
 
 
 def _limits(dataset: "xr.Dataset", panels: dict[str, list[int]]) -> tuple[float, float]:
-    """Return the ends of the axis: from the smallest eigenvalue of a checkpoint, or its noise floor."""
+    """Return the ends of the axis: it shows all eigenvalues above the noise floor.
+
+    The floor itself is shown where eigenvalues lie below it.
+    """
     at = list(chain(*panels.values()))
     values = dataset.feature_eigenvalue.values[at]
     above = values > np.fmax(dataset.noise_floor.values[at], 0)[:, None]
@@ -83,7 +97,7 @@ def _limits(dataset: "xr.Dataset", panels: dict[str, list[int]]) -> tuple[float,
 
 
 def _levels(dataset: "xr.Dataset") -> tuple[dict[str, str], bool]:
-    """Return the colour of every level of UnitDropout, or of every arm, and which of both it is."""
+    """Return the colours of the levels of UnitDropout and True, or of the arms and False."""
     shown = list(chain(*_panels(dataset).values()))
     words = [str(word) for word in dataset.unit_dropout.values[shown]]
     if len(set(words)) > 1:
@@ -99,8 +113,9 @@ def caption(dataset: "xr.Dataset") -> str:
     known = np.isfinite(dataset.feature_eigenvalue.values[shown])
     samples, rank = dataset.n_samples.values[shown], dataset.numerical_rank.values[shown]
     return (
-        f"Eigenvalues of the covariance of the readout's input, {known.sum(axis=1).max()} features, of "
-        f"{counted(len(shown), 'checkpoint')}, each over {ranged(samples)} samples. "
+        f"Eigenvalues of the covariance of the readout's input, {known.sum(axis=1).max()} "
+        f"features, of {counted(len(shown), 'checkpoint')}, each over {ranged(samples)} samples. "
         "Below the dashed line, in the same colour, an eigenvalue is rounding of the forward pass: "
-        f"{ranged(rank)} eigenvalues lie above it. A line that is not in the frame lies below all of them."
+        f"{ranged(rank)} eigenvalues lie above it. A dashed line outside of the frame lies below "
+        "all of them."
     )

@@ -1,4 +1,4 @@
-"""Test R² of one decoder, session by session: how it holds over months."""
+"""Test R² of one decoder on sessions over months."""
 
 import re
 from datetime import date
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TITLE = "Stability over sessions"
-MIN_SEEDS = 3  # an interval over two is longer than any slope
+MIN_SEEDS = 3  # the interval over two seeds is longer than any slope
 
 
-def lacks(dataset: "xr.Dataset") -> str:
+def reason_not_drawn(dataset: "xr.Dataset") -> str:
     """Return why there is nothing to draw, or ''."""
     if not has_r2(dataset):
         return NO_R2
@@ -33,8 +33,8 @@ class Point(NamedTuple):
 
 
 def _series(dataset: "xr.Dataset") -> dict[str, dict[date, list[Point]]]:
-    """Return R² by date of every decoder that several evaluations are of, a point a seed."""
-    found: dict[str, dict[date, list[Point]]] = {}
+    """Return R² by date of every decoder that is evaluated on several dates, a point a seed."""
+    series: dict[str, dict[date, list[Point]]] = {}
     for i in np.flatnonzero(dataset.arm.values == "evaluation"):
         one = dataset.isel(checkpoint=i)
         decoder = f"{one.parent.values} ({one.scale.values})"
@@ -42,8 +42,8 @@ def _series(dataset: "xr.Dataset") -> dict[str, dict[date, list[Point]]]:
             day = day_of(str(dataset.session.values[j]))
             if day:
                 point = Point(float(one.seed), float(one.session_r2[j]))
-                found.setdefault(decoder, {}).setdefault(day, []).append(point)
-    return {name: days for name, days in found.items() if len(days) > 1}
+                series.setdefault(decoder, {}).setdefault(day, []).append(point)
+    return {name: days for name, days in series.items() if len(days) > 1}
 
 
 def day_of(session: str) -> date | None:
@@ -61,7 +61,10 @@ def _means(days: dict[date, list[Point]]) -> dict[date, Mean]:
 
 
 def _slope(days: dict[date, list[Point]]) -> Mean:
-    """Return the mean over seeds of the least-squares slope by year, of seeds that have all the days."""
+    """Return the mean over seeds of the least-squares slope by year.
+
+    Seeds that are not evaluated on all days are in no mean.
+    """
     slopes = []
     for seed in {point.seed for points in days.values() for point in points}:
         of = {day: [p.r2 for p in points if p.seed == seed] for day, points in days.items()}
@@ -96,7 +99,7 @@ def plot(dataset: "xr.Dataset") -> "Figure":
 
 
 def caption(dataset: "xr.Dataset") -> str:
-    """Return what is drawn: for every decoder sessions, seeds and, of three or more, the slope by year."""
+    """Return what is drawn: sessions and seeds of every decoder, and of three seeds the slope."""
     parts = []
     for name, days in _series(dataset).items():
         means, slope = _means(days), _slope(days)
@@ -104,15 +107,16 @@ def caption(dataset: "xr.Dataset") -> str:
         n = {mean.n for mean in means.values()}
         seeds = counted(max(n), "seed") if len(n) == 1 else f"{min(n)} to {max(n)} seeds"
         parts.append(
-            f"{name}: {counted(len(means), 'session')} from {min(means)} to {max(means)}, {seeds}, R² "
-            f"{min(values):.3f} to {max(values):.3f}"
+            f"{name}: {counted(len(means), 'session')} from {min(means)} to {max(means)}, {seeds}, "
+            f"R² {min(values):.3f} to {max(values):.3f}"
         )
         if slope.n >= MIN_SEEDS:
             parts[-1] += (
-                f", mean of the least-squares slopes of {slope.n} seeds {slope.value:+.3f} a year (95 % "
-                f"{slope.low:+.3f} to {slope.high:+.3f})"
+                f", mean of the least-squares slopes of {slope.n} seeds {slope.value:+.3f} a year "
+                f"(95 % {slope.low:+.3f} to {slope.high:+.3f})"
             )
     return (
         "Test R² of decoders that were not trained again, by the date of the session. "
-        f"{'; '.join(parts)}. Bars are 95 % intervals over seeds, where there are several, cut off at the frame."
+        f"{'; '.join(parts)}. Bars are 95 % intervals over three or more seeds, cut off at the "
+        "frame."
     )
