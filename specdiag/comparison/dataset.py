@@ -8,59 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
 from specdiag.comparison.conclusion import summarise_pairs
 from specdiag.comparison.pairs import Pair, pair_up
-from specdiag.dataset.schema import Variable, labelled
+from specdiag.dataset.schema import COMPARISON, labelled
 from specdiag.dataset.spectra import build, check_whole_numbers, measure_checkpoint, unique_names
 from specdiag.htsr.layers import MIN_EIGENVALUES, Layer
 
 if TYPE_CHECKING:
     import xarray as xr
-
-_TENSOR = ("comparison", "tensor")
-_LAYER = ("comparison", "layer")
-_WHOLE = ("comparison",)
-
-COMPARISON: dict[str, Variable] = {
-    "comparison": Variable(_WHOLE, "O", "", "checkpoint compared with the first"),
-    "tensor": Variable(("tensor",), "O", "", "tensor"),
-    "side": Variable(("side",), "O", "", "side of a matrix"),
-    "relation": Variable(
-        _TENSOR, "O", "", "what the two tensors have in common (specdiag.comparison.pairs)"
-    ),
-    "relation_reason": Variable(_TENSOR, "O", "", "why they could not be compared"),
-    "relative_distance": Variable(
-        _TENSOR, "f", "1", "Frobenius norm of second minus first over that of first"
-    ),
-    "alpha_difference": Variable(_LAYER, "f", "1", "posterior mean of alpha, second minus first"),
-    "alpha_difference_ci": Variable(
-        (*_LAYER, "ci_bound"), "f", "1", "95 % interval of the difference of alpha"
-    ),
-    "alpha_difference_below_0": Variable(_LAYER, "f", "1", "probability that it is negative"),
-    "rope_difference": Variable(_LAYER, "f", "1", "ROPE probability, second minus first"),
-    "spectral_distance": Variable(
-        _LAYER, "f", "1", "Wasserstein distance of the normalised spectra, in decades"
-    ),
-    "subspace_overlap": Variable(
-        (*_LAYER, "side"), "f", "1", "mean squared cosine between the leading singular subspaces"
-    ),
-    "n_leading": Variable(_LAYER, "i", "1", "singular directions in these subspaces"),
-    "added_alpha": Variable(_LAYER, "f", "1", "posterior mean of alpha of second minus first"),
-    "added_alpha_ci": Variable((*_LAYER, "ci_bound"), "f", "1", "its 95 % posterior interval"),
-    "added_rank": Variable(_LAYER, "f", "1", "rank of second minus first, above rounding"),
-    "added_stable_rank": Variable(_LAYER, "f", "1", "stable rank of second minus first"),
-    "n_compared": Variable(_WHOLE, "i", "1", "layers fit in both whose spectra differ"),
-    "n_blocks": Variable(_WHOLE, "i", "1", "blocks that these layers belong to"),
-    "mean_alpha_difference": Variable(_WHOLE, "f", "1", "mean difference of alpha over them"),
-    "mean_alpha_difference_ci": Variable(
-        (*_WHOLE, "ci_bound"), "f", "1", "95 % interval with blocks as the sampling unit"
-    ),
-    "mean_alpha_difference_seed_ci": Variable(
-        (*_WHOLE, "ci_bound"), "f", "1", "that interval, allowing for what two seeds may differ"
-    ),
-    "mean_rope_difference": Variable(_WHOLE, "f", "1", "mean difference of the ROPE probability"),
-    "sign_p": Variable(_WHOLE, "f", "1", "p-value of the sign test over blocks"),
-    "wilcoxon_p": Variable(_WHOLE, "f", "1", "p-value of Wilcoxon's signed-rank test over blocks"),
-    "conclusion": Variable(_WHOLE, "O", "", "what can be said, in a sentence"),
-}
 
 # Where in a Pair a variable of another name is found.
 _HOME = {

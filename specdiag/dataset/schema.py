@@ -23,6 +23,10 @@ _DTYPES = {"f": "float64", "i": "int64", "b": "int8", "O": "str"}
 _LAYER = ("checkpoint", "layer")
 _ONE = ("checkpoint",)
 _CI = ("checkpoint", "ci_bound")
+_COMPARED = ("comparison",)
+_PAIR_OF_TENSORS = ("comparison", "tensor")
+_PAIR_OF_LAYERS = ("comparison", "layer")
+_CELL = ("quantity", "part", "comparison")
 
 
 class Variable(NamedTuple):
@@ -148,6 +152,90 @@ COLLECTION: dict[str, Variable] = {
     "top5_fraction_ci": Variable(_CI, "f", "1", "its 95 % interval"),
     "trace": Variable(_ONE, "f", "1", "total variance of the features"),
     "trace_ci": Variable(_CI, "f", "1", "its 95 % interval"),
+}
+
+COMPARISON: dict[str, Variable] = {
+    "comparison": Variable(_COMPARED, "O", "", "checkpoint compared with the first"),
+    "tensor": Variable(("tensor",), "O", "", "tensor"),
+    "side": Variable(("side",), "O", "", "side of a matrix"),
+    "relation": Variable(
+        _PAIR_OF_TENSORS, "O", "", "what the two tensors have in common (specdiag.comparison.pairs)"
+    ),
+    "relation_reason": Variable(_PAIR_OF_TENSORS, "O", "", "why they could not be compared"),
+    "relative_distance": Variable(
+        _PAIR_OF_TENSORS, "f", "1", "Frobenius norm of second minus first over that of first"
+    ),
+    "alpha_difference": Variable(
+        _PAIR_OF_LAYERS, "f", "1", "posterior mean of alpha, second minus first"
+    ),
+    "alpha_difference_ci": Variable(
+        (*_PAIR_OF_LAYERS, "ci_bound"), "f", "1", "95 % interval of the difference of alpha"
+    ),
+    "alpha_difference_below_0": Variable(
+        _PAIR_OF_LAYERS, "f", "1", "probability that it is negative"
+    ),
+    "rope_difference": Variable(_PAIR_OF_LAYERS, "f", "1", "ROPE probability, second minus first"),
+    "spectral_distance": Variable(
+        _PAIR_OF_LAYERS, "f", "1", "Wasserstein distance of the normalised spectra, in decades"
+    ),
+    "subspace_overlap": Variable(
+        (*_PAIR_OF_LAYERS, "side"),
+        "f",
+        "1",
+        "mean squared cosine between the leading singular subspaces",
+    ),
+    "n_leading": Variable(_PAIR_OF_LAYERS, "i", "1", "singular directions in these subspaces"),
+    "added_alpha": Variable(
+        _PAIR_OF_LAYERS, "f", "1", "posterior mean of alpha of second minus first"
+    ),
+    "added_alpha_ci": Variable(
+        (*_PAIR_OF_LAYERS, "ci_bound"), "f", "1", "its 95 % posterior interval"
+    ),
+    "added_rank": Variable(_PAIR_OF_LAYERS, "f", "1", "rank of second minus first, above rounding"),
+    "added_stable_rank": Variable(_PAIR_OF_LAYERS, "f", "1", "stable rank of second minus first"),
+    "n_compared": Variable(_COMPARED, "i", "1", "layers fit in both whose spectra differ"),
+    "n_blocks": Variable(_COMPARED, "i", "1", "blocks that these layers belong to"),
+    "mean_alpha_difference": Variable(_COMPARED, "f", "1", "mean difference of alpha over them"),
+    "mean_alpha_difference_ci": Variable(
+        (*_COMPARED, "ci_bound"), "f", "1", "95 % interval with blocks as the sampling unit"
+    ),
+    "mean_alpha_difference_seed_ci": Variable(
+        (*_COMPARED, "ci_bound"), "f", "1", "that interval, allowing for what two seeds may differ"
+    ),
+    "mean_rope_difference": Variable(
+        _COMPARED, "f", "1", "mean difference of the ROPE probability"
+    ),
+    "sign_p": Variable(_COMPARED, "f", "1", "p-value of the sign test over blocks"),
+    "wilcoxon_p": Variable(
+        _COMPARED, "f", "1", "p-value of Wilcoxon's signed-rank test over blocks"
+    ),
+    "conclusion": Variable(_COMPARED, "O", "", "what can be said, in a sentence"),
+}
+
+LINK: dict[str, Variable] = {
+    "quantity": Variable(("quantity",), "O", "", "what is measured of a checkpoint"),
+    "part": Variable(("part",), "O", "", "the checkpoints of one task, or of all"),
+    "comparison": Variable(("comparison",), "O", "", "which checkpoints are compared"),
+    "checkpoint": Variable(("checkpoint",), "O", "", "checkpoint"),
+    "ci_bound": Variable(("ci_bound",), "O", "", "end of an interval"),
+    "value": Variable(("quantity", "checkpoint"), "f", "1", "quantity"),
+    "r2": Variable(("checkpoint",), "f", "1", "test R2"),
+    "rho": Variable(_CELL, "f", "1", "rank correlation of quantity and R2"),
+    "rho_ci": Variable((*_CELL, "ci_bound"), "f", "1", "95 % bootstrap interval of rho"),
+    "p": Variable(_CELL, "f", "1", "permutation p-value of rho"),
+    "p_holm": Variable(_CELL, "f", "1", "p adjusted for all quantities, and for all tasks"),
+    "same_order_as": Variable(
+        _CELL, "O", "", "earlier quantity of the same ranks, or ''; not tested"
+    ),
+    "n": Variable(_CELL, "i", "1", "checkpoints compared"),
+    "n_units": Variable(_CELL, "i", "1", "spectra, or features, that differ among them"),
+    "n_without_counterpart": Variable(
+        _CELL, "i", "1", "checkpoints that may be exchanged with none"
+    ),
+    "arrangements": Variable(_CELL, "f", "1", "ways to exchange what may be exchanged"),
+    "error": Variable(_CELL[:2], "f", "1", "mean |error| of R2 predicted from the other tasks"),
+    "baseline_error": Variable(_CELL[:2], "f", "1", "the same without the quantity"),
+    "n_error": Variable(_CELL[:2], "i", "1", "checkpoints predicted"),
 }
 
 # What the JSON of an evaluation calls a variable: as in FeatureSpectrum, intervals by their whole name.

@@ -5,8 +5,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from specdiag.comparison.dataset import COMPARISON, Comparison, pair_value
+from specdiag.comparison.dataset import Comparison, pair_value
 from specdiag.comparison.pairs import MEASURED, SAME, Pair
+from specdiag.dataset.schema import COMPARISON
 from specdiag.dataset.spectra import unique_names
 from specdiag.htsr.layers import Layer
 from specdiag.show.layers import layer_row

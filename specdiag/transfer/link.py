@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.dataset.schema import Variable, labelled
+from specdiag.dataset.schema import LINK, labelled
 from specdiag.dataset.spectra import check_whole_numbers
 from specdiag.dataset.spectrum import fingerprints, layer_counts, mean_over_fit_layers
 from specdiag.htsr.statistics import LEVEL
@@ -56,32 +56,6 @@ QUANTITIES[COVERAGE] = "fit layers over fit and degenerate ones"
 QUANTITIES |= {name: about for name, (about, _) in _FEATURES.items()}
 
 ALL_TASKS = "all tasks"
-_CELL = ("quantity", "part", "comparison")
-LINK: dict[str, Variable] = {
-    "quantity": Variable(("quantity",), "O", "", "what is measured of a checkpoint"),
-    "part": Variable(("part",), "O", "", "the checkpoints of one task, or of all"),
-    "comparison": Variable(("comparison",), "O", "", "which checkpoints are compared"),
-    "checkpoint": Variable(("checkpoint",), "O", "", "checkpoint"),
-    "ci_bound": Variable(("ci_bound",), "O", "", "end of an interval"),
-    "value": Variable(("quantity", "checkpoint"), "f", "1", "quantity"),
-    "r2": Variable(("checkpoint",), "f", "1", "test R2"),
-    "rho": Variable(_CELL, "f", "1", "rank correlation of quantity and R2"),
-    "rho_ci": Variable((*_CELL, "ci_bound"), "f", "1", "95 % bootstrap interval of rho"),
-    "p": Variable(_CELL, "f", "1", "permutation p-value of rho"),
-    "p_holm": Variable(_CELL, "f", "1", "p adjusted for all quantities, and for all tasks"),
-    "same_order_as": Variable(
-        _CELL, "O", "", "earlier quantity of the same ranks, or ''; not tested"
-    ),
-    "n": Variable(_CELL, "i", "1", "checkpoints compared"),
-    "n_units": Variable(_CELL, "i", "1", "spectra, or features, that differ among them"),
-    "n_without_counterpart": Variable(
-        _CELL, "i", "1", "checkpoints that may be exchanged with none"
-    ),
-    "arrangements": Variable(_CELL, "f", "1", "ways to exchange what may be exchanged"),
-    "error": Variable(_CELL[:2], "f", "1", "mean |error| of R2 predicted from the other tasks"),
-    "baseline_error": Variable(_CELL[:2], "f", "1", "the same without the quantity"),
-    "n_error": Variable(_CELL[:2], "i", "1", "checkpoints predicted"),
-}
 
 
 def link(dataset: "xr.Dataset", *, n_resamples: int = N_RESAMPLES, seed: int = 0) -> "xr.Dataset":

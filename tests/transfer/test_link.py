@@ -10,11 +10,11 @@ from scipy import stats
 import specdiag
 from benchmarks._collection import FIELDS, collection, simulated
 from specdiag.cli.main import cli
-from specdiag.dataset.schema import SCHEMA
+from specdiag.dataset.schema import LINK, SCHEMA
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.lock.lockfile import load
 from specdiag.show import link as link_tables
-from specdiag.transfer.link import ALL_TASKS, COMPARISONS, LINK, QUANTITIES, quantities
+from specdiag.transfer.link import ALL_TASKS, COMPARISONS, QUANTITIES, quantities
 from support.paths import ROOT
 
 SEEDS = range(8)
