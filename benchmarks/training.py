@@ -189,7 +189,7 @@ def whole_step(folder, held, steps, pairs):
     )
     per_epoch = batches.n_windows // BATCH
     epochs = [
-        batches._windows_of_epoch(e).take(slice(0, per_epoch * BATCH))
+        batches.windows_of_epoch(e).take(slice(0, per_epoch * BATCH))
         for e in range(-(-total // per_epoch))
     ]
     loaders = (b for w in epochs for b in upstream_loader(folder, theirs.model, w))

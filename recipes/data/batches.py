@@ -73,7 +73,7 @@ class Batches:
             self.window, model["latent_step"], model["num_latents_per_step"]
         )
         self._unit_dropout, self._seed = dict(unit_dropout), seed
-        self._epoch = functools.lru_cache(maxsize=1)(self._windows_of_epoch)
+        self._epoch = functools.lru_cache(maxsize=1)(self.windows_of_epoch)
 
     @property
     def n_windows(self) -> int:
@@ -81,7 +81,8 @@ class Batches:
         intervals = self.arrays.intervals["train"]
         return int(np.floor((intervals.end - intervals.start) / self.window).sum())
 
-    def _windows_of_epoch(self, epoch: int) -> Windows:
+    def windows_of_epoch(self, epoch: int) -> Windows:
+        """Return the training windows of an epoch, in the order in which batches take them."""
         seed = np.random.SeedSequence([self._seed, epoch]).generate_state(1)[0]
         return random_windows(self.arrays.intervals["train"], self.window, seed=int(seed))
 
@@ -93,12 +94,11 @@ class Batches:
             windows, first = self._epoch(epoch), place * size
         else:
             n = -(-size // self.n_windows)
-            parts = [self._windows_of_epoch(step * n + i) for i in range(n)]
+            parts = [self.windows_of_epoch(step * n + i) for i in range(n)]
             windows, first = Windows(*map(np.concatenate, zip(*parts, strict=True))), 0
         chosen = np.arange(first, first + size)
-        return windows.take(
-            chosen % len(windows.start)
-        )  # rounding may leave one window less than n_windows
+        # By rounding there can be one window less than n_windows: then the first is taken again.
+        return windows.take(chosen % len(windows.start))
 
     def train(self, step: int, size: int, *, rank: int = 0, world: int = 1) -> Batch:
         """Return one batch of training, or the share of process `rank` of `world`.

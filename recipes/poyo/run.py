@@ -19,7 +19,7 @@ from .train import train
 _log = logging.getLogger(__name__)
 
 MONITOR_EVERY = {"desk": 50, "paper": 500}  # steps
-SIMULATED = Path(__file__).parents[2] / "recordings"
+RECORDINGS = Path(__file__).parents[2] / "recordings"
 # Tolerance of R²: a choice. Trainings of 250 steps with one and with two threads agreed in three
 # digits; other hardware was not tried.
 ATOL = 0.02
@@ -38,7 +38,7 @@ def train_and_evaluate(job: Job) -> Metrics:
         If the machine has fewer devices than requested, or float16 is requested without a GPU; at
         paper scale also if there are fewer GPUs than declared, unless `job.yes`.
     """
-    _check_hardware(job)
+    check_hardware(job)
     if job.scale == "desk":
         import torch
 
@@ -77,7 +77,7 @@ def evaluate_checkpoint(job: Job, sessions: list[Any], checkpoint: Path) -> Eval
 
 
 def _recordings(job: Job) -> list[Any]:
-    folder = SIMULATED if job.scale == "desk" else None
+    folder = RECORDINGS if job.scale == "desk" else None
     return list(open_recordings(job.params, folder).values())
 
 
@@ -90,7 +90,8 @@ def _metrics(job: Job, evaluation: Evaluation) -> Metrics:
     return {"r2": (evaluation.r2, ATOL)}
 
 
-def _check_hardware(job: Job) -> None:
+def check_hardware(job: Job) -> None:
+    """Raise RuntimeError if this machine cannot run a training, or should not without `job.yes`."""
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -101,10 +102,10 @@ def _check_hardware(job: Job) -> None:
     if job.precision == "float16" and not gpus:  # Lightning would train in bfloat16 instead
         raise RuntimeError("--precision float16 needs a CUDA GPU; bfloat16 runs here")
     if job.scale == "paper" and not job.yes:
-        check_length(job, gpus)
+        check_gpus(job, gpus)
 
 
-def check_length(job: Job, gpus: int) -> None:
+def check_gpus(job: Job, gpus: int) -> None:
     """Raise RuntimeError if this machine has fewer GPUs than the training declares.
 
     The message estimates the duration: the published hours times the number of declared GPUs,

@@ -271,7 +271,7 @@ def test_an_epoch_with_fewer_windows_than_a_batch_is_refused(training, n):
 def test_a_batch_with_more_windows_than_an_epoch_takes_several_epochs(batches):
     n = batches.n_windows
     first, second = (batches.train(step, 2 * n + 3) for step in range(2))
-    epochs = [batches._windows_of_epoch(i).start.tolist() for i in range(6)]
+    epochs = [batches.windows_of_epoch(i).start.tolist() for i in range(6)]
     assert first.start.tolist() == epochs[0] + epochs[1] + epochs[2][:3]
     assert second.start.tolist() == epochs[3] + epochs[4] + epochs[5][:3]
 

@@ -44,7 +44,7 @@ def simulated(monkeypatch, tmp_path_factory):
     from recipes.poyo import run
 
     folder = tmp_path_factory.getbasetemp() / "recordings"
-    monkeypatch.setattr(run, "SIMULATED", folder)
+    monkeypatch.setattr(run, "RECORDINGS", folder)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def base(tmp_path_factory):
     from recipes.poyo import run
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "SIMULATED", tmp_path_factory.getbasetemp() / "recordings")
+        patch.setattr(run, "RECORDINGS", tmp_path_factory.getbasetemp() / "recordings")
         made = small(
             tmp_path_factory.mktemp("base"), entry(poyo_mp, "base/poyo_mp_converged", "desk")
         )
@@ -127,7 +127,7 @@ def test_the_paper_scale_does_not_start_without_a_gpu(recipe, name, length, tmp_
 
 
 def test_a_training_on_fewer_gpus_than_declared_starts_only_with_yes(tmp_path):
-    from recipes.poyo.run import _check_hardware, check_length
+    from recipes.poyo.run import check_gpus, check_hardware
 
     declared = entry(poyo_mp, "base/poyo_mp_converged", "paper")
     bare = job(tmp_path, name="base", scale="paper")
@@ -138,16 +138,16 @@ def test_a_training_on_fewer_gpus_than_declared_starts_only_with_yes(tmp_path):
         (2, 2, 4, "4 of the 8 declared GPUs, about 18 h"),
     ):
         with pytest.raises(RuntimeError) as error:
-            check_length(replace(made, devices=devices, nodes=nodes), gpus)
+            check_gpus(replace(made, devices=devices, nodes=nodes), gpus)
         assert str(error.value) == (
             f"base at paper scale trains for 1,000 epochs (published: 9 h on 8 x H100) and it "
             f"would get {text}: fetch the published weights, train at desk scale, or give --yes"
         )
     with pytest.raises(RuntimeError, match=r"or give --yes$"):
-        _check_hardware(replace(made, nodes=0))  # as if the machine had no GPU
-    _check_hardware(replace(made, nodes=0, yes=True))
-    check_length(made, 8)
-    check_length(replace(made, nodes=2), 4)
+        check_hardware(replace(made, nodes=0))  # as if the machine had no GPU
+    check_hardware(replace(made, nodes=0, yes=True))
+    check_gpus(made, 8)
+    check_gpus(replace(made, nodes=2), 4)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
