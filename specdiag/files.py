@@ -1,4 +1,4 @@
-"""Open regular files for reading, and write files whole."""
+"""Open regular files for reading, and write files as a whole or not at all."""
 
 import os
 import stat
@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple
 from specdiag.wording import shown
 
 if TYPE_CHECKING:
-    import numpy as np  # not at run time: it takes longer to import than a lock to be listed
+    import numpy as np  # imported inside functions: it takes longer than listing a lock
 
 
 class File(NamedTuple):
@@ -27,7 +27,10 @@ class File(NamedTuple):
 
 
 def find_file(path: Path) -> File:
-    """Return the regular file at `path`; a pipe or device is refused without being opened."""
+    """Return the regular file at `path`.
+
+    A pipe or device raises ValueError and is not opened.
+    """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{shown(path.name, quote=False)}: not a regular file; name a file")
@@ -35,10 +38,10 @@ def find_file(path: Path) -> File:
 
 
 def open_file(file: File) -> BinaryIO:
-    """Open `file` for reading, provided that it is still the one found before."""
+    """Open `file` for reading; raise ValueError if it changed since `find_file`."""
     if find_file(file.path) != file:
         raise ValueError(f"{file.name}: changed since it was opened; open it again")
-    # Without O_NONBLOCK a pipe put there in the meantime would block for ever.
+    # If a pipe replaced the file in the meantime, opening it without O_NONBLOCK never returns.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     return os.fdopen(os.open(file.path, flags), "rb")
 
@@ -131,7 +134,7 @@ def _naming(target: Path) -> Iterator[None]:
 
 
 def check_target(target: Path) -> None:
-    """Raise ValueError when something else than a regular file has the name of a file to write."""
+    """Raise ValueError if `target` exists and is not a regular file."""
     if target.exists() and not target.is_file():
         raise ValueError(f"{target}: not a regular file; give the name of a file")
 
@@ -148,13 +151,13 @@ def is_input(path: Path, source: Path) -> bool:
 
 
 def usual_mode() -> int:
-    """Return the permissions that a new file gets here."""
+    """Return the permissions of a new file under the umask of this process."""
     umask = os.umask(0)
     os.umask(umask)
     return 0o666 & ~umask
 
 
 def sync(file: IO[bytes]) -> None:
-    """Bring what was written to a file onto the disk."""
+    """Flush an open file to the disk."""
     file.flush()
     os.fsync(file.fileno())

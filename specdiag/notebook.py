@@ -1,4 +1,4 @@
-"""A record -> the table that notebooks show of it."""
+"""A dataclass -> an HTML table for notebooks."""
 
 import inspect
 import re
@@ -11,13 +11,14 @@ import numpy as np
 
 from specdiag.wording import printable
 
-MANY, LONG = 8, 200  # items and characters of a value that are shown
+MAX_ITEMS, MAX_CHARACTERS = 8, 200  # of each value
 
 
 def record_html(record: Any) -> str:
-    """Return an HTML table of the fields of a dataclass, their values, and what its docstring says of them.
+    """Return an HTML table of the fields of a dataclass: name, value and meaning.
 
-    Nothing of it is markup of its own: names in a file may be anything.
+    The meaning is that of the section Attributes of the docstring. All text is escaped, because
+    names in a checkpoint can contain markup.
     """
     meanings = _meanings(type(record).__doc__ or "")
     rows = [("field", "value", "meaning")]
@@ -42,14 +43,14 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, tuple | Mapping):
-        more = f", … ({len(value)})" * (len(value) > MANY)
-        return ", ".join(_text(item) for item in [*value][:MANY]) + more
+        more = f", … ({len(value)})" * (len(value) > MAX_ITEMS)
+        return ", ".join(_text(item) for item in [*value][:MAX_ITEMS]) + more
     text = str(value)
-    return text if len(text) <= LONG else f"{text[:LONG]}…"
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}…"
 
 
 def _meanings(doc: str) -> dict[str, str]:
-    """Return what the section Attributes of a docstring says, by field."""
+    """Return the text of the section Attributes of a docstring, by field."""
     section = inspect.cleandoc(doc).partition("Attributes\n----------\n")[2]
-    found = re.findall(r"^(\w[\w, ]*?)(?: : .*)?\n((?: +.*\n?)*)", f"{section}\n", re.MULTILINE)
-    return {name: " ".join(about.split()) for names, about in found for name in names.split(", ")}
+    entries = re.findall(r"^(\w[\w, ]*?)(?: : .*)?\n((?: +.*\n?)*)", f"{section}\n", re.MULTILINE)
+    return {name: " ".join(about.split()) for names, about in entries for name in names.split(", ")}

@@ -1,9 +1,9 @@
-"""Any checkpoint -> one safetensors file that holds all of it, and its vocabulary as JSON beside it.
+"""Any checkpoint -> one safetensors file that holds all of it, and a JSON file beside it.
 
-The safetensors file has one metadata key, whose text is what the tensors themselves do not say:
-their first order, their hashes, which are tied, vocabularies, hyper-parameters and notes. `open_checkpoint`
-reads everything back from that one file. The JSON beside it is a copy for people and other
-programs, so the two cannot disagree about a checkpoint: no reader of ours depends on both.
+The safetensors file has one metadata key. Its text holds everything except the values of the
+tensors: their original order, hashes and ties, vocabularies, hyper-parameters and notes.
+`open_checkpoint` reads everything from that file alone. The JSON file is a copy of the text for
+people and other programs; specdiag does not read it, so the two files cannot disagree.
 """
 
 import json
@@ -16,7 +16,7 @@ from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
 from specdiag.checkpoint.safetensors import CODES, RECORD, make_header, parse_json, sort_key
 from specdiag.checkpoint.tensor import Tensor, combined_hash, elements_hash, read_values, ties
 from specdiag.files import is_input, sync, whole_file
-from specdiag.wording import is_text, shown
+from specdiag.wording import is_text, shown, some
 
 if TYPE_CHECKING:
     import torch
@@ -31,31 +31,31 @@ def export(
     *,
     overwrite: bool = False,
 ) -> str:
-    """Return the tensor digest of a checkpoint, after writing it as safetensors and JSON.
+    """Write a checkpoint as safetensors and JSON, and return its tensor digest.
 
-    The tensors keep their bits and their names as `open_checkpoint` gives them: those of the
-    model's own state dict, without the prefixes of wrapper modules such as ``model.``. Tied tensors
-    are stored once. One tensor is in memory at a time.
+    The tensors keep their bits and have the names that `open_checkpoint` gives them: those of the
+    state dict, without the prefixes of wrapper modules such as ``model.``. Tied tensors are stored
+    once. Only one tensor is in memory at a time.
 
     Parameters
     ----------
     source : path, mapping, torch module or Checkpoint
-        Whatever `open_checkpoint` reads.
+        Any source that `open_checkpoint` reads.
     target : path
-        Ends in ``.safetensors``; the JSON gets the same name with ``.json``.
+        A name that ends in ``.safetensors``; the JSON file gets the same name with ``.json``.
     overwrite : bool
-        Replace files of these names.
+        Whether to replace existing files of these names.
 
     Raises
     ------
     ValueError
-        If `target` has another extension or is the checkpoint itself, or if a tensor cannot be
-        read or has no place in a safetensors file: an export is complete or is not made.
+        If `target` has another extension or is part of the checkpoint, or if a tensor cannot be
+        read or cannot be stored in a safetensors file. Nothing is written then.
     FileExistsError
         If one of the two files exists and `overwrite` is false.
     OSError
-        If the files cannot be written. Then, as when the process is killed, the old files are
-        left or the new ones, or one of the two safetensors files alone.
+        If the files cannot be written. Then, or if the process is killed, the old files or the
+        new ones exist, or one of the two safetensors files without its JSON.
     """
     checkpoint = open_checkpoint(source)
     where = shown(checkpoint.path.name if checkpoint.path else checkpoint.name, quote=False)
@@ -71,7 +71,7 @@ def export(
         "notes": list(checkpoint.notes),
     }
     stored = sorted((t for t in checkpoint.tensors if t.name not in tied), key=sort_key)
-    # Hashes are known when everything is written; room is left for as many characters.
+    # The hashes are known after all tensors are written: leave space for a header of that size.
     header = make_header(stored, {RECORD: _as_json(record, where)}, where)
     try:
         with whole_file(side) as table, whole_file(safe) as file:
@@ -86,7 +86,7 @@ def export(
             table.write(text.encode() + b"\n")
             sync(file)
             sync(table)
-            side.unlink(missing_ok=True)  # an old JSON never stands beside new tensors
+            side.unlink(missing_ok=True)  # an old JSON never lies beside new tensors
     except OSError as error:
         reason = error.strerror or error
         raise OSError(f"{target} could not be written: {reason}") from error
@@ -94,40 +94,38 @@ def export(
 
 
 def _targets(checkpoint: Checkpoint, target: Path, overwrite: bool) -> tuple[Path, Path]:
-    """Return the paths of the two files, after making sure that they may be written."""
+    """Return the paths of the two files; raise an error if they must not be written."""
     if target.suffix != ".safetensors":
-        raise ValueError(f"{target} does not end in .safetensors: name the file to write so")
+        raise ValueError(f"{target}: the name must end in .safetensors")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{target}: there is no folder {target.parent}; make it first")
     safe, side = target, target.with_suffix(".json")
     for file in filter(os.path.lexists, (safe, side)):
         if file.is_symlink() or not file.is_file():
-            raise ValueError(f"{file} is not a regular file: choose another name")
+            raise ValueError(f"{file} is not a regular file; choose another name")
         if checkpoint.path and is_input(file, checkpoint.path):
-            raise ValueError(f"{file} belongs to the checkpoint itself: choose another name")
+            raise ValueError(f"{file} is part of the checkpoint to export; choose another name")
         if not overwrite:
             raise FileExistsError(
-                f"{file} exists: choose another name, or replace it (--force, overwrite=True)"
+                f"{file} exists; choose another name, or replace it (--force, overwrite=True)"
             )
     return safe, side
 
 
 def _refuse_obstacles(checkpoint: Checkpoint, where: str) -> None:
     tensors = checkpoint.tensors
-    found = {t.name: reason for t in tensors if (reason := _obstacle(t))}
-    if found:
-        listed = [f"{shown(name)} ({why})" for name, why in [*found.items()][:MAX_LISTED]]
-        more = f" and {len(found) - MAX_LISTED:,} more" if len(found) > MAX_LISTED else ""
+    refused = [f"{shown(t.name)} ({reason})" for t in tensors if (reason := _obstacle(t))]
+    if refused:
         raise ValueError(
-            f"{where}: {len(found):,} of {len(tensors):,} tensors cannot be exported: "
-            f"{', '.join(listed)}{more}; an export holds all of them or is not made"
+            f"{where}: {len(refused):,} of {len(tensors):,} tensors cannot be exported: "
+            f"{some(refused, MAX_LISTED)}; an export must hold all of them"
         )
     if not tensors:
         raise ValueError(f"{where}: there are no tensors to export")
 
 
 def _obstacle(tensor: Tensor) -> str | None:
-    """Return why a safetensors file cannot hold a tensor, if so."""
+    """Return why a safetensors file cannot hold a tensor, or None."""
     if tensor.problem:
         return tensor.problem
     if tensor.name == "__metadata__":
@@ -138,7 +136,7 @@ def _obstacle(tensor: Tensor) -> str | None:
 
 
 def _as_json(record: Mapping[str, Any], where: str) -> str:
-    """Return the record as JSON that reads back as it is."""
+    """Return the record as JSON that is equal to the record when it is read again."""
     try:
         text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
         if not is_text(text):
@@ -146,14 +144,14 @@ def _as_json(record: Mapping[str, Any], where: str) -> str:
         elif parse_json(text.encode(), where) == record:
             return text
         else:
-            reason = "it would not read back the same"
+            reason = "it would change"
     except (ValueError, TypeError, RecursionError) as error:
         reason = str(error)
     raise ValueError(f"{where}: its metadata cannot be written as JSON: {reason}")
 
 
 def _write_tensor(file: IO[bytes], tensor: Tensor) -> str:
-    """Write the elements and return their SHA-256."""
+    """Write the elements of a tensor and return their SHA-256."""
     values = read_values(tensor)
     file.write(values.reshape(-1).view("u1").data)
     return elements_hash(values)

@@ -1,6 +1,6 @@
-"""Tensors that are already in memory: NumPy arrays, torch tensors and modules.
+"""NumPy arrays, torch tensors and modules in memory -> named tensors.
 
-torch is never imported here: whoever passes a tensor has imported it.
+This module never imports torch: if a caller passes a torch tensor, torch is imported already.
 """
 
 import sys
@@ -14,7 +14,7 @@ from specdiag.checkpoint.tensor import ITEMSIZE, ML_DTYPES, Tensor, numpy_dtype,
 
 
 def is_module(value: object) -> bool:
-    """Tell whether a value has a ``state_dict()``, as torch modules do."""
+    """Return whether a value has a ``state_dict()``, as torch modules do."""
     return callable(getattr(value, "state_dict", None)) and not isinstance(value, type)
 
 
@@ -28,7 +28,7 @@ def memory_tree(source: object) -> object:
 
 
 def memory_tensor(name: str, values: Any) -> Tensor:
-    """Return a NumPy array or torch tensor under its name."""
+    """Return the named tensor of a NumPy array or torch tensor."""
     make = _numpy_tensor if isinstance(values, np.ndarray) else _torch_tensor
     return make(name, values)
 

@@ -1,4 +1,4 @@
-"""Plain values beside the tensors: nodes of a checkpoint's tree as values that JSON can hold."""
+"""Nodes of a checkpoint's tree -> metadata: plain values that JSON can hold."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -20,18 +20,23 @@ MAX_NODES = 500_000
 MAX_LEVELS = 40
 
 
-class Plainer:
-    """Turns nodes into values that JSON can hold, within one budget for a whole checkpoint.
+class Converter:
+    """Converts nodes to values that JSON can hold, within one budget for a whole checkpoint.
 
-    `foreign` counts what could only be named.
+    Attributes
+    ----------
+    left : int
+        Nodes that may still be converted.
+    foreign : Counter
+        Objects that were replaced by their name in angle brackets, by that name.
     """
 
-    def __init__(self, budget: int = MAX_NODES) -> None:
-        self.left = budget
+    def __init__(self) -> None:
+        self.left = MAX_NODES
         self.foreign: Counter[str] = Counter()
 
     def convert(self, node: Any, levels: int = MAX_LEVELS) -> Any:
-        """Return a plain value for a node; levels bound the recursion."""
+        """Return a plain value for a node with at most `levels` levels of nesting."""
         self.left -= 1 + (len(node) // 64 if isinstance(node, str) else 0)
         if self.left < 0 or levels == 0:
             self.foreign["too large or too deep"] += 1
@@ -41,7 +46,7 @@ class Plainer:
             return self._table(table_items(node if is_table(node) else node.state), levels)
         if isinstance(node, list | tuple | set | frozenset) or path in LISTS:
             items = set_items(node) if type(node) is Object else node
-            # The first that finds the budget spent is the last.
+            # The item that exceeds the budget is the last one.
             return [self.convert(item, levels - 1) for item in items if self.left >= 0]
         value = scalar(node)
         if isinstance(value, str) and not isinstance(node, str | float) and value[:1] == "<":

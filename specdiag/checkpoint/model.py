@@ -1,4 +1,4 @@
-"""Finding the model in the tree of dicts, lists and objects that a checkpoint holds."""
+"""Tree of a checkpoint -> the tensors of its model by name, and the entries beside them."""
 
 import re
 from array import array
@@ -23,7 +23,7 @@ _EMA = re.compile(r"(model_)?ema(_(model|net|state|weights|params))?(_(state_)?d
 _WRAPPERS = re.compile(
     rf"model(_state|_weights)?|module|net(work)?|state|weights|param(eter)?s|{_EMA.pattern}"
 )
-# Whole names of what lies beside a model in a file. A network may be called 'scheduler_net'.
+# Entries beside a model, by their whole names: a network may be called 'scheduler_net'.
 _SETTINGS = re.compile(r"(datamodule_)?(hyper_?param(eter)?s|hparams)|config|cfg|args")
 _RNG = r"(\w+_)?(rng|random)(_states?)(_all)?|(\w+_)?rng"
 _ASIDE = re.compile(
@@ -36,7 +36,17 @@ _SCALARS = (str, int, float, bool, bytes, type(None))
 
 @dataclass(kw_only=True, slots=True)
 class Model:
-    """The tensors of a model by name, what else its state dict and the file hold, what was left."""
+    """The tensors of a model, and the other content of its checkpoint.
+
+    Attributes
+    ----------
+    tensors, entries : list of (name, node)
+        Tensors and other entries of the state dict, in order.
+    top : list of (name, node)
+        Entries beside the state dict, such as hyper-parameters.
+    aside : dict
+        Number of tensors that are not part of the model, by the entry that holds them.
+    """
 
     tensors: list[tuple[str, Any]] = field(default_factory=list)
     entries: list[tuple[str, Any]] = field(default_factory=list)
@@ -47,9 +57,9 @@ class Model:
 def find_model(root: Any, where: str) -> Model:
     """Return the model that a checkpoint's tree holds.
 
-    Wrappers such as ``state_dict`` are opened; several networks side by side keep their keys in
-    the names. Optimiser states, settings, averages and the like are left aside and their tensors
-    counted, in a file as in memory: a checkpoint that was loaded is what it was in its file.
+    Wrappers such as ``state_dict`` are opened; if there are several networks, their names are part
+    of the tensors' names. Optimiser states, settings, averages and the like are left out and their
+    tensors counted. A file and the same checkpoint loaded into memory give the same model.
 
     Raises
     ------
@@ -64,20 +74,20 @@ def find_model(root: Any, where: str) -> Model:
         if is_tensor(node) or not is_table(node):
             break
         parts = list(children(node) or ())
-        refuse_duplicates([key for key, _ in parts], where)
+        _refuse_duplicates([key for key, _ in parts], where)
         entries = dict(parts)
-        found = {key: value for key, value in entries.items() if id(value) in bearing}
-        chosen, aside = _choose(found)
+        candidates = {key: value for key, value in entries.items() if id(value) in bearing}
+        chosen, aside = _choose(candidates)
         for key in sorted(aside):
-            count = _count(found[key], counted)
+            count = _count(candidates[key], counted)
             model.aside[key] = model.aside.get(key, 0) + count
-        model.top += [(key, found[key]) for key in aside if _SETTINGS.fullmatch(key.lower())]
+        model.top += [(key, candidates[key]) for key in aside if _SETTINGS.fullmatch(key.lower())]
         if chosen is None:
             break
         model.top += [
             (key, value)
             for key, value in entries.items()
-            if key not in found and not _is_training(key, value)
+            if key not in candidates and not _is_training(key, value)
         ]
         node, aside = entries[chosen], set()
     left = MAX_NAMES
@@ -90,30 +100,30 @@ def find_model(root: Any, where: str) -> Model:
                 f"and {MAX_NAMES:,} in all"
             )
         (model.tensors if is_tensor(leaf) else model.entries).append((name, leaf))
-    refuse_duplicates([name for name, _ in model.tensors], where)
+    _refuse_duplicates([name for name, _ in model.tensors], where)
     return model
 
 
-def refuse_duplicates(names: Sequence[str], where: str) -> None:
+def _refuse_duplicates(names: Sequence[str], where: str) -> None:
     """Raise ValueError if a name occurs twice."""
     if len(set(names)) != len(names):
         name = next(name for name, count in Counter(names).items() if count > 1)
         raise ValueError(f"{where}: the name {shown(name)} occurs twice")
 
 
-def _choose(found: dict[str, Any]) -> tuple[str | None, set[str]]:
-    """Return the key under which the whole model lies, if any, and the keys that are left aside.
+def _choose(candidates: dict[str, Any]) -> tuple[str | None, set[str]]:
+    """Return the key of the whole model, or None, and the keys to leave out.
 
-    `found` holds the entries that are tensors or lead to one.
+    `candidates` are the entries that are tensors or contain one.
     """
-    aside = {key for key, value in found.items() if _is_beside(key, value)}
-    kept = found.keys() - aside
+    aside = {key for key, value in candidates.items() if _is_beside(key, value)}
+    kept = candidates.keys() - aside
     if not kept:
-        kept = {key for key in found if _EMA.fullmatch(key.lower())}
+        kept = {key for key in candidates if _EMA.fullmatch(key.lower())}
         aside -= kept
-    # A single number, such as the best loss so far, is no network.
-    numbers = {key for key in kept if is_number(found[key])}
-    groups = {key for key in kept if not is_tensor(found[key])}
+    # A single number, such as the best loss so far, is not a network.
+    numbers = {key for key in kept if is_number(candidates[key])}
+    groups = {key for key in kept if not is_tensor(candidates[key])}
     if groups != kept - numbers:
         return None, aside
     chosen = next((key for key in _STATE_DICTS if key in groups), None)
@@ -121,11 +131,11 @@ def _choose(found: dict[str, Any]) -> tuple[str | None, set[str]]:
         chosen = next((key for key in groups if _WRAPPERS.fullmatch(key)), None)
     if chosen is None:
         return None, aside
-    return chosen, found.keys() - {chosen}
+    return chosen, candidates.keys() - {chosen}
 
 
 def _is_beside(key: str, value: Any) -> bool:
-    """Tell whether an entry is something known that lies beside a model."""
+    """Return whether an entry is known not to be part of a model."""
     if is_tensor(value):
         return bool(re.fullmatch(_RNG, key.lower()))
     return bool(_SETTINGS.fullmatch(key.lower())) or _is_training(key, value)
@@ -134,20 +144,20 @@ def _is_beside(key: str, value: Any) -> bool:
 def _is_training(key: str, value: Any) -> bool:
     if _ASIDE.fullmatch(key.lower()):
         return True
-    # What torch's optimisers call their state, whatever the entry's name.
+    # The state of a torch optimiser has these keys; its entry can have any name.
     return is_table(value) and {"state", "param_groups"} <= {
         name for name, _ in islice(children(value) or (), 8)
     }
 
 
 def _parts(node: Any) -> Iterable[Any]:
-    """Return the parts of a node that are, or could lead to, tensors."""
+    """Return the parts of a node that are tensors or could contain one."""
     return (part for _, part in children(node) or () if type(part) not in _SCALARS)
 
 
 def _bearing(root: Any) -> set[int]:
-    """Return the ids of the nodes that are tensors or lead to one."""
-    nodes = [root]  # holds on to the nodes: an id is good only while its object lives
+    """Return the ids of the nodes that are tensors or contain one."""
+    nodes = [root]  # keeps the nodes alive: an id is valid only as long as its object exists
     index = {id(root): 0}
     above, below = array("I"), array("I")  # lists of lists would take many times the memory
     position = 0
@@ -163,18 +173,18 @@ def _bearing(root: Any) -> set[int]:
     parents = np.frombuffer(above, dtype=np.uint32)[order]
     ends = np.cumsum(np.bincount(np.frombuffer(below, dtype=np.uint32), minlength=len(nodes)))
     pending = [at for at, node in enumerate(nodes) if is_tensor(node)]
-    found = set(pending)
+    marked = set(pending)
     while pending:
         at = pending.pop()
         for parent in parents[ends[at - 1] if at else 0 : ends[at]].tolist():
-            if parent not in found:
-                found.add(parent)
+            if parent not in marked:
+                marked.add(parent)
                 pending.append(parent)
-    return {id(nodes[at]) for at in found}
+    return {id(nodes[at]) for at in marked}
 
 
 def _count(node: Any, seen: dict[int, Any]) -> int:
-    """Return how many tensors lie below a node and are not among the nodes already seen."""
+    """Return the number of tensors in a node, without those in nodes already seen."""
     if id(node) in seen:
         return 0
     seen[id(node)] = node
@@ -192,7 +202,7 @@ def _count(node: Any, seen: dict[int, Any]) -> int:
 def _walk(
     root: Any, bearing: set[int], aside: set[str], where: str
 ) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield tensors and the plain entries of dicts with their paths; a cycle is not followed."""
+    """Yield tensors and other entries of dicts with their paths; cycles are not followed."""
     if is_tensor(root):
         yield ("tensor",), root
         return
@@ -227,10 +237,10 @@ def _walk(
 
 
 def strip_wrappers(names: list[str]) -> Callable[[str], str]:
-    """Return the function that takes the prefixes of wrapper modules off the names.
+    """Return a function that removes the prefixes of wrapper modules from a name.
 
-    ``module.``, ``model.`` and ``_orig_mod.`` go while all names start with them; the component
-    ``_orig_mod`` goes everywhere unless that would make two names equal.
+    ``module.``, ``model.`` and ``_orig_mod.`` are removed as long as all names start with them. The
+    component ``_orig_mod`` is removed everywhere, unless two names would become equal.
     """
     prefix = ""
     while more := next((p for p in _PREFIXES if _all_start(names, prefix + p)), ""):

@@ -1,7 +1,7 @@
-"""Any checkpoint file -> named tensors, read one at a time.
+"""Any checkpoint -> named tensors, whose values are read one tensor at a time.
 
-Nothing in a file is ever executed: pickles are interpreted by an inert reader that imports and
-calls nothing, so a stranger's checkpoint is as safe to open as a picture. No torch is needed.
+Nothing in a file is ever executed: the reader of pickles is inert. It imports nothing and calls
+nothing, so checkpoints from strangers are safe to open. torch is not needed.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from specdiag.checkpoint import memory
-from specdiag.checkpoint.metadata import MAX_NODES, Plainer
+from specdiag.checkpoint.metadata import Converter
 from specdiag.checkpoint.model import Model, find_model, strip_wrappers
 from specdiag.checkpoint.safetensors import RECORD, parse_json, read_header, restore
 from specdiag.checkpoint.tensor import Tensor, combined_hash, elements_hash, read_values
@@ -20,7 +20,7 @@ from specdiag.checkpoint.torchfile.legacy import read_legacy, starts_legacy
 from specdiag.checkpoint.torchfile.tensors import TorchFile, read_zip, torch_tensor
 from specdiag.files import File, find_file, open_file, read_bytes
 from specdiag.notebook import record_html
-from specdiag.wording import shown
+from specdiag.wording import counted, shown, some
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ MAX_NOTES = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """The tensors of a model, in the order of their file, and what was stored beside them.
+    """The tensors of a model, in the order of their file, and the metadata stored beside them.
 
     Attributes
     ----------
@@ -41,10 +41,10 @@ class Checkpoint:
     path : Path or None
     tensors : tuple of Tensor
     metadata : dict
-        Plain values, fit for JSON: hyper-parameters, entries of the state dict that are no
-        tensors, epoch and the like. What is not plain is named in angle brackets.
+        Plain values that JSON can hold: hyper-parameters, entries of the state dict that are not
+        tensors, epoch and the like. Other objects are replaced by their name in angle brackets.
     notes : tuple of str
-        What was left aside.
+        The entries that were left out or replaced, one sentence each.
     """
 
     name: str
@@ -64,9 +64,9 @@ def open_checkpoint(
     Parameters
     ----------
     source : path, mapping, torch module or Checkpoint
-        A file written by torch (Lightning checkpoints, state dicts, whole modules, TorchScript,
-        the older format) or safetensors, the index of a sharded checkpoint, a folder that holds
-        one of these; or a state dict or module in memory; a Checkpoint is returned as it is.
+        A file written by torch (Lightning checkpoint, state dict, whole module, TorchScript, the
+        older format) or safetensors, the index of a sharded checkpoint, or a folder that holds
+        one of these; or a state dict or module in memory. A Checkpoint is returned unchanged.
 
     Returns
     -------
@@ -77,9 +77,9 @@ def open_checkpoint(
     FileNotFoundError
         If the file does not exist.
     ValueError
-        If the file is not a checkpoint, or is damaged or malformed in any way.
+        If the file is not a checkpoint, or is damaged or invalid in any way.
     TypeError
-        If `source` is none of the above.
+        If `source` is of another type.
     """
     if isinstance(source, Checkpoint):
         return source
@@ -88,18 +88,18 @@ def open_checkpoint(
         return _open_folder(path) if path.is_dir() else _open_path(path)
     if isinstance(source, Mapping) or memory.is_module(source):
         model = find_model(memory.memory_tree(source), "model")
-        found = [memory.memory_tensor(name, values) for name, values in model.tensors]
-        return _assemble("model", None, _Opened(found, *_metadata(model)))
-    raise TypeError(f"a path, state dict or module is expected, not {type(source).__name__}")
+        tensors = [memory.memory_tensor(name, values) for name, values in model.tensors]
+        return _assemble("model", None, _Content(tensors, *_metadata(model)))
+    raise TypeError(f"expected a path, state dict or module, not {type(source).__name__}")
 
 
 def tensor_digest(
     source: "str | os.PathLike[str] | Mapping[str, Any] | torch.nn.Module | Checkpoint",
 ) -> str:
-    """Return the SHA-256 of all tensors, the identity of the weights whatever they are stored in.
+    """Return the SHA-256 of all tensors: the identity of the weights in any format of file.
 
-    It is taken over the JSON list of [name, dtype, shape, SHA-256 of the little-endian elements] of
-    every tensor, sorted by name, in ASCII and without spaces.
+    It is the SHA-256 of a JSON list, in ASCII and without spaces, that has [name, dtype, shape,
+    SHA-256 of the little-endian elements] of every tensor, sorted by name.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def tensor_digest(
     return combined_hash(tensors, {t.name: elements_hash(read_values(t)) for t in tensors})
 
 
-# Files are recognised by their content; their extension says nothing.
+# Files are recognised by their first bytes, not by their extension.
 _FOREIGN = (
     (rb"version https://git-lfs", "a Git LFS pointer: fetch the content with 'git lfs pull'"),
     (rb"(?i)\s*<(!doctype|html|\?xml)", "a web page: download the file itself"),
@@ -134,8 +134,8 @@ def _open_path(path: Path) -> Checkpoint:
     return _assemble(path.stem, path, _open_single(file, head))
 
 
-class _Opened(NamedTuple):
-    """What a file holds; an export holds names that are to stay as they are."""
+class _Content(NamedTuple):
+    """The content of a file; the names in an export are final and keep their prefixes."""
 
     tensors: list[Tensor]
     metadata: dict[str, Any]
@@ -152,8 +152,8 @@ def _looks_like_safetensors(head: bytes, file: File) -> bool:
     return head[8:9] == b"{" and 8 + int.from_bytes(head[:8], "little") <= file.size
 
 
-def _open_single(file: File, head: bytes) -> _Opened:
-    """Open one file of tensors, whatever its kind."""
+def _open_single(file: File, head: bytes) -> _Content:
+    """Return the content of one file of tensors of any kind."""
     if not head:
         raise ValueError(f"{file.name}: the file is empty; copy or download it again")
     if _looks_like_safetensors(head, file):
@@ -166,55 +166,52 @@ def _open_single(file: File, head: bytes) -> _Opened:
     if starts_legacy(file):
         return _open_torch(*read_legacy(file))
     if head[8:9] == b"{":
-        return _open_safetensors(file)  # says what is wrong with its length
+        return _open_safetensors(file)  # raises an error about its length
     if re.match(rb"\x80[\x02-\x05]|[(\]}lcd].*\n", head):
         raise ValueError(f"{file.name}: a pickle, but not written by torch.save")
     raise ValueError(
-        f"{file.name}: not a checkpoint: it starts with {head[:8]!r}; torch and safetensors files "
-        "and sharded indexes are read"
+        f"{file.name}: not a checkpoint: it starts with {head[:8]!r}; expected a torch or "
+        "safetensors file or an index of shards"
     )
 
 
-def _open_safetensors(file: File) -> _Opened:
-    found, metadata = read_header(file)
-    if RECORD not in metadata:
-        return _Opened(found, dict(metadata), [])
-    found, about, notes = restore(file, found, metadata[RECORD])
-    plainer = Plainer()
-    about = {name: plainer.convert(value) for name, value in about.items()}
-    return _Opened(found, about, notes, is_export=True)
+def _open_safetensors(file: File) -> _Content:
+    tensors, texts = read_header(file)
+    if RECORD not in texts:
+        return _Content(tensors, dict(texts), [])
+    tensors, metadata, notes = restore(file, tensors, texts[RECORD])
+    converter = Converter()
+    metadata = {name: converter.convert(value) for name, value in metadata.items()}
+    return _Content(tensors, metadata, notes, is_export=True)
 
 
-def _open_torch(root: Any, source: TorchFile) -> _Opened:
+def _open_torch(root: Any, source: TorchFile) -> _Content:
     model = find_model(root, source.file.name)
-    found = [torch_tensor(source, name, node) for name, node in model.tensors]
-    return _Opened(found, *_metadata(model))
+    tensors = [torch_tensor(source, name, node) for name, node in model.tensors]
+    return _Content(tensors, *_metadata(model))
 
 
 def _metadata(model: Model) -> tuple[dict[str, Any], list[str]]:
-    """Return the plain entries beside the tensors, and notes about everything left out."""
+    """Return the entries beside the tensors as plain values, and notes on everything left out."""
     notes = [
-        f"{_tensors(count)} under {shown(key)} {'is' if count == 1 else 'are'} not part of the model"
+        f"{counted(count, 'tensor')} under {shown(key)} "
+        f"{'is' if count == 1 else 'are'} not part of the model"
         for key, count in model.aside.items()
     ]
     metadata: dict[str, Any] = {}
-    plainer = Plainer()
+    converter = Converter()
     for name, node in [*model.entries, *model.top]:
-        if plainer.left < 0:
+        if converter.left < 0:
             notes.append(f"entries from {shown(name)} on were left out: there are too many")
             break
-        plainer.foreign.clear()
-        metadata.setdefault(name, plainer.convert(node))
-        if plainer.foreign:
-            listed = _listed(plainer.foreign)
+        converter.foreign.clear()
+        metadata.setdefault(name, converter.convert(node))
+        if converter.foreign:
+            listed = _listed(converter.foreign)
             notes.append(
                 f"{shown(name, quote=False)} holds objects that were not rebuilt: {listed}"
             )
     return metadata, notes
-
-
-def _tensors(count: int) -> str:
-    return f"{count:,} tensor{'s' * (count != 1)}"
 
 
 def _listed(foreign: Mapping[str, int]) -> str:
@@ -223,8 +220,8 @@ def _listed(foreign: Mapping[str, int]) -> str:
     return ", ".join(named) + (f" and {more:,} more kinds" if more else "")
 
 
-def _assemble(name: str, path: Path | None, opened: _Opened) -> Checkpoint:
-    tensors, metadata, notes, is_export = opened
+def _assemble(name: str, path: Path | None, content: _Content) -> Checkpoint:
+    tensors, metadata, notes, is_export = content
     if not is_export:
         strip = strip_wrappers([tensor.name for tensor in tensors])
         tensors = [replace(tensor, name=strip(tensor.name)) for tensor in tensors]
@@ -238,8 +235,8 @@ def _assemble(name: str, path: Path | None, opened: _Opened) -> Checkpoint:
     )
 
 
-# What a folder may hold, the preferred kind first. Trainers leave the last line's files beside
-# the weights.
+# Checkpoints in a folder, the preferred kind first. Trainers write other files of the last kind
+# beside the weights.
 _KINDS = (
     r".*\.safetensors\.index\.json",
     r".*\.safetensors",
@@ -260,7 +257,7 @@ def _open_folder(path: Path) -> Checkpoint:
     for kind in _KINDS:
         candidates = [name for name in names if re.fullmatch(kind, name)]
         if len(candidates) > 1:
-            listed = ", ".join(shown(name, quote=False) for name in candidates[:10])
+            listed = some([shown(name, quote=False) for name in candidates], 10)
             raise ValueError(
                 f"{shown(path.name, quote=False)}: {len(candidates)} checkpoints in the folder "
                 f"({listed}); name one of them"
@@ -268,20 +265,22 @@ def _open_folder(path: Path) -> Checkpoint:
         if candidates:
             return replace(_open_path(path / candidates[0]), name=path.resolve().name, path=path)
     raise FileNotFoundError(
-        f"{shown(path.name, quote=False)}: no checkpoint in the folder "
-        "(.safetensors, .ckpt, .pt, .pth, .bin or an index of shards)"
+        f"{shown(path.name, quote=False)}: no checkpoint in the folder; expected .safetensors, "
+        ".ckpt, .pt, .pth, .bin or an index of shards"
     )
 
 
 def _open_index(file: File) -> Checkpoint:
-    """Open the shards that an index names, and check that each key is where it should be."""
+    """Open the shards of an index, and check that each holds the tensors listed for it."""
     if file.size > MAX_INDEX:
-        raise ValueError(f"{file.name}: {file.size:,} bytes are too many for an index")
+        raise ValueError(
+            f"{file.name}: an index of {file.size:,} bytes; at most {MAX_INDEX:,} are read"
+        )
     with open_file(file) as stream:
         index = parse_json(read_bytes(stream, 0, file.size, file.name), file.name)
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f"{file.name}: JSON without a weight_map, not an index of shards")
+        raise ValueError(f"{file.name}: JSON without a weight_map is not an index of shards")
     for shard in weight_map.values():
         if not isinstance(shard, str) or not _is_plain_name(shard):
             name = shown(shard) if isinstance(shard, str) else "a shard's name"
@@ -289,11 +288,11 @@ def _open_index(file: File) -> Checkpoint:
     expected: dict[str, set[str]] = {}
     for key, shard in weight_map.items():
         expected.setdefault(shard, set()).add(key)
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
     notes: list[str] = []
     for shard, keys in expected.items():
-        tensors, _, more, _ = _open_shard(file, shard)
-        present = {tensor.name for tensor in tensors}
+        content = _open_shard(file, shard)
+        present = {tensor.name for tensor in content.tensors}
         extra = present - keys
         for missing, fault in (
             (keys - present, "is not in"),
@@ -301,27 +300,30 @@ def _open_index(file: File) -> Checkpoint:
         ):
             if missing:
                 raise ValueError(
-                    f"{file.name}: {shown(min(missing))} {fault} {shown(shard)}; fetch both again"
+                    f"{file.name}: {shown(min(missing))} {fault} {shown(shard)}; "
+                    "download both again"
                 )
         if extra:
             notes.append(
-                f"{_tensors(len(extra))} in {shown(shard)} left out: the index does not list "
-                f"{shown(min(extra))}{' and others' * (len(extra) > 1)}"
+                f"{counted(len(extra), 'tensor')} in {shown(shard)} left out: "
+                f"the index does not list {shown(min(extra))}{' and others' * (len(extra) > 1)}"
             )
-        found += [tensor for tensor in tensors if tensor.name in keys]
-        notes += more
-    about = Plainer(MAX_NODES).convert(index.get("metadata") or {})
-    metadata = about if isinstance(about, dict) else {}
-    return _assemble(file.path.name.split(".")[0], file.path, _Opened(found, metadata, notes))
+        tensors += [tensor for tensor in content.tensors if tensor.name in keys]
+        notes += content.notes
+    value = Converter().convert(index.get("metadata") or {})
+    metadata = value if isinstance(value, dict) else {}
+    return _assemble(file.path.name.split(".")[0], file.path, _Content(tensors, metadata, notes))
 
 
 def _is_plain_name(name: str) -> bool:
     return name not in ("", ".", "..") and not re.search(r"[/\\:\x00-\x1f]", name)
 
 
-def _open_shard(index: File, shard: str) -> _Opened:
+def _open_shard(index: File, shard: str) -> _Content:
     path = index.path.parent / shard
     if not path.exists():
-        raise FileNotFoundError(f"{index.name}: the shard {shown(shard)} is missing; fetch it too")
+        raise FileNotFoundError(
+            f"{index.name}: the shard {shown(shard)} is missing; download it too"
+        )
     file = find_file(path)
     return _open_single(file, _head(file))

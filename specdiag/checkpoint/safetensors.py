@@ -1,4 +1,4 @@
-"""Safetensors files: the header is JSON, the values lie behind it without gaps."""
+"""The safetensors format: a header of JSON, then the values without gaps."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,9 +23,9 @@ from specdiag.wording import is_text, shown
 
 MAX_HEADER = 100_000_000  # the format's own limit
 MAX_VALUES = 2_000_000  # a tensor takes about 8
-RECORD = "specdiag_export"  # the metadata key under which `specdiag.export` keeps all the rest
+RECORD = "specdiag_export"  # the metadata key whose text holds everything that is not a tensor
 
-# In the order in which the safetensors package writes them: none is off its alignment.
+# In the order in which the safetensors package writes them, so that every tensor is aligned.
 _DTYPES = dict(
     pair.split()
     for pair in (
@@ -41,21 +41,22 @@ CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
 
 def parse_json(data: bytes, where: str) -> Any:
-    """Return what JSON says, refusing what readers disagree about: repeated keys, NaN, surrogates.
+    """Return the content of strict JSON.
 
     Raises
     ------
     ValueError
-        If the text is no such JSON, or nested too deeply.
+        If the text is invalid JSON, is nested too deeply, or has content that readers interpret
+        differently: repeated keys, NaN, or half of a surrogate pair.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        table: dict[str, Any] = {}
         for key, value in pairs:
-            if key in found:
+            if key in table:
                 raise ValueError(f"the key {shown(key)} occurs twice")
-            found[key] = value
-        return found
+            table[key] = value
+        return table
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not a number in JSON")
@@ -63,9 +64,9 @@ def parse_json(data: bytes, where: str) -> Any:
     if data.count(b",") + data.count(b"[") > MAX_VALUES:
         raise ValueError(f"{where}: more than {MAX_VALUES:,} values")
     try:
-        found = json.loads(data.decode(), object_pairs_hook=unique, parse_constant=refuse)
-        # Only an escape can make half of a surrogate pair.
-        are_texts = rb"\ud" not in data.lower() or is_text(json.dumps(found, ensure_ascii=False))
+        content = json.loads(data.decode(), object_pairs_hook=unique, parse_constant=refuse)
+        # Half of a surrogate pair can only be written as an escape.
+        are_texts = rb"\ud" not in data.lower() or is_text(json.dumps(content, ensure_ascii=False))
     except RecursionError:
         raise ValueError(f"{where}: nested too deeply") from None
     except UnicodeDecodeError:
@@ -74,7 +75,7 @@ def parse_json(data: bytes, where: str) -> Any:
         raise ValueError(f"{where}: not valid JSON ({error})") from None
     if not are_texts:
         raise ValueError(f"{where}: a text is not valid Unicode")
-    return found
+    return content
 
 
 def read_header(file: File) -> tuple[list[Tensor], dict[str, str]]:
@@ -83,7 +84,7 @@ def read_header(file: File) -> tuple[list[Tensor], dict[str, str]]:
     Raises
     ------
     ValueError
-        If the header is malformed, or the tensors overlap, leave holes or leave the file.
+        If the header is invalid, or if the tensors overlap, leave holes or exceed the file.
     """
     where = f"{file.name}: safetensors header"
     with open_file(file) as stream:
@@ -93,7 +94,7 @@ def read_header(file: File) -> tuple[list[Tensor], dict[str, str]]:
         if length > min(MAX_HEADER, file.size - 8):
             raise ValueError(
                 f"{where}: {length:,} bytes are announced, the file has {file.size:,}; "
-                "it is damaged or was cut short"
+                "it is damaged or was cut short: copy or download it again"
             )
         header = parse_json(read_bytes(stream, 8, length, where), where)
     if not isinstance(header, dict):
@@ -117,17 +118,17 @@ class _Entry(NamedTuple):
 
 def _entry(name: str, entry: object, where: str) -> _Entry:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"{where}: dtype, shape and data_offsets are expected")
+        raise ValueError(f"{where}: expected dtype, shape and data_offsets")
     code, offsets = entry["dtype"], entry["data_offsets"]
     if not isinstance(code, str):
-        raise ValueError(f"{where}: the dtype is not a text")  # noqa: TRY004
+        raise ValueError(f"{where}: the dtype is not text")  # noqa: TRY004
     dtype = _DTYPES.get(code, shown(code, quote=False))
     shape = checked_shape(entry["shape"], ITEMSIZE.get(dtype, 1), where)
     if not isinstance(offsets, list) or len(offsets) != 2 or {type(o) for o in offsets} != {int}:
         raise ValueError(f"{where}: data_offsets are not two whole numbers")
     begin, end = offsets
     if not 0 <= begin <= end < 2**63:
-        raise ValueError(f"{where}: data_offsets run backwards or beyond 63 bits")
+        raise ValueError(f"{where}: data_offsets run backwards or exceed 63 bits")
     if code in _DTYPES and end - begin != prod(shape) * ITEMSIZE[dtype]:
         raise ValueError(
             f"{where}: {end - begin:,} bytes for {prod(shape):,} elements of {dtype}; "
@@ -166,12 +167,14 @@ def _tensor(file: File, start: int, entry: _Entry) -> Tensor:
 
 
 def make_header(tensors: Sequence[Tensor], metadata: Mapping[str, str], where: str) -> bytes:
-    """Return the head of a file that holds `tensors` in this order, as the package writes it.
+    """Return the header of a file that holds `tensors` in this order, and its length before it.
+
+    The bytes are those that the safetensors package writes.
 
     Raises
     ------
     ValueError
-        If it is larger than what `read_header` reads.
+        If `read_header` could not read it, for example because it is too large.
     """
     table: dict[str, Any] = {"__metadata__": metadata}
     position = 0
@@ -189,42 +192,40 @@ def make_header(tensors: Sequence[Tensor], metadata: Mapping[str, str], where: s
 
 
 def sort_key(tensor: Tensor) -> tuple[int, str]:
-    """Return what the safetensors package sorts tensors by: their dtype, then their name."""
+    """Return the sort key of the safetensors package: the dtype, then the name."""
     return list(_DTYPES).index(CODES[tensor.dtype]), tensor.name
 
 
 def restore(
-    file: File, found: list[Tensor], text: str
+    file: File, tensors: list[Tensor], text: str
 ) -> tuple[list[Tensor], dict[str, Any], list[str]]:
-    """Return tensors in their first order, ties included, metadata and notes of an export.
+    """Return the tensors of an export in their original order with ties, its metadata and notes.
 
     Raises
     ------
     ValueError
-        If the record is malformed or does not fit the tensors.
+        If the record is invalid or does not fit the tensors.
     """
     where = f"{file.name}: {RECORD}"
     record = parse_json(text.encode(), where)
     if not isinstance(record, dict) or record.get("version") != 1:
-        raise ValueError(
-            f"{where}: not of version 1; export it again, or bring specdiag up to date"
-        )
-    stored = {tensor.name: tensor for tensor in found}
+        raise ValueError(f"{where}: its version is not 1; export it again, or update specdiag")
+    stored = {tensor.name: tensor for tensor in tensors}
     fields: list[Any] = [record.get(key) for key in ("sha256", "tied", "metadata", "notes")]
     hashes, tied, metadata, notes = fields
     if not _is_table_of_texts(tied) or not stored.keys() >= {*tied.values()}:
-        raise ValueError(f"{where}: what is tied is not in the file; export it again")
+        raise ValueError(f"{where}: a tied tensor is missing in the file; export it again")
     if not _is_table_of_texts(hashes) or hashes.keys() != stored.keys() ^ tied.keys():
-        raise ValueError(f"{where}: lists other tensors than the file holds; export it again")
+        raise ValueError(f"{where}: it lists other tensors than the file holds; export it again")
     if not isinstance(metadata, dict) or not isinstance(notes, list):
-        raise ValueError(f"{where}: its metadata are malformed; export it again")  # noqa: TRY004
+        raise ValueError(f"{where}: its metadata or notes are invalid; export it again")  # noqa: TRY004
     for name in {*tied.values()}:
         stored[name] = replace(stored[name], identity=(file, name))
     stored |= {name: replace(stored[first], name=name) for name, first in tied.items()}
     if combined_hash(stored.values(), hashes) != record.get("tensor_digest"):
-        raise ValueError(f"{where}: the tensor digest is not that of the file; it is damaged")
-    tensors = [_verified(stored[name], expected, file.name) for name, expected in hashes.items()]
-    return tensors, metadata, [shown(str(note), quote=False, limit=1000) for note in notes]
+        raise ValueError(f"{where}: the tensor digest does not match the file; it is damaged")
+    verified = [_verified(stored[name], expected, file.name) for name, expected in hashes.items()]
+    return verified, metadata, [shown(str(note), quote=False, limit=1000) for note in notes]
 
 
 def _is_table_of_texts(value: object) -> bool:
@@ -232,13 +233,13 @@ def _is_table_of_texts(value: object) -> bool:
 
 
 def _verified(tensor: Tensor, expected: str, where: str) -> Tensor:
-    """Return the tensor with its values compared to their SHA-256 whenever they are read."""
+    """Return the tensor with a `read` that compares the values to their SHA-256."""
 
     def read() -> np.ndarray:
         values = tensor.read()
         if elements_hash(values) != expected:
             raise ValueError(
-                f"{where}: {shown(tensor.name)} does not have its SHA-256; the file is damaged"
+                f"{where}: {shown(tensor.name)} does not match its SHA-256; the file is damaged"
             )
         return values
 

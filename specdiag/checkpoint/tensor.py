@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from specdiag.wording import shown
 
 if TYPE_CHECKING:
-    import numpy as np  # not at run time: it takes longer to import than a lock to be listed
+    import numpy as np  # imported inside functions: it takes longer than listing a lock
 
-# Bytes an element. The second group has no NumPy dtype of its own and is read through ml_dtypes.
+# Bytes per element. NumPy has no dtypes for the second group; ml_dtypes has.
 PLAIN_DTYPES = {
     "float64": 8,
     "float32": 4,
@@ -68,10 +68,11 @@ class Tensor:
     problem : str or None
         Why the values cannot be read, such as ``'sparse tensor'``.
     identity : tuple or None
-        Equal for two tensors exactly when they are the same elements of the same memory.
+        Equal for two tensors if and only if they are the same elements of the same memory.
+        None if the tensor is empty, cannot be read, or is known not to be tied.
     read : callable
-        Returns the values, C-contiguous, in the stored dtype (ml_dtypes for bfloat16 and float8).
-        Raises ValueError or OSError if they cannot be read or fail their checksum.
+        Returns the values as a C-contiguous array of the stored dtype (ml_dtypes for bfloat16 and
+        float8). Raises ValueError or OSError if they cannot be read or do not match their checksum.
     """
 
     name: str
@@ -117,13 +118,13 @@ def elements_hash(values: "np.ndarray") -> str:
 
 
 def combined_hash(tensors: Iterable[Tensor], hashes: Mapping[str, str]) -> str:
-    """Return the digest of tensors, given the SHA-256 of the elements of each by its name."""
+    """Return the digest of all tensors, from the SHA-256 of each tensor's elements by name."""
     rows = sorted((t.name, t.dtype, t.shape, hashes[t.name]) for t in tensors)
     return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
 
 
 def unreadable(name: str, shape: tuple[int, ...], dtype: str, problem: str) -> Tensor:
-    """Return a tensor that is listed but cannot be read."""
+    """Return a tensor that is listed, but whose `read` raises ValueError with the problem."""
 
     def read() -> "np.ndarray":
         raise ValueError(f"the values cannot be read: {problem}")
@@ -132,13 +133,19 @@ def unreadable(name: str, shape: tuple[int, ...], dtype: str, problem: str) -> T
 
 
 def check_bytes(data: "np.ndarray", dtype: str, where: str) -> None:
-    """Raise ValueError if bytes are no elements of `dtype`: a bool is 0 or 1."""
+    """Raise ValueError if bytes are invalid elements of `dtype`: a bool is 0 or 1."""
     if dtype == "bool" and data.size and data.max() > 1:
         raise ValueError(f"{where}: a bool tensor holds bytes other than 0 and 1; it is damaged")
 
 
 def checked_shape(shape: object, itemsize: int, where: str) -> tuple[int, ...]:
-    """Return `shape` as a tuple of sizes whose bytes can be counted in 63 bits."""
+    """Return `shape` as a tuple of sizes.
+
+    Raises
+    ------
+    ValueError
+        If a size is invalid, or if there are more than 64 dimensions or 2**63 bytes.
+    """
     if not isinstance(shape, list | tuple) or not all(type(size) is int for size in shape):
         raise ValueError(f"{where}: the shape is not a sequence of whole numbers")
     if len(shape) > MAX_DIMENSIONS:
@@ -146,10 +153,10 @@ def checked_shape(shape: object, itemsize: int, where: str) -> tuple[int, ...]:
     if any(not 0 <= size < 2**63 for size in shape):
         raise ValueError(f"{where}: a size in the shape is negative or beyond 63 bits")
     if prod(size for size in shape if size) * max(itemsize, 1) > MAX_BYTES:
-        raise ValueError(f"{where}: the shape {shape_text(shape)} asks for more than 2**63 bytes")
+        raise ValueError(f"{where}: the shape {shape_text(shape)} needs more than 2**63 bytes")
     return tuple(shape)
 
 
 def shape_text(shape: list[int] | tuple[int, ...]) -> str:
-    """Return a short text for a shape."""
+    """Return a shape as text for a message."""
     return shown(str(tuple(shape)), quote=False)

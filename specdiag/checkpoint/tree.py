@@ -1,7 +1,7 @@
 """Nodes of a checkpoint's tree, from a pickle or from memory.
 
-What a pickle wants imported is a `Global`, what it wants called is an `Object`; both stay what they
-are: a description. Lists, tuples and dicts are Python's own.
+A `Global` is a name that a pickle asks to import, an `Object` a call that it asks to make. Both are
+descriptions: nothing is imported or called. Lists, tuples and dicts are those of Python.
 """
 
 import math
@@ -26,14 +26,14 @@ _BYTES = {"builtins.bytes", "builtins.bytearray", "__builtin__.bytes", "__builti
 
 @dataclass(frozen=True, slots=True)
 class Global:
-    """The dotted name of something that the pickle wants imported."""
+    """The dotted name of a class or function that the pickle asks to import."""
 
     path: str
 
 
 @dataclass(eq=False, repr=False, slots=True)
 class Object:
-    """Something the pickle wants called, with what it would then be given."""
+    """A call that the pickle asks to make: the callable, its arguments, and the state set later."""
 
     cls: object
     args: tuple[Any, ...]
@@ -44,26 +44,26 @@ class Object:
 
 @dataclass(eq=False, repr=False, slots=True)
 class Reference:
-    """What the pickle calls a persistent id: data kept outside it."""
+    """A persistent id: the pickle's reference to data outside of it."""
 
     id: object
 
 
 @dataclass(eq=False, repr=False, slots=True)
 class Key:
-    """A dict key that is compared by identity: hashing it could be slow or overflow the stack."""
+    """A dict key compared by identity, because hashing it could be slow or overflow the stack."""
 
     value: object
 
 
 def path_of(node: object) -> str:
-    """Return the dotted name of what an object is made by, with NumPy's older names renewed."""
+    """Return the dotted name of an object's callable, with older names of NumPy made current."""
     cls = node.cls if type(node) is Object else None
     return cls.path.replace("numpy.core.", "numpy._core.") if type(cls) is Global else ""
 
 
 def is_tensor(node: object) -> bool:
-    """Tell whether a node is, or describes, a tensor or NumPy array of whatever kind."""
+    """Return whether a node is, or describes, a tensor or NumPy array of any kind."""
     if type(node) is not Object:
         torch = sys.modules.get("torch")
         return isinstance(node, np.ndarray) or (
@@ -81,7 +81,7 @@ def is_tensor(node: object) -> bool:
 
 
 def is_number(node: object) -> bool:
-    """Tell whether a node describes a tensor or array of one element, and no parameter."""
+    """Return whether a node describes a tensor or array of one element that is not a parameter."""
     if type(node) is not Object:
         return False
     about = node.state if is_array(node) else node.args[1:]
@@ -90,7 +90,7 @@ def is_number(node: object) -> bool:
 
 
 def is_table(node: object) -> bool:
-    """Tell whether a node is a mapping or an object that behaves like one."""
+    """Return whether a node is a mapping or describes one."""
     if type(node) is Object:
         return node.pairs is not None or path_of(node) in _TABLES
     return isinstance(node, Mapping)
@@ -112,7 +112,7 @@ def table_items(node: object) -> Iterable[tuple[Any, Any]]:
 def children(node: object) -> Iterable[tuple[str, Any]] | None:
     """Return the named parts of a node, or None for a leaf.
 
-    Of a pickled torch module they are those of its state dict.
+    The parts of a pickled torch module are those of its state dict.
     """
     if is_tensor(node):
         return None
@@ -154,7 +154,7 @@ def set_items(node: Object) -> list[Any]:
 
 
 def key_text(key: object) -> str:
-    """Return the text under which a dict's key is listed."""
+    """Return the text for a key of a dict."""
     if isinstance(key, str):
         return str(key)
     if isinstance(key, Key):
@@ -166,9 +166,12 @@ def key_text(key: object) -> str:
 
 
 def scalar(value: Any) -> object:
-    """Return a plain value for anything that is no container; its name in brackets at worst."""
+    """Return a plain value for a node that is not a container.
+
+    A node without a plain value gives the name of its class in angle brackets.
+    """
     if type(value) is Object:
-        known = scalar_value(value)
+        known = _scalar_value(value)
         value = value if known is None else known
     if isinstance(value, np.generic):
         value = value.item()
@@ -187,19 +190,19 @@ def scalar(value: Any) -> object:
 
 
 def is_array(node: object) -> bool:
-    """Tell whether a node describes a NumPy array."""
+    """Return whether a node describes a NumPy array."""
     path = path_of(node)
     return path.startswith(("numpy._core.", "numpy.ma.")) and path.endswith(
         ("._reconstruct", "._frombuffer", "._mareconstruct")
     )
 
 
-def scalar_value(node: Object) -> object:
+def _scalar_value(node: Object) -> object:
     """Return the value of ``numpy._core.multiarray.scalar(dtype, bytes)``, or None."""
     if path_of(node) != "numpy._core.multiarray.scalar" or len(node.args) != 2:
         return None
     code, order = _dtype(node.args[0])
-    data = bytes_of(node.args[1])
+    data = _bytes_of(node.args[1])
     if data is None:
         return None
     if code[:1] in ("U", "S"):
@@ -217,7 +220,7 @@ def array_tensor(name: str, node: Object, where: str) -> Tensor:
     Raises
     ------
     ValueError
-        If the size of its data is not what its shape and dtype take.
+        If the size of its data does not fit its shape and dtype.
     """
     parts: tuple[Any, ...] = node.state if type(node.state) is tuple else ()
     if path_of(node).endswith("._frombuffer"):
@@ -231,7 +234,7 @@ def array_tensor(name: str, node: Object, where: str) -> Tensor:
     if dtype is None:
         kind = "object" if code[:1] == "O" else shown(code, quote=False)
         return unreadable(name, shape, kind, f"dtype {kind} is not supported")
-    data = bytes_of(raw)
+    data = _bytes_of(raw)
     if data is None or len(data) != prod(shape) * dtype.itemsize:
         raise ValueError(f"{where}: its data do not fit its shape; the file is damaged")
 
@@ -258,8 +261,11 @@ def _plain_dtype(code: str, order: str) -> np.dtype | None:
     return np.dtype(order + code) if code in _CODES else None
 
 
-def bytes_of(node: object) -> bytes | None:
-    """Return what a node holds as bytes: protocol 2 writes a call that encodes text as Latin-1."""
+def _bytes_of(node: object) -> bytes | None:
+    """Return the bytes of a node, or None.
+
+    Protocol 2 writes bytes as a call that encodes text as Latin-1.
+    """
     if type(node) is bytes:
         return node
     if type(node) is str:  # Python 2 wrote text and bytes alike

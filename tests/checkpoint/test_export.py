@@ -1,4 +1,4 @@
-"""An export holds the whole checkpoint, bit for bit, and is there whole or not at all."""
+"""An export holds the whole checkpoint, bit for bit, and is written completely or not at all."""
 
 import collections
 import hashlib
@@ -38,22 +38,23 @@ SAFE_DTYPES = [
 
 
 def contents(source):
-    """All that a checkpoint says, without the place where it lies."""
-    found = open_checkpoint(source)
+    """Return the whole content of a checkpoint, without its path."""
+    checkpoint = open_checkpoint(source)
     first = {}
     return {
-        "tensors": [(t.name, t.dtype, t.shape, t.read().tobytes()) for t in found.tensors],
+        "tensors": [(t.name, t.dtype, t.shape, t.read().tobytes()) for t in checkpoint.tensors],
         "ties": [
-            first.setdefault(t.identity, t.name) if t.identity else t.name for t in found.tensors
+            first.setdefault(t.identity, t.name) if t.identity else t.name
+            for t in checkpoint.tensors
         ],
-        "metadata": found.metadata,
-        "order": json.dumps(found.metadata),
-        "notes": found.notes,
+        "metadata": checkpoint.metadata,
+        "order": json.dumps(checkpoint.metadata),
+        "notes": checkpoint.notes,
     }
 
 
 def assert_round_trip(source, folder):
-    """Exporting gives the same checkpoint back, also the second time, byte for byte."""
+    """Assert that an export is the same checkpoint, and that its own export has the same bytes."""
     digest = export(source, folder / "out.safetensors")
     assert contents(folder / "out.safetensors") == contents(source)
     assert digest == tensor_digest(folder / "out.safetensors") == tensor_digest(source)
@@ -63,7 +64,7 @@ def assert_round_trip(source, folder):
 
 
 def poyo_like(seed=0):
-    """A Lightning checkpoint as POYO's, whose embeddings save their words in the state dict."""
+    """Return a Lightning checkpoint like those of POYO, with vocabularies in the state dict."""
     generator = torch.Generator().manual_seed(seed)
     words = collections.OrderedDict((f"monkey/{i} \u03b1", i) for i in (3, 0, 2, 1))
     return {
@@ -84,41 +85,38 @@ def poyo_like(seed=0):
 
 
 class Odd:
-    """Stands for a class that the reader does not know."""
+    """A class that the reader does not know."""
 
 
 @pytest.fixture
 def ckpt(tmp_path):
-    """The path of `poyo_like` as a .ckpt."""
+    """Return the path of `poyo_like` as a .ckpt."""
     torch.save(poyo_like(), tmp_path / "base.ckpt")
     return tmp_path / "base.ckpt"
 
 
-# --- nothing is lost ------------------------------------------------------------------------------
-
-
-def test_a_checkpoint_of_poyos_kind_comes_back_whole(ckpt, tmp_path):
+def test_a_checkpoint_like_poyos_is_the_same_after_export(ckpt, tmp_path):
     assert_round_trip(ckpt, tmp_path)
-    found = open_checkpoint(tmp_path / "out.safetensors")
-    assert [t.name for t in found.tensors] == [
+    exported = open_checkpoint(tmp_path / "out.safetensors")
+    assert [t.name for t in exported.tensors] == [
         *("unit_emb.weight", "session_emb.weight", "readout.weight", "steps"),
     ]
-    assert list(found.metadata["unit_emb.vocab"].items()) == [
+    assert list(exported.metadata["unit_emb.vocab"].items()) == [
         *(("monkey/3 \u03b1", 3), ("monkey/0 \u03b1", 0)),
         *(("monkey/2 \u03b1", 2), ("monkey/1 \u03b1", 1)),
     ]
-    assert found.metadata["hyper_parameters"] == {
+    assert exported.metadata["hyper_parameters"] == {
         "model": {"dim": 3, "sizes": [1, 2]},
         "odd": f"<{__name__}.Odd>",
         "inf": "inf",
     }
-    assert found.notes == (
+    assert exported.notes == (
         "1 tensor under 'optimizer_states' is not part of the model",
         f"hyper_parameters holds objects that were not rebuilt: {__name__}.Odd (1)",
     )
 
 
-def test_the_json_says_what_the_safetensors_file_says_itself(ckpt, tmp_path):
+def test_the_json_has_the_same_content_as_the_safetensors_file(ckpt, tmp_path):
     digest = export(ckpt, tmp_path / "out.safetensors")
     with safetensors.safe_open(tmp_path / "out.safetensors", "np") as file:
         assert list(file.metadata()) == ["specdiag_export"]
@@ -151,24 +149,30 @@ ARRAYS = hnp.arrays(
     st.sampled_from(DTYPES), hnp.array_shapes(min_dims=0, min_side=0, max_dims=3, max_side=3)
 )
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | NAMES,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | NAMES,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
     max_leaves=8,
-)  # fmt: skip
+)
 
 
 @given(st.dictionaries(NAMES, ARRAYS, min_size=1, max_size=6), st.dictionaries(NAMES, PLAIN))
 @settings(max_examples=150)
-def test_any_names_arrays_and_plain_values_come_back(tmp_path_factory, arrays, plain):
+def test_any_names_arrays_and_plain_values_are_the_same_after_export(
+    tmp_path_factory, arrays, plain
+):
     folder = tmp_path_factory.mktemp("any")
     arrays.pop("__metadata__", None)
     source = arrays | {k: v for k, v in plain.items() if k not in arrays} | {"w": np.ones(1)}
     assert_round_trip(source, folder)
-    assert_the_package_would_have_written(folder / "out.safetensors")
+    assert_as_the_package_writes(folder / "out.safetensors")
 
 
-def assert_the_package_would_have_written(path):
-    """The safetensors package reads the file, and writes the same bytes."""
+def assert_as_the_package_writes(path):
+    """Assert that the safetensors package reads the file, and writes the same bytes."""
     with safetensors.safe_open(path, "pt") as file:
         metadata = file.metadata()
     assert safetensors.torch.save(safetensors.torch.load_file(path), metadata) == path.read_bytes()
@@ -181,7 +185,7 @@ def test_the_bytes_are_those_of_the_safetensors_package(tmp_path):
         for dtype in reversed(SAFE_DTYPES)
     }
     export(state, tmp_path / "out.safetensors")
-    assert_the_package_would_have_written(tmp_path / "out.safetensors")
+    assert_as_the_package_writes(tmp_path / "out.safetensors")
 
 
 LARGE = {"laughing metadata": pytest.mark.slow}
@@ -190,7 +194,7 @@ LARGE = {"laughing metadata": pytest.mark.slow}
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=LARGE.get(kind, ())) for kind in corpus.ODD]
 )
-def test_odd_files_come_back(kind, tmp_path):
+def test_odd_files_are_the_same_after_export(kind, tmp_path):
     path = corpus.write(tmp_path, corpus.ODD[kind])
     assert_round_trip(path, tmp_path)
 
@@ -206,7 +210,7 @@ def test_tied_tensors_are_stored_once_and_stay_tied(tmp_path):
     assert a.read().tobytes() == b.read().tobytes() == weight.numpy().tobytes()
 
 
-def test_names_that_would_be_stripped_again_stay(tmp_path):
+def test_a_prefix_is_not_stripped_twice(tmp_path):
     source = {"_orig_mod.model.a": np.ones(1), "model.b": np.ones(2)}
     assert [t.name for t in open_checkpoint(source).tensors] == ["model.a", "model.b"]
     assert_round_trip(source, tmp_path)
@@ -234,15 +238,16 @@ def test_an_export_is_measured_like_its_original(tmp_path, rng):
 
 
 @pytest.mark.realdata
-def test_a_trained_network_comes_back_whole(minilm, tmp_path):
+def test_a_trained_network_is_the_same_after_export(minilm, tmp_path):
     assert_round_trip(minilm, tmp_path)
 
 
 def test_a_file_is_exported_one_tensor_at_a_time(tmp_path):
-    """The peak stays far below the file's size."""
+    """The peak of the memory is far below the size of the file."""
     torch.save({f"w{i}": torch.ones(2**18) for i in range(32)}, tmp_path / "many.pt")
     code = (
-        "import sys, tracemalloc; from specdiag.checkpoint.export import export; tracemalloc.start()\n"
+        "import sys, tracemalloc; from specdiag.checkpoint.export import export\n"
+        "tracemalloc.start()\n"
         "export('many.pt', 'out.safetensors'); print(tracemalloc.get_traced_memory()[1])\n"
         "assert not {'torch', 'safetensors', 'scipy', 'ml_dtypes'} & set(sys.modules)"
     )
@@ -252,7 +257,7 @@ def test_a_file_is_exported_one_tensor_at_a_time(tmp_path):
 
 
 def run_python(code, folder, check=True):
-    """Run code with this specdiag in another process, in a folder."""
+    """Run code with this specdiag in another process, in the given folder."""
     environment = os.environ | {"PYTHONPATH": str(Path(specdiag.__file__).parents[1])}
     return subprocess.run(
         [sys.executable, "-c", code],
@@ -260,10 +265,7 @@ def run_python(code, folder, check=True):
     )  # fmt: skip
 
 
-# --- the identity of the weights ------------------------------------------------------------------
-
-
-def test_the_digest_is_the_one_that_its_definition_gives():
+def test_the_digest_is_that_of_its_definition():
     state = {"b": np.arange(2, dtype="<i2"), "\u00e9": np.ones((), ml_dtypes.bfloat16)}
     rows = json.dumps(
         [
@@ -294,23 +296,22 @@ CHANGES = {
     "a name": {"w": np.array([[1, 2], [3, 4]], "f4"), "c": np.zeros(2, "f4")},
     "a dtype": {"w": np.array([[1, 2], [3, 4]], "f4"), "b": np.zeros(2, "i4")},
     "a shape": {"w": np.array([1, 2, 3, 4], "f4"), "b": np.zeros(2, "f4")},
-    "a tensor more": {"w": np.array([[1, 2], [3, 4]], "f4"), "b": np.zeros(2, "f4"), "e": np.zeros(0)},
+    "a tensor more": {
+        "w": np.array([[1, 2], [3, 4]], "f4"), "b": np.zeros(2, "f4"), "e": np.zeros(0)
+    },
     "a tensor less": {"w": np.array([[1, 2], [3, 4]], "f4")},
     "names exchanged": {"b": np.array([[1, 2], [3, 4]], "f4"), "w": np.zeros(2, "f4")},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_the_digest_differs_when_anything_does(change):
+def test_the_digest_changes_with_every_property_of_the_tensors(change):
     base = {"w": np.array([[1, 2], [3, 4]], "f4"), "b": np.zeros(2, "f4")}
     assert tensor_digest(CHANGES[change]) != tensor_digest(base)
 
 
-# --- what cannot be exported ----------------------------------------------------------------------
-
-
 def assert_refused(source, folder, message, error=ValueError):
-    """Exporting raises exactly this and writes nothing."""
+    """Assert that exporting raises exactly this error and writes nothing."""
     before = sorted(folder.iterdir())
     with pytest.raises(error) as caught:
         export(source, folder / "out.safetensors")
@@ -321,7 +322,7 @@ def assert_refused(source, folder, message, error=ValueError):
 def cannot(number, of, listed):
     return (
         f"model: {number} of {of} tensors cannot be exported: {listed}; "
-        "an export holds all of them or is not made"
+        "an export must hold all of them"
     )
 
 
@@ -366,7 +367,7 @@ REFUSED = {
 
 @pytest.mark.filterwarnings("ignore:Sparse")
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_cannot_be_exported_is_refused_as_a_whole(kind, tmp_path):
+def test_a_checkpoint_that_cannot_be_exported_is_refused_as_a_whole(kind, tmp_path):
     make, message = REFUSED[kind]
     assert_refused(make(), tmp_path, message)
 
@@ -402,23 +403,20 @@ def test_a_broken_file_is_not_exported(kind, tmp_path):
     assert [*tmp_path.iterdir()] == [path]
 
 
-def test_a_file_that_changes_on_the_way_is_not_exported(ckpt, tmp_path):
+def test_a_file_that_changes_before_its_export_is_not_exported(ckpt, tmp_path):
     checkpoint = open_checkpoint(ckpt)
     ckpt.write_bytes(ckpt.read_bytes() + b"x")
     message = "'steps': base.ckpt: changed since it was opened; open it again"
     assert_refused(checkpoint, tmp_path, message)
 
 
-# --- where it is written --------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("existing", ["out.safetensors", "out.json"])
-def test_a_file_that_exists_is_replaced_only_on_demand(existing, ckpt, tmp_path):
+def test_an_existing_file_is_replaced_only_on_demand(existing, ckpt, tmp_path):
     (tmp_path / existing).write_text("mine")
     assert_refused(
         ckpt,
         tmp_path,
-        f"{tmp_path / existing} exists: choose another name, or replace it "
+        f"{tmp_path / existing} exists; choose another name, or replace it "
         "(--force, overwrite=True)",
         FileExistsError,
     )
@@ -429,13 +427,13 @@ def test_a_file_that_exists_is_replaced_only_on_demand(existing, ckpt, tmp_path)
 
 def test_another_extension_is_refused(ckpt, tmp_path):
     for name in ("out.pt", "out", ".safetensors"):
-        message = f"{tmp_path / name} does not end in .safetensors: name the file to write so"
+        message = f"{tmp_path / name}: the name must end in .safetensors"
         with pytest.raises(ValueError) as caught:
             export(ckpt, tmp_path / name)
         assert str(caught.value) == message
 
 
-def test_a_folder_that_is_missing_is_not_made(ckpt, tmp_path):
+def test_a_missing_folder_is_not_created(ckpt, tmp_path):
     target = tmp_path / "new" / "out.safetensors"
     with pytest.raises(FileNotFoundError) as caught:
         export(ckpt, target)
@@ -448,12 +446,12 @@ def test_only_a_regular_file_is_replaced(make, name, ckpt, tmp_path):
     make(tmp_path / name)
     with pytest.raises(ValueError) as caught:
         export(ckpt, tmp_path / "out.safetensors", overwrite=True)
-    expected = f"{tmp_path / name} is not a regular file: choose another name"
+    expected = f"{tmp_path / name} is not a regular file; choose another name"
     assert str(caught.value) == expected
 
 
-def belongs(path):
-    return f"{path} belongs to the checkpoint itself: choose another name"
+def is_part(path):
+    return f"{path} is part of the checkpoint to export; choose another name"
 
 
 @pytest.mark.parametrize("twin", ["in.safetensors", "twin.safetensors"])
@@ -463,7 +461,7 @@ def test_a_checkpoint_is_not_exported_over_itself(twin, tmp_path):
         (tmp_path / twin).hardlink_to(tmp_path / "in.safetensors")
     with pytest.raises(ValueError) as caught:
         export(tmp_path / "in.safetensors", tmp_path / twin, overwrite=True)
-    assert str(caught.value) == belongs(tmp_path / twin)
+    assert str(caught.value) == is_part(tmp_path / twin)
 
 
 @pytest.mark.parametrize("opened", ["", "model.safetensors.index.json"])
@@ -481,10 +479,8 @@ def test_no_part_of_a_sharded_checkpoint_is_replaced(opened, target, hit, tmp_pa
     index.write_text('{"weight_map": {"a": "one.safetensors"}}')
     with pytest.raises(ValueError) as caught:
         export(tmp_path / opened, tmp_path / target, overwrite=True)
-    assert str(caught.value) == belongs(tmp_path / hit)
+    assert str(caught.value) == is_part(tmp_path / hit)
 
-
-# --- whole or not at all --------------------------------------------------------------------------
 
 DIE = """
 import os, signal, sys
@@ -512,7 +508,7 @@ print(int(sys.argv[1]) - left)
 
 
 def export_and_die(folder, line):
-    """Export in another process that kills itself with signal 9 at the given line of its work."""
+    """Export in another process that kills itself with signal 9 at the given executed line."""
     environment = os.environ | {"PYTHONPATH": str(Path(specdiag.__file__).parents[1])}
     command = [sys.executable, "-c", DIE, str(line)]
     return subprocess.run(
@@ -539,7 +535,7 @@ def test_a_process_that_is_killed_leaves_the_old_export_or_the_new_one(there, tm
     n_lines = int(done.stdout)
     assert state == (new, True)
     states = []
-    # The last lines are those that matter: there the files get their names.
+    # The last lines are the important ones: there the files get their names.
     for line in [*range(1, n_lines - 60, n_lines // 4), *range(n_lines - 45, n_lines + 1, 3)]:
         done, state = state_after(line)
         assert done.returncode == -9
@@ -553,7 +549,7 @@ def test_a_process_that_is_killed_leaves_the_old_export_or_the_new_one(there, tm
 
 
 def whole_state(folder):
-    """What the safetensors file holds, and whether its JSON is beside it; None without both."""
+    """Return the content of the safetensors file and whether it has its JSON; None without both."""
     safe, side = folder / "out.safetensors", folder / "out.json"
     if not safe.exists():
         assert not side.exists()
@@ -576,7 +572,7 @@ except OSError as error:
 
 
 @pytest.mark.parametrize("limit", [0, 1000, 40_000, 100_000])
-def test_a_full_disk_leaves_what_was_there(limit, ckpt, tmp_path):
+def test_a_full_disk_leaves_the_old_files(limit, ckpt, tmp_path):
     # 58,000 bytes of safetensors, and a JSON of 140,000.
     large = poyo_like() | {"digits": [*range(10)] * 2000}
     large["state_dict"]["model.large"] = torch.ones(100, 40)
@@ -589,9 +585,6 @@ def test_a_full_disk_leaves_what_was_there(limit, ckpt, tmp_path):
         done = run_python(code, tmp_path)
         assert done.stdout == "out.safetensors could not be written: File too large\n"
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-# --- reading an export ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("beside", ['{"metadata": {"epoch": 3}}', "no JSON", "", None])
@@ -611,19 +604,22 @@ def test_an_export_can_be_a_shard(ckpt, tmp_path):
     export(tmp_path / "s.pt", tmp_path / "s.safetensors")
     index = {"weight_map": {"a": "s.safetensors", "b": "s.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    found = open_checkpoint(tmp_path / "model.safetensors.index.json")
-    assert [t.name for t in found.tensors] == ["b", "a"]
+    checkpoint = open_checkpoint(tmp_path / "model.safetensors.index.json")
+    assert [t.name for t in checkpoint.tensors] == ["b", "a"]
 
 
 GOOD_RECORD = {"version": 1, "sha256": {"w": "0"}, "tied": {}, "metadata": {}, "notes": []}
-OTHER_TENSORS = "lists other tensors than the file holds; export it again"
-NOT_IN_FILE = "what is tied is not in the file; export it again"
-OTHER_DIGEST = "the tensor digest is not that of the file; it is damaged"
-MALFORMED = "its metadata are malformed; export it again"
-VERSION = "not of version 1; export it again, or bring specdiag up to date"
+OTHER_TENSORS = "it lists other tensors than the file holds; export it again"
+NOT_IN_FILE = "a tied tensor is missing in the file; export it again"
+OTHER_DIGEST = "the tensor digest does not match the file; it is damaged"
+MALFORMED = "its metadata or notes are invalid; export it again"
+VERSION = "its version is not 1; export it again, or update specdiag"
+NO_NAME = "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
 BAD_RECORDS = {
-    "no JSON": ("{", "not valid JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
-    "a key twice": ('{"version": 1, "version": 1}', "not valid JSON (the key 'version' occurs twice)"),
+    "half a table": ("{", f"not valid JSON ({NO_NAME})"),
+    "a key twice": (
+        '{"version": 1, "version": 1}', "not valid JSON (the key 'version' occurs twice)"
+    ),
     "half of a surrogate pair": ('{"version": ["\\ud800"]}', "a text is not valid Unicode"),
     "nested deeply": ("[" * 100_000, "nested too deeply"),
     "a list": ([], VERSION),
@@ -634,8 +630,12 @@ BAD_RECORDS = {
     "a number as a hash": (GOOD_RECORD | {"sha256": {"w": 1}}, OTHER_TENSORS),
     "hashes as a list": (GOOD_RECORD | {"sha256": ["w"]}, OTHER_TENSORS),
     "a tensor tied to itself": (GOOD_RECORD | {"tied": {"w": "w"}}, OTHER_TENSORS),
-    "a tensor tied to none": (GOOD_RECORD | {"sha256": {"w": "0", "v": "0"}, "tied": {"v": "u"}}, NOT_IN_FILE),
-    "a tensor tied to a list": (GOOD_RECORD | {"sha256": {"w": "0", "v": "0"}, "tied": {"v": []}}, NOT_IN_FILE),
+    "a tensor tied to a missing one": (
+        GOOD_RECORD | {"sha256": {"w": "0", "v": "0"}, "tied": {"v": "u"}}, NOT_IN_FILE
+    ),
+    "a tensor tied to a list": (
+        GOOD_RECORD | {"sha256": {"w": "0", "v": "0"}, "tied": {"v": []}}, NOT_IN_FILE
+    ),
     "ties as a list": (GOOD_RECORD | {"tied": []}, NOT_IN_FILE),
     "metadata as a list": (GOOD_RECORD | {"metadata": []}, MALFORMED),
     "no digest": (GOOD_RECORD, OTHER_DIGEST),
@@ -656,7 +656,7 @@ def test_a_record_that_does_not_fit_is_refused(kind, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["unit_emb.weight", "steps"])
-def test_a_flipped_bit_in_an_export_shows_when_its_tensor_is_read(name, ckpt, tmp_path):
+def test_a_flipped_bit_in_an_export_is_noticed_when_its_tensor_is_read(name, ckpt, tmp_path):
     path = tmp_path / "out.safetensors"
     export(ckpt, path)
     good = {t.name: t.read().tobytes() for t in open_checkpoint(path).tensors}
@@ -670,12 +670,12 @@ def test_a_flipped_bit_in_an_export_shows_when_its_tensor_is_read(name, ckpt, tm
         with pytest.raises(ValueError) as caught:
             tensor.read()
         assert str(caught.value) == (
-            f"out.safetensors: '{name}' does not have its SHA-256; the file is damaged"
+            f"out.safetensors: '{name}' does not match its SHA-256; the file is damaged"
         )
 
 
 def altered(path, old, new):
-    """Change the head of a safetensors file without changing its length."""
+    """Change the header of a safetensors file without changing its length."""
     data = path.read_bytes()
     assert len(old) == len(new)
     assert data.count(old) == 1
@@ -685,7 +685,7 @@ def altered(path, old, new):
 @pytest.mark.parametrize(
     ("old", "new"), [(b'"F32"', b'"I32"'), (b"[2,3]", b"[3,2]")], ids=["dtype", "shape"]
 )
-def test_a_head_that_was_changed_shows_at_once(old, new, tmp_path):
+def test_a_changed_header_is_noticed_when_the_file_is_opened(old, new, tmp_path):
     export({"w": np.ones((2, 3), np.float32)}, tmp_path / "m.safetensors")
     altered(tmp_path / "m.safetensors", old, new)
     with pytest.raises(ValueError) as caught:
@@ -693,31 +693,28 @@ def test_a_head_that_was_changed_shows_at_once(old, new, tmp_path):
     assert str(caught.value) == f"m.safetensors: specdiag_export: {OTHER_DIGEST}"
 
 
-def test_what_a_record_says_is_printable_and_bounded(tmp_path):
+def test_notes_and_metadata_of_a_record_are_printable_and_bounded(tmp_path):
     state, path = {"w": np.ones(2)}, tmp_path / "m.safetensors"
     export(state, path)
     record = json.loads((tmp_path / "m.json").read_text())
     record |= {"notes": ["\x1b[2J" + "n" * 2000] * 60, "metadata": {"a": deep(200)}}
     safetensors.numpy.save_file(state, path, {"specdiag_export": json.dumps(record)})
-    found = open_checkpoint(path)
-    assert found.notes[0] == "\\x1b[2J" + "n" * 993 + "..."
-    assert len(found.notes) == 51
-    assert "<too large or too deep>" in json.dumps(found.metadata)
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.notes[0] == "\\x1b[2J" + "n" * 993 + "..."
+    assert len(checkpoint.notes) == 51
+    assert "<too large or too deep>" in json.dumps(checkpoint.metadata)
 
 
 def deep(levels):
     return [deep(levels - 1)] if levels else []
 
 
-# --- the command ----------------------------------------------------------------------------------
-
-
 def invoke(*arguments):
-    found = CliRunner().invoke(cli, ["export", *map(str, arguments)])
-    return found.exit_code, found.stdout, found.stderr
+    result = CliRunner().invoke(cli, ["export", *map(str, arguments)])
+    return result.exit_code, result.stdout, result.stderr
 
 
-def test_the_command_says_what_it_wrote_and_what_it_left_aside(ckpt, tmp_path):
+def test_the_command_prints_the_files_that_it_wrote_and_the_notes(ckpt, tmp_path):
     out = tmp_path / "out.safetensors"
     status, stdout, stderr = invoke(ckpt, out)
     assert stdout == (
@@ -735,12 +732,14 @@ def test_the_command_says_what_it_wrote_and_what_it_left_aside(ckpt, tmp_path):
 def test_the_command_fails_in_one_line(ckpt, tmp_path):
     def run(*arguments):
         command = [sys.executable, "-m", "specdiag", "export", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)  # fmt: skip
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
         return done.returncode, done.stdout, done.stderr
 
     environment = os.environ | {"PYTHONPATH": str(Path(specdiag.__file__).parents[1])}
     assert run("base.ckpt", "out.safetensors")[0] == 0
-    line = "out.safetensors exists: choose another name, or replace it (--force, overwrite=True)"
+    line = "out.safetensors exists; choose another name, or replace it (--force, overwrite=True)"
     assert run("base.ckpt", "out.safetensors") == (1, "", f"specdiag: {line}\n")
     status, _, stderr = run("base.ckpt", "out.pt")
     assert status == 2
@@ -752,11 +751,10 @@ def test_the_command_fails_in_one_line(ckpt, tmp_path):
     assert "Traceback" in stderr
 
 
-# --- torch_brain ----------------------------------------------------------------------------------
-
-
-def test_words_go_back_into_an_embedding_that_keeps_them_in_its_state_dict(ckpt, tmp_path):
-    """A stand-in for torch_brain's InfiniteVocabEmbedding, and how docs/export.md fills it."""
+def test_vocabularies_can_be_loaded_into_an_embedding_that_has_them_in_its_state_dict(
+    ckpt, tmp_path
+):
+    """The class stands for torch_brain's InfiniteVocabEmbedding; docs/export.md fills it so."""
 
     class Embedding(torch.nn.Module):
         def __init__(self):

@@ -163,9 +163,6 @@ def test_any_strided_view_reads_as_torch_sees_it(tmp_path_factory, shape, chance
     assert_same(read(path), {"w": tensor})
 
 
-# --- what a checkpoint is wrapped in ------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "key", ["state_dict", "model_state_dict", "model", "module", "net", "params", "weights"]
 )
@@ -414,9 +411,6 @@ def test_prefixes_of_wrapper_modules_go_while_all_names_share_them(given_names, 
     assert names({name: np.ones(1) for name in given_names}) == expected
 
 
-# --- special tensors ----------------------------------------------------------------------------
-
-
 def test_parameters_and_tensors_of_subclasses_are_tensors(save):
     class Marked(torch.Tensor):
         pass
@@ -500,9 +494,6 @@ def test_an_archive_without_checksums_is_read(tmp_path, save):
     assert_same(read(path), {"w": torch.ones(2)})
 
 
-# --- what else a checkpoint holds ---------------------------------------------------------------
-
-
 class Colour(enum.Enum):
     RED = 1
 
@@ -564,9 +555,6 @@ def test_vocabularies_beyond_the_budget_do_not_grow_without_bound():
     checkpoint = open_checkpoint({"w": np.ones(1), "big": list(range(600_000))})
     assert len(checkpoint.metadata["big"]) < 550_000
     assert "too large" in checkpoint.notes[0]
-
-
-# --- folders and shards -------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -664,9 +652,6 @@ def test_a_folder_without_a_checkpoint_is_a_file_not_found_error(tmp_path):
         open_checkpoint(tmp_path)
 
 
-# --- memory ---------------------------------------------------------------------------------------
-
-
 def test_a_module_in_memory_gives_its_state_dict():
     model = small_model()
     checkpoint = open_checkpoint(model)
@@ -711,9 +696,6 @@ def test_a_checkpoint_is_returned_as_it_is(save):
 def test_anything_else_is_a_type_error():
     with pytest.raises(TypeError, match="not int"):
         open_checkpoint(3)
-
-
-# --- cost -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "torch zip", "legacy"])

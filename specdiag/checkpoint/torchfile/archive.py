@@ -1,4 +1,7 @@
-"""The zip container of torch files, read strictly: what two readers could see differently is refused."""
+"""The zip container of torch files, read strictly.
+
+An archive that two readers could interpret differently is refused.
+"""
 
 import struct
 import zlib
@@ -12,7 +15,7 @@ from specdiag.files import read_array, read_bytes
 from specdiag.wording import shown
 
 MAX_DIRECTORY = 64 * 2**20
-MAX_RATIO = 20  # weights hardly compress; a bomb does
+MAX_RATIO = 20  # weights can hardly be compressed; a larger ratio is a decompression bomb
 CHUNK = 2**20
 
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
@@ -52,8 +55,8 @@ def read_directory(stream: BinaryIO, size: int, where: str) -> dict[str, Record]
     Raises
     ------
     ValueError
-        If names repeat, the two descriptions of a record differ, records overlap, or anything is
-        encrypted, marked as a directory or packed by a method other than stored and deflate.
+        If names repeat, the two headers of a record differ, records overlap, or a record is
+        encrypted, marked as a directory, or compressed by another method than deflate.
     """
     n_entries, directory_size, directory_at = _read_end(stream, size, where)
     data = read_bytes(stream, directory_at, directory_size, where)
@@ -74,14 +77,16 @@ def read_directory(stream: BinaryIO, size: int, where: str) -> dict[str, Record]
 
 def _read_end(stream: BinaryIO, size: int, where: str) -> tuple[int, int, int]:
     """Return the number of entries, the size and the position of the central directory."""
-    cut = ValueError(f"{where}: the zip archive has no end, it was cut short; copy it again")
+    cut = ValueError(
+        f"{where}: the zip archive has no end: it was cut short; copy or download it again"
+    )
     end_at = size - _END.size
     if end_at < 0:
         raise cut
     end = _END.unpack(read_bytes(stream, end_at, _END.size, where))
     if end[0] != b"PK\x05\x06" or end[-1] != 0:
         raise cut
-    found = (end[4], end[5], end[6])
+    directory = (end[4], end[5], end[6])
     locator_at = end_at - _END64_LOCATOR.size
     if locator_at >= _END64.size:
         locator = _END64_LOCATOR.unpack(read_bytes(stream, locator_at, _END64_LOCATOR.size, where))
@@ -91,13 +96,16 @@ def _read_end(stream: BinaryIO, size: int, where: str) -> tuple[int, int, int]:
             if end64[0] != b"PK\x06\x06" or locator[2] != end_at:
                 raise ValueError(f"{where}: the two ends of the zip archive do not fit together")
             wide = (end64[7], end64[8], end64[9])
-            for narrow, value, full in zip(found, wide, (2**16, 2**32, 2**32), strict=True):
+            for narrow, value, full in zip(directory, wide, (2**16, 2**32, 2**32), strict=True):
                 if narrow not in (value, full - 1):
                     raise ValueError(f"{where}: the two ends of the zip archive disagree")
-            found = wide
-    if found[2] + found[1] != end_at or found[1] > MAX_DIRECTORY:
-        raise ValueError(f"{where}: the zip directory is not where the archive's end says")
-    return found
+            directory = wide
+    _, size_of_directory, start = directory
+    if start + size_of_directory != end_at or size_of_directory > MAX_DIRECTORY:
+        raise ValueError(
+            f"{where}: the zip directory is not at the position given in the end of the archive"
+        )
+    return directory
 
 
 def _entries(data: bytes, n_entries: int, where: str) -> Iterable[_Entry]:
@@ -122,7 +130,7 @@ def _entries(data: bytes, n_entries: int, where: str) -> Iterable[_Entry]:
 
 
 def _widen(extra: bytes, values: tuple[int, ...], where: str) -> list[int]:
-    """Replace the values that are all ones by the 64-bit ones of the extra field, in order."""
+    """Return the values, each 2**32 - 1 replaced by the next 64-bit value of the extra field."""
     wide = b""
     while len(extra) >= 4:
         kind, length = struct.unpack_from("<2H", extra)
@@ -146,35 +154,35 @@ def _check_entry(stream: BinaryIO, entry: _Entry, limit: int, where: str) -> Rec
         name = entry.name.decode()
     except UnicodeDecodeError:
         raise ValueError(f"{where}: a record's name is not UTF-8: {entry.name[:60]!r}") from None
-    what = f"{where}: record {shown(name)}"
+    place = f"{where}: record {shown(name)}"
     if entry.flags & ~(_UTF8 | _DESCRIPTOR | _DEFLATE_LEVEL):
-        raise ValueError(f"{what}: encrypted, or packed in an unknown way ({entry.flags:#x})")
+        raise ValueError(f"{place}: encrypted, or compressed in an unknown way ({entry.flags:#x})")
     if entry.method not in (_STORED, _DEFLATED):
-        raise ValueError(f"{what}: compression method {entry.method} is not supported")
+        raise ValueError(f"{place}: compression method {entry.method} is not supported")
     if entry.method == _STORED and entry.packed != entry.size:
-        raise ValueError(f"{what}: stored without compression, and yet two different sizes")
-    start = _check_local(stream, entry, limit, what)
+        raise ValueError(f"{place}: not compressed, but has two different sizes")
+    start = _check_local(stream, entry, limit, place)
     deflated = entry.method == _DEFLATED
     return Record(name, start, entry.size, entry.packed, deflated, entry.crc)
 
 
-def _check_local(stream: BinaryIO, entry: _Entry, limit: int, what: str) -> int:
-    """Return where the data starts, once the header there says what the directory says."""
-    differs = ValueError(f"{what}: its two headers in the zip archive differ; the file is damaged")
+def _check_local(stream: BinaryIO, entry: _Entry, limit: int, place: str) -> int:
+    """Return the start of the data; raise ValueError if the two headers of a record differ."""
+    differs = ValueError(f"{place}: its two headers in the zip archive differ; the file is damaged")
     name_end = entry.header + _LOCAL.size + len(entry.name)
     if name_end > limit:
-        raise ValueError(f"{what}: lies outside the archive")
-    header = read_bytes(stream, entry.header, _LOCAL.size + len(entry.name), what)
+        raise ValueError(f"{place}: lies outside the archive")
+    header = read_bytes(stream, entry.header, _LOCAL.size + len(entry.name), place)
     signature, _, flags, method, _, _, crc, packed, size, name_length, extra_length = (
         _LOCAL.unpack_from(header)
     )
     start: int = name_end + extra_length
     if start + entry.packed > limit:
-        raise ValueError(f"{what}: {entry.packed:,} bytes do not fit in the archive")
+        raise ValueError(f"{place}: {entry.packed:,} bytes do not fit in the archive")
     same = (signature, flags, method) == (b"PK\x03\x04", entry.flags, entry.method)
     if not same or name_length != len(entry.name) or header[_LOCAL.size :] != entry.name:
         raise differs
-    size, packed = _widen(stream.read(extra_length), (size, packed), what)
+    size, packed = _widen(stream.read(extra_length), (size, packed), place)
     later = flags & _DESCRIPTOR and (crc, packed, size) == (0, 0, 0)
     if not later and (crc, packed, size) != (entry.crc, entry.packed, entry.size):
         raise differs
@@ -182,16 +190,17 @@ def _check_local(stream: BinaryIO, entry: _Entry, limit: int, what: str) -> int:
 
 
 def read_small(stream: BinaryIO, record: Record, limit: int, where: str) -> bytes:
-    """Return all bytes of a record that has at most `limit` of them."""
+    """Return all bytes of a record, at most `limit` of them."""
     if record.size > limit:
         raise ValueError(
-            f"{where}: record {shown(record.name)}: {record.size:,} bytes; at most {limit:,} are read"
+            f"{where}: record {shown(record.name)}: {record.size:,} bytes; "
+            f"at most {limit:,} are read"
         )
     return read_record(stream, record, where).tobytes()
 
 
 def read_record(stream: BinaryIO, record: Record, where: str) -> np.ndarray:
-    """Return all bytes of a record, its checksum verified, as an array of uint8."""
+    """Return all bytes of a record as an array of uint8; verify its checksum."""
     if record.deflated:
         data = _inflate(stream, record, where)
     else:
@@ -201,7 +210,7 @@ def read_record(stream: BinaryIO, record: Record, where: str) -> np.ndarray:
 
 
 def verify_stored(stream: BinaryIO, record: Record, where: str) -> None:
-    """Check the checksum of a stored record, a piece at a time."""
+    """Verify the checksum of an uncompressed record, reading a piece at a time."""
     crc = 0
     for offset in range(0, record.size, CHUNK):
         length = min(CHUNK, record.size - offset)
@@ -210,7 +219,7 @@ def verify_stored(stream: BinaryIO, record: Record, where: str) -> None:
 
 
 def _check_crc(crc: int, record: Record, where: str) -> None:
-    # torch writes 0 when asked not to compute checksums.
+    # torch writes 0 if checksums are switched off.
     if record.crc and crc != record.crc:
         raise ValueError(
             f"{where}: record {shown(record.name)}: the CRC-32 is {crc:08x}, not {record.crc:08x}; "
@@ -219,19 +228,19 @@ def _check_crc(crc: int, record: Record, where: str) -> None:
 
 
 def _inflate(stream: BinaryIO, record: Record, where: str) -> np.ndarray:
-    what = f"{where}: record {shown(record.name)}"
+    place = f"{where}: record {shown(record.name)}"
     if record.size > MAX_RATIO * record.packed:
         raise ValueError(
-            f"{what}: {record.packed:,} bytes would grow to {record.size:,}, "
+            f"{place}: {record.packed:,} bytes would grow to {record.size:,}, "
             f"more than {MAX_RATIO} times as many"
         )
     packed = read_bytes(stream, record.offset, record.packed, where)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        # One byte more than announced, to notice that there is more.
+        # Ask for one byte more than announced, to notice if there are more.
         data = inflater.decompress(packed, record.size + 1)
     except (zlib.error, MemoryError) as error:
-        raise ValueError(f"{what}: cannot be decompressed ({error})") from None
+        raise ValueError(f"{place}: cannot be decompressed ({error})") from None
     if len(data) != record.size or not inflater.eof:
-        raise ValueError(f"{what}: does not decompress to {record.size:,} bytes")
-    return np.frombuffer(bytearray(data), dtype=np.uint8)  # writable, as all arrays returned
+        raise ValueError(f"{place}: does not decompress to {record.size:,} bytes")
+    return np.frombuffer(bytearray(data), dtype=np.uint8)  # writable, as all returned arrays

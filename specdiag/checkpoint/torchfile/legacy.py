@@ -1,4 +1,4 @@
-"""Torch's older container: five pickles, then the storages."""
+"""The older format of torch files: five pickles, then the storages."""
 
 import struct
 from typing import Any, BinaryIO
@@ -15,7 +15,7 @@ PROTOCOL = 1001
 
 
 def starts_legacy(file: File) -> bool:
-    """Tell whether the file starts with the pickled number that marks torch's older format."""
+    """Return whether the file starts with the pickled number that marks the older format."""
     with open_file(file) as stream:
         try:
             return bool(interpret(stream, min(file.size, 64), file.name) == MAGIC)
@@ -41,7 +41,9 @@ def read_legacy(file: File) -> tuple[Any, TorchFile]:
         if type(protocol) is not int or protocol != PROTOCOL:
             raise ValueError(f"{file.name}: its protocol is not {PROTOCOL}")
         if type(system) is not dict or system.get("little_endian") is not True:
-            raise ValueError(f"{file.name}: not little-endian; save it again on a common machine")
+            raise ValueError(
+                f"{file.name}: not little-endian; save it again on a little-endian machine"
+            )
         if type(keys) is not list or not all(type(key) is str for key in keys):
             raise ValueError(f"{file.name}: the list of storage keys is damaged")
         storages = _storages(stream, file, references, keys)
@@ -53,13 +55,13 @@ def _storages(
 ) -> dict[str, Storage]:
     itemsizes: dict[str, tuple[int, int]] = {}
     for reference in references:
-        # Classes of modules are kept outside the pickle too, together with their source.
+        # References to classes of modules, which torch stores with their source code.
         if type(reference.id) is tuple and reference.id[:1] == ("module",):
             continue
         key, dtype, numel = storage_id(reference, file.name)
         itemsize = ITEMSIZE.get(dtype, 1)
         if itemsizes.setdefault(key, (itemsize, numel)) != (itemsize, numel):
-            raise ValueError(f"{file.name}: storage {shown(key)} is described in two ways")
+            raise ValueError(f"{file.name}: storage {shown(key)} has two different descriptions")
     if len(set(keys)) != len(keys) or set(keys) != set(itemsizes):
         raise ValueError(f"{file.name}: the storages in the file are not those described")
     storages = {}

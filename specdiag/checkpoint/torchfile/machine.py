@@ -1,17 +1,16 @@
-"""What an interpreted pickle consists of, and the machine that builds it within limits.
+"""The machine that interprets a pickle: stack, marks, memo and limits.
 
-What a pickle wants imported becomes a `Global`, what it wants called becomes an `Object`, and both
-stay what they are: a description. Lists, tuples and dicts are Python's own. Nothing here compares,
-hashes or prints a value that may be nested, so depth costs memory and never the C stack.
+Nothing here compares, hashes or prints a value that may be nested, so deeply nested values need
+memory, but cannot overflow the C stack.
 """
 
 from typing import Any, BinaryIO, NoReturn
 
 from specdiag.checkpoint.tree import Global, Reference
 
-MAX_BYTES = 512 * 2**20
+MAX_PICKLE = 512 * 2**20
 MAX_CONTAINERS = 500_000  # a tensor of a state dict takes 7
-MAX_MARKS = 10_000  # Python's own pickler stops at about 1,000 levels
+MAX_MARKS = 10_000  # Python's pickler writes at most about 1,000 levels
 
 
 class Machine:
@@ -31,7 +30,7 @@ class Machine:
 
     def __init__(self, stream: BinaryIO, end: int, where: str, references: list[Reference]) -> None:
         self.stream = stream
-        self.end = min(end, stream.tell() + MAX_BYTES)
+        self.end = min(end, stream.tell() + MAX_PICKLE)
         self.where = where
         self.references = references
         self.stack: list[Any] = []
@@ -40,15 +39,15 @@ class Machine:
         self.globals: dict[str, Global] = {}
         self.room = MAX_CONTAINERS
 
-    def fail(self, what: str) -> NoReturn:
-        """Raise ValueError with the place in the file."""
-        raise ValueError(f"{self.where}, byte {self.stream.tell():,}: {what}; the file is damaged")
+    def fail(self, fault: str) -> NoReturn:
+        """Raise ValueError with the position in the file."""
+        raise ValueError(f"{self.where}, byte {self.stream.tell():,}: {fault}; the file is damaged")
 
     def read(self, n_bytes: int) -> bytes:
         """Return the next bytes."""
         # A huge length is refused before Python reserves memory for it.
         if n_bytes > 2**16 and n_bytes > self.end - self.stream.tell():
-            self.fail(f"{n_bytes:,} bytes are announced, which is more than there are")
+            self.fail(f"{n_bytes:,} bytes are announced, more than the file has")
         data = self.stream.read(n_bytes)
         if len(data) != n_bytes:
             self.fail("the pickle is cut short")
@@ -101,7 +100,7 @@ class Machine:
         self.stack.append(value)
 
     def hold(self, value: object) -> None:
-        """Push a new container; their number is what an interpreted pickle takes in memory."""
+        """Push a new container; their limited number bounds the memory of an interpreted pickle."""
         self._count()
         self.stack.append(value)
 
@@ -123,7 +122,7 @@ class Machine:
         self.stack = []
 
     def name(self, path: str) -> Global:
-        """Return the one `Global` of this path."""
+        """Return the `Global` of this path, always the same object."""
         if path not in self.globals:
             self._count()
             self.globals[path] = Global(path)

@@ -1,4 +1,4 @@
-"""An inert reader of pickles: it interprets the opcodes itself, imports nothing and calls nothing."""
+"""An inert reader of pickles: it interprets the opcodes, imports nothing and calls nothing."""
 
 import codecs
 import re
@@ -12,21 +12,30 @@ from specdiag.wording import is_text, shown
 
 MAX_OPERATIONS = 2_000_000  # a tensor of a state dict takes 32
 MAX_INTEGER_BYTES = 1024
-MAX_KEY = 2**60  # Python hashes smaller integers to themselves: no chosen collisions
+MAX_KEY = 2**60  # smaller integers are their own hashes, so nobody can make them collide
 
 
 def interpret(
     stream: BinaryIO, end: int, where: str, references: list[Reference] | None = None
 ) -> Any:
-    """Return what the pickle at the stream's position describes, and stop right behind it.
+    """Return the tree of nodes that the pickle at the stream's position describes.
 
-    The pickle must not cross the position `end`; every error message starts with `where`, and
-    every reference to data outside the pickle is also appended to `references`.
+    The stream is then right behind the pickle.
+
+    Parameters
+    ----------
+    stream : binary file
+    end : int
+        Position in the stream that the pickle must not cross.
+    where : str
+        Begins every error message.
+    references : list, optional
+        Every reference to data outside of the pickle is appended to it.
 
     Raises
     ------
     ValueError
-        If this is not a well-formed pickle, or exceeds a limit on operations, size or depth.
+        If the pickle is invalid, or exceeds a limit on operations, size or depth.
     """
     machine = Machine(stream, end, where, [] if references is None else references)
     read = stream.read
@@ -84,7 +93,7 @@ def _float_line(machine: Machine) -> None:
 
 
 def _string_line(machine: Machine) -> None:
-    """Python 2's repr of a byte string."""
+    """Push a byte string, written as its `repr` in Python 2."""
     line = machine.line().strip()
     if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
         machine.fail("a quoted string has no quotes")
@@ -94,7 +103,7 @@ def _string_line(machine: Machine) -> None:
 
 
 def _bytes_or_text(data: bytes) -> bytes | str:
-    """Python 2 wrote text and bytes alike."""
+    """Return text if the bytes are UTF-8: Python 2 wrote text and bytes with the same opcodes."""
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -138,13 +147,13 @@ def _stack_global(machine: Machine) -> None:
 def _call(machine: Machine) -> None:
     args, cls = machine.pop(), machine.pop()
     if type(args) is not tuple:
-        machine.fail("the arguments of a call are no tuple")
+        machine.fail("the arguments of a call are not a tuple")
     machine.hold(Object(cls, args))
 
 
 def _call_with_keywords(machine: Machine) -> None:
     keywords, args, cls = machine.pop(), machine.pop(), machine.pop()
-    # Not args + (keywords,): copying long arguments again and again would eat the memory.
+    # Not args + (keywords,): copying long arguments repeatedly would fill the memory.
     machine.hold(Object(cls, (args, keywords)))
 
 
@@ -158,9 +167,9 @@ def _call_marked(machine: Machine) -> None:
 def _build(machine: Machine) -> None:
     state, target = machine.pop(), machine.top()
     if type(target) is not Object:
-        machine.fail("a state is given to something that is no object")
+        machine.fail("a state is set on a value that is not an object")
     if target.state is not None:
-        machine.fail("an object is given its state twice")
+        machine.fail("the state of an object is set twice")
     target.state = state
 
 
@@ -173,7 +182,7 @@ def _extend(machine: Machine, items: Sequence[object]) -> None:
     elif type(target) is list:
         target.extend(items)
     else:
-        machine.fail("items are appended to something that is no list")
+        machine.fail("items are appended to a value that is not a list")
 
 
 def _update(machine: Machine, items: Sequence[object]) -> None:
@@ -183,7 +192,7 @@ def _update(machine: Machine, items: Sequence[object]) -> None:
             target.pairs = {}
         target = target.pairs
     if type(target) is not dict:
-        machine.fail("items are set in something that is no dict")
+        machine.fail("items are set in a value that is not a dict")
     if len(items) % 2:
         machine.fail("a key has no value")
     for key, value in zip(items[::2], items[1::2], strict=True):
@@ -285,13 +294,13 @@ _OBJECTS: dict[bytes, _Operation] = {
     b"\x82": lambda m: m.push(_global(m, "copyreg", f"extension_{m.number(1)}")),
     b"\x83": lambda m: m.push(_global(m, "copyreg", f"extension_{m.number(2)}")),
     b"\x84": lambda m: m.push(_global(m, "copyreg", f"extension_{m.number(4)}")),
-    b"\x97": lambda m: m.fail("buffers kept outside the pickle are not supported"),
-    b"\x98": lambda m: m.fail("buffers kept outside the pickle are not supported"),
+    b"\x97": lambda m: m.fail("buffers outside of the pickle are not supported"),
+    b"\x98": lambda m: m.fail("buffers outside of the pickle are not supported"),
 }
 
 _STACK: dict[bytes, _Operation] = {
     b"\x80": _protocol,
-    b"\x95": lambda m: m.read(8),  # how much a reader may fetch at once
+    b"\x95": lambda m: m.read(8),  # the length of a frame, not needed
     b"(": Machine.mark,
     b"0": _pop,
     b"1": lambda m: m.pop_to_mark(),

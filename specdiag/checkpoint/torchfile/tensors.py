@@ -1,4 +1,4 @@
-"""Zip files written by torch, and the tensors that torch files describe."""
+"""Zip files written by torch, and the tensors in all torch files: storages and views of them."""
 
 import io
 import re
@@ -19,9 +19,9 @@ from specdiag.checkpoint.tensor import (
     shape_text,
     unreadable,
 )
-from specdiag.checkpoint.torchfile import archive as _zip
+from specdiag.checkpoint.torchfile import archive
 from specdiag.checkpoint.torchfile.archive import Record
-from specdiag.checkpoint.torchfile.machine import MAX_BYTES
+from specdiag.checkpoint.torchfile.machine import MAX_PICKLE
 from specdiag.checkpoint.torchfile.pickle_reader import interpret
 from specdiag.checkpoint.tree import Global, Object, Reference, array_tensor, is_array
 from specdiag.files import File, open_file, read_array
@@ -50,7 +50,7 @@ _WRAPPED_LEVELS = 8  # a parameter of a subclass of a tensor takes three
 
 
 class Storage(NamedTuple):
-    """Where the elements of tensors lie: in a record of a zip archive, or bare in the file."""
+    """The position of elements: in a record of a zip archive, or directly in the file."""
 
     n_bytes: int
     offset: int
@@ -59,10 +59,15 @@ class Storage(NamedTuple):
 
 @dataclass(kw_only=True, slots=True)
 class TorchFile:
-    """The storages of a torch file, and its dtypes and records as far as they have been seen.
+    """An open torch file.
 
-    `dtypes` remembers what each storage was read as, so that no two tensors disagree about it;
-    `verified` the records whose checksum has been seen to be right.
+    Attributes
+    ----------
+    storages : mapping of str to Storage
+    dtypes : dict
+        Dtype of each storage, set by the first tensor; the others must agree.
+    verified : set of str
+        Names of the records whose checksum was verified.
     """
 
     file: File
@@ -77,18 +82,20 @@ def read_zip(file: File) -> tuple[Any, TorchFile]:
     Raises
     ------
     ValueError
-        If the archive is damaged, holds no torch checkpoint, or was written on a big-endian
+        If the archive is damaged, is not a torch checkpoint, or was written on a big-endian
         machine.
     """
     with open_file(file) as stream:
-        records = _zip.read_directory(stream, file.size, file.name)
+        records = archive.read_directory(stream, file.size, file.name)
         root = _archive_root(records, file.name)
         byteorder = records.get(f"{root}/byteorder")
-        if byteorder and _zip.read_small(stream, byteorder, 16, file.name) != b"little":
-            raise ValueError(f"{file.name}: not little-endian; save it again on a common machine")
+        if byteorder and archive.read_small(stream, byteorder, 16, file.name) != b"little":
+            raise ValueError(
+                f"{file.name}: not little-endian; save it again on a little-endian machine"
+            )
         record = records[f"{root}/data.pkl"]
-        limit = MAX_DEFLATED if record.deflated else MAX_BYTES
-        data = _zip.read_small(stream, record, limit, file.name)
+        limit = MAX_DEFLATED if record.deflated else MAX_PICKLE
+        data = archive.read_small(stream, record, limit, file.name)
     content = io.BytesIO(data)
     tree = interpret(content, len(data), f"{file.name}: {shown(record.name, quote=False)}")
     if content.tell() != len(data):
@@ -109,13 +116,13 @@ def _archive_root(records: Mapping[str, Record], where: str) -> str:
     if pickles:
         raise ValueError(f"{where}: {len(pickles)} records are called data.pkl; one is expected")
     if records and all(name.endswith(".npy") for name in records):
-        raise ValueError(f"{where}: NumPy arrays (.npz), not a checkpoint; pass them as a dict")
+        raise ValueError(f"{where}: NumPy arrays (.npz) are not a checkpoint; pass them as a dict")
     raise ValueError(f"{where}: a zip archive without data.pkl, not written by torch.save")
 
 
 def storage_id(reference: object, where: str) -> tuple[str, str, int]:
     """Return key, dtype and number of elements from a storage's persistent id."""
-    damaged = ValueError(f"{where}: a storage is described in an unknown way")
+    damaged = ValueError(f"{where}: the description of a storage is invalid")
     if type(reference) is not Reference:
         raise damaged
     fields = reference.id
@@ -149,7 +156,7 @@ def torch_tensor(source: TorchFile, name: str, node: Object) -> Tensor:
     Raises
     ------
     ValueError
-        If the description is malformed or points outside its storage.
+        If the description is invalid or points outside of the storage.
     """
     where = f"{source.file.name}: {shown(name)}"
     if is_array(node):
@@ -182,7 +189,7 @@ def _retyped(args: tuple[Any, ...]) -> Object | None:
 
 
 def _unsupported(name: str, function: str, args: tuple[Any, ...]) -> Tensor:
-    """List a tensor that cannot be read with whatever shape and dtype it gives."""
+    """Return a tensor that is listed but cannot be read, with its shape and dtype if known."""
     problem = _PROBLEMS.get(function, f"unsupported ({shown(function, quote=False)})")
     shape: tuple[int, ...] = ()
     dtype = "unknown"
@@ -216,7 +223,7 @@ def _strided(
         raise ValueError(f"{where}: its description is incomplete")
     key, dtype, numel = storage_id(args[0], where)
     if untyped != (dtype == "bytes") or (untyped and type(args[6]) is not Global):
-        raise ValueError(f"{where}: its dtype is described in an unknown way")
+        raise ValueError(f"{where}: the description of its dtype is invalid")
     if untyped:
         dtype = _dtype_name(args[6])
     if source.dtypes.setdefault(key, dtype) != dtype:
@@ -227,15 +234,15 @@ def _strided(
     if dtype not in ITEMSIZE:
         kind = "quantised tensor" if dtype.startswith("q") else f"dtype {dtype} is not supported"
         return unreadable(name, shape, dtype, kind)
-    found = source.storages.get(key)
+    stored = source.storages.get(key)
     n_bytes = numel if untyped else numel * ITEMSIZE[dtype]
-    if found is None or found.n_bytes != n_bytes:
-        size = f"{found.n_bytes:,} bytes" if found else "missing"
+    if stored is None or stored.n_bytes != n_bytes:
+        size = f"{stored.n_bytes:,} bytes" if stored else "missing"
         raise ValueError(f"{where}: storage {shown(key)} is {size} instead of {n_bytes:,} bytes")
     stride = checked_shape(_plain_size(args[3]), 1, f"{where}, strides")
     layout = _Layout(args[1], shape, stride, _flips(args[-1], dtype, where))
     try:
-        problem = _check_view(layout, found.n_bytes // ITEMSIZE[dtype])
+        problem = _check_view(layout, stored.n_bytes // ITEMSIZE[dtype])
     except ValueError as error:
         raise ValueError(f"{where}: {error}; the file is damaged") from None
     if problem:
@@ -245,19 +252,19 @@ def _strided(
         shape=shape,
         dtype=dtype,
         identity=(source.file, key, *layout) if 0 not in shape else None,
-        read=lambda: _read_view(source, found, dtype, layout),
+        read=lambda: _read_view(source, stored, dtype, layout),
     )
 
 
 def _plain_size(size: object) -> object:
-    """Unwrap a ``torch.Size``."""
+    """Return the tuple inside a ``torch.Size``, any other value unchanged."""
     if type(size) is Object and size.cls == Global("torch.Size") and size.args:
         return size.args[0]
     return size
 
 
 def _flips(metadata: object, dtype: str, where: str) -> tuple[str, ...]:
-    """Return which of conjugation and negation torch has put off until the values are used."""
+    """Return which of conjugation and negation torch applies only when the values are used."""
     if type(metadata) is not dict:
         return ()
     flips = tuple(name for name in ("conj", "neg") if metadata.get(name) is True)
@@ -267,10 +274,16 @@ def _flips(metadata: object, dtype: str, where: str) -> tuple[str, ...]:
 
 
 def _check_view(layout: _Layout, capacity: int) -> str | None:
-    """Return why a view of a storage cannot be read, if so; refuse one that leaves the storage."""
+    """Return why a view of a storage cannot be read, or None.
+
+    Raises
+    ------
+    ValueError
+        If the view leaves the storage.
+    """
     offset, shape, stride, _ = layout
     if type(offset) is not int or not 0 <= offset < 2**63 or len(stride) != len(shape):
-        raise ValueError("its offset or strides are wrong")
+        raise ValueError("its offset or strides are invalid")
     if 0 in shape:
         return None
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
@@ -304,16 +317,16 @@ def _read_view(source: TorchFile, storage: Storage, dtype: str, layout: _Layout)
 
 
 def _read_storage(source: TorchFile, storage: Storage, start: int, length: int) -> np.ndarray:
-    """Return some bytes of a storage; all of it is verified when it is first read."""
+    """Return some bytes of a storage; the first read verifies the whole storage."""
     file, record = source.file, storage.record
     with open_file(file) as stream:
         if record is None:
             return read_array(stream, storage.offset + start, length, file.name)
         if record.deflated or length == record.size:
-            data = _zip.read_record(stream, record, file.name)[start : start + length]
+            data = archive.read_record(stream, record, file.name)[start : start + length]
         else:
             if record.name not in source.verified:
-                _zip.verify_stored(stream, record, file.name)
+                archive.verify_stored(stream, record, file.name)
             data = read_array(stream, record.offset + start, length, file.name)
     source.verified.add(record.name)
     return data
