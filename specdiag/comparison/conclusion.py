@@ -12,8 +12,7 @@ from specdiag.comparison import matrices
 from specdiag.comparison.pairs import COMPARABLE, SAME, Pair
 from specdiag.htsr.layers import Layer
 from specdiag.htsr.verdict import summarise
-
-_NAMES_SHOWN = 4
+from specdiag.wording import counted, some
 
 
 def block(name: str) -> str:
@@ -29,25 +28,27 @@ def block(name: str) -> str:
 def summarise_pairs(
     pairs: Sequence[Pair], first: Sequence[Layer], second: Sequence[Layer], names: tuple[str, str]
 ) -> dict[str, Any]:
-    """Return what can be said of two networks as a whole.
+    """Return the summary of a comparison of two networks.
 
     Parameters
     ----------
     pairs : sequence of Pair
     first, second : sequence of Layer
-        All that was measured of each.
+        All layers of each checkpoint.
     names : tuple of str
-        Of the two checkpoints.
+        Names of the two checkpoints.
 
     Returns
     -------
     dict
-        relations: how many tensors have each; matrices: the same of those measured in both;
-        not_compared: how many other weight matrices there are, by the reason.
-        n_compared layers in n_blocks blocks are fit in both and have different spectra. Over these:
-        mean_alpha_difference, its interval over blocks (`matrices.mean_difference`), and one which allows for what all layers of a network share; sign_p and wilcoxon_p over the means of
-        blocks; mean_rope_difference.
-        first, second: `verdict.summarise` of each. conclusion: one sentence.
+        relations: how many tensors have each relation; matrices: the same for the matrices that
+        were measured in both; not_compared: how many other weight matrices there are, by reason.
+        n_compared, n_blocks: number of layers, and of their blocks, that are fit in both and have
+        different spectra. Over these layers: mean_alpha_difference with two intervals, one over
+        blocks (`matrices.mean_difference`) and one that also allows for the share of the variance
+        that all layers of a network have in common; sign_p and wilcoxon_p over the means of blocks;
+        mean_rope_difference.
+        first, second: `verdict.summarise` of each checkpoint. conclusion: one sentence.
     """
     compared = [pair for pair in pairs if pair.is_fit and pair.relation == "different"]
     differences = np.array([pair.alpha.value for pair in compared])
@@ -57,7 +58,7 @@ def summarise_pairs(
     labels = dict.fromkeys(blocks)
     of_blocks = [differences[[b == label for b in blocks]].mean() for label in labels]
     sign_p, wilcoxon_p = matrices.sign_tests(np.array(of_blocks))
-    found = {
+    summary = {
         "relations": _count(pair.relation for pair in pairs),
         "matrices": _count(pair.relation for pair in pairs if pair.is_measured),
         "not_compared": _not_compared(pairs, names),
@@ -74,7 +75,7 @@ def summarise_pairs(
         "first": summarise(first),
         "second": summarise(second),
     }
-    return found | {"conclusion": _conclude(found, pairs, names)}
+    return summary | {"conclusion": _conclude(summary, pairs, names)}
 
 
 def _count(words: Iterable[str]) -> dict[str, int]:
@@ -82,7 +83,7 @@ def _count(words: Iterable[str]) -> dict[str, int]:
 
 
 def _not_compared(pairs: Sequence[Pair], names: tuple[str, str]) -> dict[str, int]:
-    """Return how many weight matrices have no alpha in both, by the reason."""
+    """Return how many weight matrices do not have an alpha in both checkpoints, by reason."""
     label = {"only in first": f"only in {names[0]}", "only in second": f"only in {names[1]}"}
     reasons = []
     for pair in pairs:
@@ -96,41 +97,43 @@ def _not_compared(pairs: Sequence[Pair], names: tuple[str, str]) -> dict[str, in
     return _count(reasons)
 
 
-def _conclude(found: dict[str, Any], pairs: Sequence[Pair], names: tuple[str, str]) -> str:
-    """Return the first sentence that applies, from the strongest claim to the weakest."""
+def _conclude(summary: dict[str, Any], pairs: Sequence[Pair], names: tuple[str, str]) -> str:
+    """Return the first sentence that applies, in order from the strongest claim to the weakest."""
     a, b = names
-    if found["relations"].keys() == {"identical"}:
+    if summary["relations"].keys() == {"identical"}:
         return f"identical: all {len(pairs)} tensors of {a} and {b} are bit-identical"
-    if found["relations"].keys() <= set(SAME):
+    if summary["relations"].keys() <= set(SAME):
         return f"equal: all {len(pairs)} tensors of {a} and {b} hold the same numbers"
-    if found["relations"].keys() <= {*SAME, "rounded"}:
-        return f"equal but for rounding: all {len(pairs)} tensors of {a} and {b}, in other dtypes"
+    if summary["relations"].keys() <= {*SAME, "rounded"}:
+        return (
+            f"equal except for rounding: all {len(pairs)} tensors of {a} and {b}, in other dtypes"
+        )
     n_weights = sum(pair.is_weight for pair in pairs)
     if not n_weights:
         return f"not comparable: no matrix was measured in {a} or {b}"
-    n_same = sum(found["matrices"].get(relation, 0) for relation in SAME)
-    n_spectra = sum(found["matrices"].get(word, 0) for word in ("rounded", "same spectrum"))
+    n_same = sum(summary["matrices"].get(relation, 0) for relation in SAME)
+    n_spectra = sum(summary["matrices"].get(word, 0) for word in ("rounded", "same spectrum"))
     if n_same == n_weights:
         return (
-            f"same spectrum by construction: {_all(n_weights)} bit-identical, so no alpha can differ; "
-            f"what differs: {_differing(pairs)}"
+            f"same spectrum by construction: {_all(n_weights)} bit-identical, so no alpha can "
+            f"differ; what differs: {_differing(pairs)}"
         )
-    if n_same + n_spectra == n_weights and not found["not_compared"]:
+    if n_same + n_spectra == n_weights and not summary["not_compared"]:
         return (
-            f"different tensors, same spectrum: {_all(n_weights)} the same in all eigenvalues, up to "
-            "rounding and to the scale of the weights"
+            f"different tensors, same spectrum: {_all(n_weights)} the same in all eigenvalues, up "
+            "to rounding and to the scale of the weights"
         )
     parts = [
-        f"{n} of {n_weights} measured matrices {what}"
-        for n, what in ((n_same, "are bit-identical"), (n_spectra, "have the same spectrum"))
+        f"{n} of {n_weights} measured matrices {state}"
+        for n, state in ((n_same, "are bit-identical"), (n_spectra, "have the same spectrum"))
         if n
     ]
     parts.append(
-        _about_alpha(found, names) if found["n_compared"] else "no other alpha can be compared"
+        _about_alpha(summary, names) if summary["n_compared"] else "no other alpha can be compared"
     )
-    if found["not_compared"]:
-        listed = ", ".join(f"{n} {reason}" for reason, n in found["not_compared"].items())
-        parts.append(f"this says nothing of {sum(found['not_compared'].values())} more ({listed})")
+    if summary["not_compared"]:
+        listed = ", ".join(f"{n} {reason}" for reason, n in summary["not_compared"].items())
+        parts.append(f"not compared: {sum(summary['not_compared'].values())} more ({listed})")
     return "; ".join(parts)
 
 
@@ -139,29 +142,28 @@ def _all(n: int) -> str:
 
 
 def _differing(pairs: Sequence[Pair]) -> str:
-    """Return the modules that hold tensors which are not the same in both, a few by name."""
+    """Return the names of a few modules whose tensors differ, and how many more there are."""
     owners = dict.fromkeys(
         pair.name.rpartition(".")[0] or pair.name for pair in pairs if pair.relation not in SAME
     )
-    shown = ", ".join(list(owners)[:_NAMES_SHOWN])
-    return shown + (f" and {len(owners) - _NAMES_SHOWN} more" if len(owners) > _NAMES_SHOWN else "")
+    return some(list(owners))
 
 
-def _about_alpha(found: dict[str, Any], names: tuple[str, str]) -> str:
+def _about_alpha(summary: dict[str, Any], names: tuple[str, str]) -> str:
     a, b = names
-    mean, n_blocks = found["mean_alpha_difference"], found["n_blocks"]
-    layers = f"{found['n_compared']} layer{'s' * (found['n_compared'] != 1)}"
+    mean, n_blocks = summary["mean_alpha_difference"], summary["n_blocks"]
+    layers = counted(summary["n_compared"], "layer")
     claim = f"mean alpha of {b} is {abs(mean):.2f} {'lower' if mean < 0 else 'higher'} than of {a}"
     if n_blocks < 2:
         return f"undecided: {claim} over {layers} of one block, too few for an interval"
-    low, high = found["mean_alpha_difference_seed_ci"]
+    low, high = summary["mean_alpha_difference_seed_ci"]
     interval = f"95 % interval {low:.2f} to {high:.2f}"
     if low > 0 or high < 0:
-        return f"{claim} over {layers} ({interval}, allowing for what two seeds may differ)"
-    low, high = found["mean_alpha_difference_ci"]
+        return f"{claim} over {layers} ({interval}, allowing for the difference between two seeds)"
+    low, high = summary["mean_alpha_difference_ci"]
     if low > 0 or high < 0:
         return (
-            f"undecided: {claim} over {layers} ({low:.2f} to {high:.2f} for these two networks), but "
-            f"two seeds of one recipe may differ as much ({interval} when that is allowed for)"
+            f"undecided: {claim} over {layers} ({low:.2f} to {high:.2f} for these two networks), "
+            f"but two seeds of one recipe can differ as much ({interval}, allowing for that)"
         )
-    return f"no difference of mean alpha can be told: {mean:+.2f} over {layers} ({interval})"
+    return f"no difference of mean alpha is shown: {mean:+.2f} over {layers} ({interval})"

@@ -1,4 +1,4 @@
-"""Two checkpoints or more -> one Dataset: that of their spectra, with the differences from the first."""
+"""Two or more checkpoints -> one Dataset of their spectra and their differences from the first."""
 
 from collections.abc import Iterable, KeysView, Sequence
 from dataclasses import replace
@@ -15,7 +15,7 @@ from specdiag.htsr.layers import MIN_EIGENVALUES, Layer
 if TYPE_CHECKING:
     import xarray as xr
 
-# Where in a Pair a variable of another name is found.
+# Attribute of a Pair that a variable of another name is read from.
 _HOME = {
     "relation_reason": "reason",
     "relative_distance": "distance",
@@ -29,7 +29,7 @@ _HOME = {
 
 
 class Comparison(NamedTuple):
-    """The first checkpoint and another one."""
+    """Comparison of the first checkpoint with another one."""
 
     pairs: list[Pair]
     summary: dict[str, Any]  # of `summarise_pairs`
@@ -42,27 +42,27 @@ def compare(
     min_eigenvalues: int = MIN_EIGENVALUES,
     include_embeddings: bool = False,
 ) -> "xr.Dataset":
-    """Return the Dataset of two networks or more, with the differences of each from the first.
+    """Return the Dataset of two or more networks, with the differences of each from the first.
 
     Parameters
     ----------
     first, *others : path, torch.nn.Module, or mapping of names to arrays or tensors
         Anything that `open_checkpoint` reads.
     layers, min_eigenvalues, include_embeddings
-        Which matrices are measured, as in `specdiag.alpha`. Identity is told of every tensor.
+        Which matrices are measured, as in `specdiag.alpha`. The relation is that of every tensor.
 
     Returns
     -------
     xarray.Dataset
-        That of `specdiag.alpha` (without goodness of fit) and the variables of `COMPARISON`: a
+        The variables of `specdiag.alpha` (without goodness of fit) and those of `COMPARISON`. A
         comparison has the name of its second checkpoint. Differences are second minus first.
 
     Raises
     ------
     ValueError
-        When a source is no checkpoint, or has no tensor of a name that the first one has.
+        If a source is not a checkpoint, or has no matrix in common with the first one.
     OSError
-        When a file cannot be read.
+        If a file cannot be read.
 
     Examples
     --------
@@ -84,30 +84,31 @@ def compare(
 
 
 def aligned(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
-    """Return the checkpoints, with a first word that all names of one have removed where that pairs them.
+    """Return the checkpoints, renamed so that their tensors have the names of the first one.
 
-    `bert.encoder.layer.0.…` of a larger model is `encoder.layer.0.…` of the encoder alone.
+    If a checkpoint has no matrix in common with the first one, the first word of its names is
+    removed, if all names have it: `bert.encoder.layer.0.…` becomes `encoder.layer.0.…`.
 
     Raises
     ------
     ValueError
-        When one has no matrix of a name that the first has.
+        If a checkpoint still has no matrix in common with the first one.
     """
     first, *others = checkpoints
     names = unique_names(checkpoints)
     known = _matrices(first)
-    found = [first]
+    renamed = [first]
     for name, other in zip(names[1:], others, strict=True):
         candidates = (other, _without_first_word(other))
         match = next((c for c in candidates if not known.isdisjoint(_matrices(c))), None)
         if match is None:
             raise ValueError(
                 f"{names[0]} and {name} have no matrix in common: the first begins with "
-                f"{_some(known)}, the other with {_some(_matrices(other))}; compare networks of one "
-                "architecture"
+                f"{_some(known)}, the other with {_some(_matrices(other))}; compare networks of "
+                "one architecture"
             )
-        found.append(match)
-    return found
+        renamed.append(match)
+    return renamed
 
 
 def _matrices(checkpoint: Checkpoint) -> KeysView[str]:
@@ -131,15 +132,14 @@ def compare_measured(
 ) -> list[Comparison]:
     """Return the comparison of each further checkpoint with the first."""
     names = unique_names(checkpoints)
-    found = []
+    comparisons = []
     for name, checkpoint, layers in zip(names[1:], checkpoints[1:], measured[1:], strict=True):
         pairs = pair_up(
             checkpoints[0], checkpoint, measured[0], layers, min_eigenvalues=min_eigenvalues
         )
-        found.append(
-            Comparison(pairs, summarise_pairs(pairs, measured[0], layers, (names[0], name)))
-        )
-    return found
+        summary = summarise_pairs(pairs, measured[0], layers, (names[0], name))
+        comparisons.append(Comparison(pairs, summary))
+    return comparisons
 
 
 def build_comparison(
@@ -148,7 +148,7 @@ def build_comparison(
     comparisons: Sequence[Comparison],
     settings: dict[str, Any],
 ) -> "xr.Dataset":
-    """Return the Dataset of the spectra and of the comparisons."""
+    """Return the Dataset of the spectra and the comparisons."""
     dataset = build(checkpoints, measured, settings)
     pairs = [{pair.name: pair for pair in comparison.pairs} for comparison in comparisons]
     tensors = list(dict.fromkeys(name for table in pairs for name in table))
@@ -172,5 +172,5 @@ def build_comparison(
 
 
 def pair_value(pair: Pair, name: str) -> Any:
-    """Return the value of a pair that a variable of `COMPARISON` holds."""
+    """Return the value that a variable of `COMPARISON` has for a pair."""
     return attrgetter(_HOME.get(name, name))(pair)

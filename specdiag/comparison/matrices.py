@@ -1,4 +1,4 @@
-"""Two networks, layer by layer: differences, distances and overlaps. Plain arrays in and out.
+"""Two matrices or spectra -> differences, distances and overlaps. Plain arrays in and out.
 
 Signed quantities are those of the second minus those of the first.
 """
@@ -18,8 +18,8 @@ from specdiag.htsr.statistics import LEVEL, student_quantile
 Array = NDArray[np.float64]
 
 N_LEADING = 10  # leading singular directions whose subspaces are compared
-# Share of the variance of a layer's alpha over seeds that all layers of a network have in common;
-# above the largest seen in small networks of several kinds, 0.40 (docs/compare.md).
+# Share of the variance of a layer's alpha over seeds that all layers of a network have in common.
+# It is above the largest one measured in small networks of several kinds, 0.40 (docs/compare.md).
 SHARED_VARIANCE = 0.5
 
 _N_QUANTILES = 256
@@ -41,15 +41,15 @@ NO_CHANGE = Difference(value=0.0, interval=(0.0, 0.0), below_0=0.0)  # of equal 
 def alpha_difference(first: Posterior, second: Posterior) -> Difference:
     """Return the posterior of the difference of two alphas, whose spectra are taken as independent.
 
-    The distribution is that of all differences of 256 quantiles of each, so that exchanging the two
-    changes the sign of everything and nothing else. Spectra of which one was trained from the other are
-    positively dependent: their interval is too wide, not too short.
+    The distribution is that of all differences between 256 quantiles of each, so that exchanging
+    the two changes only signs. If one network was trained from the other, their spectra are
+    positively dependent, and the interval is too wide, not too short.
 
     Returns
     -------
     Difference
-        `value` is the difference of posterior means, the interval is equal-tailed. NaN when one of the
-        posteriors is.
+        `value` is the difference of posterior means; the interval is equal-tailed. NaN if one of
+        the posteriors is NaN.
     """
     p = (np.arange(_N_QUANTILES) + 0.5) / _N_QUANTILES
     a, b = alpha_quantiles(first, p), alpha_quantiles(second, p)
@@ -67,24 +67,28 @@ def alpha_difference(first: Posterior, second: Posterior) -> Difference:
 def rounding_shift(
     eigenvalues: Array, shape: tuple[int, ...], dtype: DTypeLike, largest: float
 ) -> Array:
-    """Return by how much rounding may move the square root of each eigenvalue of a matrix.
+    """Return how far rounding may move the square root of each eigenvalue of a matrix.
 
-    The matrix may come out of a rotation or rescaling computed in float32 (float64 when it is stored in
-    that), and was rounded to its dtype: independent errors of entries with standard deviation
-    s = rms(W) (eps / sqrt(12) + eps_arithmetic sqrt(N / 48)). To first order such errors move a singular
-    value by one normal variable of that deviation (Stewart 1990, Perturbation theory for the SVD): 5 s
-    are allowed; where its vectors single out a large entry, by the rounding of that one. To second
-    order they add at most their squared norm to an eigenvalue, as does our Gram matrix: that moves
-    the smallest ones.
+    The matrix may be the result of a rotation or rescaling computed in float32 (in float64 if it is
+    stored so), and was rounded to its dtype. The errors of its entries are independent, with
+    standard deviation s = rms(W) (eps / sqrt(12) + eps_arithmetic sqrt(N / 48)). To first order
+    such errors move a singular value by one normal variable of that deviation (Stewart 1990,
+    Perturbation theory for the SVD): 5 s are allowed. If the singular vectors concentrate on one
+    large entry, they move it by the rounding of that entry. To second order they add at most their
+    squared norm to an eigenvalue, as the Gram matrix does: that moves the smallest ones.
 
     Parameters
     ----------
     eigenvalues : ndarray of shape (n_eigenvalues,)
-        Of W'W / N, descending, all of them.
+        All eigenvalues of W'W / N, descending.
     shape, dtype
         Of W, as stored.
     largest : float
-        The largest entry of W by magnitude.
+        The largest absolute value of the entries of W.
+
+    Returns
+    -------
+    ndarray of shape (n_eigenvalues,)
     """
     N = max(shape[:2])
     eps, float32, float64 = (esd.precision(d)[0] for d in (dtype, np.float32, np.float64))
@@ -103,9 +107,9 @@ def same_spectrum(first: Array, second: Array, first_shift: Array, second_shift:
     Parameters
     ----------
     first, second : ndarray of shape (n_eigenvalues,)
-        Descending, all of them.
+        All eigenvalues, descending.
     first_shift, second_shift : ndarray of shape (n_eigenvalues,)
-        Of `rounding_shift`.
+        From `rounding_shift`.
     """
     if len(first) != len(second) or not (first[0] > 0 and second[0] > 0):
         return False
@@ -129,13 +133,13 @@ def is_small_change(A: Array, B: Array, eps: float) -> bool:
 def spectral_distance(first: Array, second: Array) -> float:
     """Return the Wasserstein-1 distance of two ESDs on a logarithmic scale, in decades.
 
-    Each eigenvalue is divided by the mean of its spectrum first, so the scale of the weights does not
-    matter. Villani (2009), Optimal transport, definition 6.1.
+    Each eigenvalue is first divided by the mean of its spectrum, so the scale of the weights does
+    not matter. NaN if a spectrum is empty. Villani (2009), Optimal transport, definition 6.1.
 
     Parameters
     ----------
     first, second : ndarray of shape (n_eigenvalues,)
-        Those above the rank gate.
+        Eigenvalues above the rank gate.
     """
     if not len(first) or not len(second):
         return math.nan
@@ -176,12 +180,12 @@ def _leading_vectors(W: Array, k: int) -> tuple[Array, Array]:
     tall = W if W.shape[0] >= W.shape[1] else W.T
     size = tall.shape[1]
     _, small = eigh(tall.T @ tall, subset_by_index=[size - k, size - 1], check_finite=False)
-    large, _ = np.linalg.qr(tall @ small)  # the same space, whatever the singular values
+    large, _ = np.linalg.qr(tall @ small)  # the singular values do not change the space
     return (large, small) if tall is W else (small, large)
 
 
 def unfolded(W: NDArray[Any]) -> Array:
-    """Return a kernel (out, in, *k) as one float64 matrix (out, in * prod(k)); a matrix as it is."""
+    """Return W in float64; a kernel (out, in, *k) as a matrix (out, in * prod(k))."""
     return W.reshape(len(W), -1).astype(np.float64)
 
 
@@ -190,17 +194,18 @@ def mean_difference(
 ) -> tuple[float, tuple[float, float]]:
     """Return the mean over layers and its 95 % interval, with blocks as the sampling unit.
 
-    Layers of a block are not independent, so the variance is that of the sums of the residuals by
-    block (Liang & Zeger 1986, Biometrika 73(1)), with Student's t of n_blocks - 1 degrees of freedom.
+    Layers of a block are not independent, so the variance is that of the sums of residuals by block
+    (Liang & Zeger 1986, Biometrika 73(1)), with Student's t of n_blocks - 1 degrees of freedom.
 
-    Layers of one network are not independent either: its seed moves all of them. Two networks cannot
-    show by how much, as all layers of one share it, so `shared` is the intraclass correlation assumed
-    for it, r: the variance is multiplied by 1 + n_blocks r / (1 - r). That is the post hoc correction
-    of Varnell, Murray & Baker (2001), Evaluation Review 25(4), for one group per condition.
+    Layers of one network are not independent either: its seed moves all of them. Two networks
+    cannot show by how much, so `shared` is an assumed intraclass correlation r, and the variance is
+    multiplied by 1 + n_blocks r / (1 - r). That is the post hoc correction of Varnell, Murray &
+    Baker (2001), Evaluation Review 25(4), for one group per condition.
 
     Parameters
     ----------
     differences : ndarray of shape (n_layers,)
+        Difference of alpha of each layer.
     blocks : sequence of shape (n_layers,)
         The block of each layer.
     shared : float
@@ -209,6 +214,7 @@ def mean_difference(
     Returns
     -------
     mean : float
+        NaN without layers.
     interval : tuple of float
         NaN for fewer than two blocks.
     """
@@ -229,7 +235,8 @@ def mean_difference(
 def sign_tests(block_means: Array) -> tuple[float, float]:
     """Return the two-sided p-values of the sign test and of Wilcoxon's signed-rank test.
 
-    Both over blocks, zeros left out: Wilcoxon (1945), Biometrics Bulletin 1(6). NaN without blocks.
+    Both are over blocks whose mean is not zero: Wilcoxon (1945), Biometrics Bulletin 1(6). NaN if
+    there are none.
     """
     moved = block_means[block_means != 0]
     if not len(moved):
@@ -241,14 +248,13 @@ def sign_tests(block_means: Array) -> tuple[float, float]:
 
 
 def added_eigenvalues(A: Array, B: Array, floor: float) -> tuple[Array, float]:
-    """Return the eigenvalues of B - A, what training added, and the value that they must exceed.
+    """Return the eigenvalues of B - A, the change by training, and the value they must exceed.
 
     Parameters
     ----------
     A, B : ndarray of shape (n, m)
     floor : float
-        The sum of their `esd.storage_floor`: both roundings are in the difference, however small
-        that is.
+        The sum of `esd.storage_floor` of both: the difference contains the rounding of both.
     """
     spectrum = esd.eigenvalues(B - A)
     return spectrum, max(esd.rank_gate(spectrum, A.shape, np.float64), floor)

@@ -1,11 +1,12 @@
-"""Two checkpoints -> one record a tensor name: whether they are the same, and how their spectra differ.
+"""Two checkpoints -> one record for each tensor name: the relation of the two, and differences.
 
-Tensors are paired by name, wrapper prefixes stripped. Every name of either checkpoint gets exactly one
-relation:
+Tensors are paired by name, without prefixes of wrappers. Every name of either checkpoint gets
+exactly one relation:
 
 - identical: the same bits; equal: the same numbers, stored differently;
-- rounded: the same numbers, but for rounding to another dtype;
-- same spectrum: other numbers, but the same eigenvalues up to rounding and to the scale of the weights;
+- rounded: the same numbers, except for rounding to another dtype;
+- same spectrum: other numbers, but the same eigenvalues up to rounding and to the scale of the
+  weights;
 - different; other shape; only in first; only in second;
 - unreadable: the values of one could not be read.
 """
@@ -33,36 +34,39 @@ COMPARABLE = (*SAME, "rounded", "same spectrum", "different")
 MEASURED = ("fit", "degenerate")
 NOT_WALKED = Layer(name="", shape=(), dtype="", status="absent")
 
-_CHUNK = 2**22  # values whose distance is summed at once
+_CHUNK = 2**22  # number of values that are compared at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """What is under one name in two checkpoints; NaN where a quantity does not apply.
+    """The tensors of one name in two checkpoints; NaN if a quantity does not apply.
 
     Attributes
     ----------
+    name : str
     relation, reason : str
+        See the module; the reason says why the two could not be compared.
     first, second : Layer
-        What was measured of each, `NOT_WALKED` for what is no matrix or not there. Where the two are
-        stored in different dtypes, their posteriors are those of the eigenvalues above the rank
-        gate of both.
+        Measured values of each; `NOT_WALKED` if the tensor is missing or is not a matrix. If the
+        two are stored in different dtypes, their posteriors are those of the eigenvalues above the
+        rank gates of both.
     distance : float
         Frobenius norm of second - first over that of first.
     alpha : Difference
-        Of the posterior means.
+        Difference of the posterior means of alpha.
     rope_difference : float
+        Difference of the probability that alpha is from 1.9 to 2.1.
     spectral_distance : float
         See `matrices.spectral_distance`.
     overlap : tuple of float
-        Of the leading subspaces of outputs and inputs: see `matrices.subspace_overlap`.
+        Overlap of the leading subspaces of outputs and inputs: see `matrices.subspace_overlap`.
     n_leading : int
-        Directions in these subspaces.
+        Number of directions in these subspaces.
     added : Posterior
-        Of the alpha of second - first, what training added; NaN when too few of its eigenvalues
-        exceed rounding.
+        Posterior of alpha of second - first, the change by training; NaN if too few of its
+        eigenvalues exceed rounding.
     added_rank, added_stable_rank : float
-        Of second - first.
+        Ranks of second - first.
     """
 
     name: str
@@ -94,7 +98,7 @@ class Pair:
 
     @property
     def is_weight(self) -> bool:
-        """Whether one of them was to be measured, so that a comparison of all must account for it."""
+        """Whether one of them was measured or failed, so that a summary must count the pair."""
         return any(layer.status in (*MEASURED, "failed") for layer in (self.first, self.second))
 
 
@@ -106,13 +110,13 @@ def pair_up(
     *,
     min_eigenvalues: int = MIN_EIGENVALUES,
 ) -> list[Pair]:
-    """Return a pair for every tensor name of two checkpoints, those of the first in its order first."""
+    """Return a pair for every tensor name: those of the first in its order, then the others."""
     tensors = [{t.name: t for t in c.tensors} for c in (first, second)]
-    layers = [{layer.name: layer for layer in found} for found in (first_layers, second_layers)]
+    layers = [{layer.name: layer for layer in side} for side in (first_layers, second_layers)]
     pairs = []
     for name in dict.fromkeys([*tensors[0], *tensors[1]]):
         pair = _relate(name, tensors[0].get(name), tensors[1].get(name))
-        measured = [found.get(name, NOT_WALKED) for found in layers]
+        measured = [side.get(name, NOT_WALKED) for side in layers]
         pairs.append(replace(pair, first=measured[0], second=measured[1]))
     jobs = [(pair, _peak_bytes(pair)) for pair in pairs if pair.is_measured]
     budget = max(2**28, 2 * max((int(need) for _, need in jobs), default=0))
@@ -125,12 +129,12 @@ def pair_up(
 
 
 def _peak_bytes(pair: Pair) -> float:
-    """Return the memory that comparing takes: two matrices, their difference, and Gram matrices."""
+    """Return the memory for comparing: two matrices, their difference, and Gram matrices."""
     return 8 * 6.0 * math.prod(pair.first.shape)
 
 
 def _relate(name: str, a: Tensor | None, b: Tensor | None) -> Pair:
-    """Return the pair with its relation and, where there are numbers, its relative distance."""
+    """Return the pair with its relation and, if both have real numbers, its relative distance."""
     if a is None or b is None:
         return Pair(name=name, relation="only in second" if a is None else "only in first")
     if a.shape != b.shape:
@@ -173,7 +177,7 @@ def _relate_chunk(x: NDArray[Any], y: NDArray[Any]) -> str:
 
 
 def _compare(pair: Pair, a: Tensor, b: Tensor, min_eigenvalues: int) -> Pair:
-    """Return the pair of two measured matrices with everything that takes their spectra or values."""
+    """Return the pair of two measured matrices with all quantities of their spectra and values."""
     if pair.relation in SAME:
         return replace(_unchanged(pair), spectral_distance=0.0, overlap=(1.0, 1.0))
     try:
@@ -215,12 +219,12 @@ def _compare_spectra(pair: Pair, a: Tensor, b: Tensor, values: tuple[Array, Arra
 
 
 def _unchanged(pair: Pair) -> Pair:
-    """Return the pair with differences of zero: what is measured of equal spectra is rounding."""
+    """Return the pair with differences of zero: any other value would be only rounding."""
     return replace(pair, alpha=NO_CHANGE, rope_difference=0.0) if pair.is_fit else pair
 
 
 def _common(spectra: tuple[Array, Array], gates: list[float]) -> list[float]:
-    """Return gates that are the same share of both spectra: a coarser dtype resolves fewer eigenvalues."""
+    """Return gates that are the same share of both spectra: that of the coarser dtype."""
     largest = [float(spectrum[0]) for spectrum in spectra]
     share = max((g / top for g, top in zip(gates, largest, strict=True) if top), default=0.0)
     return [share * top for top in largest]

@@ -159,7 +159,7 @@ COMPARISON: dict[str, Variable] = {
     "tensor": Variable(("tensor",), "O", "", "tensor"),
     "side": Variable(("side",), "O", "", "side of a matrix"),
     "relation": Variable(
-        _PAIR_OF_TENSORS, "O", "", "what the two tensors have in common (specdiag.comparison.pairs)"
+        _PAIR_OF_TENSORS, "O", "", "relation of the two tensors (specdiag.comparison.pairs)"
     ),
     "relation_reason": Variable(_PAIR_OF_TENSORS, "O", "", "why they could not be compared"),
     "relative_distance": Variable(
@@ -200,7 +200,7 @@ COMPARISON: dict[str, Variable] = {
         (*_COMPARED, "ci_bound"), "f", "1", "95 % interval with blocks as the sampling unit"
     ),
     "mean_alpha_difference_seed_ci": Variable(
-        (*_COMPARED, "ci_bound"), "f", "1", "that interval, allowing for what two seeds may differ"
+        (*_COMPARED, "ci_bound"), "f", "1", "that interval, allowing for the difference of seeds"
     ),
     "mean_rope_difference": Variable(
         _COMPARED, "f", "1", "mean difference of the ROPE probability"
@@ -209,7 +209,7 @@ COMPARISON: dict[str, Variable] = {
     "wilcoxon_p": Variable(
         _COMPARED, "f", "1", "p-value of Wilcoxon's signed-rank test over blocks"
     ),
-    "conclusion": Variable(_COMPARED, "O", "", "what can be said, in a sentence"),
+    "conclusion": Variable(_COMPARED, "O", "", "conclusion in one sentence"),
 }
 
 LINK: dict[str, Variable] = {

@@ -22,8 +22,8 @@ LEVEL = 0.95
 MIN_BLOCKS = 5  # with fewer than 4 degrees of freedom the t quantile is large, the interval useless
 NO_INTERVAL = (math.nan, math.nan)
 
-# Spacing of numbers at 1, coarsest first. TF32 (matrix products on NVIDIA's tensor cores) rounds the
-# two factors to 10 bits and stores float32.
+# Spacing of numbers at 1, coarsest first. TF32 (matrix products on NVIDIA's tensor cores) rounds
+# the two factors to 10 bits and stores float32.
 EPS = {"bfloat16": 2**-7, "float16": 2**-10, "tf32": 2**-10, "float32": 2**-23, "float64": 2**-52}
 
 
@@ -50,7 +50,7 @@ def merged(a: Moments, b: Moments) -> Moments:
 
 
 def without(total: Moments, part: Moments) -> Moments:
-    """Return the moments of the samples of `total` that are not in `part`: the inverse of `merged`."""
+    """Return the moments of the samples of `total` that are not in `part`; undoes `merged`."""
     count = total.count - part.count
     mean = total.mean + (total.mean - part.mean) * (part.count / count)
     delta = part.mean - mean
@@ -286,7 +286,7 @@ def _spectrum(moments: Moments) -> Array:
 
 
 def _estimates(values: Array) -> dict[str, float]:
-    """Return the quantities that have an interval, of a descending spectrum; NaN without variance."""
+    """Return all quantities that have an interval, of a descending spectrum; NaN if it is zero."""
     x = np.maximum(values, 0.0)
     trace = float(x.sum())
     if not trace > 0:

@@ -19,8 +19,8 @@ from specdiag.features.conditioning import EPS, FeatureSpectrum, Moments, featur
 
 Array = NDArray[np.float64]
 
-# Number of blocks that are kept for the intervals: 64 d^2 numbers (8 MB for d = 128). The t quantile
-# of 63 degrees of freedom is 2 % above that of infinitely many; docs/features.md has the coverage.
+# Number of blocks kept for the intervals: 64 d^2 numbers (8 MB for d = 128). The t quantile of 63
+# degrees of freedom is 2 % above that of infinitely many; docs/features.md has the coverage.
 MAX_BLOCKS = 64
 
 
@@ -41,9 +41,9 @@ class FeatureCovariance:
 
     Notes
     -----
-    Memory is 8 d^2 bytes for each of at most 64 blocks, and about 80 bytes for each group. With more
-    than 64 groups, a block is all groups whose blake2 hash is equal modulo 64. That depends only on
-    the labels, so the order of batches and of merged accumulators does not matter.
+    Memory is 8 d^2 bytes for each of at most 64 blocks, and about 80 bytes for each group. With
+    more than 64 groups, a block is all groups whose blake2 hash is equal modulo 64. That depends
+    only on the labels, so the order of batches and of merged accumulators does not matter.
     """
 
     def __init__(self, *, precision: str | None = None) -> None:
@@ -80,7 +80,7 @@ class FeatureCovariance:
         ------
         ValueError
             If features have no axes, another width than before, no floating-point dtype, or values
-            that are NaN, infinite or beyond 1e150; or if the shape of mask or groups does not match.
+            that are NaN, infinite or beyond 1e150; or if mask or groups have another shape.
         """
         x, precision = _float64(features)
         if self._origin is not None and x.shape[-1] != len(self._origin):
@@ -208,7 +208,8 @@ def _kept(mask: Any, lead: tuple[int, ...]) -> NDArray[np.bool_]:
     keep = np.asarray(_plain(mask))
     if keep.dtype != bool or keep.shape != lead:
         raise ValueError(
-            f"mask is {keep.dtype} of shape {keep.shape}: expected bool of shape {lead}, True to keep"
+            f"mask is {keep.dtype} of shape {keep.shape}: expected bool of shape {lead}, True to "
+            "keep"
         )
     return keep
 

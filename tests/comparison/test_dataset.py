@@ -160,14 +160,14 @@ def test_a_network_that_learnt_nothing_is_told_from_one_with_heavy_tails(rng):
     low, high = dataset.mean_alpha_difference_seed_ci.values[0]
     assert dataset.conclusion == (
         f"mean alpha of model#2 is {mean:.2f} higher than of model#1 over 12 layers (95 % interval "
-        f"{low:.2f} to {high:.2f}, allowing for what two seeds may differ)"
+        f"{low:.2f} to {high:.2f}, allowing for the difference between two seeds)"
     )
     assert dataset.n_blocks == 6
 
 
 def test_two_draws_of_one_network_are_not_told_apart(rng):
     text = conclusion(*(stored(network(rng)) for _ in range(2)))
-    assert re.match("no difference of mean alpha can be told: [+-]|undecided: ", text)
+    assert re.match("no difference of mean alpha is shown: [+-]|undecided: ", text)
 
 
 def test_one_block_is_too_few_for_an_interval(rng):
@@ -183,7 +183,7 @@ def test_the_conclusion_says_what_it_does_not_cover(first, rng):
     del other["blocks.3.fc2.weight"]
     dataset = specdiag.compare(collapsed, other)
     assert dataset.conclusion.item().endswith(
-        "; this says nothing of 3 more (2 degenerate to fit, 1 only in model#1)"
+        "; not compared: 3 more (2 degenerate to fit, 1 only in model#1)"
     )
     layer = dataset.sel(layer=block_matrices(first)[4])
     assert list(layer.status.values) == ["degenerate", "fit"]
@@ -194,13 +194,13 @@ def test_what_is_the_same_is_said_also_when_nothing_else_can_be_compared(first):
     name = "blocks.2.fc1.weight"
     dead = first | {name: np.zeros_like(first[name])}
     assert conclusion(first, dead) == (
-        "7 of 8 measured matrices are bit-identical; no other alpha can be compared; this says nothing "
-        "of 1 more (1 fit to degenerate)"
+        "7 of 8 measured matrices are bit-identical; no other alpha can be compared; not compared: "
+        "1 more (1 fit to degenerate)"
     )
     short = first | {name: first[name][:100]}
     assert conclusion(first, short) == (
-        "7 of 8 measured matrices are bit-identical; no other alpha can be compared; this says nothing "
-        "of 1 more (1 other shape)"
+        "7 of 8 measured matrices are bit-identical; no other alpha can be compared; not compared: "
+        "1 more (1 other shape)"
     )
 
 
@@ -220,7 +220,7 @@ def test_a_coarser_copy_is_compared_on_what_both_resolve(first):
     measured = dataset.sel(layer=block_matrices(first)).squeeze()
     assert set(dataset.relation.sel(tensor=block_matrices(first)).values.ravel()) == {"rounded"}
     assert dataset.conclusion == (
-        "equal but for rounding: all 18 tensors of model#1 and model#2, in other dtypes"
+        "equal except for rounding: all 18 tensors of model#1 and model#2, in other dtypes"
     )
     assert (measured.alpha_difference == 0).all()
     assert (measured.spectral_distance < 1e-3).all()
@@ -238,7 +238,7 @@ def test_values_that_cannot_be_measured_fail_alone(first):
     broken = first | {"blocks.0.fc1.weight": np.full_like(first["blocks.0.fc1.weight"], np.nan)}
     dataset = specdiag.compare(first, broken)
     cell = dataset.sel(layer="blocks.0.fc1.weight")
-    assert dataset.conclusion.item().endswith("this says nothing of 1 more (1 fit to failed)")
+    assert dataset.conclusion.item().endswith("not compared: 1 more (1 fit to failed)")
     assert list(cell.status.values) == ["fit", "failed"]
     assert np.isnan(cell.alpha_difference).all()
     assert relations(dataset)["blocks.0.fc1.weight"] == "different"
