@@ -110,7 +110,7 @@ def levels(rows):
 
 
 def of_lock():
-    """Return R² by seed of the lock's entries at desk scale, as `specdiag verify` wrote them."""
+    """Return R² by seed of the lock's entries at desk scale, as benchmarks.claims wrote them."""
     found = {}
     with (RESULTS / "claims.csv").open(newline="") as file:
         for row in csv.DictReader(file):

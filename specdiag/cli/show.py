@@ -80,7 +80,7 @@ def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[
     "--claims",
     type=existing_file,
     metavar="FIGURES.csv",
-    help="What `specdiag verify -o FIGURES.csv` wrote: adds the table of claims.",
+    help="Deprecated, give --lock: a CSV that an earlier `specdiag verify` wrote.",
 )
 @lock_option
 @debug_option
@@ -93,12 +93,13 @@ def report(
 ) -> None:
     """Write one HTML page of DATA: summary, figures, layers, provenance. It needs no network.
 
-    DATA and CSV are as for `specdiag figures`; the lock is that of the claims.
+    DATA and CSV are as for `specdiag figures`. With --lock, the page also has the claims about that
+    lock, as `specdiag verify` decides them on DATA.
 
     \b
     Examples:
       specdiag report spectra.nc -o report.html
-      specdiag report spectra.nc --claims figures.csv -o report.html
+      specdiag report spectra.nc --lock checkpoints.lock -o report.html
       specdiag report minilm.nc -o minilm.html
     """  # noqa: D301
     _check("matplotlib", "jinja2")
@@ -109,7 +110,7 @@ def report(
     from specdiag.show.report import report as page
 
     dataset, tables = _read(data, trainings)
-    sections = _sections(dataset) + ([_claims(claims, lock_path)] if claims else [])
+    sections = _sections(dataset) + _claims(dataset, claims, lock_path)
     html = page(dataset, tables=tables, sections=sections, study=_study(lock_path))
     write_whole(output, html.encode())
     click.echo(f"wrote {output}", err=True)
@@ -143,16 +144,28 @@ def _sections(dataset: "xr.Dataset") -> list["Section"]:
     return [Section("Does the spectrum predict R²?", lines)]
 
 
-def _claims(figures: Path, lock_path: Path | None) -> "Section":
-    from specdiag.show import claims as claims_page
+def _claims(dataset: "xr.Dataset", values: Path | None, lock_path: Path | None) -> list["Section"]:
+    """Return the claims about the lock that is given, decided on a collection; [] without claims."""
+    from specdiag.lock.recipe import FOLDER
+    from specdiag.show import claims as claim_tables
     from specdiag.show.report import Section
-    from specdiag.transfer import verification
+    from specdiag.transfer.verification import findings_of_lock, measure_for_lock, read_values
 
-    path, _ = open_lock(lock_path)
-    found = verification.read_figures(figures)
-    findings = verification.findings(path, found[0].scale, found)
-    rows = [claims_page.row(finding) for finding in findings]
-    return Section("Published claims", [claims_page.count(findings)], claims_page.HEADER, rows)
+    if values:
+        click.echo("specdiag: --claims is deprecated: give --lock with a collection", err=True)
+        lock_path, measured = open_lock(lock_path)[0], read_values(values)
+    elif (
+        dataset.attrs.get("kind") == "collection"
+        and lock_path
+        and (lock_path.resolve().parent / FOLDER / "_claims.py").is_file()
+    ):
+        lock_path = lock_path.resolve()
+        measured = measure_for_lock(lock_path, dataset)
+    else:
+        return []
+    findings = findings_of_lock(lock_path, measured)
+    rows = [claim_tables.row(finding) for finding in findings]
+    return [Section("Published claims", [claim_tables.count(findings)], claim_tables.HEADER, rows)]
 
 
 def _counted(found: Iterable["Drawing"]) -> Iterator["Drawing"]:

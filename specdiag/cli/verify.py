@@ -1,4 +1,4 @@
-"""The command that holds what was published against what is there."""
+"""The command that compares published claims with checkpoints."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,70 +14,57 @@ from specdiag.cli.options import (
     open_lock,
     output_option,
     scale_option,
-    show_count,
 )
 
 if TYPE_CHECKING:
     from specdiag.lock.entry import Scale
 
-_KINDS = (".md", ".csv")
-
 
 @click.command()
-@click.argument("figures", required=False, type=existing_file)
+@click.argument("spectra", type=existing_file)
 @lock_option
-@scale_option("Measure the checkpoints of this scale.")
-@output_option(
-    "Write the page (.md) or the figures that it is made of (.csv); may be given twice.",
-    multiple=True,
-)
+@scale_option("Only checkpoints of this scale; needed if SPECTRA has both.", default=None)
+@output_option("Write the tables as Markdown.")
 @json_option
 @debug_option
 def verify(
-    figures: Path | None,
+    spectra: Path,
     lock_path: Path | None,
-    scale: "Scale",
-    output: tuple[Path, ...],
+    scale: "Scale | None",
+    output: Path | None,
     as_json: bool,
 ) -> None:
-    """Say which published claims our figures reproduce.
+    """Check published claims against your checkpoints, those of SPECTRA.
 
-    The claims lie in recipes/_claims.py beside the lock, and are programs as recipes are. The seeds are those of the lock and
-    of its replicates beside it (`specdiag train --seed`). Given FIGURES, a table that -o wrote, nothing is measured.
+    SPECTRA is a file that `specdiag spectra` writes, of at least three seeds (`specdiag train --seed`).
+    The claims are in recipes/_claims.py beside the lock; like recipes, they are programs.
 
     \b
     Examples:
-      specdiag verify
-      specdiag verify -o docs/claims.md -o figures.csv
-      specdiag verify figures.csv -o docs/claims.md
+      specdiag verify spectra.nc
+      specdiag verify spectra.nc -o claims.md
     """  # noqa: D301
-    for file in output:
-        if file.suffix not in _KINDS:
-            raise click.UsageError(f"-o {file}: expected a name that ends in .md or .csv")
     path, _ = open_lock(lock_path)
-    for file in output:
-        check_output(file, [figures] if figures else [], [path])
+    if output and output.suffix != ".md":
+        raise click.UsageError(f"-o {output}: expected a name that ends in .md")
+    if output:
+        check_output(output, [spectra], [path])
+    from specdiag.dataset.netcdf import open_spectra
     from specdiag.files import write_whole
-    from specdiag.show import claims as claims_page
-    from specdiag.transfer import verification
+    from specdiag.show import claims as claim_tables
+    from specdiag.transfer.verification import findings_of_lock, measure_for_lock
 
-    found = (
-        verification.read_figures(figures)
-        if figures
-        else verification.measured(path, scale, show_count)
-    )
-    scale = found[0].scale if figures else scale
-    findings = verification.findings(path, scale, found)
-    about = verification.claims_of(path.parent).__doc__ or ""
-    for file in output:
-        is_page = file.suffix == ".md"
-        text = (
-            claims_page.page(findings, found, scale, about)
-            if is_page
-            else verification.dumps_figures(found)
-        )
-        write_whole(file, text.encode())
-        click.echo(f"wrote {file}", err=True)
+    dataset = open_spectra(spectra)  # its errors name the file
+    if scale and "scale" in dataset.variables:
+        dataset = dataset.sel(checkpoint=dataset.scale == scale)
+    measured = measure_for_lock(path, dataset)
+    findings = findings_of_lock(path, measured)
+    if output:
+        text = "\n\n".join(claim_tables.tables(findings, measured).values())
+        write_whole(output, f"{text}\n".encode())
+        click.echo(f"wrote {output}", err=True)
     click.echo(
-        claims_page.as_json(findings, scale) if as_json else "\n".join(claims_page.lines(findings))
+        claim_tables.as_json(findings, measured.scale)
+        if as_json
+        else "\n".join(claim_tables.lines(findings))
     )

@@ -1,6 +1,5 @@
-"""Findings -> what the command line prints, and the page of the documentation."""
+"""Findings -> the lines of the command line, JSON, and Markdown tables."""
 
-import inspect
 import json
 import math
 from collections import Counter
@@ -9,84 +8,36 @@ from statistics import fmean
 from typing import get_args
 
 from specdiag.htsr.statistics import LEVEL
-from specdiag.transfer.claims import MIN_SEEDS, Claim, Figure, Finding, Verdict
-from specdiag.wording import without_nan
+from specdiag.transfer.claims import MIN_SEEDS, Claim, Finding, Measured, Outcome
+from specdiag.wording import counted, number, without_nan
 
-HEADER = ("claim", "published", "ours", "seeds", "verdict", "why, and what to know")
-_PAGE = """\
-# What can be reproduced of what was claimed
-
-<!-- Written by `specdiag verify -o`; the claims are in recipes/_claims.py. -->
-
-{about}
-
-This page is of **{scale} scale**, seeds {seeds}. {state}
-
-## What a verdict means
-
-A claim is a function of figures. It is computed of the published figures (`reported` in the lock) and of ours,
-seed by seed, so differences are paired: a seed has its own base, finetunes and controls. *Ours* is the mean over seeds with its
-{level:g} % interval by Student's t (of ratios on the log scale). It is of the training's seed and of nothing else: recordings,
-splits and animals are the same for all seeds. Fewer than {min_seeds} seeds decide nothing.
-
-| verdict | the interval lies |
-|---|---|
-| reproduced | within what is claimed: within the stated tolerance of a published number; within the margin of no change; or on the claimed side of zero, with the published size in it |
-| direction only | on the claimed side of zero, but the size is another, or nothing to compare with |
-| not reproduced | outside: on the other side of zero, beyond the margin or the tolerance. It was looked for, and what is there is something else |
-| undecided | across the border: the seeds scatter by more than would have to be seen |
-| cannot be tested here | nowhere: the reason is given |
-
-{scale_means}
-
-A condition number below the noise floor's reach is known by a lower bound alone. Seeds with one are left out and counted, and then
-nothing is called *reproduced* or *direction only*, since those left out are the worst conditioned.
-
-Where a claim has several numbers, all must hold; the intervals that call one of k wrong are at 1 - {one_minus:.2f} / k. With no effect at all
-a claim of a direction is called *direction only* or *reproduced* in 2.5 %, and *not reproduced* in 2.5 %, *undecided* otherwise; where
-seeds scatter with a strong skew, as when one in several gets stuck, the second can reach one in five (both tested by simulation). **{n_claims} claims are looked at, {n_tested} of them could be tested here**: were there nothing in any, {expected:.1f}
-false verdicts would be expected. No correction is made; a single verdict with an interval near zero is worth little.
-
-## Claims
-
-{table}
-
-## Layers behind the means
-
-Means of alpha are over the layers that could be fit, here the mean number over seeds; degenerate ones have no alpha.
-
-{counts}
-"""
-_SCALE_MEANS = {
-    "desk": "At desk scale, with small networks on simulated recordings, no published number can come out. So claims of a number "
-    "cannot be tested; a claim of a direction becomes *direction only* at best; and *reproduced* is said of claims of no change "
-    "alone, whose margin is theirs at any scale.",
-    "paper": "At paper scale numbers are compared as well. Weights that were fetched are the published ones: what is measured on "
-    "them needs no seeds.",
-}
+HEADER = ("claim", "published", "ours", "seeds", "outcome", "reason and notes")
 
 
-def page(findings: Sequence[Finding], figures: Sequence[Figure], scale: str, about: str) -> str:
-    """Return the page in Markdown; `about` says what the claims are of."""
-    seeds = sorted({figure.seed for figure in figures})
-    n_untested = sum(f.verdict == "cannot be tested here" for f in findings)
-    n_lost = sum(f.n_seeds < MIN_SEEDS and not f.claim.not_at_desk for f in findings)
-    state = f"It is incomplete: {n_lost} claims lack figures or seeds." if n_lost else ""
-    return _PAGE.format(
-        about=inspect.cleandoc(about),
-        scale=scale,
-        seeds=", ".join(map(str, seeds)) or "none",
-        state=f"{count(findings)}. {state}".rstrip(),
-        level=100 * LEVEL,
-        min_seeds=MIN_SEEDS,
-        scale_means=_SCALE_MEANS[scale],
-        one_minus=1 - LEVEL,
-        n_claims=len(findings),
-        n_tested=len(findings) - n_untested,
-        expected=(1 - LEVEL) * (len(findings) - n_untested),
-        table=_table(HEADER, [row(finding) for finding in findings]),
-        counts=_table(("checkpoint", "fit", "degenerate"), _counts(figures)),
-    )
+def tables(findings: Sequence[Finding], measured: Measured) -> dict[str, str]:
+    """Return what `-o` writes, in Markdown: a summary, the claims, and the layers behind the means."""
+    return {
+        "summary": _summary(findings, measured),
+        "claims": _table(HEADER, [row(finding) for finding in findings]),
+        "layers": _table(("checkpoint", "fit", "degenerate"), _layer_counts(measured)),
+    }
+
+
+def _summary(findings: Sequence[Finding], measured: Measured) -> str:
+    seeds = sorted({*measured.trained, *measured.fetched})
+    n_untested = sum(f.outcome == "cannot be tested here" for f in findings)
+    n_missing = sum(f.n_seeds < MIN_SEEDS and not f.claim.not_at_desk for f in findings)
+    n_tested = len(findings) - n_untested
+    sentences = [
+        f"{measured.scale.capitalize()} scale, seeds {', '.join(map(str, seeds)) or 'none'}.",
+        f"{count(findings)}.",
+        f"{counted(n_missing, 'claim')} without enough values or seeds." if n_missing else "",
+        (
+            f"{counted(n_tested, 'claim')} could be tested: if none of them had any effect, "
+            f"{(1 - LEVEL) * n_tested:.1f} wrong outcomes would be expected."
+        ),
+    ]
+    return " ".join(filter(None, sentences))
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -94,27 +45,29 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _counts(figures: Sequence[Figure]) -> list[list[str]]:
-    found: dict[str, dict[str, list[float]]] = {}
-    for figure in figures:
-        if figure.quantity in ("n_fit", "n_degenerate"):
-            found.setdefault(figure.entry, {}).setdefault(figure.quantity, []).append(figure.value)
+def _layer_counts(measured: Measured) -> list[list[str]]:
+    """Return the mean numbers of fit and degenerate layers over the seeds of each checkpoint."""
+    counts: dict[str, dict[str, list[float]]] = {}
+    for values in (*measured.trained.values(), *measured.fetched.values()):
+        for (entry, quantity), value in values.items():
+            if quantity in ("n_fit", "n_degenerate"):
+                counts.setdefault(entry, {}).setdefault(quantity, []).append(value)
     return [
-        [entry, *(_number(fmean(counts[name])) for name in ("n_fit", "n_degenerate"))]
-        for entry, counts in sorted(found.items())
-        if len(counts) == 2
+        [entry, *(_number(fmean(values[name])) for name in ("n_fit", "n_degenerate"))]
+        for entry, values in sorted(counts.items())
+        if len(values) == 2
     ]
 
 
 def lines(findings: Sequence[Finding]) -> list[str]:
-    """Return what a terminal shows: a claim and its verdict, then the numbers."""
-    found = []
+    """Return the lines for a terminal: a claim and its outcome, then the numbers."""
+    shown = []
     for finding in findings:
-        text, published, ours, seeds, verdict, why = row(finding)
-        found.append(f"{verdict:21}  {text}")
+        text, published, ours, seeds, outcome, why = row(finding)
+        shown.append(f"{outcome:21}  {text}")
         numbers = f"published {published}; ours {ours}; {seeds} seeds"
-        found.append(" " * 23 + "; ".join(filter(None, (numbers, why))))
-    return [*found, count(findings)]
+        shown.append(" " * 23 + "; ".join(filter(None, (numbers, why))))
+    return [*shown, count(findings)]
 
 
 def as_json(findings: Sequence[Finding], scale: str) -> str:
@@ -128,7 +81,7 @@ def as_json(findings: Sequence[Finding], scale: str) -> str:
             "lower": f.interval[0].tolist(),
             "upper": f.interval[1].tolist(),
             "n_seeds": f.n_seeds,
-            "verdict": f.verdict,
+            "verdict": f.outcome,
             "why": f.why,
             "note": f.claim.note,
         }
@@ -138,15 +91,14 @@ def as_json(findings: Sequence[Finding], scale: str) -> str:
 
 
 def count(findings: Sequence[Finding]) -> str:
-    """Return how many claims have which verdict."""
-    counts = Counter(f.verdict for f in findings)
-    return "Of {} claims: {}".format(
-        len(findings), ", ".join(f"{counts[v]} {v}" for v in get_args(Verdict) if counts[v])
-    )
+    """Return how many claims have each outcome."""
+    counts = Counter(f.outcome for f in findings)
+    shown = ", ".join(f"{counts[word]} {word}" for word in get_args(Outcome) if counts[word])
+    return f"Of {len(findings)} claims: {shown}"
 
 
 def row(finding: Finding) -> tuple[str, ...]:
-    """Return what stands in a line of a table, under HEADER."""
+    """Return the cells of a row of a table, under HEADER."""
     claim = finding.claim
     tolerance = "" if claim.tolerance is None else f" ± {claim.tolerance:g}"
     ours = [
@@ -158,13 +110,13 @@ def row(finding: Finding) -> tuple[str, ...]:
         _labelled(claim.labels, [_number(x) + tolerance for x in finding.published]),
         _labelled(claim.labels, ours),
         str(finding.n_seeds),
-        finding.verdict,
+        finding.outcome,
         "; ".join(filter(None, (finding.why, claim.note))),
     )
 
 
 def _margin(claim: Claim) -> str:
-    """Return between what a claim of no change holds, for all others nothing."""
+    """Return the range in which a claim without a direction holds; '' for other claims."""
     low, high = map(_number, claim.holds)
     if not claim.is_null:
         return ""
@@ -182,7 +134,5 @@ def _labelled(labels: Sequence[str], values: Sequence[str]) -> str:
 
 
 def _number(x: float) -> str:
-    """Return three digits, at most three decimals; a dash for none."""
-    if not math.isfinite(x):
-        return "-"
-    return f"{x:.3g}" if abs(x) >= 10 else f"{round(x, 3) + 0.0:g}"
+    """Return three digits, at most three decimals; a dash for NaN and infinity."""
+    return number(x, ".3g") if abs(x) >= 10 else number(round(x, 3) + 0.0, "g")

@@ -1,14 +1,14 @@
-"""Published claims -> verdicts: a claim is a function of figures, and an interval over seeds decides it.
+"""Published claims -> outcomes: a claim is a function of values, and an interval over seeds decides it.
 
-The same function is applied to the published figures and, seed by seed, to ours, so that both are the same
-quantity. Everything is Student's t over training seeds, paired by seed because the function is taken within each:
-the seed moves base, finetunes and controls together.
+The same function is applied to the published values and, seed by seed, to the measured ones, so that
+both are the same quantity. Intervals are Student's t over training seeds. Differences are paired by
+seed, because the function is applied within a seed: its base, finetunes and controls change together.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,40 +19,45 @@ if TYPE_CHECKING:
     from specdiag.lock.entry import Scale
 
 Array = NDArray[np.float64]
-Get = Callable[[str, str], float]  # (entry, quantity) -> figure, NaN where there is none
-Verdict = Literal[
+Key = tuple[str, str]  # (entry, quantity)
+Values = Mapping[Key, float]
+Get = Callable[[str, str], float]  # (entry, quantity) -> value, NaN where it is missing
+Outcome = Literal[
     "reproduced", "direction only", "not reproduced", "undecided", "cannot be tested here"
 ]
 
-MIN_SEEDS = 3  # two have an interval of nine standard deviations to either side
+MIN_SEEDS = 3  # the interval of two seeds reaches nine standard deviations to either side
 LEAST_RATIO = 1e-12
 NUMBER_AT_DESK = "a number of the published network and recordings"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What was published, as something that figures can refute.
+    """A published statement, in a form that measured values can refute.
 
     Attributes
     ----------
     text : str
         One sentence.
     value : callable
-        Of `get(entry, quantity)`; returns a number, or several of which all must hold.
+        Takes `get(entry, quantity)` and returns a number, or several numbers that must all hold.
     holds : (float, float)
-        The claim is true of a value strictly between these. By default of any above 0: a direction.
+        The claim is true if its value lies strictly between these. The default, above 0, is a
+        direction.
     tolerance : float, optional
-        The claim is the published number itself, and true within so much of it; `holds` is not used.
+        The claim is the published number itself: it is true if the measured number differs by less
+        than this. `holds` is then not used.
     is_null : bool
-        That the value is in `holds` is all of the claim: there is no direction and no size beside it.
+        The claim is only that the value lies in `holds`, such as "no change": it has no direction
+        and no size that could be compared.
     is_ratio : bool
-        The value is a positive ratio: intervals are symmetric on the log scale.
+        The value is a positive ratio: its intervals are symmetric on the log scale.
     labels : tuple of str
-        Of the several numbers.
+        Names of the numbers, if there are several.
     not_at_desk : str
-        Why simulated recordings and small networks cannot say anything of it.
+        Why simulated recordings and small networks cannot test the claim; '' if they can.
     note : str
-        What a careful reader should know.
+        A remark for a careful reader.
     """
 
     text: str
@@ -66,23 +71,25 @@ class Claim:
     note: str = ""
 
 
-class Figure(NamedTuple):
-    """A value that was measured of one training; infinite where only a lower bound of it is known."""
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The values that claims ask for, by training seed; infinite where only a lower bound is known.
+
+    `fetched` holds the values of the published files themselves. They need no seeds, because they are
+    facts about these files; they are not used for an entry that was also trained.
+    """
 
     scale: "Scale"
-    seed: int
-    entry: str
-    quantity: str
-    value: float
-    is_published: bool  # measured on the published file itself
+    trained: Mapping[int, Values] = field(default_factory=dict)
+    fetched: Mapping[int, Values] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What became of a claim: the published values, ours, and the verdict.
+    """The result of one claim: the published values, the measured values and the outcome.
 
-    `published`, `ours` (the mean over seeds) and the ends of its 95 % `interval` have a value for each of the
-    claim's numbers, NaN for none.
+    `published`, `ours` (the mean over seeds) and the ends of its 95 % `interval` have one value for
+    each number of the claim, NaN where it is unknown. `why` explains the outcome where it needs it.
     """
 
     claim: Claim
@@ -90,13 +97,13 @@ class Finding:
     ours: Array
     interval: tuple[Array, Array]
     n_seeds: int
-    verdict: Verdict
+    outcome: Outcome
     why: str
 
 
-def needed(claims: Iterable[Claim]) -> list[tuple[str, str]]:
-    """Return the (entry, quantity) pairs that the claims ask for, in order of appearance."""
-    asked: dict[tuple[str, str], None] = {}
+def needed(claims: Iterable[Claim]) -> list[Key]:
+    """Return the (entry, quantity) pairs that the claims ask for, in the order of the claims."""
+    asked: dict[Key, None] = {}
 
     def get(entry: str, quantity: str) -> float:
         asked[entry, quantity] = None
@@ -108,12 +115,13 @@ def needed(claims: Iterable[Claim]) -> list[tuple[str, str]]:
 
 
 def decide(values: Array, low: Array, high: Array) -> Literal["holds", "fails", "undecided"]:
-    """Return whether values lie between `low` and `high`, as far as their scatter over seeds allows to say.
+    """Return whether the means over seeds lie between `low` and `high`, given their scatter.
 
-    `holds` when the 95 % intervals of all columns lie between, `fails` when that of one lies outside. All of
-    k columns must hold, which needs no correction (intersection-union test; Berger 1982, Technometrics 24);
-    one that fails is enough, so there the intervals are at 1 - 0.05 / k (Bonferroni). Either is therefore
-    false in at most 2.5 % where the truth is at the border, as it is when there is no effect.
+    The result is `holds` if the 95 % intervals of all k columns lie between, and `fails` if that of
+    one column lies outside. That all columns hold needs no correction (intersection-union test;
+    Berger 1982, Technometrics 24). One column is enough to fail, so these intervals are at 1 - 0.05 / k
+    (Bonferroni). If the truth lies on the border, as it does without any effect, each result is
+    therefore false in at most 2.5 %.
 
     Parameters
     ----------
@@ -127,65 +135,76 @@ def decide(values: Array, low: Array, high: Array) -> Literal["holds", "fails", 
     return "fails" if np.any((upper <= low) | (lower >= high)) else "undecided"
 
 
-def judge(
-    claim: Claim,
-    scale: "Scale",
-    reported: Mapping[tuple[str, str], float],
-    figures: Iterable[Figure],
-) -> Finding:
-    """Return the finding on a claim.
+def decide_claim(claim: Claim, published: Values, measured: Measured) -> Finding:
+    """Return the finding on one claim.
 
     Parameters
     ----------
     claim : Claim
-    scale : {'desk', 'paper'}
-    reported : mapping of (entry, quantity) to float
-        The published figures.
-    figures : iterable of Figure
-        Ours. Those of the published files themselves need no seeds: what they say is a fact of them. They are no
-        replicates of it, and left out where there are others of the same entry.
+    published : mapping of (entry, quantity) to float
+    measured : Measured
     """
     asked = needed([claim])
-    there = _ours([f for f in figures if (f.entry, f.quantity) in asked])
-    used = [f for f in there if math.isfinite(f.value)]
-    n_bounds = len({f.seed for f in there if f.value == math.inf})
-    published = _values(claim, reported)
-    values = _by_seed(claim, used, len(published))
-    is_exact = len(values) == 1 and all(f.is_published for f in used)
-    verdict, why = _verdict(claim, scale, published, values, is_exact=is_exact)
-    if verdict == "cannot be tested here" and not why:
-        why = _lacking(asked, there, len(values))
+    seeds = _by_seed(asked, measured)
+    n_bounds = sum(math.inf in values.values() for values in seeds.values())
+    theirs = _values(claim, published)
+    ours = _rows(claim, seeds.values(), len(theirs))
+    is_exact = len(ours) == 1 and not any(
+        math.isfinite(values.get(key, math.nan))
+        for values in measured.trained.values()
+        for key in asked
+    )
+    outcome, why = _outcome(claim, measured.scale, theirs, ours, is_exact=is_exact)
+    if outcome == "cannot be tested here" and not why:
+        why = _missing(asked, seeds.values(), len(ours))
     if n_bounds:
-        if verdict in ("reproduced", "direction only"):  # of the seeds whose figures are the best
-            verdict, why = "undecided", ""
+        if outcome in ("reproduced", "direction only"):  # the seeds left out may well differ
+            outcome, why = "undecided", ""
         bounds = f"{n_bounds} seed{'s' * (n_bounds > 1)} left out: only a lower bound is known"
         why = "; ".join(filter(None, (why, bounds)))
     low, high = claim.holds
-    if claim.tolerance is None and np.any((published <= low) | (published >= high)):
-        why = "; ".join(filter(None, (why, "the published figures themselves do not show it")))
-    mean = values.mean(axis=0) if len(values) else np.full(len(published), math.nan)
-    ours, lower, upper = (
-        np.exp(x) if claim.is_ratio else x for x in (mean, *mean_interval(values))
-    )
+    if claim.tolerance is None and np.any((theirs <= low) | (theirs >= high)):
+        why = "; ".join(filter(None, (why, "the published numbers themselves do not show it")))
+    mean = ours.mean(axis=0) if len(ours) else np.full(len(theirs), math.nan)
+    ends = mean_interval(ours)
+    mean, lower, upper = (np.exp(x) if claim.is_ratio else x for x in (mean, *ends))
     return Finding(
         claim=claim,
-        published=published,
-        ours=ours,
+        published=theirs,
+        ours=mean,
         interval=(lower, upper),
-        n_seeds=len(values),
-        verdict=verdict,
+        n_seeds=len(ours),
+        outcome=outcome,
         why=why,
     )
 
 
-def _values(claim: Claim, figures: Mapping[tuple[str, str], float]) -> Array:
-    found = claim.value(lambda entry, quantity: figures.get((entry, quantity), math.nan))
-    return np.atleast_1d(np.asarray(found, dtype=np.float64))
+def _by_seed(asked: Sequence[Key], measured: Measured) -> dict[int, dict[Key, float]]:
+    """Return the values asked for by seed: trained ones, and fetched ones where none was trained."""
+    trained = {key for values in measured.trained.values() for key in values}
+    seeds: dict[int, dict[Key, float]] = {}
+    for source, keys in (
+        (measured.trained, {*asked}),
+        (measured.fetched, {*asked} - trained),
+    ):
+        for seed, values in source.items():
+            chosen = {key: value for key, value in values.items() if key in keys}
+            if chosen:
+                seeds.setdefault(seed, {}).update(chosen)
+    return dict(sorted(seeds.items()))
 
 
-def _ours(figures: Sequence[Figure]) -> list[Figure]:
-    own = {(f.entry, f.quantity) for f in figures if not f.is_published}
-    return [f for f in figures if not (f.is_published and (f.entry, f.quantity) in own)]
+def _rows(claim: Claim, seeds: Iterable[Values], k: int) -> Array:
+    """Return the claim's k numbers, a row for each seed that has all; of ratios their logarithms."""
+    finite = ({key: x for key, x in values.items() if math.isfinite(x)} for values in seeds)
+    rows = [row for values in finite if np.isfinite(row := _values(claim, values)).all()]
+    numbers = np.array(rows).reshape(-1, k)
+    return _log(numbers) if claim.is_ratio else numbers
+
+
+def _values(claim: Claim, values: Values) -> Array:
+    numbers = claim.value(lambda entry, quantity: values.get((entry, quantity), math.nan))
+    return np.atleast_1d(np.asarray(numbers, dtype=np.float64))
 
 
 def _log(ratios: Array) -> Array:
@@ -193,23 +212,13 @@ def _log(ratios: Array) -> Array:
     return np.asarray(np.log(np.where(ratios <= 0, LEAST_RATIO, ratios)))
 
 
-def _by_seed(claim: Claim, figures: Sequence[Figure], k: int) -> Array:
-    """Return the claim's k values, of ratios the logarithms, a row for each seed that has all of them."""
-    rows = [
-        _values(claim, {(f.entry, f.quantity): f.value for f in figures if f.seed == seed})
-        for seed in sorted({f.seed for f in figures})
-    ]
-    values = np.array([row for row in rows if np.isfinite(row).all()]).reshape(-1, k)
-    return _log(values) if claim.is_ratio else values
-
-
-def _verdict(
-    claim: Claim, scale: "Scale", published: Array, values: Array, *, is_exact: bool
-) -> tuple[Verdict, str]:
-    """Return the verdict and what is to be said of it; too few seeds are told by whoever knows why."""
+def _outcome(
+    claim: Claim, scale: "Scale", published: Array, ours: Array, *, is_exact: bool
+) -> tuple[Outcome, str]:
+    """Return the outcome and a remark; `decide_claim` adds the remark when seeds are missing."""
     if scale == "desk" and (claim.not_at_desk or claim.tolerance is not None):
         return "cannot be tested here", claim.not_at_desk or NUMBER_AT_DESK
-    if len(values) < MIN_SEEDS and not is_exact:
+    if len(ours) < MIN_SEEDS and not is_exact:
         return "cannot be tested here", ""
     scaled = _log(published) if claim.is_ratio else published
     if claim.tolerance is None:
@@ -217,34 +226,34 @@ def _verdict(
     elif np.isfinite(published).all():
         low, high = published - claim.tolerance, published + claim.tolerance
     else:
-        return "cannot be tested here", "no published figure"
+        return "cannot be tested here", "no published number"
     if is_exact:
-        values = np.repeat(values, MIN_SEEDS, axis=0)  # an interval of no width
-    outcome = decide(values, low, high)
-    if outcome == "fails":
+        ours = np.repeat(ours, MIN_SEEDS, axis=0)  # an interval of no width
+    decision = decide(ours, low, high)
+    if decision == "fails":
         return "not reproduced", ""
-    if outcome == "undecided":
-        return "undecided", _resolution(claim, values)
+    if decision == "undecided":
+        return "undecided", _resolution(claim, ours)
     if claim.tolerance is not None or claim.is_null:
         return "reproduced", ""
-    lower, upper = mean_interval(values)
+    lower, upper = mean_interval(ours)
     if scale == "desk" or is_exact or np.isnan(scaled).any():
         return "direction only", ""
     is_same = np.all((lower <= scaled) & (scaled <= upper))
-    return ("reproduced", "") if is_same else ("direction only", "its size is another")
+    return ("reproduced", "") if is_same else ("direction only", "the size differs")
 
 
-def _resolution(claim: Claim, values: Array) -> str:
-    """Return how large an effect would have to be to be told: half of the interval, the widest of several."""
-    half = max((upper - lower) / 2 for lower, upper in zip(*mean_interval(values), strict=True))
+def _resolution(claim: Claim, ours: Array) -> str:
+    """Return the smallest effect that these seeds can show: half of the widest interval."""
+    half = max((upper - lower) / 2 for lower, upper in zip(*mean_interval(ours), strict=True))
     size = f"a factor of {np.exp(half):.2g}" if claim.is_ratio else f"{half:.2g}"
-    return f"{len(values)} seeds that scatter so tell no less than {size}"
+    return f"{len(ours)} seeds with this scatter can only show effects of {size} or more"
 
 
-def _lacking(asked: Sequence[tuple[str, str]], used: Sequence[Figure], n_seeds: int) -> str:
+def _missing(asked: Sequence[Key], seeds: Iterable[Values], n_seeds: int) -> str:
     """Return why there are too few seeds."""
-    there = {(f.entry, f.quantity) for f in used}
-    lost = [f"{quantity} of {entry}" for entry, quantity in asked if (entry, quantity) not in there]
+    known = {key for values in seeds for key in values}
+    lost = [f"{quantity} of {entry}" for entry, quantity in asked if (entry, quantity) not in known]
     if not lost:
         return f"{n_seeds} of {MIN_SEEDS} seeds"
     more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""

@@ -234,6 +234,15 @@ def _evaluation(target: Path, receipt: Receipt, unreadable: list[str]) -> dict[s
     return {"r2": r2, **evaluation}
 
 
+def check_variables(dataset: "xr.Dataset", names: Iterable[str]) -> None:
+    """Raise ValueError if a dataset does not have these variables of a collection."""
+    if missing := [name for name in names if name not in dataset.variables]:
+        raise ValueError(
+            f"the dataset has no {', '.join(missing)}: expected a collection of checkpoints with "
+            "their R2, as `specdiag spectra` writes it"
+        )
+
+
 def build(rows: Sequence[Row], locks: Sequence[Mapping[str, str]]) -> "xr.Dataset":
     """Return the Dataset of the rows; `locks` are the names and digests of their locks."""
     import xarray as xr

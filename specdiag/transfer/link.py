@@ -15,6 +15,7 @@ from specdiag.dataset.spectra import check_whole_numbers
 from specdiag.dataset.spectrum import fingerprints, layer_counts, mean_over_fit_layers
 from specdiag.htsr.statistics import LEVEL
 from specdiag.transfer import rank_correlation as ranks
+from specdiag.transfer.collection import check_variables
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -96,7 +97,7 @@ def link(dataset: "xr.Dataset", *, n_resamples: int = N_RESAMPLES, seed: int = 0
     import xarray as xr
 
     check_whole_numbers(n_resamples=(n_resamples, 1), seed=(seed, 0))
-    _check(dataset)
+    check_variables(dataset, _NEEDED)
     values, design = quantities(dataset), Design(dataset)
     tasks = sorted(set(design.labels["task"]) - {""})
     columns: dict[str, Any] = {
@@ -341,12 +342,3 @@ _NEEDED = (
     *("stable_rank", "frobenius_norm", "spectral_norm", "condition_number", "effective_rank"),
     *("participation_ratio", "top1_fraction"),
 )
-
-
-def _check(dataset: "xr.Dataset") -> None:
-    missing = [name for name in _NEEDED if name not in dataset.variables]
-    if missing:
-        raise ValueError(
-            f"the dataset has no {', '.join(missing)}: expected a collection of checkpoints with their "
-            "R2, as `specdiag spectra` writes it"
-        )

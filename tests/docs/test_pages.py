@@ -8,12 +8,21 @@ import re
 
 import pytest
 
-from benchmarks import _calibration_page, _collapse_page, _transfer_page, collapse, link, transfer
+from benchmarks import (
+    _calibration_page,
+    _collapse_page,
+    _transfer_page,
+    claims,
+    collapse,
+    link,
+    transfer,
+)
 from benchmarks._pages import DOCS
 
 RESULTS = DOCS.parent / "benchmarks" / "results"
 PAGES = {
     "calibration.md": ("coverage.csv", _calibration_page.tables),
+    "claims.md": ("claims.csv", claims.tables),
     "collapse.md": (
         "collapse_runs.csv",
         lambda: _collapse_page.tables(

@@ -13,6 +13,7 @@ import specdiag
 from specdiag.cli.main import cli
 from specdiag.plot import trajectory
 from specdiag.show.report import Section, report
+from specdiag.transfer.verification import findings_of_lock, read_values
 from specdiag.wording import short
 from support.browser import Browser
 from support.collections_ import HOSTILE, hostile, readings, study, weights
@@ -278,16 +279,19 @@ def test_the_command_writes_the_page(tmp_path, monkeypatch):
 def test_the_claims_of_a_lock_are_a_part_of_the_page(tmp_path):
     data, output = tmp_path / "a.nc", tmp_path / "report.html"
     specdiag.save_spectra(weights(1), data)
-    root = ROOT
-    figures, lock = root / "benchmarks" / "results" / "claims.csv", root / "checkpoints.lock"
-    options = ["--claims", figures, "--lock", lock, "-o", output]
+    values, lock = ROOT / "benchmarks" / "results" / "claims.csv", ROOT / "checkpoints.lock"
+    options = ["--claims", values, "--lock", lock, "-o", output]
     done = CliRunner().invoke(cli, ["report", *map(str, [data, *options])])
     assert done.exit_code == 0, done.output
+    assert done.stderr.splitlines()[0] == (
+        "specdiag: --claims is deprecated: give --lock with a collection"
+    )
     page = unescape(output.read_text(encoding="utf-8")).replace("<wbr>", "")
-    claims = CliRunner().invoke(cli, ["verify", str(figures), "--lock", str(lock), "--json"])
-    for claim in json.loads(claims.stdout)["claims"]:
-        assert claim["claim"] in page
-        assert f">{claim['verdict']}<" in page
+    findings = findings_of_lock(lock, read_values(values))
+    assert len(findings) == 34
+    for finding in findings:
+        assert finding.claim.text in page
+        assert f">{finding.outcome}<" in page
 
 
 def test_wrong_usage_of_report_is_one_line(tmp_path):

@@ -1,4 +1,4 @@
-"""Whether verdicts mean what they say, on figures whose truth is known."""
+"""Outcomes mean what they say: tests on values whose truth is known."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specdiag.transfer.claims import Claim, Figure, decide, judge, needed
+from specdiag.transfer.claims import Claim, Measured, decide, decide_claim, needed
 
 RNG = np.random.default_rng(7)
 INF = math.inf
@@ -38,18 +38,23 @@ REPORTED = {
 }
 
 
-def figures(scale="desk", is_published=False, **by_entry):
-    """Return figures of entries: r2 of ft and scratch, condition numbers of off and on; a value a seed."""
+def values_of(first_seed=42, **by_entry):
+    """Return values by seed: r2 of ft and scratch, condition numbers of off and on; a value a seed."""
     quantity = {"ft": "r2", "scratch": "r2", "off": "condition_number", "on": "condition_number"}
-    return [
-        Figure(scale, 42 + i, entry, quantity[entry], value, is_published)
-        for entry, values in by_entry.items()
-        for i, value in enumerate(values)
-    ]
+    seeds = {}
+    for entry, values in by_entry.items():
+        for seed, value in enumerate(values, first_seed):
+            seeds.setdefault(seed, {})[entry, quantity[entry]] = value
+    return seeds
 
 
-def verdict(claim, scale="desk", **by_entry):
-    return judge(claim, scale, REPORTED, figures(scale, **by_entry)).verdict
+def decided(claim, scale="desk", published=REPORTED, **by_entry):
+    """Return the finding on a claim, given a value a seed for each entry."""
+    return decide_claim(claim, published, Measured(scale=scale, trained=values_of(**by_entry)))
+
+
+def outcome(claim, scale="desk", **by_entry):
+    return decided(claim, scale, **by_entry).outcome
 
 
 @pytest.mark.parametrize("noise", NOISE)
@@ -79,40 +84,37 @@ def test_an_effect_that_is_there_is_found_and_so_is_its_opposite():
 
 
 def test_an_effect_within_the_scatter_of_seeds_is_undecided():
-    assert verdict(GAIN, ft=[0.8, 0.5, 0.6], scratch=[0.5, 0.6, 0.55]) == "undecided"
+    assert outcome(GAIN, ft=[0.8, 0.5, 0.6], scratch=[0.5, 0.6, 0.55]) == "undecided"
 
 
-def test_the_least_effect_that_would_be_told_is_half_of_the_interval():
-    found = judge(GAIN, "desk", REPORTED, figures(ft=[0.8, 0.5, 0.6], scratch=[0.5, 0.6, 0.55]))
-    assert (
-        found.why
-        == f"3 seeds that scatter so tell no less than {float(np.ptp(found.interval)) / 2:.2g}"
-    )
-    found = judge(FALL, "desk", REPORTED, figures(off=[1e5, 4e5, 2e5], on=[1e5, 1e5, 3e5]))
+def test_the_least_effect_that_seeds_can_show_is_half_of_the_interval():
+    found = decided(GAIN, ft=[0.8, 0.5, 0.6], scratch=[0.5, 0.6, 0.55])
+    half = float(np.ptp(found.interval)) / 2
+    assert found.why == f"3 seeds with this scatter can only show effects of {half:.2g} or more"
+    found = decided(FALL, off=[1e5, 4e5, 2e5], on=[1e5, 1e5, 3e5])
     half = float(np.ptp(np.log(found.interval))) / 2
-    assert (
-        found.why == f"3 seeds that scatter so tell no less than a factor of {math.exp(half):.2g}"
-    )
+    factor = f"a factor of {math.exp(half):.2g}"
+    assert found.why == f"3 seeds with this scatter can only show effects of {factor} or more"
 
 
 def test_one_part_that_is_wrong_refutes_the_whole():
     both = Claim(text="", value=lambda get: [gain(get), -gain(get)])
-    shown = judge(both, "desk", REPORTED, figures(ft=[0.8, 0.81, 0.79], scratch=[0.3, 0.31, 0.28]))
-    assert shown.verdict == "not reproduced"
+    shown = decided(both, ft=[0.8, 0.81, 0.79], scratch=[0.3, 0.31, 0.28])
+    assert shown.outcome == "not reproduced"
     assert shown.ours[0] == -shown.ours[1]
 
 
 def test_differences_are_paired_by_seed():
     seeds = [0.0, 0.5, -0.5]
     common = {"ft": [0.8 + s for s in seeds], "scratch": [0.7 + s for s in seeds]}
-    assert verdict(GAIN, **common) == "direction only"
-    found = judge(GAIN, "desk", REPORTED, figures(**common))
+    assert outcome(GAIN, **common) == "direction only"
+    found = decided(GAIN, **common)
     np.testing.assert_allclose([found.ours, *found.interval], 0.1, atol=1e-12)
 
 
 def test_the_same_function_gives_the_published_value():
-    assert judge(GAIN, "desk", REPORTED, []).published.tolist() == [0.5]
-    assert judge(FALL, "desk", REPORTED, []).published.tolist() == [2.6]
+    assert decided(GAIN).published.tolist() == [0.5]
+    assert decided(FALL).published.tolist() == [2.6]
 
 
 SAME = {"ft": [0.79, 0.81, 0.8], "scratch": [0.31, 0.29, 0.3]}
@@ -136,14 +138,14 @@ LESS = {"ft": [0.49, 0.51, 0.5], "scratch": [0.31, 0.29, 0.3]}
     ],
 )
 def test_a_verdict_has_its_meaning_at_each_scale(claim, scale, values, expected):
-    assert verdict(claim, scale, **values) == expected
+    assert outcome(claim, scale, **values) == expected
 
 
 @given(st.lists(st.floats(1e3, 1e12), min_size=3, max_size=3), st.floats(1e-3, 1e3))
 def test_a_ratio_turned_over_has_the_interval_turned_over(values, factor):
     on = [factor * x for x in reversed(values)]
-    found = judge(FALL, "desk", REPORTED, figures(off=values, on=on))
-    turned = judge(FALL, "desk", REPORTED, figures(off=on, on=values))
+    found = decided(FALL, off=values, on=on)
+    turned = decided(FALL, off=on, on=values)
     (lower, upper), (low, high) = found.interval, turned.interval
     with np.errstate(over="ignore", divide="ignore"):  # an interval of many decades
         np.testing.assert_allclose(lower, 1 / high, rtol=1e-6)
@@ -151,36 +153,39 @@ def test_a_ratio_turned_over_has_the_interval_turned_over(values, factor):
 
 
 def test_a_fall_of_2_6_in_one_network_a_level_decides_nothing():
-    found = judge(FALL, "paper", REPORTED, figures("paper", off=[1.1e12], on=[4.3e11]))
-    assert (found.verdict, found.why) == ("cannot be tested here", "1 of 3 seeds")
+    found = decided(FALL, "paper", off=[1.1e12], on=[4.3e11])
+    assert (found.outcome, found.why) == ("cannot be tested here", "1 of 3 seeds")
     assert np.isnan(found.interval).all()
 
 
 def test_what_is_missing_is_named():
-    found = judge(GAIN, "desk", REPORTED, figures(ft=[0.8, 0.7, 0.9]))
-    assert (found.verdict, found.n_seeds) == ("cannot be tested here", 0)
+    found = decided(GAIN, ft=[0.8, 0.7, 0.9])
+    assert (found.outcome, found.n_seeds) == ("cannot be tested here", 0)
     assert found.why == "no r2 of scratch"
-    found = judge(GAIN, "desk", REPORTED, [])
+    found = decided(GAIN)
     assert found.why == "no r2 of ft and 1 more"
 
 
-def test_seeds_without_all_figures_are_left_out():
-    found = judge(GAIN, "desk", REPORTED, figures(ft=[0.8, 0.81, 0.79, 0.1], scratch=[0.3] * 3))
+def test_seeds_without_all_values_are_left_out():
+    found = decided(GAIN, ft=[0.8, 0.81, 0.79, 0.1], scratch=[0.3] * 3)
     assert found.n_seeds == 3
     assert found.ours == pytest.approx([0.5])
 
 
 @pytest.mark.parametrize(("value", "expected"), [(0.81, "reproduced"), (0.7, "not reproduced")])
-def test_what_is_measured_on_the_published_file_needs_no_seeds(value, expected):
-    ours = figures("paper", is_published=True, ft=[value])
-    assert judge(NUMBER, "paper", REPORTED, ours).verdict == expected
+def test_values_of_the_published_file_need_no_seeds(value, expected):
+    measured = Measured(scale="paper", fetched=values_of(ft=[value]))
+    assert decide_claim(NUMBER, REPORTED, measured).outcome == expected
 
 
-def test_the_published_file_is_no_replicate_of_what_was_trained():
-    theirs = [f._replace(is_published=True) for f in figures("paper", ft=[0.8])]
-    own = [f._replace(seed=f.seed + 1) for f in figures("paper", ft=[0.7, 0.71, 0.69])]
-    found = judge(NUMBER, "paper", REPORTED, theirs + own)
-    assert (found.n_seeds, found.verdict) == (3, "not reproduced")
+def test_the_published_file_is_not_a_replicate_of_trained_ones():
+    measured = Measured(
+        scale="paper",
+        fetched=values_of(ft=[0.8]),
+        trained=values_of(first_seed=43, ft=[0.7, 0.71, 0.69]),
+    )
+    found = decide_claim(NUMBER, REPORTED, measured)
+    assert (found.n_seeds, found.outcome) == (3, "not reproduced")
     assert found.ours == pytest.approx([0.7])
 
 
@@ -202,9 +207,9 @@ MARGIN = Claim(
         ((5, 5.1, 4.9), "reproduced"),
     ],
 )
-def test_a_ratio_that_is_not_positive_is_a_small_one(values, expected):
-    found = judge(MARGIN, "desk", {}, figures(off=values))
-    assert found.verdict == expected
+def test_a_ratio_that_is_not_positive_counts_as_a_small_one(values, expected):
+    found = decided(MARGIN, published={}, off=values)
+    assert found.outcome == expected
     assert np.isfinite([found.ours, *found.interval]).all()
     assert "nan" not in found.why
 
@@ -230,33 +235,33 @@ def test_a_ratio_that_is_not_positive_is_a_small_one(values, expected):
         ),
     ],
 )
-def test_seeds_of_which_a_lower_bound_is_known_are_told_and_nothing_is_shown(off, expected, why):
-    found = judge(FALL, "desk", REPORTED, figures(off=off, on=[1e5] * 4))
-    assert (found.verdict, found.why) == (expected, why)
+def test_seeds_with_only_a_lower_bound_are_counted_and_confirm_nothing(off, expected, why):
+    found = decided(FALL, off=off, on=[1e5] * 4)
+    assert (found.outcome, found.why) == (expected, why)
 
 
 def test_a_number_that_was_not_published_cannot_be_tested():
-    found = judge(NUMBER, "paper", {}, figures("paper", ft=[0.8, 0.81, 0.79]))
-    assert (found.verdict, found.why) == ("cannot be tested here", "no published figure")
+    found = decided(NUMBER, "paper", {}, ft=[0.8, 0.81, 0.79])
+    assert (found.outcome, found.why) == ("cannot be tested here", "no published number")
 
 
-def test_published_figures_that_do_not_show_their_claim_are_told():
-    found = judge(GAIN, "desk", {**REPORTED, ("scratch", "r2"): 0.9}, figures(**SAME))
-    assert found.verdict == "direction only"
-    assert found.why == "the published figures themselves do not show it"
+def test_published_values_that_do_not_show_their_claim_are_reported():
+    found = decided(GAIN, published={**REPORTED, ("scratch", "r2"): 0.9}, **SAME)
+    assert found.outcome == "direction only"
+    assert found.why == "the published numbers themselves do not show it"
 
 
 def test_a_claim_that_needs_recordings_is_not_tested_at_desk_scale():
     claim = Claim(text="", value=gain, not_at_desk="simulated sessions do not drift")
-    found = judge(claim, "desk", REPORTED, figures(**SAME))
-    assert (found.verdict, found.why) == (
+    found = decided(claim, **SAME)
+    assert (found.outcome, found.why) == (
         "cannot be tested here",
         "simulated sessions do not drift",
     )
-    assert judge(claim, "paper", REPORTED, figures("paper", **SAME)).verdict == "reproduced"
+    assert decided(claim, "paper", **SAME).outcome == "reproduced"
 
 
-def test_the_figures_that_claims_ask_for_are_known_before_there_are_any():
+def test_the_values_that_claims_need_are_known_before_anything_is_measured():
     assert needed([GAIN, NUMBER, FALL]) == [
         ("ft", "r2"),
         ("scratch", "r2"),

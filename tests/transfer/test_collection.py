@@ -655,15 +655,15 @@ def test_no_command_writes_over_a_checkpoint_what_lies_beside_it_or_a_lock(
 
 
 def test_verify_writes_over_nothing_that_it_reads_or_that_belongs_to_a_checkpoint(lock):
-    (lock.parent / "figures.csv").touch()
+    (lock.parent / "data.md").touch()
     for output, wrong in (
         (
-            "checkpoints/desk/base/net.ckpt.csv",
+            "checkpoints/desk/base/net.ckpt.md",
             "files of that name belong to the checkpoint of base",
         ),
-        ("figures.csv", "it is one of the files to read"),
+        ("data.md", "it is one of the files to read"),
     ):
-        status, _, err = run(lock.parent, "verify", "figures.csv", "-o", output)
+        status, _, err = run(lock.parent, "verify", "data.md", "-o", output)
         assert status == 2
         assert err.splitlines()[-1].startswith(f"Error: -o {output}: {wrong}")
 
