@@ -2,13 +2,13 @@
 
     python -m benchmarks.calibration [--fast | --full] [--only STAGE ...] [--write-docs]
 
-Every stage writes a CSV file into benchmarks/results; `--write-docs` makes the tables and figures of
-docs/calibration.md from those files alone. Seeds are fixed: the same counts give the same numbers. Fast
-takes about two minutes on one core, full about twenty.
+Every stage writes a CSV file into benchmarks/results; `--write-docs` writes the tables of
+docs/calibration.md from those files alone, and `python -m figures` draws its pictures. Seeds are
+fixed: the same counts give the same numbers. Fast takes about two minutes on one core, full about
+twenty.
 """
 
 import argparse
-import csv
 import importlib.util
 import itertools
 import logging
@@ -22,7 +22,10 @@ import numpy as np
 from scipy.special import gammaln
 from threadpoolctl import threadpool_limits
 
+from benchmarks import _calibration_tables as tables
 from benchmarks import _simulate as simulate
+from benchmarks._pages import DOCS, write_tables
+from benchmarks._results import write
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.htsr import esd, null, weightwatcher
 from specdiag.htsr.goodness_of_fit import goodness_of_fit
@@ -31,7 +34,6 @@ from specdiag.htsr.posterior import NO_POSTERIOR, alpha_posterior, mixture_poste
 from specdiag.htsr.tail import fit_alpha
 from specdiag.htsr.verdict import MAX_Q, MAX_SHORT_TAIL, MIN_GOF_P, VERDICTS, with_verdicts
 
-RESULTS = Path(__file__).with_name("results")
 BORDER = (0.93, 0.975)  # a first coverage outside of this is measured again
 TAIL_BINS = (0, 12, 20, 30, 50, 100, 200, 2000)
 MATRIX_SIZES = (64, 128, 256, 512)
@@ -80,17 +82,6 @@ FAST = Counts(
 )
 
 
-def write(name, rows):
-    RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / f"{name}.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        for row in rows:
-            table.writerow(
-                {k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in row.items()}
-            )
-
-
 def coverage(counts):
     """Coverage and width of the 95 % intervals of three methods on independent draws."""
     check_wwj()
@@ -124,11 +115,11 @@ def coverage(counts):
             row["specdiag"] = inside([alpha_posterior(x) for x in fresh], alpha).mean()
             row["specdiag_count"] = counts.repeats
         others = spectra[: counts.others[n]]
-        found = {
+        posteriors_of = {
             "weightwatcher": [weightwatcher.weightwatcher(n * x)[1] for x in others],
             "wwj": [wwj_posterior(x) for x in others],
         }
-        for name, posteriors in found.items():
+        for name, posteriors in posteriors_of.items():
             row |= {name: inside(posteriors, alpha).mean(), f"{name}_width": mean_width(posteriors)}
         rows.append(row | {"others_count": len(others)})
         if group == "main":
@@ -341,7 +332,7 @@ def main():
     size.add_argument("--fast", action="store_true", help="a tenth of the spectra (the default)")
     size.add_argument("--full", action="store_true", help="the counts of the page")
     parser.add_argument("--only", nargs="*", choices=STAGES, help="these stages; none: only docs")
-    parser.add_argument("--write-docs", action="store_true", help="tables and figures of the page")
+    parser.add_argument("--write-docs", action="store_true", help="write the tables of the page")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     chosen = list(STAGES) if arguments.only is None else arguments.only
@@ -351,10 +342,7 @@ def main():
             STAGES[name](FULL if arguments.full else FAST)
             _log.info("%s took %.0f s", name, time.perf_counter() - start)
     if arguments.write_docs:
-        from benchmarks import _calibration_figures, _calibration_page
-
-        _calibration_page.write()
-        _calibration_figures.write()
+        write_tables(DOCS / "calibration.md", tables.tables())
 
 
 if __name__ == "__main__":

@@ -1,21 +1,22 @@
-"""Do matrices die under the published optimizer, and does the weight decay do it? Watches whole trainings.
+"""Do matrices collapse under the published optimizer, and is weight decay the cause?
 
     python -m benchmarks.collapse [--write-docs]
 
-Trains what is not in benchmarks/results/collapse_runs.csv yet, a row a training; collapse.csv has a row
-a matrix and reading: what SpectralMonitor reads, and of the same step the norm of the gradient and LAMB's
-trust ratio. `--write-docs` trains nothing and writes the tables and the figure of docs/collapse.md from
-these files. Data, model and seed are those of two desk entries of the lock. One thread.
+Runs the trainings that have no row in benchmarks/results/collapse_runs.csv yet. collapse.csv has a
+row a matrix and reading: the values of SpectralMonitor and, of the same step, the norm of the
+gradient and LAMB's trust ratio. `--write-docs` trains nothing and writes the tables of
+docs/collapse.md from these files; `python -m figures` draws its picture. Data, model and seed are
+those of two desk entries of the lock. One thread.
 """
 
 import argparse
 import copy
-import csv
 import logging
 from pathlib import Path
 
-from benchmarks import _collapse_page
-from benchmarks._pages import DOCS
+from benchmarks._collapse_tables import tables
+from benchmarks._pages import DOCS, write_tables
+from benchmarks._results import append, read
 from recipes._published import BASE, adamw, lamb
 from recipes.data.recordings import open_recordings
 from recipes.poyo.run import evaluate_checkpoint
@@ -24,7 +25,6 @@ from specdiag.htsr.monitor import SpectralMonitor
 from specdiag.lock.lockfile import load
 from specdiag.lock.recipe import Job
 
-RESULTS = Path(__file__).parent / "results"
 EVERY, NO_DECAY = 25, {"weight_decay": 0.0}
 ONE, SEVERAL = "cross_subject/t_20130819_scratch", BASE
 RUNS = {  # entry, optimizer, steps
@@ -38,7 +38,7 @@ RUNS = {  # entry, optimizer, steps
 
 
 def trust_ratio(weight, state, group):
-    """Return the ratio that SparseLamb is about to use: the formulas of its docstring, once more."""
+    """Return the ratio that SparseLamb will use in this step, by the formulas of its docstring."""
     (beta1, beta2), gradient = group["betas"], weight.grad
     mean = beta1 * state.get("exp_avg", 0.0) + (1 - beta1) * gradient
     square = beta2 * state.get("exp_avg_sq", 0.0) + (1 - beta2) * gradient**2
@@ -47,7 +47,7 @@ def trust_ratio(weight, state, group):
 
 
 class Watch:
-    """Reads spectra after steps and, before the optimizer moves, gradients and trust ratios."""
+    """Read spectra after steps, and gradients and trust ratios before the optimizer moves."""
 
     def __init__(self, job):
         self.job, self.monitor, self.rows = job, SpectralMonitor(every=EVERY), []
@@ -111,7 +111,7 @@ def measure(name, folder):
     params["training"]["steps"] = steps
     work = folder / name.replace(" ", "_").replace(",", "")
     work.mkdir(parents=True, exist_ok=True)
-    for left in work.iterdir():  # a training that is resumed would lack its first readings
+    for left in work.iterdir():  # a resumed training has no first readings
         left.unlink()
     job = Job(
         name=name,
@@ -136,28 +136,6 @@ def measure(name, folder):
     return row, [{"run": name, **reading} for reading in watch.rows]
 
 
-def rows_of(path):
-    """Return the rows of a CSV file, numbers as such, NaN where there is none."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [
-            {k: v if k in ("run", "matrix") else float(v or "nan") for k, v in row.items()}
-            for row in csv.DictReader(file)
-        ]
-
-
-def add(path, rows):
-    """Append rows to a CSV file, numbers with four digits."""
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        if fresh:
-            writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
-
-
 def main():
     import torch
 
@@ -167,18 +145,17 @@ def main():
     )
     parser.add_argument("--write-docs", action="store_true")
     options = parser.parse_args()
-    trainings, readings = RESULTS / "collapse_runs.csv", RESULTS / "collapse.csv"
     if options.write_docs:
-        _collapse_page.write(rows_of(trainings), rows_of(readings))
+        write_tables(DOCS / "collapse.md", tables(read("collapse_runs"), read("collapse")))
         return
     torch.set_num_threads(1)
     logging.disable(logging.INFO)
-    done = {row["run"] for row in rows_of(trainings)}
+    done = {row["run"] for row in read("collapse_runs")}
     for name in RUNS:
         if name not in done:
-            row, found = measure(name, options.folder)
-            add(readings, found)
-            add(trainings, [row])
+            row, readings = measure(name, options.folder)
+            append("collapse", readings, list(readings[0]), digits=4)
+            append("collapse_runs", [row], list(row), digits=4)
             print(" ".join(f"{k}={v}" for k, v in row.items()), flush=True)
 
 

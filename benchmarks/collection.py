@@ -7,7 +7,6 @@ so that its peak memory is its own. Memory is that beyond what importing takes, 
 """
 
 import argparse
-import csv
 import json
 import resource
 import subprocess
@@ -20,8 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks._pages import DOCS, table, write_tables
-
-RESULTS = Path(__file__).parent / "results" / "collection.csv"
+from benchmarks._results import write
 
 
 def made_up(folder, checkpoints, layers):
@@ -178,10 +176,7 @@ def main():
     print(text)
     print(f"{found[-1]['file']} MB from {found[-1]['parts']} MB beside the checkpoints")
     if arguments.write_docs:
-        with RESULTS.open("w", newline="") as file:
-            writer = csv.DictWriter(file, found[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(found)
+        write("collection", found)
         write_tables(DOCS / "benchmarks.md", {"collection": text})
 
 

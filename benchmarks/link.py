@@ -1,25 +1,23 @@
-"""How often `specdiag link` finds a relation of spectra and R² that is not there, and one that is.
+"""How often `specdiag link` finds a relation of spectra and R² that is absent, and one that exists.
 
     python -m benchmarks.link [--full] [--write-docs]
 
-Collections are simulated (`benchmarks._collection`), a scenario after the other; a row each is put into
-benchmarks/results/link.csv as soon as it is done, and scenarios that have one with as many simulations are
-not repeated. `--write-docs` writes the tables of docs/link.md from that file. Fast takes about a minute on
-one core, full about ten.
+Collections are simulated (`benchmarks._collection`), a scenario after the other. Each scenario has
+a row in benchmarks/results/link.csv, written when it is done; those that have a row of as many
+simulations are not repeated. `--write-docs` writes the tables of docs/link.md from that file. Fast
+takes about a minute on one core, full about ten.
 """
 
 import argparse
-import csv
-from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks._collection import simulated
 from benchmarks._pages import DOCS, table_of, write_tables
+from benchmarks._results import read, write
 from specdiag.transfer.link import COMPARISONS, Design, compared, quantities
 
-RESULTS = Path(__file__).with_name("results") / "link.csv"
 N_RESAMPLES = 199  # 5 % is a whole number of them
 ONE_SESSION = {"sessions": 1}
 
@@ -42,7 +40,7 @@ PLANTED = {
 
 
 def measured(settings, count):
-    """Return the share of simulations with p <= 5 %, by comparison, and how the interval of alike does."""
+    """Return the share of simulations with p <= 5 % by comparison, and the coverage for `alike`."""
     from scipy.stats import spearmanr
 
     p, rho, intervals = [], [], []
@@ -65,19 +63,9 @@ def measured(settings, count):
     }
 
 
-def read():
-    """Return the rows measured so far, by scenario."""
-    if not RESULTS.exists():
-        return {}
-    with RESULTS.open(newline="", encoding="utf-8") as file:
-        return {row["scenario"]: row for row in csv.DictReader(file)}
-
-
-def write(rows):
-    with RESULTS.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(next(iter(rows.values()))), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows.values())
+def measured_so_far():
+    """Return the rows in the file by scenario."""
+    return {row["scenario"]: row for row in read("link")}
 
 
 def tables(rows):
@@ -88,10 +76,10 @@ def tables(rows):
             [
                 {
                     "planted": name,
-                    "simulations": rows[name]["n_simulations"],
-                    "mean rho": f"{float(rows[name]['mean rho']):+.2f}",
-                    "found": f"{float(rows[name]['alike']):.0%}",
-                    "coverage": f"{float(rows[name]['coverage']):.1%}",
+                    "simulations": f"{rows[name]['n_simulations']:.0f}",
+                    "mean rho": f"{rows[name]['mean rho']:+.2f}",
+                    "found": f"{rows[name]['alike']:.0%}",
+                    "coverage": f"{rows[name]['coverage']:.1%}",
                 }
                 for name in PLANTED
                 if name in rows
@@ -101,16 +89,16 @@ def tables(rows):
 
 
 def shown(row):
-    """Return a row of the table of false findings; the last rate is with its Monte-Carlo error."""
-    rates = {name: f"{float(row[name]):.1%}" for name in ("naive", *COMPARISONS)}
-    error = np.sqrt(0.05 * 0.95 / int(row["n_simulations"]))
+    """Return a row of the table of false findings; `alike` has its Monte-Carlo error."""
+    rates = {name: f"{row[name]:.1%}" for name in ("naive", *COMPARISONS)}
+    error = np.sqrt(0.05 * 0.95 / row["n_simulations"])
     rates["alike"] += f" ± {error:.1%}"
     return {
         "scenario": row["scenario"],
-        "simulations": row["n_simulations"],
-        "checkpoints": row["n_checkpoints"],
+        "simulations": f"{row['n_simulations']:.0f}",
+        "checkpoints": f"{row['n_checkpoints']:.0f}",
         **rates,
-        "coverage of alike": f"{float(row['coverage']):.1%}",
+        "coverage of alike": f"{row['coverage']:.1%}",
     }
 
 
@@ -120,15 +108,15 @@ def main():
     parser.add_argument("--write-docs", action="store_true", help="tables of docs/link.md")
     options = parser.parse_args()
     count = 2000 if options.full else 200
-    rows = read()
+    rows = measured_so_far()
     with threadpool_limits(1):
         for name, settings in (NULL | PLANTED).items():
-            if int(rows.get(name, {}).get("n_simulations", 0)) < count:
+            if rows.get(name, {}).get("n_simulations", 0) < count:
                 rows[name] = {"scenario": name, **measured(settings, count)}
-                write(rows)
+                write("link", list(rows.values()))
             print(rows[name], flush=True)
     if options.write_docs:
-        write_tables(DOCS / "link.md", tables(read()))
+        write_tables(DOCS / "link.md", tables(measured_so_far()))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ thread; an hour and a quarter.
 """
 
 import argparse
-import csv
 import itertools
 import json
 import logging
@@ -20,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import _transfer_page
-from benchmarks._pages import DOCS
-from benchmarks._transfer_page import LEVELS, PERCENTS, UNSEEN
+from benchmarks._pages import DOCS, write_tables
+from benchmarks._results import append, read
+from benchmarks._transfer_tables import LEVELS, PERCENTS, UNSEEN, tables
 from benchmarks.ridge import counts, r2
 from recipes._published import ARMS, BASE, unit_dropout
 from recipes.data.arrays import first_part, inside, place, to_arrays
@@ -33,7 +32,6 @@ from recipes.poyo.train import train
 from specdiag.lock.lockfile import find, load
 from specdiag.lock.recipe import Job
 
-RESULT = Path(__file__).parent / "results" / "transfer.csv"
 KEY = ["task", "arm", "unit_dropout", "percent", "seed"]
 COLUMNS = [*KEY, "r2", "valid_r2", "best_step", "condition_number", "windows", "test_intervals"]
 SEEDS = (42, 43, 44)
@@ -82,14 +80,8 @@ def settings(task, arm, level, percent, seed):
 
 
 def rows():
-    """Return the rows that are there, with numbers as such; '' is None."""
-    if not RESULT.exists():
-        return []
-    with RESULT.open(newline="") as file:
-        found = list(csv.DictReader(file))
-    return [
-        {k: v if k in KEY[:3] else float(v) if v else None for k, v in r.items()} for r in found
-    ]
+    """Return the rows measured so far."""
+    return read("transfer", text=KEY[:3])
 
 
 def is_there(cell):
@@ -98,12 +90,9 @@ def is_there(cell):
 
 
 def add(row):
-    """Append a row, in one write, and print it."""
-    text = ",".join(str(row.get(name, "")) for name in COLUMNS) + "\n"
-    fresh = not RESULT.exists()
-    with RESULT.open("a") as file:
-        file.write(",".join(COLUMNS) + "\n" + text if fresh else text)
-    print(text, end="", flush=True)
+    """Append a row and print it."""
+    append("transfer", [row], COLUMNS)
+    print(row, flush=True)
 
 
 def measure(cell, folder, parent=None):
@@ -210,7 +199,7 @@ def main():
     parser.add_argument("--write-docs", action="store_true")
     options = parser.parse_args()
     if options.write_docs:
-        _transfer_page.write(rows())
+        write_tables(DOCS / "transfer.md", tables(rows()))
         return
     sys.path.insert(0, str(DOCS.parent / "tests"))
     from support import real as extracts

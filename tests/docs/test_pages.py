@@ -1,7 +1,8 @@
 """The tables of the documentation are those that the stored results of the benchmarks give.
 
-Not here: compare.md, features.md and benchmarks.md, whose benchmarks have no stored results; dataset.md
-and simulation.md, which test_collection.py and test_simulated_tasks.py make again.
+compare.md, features.md and benchmarks.md are not here: their benchmarks have no stored results.
+tests/transfer/test_collection.py and tests/recipes/test_behaviour.py check dataset.md and
+simulation.md.
 """
 
 import re
@@ -9,35 +10,32 @@ import re
 import pytest
 
 from benchmarks import (
-    _calibration_page,
-    _collapse_page,
-    _transfer_page,
+    _calibration_tables,
+    _collapse_tables,
+    _transfer_tables,
     claims,
-    collapse,
     link,
     transfer,
 )
 from benchmarks._pages import DOCS
+from benchmarks._results import FOLDER, read
 
-RESULTS = DOCS.parent / "benchmarks" / "results"
 PAGES = {
-    "calibration.md": ("coverage.csv", _calibration_page.tables),
+    "calibration.md": ("coverage.csv", _calibration_tables.tables),
     "claims.md": ("claims.csv", claims.tables),
     "collapse.md": (
         "collapse_runs.csv",
-        lambda: _collapse_page.tables(
-            *(collapse.rows_of(RESULTS / f"{name}.csv") for name in ("collapse_runs", "collapse"))
-        ),
+        lambda: _collapse_tables.tables(read("collapse_runs"), read("collapse")),
     ),
-    "link.md": ("link.csv", lambda: link.tables(link.read())),
-    "transfer.md": ("transfer.csv", lambda: _transfer_page.tables(transfer.rows())),
+    "link.md": ("link.csv", lambda: link.tables(link.measured_so_far())),
+    "transfer.md": ("transfer.csv", lambda: _transfer_tables.tables(transfer.rows())),
 }
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_tables_of_a_page_are_made_of_the_stored_results(page):
     file, tables = PAGES[page]
-    if not (RESULTS / file).exists():
+    if not (FOLDER / file).exists():
         pytest.skip(f"no benchmarks/results/{file}: its benchmark has not stored results yet")
     marked = r"<!-- ([\w-]+) -->\n(.*?)\n?<!-- end -->"
     stored = dict(re.findall(marked, (DOCS / page).read_text(encoding="utf-8"), re.DOTALL))

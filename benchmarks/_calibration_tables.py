@@ -1,19 +1,14 @@
 """Tables of docs/calibration.md, from the CSV files of `benchmarks.calibration` alone."""
 
-import csv
 import math
-from pathlib import Path
 
 import numpy as np
 from scipy.stats import kstest
 
 from benchmarks import _simulate as simulate
-from benchmarks._pages import DOCS, table, write_tables
+from benchmarks._pages import table
+from benchmarks._results import read
 from specdiag.htsr.verdict import VERDICTS
-
-RESULTS = Path(__file__).with_name("results")
-PAGE = DOCS / "calibration.md"
-FIGURES = PAGE.with_suffix("")
 
 BAR = (0.92, 0.98)
 METHODS = ("specdiag", "weightwatcher", "wwj")
@@ -37,26 +32,9 @@ NAMES = {
 }
 
 
-def write():
-    """Replace every table between its markers."""
-    write_tables(PAGE, tables())
-
-
 def tables():
     """Return the tables of docs/calibration.md."""
     return {name: make() for name, make in TABLES.items()}
-
-
-def load(name):
-    with (RESULTS / f"{name}.csv").open(newline="") as file:
-        return [{k: _value(v) for k, v in row.items()} for row in csv.DictReader(file)]
-
-
-def _value(text):
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def column(rows, key):
@@ -68,15 +46,15 @@ def percent(share):
 
 
 def rate(share, count):
-    """Return a percentage with its standard error; the error of an empty count is that of one hit."""
+    """Return a percentage with its standard error; no hits have the error of one hit."""
     at_least = min(max(share, 1 / count), 1 - 1 / count)
     error = math.sqrt(at_least * (1 - at_least) / count)
     return f"{percent(share)} ± {100 * error:.1f}"
 
 
 def uniformity(p):
-    found = kstest(p, "uniform").pvalue
-    return f"p = {found:.3f}" if found >= 0.001 else "p < 0.001"
+    p_value = kstest(p, "uniform").pvalue
+    return f"p = {p_value:.3f}" if p_value >= 0.001 else "p < 0.001"
 
 
 def mean_and_range(values):
@@ -93,11 +71,11 @@ def name_of(kind):
 
 
 def main_cells(*, long):
-    return [x for x in load("coverage") if x["group"] == "main" and (x["tail"] >= ENOUGH) == long]
+    return [x for x in read("coverage") if x["group"] == "main" and (x["tail"] >= ENOUGH) == long]
 
 
 def relative_widths(cells):
-    """Return every method's mean width; where wwj has no interval for a spectrum a cell has none."""
+    """Return the mean width of every method, over the cells where it has an interval."""
     oracle = column(cells, "oracle_width")
     return [f"{np.nanmean(column(cells, f'{m}_width') / oracle):.2f}" for m in METHODS]
 
@@ -115,17 +93,17 @@ def key_numbers():
         label = f"coverage of {method}'s 95 % interval: mean, range, cells within 92–98 %"
         rows[label] = f"{mean_and_range(values)} %, {within} of {len(cells)}"
     for kind in simulate.NO_TAIL:
-        found = [x for x in load("verdicts") if x["kind"] == kind]
-        share, count = column(found, "power law"), column(found, "count")
+        these = [x for x in read("verdicts") if x["kind"] == kind]
+        share, count = column(these, "power law"), column(these, "count")
         label = (
             f"verdict *power law* on {kind} matrices ({count.sum():.0f}), and on the worst shape"
         )
         rows[label] = f"{percent(np.average(share, weights=count))} %, {percent(share.max())} %"
     for kind in simulate.NO_TAIL[:2]:
-        p = [x["null_p"] for x in load("null_p") if x["kind"] == kind]
+        p = [x["null_p"] for x in read("null_p") if x["kind"] == kind]
         label = f"`null_p` of {kind} matrices: KS test of uniformity"
         rows[label] = uniformity(p)
-    known = [x for x in load("ensembles") if not math.isnan(x["truth"])]
+    known = [x for x in read("ensembles") if not math.isnan(x["truth"])]
     ratio = column(known, "scatter") / column(known, "posterior_sd")
     label = "sd of the posterior mean over repeated matrices / posterior sd, range"
     rows[label] = f"{ratio.min():.2f}–{ratio.max():.2f}"
@@ -133,20 +111,20 @@ def key_numbers():
 
 
 def counts():
-    cells, found = load("coverage"), load("verdicts")
+    cells, verdicts = read("coverage"), read("verdicts")
     first = [x["specdiag_count"] for x in cells if x["specdiag"] == x["first"]]
     again = max(column(cells, "specdiag_count"))
     others = {int(x["n"]): int(x["others_count"]) for x in cells}
-    random = [x["count"] for x in found if x["kind"] in simulate.NO_TAIL[:2]]
-    heavy = [x["count"] for x in found if x["kind"] in simulate.HEAVY]
+    random = [x["count"] for x in verdicts if x["kind"] in simulate.NO_TAIL[:2]]
+    heavy = [x["count"] for x in verdicts if x["kind"] in simulate.HEAVY]
     rows = [
         ["spectra a cell", int(min(first))],
         ["fresh spectra of a cell that is measured again", int(again)],
         *([f"spectra for weightwatcher and wwj, n = {n}", x] for n, x in others.items()),
         ["Gaussian and uniform matrices a shape", int(min(random))],
         ["heavy-tailed and other matrices a shape", int(min(heavy))],
-        ["matrices an ensemble and shape", int(min(column(load("ensembles"), "count")))],
-        ["spectra a case of goodness of fit", int(min(column(load("gof"), "count")))],
+        ["matrices an ensemble and shape", int(min(column(read("ensembles"), "count")))],
+        ["spectra a case of goodness of fit", int(min(column(read("gof"), "count")))],
     ]
     return table(["counts", ""], rows)
 
@@ -156,7 +134,7 @@ def coverage_by_body():
 
 
 def holdout():
-    cells = [x for x in load("coverage") if x["group"] == "holdout"]
+    cells = [x for x in read("coverage") if x["group"] == "holdout"]
     return _coverage_table(cells, simulate.HOLDOUT_BODIES)
 
 
@@ -217,7 +195,7 @@ def price():
 
 def short_tail():
     rows = []
-    for x in load("short_tail"):
+    for x in read("short_tail"):
         shares = [percent(x[k]) for k in ("flagged", "coverage", "coverage_unflagged")]
         high = "" if x["high"] > 1000 else f"–{x['high']:.0f}"
         rows.append([f"{x['low']:.0f}{high or ' or more'}", int(x["count"]), *shares])
@@ -228,10 +206,10 @@ def short_tail():
 
 def false_alarms():
     rows = []
-    p_values = load("null_p")
+    p_values = read("null_p")
     for kind in simulate.NO_TAIL:
         for aspect in (1, 2, 4, 16):
-            these = [x for x in load("verdicts") if x["kind"] == kind and x["N"] == aspect * x["M"]]
+            these = [x for x in read("verdicts") if x["kind"] == kind and x["N"] == aspect * x["M"]]
             count = column(these, "count")
             p = [x["null_p"] for x in p_values if x["kind"] == kind and x["N"] == aspect * x["M"]]
             uniform = uniformity(p) if p else "–"
@@ -245,15 +223,15 @@ def false_alarms():
 
 
 def power():
-    found = load("verdicts")
+    verdicts = read("verdicts")
     rows = []
     for kind in (*simulate.HEAVY, *simulate.OTHER):
         cells = []
         for M in SIZES:
-            these = [x for x in found if x["kind"] == kind and x["M"] == M]
+            these = [x for x in verdicts if x["kind"] == kind and x["M"] == M]
             shares = [f"{100 * column(these, k).mean():.0f}" for k in ("heavy", "power law")]
             cells.append(" / ".join(shares))
-        these = [x for x in found if x["kind"] == kind]
+        these = [x for x in verdicts if x["kind"] == kind]
         ks = f"{100 * column(these, 'heavy_ks').mean():.0f}"
         rows.append([name_of(kind), *cells, f"{100 * column(these, 'heavy').mean():.0f}", ks])
     header = ["matrix", *(f"M = {M}" for M in SIZES)]
@@ -261,12 +239,12 @@ def power():
 
 
 def by_shape():
-    found = [x for x in load("verdicts") if x["kind"] in simulate.HEAVY]
+    heavy = [x for x in read("verdicts") if x["kind"] in simulate.HEAVY]
     rows = []
     for M in SIZES:
         cells = []
         for aspect in (1, 2, 4, 16):
-            these = [x for x in found if x["M"] == M and x["N"] == aspect * M]
+            these = [x for x in heavy if x["M"] == M and x["N"] == aspect * M]
             shares = [f"{100 * column(these, k).mean():.0f}" for k in ("power law", "too few")]
             cells.append(" / ".join(shares))
         rows.append([M, *cells])
@@ -274,20 +252,20 @@ def by_shape():
 
 
 def words():
-    found = load("verdicts")
+    verdicts = read("verdicts")
     rows = []
     for kind in (*simulate.NO_TAIL, *simulate.HEAVY, *simulate.OTHER):
-        these = [x for x in found if x["kind"] == kind]
+        these = [x for x in verdicts if x["kind"] == kind]
         shares = [f"{100 * column(these, word).mean():.0f}" for word in VERDICTS]
         rows.append([name_of(kind), int(column(these, "count").sum()), *shares])
     return table(["matrix", "matrices", *VERDICTS], rows)
 
 
 def scatter():
-    found = load("ensembles")
+    ensembles = read("ensembles")
     rows = []
-    for kind in dict.fromkeys(x["kind"] for x in found):
-        these = [x for x in found if x["kind"] == kind]
+    for kind in dict.fromkeys(x["kind"] for x in ensembles):
+        these = [x for x in ensembles if x["kind"] == kind]
         scatters, sds = column(these, "scatter"), column(these, "posterior_sd")
         ratio = scatters / sds
         covered = "–" if math.isnan(these[0]["truth"]) else mean_and_range(column(these, "covered"))
@@ -306,11 +284,11 @@ def scatter():
 
 
 def bias():
-    found = load("ensembles")
-    shapes = list(dict.fromkeys((int(x["N"]), int(x["M"])) for x in found))
+    ensembles = read("ensembles")
+    shapes = list(dict.fromkeys((int(x["N"]), int(x["M"])) for x in ensembles))
     rows = []
-    for kind in dict.fromkeys(x["kind"] for x in found if not math.isnan(x["truth"])):
-        these = {(x["N"], x["M"]): x for x in found if x["kind"] == kind}
+    for kind in dict.fromkeys(x["kind"] for x in ensembles if not math.isnan(x["truth"])):
+        these = {(x["N"], x["M"]): x for x in ensembles if x["kind"] == kind}
         cells = [
             f"{x['mean'] - x['truth']:+.2f} / {x['ks_mean'] - x['truth']:+.2f}"
             for x in (these[shape] for shape in shapes)
@@ -320,10 +298,10 @@ def bias():
 
 
 def goodness_of_fit():
-    found = load("gof")
+    cases = read("gof")
     rows = []
-    for case, alpha in dict.fromkeys((x["case"], str(x["alpha"])) for x in found):
-        these = [x for x in found if x["case"] == case and str(x["alpha"]) == alpha]
+    for case, alpha in dict.fromkeys((x["case"], str(x["alpha"])) for x in cases):
+        these = [x for x in cases if x["case"] == case and str(x["alpha"]) == alpha]
         cells = [rate(x["rejected"], x["count"]) for x in these]
         known = "no power law" if alpha == "nan" else f"{float(alpha):g}"
         name = f"{case} : 1" if case.startswith("gaussian") else NAMES.get(case, case)
@@ -332,7 +310,7 @@ def goodness_of_fit():
 
 
 def minilm():
-    found = load("minilm")
+    layers = read("minilm")
     rows = [
         [
             *(f"`{x['layer'].removesuffix('.weight')}`", x["shape"]),
@@ -340,14 +318,21 @@ def minilm():
             *(f"{x['null_p']:.3f}", f"{x['null_q']:.3f}", f"{x['ks_null_p']:.3f}"),
             *(f"{x['ks_null_q']:.3f}", x["verdict"]),
         ]
-        for x in found
+        for x in layers
         if max(x["null_q"], x["ks_null_q"]) > 0.05
     ]
-    posterior, ks = (sum(x[k] > 0.05 for x in found) for k in ("null_q", "ks_null_q"))
-    told = f"Not told from noise at q ≤ 0.05, of {len(found)} layers: **{ks}** with the KS alpha, "
     header = ["layer", "shape", "KS alpha", "n_tail", "posterior mean", "`null_p`", "`null_q`"]
-    header += ["p of KS alpha", "q of KS alpha", "verdict"]
-    return f"{told}**{posterior}** with the posterior mean.\n\n" + table(header, rows)
+    return table([*header, "p of KS alpha", "q of KS alpha", "verdict"], rows)
+
+
+def minilm_counts():
+    """Return a table of how many layers of MiniLM look like random matrices."""
+    layers = read("minilm")
+    rows = [
+        [name, sum(x[key] > 0.05 for x in layers), len(layers)]
+        for name, key in (("KS alpha", "ks_null_q"), ("posterior mean", "null_q"))
+    ]
+    return table(["statistic", "layers with q > 0.05", "layers"], rows)
 
 
 TABLES = {
@@ -366,5 +351,6 @@ TABLES = {
     "scatter": scatter,
     "bias": bias,
     "gof": goodness_of_fit,
+    "minilm-counts": minilm_counts,
     "minilm": minilm,
 }

@@ -1,13 +1,11 @@
-"""Tables and figures of docs/transfer.md, from the rows that `benchmarks.transfer` measured."""
-
-import csv
-from pathlib import Path
+"""Tables of docs/transfer.md, from the rows that `benchmarks.transfer` measured."""
 
 import numpy as np
 
-from benchmarks._pages import DOCS, table_of, write_tables
+from benchmarks._pages import table_of
+from benchmarks._results import read
+from specdiag.htsr.statistics import mean_interval
 
-RESULTS = Path(__file__).parent / "results"
 UNSEEN = ("t_20130819", "t_20130821", "t_20130823")
 PERCENTS = (10, 25, 50, 100)
 LEVELS = ("off", "standard", "aggressive")
@@ -18,38 +16,23 @@ ARMS = {
     "ridge": "ridge, 3 bins",
     "ridge_wide": "ridge, 11 bins",
 }
-COLOURS = {
-    "pretrained": "#0072B2",
-    "scratch": "#E69F00",
-    "scratch_tuned": "#D55E00",
-    "ridge": "#999999",
-    "ridge_wide": "#444444",
-}
-
-
-def interval(values):
-    """Return mean and half of the 95 % interval over seeds, by Student's t."""
-    from scipy.stats import t
-
-    mean, n = float(np.mean(values)), len(values)
-    half = t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n) if n > 1 else np.nan
-    return mean, float(half)
 
 
 def shown(values):
-    """Return mean, 95 % interval and number of values in words."""
+    """Return mean, 95 % interval over seeds by Student's t, and number of values, as text."""
     if len(values) < 2:
         return "".join(f"{value:.3f}" for value in values)
-    mean, half = interval(values)
-    return f"{mean:.3f} ± {half:.3f} ({len(values)})"
+    low, high = mean_interval(np.array(values))
+    return f"{np.mean(values):.3f} ± {(high - low) / 2:.3f} ({len(values)})"
 
 
 def shown_ratio(values):
-    """Return the geometric mean of ratios with its 95 % interval, and their number, in words."""
+    """Return the geometric mean of ratios with its 95 % interval, and their number, as text."""
     if len(values) < 2:
         return "".join(f"{value:.2f}" for value in values)
-    mean, half = interval(np.log(values))
-    low, middle, high = np.exp([mean - half, mean, mean + half])
+    logs = np.log(values)
+    low, high = np.exp(mean_interval(logs))
+    middle = np.exp(logs.mean())
     return f"{middle:.2f} ({low:.2f} to {high:.2f}; {len(values)})"
 
 
@@ -64,7 +47,7 @@ def by_seed(rows, task, arm, percent=100, level=None, of="r2"):
 
 
 def less(first, second):
-    """Return the difference of the seeds that both have, in words."""
+    """Return the mean difference over the seeds that both have, as text."""
     return shown([first[s] - second[s] for s in sorted(first.keys() & second.keys())])
 
 
@@ -81,20 +64,20 @@ def decoders(rows, task, base):
 
 def arms(rows, task, percents):
     """Return a table of arms by fraction, with the difference of the first two, seed by seed."""
-    found = []
+    lines = []
     for percent in percents:
         cells = {arm: by_seed(rows, task, arm, percent) for arm in ARMS}
         windows = max(r["windows"] for r in rows if (r["task"], r["percent"]) == (task, percent))
         line = {"% of training data": percent, "training windows": int(windows)}
         line |= {ARMS[arm]: shown(list(values.values())) for arm, values in cells.items()}
         tuned = less(cells["pretrained"], cells["scratch_tuned"])
-        found.append(line | {"frozen less tuned": tuned})
-    return table_of(found)
+        lines.append(line | {"frozen less tuned": tuned})
+    return table_of(lines)
 
 
 def levels(rows):
     """Return a table of UnitDropout by fraction of the second monkey's data, all weights trained."""
-    found = []
+    lines = []
     for percent in (10, 25, 100):
         cells = {v: by_seed(rows, "second", "plastic", percent, v) for v in LEVELS}
         number = {
@@ -105,23 +88,22 @@ def levels(rows):
         line = {"% of training data": percent}
         line |= {f"R², {v}": shown(list(values.values())) for v, values in cells.items()}
         line["R², aggressive less off"] = less(cells["aggressive"], cells["off"])
-        found.append(line | {"condition number, off over aggressive": shown_ratio(ratio)})
-    return table_of(found)
+        lines.append(line | {"condition number, off over aggressive": shown_ratio(ratio)})
+    return table_of(lines)
 
 
 def of_lock():
-    """Return R² by seed of the lock's entries at desk scale, as benchmarks.claims wrote them."""
-    found = {}
-    with (RESULTS / "claims.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["quantity"] == "r2":
-                found.setdefault(row["entry"], {})[float(row["seed"])] = float(row["value"])
-    return found
+    """Return R² by seed of the lock's entries at desk scale, as `benchmarks.claims` wrote them."""
+    r2 = {}
+    for row in read("claims"):
+        if row["quantity"] == "r2":
+            r2.setdefault(row["entry"], {})[row["seed"]] = row["value"]
+    return r2
 
 
 def unseen(rows):
-    """Return a table of the simulated animal that no base has seen: means over its sessions, seed by seed."""
-    whole, found = of_lock(), []
+    """Return a table of the simulated animal that no base has seen: means over its sessions."""
+    whole, lines = of_lock(), []
     for percent in PERCENTS:
         cells = {}
         for arm in ("pretrained", "scratch_tuned"):
@@ -132,13 +114,13 @@ def unseen(rows):
             cells[arm] = {seed: np.mean([r[seed] for r in sessions]) for seed in seeds}
         line = {"% of training data": percent}
         line |= {ARMS[arm]: shown(list(values.values())) for arm, values in cells.items()}
-        found.append(line | {"frozen less tuned": less(*cells.values())})
-    return table_of(found)
+        lines.append(line | {"frozen less tuned": less(*cells.values())})
+    return table_of(lines)
 
 
 def others():
     """Return a table of the simulated area 2, by fraction, and of timing."""
-    whole, found = of_lock(), []
+    whole, lines = of_lock(), []
     names = {f"area2, {p} %": f"data_efficiency/{{}}_{p}" for p in PERCENTS}
     names |= {"timing, constant": "transfer/dmfc_const_{}", "timing, ramp": "timing_ramp/{}"}
     for label, name in names.items():
@@ -146,8 +128,8 @@ def others():
         line = {"recording": label}
         line |= {ARMS[arm]: shown(list(values.values())) for arm, values in cells.items()}
         tuned = less(cells["pretrained"], cells["scratch_tuned"])
-        found.append(line | {"frozen less tuned": tuned})
-    return table_of(found)
+        lines.append(line | {"frozen less tuned": tuned})
+    return table_of(lines)
 
 
 def tables(rows):
@@ -162,30 +144,3 @@ def tables(rows):
         "levels": levels(rows),
         "rat": arms(rows, "rat", (100,)),
     }
-
-
-def write(rows):
-    """Write the tables and the figure of docs/transfer.md."""
-    write_tables(DOCS / "transfer.md", tables(rows))
-    figure(rows)
-
-
-def figure(rows):
-    """Draw the second monkey's R² against the fraction of its training data."""
-    from matplotlib import pyplot as plt
-
-    plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    fig, axis = plt.subplots(figsize=(4.2, 3.0), layout="constrained")
-    for arm, label in ARMS.items():
-        found = {p: list(by_seed(rows, "second", arm, p).values()) for p in PERCENTS}
-        points = [(p, interval(v)[0]) for p, v in found.items() if v]
-        seeds = [(p, value) for p, values in found.items() for value in values]
-        if points:
-            axis.plot(*zip(*points, strict=True), color=COLOURS[arm], label=label)
-            axis.plot(*zip(*seeds, strict=True), ".", color=COLOURS[arm], alpha=0.6)
-    axis.set(xscale="log", xlabel="training data, %", ylabel="test R²", title="m_20140303")
-    axis.set_xticks(PERCENTS, [str(p) for p in PERCENTS], minor=False)
-    axis.minorticks_off()
-    axis.legend(frameon=False)
-    fig.savefig(DOCS / "transfer.png", dpi=130)
-    plt.close(fig)
