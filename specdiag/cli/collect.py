@@ -93,10 +93,10 @@ def spectra(
 
 
 def _measure_on_cluster(address: str | None, checkpoints: list[Path]) -> None:
+    from specdiag.obtain import cluster
     from specdiag.obtain.beside import attach_spectra
-    from specdiag.obtain.cluster import each
 
-    for attached in each(attach_spectra, checkpoints, address=address):
+    for attached in cluster.map(attach_spectra, checkpoints, address=address):
         with suppress(ValueError):  # is raised again, and told, when it is read
             attached()
 

@@ -227,9 +227,9 @@ def _measure_all(
     function = partial(_open_and_measure, pattern=pattern, settings=settings)
     results: Iterable[Callable[[], Any]] = (partial(function, file) for file in files)
     if engine == "ray":
-        from specdiag.obtain.cluster import each
+        from specdiag.obtain import cluster
 
-        results = each(function, [file.absolute() for file in files], address=address)
+        results = cluster.map(function, [file.absolute() for file in files], address=address)
     checkpoints, measured = [], []
     for file, result in zip(files, results, strict=True):
         try:

@@ -1,9 +1,10 @@
 """The commands, and what several of them share. Results on stdout, progress and errors on stderr."""
 
 import logging
+import os
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -207,6 +208,35 @@ def show_count(done: int, total: int) -> None:
     """Count on a terminal's stderr, in one line."""
     if sys.stderr.isatty():
         click.echo(f"\r{done} of {total} entries" + "\n" * (done == total), nl=False, err=True)
+
+
+@contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Send to stderr all text that recipes, their libraries and their processes print."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(stdout, 1)
+        os.close(stdout)
+
+
+def show_bytes(name: str) -> Callable[[int, int | None], None]:
+    """Return a function that draws a progress bar on a terminal's stderr."""
+    bars: list[Any] = []
+
+    def show(done: int, total: int | None) -> None:
+        if total and not bars and sys.stderr.isatty():
+            bars.append(click.progressbar(length=total, label=name, file=sys.stderr))
+        for bar in bars:
+            bar.update(done - bar.pos)
+            if done == total:
+                bar.render_finish()
+
+    return show
 
 
 def complain(error: Exception) -> None:

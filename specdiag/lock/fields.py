@@ -1,8 +1,8 @@
 """Plain tables, as TOML gives them, -> frozen dataclasses and back, checked field by field.
 
-The types of the fields are the schema. What a type cannot say, a `Check` in its `Annotated` says,
-and a class whose fields exclude each other lists in `FORMS` which of them come together. Every
-refusal is one line: where, what was found, what was expected, what to do.
+The types of the fields are the schema. A `Check` in an `Annotated` type adds a condition, and a
+class whose fields exclude each other lists in `FORMS` which fields are given together. Every
+message is one line: the place, the invalid value, the expected value and the repair.
 """
 
 import functools
@@ -26,9 +26,9 @@ from urllib.parse import urlsplit
 
 from specdiag.wording import is_text, shown
 
-MAX_DEPTH = 50  # of tables and arrays in each other, well within what recursion can read
+MAX_DEPTH = 50  # levels of nested tables and arrays, well within the limit of recursion
 
-_REPAIR = "correct it, or write the entry anew with `specdiag lock`"
+_REPAIR = "correct it, or write the entry again with `specdiag lock`"
 _EXPECTED = {
     str: "text",
     int: "a whole number",
@@ -40,19 +40,19 @@ _EXPECTED = {
 
 
 class LockfileError(ValueError):
-    """A lock that cannot be read, or must not be written."""
+    """A lock that is invalid, or would be if it were written."""
 
 
 class Check(NamedTuple):
-    """What a value must be beyond its type; `expected` goes into the message."""
+    """A condition for a value beyond its type; `expected` is part of the message."""
 
     expected: str
     holds: Callable[[Any], object]
 
 
-def refuse(where: str, found: str, expected: str, repair: str = _REPAIR) -> NoReturn:
-    """Raise LockfileError with one line in the order that all messages have."""
-    raise LockfileError(f"{where}: {found}; expected {expected}; {repair}")
+def refuse(where: str, problem: str, expected: str, repair: str = _REPAIR) -> NoReturn:
+    """Raise LockfileError with one line: place, problem, expected value and repair."""
+    raise LockfileError(f"{where}: {problem}; expected {expected}; {repair}")
 
 
 def _is_path(text: str) -> bool:
@@ -65,7 +65,7 @@ def _is_url(text: str) -> bool:
         return False
     try:
         url = urlsplit(text)
-        host, _ = url.hostname or "", url.port  # a bad port is refused when it is asked for
+        host, _ = url.hostname or "", url.port  # an invalid port raises an error when it is read
     except ValueError:
         return False
     if url.scheme == "file":
@@ -103,7 +103,7 @@ def read(where: str, hint: Any, value: object) -> Any:
     Raises
     ------
     LockfileError
-        When it is none; the message begins with `where` and goes on with the path to the culprit.
+        If the value is invalid; the message begins with `where` and the path to the invalid part.
     """
     origin, args = get_origin(hint), get_args(hint)
     if origin in {Union, UnionType}:  # a type or None, and None is an absent key
@@ -124,7 +124,7 @@ def read(where: str, hint: Any, value: object) -> Any:
         return _read_plain(where, value)
     elif hint in {str, int, float} and _has_type(hint, value):
         return float(value) if hint is float else value  # type: ignore[arg-type]
-    refuse(where, _found(value), _expected(hint))
+    refuse(where, _text_of(value), _expected(hint))
 
 
 def _read_plain(where: str, value: object, depth: int = 0) -> object:
@@ -137,11 +137,11 @@ def _read_plain(where: str, value: object, depth: int = 0) -> object:
         return {k: _read_plain(f"{where}.{k_}", value[k], depth + 1) for k, k_ in pairs}
     if any(_has_type(kind, value) for kind in (bool, str, int, float)):
         return value
-    refuse(where, _found(value), _expected(Any))
+    refuse(where, _text_of(value), _expected(Any))
 
 
 def _has_type(hint: Any, value: object) -> bool:
-    """Tell whether a value is of a plain type: true is no number, and 1 also a float."""
+    """Return whether a value has a plain type: true is not a number, and 1 is also a float."""
     if isinstance(value, bool):
         return hint in {bool, Any}
     if isinstance(value, int):
@@ -176,12 +176,12 @@ def _check_forms(where: str, cls: Any, table: Collection[str]) -> None:
     forms = getattr(cls, "FORMS", ((),))
     given = [form for form in forms if {*form} & {*table}]
     if len(given) > 1 or (not given and () not in forms):
-        found = " beside ".join(k for form in given for k in form if k in table)
+        named = " beside ".join(k for form in given for k in form if k in table)
         expected = " / ".join(" and ".join(form) for form in forms)
-        refuse(where, found or "none of the keys that say which", f"exactly one of {expected}")
+        refuse(where, named or "a key is missing", f"exactly one of {expected}")
     for key in (k for form in given for k in form if k not in table):
         beside = ", ".join(k for k in given[0] if k in table)
-        refuse(f"{where}.{key}", "missing", f"it beside {beside}")
+        refuse(f"{where}.{key}", "missing", f"it together with {beside}")
 
 
 def default(item: "Field[Any]") -> object:
@@ -190,7 +190,7 @@ def default(item: "Field[Any]") -> object:
 
 
 def keys(where: str, table: dict[str, object]) -> Iterator[tuple[str, str]]:
-    """Yield the keys of a table in alphabetical order, each with how it stands in a path."""
+    """Yield the keys of a table in alphabetical order, each with its text in a message."""
     for key in table:
         if not isinstance(key, str) or not is_text(key):
             refuse(where, f"the key {shown(str(key))}", "keys that are text")
@@ -201,7 +201,7 @@ def keys(where: str, table: dict[str, object]) -> Iterator[tuple[str, str]]:
 def plain(value: Any) -> Any:
     """Return a dataclass as plain tables and lists, without the keys that have their default.
 
-    Tuples, also those among the values of a free table, become lists.
+    All tuples become lists, also those in a table of free keys.
     """
     if is_dataclass(value) and not isinstance(value, type):
         pairs = ((item, getattr(value, item.name)) for item in fields(value))
@@ -220,7 +220,7 @@ def _expected(hint: Any) -> str:
     return "a table" if is_dataclass(hint) else _EXPECTED[origin or hint]
 
 
-def _found(value: object) -> str:
+def _text_of(value: object) -> str:
     if isinstance(value, str):
         return shown(value)
     if isinstance(value, bool):

@@ -1,12 +1,11 @@
-"""Recipes: modules in recipes/ beside a lock that declare its entries, and build them.
+"""Recipes: modules in recipes/ beside a lock that declare its entries and build them.
 
-Recipes import each other with a dot, ``from ._tasks import AREA2``: they have no name of their own that
-two locks could share.
-
-A recipe is a module with two functions: `entries()` returns what it declares, and `build(job)` makes one of
-them and returns its metrics. A module without `build` declares what nobody can make here yet. Recipes are
-programs of whoever wrote the lock: they are run by `specdiag train` and `specdiag lock`, the claims beside
-them by `specdiag verify`, and by nothing else.
+A recipe is a module with two functions: `entries()` returns the entries that it declares, and
+`build(job)` makes one of them and returns its metrics. A module without `build` declares entries
+that cannot be built here yet. Recipes import each other with a dot, ``from ._tasks import AREA2``,
+since the package has another name for each lock. Recipes are programs of the lock's author:
+`specdiag train` and `specdiag lock` run them, `specdiag verify` runs the claims beside them, and
+no other command does.
 """
 
 import hashlib
@@ -21,40 +20,42 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from specdiag.lock.entry import Cost, Entry, Key, Scale
+from specdiag.lock.entry import LOCK_NAME, Cost, Entry, Key, Lock, Scale
 from specdiag.lock.fields import plain, read
+from specdiag.lock.lockfile import save
 
 FOLDER = "recipes"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a recipe gets to build one entry.
+    """Everything that a recipe needs to build one entry.
 
     Attributes
     ----------
     name, scale : str
+        As in the lock.
     params : mapping
         As in the lock.
     parent : Path or None
         The parent's weights.
     inputs : mapping of str to Path
-        Verified files, by the `id` of the input; those that are brainsets are the recipe's to find.
+        Verified files, by the `id` of the input; the recipe itself looks for brainsets.
     folder : Path
-        A folder of the entry's own, which outlives an interrupted build: save what resumes there. CSV and
-        JSON files in it are kept beside the checkpoint when it is finished.
+        A folder for this build that is kept if the build is interrupted: save the states to
+        resume from there. CSV and JSON files in it are kept beside the finished checkpoint.
     output : Path
-        Where to leave the checkpoint, in that folder. An evaluation leaves nothing.
+        Path of the checkpoint to write, in that folder. An evaluation writes no checkpoint.
     cost : Cost or None
         As declared.
     devices, precision : int and str, or None
-        What to train on and in, where it is not to be as declared: what this run is given, and no part
-        of what is built.
+        Number of devices and precision of this run, if not as declared. They are not part of the
+        declaration.
     nodes, node : int
-        How many machines train this entry together, with so many devices each, and which of them this
-        is. All but the first, 0, take part in the training, and leave nothing.
+        Number of machines that train this entry together, with so many devices each, and the
+        number of this one. Node 0 leads; the others take part in the training and write nothing.
     yes : bool
-        Whether to start what will take very long.
+        Whether to start a training that takes very long.
     """
 
     name: str
@@ -72,6 +73,28 @@ class Job:
     yes: bool = False
 
 
+def start(path: Path | None) -> tuple[Path, Path]:
+    """Write an empty lock, by default here, and a folder for recipes; return the paths of both.
+
+    Raises
+    ------
+    FileExistsError
+        If the lock exists.
+    """
+    path = path or Path(LOCK_NAME)
+    if path.exists():
+        raise FileExistsError(f"{path} exists already; `specdiag lock` updates it")
+    folder = path.parent / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    package = folder / "__init__.py"
+    if not package.exists():
+        package.write_text(
+            f'"""Recipes: each declares entries of {LOCK_NAME}, and builds them."""\n'
+        )
+    save(Lock(), path)
+    return path, folder
+
+
 def load_recipe(root: Path, name: str) -> ModuleType:
     """Return the module of a recipe.
 
@@ -85,9 +108,9 @@ def load_recipe(root: Path, name: str) -> ModuleType:
     Raises
     ------
     FileNotFoundError
-        When there is no such recipe.
+        If the recipe is missing.
     RuntimeError
-        When importing it fails.
+        If importing it fails.
     """
     if not (root / FOLDER / f"{name}.py").is_file():
         raise FileNotFoundError(f"no recipe {FOLDER}/{name}.py beside the lock; write it there")
@@ -110,15 +133,14 @@ def load_module(folder: Path, name: str) -> ModuleType:
     """
     try:
         return importlib.import_module(f"{_package(folder)}.{name.replace('/', '.')}")
-    except (Exception, SystemExit) as error:  # a program of the user: it may raise anything
+    except (Exception, SystemExit) as error:  # a user's program: it may raise anything
         raise RuntimeError(explained(error, folder, name)) from error
 
 
 def _package(folder: Path) -> str:
-    """Return the name under which the modules of a folder are imported: each folder has its own.
+    """Return the name under which the modules of a folder are imported; each folder has another.
 
-    Under the one name `recipes` a second lock in the same process would get the modules of the
-    first.
+    Under the name `recipes` a second lock in the same process would get the modules of the first.
     """
     folder = folder.resolve()
     name = f"{folder.name}_{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
@@ -136,7 +158,7 @@ def _package(folder: Path) -> str:
 
 
 def explained(error: BaseException, folder: Path, name: str) -> str:
-    """Return where in a folder an error was raised, and its text, in one line."""
+    """Return the place in a folder that raised an error, and its text, in one line."""
     place, trace = f"{folder.name}/{name}.py: ", error.__traceback__
     while trace:
         file = Path(trace.tb_frame.f_code.co_filename)
@@ -145,53 +167,55 @@ def explained(error: BaseException, folder: Path, name: str) -> str:
         trace = trace.tb_next
     text = " ".join(str(error).split())
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == folder.name:
-        text += f"; import what lies in {folder.name}/ with a dot: from ._name import ..."
+        text += f"; import modules of {folder.name}/ with a dot: from ._name import ..."
     named = isinstance(error, ValueError | OSError | RuntimeError) and text
     return place + (text if named else f"{type(error).__name__}: {text}".rstrip(": "))
 
 
 def declared(root: Path) -> list[Entry]:
-    """Return what all recipes declare, as the lock will hold it.
+    """Return the entries that all recipes declare, as they will be in the lock.
 
     Raises
     ------
     RuntimeError
-        When a recipe cannot be imported or `entries()` fails.
+        If a recipe cannot be imported or `entries()` fails.
     LockfileError
-        When it declares what no lock can hold; the message names recipe and entry.
+        If an entry is invalid; the message names recipe and entry.
+    ValueError
+        If two recipes declare an entry, or one declares a result.
     """
-    found: dict[Key, Entry] = {}
+    entries: dict[Key, Entry] = {}
     for path in sorted((root / FOLDER).glob("*.py")):
         if path.stem.startswith("_"):
             continue
         for entry in _entries(load_recipe(root, path.stem), root, path.stem):
             checked = _checked(entry, f"{FOLDER}/{path.name}")
-            if twin := found.get(checked.key):
+            if twin := entries.get(checked.key):
                 raise ValueError(
                     f"{FOLDER}/{path.name}: declares {checked.name} ({checked.scale}), which "
-                    f"{FOLDER}/{twin.recipe}.py declares too; an entry has one declaration"
+                    f"{FOLDER}/{twin.recipe}.py declares, too; declare an entry once"
                 )
-            found[checked.key] = checked
-    return list(found.values())
+            entries[checked.key] = checked
+    return list(entries.values())
 
 
 def _entries(module: ModuleType, root: Path, name: str) -> list[Any]:
     if not hasattr(module, "entries"):
         raise RuntimeError(
-            f"{FOLDER}/{name}.py: no function entries(); declare what it builds, or begin its "
-            "name with an underscore"
+            f"{FOLDER}/{name}.py: no function entries(); write one, or begin the name of the "
+            "module with an underscore"
         )
     try:
         return list(module.entries())
-    except (Exception, SystemExit) as error:  # somebody's program
+    except (Exception, SystemExit) as error:  # a user's program
         raise RuntimeError(explained(error, root / FOLDER, name)) from error
 
 
 def _checked(entry: Any, where: str) -> Entry:
-    """Return an entry as it comes back from a lock: tuples as lists, defaults filled, all types right."""
+    """Return an entry as it is read from a lock: tuples as lists, with defaults, types checked."""
     if not isinstance(entry, Entry):
         text = f"{where}: entries() gave {entry!r}; expected Entry objects"
-        raise RuntimeError(text)  # noqa: TRY004 - the recipe's fault, not of whoever calls
+        raise RuntimeError(text)  # noqa: TRY004 - an error of the recipe
     where = f"{where}: entry {entry.name!r}"
     checked: Entry = read(where, Entry, plain(entry))
     if checked.metrics or checked.environment or checked.file.sha256:

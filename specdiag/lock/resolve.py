@@ -1,4 +1,4 @@
-"""What recipes declare now -> the entries of the lock, and replicates of another seed."""
+"""Declarations of the recipes -> entries of the lock, and replicates of another seed."""
 
 import json
 import re
@@ -14,26 +14,26 @@ from specdiag.lock.lockfile import declaration_digest, exclusive, load, save
 from specdiag.lock.relations import ordered
 
 _RECORDED = {"params", "file", "metrics", "environment"}
-LOST = "; what was recorded of it is dropped"
+LOST = "; its record is dropped"
 
 
 def resolve(
     lock: Lock, declarations: Iterable[Entry], names: Iterable[str] = ()
 ) -> tuple[Lock, list[str]]:
-    """Return the lock with what the recipes declare now, and a line for every entry that changed.
+    """Return the lock with the current declarations, and a line for every entry that changed.
 
-    What was recorded of an entry (file, metrics, environment) stays while its declaration has the same
-    digest; of another one it says nothing.
+    The record of an entry (file, metrics, environment) is kept if its declaration has the same
+    digest as before, and dropped otherwise.
 
     Parameters
     ----------
     names : iterable of str
-        Only entries of these names are resolved; all by default.
+        Resolve only entries of these names; all by default.
 
     Raises
     ------
     ValueError
-        When a name is neither declared nor in the lock.
+        If a name is neither declared nor in the lock.
     """
     old = {e.key: e for e in lock.entries}
     new = {e.key: e for e in declarations}
@@ -58,11 +58,16 @@ def resolve(
 
 
 def replicate(path: Path, scale: Scale, seed: int, *, write: bool) -> tuple[Path, Lock, list[str]]:
-    """Return a lock of the same entries trained from another seed, its path, and what changed in it.
+    """Return the path of the lock of another seed, that lock, and a line for every change of it.
 
-    It lies beside the lock, checkpoints.seed-43.lock for seed 43, with files under checkpoints/seed-43, and
-    is written or renewed: what was recorded in it stays as with `resolve`. It has the entries of the scale,
-    and of any that it had before. Nothing of a replicate can be fetched.
+    For seed 43 it is checkpoints.seed-43.lock, beside the lock, with files under
+    checkpoints/seed-43. Its records are kept as by `resolve`. It has the same entries of this
+    scale, and of any scale that it had before. Replicates have no source.
+
+    Parameters
+    ----------
+    write : bool
+        Whether to write the lock, or only to return it.
     """
     target = path.with_name(f"{path.stem}.seed-{seed}.lock")
     with exclusive(target) if write else nullcontext():
@@ -76,19 +81,19 @@ def replicate(path: Path, scale: Scale, seed: int, *, write: bool) -> tuple[Path
 
 
 def origin(path: Path) -> tuple[str, str] | None:
-    """Return the name of the lock of which this one is the replicate, and its seed; None for another."""
-    found = re.fullmatch(r"(.+)\.seed-(\d+)\.lock", path.name)
-    return (f"{found[1]}.lock", found[2]) if found else None
+    """Return the name of the lock that this lock of a seed replicates, and the seed, else None."""
+    match = re.fullmatch(r"(.+)\.seed-(\d+)\.lock", path.name)
+    return (f"{match[1]}.lock", match[2]) if match else None
 
 
 def is_seeded(entry: Entry) -> bool:
-    """Return whether a replicate of an entry differs from it: by `params.training.seed`."""
+    """Return whether an entry has `params.training.seed`, which its replicates change."""
     training = entry.params.get("training")
     return isinstance(training, dict) and "seed" in training
 
 
 def _reseeded(entry: Entry, seed: int) -> Entry:
-    """Return the declaration with another `params.training.seed` where it has one."""
+    """Return the declaration with another `params.training.seed` if it has one."""
     params = entry.params
     if is_seeded(entry):
         params = {**params, "training": {**params["training"], "seed": seed}}
@@ -104,7 +109,7 @@ def _reseeded(entry: Entry, seed: int) -> Entry:
 
 
 def _merged(new: Entry, old: Entry) -> Entry:
-    """Return a declaration with what was recorded of it."""
+    """Return a declaration with its record, if that is of the same declaration."""
     recorded = {i.id: i for i in old.inputs}
     inputs = tuple(_or_recorded(i, recorded.get(i.id)) for i in new.inputs)
     merged = replace(new, inputs=inputs, source=_or_recorded(new.source, old.source))
@@ -117,23 +122,23 @@ def _merged(new: Entry, old: Entry) -> Entry:
 
 
 def _or_recorded(new: Any, old: Any) -> Any:
-    """Return a source or input with the recorded commit, hash and size where it declares none."""
+    """Return a source or input with the recorded commit, hash and size that it does not declare."""
     if new is None or old is None:
         return new
     names = [name for name in ("commit", "sha256", "size") if hasattr(new, name)]
     bare = dict.fromkeys(names)
-    found = {n: getattr(old, n) if getattr(new, n) is None else getattr(new, n) for n in names}
+    merged = {n: getattr(old, n) if getattr(new, n) is None else getattr(new, n) for n in names}
     declares_another = any(getattr(new, n) not in (None, getattr(old, n)) for n in names)
     if replace(new, **bare) != replace(old, **bare) or declares_another:
         return new
-    return replace(new, **found)
+    return replace(new, **merged)
 
 
 def _without_orphaned_records(
     entries: tuple[Entry, ...], old: Mapping[Key, Entry]
 ) -> tuple[Entry, ...]:
-    """Return the entries, those without a record that descend from one whose record was dropped."""
-    found: dict[Key, Entry] = {}
+    """Return the entries without the records of descendants of one whose record was dropped."""
+    result: dict[Key, Entry] = {}
     dropped: set[Key] = set()
     for entry in entries:
         parent = entry.parent and (entry.parent.name, entry.scale)
@@ -143,8 +148,8 @@ def _without_orphaned_records(
             entry = replace(entry, parent=start, file=bare, metrics={}, environment={})  # noqa: PLW2901
         if entry.key in old and old[entry.key].metrics and not entry.metrics:
             dropped.add(entry.key)
-        found[entry.key] = entry
-    return tuple(found.values())
+        result[entry.key] = entry
+    return tuple(result.values())
 
 
 def _change(key: Key, old: Entry | None, new: Entry | None) -> str:
@@ -163,10 +168,10 @@ def _change(key: Key, old: Entry | None, new: Entry | None) -> str:
         for k in sorted(old.params.keys() | new.params.keys())
         if not _same(old.params.get(k), new.params.get(k))
     ]
-    what = ", ".join(fields + params) or "its parent's declaration"
-    return f"changed {label}: {what}" + LOST * (had_record and not new.metrics)
+    changes = ", ".join(fields + params) or "its parent's declaration"
+    return f"changed {label}: {changes}" + LOST * (had_record and not new.metrics)
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Return whether two plain values are written the same: 1, 1.0 and true are not."""
+    """Return whether two plain values are written in the same way; 1, 1.0 and true are not."""
     return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)

@@ -1,46 +1,74 @@
-"""Names and digests of the files beside a checkpoint."""
+"""Files beside a checkpoint: their names, their digests, and which of them are kept.
+
+Beside NAME.ckpt, whose SHA-256 begins with DIGEST, lie
+
+- NAME.ckpt.DIGEST.json, its receipt (`specdiag.obtain.state`);
+- NAME.ckpt.DIGEST.nc, the Dataset of its spectra;
+- NAME.ckpt.TABLE, each CSV or JSON file that its recipe left, such as ``evaluation.json``;
+- NAME.ckpt.BUILD.run, the folder of an unfinished build.
+"""
 
 import functools
 import glob
 import hashlib
+import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-
-def receipt_path(path: Path, sha256: str) -> Path:
-    """Return where the receipt of a checkpoint lies: beside it, named after its content."""
-    return path.with_name(f"{path.name}.{sha256[:16]}.json")
+_log = logging.getLogger(__name__)
 
 
-def receipts(path: Path) -> Iterator[Path]:
-    """Return the receipts beside a file: its own, and those of files before it or to come."""
-    return path.parent.glob(f"{glob.escape(path.name)}.{'[0-9a-f]' * 16}.json")
+def receipt_path(target: Path, sha256: str) -> Path:
+    """Return the path of the receipt of a checkpoint with this SHA-256."""
+    return target.with_name(f"{target.name}.{sha256[:16]}.json")
+
+
+def receipts(target: Path) -> Iterator[Path]:
+    """Return all receipts beside a checkpoint: its own, and those of earlier and later files."""
+    return target.parent.glob(f"{glob.escape(target.name)}.{'[0-9a-f]' * 16}.json")
+
+
+def spectra_path(target: Path) -> Path:
+    """Return the path of the Dataset of a checkpoint's spectra."""
+    return target.with_name(f"{target.name}.{sha256_of(target)[:16]}.nc")
+
+
+def table_path(target: Path, name: str) -> Path:
+    """Return the path of a table that the recipe of a checkpoint left under `name`."""
+    return target.with_name(f"{target.name}.{name}")
+
+
+def build_folder(target: Path, declaration: str, parent: str | None) -> Path:
+    """Return the folder of a build: the same one if it is resumed from the same parent."""
+    digest = hashlib.sha256(f"{declaration} {parent}".encode()).hexdigest()
+    return target.with_name(f"{target.name}.{digest[:16]}.run")
+
+
+def finished_path(folder: Path) -> Path:
+    """Return the path of the copy of the receipt in the folder of a finished build."""
+    return folder / "receipt"
 
 
 def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal digits; read again only when it has changed."""
+    """Return the SHA-256 of a file, in hexadecimal digits; read again only if it has changed."""
     status = path.stat()
     return _sha256_of(path, (status.st_size, status.st_mtime_ns, status.st_ino))
 
 
 @functools.lru_cache(maxsize=4096)
-def _sha256_of(path: Path, stamp: tuple[int, int, int]) -> str:  # noqa: ARG001 - the key of the cache
+def _sha256_of(path: Path, stamp: tuple[int, int, int]) -> str:  # noqa: ARG001 - part of the key
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def spectra_path(target: Path) -> Path:
-    """Return where the Dataset of a checkpoint's spectra lies: beside it, named after its content."""
-    return target.with_name(f"{target.name}.{sha256_of(target)[:16]}.nc")
-
-
 def attach_spectra(target: Path) -> Path:
-    """Return the file with the Dataset of a checkpoint's spectra, written now where it lacks.
+    """Return the file with the Dataset of a checkpoint's spectra; write it if it is missing.
 
     Raises
     ------
     ValueError
-        When there is none to write: the checkpoint has no matrix.
+        If the file is not a checkpoint, or has no matrix.
     """
     from specdiag.dataset.netcdf import save_spectra
     from specdiag.dataset.spectra import alpha
@@ -49,3 +77,55 @@ def attach_spectra(target: Path) -> Path:
     if not path.exists():
         save_spectra(alpha(target), path)
     return path
+
+
+def is_complete(target: Path) -> bool:
+    """Return whether `complete` has nothing to do.
+
+    The folder of a build that is in progress counts as unfinished, too.
+    """
+    return not _build_folders(target) and (not target.is_file() or spectra_path(target).exists())
+
+
+def complete(target: Path) -> None:
+    """Keep the tables and spectra of a published checkpoint, and remove the folders of all builds.
+
+    The caller holds the file lock of the entry.
+    """
+    keep_tables(target)
+    for folder in _build_folders(target):
+        shutil.rmtree(folder)
+    if target.is_file():
+        try:
+            attach_spectra(target)
+        except ValueError as error:
+            _log.warning("%s: no spectra: %s", target.name, error)
+        for old in target.parent.glob(f"{glob.escape(target.name)}.*.nc"):
+            if old != spectra_path(target):
+                old.unlink()
+
+
+def keep_tables(target: Path) -> None:
+    """Move the tables of the build that was published beside it, and remove the build's folder.
+
+    The caller holds the file lock of the entry.
+    """
+    for folder in _build_folders(target):
+        if _is_published(target, folder):
+            for file in (*folder.glob("*.csv"), *folder.glob("*.json")):
+                file.replace(table_path(target, file.name))
+            shutil.rmtree(folder)
+
+
+def _build_folders(target: Path) -> list[Path]:
+    return list(target.parent.glob(f"{glob.escape(target.name)}.*.run"))
+
+
+def _is_published(target: Path, folder: Path) -> bool:
+    """Return whether the file of a build was published: moved away, and its receipt beside it."""
+    receipt = finished_path(folder)
+    return (
+        receipt.is_file()
+        and not (folder / target.name).exists()
+        and any(receipt.read_bytes() == other.read_bytes() for other in receipts(target))
+    )

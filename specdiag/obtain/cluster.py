@@ -1,13 +1,14 @@
-"""Spreads work over a Ray cluster: the entries of a plan, children after their parents, or many files.
+"""Run work on a Ray cluster: the entries of a plan, children after their parents, or many files.
 
-What a task leaves are files with receipts, on a file system that all nodes share: Ray may kill it, retry it
-elsewhere and repeat it. A task that is retried goes on where the last one was, as an interrupted run does.
+The results of a task are files with receipts, on a file system that all nodes share, so Ray may
+kill a task, retry it on another node and repeat it. A retried task resumes from the last saved
+state, as an interrupted run does.
 """
 
 import functools
+import json
 import logging
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -16,67 +17,60 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from specdiag.lock.entry import Entry, Key
-from specdiag.obtain.build import TERMINATED, Outcome, attempt, skipped, waits
+from specdiag.obtain.build import Outcome, Settings, make, skipped_for_parent, waits_for_parent
+from specdiag.obtain.job import TERMINATED
 from specdiag.obtain.plan import Step
 
 Job = TypeVar("Job")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
-def work(
-    path: Path,
-    steps: Sequence[Step],
-    *,
-    address: str | None,
-    force: set[Key],
-    prefer: str,
-    options: Mapping[str, Any],
-    debug: bool = False,
+def run(
+    path: Path, steps: Sequence[Step], settings: Settings, *, address: str | None
 ) -> Iterator[Outcome]:
-    """Do the steps of a plan on a cluster; yield what became of each, when it is done.
+    """Do the steps of a plan on a cluster; yield the outcome of each as soon as it is done.
 
     Parameters
     ----------
     path : Path
-        Of the lock, where every node finds it.
+        The lock, at the same path on every node.
     address : str or None
-        Of a cluster, or 'auto' for the one that this machine belongs to; by default Ray is started here.
-    force, prefer, options, debug
-        As in `specdiag.obtain.build.work`.
+        Address of a cluster, or 'auto' for the cluster that this machine belongs to; by default
+        Ray is started here.
 
     Raises
     ------
     RuntimeError
-        When Ray is not installed or cannot be started.
+        If Ray is not installed or cannot be started.
     ConnectionError
-        When nobody listens at the address.
+        If no process listens at the address.
     """
     stack = ExitStack()
-    ray = stack.enter_context(_connected(address))  # now, not when the first outcome is asked for
-    return _disconnected(stack, _worked(ray, path, steps, force, prefer, options, debug))
+    ray = stack.enter_context(_connected(address))  # now, not when the first outcome is read
+    return _closing(stack, _outcomes(ray, path, steps, settings))
 
 
-def each(
-    function: Callable[[Job], Found], jobs: Sequence[Job], *, address: str | None
-) -> Iterator[Callable[[], Found]]:
-    """Yield, for each job in order, what waits for its result; an error of the function is raised there.
+def map(  # noqa: A001 - as the built-in, for functions that run on a cluster
+    function: Callable[[Job], Result], jobs: Sequence[Job], *, address: str | None
+) -> Iterator[Callable[[], Result]]:
+    """Yield, for each job in order, a function that waits for its result or raises its error.
 
     Parameters
     ----------
     function : callable
-        Of a module that every node has, as are what it is given and what it returns.
+        From a module that every node can import; arguments and results, too.
     address : str or None
-        As in `work`.
+        As in `run`.
 
     Raises
     ------
     RuntimeError, ConnectionError
-        As in `work`.
+        As in `run`.
     """
     with _connected(address) as ray:
         task = ray.remote(num_cpus=1)(_applied)
@@ -84,7 +78,7 @@ def each(
             yield functools.partial(_result, ray, ref)
 
 
-def _applied(function: Callable[[Job], Found], job: Job) -> Found:
+def _applied(function: Callable[[Job], Result], job: Job) -> Result:
     return function(job)
 
 
@@ -95,45 +89,38 @@ def _result(ray: Any, ref: Any) -> Any:
         raise error.cause from None
 
 
-def _disconnected(stack: ExitStack, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
-    """Yield the outcomes, then disconnect. What Ray prints meanwhile does not mix with results."""
-    with stack, redirect_stdout(sys.stderr):
+def _closing(stack: ExitStack, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    with stack:
         yield from outcomes
 
 
-def _worked(
-    ray: Any,
-    path: Path,
-    steps: Sequence[Step],
-    force: set[Key],
-    prefer: str,
-    options: Mapping[str, Any],
-    debug: bool,
-) -> Iterator[Outcome]:
+def _outcomes(ray: Any, path: Path, steps: Sequence[Step], settings: Settings) -> Iterator[Outcome]:
     task = ray.remote(max_retries=3)(_task)
     done, running, pending = dict[Key, Outcome](), dict[Any, Step](), list(steps)
     while pending or running:
         unfinished = [*pending, *running.values()]
-        for step in [s for s in pending if not waits(s.entry, unfinished)]:
+        for step in [s for s in pending if not waits_for_parent(s.entry, unfinished)]:
             pending.remove(step)
-            if found := skipped(step.entry, done):
-                done[step.entry.key] = found
-                yield found
+            if skipped := skipped_for_parent(step.entry, done):
+                done[step.entry.key] = skipped
+                yield skipped
                 continue
-            sized = task.options(name=step.entry.name, **_resources(ray, step, options))
-            how = (step.entry.key in force, prefer, options, debug)
-            running[sized.remote(path, step, *how)] = step
+            sized = task.options(name=step.entry.name, **_resources(ray, step, settings.options))
+            running[sized.remote(path, step, settings)] = step
         if running:
             (ref,), _ = ray.wait(list(running))
             step = running.pop(ref)
-            done[step.entry.key] = _outcome(ray, ref, step.entry, debug)
+            done[step.entry.key] = _outcome(ray, ref, step.entry, settings.debug)
             yield done[step.entry.key]
 
 
 @contextmanager
 def _connected(address: str | None) -> Iterator[Any]:
-    """Yield the module `ray`, connected; SIGTERM becomes SystemExit(143), where Ray's own aborts with a dump."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
+    """Yield the module `ray`, connected to a cluster.
+
+    SIGTERM raises SystemExit(143); Ray's own handler aborts with a dump.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send no usage statistics
     _probe(address)
     before, stopped = signal.getsignal(signal.SIGTERM), list[bool]()
     in_main = threading.current_thread() is threading.main_thread()
@@ -150,7 +137,7 @@ def _connected(address: str | None) -> Iterator[Any]:
 
     def stop(*_: object) -> NoReturn:
         stopped.append(True)
-        raise KeyboardInterrupt  # the only one that Ray lets through while it waits
+        raise KeyboardInterrupt  # the only exception that Ray lets through while it waits
 
     if in_main:
         signal.signal(signal.SIGTERM, stop)
@@ -167,7 +154,7 @@ def _connected(address: str | None) -> Iterator[Any]:
 
 
 def _probe(address: str | None) -> None:
-    """Raise ConnectionError when nobody listens at an address: Ray would try for a quarter of an hour."""
+    """Raise ConnectionError if no process listens at an address: Ray would try for 15 minutes."""
     if address in (None, "auto"):
         return
     host, _, port = str(address).rpartition(":")
@@ -175,13 +162,13 @@ def _probe(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError:
         raise ConnectionError(
-            f"no Ray cluster at {address}; start one with `ray start --head`, or leave out --address to "
-            "use this machine alone"
+            f"no Ray cluster at {address}; start one with `ray start --head`, or leave out "
+            "--address to use this machine alone"
         ) from None
 
 
 def _n_devices(step: Step, options: Mapping[str, Any]) -> int:
-    """Return how many processes train an entry; one makes it in another way."""
+    """Return the number of processes that train an entry; 1 if it is fetched or evaluated."""
     if step.entry.kind == "evaluation" or step.action == "fetch":
         return 1
     training = step.entry.params.get("training")
@@ -190,9 +177,9 @@ def _n_devices(step: Step, options: Mapping[str, Any]) -> int:
 
 
 def _resources(ray: Any, step: Step, options: Mapping[str, Any]) -> dict[str, float]:
-    """Return what an entry takes: a GPU a device at paper scale, else a core, as far as a node has them.
+    """Return the GPUs (paper scale) or cores that an entry reserves: one per device.
 
-    What no node has would be waited for for ever; the recipe says what it lacks.
+    No more than the largest node has: Ray would wait for ever. The recipe refuses too few GPUs.
     """
     n = _n_devices(step, options)
     kind = "GPU" if step.entry.scale == "paper" and step.action != "fetch" else "CPU"
@@ -206,41 +193,41 @@ def _outcome(ray: Any, ref: Any, entry: Entry, debug: bool) -> Outcome:
     except ray.exceptions.RayError as error:
         if debug:
             raise
-        text = "its worker or node died four times; run it without --engine ray to see why"
+        text = "its worker or node died four times; run it without --engine ray to see the reason"
         if isinstance(error, ray.exceptions.RayTaskError):
             text = f"{type(error.cause).__name__}: {' '.join(str(error.cause).split())}"
         return Outcome(entry, "failed", text)
 
 
-def _task(
-    path: Path, step: Step, forced: bool, prefer: str, options: Mapping[str, Any], debug: bool
-) -> Outcome:
-    """Return what became of an entry, on whatever node this runs."""
+def _task(path: Path, step: Step, settings: Settings) -> Outcome:
+    """Make an entry on the node on which this runs; return the outcome."""
     logging.basicConfig(format="specdiag: %(message)s")
     logging.getLogger("specdiag").setLevel(logging.INFO)
     if not path.is_file():
-        text = (
-            f"{os.uname().nodename} does not see {path}; nodes need a file system that they share"
-        )
+        node = os.uname().nodename
+        text = f"{node} has no file {path}; all nodes need a shared file system"
         return Outcome(step.entry, "failed", text)
-    if _n_devices(step, options) > 1:
-        return _in_process_of_its_own(path, step.entry, forced, prefer, options)
-    while (found := attempt(path, step.entry, forced, prefer, options, debug=debug)) is None:
+    forced = step.entry.key in settings.force
+    if _n_devices(step, settings.options) > 1:
+        return _in_own_process(path, step.entry, settings, forced)
+    while (outcome := make(path, step.entry, settings, forced=forced)) is None:
         forced = False  # another process makes it, and may take long
         time.sleep(1.0)
-    return found
+    return outcome
 
 
-def _in_process_of_its_own(
-    path: Path, entry: Entry, forced: bool, prefer: str, options: Mapping[str, Any]
-) -> Outcome:
-    """Return what the command line says became of an entry: within Ray's workers Lightning hangs."""
-    flags = [f"--{key}" if value is True else f"--{key}={value}" for key, value in options.items()]
+def _in_own_process(path: Path, entry: Entry, settings: Settings, forced: bool) -> Outcome:
+    """Train an entry in a process of its own, as Lightning hangs in a worker of Ray."""
+    flags = [f"--{k}" if v is True else f"--{k}={v}" for k, v in settings.options.items()]
     command = [sys.executable, "-m", "specdiag", "train", entry.name, f"--scale={entry.scale}"]
-    command += [f"--lock={path}", f"--prefer={prefer}", *flags, *["--force"] * forced]
-    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
-    for line in ran.stdout.splitlines():
-        word, *rest = re.split(" {2,}", line, maxsplit=3)
-        if rest[:2] == [entry.name, entry.scale]:
-            return Outcome(entry, word, "".join(rest[2:]))
-    return Outcome(entry, "failed", f"its process ended with status {ran.returncode}")
+    command += [f"--lock={path}", f"--prefer={settings.prefer}", "--json"]
+    command += [*flags, *["--force"] * forced]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)  # noqa: S603
+    try:
+        rows = json.loads(done.stdout)["checkpoints"]
+    except ValueError:  # it was killed, or refused the command
+        rows = []
+    for row in rows:
+        if (row["name"], row["scale"]) == entry.key:
+            return Outcome(entry, row["outcome"], row["text"])
+    return Outcome(entry, "failed", f"its process ended with status {done.returncode}")

@@ -1,7 +1,7 @@
-"""An address -> its bytes, written to an open file: over breaks, redirects and failing servers.
+"""A URL -> its bytes in an open file, after breaks, redirects and errors of servers.
 
-A download that was cut off goes on where the file ends (RFC 9110, sections 13 and 14). Whether the
-pieces belong together is told by the server's validator, and in the end by the sha256.
+A download that was cut off resumes at the end of the file (RFC 9110, sections 13 and 14). The
+server's validator shows whether the pieces belong together, and in the end the sha256 does.
 """
 
 import os
@@ -23,15 +23,15 @@ T = TypeVar("T")
 Progress = Callable[[int, int | None], object]
 
 PAUSES = (1.0, 4.0, 16.0)  # seconds before the second, third and fourth attempt
-LONGEST_PAUSE = 60.0  # of what Retry-After asks for
+LONGEST_PAUSE = 60.0  # seconds; a longer Retry-After is cut
 MAX_REDIRECTS = 10
 COPY_BYTES = 2**20
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
-CHANGED = "it changed at its source: ask who publishes it, or record it anew"
-HUB_LOGIN = "set HF_TOKEN or run 'hf auth login' for an account that may read it"
-URL_LOGIN = "download it by hand and name it by a file:// URL"
-HUB_ERRORS = {  # by the header X-Error-Code
+CHANGED = "the source has changed: ask its publisher, or record the new file"
+HUB_LOGIN = "set HF_TOKEN or run 'hf auth login' for an account with access"
+URL_LOGIN = "download the file by hand and give its file:// URL"
+HUB_ERRORS = {  # keys: values of the header X-Error-Code
     "RepoNotFound": f"no such repository, or a private one; check its name, or {HUB_LOGIN}",
     "GatedRepo": f"a gated repository; ask for access on its page, then {HUB_LOGIN}",
     "RevisionNotFound": "no such revision; check the name of the branch, tag or commit",
@@ -41,33 +41,33 @@ ERROR_TYPES = {401: PermissionError, 403: PermissionError, 404: FileNotFoundErro
 
 
 class ChecksumError(ValueError):
-    """Bytes that are not the recorded ones."""
+    """Bytes that differ from the recorded ones."""
 
 
 class Wanted(NamedTuple):
-    """What is to be fetched, as far as it is known."""
+    """Name, known hash and known size of a file to fetch."""
 
-    where: str  # how messages name it
+    where: str  # its name in messages
     sha256: str | None
     size: int | None
-    login: str  # what to do when access is denied
+    login: str  # advice if access is denied
 
     def check(self, *, sha256: str | None = None, size: int | None = None, advice: str) -> None:
-        """Raise ChecksumError when what was found is not what was recorded."""
-        for name, found, recorded in (("size", size, self.size), ("sha256", sha256, self.sha256)):
-            if None not in (found, recorded) and found != recorded:
-                text = f"{name} is {found}, recorded is {recorded}"
+        """Raise ChecksumError if a size or hash differs from the recorded one."""
+        for name, actual, recorded in (("size", size, self.size), ("sha256", sha256, self.sha256)):
+            if None not in (actual, recorded) and actual != recorded:
+                text = f"{name} is {actual}, recorded is {recorded}"
                 raise ChecksumError(f"{self.where}: {text}; {advice}")
 
 
 class Address(NamedTuple):
-    """Where to ask, and how."""
+    """A URL, and the client that requests it."""
 
     client: "httpx2.Client"
     url: str
     headers: dict[str, str]
-    timeout: float  # seconds without an answer or a byte until a connection counts as broken
-    plain_host: str | None = None  # may be reached by plain http, as this machine may
+    timeout: float  # seconds without an answer or a byte after which a connection is broken
+    plain_host: str | None = None  # host that is allowed by plain http, as this machine is
 
 
 def download(
@@ -77,14 +77,14 @@ def download(
     progress: Progress | None,
     sleep: Callable[[float], object],
 ) -> None:
-    """Write what is missing of a file to the end of `part`, opened for appending.
+    """Write the missing bytes of a file to the end of `part`, opened for appending.
 
     Raises
     ------
     ChecksumError
-        When the server has another size than is wanted.
+        If the server has a file of another size.
     OSError, ValueError
-        When it cannot be had: see `patiently`.
+        If it cannot be fetched: see `patiently`.
     """
     validator: dict[str, str] = {}
     receive = partial(_receive, part, want, at, validator, progress)
@@ -98,18 +98,18 @@ def download(
 
 
 def find_local(url: str, where: str) -> File:
-    """Return the regular file of this machine that a file URL names."""
+    """Return the regular file on this machine that a file URL names."""
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
         raise ValueError(f"{where}: expected file:///path/to/file on this machine")
     path = Path(url2pathname(parts.path))
     if not (path.is_file() and os.access(path, os.R_OK)):
-        raise FileNotFoundError(f"{where}: no file that can be read; check the path")
+        raise FileNotFoundError(f"{where}: no readable file; check the path")
     return find_file(path)
 
 
 def copy(source: File, part: BinaryIO, progress: Progress | None) -> None:
-    """Write a local file to `part` in place of what is there."""
+    """Write a local file to `part`, in place of its content."""
     part.truncate(0)
     with open_file(source) as file:
         while chunk := file.read(COPY_BYTES):
@@ -125,7 +125,7 @@ def _receive(
     validator: dict[str, str],
     progress: Progress | None,
 ) -> bool:
-    """Write the rest of a file to the end of `part`; False if it must be fetched from its beginning."""
+    """Write the rest of a file to `part`; return False if it must start at the first byte."""
     done = part.seek(0, os.SEEK_END)
     if done and not (want.sha256 or validator):
         return False
@@ -155,7 +155,7 @@ def _receive(
 
 @contextmanager
 def _answer(at: Address, want: Wanted, ranged: dict[str, str]) -> Iterator["httpx2.Response"]:
-    """Send a request and follow its redirects, each of them checked; a token stays at its host."""
+    """Send a request and follow checked redirects; a token is sent only to its own host."""
     import httpx2
 
     headers = {**at.headers, "Accept-Encoding": "identity", **ranged}
@@ -171,7 +171,7 @@ def _answer(at: Address, want: Wanted, ranged: dict[str, str]) -> Iterator["http
 
 
 def check_url(url: "httpx2.URL", where: str, plain_host: str | None = None) -> None:
-    """Raise ValueError if anyone on the way could change what comes from `url`."""
+    """Raise ValueError if others on the network could change the bytes of `url`."""
     if url.scheme == "https" or (url.scheme == "http" and url.host in {*LOOPBACK, plain_host}):
         return
     place = shown(f"{url.scheme}://{url.host}", quote=False)
@@ -185,12 +185,12 @@ def _check_answer(response: "httpx2.Response", want: Wanted, expected: set[int])
     if response.status_code not in expected:
         raise httpx2.HTTPStatusError("", request=response.request, response=response)
     if response.headers.get("Content-Type", "").startswith("text/html"):
-        text = "the answer is an HTML page instead of the file, perhaps to log in"
+        text = "the answer is an HTML page instead of the file, perhaps a login page"
         raise ValueError(f"{want.where}: {text}; {want.login}")
 
 
 def _remember(headers: "httpx2.Headers", validator: dict[str, str]) -> None:
-    """Keep what tells that the file is still the same: RFC 9110, section 13.1.5."""
+    """Keep the validator that shows whether the file has changed: RFC 9110, section 13.1.5."""
     validator.clear()
     etag, date = headers.get("ETag", "W/"), headers.get("Last-Modified")
     if not etag.startswith("W/"):
@@ -205,9 +205,9 @@ def patiently(
     sleep: Callable[[float], object],
     reached: Callable[[], int] = lambda: 0,
 ) -> T:
-    """Return what `attempt` returns; errors that pass are given four attempts.
+    """Return the result of `attempt`; temporary errors are given four attempts.
 
-    Four more are given whenever `reached`, the bytes that have arrived, has grown.
+    Four more are given whenever `reached()`, the number of bytes that have arrived, has grown.
 
     Raises
     ------
@@ -224,15 +224,15 @@ def patiently(
         except httpx2.HTTPError as error:
             tries, best = (1, reached()) if reached() > best else (tries + 1, best)
             response = getattr(error, "response", None)
-            passes = _passes(error, response)
-            if not passes or tries > len(PAUSES):
-                raise _explained(error, response, want, passes, tries) from None
+            is_temporary = _is_temporary(error, response)
+            if not is_temporary or tries > len(PAUSES):
+                raise _explained(error, response, want, is_temporary, tries) from None
             asked = "" if response is None else response.headers.get("Retry-After", "")
             pause = min(float(asked), LONGEST_PAUSE) if asked.isdecimal() else 0.0
             sleep(max(PAUSES[tries - 1], pause))
 
 
-def _passes(error: "httpx2.HTTPError", response: "httpx2.Response | None") -> bool:
+def _is_temporary(error: "httpx2.HTTPError", response: "httpx2.Response | None") -> bool:
     import httpx2
 
     if response is None:
@@ -244,10 +244,10 @@ def _explained(
     error: "httpx2.HTTPError",
     response: "httpx2.Response | None",
     want: Wanted,
-    passes: bool,
+    is_temporary: bool,
     tries: int,
 ) -> OSError:
-    """Return an error of Python in one line: what, where, what to do."""
+    """Return an error of Python with one line: place, problem and advice."""
     import httpx2
 
     again = f"after {tries} attempts; try again later"
@@ -255,16 +255,16 @@ def _explained(
         status = response.status_code
         if status in (401, 403):
             why = f"access denied; {want.login}"
-        elif passes:
-            why = f"the server fails, {again}"
+        elif is_temporary:
+            why = f"the server failed, {again}"
         else:
-            why = "the server has no such file; check the address"
+            why = "the server has no such file; check the URL"
         why = HUB_ERRORS.get(response.headers.get("X-Error-Code", ""), why)
         return ERROR_TYPES.get(status, OSError)(f"{want.where}: HTTP {status}: {why}")
     if isinstance(error, httpx2.TimeoutException):
         return TimeoutError(f"{want.where}: the server does not answer, {again}")
     if isinstance(error, httpx2.ConnectError):
         return ConnectionError(f"{want.where}: no connection ({printable(str(error))}), {again}")
-    if not passes:
-        return OSError(f"{want.where}: more than {MAX_REDIRECTS} redirects; check the address")
-    return ConnectionError(f"{want.where}: the connection breaks off, {again}")
+    if not is_temporary:
+        return OSError(f"{want.where}: more than {MAX_REDIRECTS} redirects; check the URL")
+    return ConnectionError(f"{want.where}: the connection broke, {again}")

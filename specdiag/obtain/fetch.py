@@ -1,13 +1,13 @@
-"""A file at the Hugging Face hub or behind a URL -> a file whose bytes are the recorded ones.
+"""A file at the Hugging Face hub or behind a URL -> a local file with the recorded bytes.
 
-What arrives is collected in `.NAME.part` beside the target, hashed, synced and renamed: at any time
-the target is the old file or the new one. The part file outlives a broken connection, a full disk and
-a killed process, and the next fetch goes on from there, provided that a sha256 can tell in the end
-whether the pieces belong together. It is locked: of two processes, one waits for the other.
+The bytes are collected in `.NAME.part` beside the target, hashed, synced and renamed: at any time
+the target is the old file or the new one. The part file is kept after a broken connection, a full
+disk or a killed process, and the next fetch resumes from it if a sha256 is known, which shows in
+the end whether the pieces belong together. The part file is locked: a second process waits.
 
-From `huggingface_hub` come the rules of the hub (endpoint, token, offline mode, metadata) and what its
-cache holds. The bytes do not go through its cache: it would keep them twice and unchecked, and forget
-a download that was interrupted.
+The rules of the hub (endpoint, token, offline mode, metadata) and the files in its cache come from
+`huggingface_hub`. The bytes do not go through its cache, which would keep a second, unchecked copy
+and discard an interrupted download.
 """
 
 import fcntl
@@ -39,15 +39,13 @@ from specdiag.obtain.download import (
 )
 from specdiag.wording import shown
 
-__all__ = ["ChecksumError", "Fetched", "fetch_hub", "fetch_url"]
-
-DAMAGED = "nothing was kept; fetch again, and if it stays so, it changed at its source"
+DAMAGED = "nothing was kept; fetch again; if the error stays, the source has changed"
 ONLINE = "fetch once without HF_HUB_OFFLINE"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
-    """A file that is there and verified; `commit` only when it came from a hub."""
+    """A verified local file; `commit` only if it is from a hub."""
 
     path: Path
     sha256: str
@@ -57,7 +55,7 @@ class Fetched:
 
 class _Metadata(NamedTuple):
     commit: str
-    sha256: str | None  # of files in large file storage only
+    sha256: str | None  # only for files in large file storage
     size: int | None
 
 
@@ -74,24 +72,24 @@ def fetch_hub(
     timeout: float = 30.0,
     sleep: Callable[[float], object] = time.sleep,
 ) -> Fetched:
-    """Return a verified file of a model repository, put at `target`.
+    """Fetch a file of a model repository to `target`, verify it and return it.
 
-    A target with the recorded sha256 is kept, and the recorded commit in the cache of
-    `huggingface_hub` is copied, both without a request. Its settings hold: `HF_ENDPOINT`,
-    `HF_HUB_OFFLINE`, `HF_TOKEN`, `HF_HOME`.
+    A target with the recorded sha256 is kept, and the recorded commit is copied from the cache of
+    `huggingface_hub`, both without a request. The settings of `huggingface_hub` apply:
+    `HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_TOKEN`, `HF_HOME`.
 
     Parameters
     ----------
     target : Path
-        Folders above it are made. Another file there is replaced once the new one is verified.
+        Missing folders are created. An existing file is replaced after the new one is verified.
     repo, revision, file : str
         ``owner/name``; branch, tag or commit; path in the repository.
     commit : str or None
-        40 hexadecimal digits, as recorded: the branch may have moved on, the commit is fetched.
-        None, the first time, resolves `revision`, and never from the cache, which may be out of date.
+        40 hexadecimal digits, as recorded; this commit is fetched even if the branch has moved.
+        None, at the first fetch, resolves `revision`, never from the cache, which may be outdated.
     sha256, size : str and int, or None
-        As recorded. What the hub says of a large file is checked before it is fetched, also the
-        first time.
+        As recorded. The hub's own values for a large file are compared before it is fetched, and
+        with the file at the first fetch, too.
     progress : callable, optional
         Called as ``progress(done_bytes, total_bytes)``; the total may be None.
     timeout : float
@@ -102,16 +100,16 @@ def fetch_hub(
     Raises
     ------
     ChecksumError
-        When the file is not the recorded one. The target is as it was.
+        If the file is not the recorded one. The target stays as it was.
     OSError, ValueError
-        When it cannot be had or written. Connections that break and servers that fail are given
-        four attempts, and four more whenever new bytes have arrived.
+        If the file cannot be fetched or written. After a broken connection or an error of the
+        server there are four attempts, and four more whenever new bytes have arrived.
     """
     from huggingface_hub import constants, get_session, hf_hub_url, is_offline_mode
     from huggingface_hub.utils import build_hf_headers
 
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise ValueError(f"{shown(repo)} is no repository of a hub: expected owner/name")
+        raise ValueError(f"{shown(repo)} is not the name of a repository; expected owner/name")
     want = Wanted(f"{repo}/{file}@{commit or revision}", sha256, size, HUB_LOGIN)
     if kept := _kept(target, want):
         return replace(kept, commit=commit)
@@ -119,8 +117,8 @@ def fetch_hub(
         copied = _publish(target, want, lambda part: copy(cached, part, progress))
         return replace(copied, commit=commit)
     if is_offline_mode():
-        lacks = "is not in its cache" if commit and sha256 else "has no recorded commit and sha256"
-        raise OSError(f"{want.where}: huggingface_hub is offline and the file {lacks}; {ONLINE}")
+        why = "is not in its cache" if commit and sha256 else "has no recorded commit and sha256"
+        raise OSError(f"{want.where}: huggingface_hub is offline and the file {why}; {ONLINE}")
 
     def look(at: str) -> _Metadata:
         return patiently(want, lambda: _metadata(repo, file, at, timeout, want.where), sleep)
@@ -142,10 +140,10 @@ def fetch_url(
     timeout: float = 30.0,
     sleep: Callable[[float], object] = time.sleep,
 ) -> Fetched:
-    """Return a verified file behind an https or file URL, put at `target`; as `fetch_hub` does.
+    """Fetch a file behind an https or file URL to `target`, verify it and return it.
 
-    Plain http is for this machine alone: elsewhere anyone on the way could change the bytes, and the
-    first time there is no hash to tell.
+    Parameters and errors are those of `fetch_hub`. Plain http is allowed only on this machine:
+    others on the network could change the bytes, and the first fetch has no hash to compare.
     """
     want = Wanted(shown(url, quote=False, limit=200), sha256, size, URL_LOGIN)
     if kept := _kept(target, want):
@@ -165,7 +163,7 @@ def fetch_url(
 
 
 def _kept(target: Path, want: Wanted) -> Fetched | None:
-    """Return the target when it is already the recorded file."""
+    """Return the target if it is the recorded file already."""
     if want.sha256 is None or not target.is_file():
         return None
     with target.open("rb") as file:
@@ -181,75 +179,75 @@ def _sha256(file: BinaryIO) -> str:
 
 
 def _cached(repo: str, file: str, commit: str | None, want: Wanted) -> File | None:
-    """Return the file of the recorded commit in the cache of huggingface_hub, if it is the one."""
+    """Return the recorded file in the cache of huggingface_hub if its hash is right."""
     from huggingface_hub import is_offline_mode, try_to_load_from_cache
 
     path = try_to_load_from_cache(repo, file, revision=commit) if commit and want.sha256 else None
     if not isinstance(path, str):
         return None
-    found = find_file(Path(path))
-    with open_file(found) as stream:
+    cached = find_file(Path(path))
+    with open_file(cached) as stream:
         sha256 = _sha256(stream)
     if sha256 != want.sha256 and is_offline_mode():
         want.check(sha256=sha256, advice=f"delete {path}, which is damaged; {ONLINE}")
-    return found if sha256 == want.sha256 else None
+    return cached if sha256 == want.sha256 else None
 
 
 def _metadata(repo: str, file: str, revision: str, timeout: float, where: str) -> _Metadata:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    found = get_hf_file_metadata(hf_hub_url(repo, file, revision=revision), timeout=timeout)
-    commit, etag = found.commit_hash or "", found.etag or ""
+    answer = get_hf_file_metadata(hf_hub_url(repo, file, revision=revision), timeout=timeout)
+    commit, etag = answer.commit_hash or "", answer.etag or ""
     if not re.fullmatch("[0-9a-f]{40}", commit):
-        why = "HF_ENDPOINT is no hub, or a proxy answered"
-        raise OSError(f"{where}: the answer names no commit; {why}")
-    return _Metadata(commit, etag if re.fullmatch("[0-9a-f]{64}", etag) else None, found.size)
+        why = "HF_ENDPOINT is not a hub, or a proxy answered"
+        raise OSError(f"{where}: the answer contains no commit; {why}")
+    return _Metadata(commit, etag if re.fullmatch("[0-9a-f]{64}", etag) else None, answer.size)
 
 
 def _resolved(
     look: Callable[[str], _Metadata], want: Wanted, revision: str, commit: str | None
 ) -> tuple[str, Wanted]:
-    """Return the commit to fetch, and what is wanted with what the hub says where nothing is recorded."""
+    """Return the commit to fetch, and `want` with the hub's values for missing records."""
     try:
-        found = look(commit or revision)
+        latest = look(commit or revision)
     except FileNotFoundError:
         if commit in (None, revision):
             raise
         now = look(revision)
         same = "the recorded one" if now.sha256 == want.sha256 else f"another, sha256 {now.sha256}"
-        text = f"no longer there; {shown(revision)} is now {now.commit} and its file is {same}"
+        text = f"deleted at the hub; {shown(revision)} is now {now.commit} and its file is {same}"
         advice = "record that commit if you trust it"
         raise FileNotFoundError(f"{want.where}: {text}; {advice}") from None
-    if commit not in (None, found.commit):
-        raise ChecksumError(f"{want.where}: the hub answers with commit {found.commit}; {CHANGED}")
-    want.check(sha256=found.sha256, size=found.size, advice=CHANGED)
-    known = want._replace(sha256=want.sha256 or found.sha256, size=want.size or found.size)
-    return found.commit, known
+    if commit not in (None, latest.commit):
+        raise ChecksumError(f"{want.where}: the hub answers with commit {latest.commit}; {CHANGED}")
+    want.check(sha256=latest.sha256, size=latest.size, advice=CHANGED)
+    known = want._replace(sha256=want.sha256 or latest.sha256, size=want.size or latest.size)
+    return latest.commit, known
 
 
 def _publish(target: Path, want: Wanted, fill: Callable[[BinaryIO], None]) -> Fetched:
-    """Put what `fill` writes under the name of `target`, once it is verified."""
+    """Rename the file that `fill` writes to `target` after it is verified."""
     if target.is_dir():
         raise IsADirectoryError(f"{target}: is a folder; name a file")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _part_file(target, want) as (part, path):
-            if kept := _kept(target, want):  # put there by the process that held the lock
+            if kept := _kept(target, want):  # written by the process that held the lock
                 path.unlink()
                 return kept
             sha256, size = _filled(part, want, fill)
             publish(part, path, target)
             return Fetched(path=target, sha256=sha256, size=size)
     except OSError as error:
-        if error.errno is None:  # it has its message
+        if error.errno is None:  # it has a message already
             raise
-        why = f"{error.strerror}; check space and rights there, then fetch again"
+        why = f"{error.strerror}; check free space and permissions, then fetch again"
         raise type(error)(f"{target}: cannot be written: {why}") from None
 
 
 @contextmanager
 def _part_file(target: Path, want: Wanted) -> Iterator[tuple[BinaryIO, Path]]:
-    """Open and lock the part file of `target`; after an error it stays if it is of use."""
+    """Open and lock the part file of `target`; after an error it is kept if a fetch can resume."""
     path = target.with_name(f".{target.name}.part")
     with _locked(path) as part:
         try:
@@ -267,11 +265,11 @@ def _locked(path: Path) -> BinaryIO:
         with suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 return file
-        file.close()  # whoever held it has renamed or removed it
+        file.close()  # another process has renamed or removed it
 
 
 def _filled(part: BinaryIO, want: Wanted, fill: Callable[[BinaryIO], None]) -> tuple[str, int]:
-    """Return sha256 and size of what was wanted; pieces that do not fit together are fetched anew."""
+    """Return sha256 and size of the file; fetch it again if resumed pieces do not fit together."""
     resumed = part.seek(0, os.SEEK_END) > 0
     try:
         fill(part)

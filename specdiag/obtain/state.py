@@ -1,8 +1,8 @@
-"""What is there of the entries of a lock: their files, where these came from, and whether they still hold.
+"""State of each entry: whether its file exists, how it was made, and whether it is up to date.
 
-Beside each checkpoint lies a receipt, NAME.DIGEST.json, named after the sha256 of the file that it is about:
-how it was made, of which declaration and parent, and its metrics. The receipt is written first and the file
-renamed into place after it, so at any moment the file that is there has its receipt.
+Beside each checkpoint lies a receipt, named after the checkpoint's SHA-256: how the file was made,
+from which declaration and parent, and its metrics. The receipt is written first and the file
+renamed into place after it, so a file always has its receipt.
 """
 
 import json
@@ -25,15 +25,15 @@ USABLE = ("ok", "rebuilt", "drifted")
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """How a file came about."""
+    """How a file was made, and from what."""
 
     how: Literal["fetched", "trained", "evaluated"]
     sha256: Sha256  # of the file; of the parent's file for an evaluation
     size: Size
     tensors: str  # digest; empty for an evaluation
-    declaration: Sha256  # digest of what the recipe declared when it was built
+    declaration: Sha256  # digest of the declaration that it was built from
     parent: Sha256 | None = None  # of the parent's file when it was built
-    source: Sha256 | None = None  # digest of where it was fetched
+    source: Sha256 | None = None  # digest of the place that it was fetched from
     commit: Commit | None = None
     metrics: dict[str, Metric] = field(default_factory=dict)
     environment: dict[str, Scalar] = field(default_factory=dict)
@@ -48,14 +48,15 @@ class State(NamedTuple):
 
 
 def state(root: Path, lock: Lock, entry: Entry) -> State:
-    """Return what is there of an entry.
+    """Return the state of an entry.
 
-    - ok: what the lock records, or, where it records nothing, what the recipe built;
-    - rebuilt: other bytes, whose metrics are within tolerance of the recorded ones;
-    - drifted: other bytes, whose metrics are not;
-    - stale: built before its parent, params, recipe or inputs changed, fetched before its source did;
-    - missing: never made;
-    - corrupt: not the file that was made.
+    - ok: the file that the lock records, or, if it records none, the one that the recipe built;
+    - rebuilt: other bytes than recorded, metrics within tolerance of the recorded ones;
+    - drifted: other bytes than recorded, metrics out of tolerance;
+    - stale: built before its parent, params, recipe or inputs changed, or fetched before its
+      source changed;
+    - missing: no file;
+    - corrupt: changed or damaged since it was made, or its receipt is.
 
     Parameters
     ----------
@@ -83,7 +84,7 @@ def state(root: Path, lock: Lock, entry: Entry) -> State:
 
 
 def _changed(root: Path, lock: Lock, entry: Entry, receipt: Receipt) -> str:
-    """Return what a file was made of that is no longer so."""
+    """Return which origin of a file has changed since the file was made, or ''."""
     if receipt.how == "fetched":
         is_same = entry.source and (
             receipt.source == source_digest(entry.source)
@@ -102,18 +103,18 @@ def _changed(root: Path, lock: Lock, entry: Entry, receipt: Receipt) -> str:
 
 
 def _out_of_tolerance(entry: Entry, receipt: Receipt) -> str:
-    """Return which recorded metric a file that was built does not meet."""
+    """Return which recorded metric a built file does not meet, or ''."""
     for name, metric in entry.metrics.items() if receipt.how != "fetched" else ():
-        found = receipt.metrics.get(name)
-        if found is None:
-            return f"it has no {name}, recorded is {metric.value:.6g}"
-        if abs(found.value - metric.value) > metric.atol:
-            return f"{name} is {found.value:.6g}, recorded is {metric.value:.6g} ± {metric.atol:g}"
+        ours = receipt.metrics.get(name)
+        if ours is None:
+            return f"{name} is missing, recorded is {metric.value:.6g}"
+        if abs(ours.value - metric.value) > metric.atol:
+            return f"{name} is {ours.value:.6g}, recorded is {metric.value:.6g} ± {metric.atol:g}"
     return ""
 
 
 def parent_sha256(root: Path, lock: Lock, entry: Entry) -> str | None:
-    """Return the sha256 of the parent's file: the one that is there, else the recorded one."""
+    """Return the SHA-256 of the parent's file, or the recorded one if the file is missing."""
     if entry.parent is None:
         return None
     parent = find(lock, entry.parent.name, entry.scale)
@@ -122,7 +123,7 @@ def parent_sha256(root: Path, lock: Lock, entry: Entry) -> str | None:
 
 
 def _read_receipt(root: Path, lock: Lock, entry: Entry) -> Receipt | State:
-    """Return the receipt of the file that is there, or the state that says why there is none."""
+    """Return the receipt of an entry's file, or the state of an entry without a valid receipt."""
     path = root / entry.path
     if entry.kind == "evaluation":
         sha256 = parent_sha256(root, lock, entry)
@@ -136,25 +137,26 @@ def _read_receipt(root: Path, lock: Lock, entry: Entry) -> Receipt | State:
     if receipt.is_file():
         return _parsed(receipt, sha256)
     if entry.kind == "evaluation":
-        others = any(receipts(path))
-        return State("stale", "its parent changed since") if others else State("missing")
+        if any(receipts(path)):
+            return State("stale", "its parent changed since it was evaluated")
+        return State("missing")
     if sha256 == entry.file.sha256:
         return _recorded_receipt(entry)
-    return State("corrupt", f"{path.name} is not the file that was made: it has no receipt")
+    return State("corrupt", f"{path.name} has no receipt: it was changed after it was made")
 
 
 def _parsed(path: Path, sha256: str) -> Receipt | State:
     try:
-        found: Receipt = read(path.name, Receipt, json.loads(path.read_bytes()))
+        receipt: Receipt = read(path.name, Receipt, json.loads(path.read_bytes()))
     except (ValueError, RecursionError) as error:
         return State("corrupt", f"{path.name} cannot be read: {' '.join(str(error).split())}")
-    if found.sha256 != sha256:
-        return State("corrupt", f"{path.name} is about another file")
-    return found
+    if receipt.sha256 != sha256:
+        return State("corrupt", f"{path.name} is the receipt of another file")
+    return receipt
 
 
 def _recorded_receipt(entry: Entry) -> Receipt:
-    """Return the receipt of a file that was put there by hand and is the recorded one."""
+    """Return a receipt for the recorded file if it was copied there without its receipt."""
     source = entry.source
     is_fetched = bool(source and source.sha256 == entry.file.sha256)
     return Receipt(
@@ -170,24 +172,26 @@ def _recorded_receipt(entry: Entry) -> Receipt:
 
 
 def as_bytes(receipt: Receipt) -> bytes:
-    """Return a receipt as it is written."""
+    """Return the content of the file of a receipt."""
     return json.dumps(plain(receipt), indent=1, sort_keys=True).encode()
 
 
 def publish(root: Path, entry: Entry, file: Path | None, receipt: Receipt) -> None:
-    """Put a finished file under its name, with its receipt: at any moment the old pair or the new one.
+    """Move a finished file to its name, after its receipt.
+
+    A reader sees the old pair or the new one at any moment.
 
     Parameters
     ----------
     file : Path or None
-        On the same file system; synced already. None for an evaluation, or when it is in place.
+        A synced file on the same file system. None for an evaluation.
     """
     path = root / entry.path
     path.parent.mkdir(parents=True, exist_ok=True)
     target = receipt_path(path, receipt.sha256)
     write_whole(target, as_bytes(receipt))
     if file:
-        file.chmod(usual_mode())  # whoever wrote it may have kept it to himself
+        file.chmod(usual_mode())  # some writers let only their own user read it
         file.replace(path)
     for old in receipts(path):
         if old != target:
@@ -195,9 +199,9 @@ def publish(root: Path, entry: Entry, file: Path | None, receipt: Receipt) -> No
 
 
 def recorded(entry: Entry, receipt: Receipt, *, forced: bool) -> Entry:
-    """Return the entry with what came out as its record, where there is none yet or it was asked for.
+    """Return the entry with the results of a receipt recorded: missing ones, or all if `forced`.
 
-    An entry that declares something else by now is returned as it is.
+    An entry whose declaration or source has changed since is returned unchanged.
     """
     if receipt.how == "fetched":
         if not entry.source or source_digest(entry.source) != receipt.source:
@@ -220,8 +224,8 @@ def recorded(entry: Entry, receipt: Receipt, *, forced: bool) -> Entry:
 
 
 def environment(seconds: float) -> dict[str, str | int | float]:
-    """Return what a build ran on: versions of what it imported, machine, threads, seconds."""
-    found: dict[str, str | int | float] = {
+    """Return the environment of a build: versions, machine, device, threads and seconds."""
+    values: dict[str, str | int | float] = {
         "specdiag": version("specdiag"),
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -229,8 +233,8 @@ def environment(seconds: float) -> dict[str, str | int | float]:
     }
     for name in ("numpy", "torch", "lightning", "torch_brain"):
         if name in sys.modules:
-            found[name] = version(name)
+            values[name] = version(name)
     if torch := sys.modules.get("torch"):
-        found["threads"] = torch.get_num_threads()
-        found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return found
+        values["threads"] = torch.get_num_threads()
+        values["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return values

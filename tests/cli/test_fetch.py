@@ -1,4 +1,4 @@
-"""`specdiag fetch` against a stand-in of the hub: what arrives is recorded, and binds from then on."""
+"""`specdiag fetch` from a stand-in of the hub: later downloads must match the first."""
 
 import json
 from dataclasses import replace
@@ -102,7 +102,7 @@ def test_other_bytes_than_recorded_are_refused_and_nothing_is_left(hub, lock, fe
     assert status == 1
     assert out.splitlines()[0] == (
         f"failed  {NAME}  paper  {REPO}/base/net.ckpt@{commit}: sha256 is {sha256(weights(1))}, recorded "
-        f"is {sha256(content)}; it changed at its source: ask who publishes it, or record it anew"
+        f"is {sha256(content)}; the source has changed: ask its publisher, or record the new file"
     )
     assert "Traceback" not in err
     assert state(lock) == "missing"
@@ -190,5 +190,5 @@ def test_names_without_a_source_are_wrong_use(hub, lock, fetch):
     status, _, err = fetch(NAME, "none")
     assert status == 2
     assert err.splitlines()[-1] == (
-        "Error: none has no source; `specdiag list` shows what can be fetched"
+        "Error: none has no source; `specdiag list` shows which entries have"
     )

@@ -25,7 +25,7 @@ def lock(tmp_path):
 def test_a_lock_is_started_resolved_trained_and_listed(tmp_path):
     path = toy.make(tmp_path)
     assert run(tmp_path, "lock", "--init")[1].splitlines() == [
-        "started checkpoints.lock; recipes go into recipes, and `specdiag lock` reads them",
+        "started checkpoints.lock; write recipes into recipes, then run `specdiag lock`",
         "added base/net (desk)",
         "added child/net0 (desk)",
         "added child/net1 (desk)",
@@ -103,7 +103,7 @@ def test_replicates_of_another_seed_have_a_lock_of_their_own(lock):
     run(lock.parent, "lock")
     command = ("train", "--missing", "--seed", 43)
     dropped = [
-        f"changed {name} (desk): {what}; what was recorded of it is dropped"
+        f"changed {name} (desk): {what}; its record is dropped"
         for name, what in (
             ("base/net", "params.steps"),
             ("child/net0", "parent, params.steps"),
@@ -121,7 +121,7 @@ def test_replicates_of_another_seed_have_a_lock_of_their_own(lock):
 def test_a_replicate_is_not_taken_for_the_lock_that_it_is_of(lock):
     _, _, err = run(lock.parent, "train", "base/net", "--seed", 43)
     assert err.splitlines()[0] == (
-        "base/net has no params.training.seed: it is built again as it is"
+        "base/net has no params.training.seed: it is built again with the same params"
     )
     other = lock.with_name("checkpoints.seed-43.lock")
     text = other.read_bytes()
@@ -133,7 +133,7 @@ def test_a_replicate_is_not_taken_for_the_lock_that_it_is_of(lock):
     assert not lock.with_name("checkpoints.seed-43.seed-44.lock").exists()
     _, _, err = run(lock.parent, "train", "--all", "--seed", 44, "--dry-run")
     names = "base/net, child/net0, child/net1"
-    again = "they are built again as they are"
+    again = "they are built again with the same params"
     assert err == f"{names} have no params.training.seed: {again}\n"
     assert not lock.with_name("checkpoints.seed-44.lock").exists()
     assert run(lock.parent, "train", "base/net", "--seed", 2**63)[0] == 2
@@ -159,15 +159,15 @@ def test_a_node_that_does_not_lead_takes_part_and_publishes_nothing(lock):
     assert out.splitlines()[-1] == "1 trained"
     assert load(lock).entries[0].environment["nodes"] == 2
     _, _, err = run(lock.parent, "train", "--all", "--nodes", 2, **nodes, NODE_RANK="0")
-    text = "Error: --nodes trains one entry, whose parents are there; name that one"
+    text = "Error: --nodes trains one entry whose parents exist: name one such entry"
     assert err.splitlines()[-1] == text
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"NODE_RANK": "2"}, "NODE_RANK is '2'; expected a number from 0 to 1, of --nodes 2"),
-        ({"NODE_RANK": "a"}, "NODE_RANK is 'a'; expected a number from 0 to 1, of --nodes 2"),
+        ({"NODE_RANK": "2"}, "NODE_RANK is '2'; expected a number from 0 to 1, below --nodes 2"),
+        ({"NODE_RANK": "a"}, "NODE_RANK is 'a'; expected a number from 0 to 1, below --nodes 2"),
         (
             {"MASTER_PORT": "65536"},
             "MASTER_PORT is '65536'; expected a number from 1 to 65535, the same on each node",
@@ -281,7 +281,7 @@ def test_the_lock_command_only_touches_what_is_named(lock):
         (
             ("train", "--missing", "--force"),
             2,
-            "Error: --missing leaves out what is there: no --force or --all with it",
+            "Error: --missing leaves out existing files: give no --force or --all",
         ),
         (("train", "--group", "toy"), 2, "Error: no group toy; the lock has toys"),
         (
@@ -315,12 +315,12 @@ def test_the_lock_command_only_touches_what_is_named(lock):
         (
             ("fetch",),
             2,
-            "Error: the lock has no source; `specdiag list` shows what can be fetched",
+            "Error: the lock has no source; `specdiag list` shows which entries have",
         ),
         (
             ("lock", "--init"),
             1,
-            "specdiag: checkpoints.lock is there already; `specdiag lock` renews it",
+            "specdiag: checkpoints.lock exists already; `specdiag lock` updates it",
         ),
         (
             ("lock", "nobody"),
@@ -358,7 +358,7 @@ def test_without_a_lock_the_message_says_how_to_start_one(tmp_path):
         ),
         (
             ("def entries", "def other"),
-            "recipes/toy.py: no function entries(); declare what it builds, or begin its name with an underscore",
+            "recipes/toy.py: no function entries(); write one, or begin the name of the module with an underscore",
         ),
     ],
 )
@@ -374,7 +374,7 @@ def test_a_recipe_without_build_says_so(lock):
     recipe.write_text(recipe.read_text().replace("def build", "def later"))
     status, out, _ = run(lock.parent, "train", "base/net")
     assert status == 1
-    assert "recipes/toy.py declares it and has no function build() yet" in out
+    assert "recipes/toy.py has no function build() yet" in out
     status, out, err = run(lock.parent, "train", "--missing")
     assert (status, out) == (0, "0 entries\n")
     assert err.splitlines() == [
@@ -395,7 +395,7 @@ def test_a_recipe_that_leaves_nothing_or_no_metrics_fails(lock):
     text = recipe.read_text()
     recipe.write_text(text.replace('job.params.get("leaves", True)', "False"))
     assert (
-        "build() of recipes/toy.py left no file of its own at job.output"
+        "build() of recipes/toy.py wrote no file to job.output"
         in run(lock.parent, "train", "base/net")[1]
     )
     recipe.write_text(
@@ -410,8 +410,8 @@ def test_a_recipe_that_leaves_nothing_or_no_metrics_fails(lock):
 @pytest.mark.parametrize(
     ("line", "refusal"),
     [
-        ("os.symlink('/', job.output)", "left no file of its own at job.output"),
-        ("job.output.mkdir()", "left no file of its own at job.output"),
+        ("os.symlink('/', job.output)", "wrote no file to job.output"),
+        ("job.output.mkdir()", "wrote no file to job.output"),
         ("job.output.write_text('a')", "net.ckpt"),
         ("return None", "returned None; expected finite metrics"),
     ],
@@ -432,8 +432,8 @@ def test_what_is_refused_of_a_recipe_does_not_stand_in_the_way_of_the_next_run(l
 def test_a_folder_in_the_place_of_a_checkpoint_is_told_before_anything_is_built(lock):
     (lock.parent / "checkpoints" / "desk" / "base" / "net.ckpt").mkdir(parents=True)
     assert run(lock.parent, "train", "base/net")[1].splitlines()[0] == (
-        "failed  base/net  desk  checkpoints/desk/base/net.ckpt is a folder; expected a file or nothing: "
-        "move it away"
+        "failed  base/net  desk  checkpoints/desk/base/net.ckpt is a folder; move it away: the checkpoint "
+        "is written there"
     )
     assert toy.log(lock) == []
 
@@ -497,12 +497,12 @@ def test_children_of_what_changed_lose_their_records_and_are_made_anew(lock):
     run(lock.parent, "train", "--missing")
     change(lock, 'yield entry("base/net")', 'yield entry("base/net", seed=7)')
     assert run(lock.parent, "lock")[1].splitlines() == [
-        "changed base/net (desk): params.seed; what was recorded of it is dropped",
+        "changed base/net (desk): params.seed; its record is dropped",
         *(
-            f"changed {name} (desk): parent; what was recorded of it is dropped"
+            f"changed {name} (desk): parent; its record is dropped"
             for name in ("child/net0", "child/net1")
         ),
-        "changed judged/net (desk): its parent's declaration; what was recorded of it is dropped",
+        "changed judged/net (desk): its parent's declaration; its record is dropped",
     ]
     _, out, _ = run(lock.parent, "train", "--missing", "--dry-run")
     assert [line.split()[:2] for line in out.splitlines()[:-1]] == [
@@ -530,8 +530,8 @@ def test_a_parent_is_made_only_for_a_child_that_needs_it(lock):
         (
             'yield entry("base/net")\n    yield entry("base/net", seed=3)',
             (
-                "recipes/toy.py: declares base/net (desk), which recipes/toy.py declares too; an entry has "
-                "one declaration"
+                "recipes/toy.py: declares base/net (desk), which recipes/toy.py declares, too; declare an "
+                "entry once"
             ),
         ),
         (
@@ -542,14 +542,14 @@ def test_a_parent_is_made_only_for_a_child_that_needs_it(lock):
             'yield entry("../net")',
             (
                 "recipes/toy.py: entry '../net'.name: '../net'; expected a relative path such as base/name, "
-                "without '..'; correct it, or write the entry anew with `specdiag lock`"
+                "without '..'; correct it, or write the entry again with `specdiag lock`"
             ),
         ),
         (
             'yield entry("base/net", rate=float("nan"))',
             (
                 "recipes/toy.py: entry 'base/net'.params.rate: nan; expected text, a finite number of at most "
-                "64 bits, true or false, an array or a table; correct it, or write the entry anew with "
+                "64 bits, true or false, an array or a table; correct it, or write the entry again with "
                 "`specdiag lock`"
             ),
         ),
@@ -575,7 +575,7 @@ def test_lists_and_tuples_of_a_declaration_are_the_same(lock):
 
 def test_edits_by_hand_are_told(lock):
     lock.write_text("# mine\n" + lock.read_text())
-    text = "written anew: the file was edited by hand, and comments are not kept\n"
+    text = "written again: edits and comments made by hand are not kept\n"
     assert run(lock.parent, "lock", "--check")[:2] == (1, text)
     assert run(lock.parent, "lock")[:2] == (0, text)
     assert run(lock.parent, "lock", "--check")[0] == 0

@@ -159,7 +159,7 @@ ENTRIES = [
     ),
     (
         f"file = {{sha256 = '{SHA}', size = 1}}",
-        "file.tensors: missing; expected it beside sha256, size",
+        "file.tensors: missing; expected it together with sha256, size",
     ),
     (
         f"source = {{repo = 'a/b', revision = 'm', file = 'f', commit = '{SHA}'}}",
@@ -173,11 +173,11 @@ ENTRIES = [
     ),
     (
         "inputs = [{id = 'x'}]",
-        f"inputs[0]: none of the keys that say which; expected {FORMS}",
+        f"inputs[0]: a key is missing; expected {FORMS}",
     ),
     (
         "inputs = [{id = 'x', brainset = 'b'}]",
-        "inputs[0].version: missing; expected it beside brainset",
+        "inputs[0].version: missing; expected it together with brainset",
     ),
     (
         "inputs = [{id = 'x', path = 'p'}, {id = 'x', path = 'q'}]",
@@ -185,7 +185,7 @@ ENTRIES = [
     ),
     (
         "source = {repo = 'a/b', file = 'f'}",
-        "source.revision: missing; expected it beside repo, file",
+        "source.revision: missing; expected it together with repo, file",
     ),
     (
         "source = {repo = '../b', file = 'f', revision = 'm'}",

@@ -43,7 +43,7 @@ def test_a_recipe_is_imported_once_a_process_and_shares_what_it_imports(tmp_path
 def test_an_import_without_a_dot_is_told_how_to_write_it(tmp_path):
     error = ModuleNotFoundError("No module named 'recipes'", name="recipes")
     assert explained(error, tmp_path / "recipes", "net") == (
-        "recipes/net.py: ModuleNotFoundError: No module named 'recipes'; import what lies in recipes/ "
+        "recipes/net.py: ModuleNotFoundError: No module named 'recipes'; import modules of recipes/ "
         "with a dot: from ._name import ..."
     )
 

@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 from specdiag.lock.lockfile import load
-from specdiag.obtain import cluster as engine
+from specdiag.obtain import cluster as on_cluster
 from specdiag.obtain.build import Outcome
 from support import toy
 from support.commands import change, run
@@ -147,7 +147,8 @@ def test_a_task_that_fails_and_a_worker_that_dies_are_told_in_one_line(cluster, 
         try:
             task = ray.remote(max_retries=0)
             found = [
-                engine._outcome(ray, task(f).remote(), entry, debug=False) for f in (raises, dies)
+                on_cluster._outcome(ray, task(f).remote(), entry, debug=False)
+                for f in (raises, dies)
             ]
         finally:
             ray.shutdown()
@@ -156,7 +157,7 @@ def test_a_task_that_fails_and_a_worker_that_dies_are_told_in_one_line(cluster, 
         Outcome(
             entry,
             "failed",
-            "its worker or node died four times; run it without --engine ray to see why",
+            "its worker or node died four times; run it without --engine ray to see the reason",
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""Files of a hub and behind URLs arrive whole and verified, or not at all."""
+"""Files of a hub and behind URLs are fetched whole and verified, or not at all."""
 
 import hashlib
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from specdiag.obtain.download import check_url
-from specdiag.obtain.fetch import ChecksumError, Fetched, fetch_hub, fetch_url
+from specdiag.obtain.download import ChecksumError, check_url
+from specdiag.obtain.fetch import Fetched, fetch_hub, fetch_url
 from support.hub import DATE, FOREVER, REPO, Hub, sha256
 
 CONTENT = bytes(range(256)) * 1024  # 256 KiB
@@ -21,9 +21,9 @@ OTHER = CONTENT[::-1]
 SHA, SIZE = sha256(CONTENT), len(CONTENT)
 FILE = "base/model.ckpt"
 UNSET = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "http_proxy", "https_proxy", "all_proxy")
-TOKEN_ADVICE = "set HF_TOKEN or run 'hf auth login' for an account that may read it"
-CHANGED = "it changed at its source: ask who publishes it, or record it anew"
-DAMAGED = "nothing was kept; fetch again, and if it stays so, it changed at its source"
+TOKEN_ADVICE = "set HF_TOKEN or run 'hf auth login' for an account with access"
+CHANGED = "the source has changed: ask its publisher, or record the new file"
+DAMAGED = "nothing was kept; fetch again; if the error stays, the source has changed"
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def hub(monkeypatch, tmp_path):
         monkeypatch.delenv(name.upper(), raising=False)
     with Hub() as server:
         server.files["model.ckpt"] = CONTENT
-        # Read from the environment once, when it is imported; a test below goes that way.
+        # Read from the environment when it is imported; a test below starts a new process for that.
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
         template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -66,7 +66,7 @@ def offline(monkeypatch, hub):
 
 @pytest.fixture
 def pauses():
-    """Seconds that would have been waited."""
+    """Pauses before new attempts, in seconds, which the tests do not wait."""
     return []
 
 
@@ -93,7 +93,7 @@ def left_beside(target):
 
 
 def refusal(call, kind, **options):
-    """Return the message of the error that a call raises, which must be one line of that very type."""
+    """Return the message, one line, of the error that a call raises, of exactly this type."""
     with pytest.raises(kind) as caught:
         call(**options)
     assert type(caught.value) is kind
@@ -121,7 +121,7 @@ def put(target, content=OTHER):
 
 
 def unchanged(target):
-    """Tell whether the file that was there is all that is there."""
+    """Return whether the old file is unchanged, and no other file beside it."""
     return target.read_bytes() == OTHER and left_beside(target) == [target.name]
 
 
@@ -193,7 +193,7 @@ def test_a_branch_is_never_resolved_from_the_cache(hub, first, from_hub, target)
     hub.fail("resolve", method="HEAD", status=503, times=FOREVER)
     message = refusal(from_hub, OSError)
     where = f"{REPO}/{FILE}@main"
-    assert message == f"{where}: HTTP 503: the server fails, after 4 attempts; try again later"
+    assert message == f"{where}: HTTP 503: the server failed, after 4 attempts; try again later"
 
 
 def in_cache(commit):
@@ -295,7 +295,7 @@ def test_a_commit_that_vanished_is_refused_with_what_is_there_now(
     second = hub.push({FILE: content})
     del hub.commits[first]
     assert refusal(from_hub, FileNotFoundError, commit=first, sha256=SHA) == (
-        f"{REPO}/{FILE}@{first}: no longer there; 'main' is now {second} and its file is {is_now}; "
+        f"{REPO}/{FILE}@{first}: deleted at the hub; 'main' is now {second} and its file is {is_now}; "
         "record that commit if you trust it"
     )
     assert hub.asked == [head(first), head()]
@@ -304,7 +304,7 @@ def test_a_commit_that_vanished_is_refused_with_what_is_there_now(
 def test_an_answer_of_something_that_is_no_hub_is_refused(hub, first, from_hub):
     hub.fail("resolve", method="HEAD", headers={"X-Repo-Commit": "../../x"})
     assert refusal(from_hub, OSError) == (
-        f"{REPO}/{FILE}@main: the answer names no commit; HF_ENDPOINT is no hub, or a proxy answered"
+        f"{REPO}/{FILE}@main: the answer contains no commit; HF_ENDPOINT is not a hub, or a proxy answered"
     )
 
 
@@ -482,7 +482,7 @@ def test_an_old_piece_of_any_length_does_no_harm(hub, from_url, target, content)
 def test_a_connection_that_never_lasts_is_given_up_in_one_line(hub, from_url, target, pauses):
     hub.fail("model.ckpt", cut=0, times=FOREVER)
     assert refusal(from_url, ConnectionError) == (
-        f"{hub.url}/files/model.ckpt: the connection breaks off, after 4 attempts; try again later"
+        f"{hub.url}/files/model.ckpt: the connection broke, after 4 attempts; try again later"
     )
     assert pauses == [1.0, 4.0, 16.0]
     assert left_beside(target) == []
@@ -513,7 +513,7 @@ def test_a_server_that_fails_for_ever_is_given_up(hub, from_url, target, pauses)
     put(target)
     hub.fail("model.ckpt", status=500, times=FOREVER)
     assert refusal(from_url, OSError, sha256=SHA) == (
-        f"{hub.url}/files/model.ckpt: HTTP 500: the server fails, after 4 attempts; try again later"
+        f"{hub.url}/files/model.ckpt: HTTP 500: the server failed, after 4 attempts; try again later"
     )
     assert pauses == [1.0, 4.0, 16.0]
     assert unchanged(target)
@@ -605,11 +605,11 @@ def test_a_hub_that_denies_without_a_reason(hub, first, from_hub, pauses, status
 @pytest.mark.parametrize(
     ("status", "kind", "why"),
     [
-        (401, PermissionError, "access denied; download it by hand and name it by a file:// URL"),
-        (403, PermissionError, "access denied; download it by hand and name it by a file:// URL"),
-        (404, FileNotFoundError, "the server has no such file; check the address"),
-        (410, OSError, "the server has no such file; check the address"),
-        (204, OSError, "the server has no such file; check the address"),
+        (401, PermissionError, "access denied; download the file by hand and give its file:// URL"),
+        (403, PermissionError, "access denied; download the file by hand and give its file:// URL"),
+        (404, FileNotFoundError, "the server has no such file; check the URL"),
+        (410, OSError, "the server has no such file; check the URL"),
+        (204, OSError, "the server has no such file; check the URL"),
     ],
 )
 def test_a_url_that_gives_no_file(hub, from_url, target, pauses, status, kind, why):
@@ -622,8 +622,8 @@ def test_a_url_that_gives_no_file(hub, from_url, target, pauses, status, kind, w
 def test_a_login_page_is_named(hub, from_url, target):
     hub.fail("model.ckpt", body=b"<html>", headers={"Content-Type": "text/html; charset=utf-8"})
     assert refusal(from_url, ValueError) == (
-        f"{hub.url}/files/model.ckpt: the answer is an HTML page instead of the file, perhaps to "
-        "log in; download it by hand and name it by a file:// URL"
+        f"{hub.url}/files/model.ckpt: the answer is an HTML page instead of the file, perhaps a "
+        "login page; download the file by hand and give its file:// URL"
     )
 
 
@@ -639,7 +639,7 @@ def test_a_redirect_is_followed(hub, from_url, target):
 def test_a_redirect_loop_ends(hub, from_url, pauses):
     redirect(hub, "/files/moved", times=FOREVER)
     assert refusal(from_url, OSError, name="moved") == (
-        f"{hub.url}/files/moved: more than 10 redirects; check the address"
+        f"{hub.url}/files/moved: more than 10 redirects; check the URL"
     )
     assert len(hub.asked) == 11
     assert pauses == []
@@ -649,7 +649,7 @@ def test_a_redirect_loop_at_the_hub_ends(hub, first, from_hub):
     here = {"Location": f"/{REPO}/resolve/main/{FILE}"}
     hub.fail("resolve", method="HEAD", status=302, headers=here, times=FOREVER)
     assert refusal(from_hub, OSError) == (
-        f"{REPO}/{FILE}@main: more than 10 redirects; check the address"
+        f"{REPO}/{FILE}@main: more than 10 redirects; check the URL"
     )
 
 
@@ -672,7 +672,7 @@ def test_an_unsafe_address_is_refused(from_url, url):
     )
 
 
-def test_an_address_that_is_none_is_refused(from_url):
+def test_an_invalid_url_is_refused(from_url):
     url = "https://[::1"
     assert refusal(from_url, ValueError, url=url) == (
         f"{url}: Invalid port: ':1'; expected an https or file URL"
@@ -690,7 +690,7 @@ def test_an_endpoint_that_the_user_chose_may_be_reached_by_plain_http():
 
 @pytest.mark.parametrize("repo", ["poyo", "a/b/c", "", "a/b c"])
 def test_a_name_that_no_repository_can_have_is_refused(hub, from_hub, repo):
-    message = f"'{repo}' is no repository of a hub: expected owner/name"
+    message = f"'{repo}' is not the name of a repository; expected owner/name"
     assert refusal(from_hub, ValueError, repo=repo) == message
     assert hub.asked == []
 
@@ -720,7 +720,7 @@ def test_a_file_url_of_no_file_is_refused(from_url, tmp_path, target, name):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     url = (tmp_path / name).as_uri()
-    message = f"{url}: no file that can be read; check the path"
+    message = f"{url}: no readable file; check the path"
     assert refusal(from_url, FileNotFoundError, url=url) == message
     assert left_beside(target) == []
 
@@ -743,7 +743,7 @@ def test_progress_counts_the_bytes_that_are_there(hub, from_url):
 
 @pytest.fixture
 def small_files():
-    """The process cannot write files beyond 64 KiB: what is left of a disk that is nearly full."""
+    """Let the process write files of at most 64 KiB, as on a disk that is nearly full."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (65536, limits[1]))
     yield
@@ -754,7 +754,7 @@ def test_a_disk_that_fills_up_is_named_and_the_bytes_are_of_use(hub, from_url, t
     put(target)
     request.getfixturevalue("small_files")
     assert refusal(from_url, OSError, sha256=SHA) == (
-        f"{target}: cannot be written: File too large; check space and rights there, then fetch again"
+        f"{target}: cannot be written: File too large; check free space and permissions, then fetch again"
     )
     assert target.read_bytes() == OTHER
     assert left_beside(target) == [".model.ckpt.part", "model.ckpt"]
@@ -776,7 +776,7 @@ def test_a_target_that_is_a_folder_is_refused(hub, from_url, target):
 def test_a_folder_that_is_a_file_is_refused(hub, from_url, target):
     target.parent.write_bytes(b"")
     assert refusal(from_url, FileExistsError) == (
-        f"{target}: cannot be written: File exists; check space and rights there, then fetch again"
+        f"{target}: cannot be written: File exists; check free space and permissions, then fetch again"
     )
 
 

@@ -62,7 +62,7 @@ EVALUATION = Entry(
 )
 EXAMPLE = Lock(entries=(BASE, EVALUATION, FINETUNED))
 
-REPAIR = "correct it, or write the entry anew with `specdiag lock`"
+REPAIR = "correct it, or write the entry again with `specdiag lock`"
 
 
 def message(action, *arguments):

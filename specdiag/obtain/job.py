@@ -1,0 +1,223 @@
+"""An entry -> the job of its recipe -> the checkpoint that the recipe made, and its receipt."""
+
+import contextlib
+import copy
+import hashlib
+import math
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from specdiag.checkpoint.reader import tensor_digest
+from specdiag.files import write_whole
+from specdiag.lock.entry import Entry, Input, Metric
+from specdiag.lock.lockfile import amend, declaration_digest, find, load
+from specdiag.lock.recipe import FOLDER, Job, explained, load_recipe
+from specdiag.obtain.beside import build_folder, finished_path, sha256_of
+from specdiag.obtain.download import ChecksumError
+from specdiag.obtain.fetch import fetch_url
+from specdiag.obtain.state import Receipt, as_bytes, environment, parent_sha256
+
+TERMINATED = 143  # exit status of a build that saved and stopped at SIGTERM: 128 + 15
+
+
+def build(path: Path, entry: Entry, options: Mapping[str, Any]) -> tuple[Receipt, Path]:
+    """Run the recipe of an entry; return the receipt of the checkpoint that it made, and its path.
+
+    The checkpoint is in the folder of the build: `specdiag.obtain.state.publish` moves it.
+
+    Parameters
+    ----------
+    path : Path
+        The lock. The hashes of inputs that it has no record of are recorded in it.
+    options : mapping
+        Fields of `Job` that are not part of the declaration, such as devices.
+
+    Raises
+    ------
+    RuntimeError
+        If the recipe fails, or leaves no checkpoint or no valid metrics; the message gives the
+        place in the recipe.
+    ValueError, OSError
+        If an input is missing or not the recorded one, or the checkpoint cannot be read.
+    """
+    root = path.parent
+    recipe = _recipe(root, entry)
+    entry, job, parent = _prepared(path, entry, options)
+    finished = finished_path(job.folder)
+    finished.unlink(missing_ok=True)
+    start = time.perf_counter()
+    result = _called(recipe, root, entry, job)
+    try:
+        metrics, made = _metrics(entry, result), _made(entry, job.output, str(parent))
+    except (ValueError, RuntimeError):
+        _discard(job)
+        raise
+    used = {k: v for k, v in options.items() if k in ("devices", "nodes", "precision")}
+    receipt = Receipt(
+        how="evaluated" if entry.kind == "evaluation" else "trained",
+        declaration=declaration_digest(entry),
+        parent=parent,
+        metrics=metrics,
+        environment={**environment(time.perf_counter() - start), **used},
+        **made,
+    )
+    write_whole(finished, as_bytes(receipt))
+    return receipt, job.output
+
+
+def join(path: Path, entry: Entry, options: Mapping[str, Any]) -> None:
+    """Take part in the training of an entry that another node leads, publishes and records."""
+    recipe = _recipe(path.parent, entry)
+    entry, job, _ = _prepared(path, entry, options)
+    _called(recipe, path.parent, entry, job)
+
+
+def rank_of_node(nodes: int, variables: Mapping[str, str]) -> int:
+    """Return which of several nodes this one is, from its environment variables; 0 leads.
+
+    Raises
+    ------
+    ValueError
+        If MASTER_ADDR, MASTER_PORT or NODE_RANK is missing or invalid.
+    """
+    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK"):
+        if name not in variables:
+            raise ValueError(f"--nodes needs {name} in the environment of each node")
+    _number(variables, "MASTER_PORT", 1, 65535, "the same on each node")
+    return _number(variables, "NODE_RANK", 0, nodes - 1, f"below --nodes {nodes}")
+
+
+def _number(variables: Mapping[str, str], name: str, least: int, most: int, remark: str) -> int:
+    text = variables[name]
+    if not text.isdecimal() or not least <= int(text) <= most:
+        expected = f"expected a number from {least} to {most}, {remark}"
+        raise ValueError(f"{name} is '{text}'; {expected}")
+    return int(text)
+
+
+def _recipe(root: Path, entry: Entry) -> ModuleType:
+    recipe = load_recipe(root, entry.recipe)
+    if not hasattr(recipe, "build"):
+        raise RuntimeError(
+            f"recipes/{entry.recipe}.py has no function build() yet"
+            + ("; --prefer fetch downloads the published weights" if entry.source else "")
+        )
+    return recipe
+
+
+def _prepared(
+    path: Path, entry: Entry, options: Mapping[str, Any]
+) -> tuple[Entry, Job, str | None]:
+    """Return the entry with its inputs verified, the job of its recipe, and the parent's sha256."""
+    root = path.parent
+    inputs, entry = _inputs(path, entry)
+    lock = load(path)
+    parent = parent_sha256(root, lock, entry)
+    target = root / entry.path
+    folder = build_folder(target, declaration_digest(entry), parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    job = Job(
+        name=entry.name,
+        scale=entry.scale,
+        params=copy.deepcopy(entry.params),  # the recipe may change them
+        parent=root / find(lock, entry.parent.name, entry.scale).path if entry.parent else None,
+        inputs=inputs,
+        folder=folder,
+        output=folder / target.name,
+        cost=entry.cost,
+        **options,
+    )
+    return entry, job, parent
+
+
+def _called(recipe: ModuleType, root: Path, entry: Entry, job: Job) -> Any:
+    """Return the result of a recipe's `build`; an error gives the place in the recipe."""
+    try:
+        return recipe.build(job)
+    except (Exception, SystemExit) as error:  # a recipe is a user's program: it may raise anything
+        if isinstance(error, SystemExit) and error.code == TERMINATED:
+            raise
+        with contextlib.suppress(OSError):
+            job.folder.rmdir()  # unless it holds a state to resume from
+        raise RuntimeError(explained(error, root / FOLDER, entry.recipe)) from error
+
+
+def _discard(job: Job) -> None:
+    """Remove an invalid output, and the folder unless it holds a state to resume from."""
+    if job.output.is_dir() and not job.output.is_symlink():
+        shutil.rmtree(job.output)
+    else:
+        job.output.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        job.folder.rmdir()
+
+
+def _metrics(entry: Entry, result: Any) -> dict[str, Metric]:
+    """Return the result of `build`, a mapping of names to (value, tolerance), as Metrics."""
+    try:
+        metrics = {str(k): Metric(value=float(v), atol=float(a)) for k, (v, a) in result.items()}
+    except (AttributeError, TypeError, ValueError):
+        metrics = {}
+    if not metrics or not all(
+        math.isfinite(m.value) and 0 <= m.atol < math.inf for m in metrics.values()
+    ):
+        raise RuntimeError(
+            f"build() of recipes/{entry.recipe}.py returned {result!r}; expected finite metrics "
+            "with their tolerances, such as {'r2': (0.85, 0.01)}"
+        )
+    return metrics
+
+
+def _made(entry: Entry, output: Path, parent: str) -> dict[str, Any]:
+    """Return sha256, size and tensor digest of the file that a recipe left, synced to the disk."""
+    if entry.kind == "evaluation":
+        return {"sha256": parent, "size": 0, "tensors": ""}
+    if not output.is_file() or output.is_symlink():
+        raise RuntimeError(f"build() of recipes/{entry.recipe}.py wrote no file to job.output")
+    with output.open("rb+") as file:
+        os.fsync(file.fileno())
+    return {
+        "sha256": sha256_of(output),
+        "size": output.stat().st_size,
+        "tensors": tensor_digest(output),
+    }
+
+
+def _inputs(path: Path, entry: Entry) -> tuple[dict[str, Path], Entry]:
+    """Return the verified inputs of an entry, and the entry with their hashes recorded."""
+    root = path.parent
+    files: dict[str, Path] = {}
+    verified = []
+    for item in entry.inputs:
+        if item.url:
+            digest = hashlib.sha256(item.url.encode()).hexdigest()[:12]
+            files[item.id] = root / "inputs" / f"{digest}-{item.url.rpartition('/')[2]}"
+            got = fetch_url(files[item.id], url=item.url, sha256=item.sha256, size=item.size)
+            verified.append(replace(item, sha256=got.sha256, size=got.size))
+        elif item.path:
+            files[item.id] = root / item.path
+            verified.append(_verified(files[item.id], item))
+        else:
+            verified.append(item)  # a brainset: the recipe looks for it
+    if tuple(verified) != entry.inputs:
+        old, new = entry.inputs, tuple(verified)
+        entry = amend(path, entry.key, lambda e: replace(e, inputs=new) if e.inputs == old else e)
+    return files, entry
+
+
+def _verified(path: Path, item: Input) -> Input:
+    if not path.is_file():
+        raise FileNotFoundError(f"input {item.id}: no file {item.path} beside the lock")
+    sha256, size = sha256_of(path), path.stat().st_size
+    if item.sha256 not in (None, sha256):
+        raise ChecksumError(
+            f"input {item.id}: sha256 of {item.path} is {sha256}, recorded is {item.sha256}; "
+            "restore the file, or declare the new one"
+        )
+    return replace(item, sha256=sha256, size=size)
