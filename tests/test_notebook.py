@@ -1,3 +1,5 @@
+"""Notebooks show records as tables of escaped text."""
+
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
@@ -10,7 +12,7 @@ from specdiag.notebook import record_html
 
 
 def cells(text):
-    """Return the rows of a table; no markup inside of its cells survives this."""
+    """Return the rows of a table; markup inside of its cells fails."""
     rows = ET.fromstring(f"<p>{text}</p>").find("table")
     assert {e.tag for e in rows.iter()} == {"table", "tr", "th", "td"}
     return [[cell.text or "" for cell in row] for row in rows]

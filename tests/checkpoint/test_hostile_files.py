@@ -1,4 +1,4 @@
-"""No file makes the reader run code, hang, overflow, or raise anything but ValueError or OSError."""
+"""No file makes the reader run code, hang or overflow; errors are ValueError or OSError."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def read_all(checkpoint):
 
 
 @pytest.mark.parametrize("kind", corpus.REFUSED)
-def test_a_broken_file_is_refused_in_one_line_that_says_why(kind, tmp_path):
+def test_a_broken_file_is_refused_with_the_reason_in_one_line(kind, tmp_path):
     data, expected = corpus.REFUSED[kind]
     path = corpus.write(tmp_path, data)
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
@@ -35,7 +35,7 @@ def test_a_broken_file_is_refused_in_one_line_that_says_why(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", corpus.ODD)
-def test_an_odd_file_opens_and_its_tensor_reads(kind, tmp_path):
+def test_an_odd_file_can_be_opened_and_read(kind, tmp_path):
     checkpoint = open_checkpoint(corpus.write(tmp_path, corpus.ODD[kind]))
     assert read_all(checkpoint)["w"].tolist() == [1, 1, 1, 1]
     json.dumps(checkpoint.metadata, allow_nan=False)
@@ -78,7 +78,7 @@ def test_nothing_in_a_pickle_is_ever_run(container, payload, position, tmp_path)
 
 
 @pytest.mark.parametrize("payload", ["REDUCE", "STACK_GLOBAL", "INST", "OBJ", "a builtin", "map"])
-def test_the_payloads_are_live_in_pythons_own_unpickler(payload, tmp_path):
+def test_the_payloads_run_in_pythons_own_unpickler(payload, tmp_path):
     marker = tmp_path / "marker"
     protocol = b"\x80\x04" if payload == "STACK_GLOBAL" else b""
     pickle.loads(protocol + corpus.payloads(f"touch {marker}")[payload] + b".")
@@ -102,7 +102,7 @@ def test_a_device_is_refused():
         open_checkpoint(os.devnull)
 
 
-def test_messages_keep_printable_names_and_escape_the_rest(tmp_path):
+def test_messages_escape_all_but_printable_characters(tmp_path):
     path = tmp_path / "gr\u00f6\u00dfe\n\x1b[2J\u202e.pt"
     path.write_bytes(b"")
     with pytest.raises(ValueError, match="empty") as caught:
@@ -131,7 +131,7 @@ def test_a_file_that_vanishes_after_opening_is_an_os_error(tmp_path):
         tensor.read()
 
 
-def test_a_sparse_file_larger_than_memory_opens_and_its_small_tensor_reads(tmp_path):
+def test_a_sparse_file_larger_than_memory_can_be_opened_and_its_small_tensor_read(tmp_path):
     size = 2**40
     header = {
         "huge": corpus.entry(shape=(size // 4,), offsets=(0, size)),
@@ -179,7 +179,7 @@ def mutate(data, rng):
 
 
 def fuzz(tmp_path, n_mutants, seed):
-    """Open and read mutants of honest files; return how many gave all values."""
+    """Read mutants of valid files; return the number of those that gave all values."""
     rng = random.Random(seed)
     files = corpus.honest_files()
     (tmp_path / "one.safetensors").write_bytes(files["safetensors"])
@@ -195,19 +195,19 @@ def fuzz(tmp_path, n_mutants, seed):
     for index in range(n_mutants):
         kind = kinds[index % len(kinds)]
         try:
-            found = read_all(open_checkpoint(corpus.write(tmp_path, mutate(files[kind], rng))))
+            values = read_all(open_checkpoint(corpus.write(tmp_path, mutate(files[kind], rng))))
         except (ValueError, OSError):
             continue
         survivors += 1
         if kind in ("torch zip", "export"):
-            assert_same_or_absent(found, originals)
+            assert_same_or_absent(values, originals)
     return survivors
 
 
-def assert_same_or_absent(found, originals):
-    for name, values in found.items():
-        assert values.dtype == originals[name].dtype
-        np.testing.assert_array_equal(values, originals[name])
+def assert_same_or_absent(values, originals):
+    for name, array in values.items():
+        assert array.dtype == originals[name].dtype
+        np.testing.assert_array_equal(array, originals[name])
 
 
 def test_mutated_files_raise_only_value_and_os_errors(tmp_path):
@@ -221,7 +221,7 @@ def test_many_mutated_files_raise_only_value_and_os_errors(tmp_path):
 
 
 def test_mutated_pickles_raise_only_value_errors(tmp_path):
-    """The checksum hides the pickle from the mutants above; here it is made to fit."""
+    """The mutants above fail at the checksum of the pickle; here the checksum is correct."""
     rng = random.Random(3)
     bodies = [
         corpus.table(w=corpus.tensor(), x=value, y=corpus.laughs(5, b"K\x01"))
@@ -236,8 +236,8 @@ def test_mutated_pickles_raise_only_value_errors(tmp_path):
     assert not (tmp_path / "marker").exists()
 
 
-def test_tuples_nested_400_000_deep_leave_python_alive_and_silent(tmp_path):
-    """A stack overflow would end the process, so it is looked for in another one."""
+def test_tuples_nested_400_000_deep_do_not_overflow_the_stack(tmp_path):
+    """A stack overflow ends a process, so the test opens the file in another one."""
     deep = corpus.nested(b"", b"\x85", 400_000)
     path = corpus.write(tmp_path, corpus.with_value(deep))
     code = f"from specdiag.checkpoint.reader import open_checkpoint; open_checkpoint({str(path)!r})"
@@ -256,7 +256,9 @@ FLOODS = {
 }
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells the peak there")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="only Linux reports the peak of the memory there"
+)
 @pytest.mark.parametrize("kind", FLOODS)
 def test_a_flood_of_containers_takes_little_memory(kind, tmp_path):
     path = corpus.write(tmp_path, corpus.with_value(FLOODS[kind]))

@@ -1,4 +1,4 @@
-"""The inert interpreter agrees with Python's own on everything plain, at every protocol."""
+"""The inert reader gives the same plain values as Python's unpickler, at every protocol."""
 
 import collections
 import io
@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specdiag.checkpoint.torchfile.pickle_reader import Global, Key, Object, Reference, interpret
+from specdiag.checkpoint.torchfile.pickle_reader import interpret
+from specdiag.checkpoint.tree import Global, Key, Object, Reference
 from support import corpus
 
 
@@ -39,21 +40,21 @@ plain = st.recursive(
 @pytest.mark.parametrize("protocol", range(6))
 @given(plain)
 @settings(max_examples=60)
-def test_plain_values_are_what_python_reads(protocol, value):
-    found = load(pickle.dumps(value, protocol))
-    assert found == value
-    assert repr(found) == repr(value)
+def test_plain_values_are_those_of_pythons_unpickler(protocol, value):
+    loaded = load(pickle.dumps(value, protocol))
+    assert loaded == value
+    assert repr(loaded) == repr(value)
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 @given(st.binary())
 @settings(max_examples=20)
-def test_bytes_are_what_python_reads(protocol, value):
+def test_bytes_are_those_of_pythons_unpickler(protocol, value):
     assert load(pickle.dumps(value, protocol)) == value
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_a_class_is_only_named(protocol):
+def test_a_class_becomes_its_name(protocol):
     assert load(pickle.dumps(collections.OrderedDict, protocol)) == Global(
         "collections.OrderedDict"
     )
@@ -61,10 +62,10 @@ def test_a_class_is_only_named(protocol):
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_an_ordered_dict_is_described_with_its_pairs(protocol):
-    found = load(pickle.dumps(collections.OrderedDict(b=1, a=2), protocol))
-    assert type(found) is Object
-    assert found.cls == Global("collections.OrderedDict")
-    assert list(found.pairs.items()) == [("b", 1), ("a", 2)]
+    node = load(pickle.dumps(collections.OrderedDict(b=1, a=2), protocol))
+    assert type(node) is Object
+    assert node.cls == Global("collections.OrderedDict")
+    assert list(node.pairs.items()) == [("b", 1), ("a", 2)]
 
 
 @pytest.mark.parametrize("protocol", [4, 5])
@@ -77,15 +78,15 @@ def test_shared_and_cyclic_values_keep_their_identity():
     inner = []
     outer = [inner, inner]
     outer.append(outer)
-    found = load(pickle.dumps(outer))
-    assert found[0] is found[1]
-    assert found[2] is found
+    loaded = load(pickle.dumps(outer))
+    assert loaded[0] is loaded[1]
+    assert loaded[2] is loaded
 
 
 def test_persistent_ids_are_kept_as_references():
-    found = load(b"(K\x01K\x02tQ.")
-    assert type(found) is Reference
-    assert found.id == (1, 2)
+    reference = load(b"(K\x01K\x02tQ.")
+    assert type(reference) is Reference
+    assert reference.id == (1, 2)
     assert load(b"Pabc\n.").id == "abc"
 
 
@@ -124,7 +125,7 @@ def test_reading_stops_right_behind_the_pickle():
     assert interpret(stream, 6, "file") == 2
 
 
-def test_messages_name_the_place():
+def test_messages_give_the_position():
     with pytest.raises(
         ValueError, match=r"^file, byte 3: unknown opcode b'\\xff'; the file is damaged$"
     ):

@@ -1,4 +1,4 @@
-"""What torch and safetensors write is read back bit for bit, without torch."""
+"""Files of torch and safetensors are read bit for bit, without torch."""
 
 import argparse
 import collections
@@ -32,7 +32,7 @@ CONTAINERS = {
 
 @pytest.fixture
 def save(tmp_path):
-    """Write an object with torch.save and return the path."""
+    """Return a function that writes an object with torch.save and returns the path."""
 
     def write(value, name="file.pt", **options):
         torch.save(value, tmp_path / name, **options)
@@ -50,18 +50,18 @@ def names(source):
 
 
 def bits(tensor):
-    """The bytes of a torch tensor."""
+    """Return the bytes of a torch tensor."""
     flat = torch.empty(tensor.numel(), dtype=tensor.dtype).copy_(tensor.detach().reshape(-1))
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
-def assert_same(found, expected):
-    """Names, order, shapes and bits agree with torch's."""
-    assert list(found) == list(expected)
+def assert_same(arrays, expected):
+    """Assert that arrays have the names, order, shapes and bits of the tensors of torch."""
+    assert list(arrays) == list(expected)
     for name, tensor in expected.items():
-        assert found[name].shape == tuple(tensor.shape)
-        assert found[name].flags.c_contiguous
-        assert found[name].tobytes() == bits(tensor)
+        assert arrays[name].shape == tuple(tensor.shape)
+        assert arrays[name].flags.c_contiguous
+        assert arrays[name].tobytes() == bits(tensor)
 
 
 def small_model():
@@ -131,23 +131,23 @@ arrays = st.dictionaries(
 @pytest.mark.parametrize("container", CONTAINERS)
 @given(arrays)
 @settings(max_examples=60)
-def test_any_dict_of_arrays_reads_back_from_torch(container, tmp_path_factory, found):
+def test_any_dict_of_arrays_is_the_same_in_a_torch_file(container, tmp_path_factory, state):
     path = tmp_path_factory.mktemp("torch") / "file.pt"
-    tensors = {name: torch.from_numpy(array) for name, array in found.items()}
+    tensors = {name: torch.from_numpy(array) for name, array in state.items()}
     torch.save(tensors, path, **CONTAINERS[container])
     assert_same(read(path), tensors)
 
 
 @given(arrays)
 @settings(max_examples=60)
-def test_any_dict_of_arrays_reads_back_from_safetensors(tmp_path_factory, found):
+def test_any_dict_of_arrays_is_the_same_in_a_safetensors_file(tmp_path_factory, state):
     path = tmp_path_factory.mktemp("safe") / "file.safetensors"
-    found.pop("__metadata__", None)
-    safetensors.numpy.save_file(found, path)
+    state.pop("__metadata__", None)
+    safetensors.numpy.save_file(state, path)
     back = read(path)
-    assert back.keys() == found.keys()
+    assert back.keys() == state.keys()
     assert all(
-        back[n].tobytes() == a.tobytes() and back[n].shape == a.shape for n, a in found.items()
+        back[n].tobytes() == a.tobytes() and back[n].shape == a.shape for n, a in state.items()
     )
 
 
@@ -176,7 +176,7 @@ def test_wrappers_inside_wrappers_are_opened(save):
     assert_same(read(save({"model": {"state_dict": state}, "step": 1})), state)
 
 
-def test_several_networks_keep_their_keys_and_the_optimizer_is_left_aside(save):
+def test_several_networks_keep_their_keys_and_the_optimizer_is_left_out(save):
     one, two = small_model(), small_model()
     optimizer = torch.optim.Adam(one.parameters())
     one(torch.ones(2, 3)).sum().backward()
@@ -228,18 +228,22 @@ def test_a_lightning_checkpoint_gives_the_model_and_its_hyper_parameters(save):
         ({"params": {"temp": torch.ones(3)}}, ["params.temp"], []),
         ({"model": {"x": torch.ones(3)}}, ["model.x"], []),
         ({"rng_state": torch.ones(9)}, [], ["1 tensor under 'rng_state' is not part of the model"]),
-        ({"optimizer": {"x": torch.ones(2)}}, [], ["1 tensor under 'optimizer' is not part of the model"]),
+        (
+            {"optimizer": {"x": torch.ones(2)}},
+            [],
+            ["1 tensor under 'optimizer' is not part of the model"],
+        ),
     ],
     ids=["ema", "state", "params", "model", "rng_state", "optimizer"],
 )  # fmt: skip
-def test_tensors_at_the_top_are_the_model_whatever_lies_beside_them(more, walked, notes, save):
+def test_tensors_at_the_top_are_the_model_with_any_entries_beside_them(more, walked, notes, save):
     state = {"fc.weight": torch.ones(2, 2), "fc2.weight": torch.ones(2, 2), **more}
     checkpoint = open_checkpoint(save(state))
     assert [t.name for t in checkpoint.tensors] == ["fc.weight", "fc2.weight", *walked]
     assert list(checkpoint.notes) == notes
 
 
-def test_a_number_beside_a_state_dict_is_no_network(save):
+def test_a_number_beside_a_state_dict_is_not_a_network(save):
     state = small_model().state_dict()
     checkpoint = open_checkpoint(save({"state_dict": state, "best_acc1": torch.ones(1)}))
     assert [t.name for t in checkpoint.tensors] == list(state)
@@ -255,7 +259,7 @@ def test_a_number_beside_a_state_dict_is_no_network(save):
     ],
     ids=["beside an optimizer", "alone", "beside a network"],
 )
-def test_averages_are_measured_only_when_there_is_nothing_else(saved, expected, save):
+def test_averages_are_the_model_only_without_another_network(saved, expected, save):
     assert names(save(saved)) == expected
 
 
@@ -265,7 +269,7 @@ NETWORKS = [
 ]
 
 
-def test_networks_are_not_left_aside_for_how_their_names_begin(save):
+def test_networks_are_not_left_out_because_of_the_beginning_of_their_names(save):
     saved = {name: {"w": torch.ones(2)} for name in NETWORKS}
     checkpoint = open_checkpoint(save(saved))
     assert [t.name for t in checkpoint.tensors] == [f"{name}.w" for name in NETWORKS]
@@ -282,14 +286,14 @@ ASIDE = [
 
 
 @pytest.mark.parametrize("key", ASIDE)
-def test_what_lies_beside_a_model_is_left_aside_with_a_note(key, save):
+def test_entries_beside_a_model_are_left_out_with_a_note(key, save):
     saved = {"model": {"w": torch.ones(2)}, key: [{"x": torch.ones(2), "y": torch.ones(3)}]}
     checkpoint = open_checkpoint(save(saved))
     assert [t.name for t in checkpoint.tensors] == ["w"]
     assert f"2 tensors under '{key}' are not part of the model" in checkpoint.notes
 
 
-def test_a_checkpoint_that_was_loaded_is_what_it_was_in_its_file(save):
+def test_a_loaded_checkpoint_gives_the_same_model_as_its_file(save):
     saved = {
         "state_dict": {"model.w": torch.ones(2)},
         "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []}],
@@ -381,9 +385,9 @@ def test_a_module_beside_other_entries_is_found(save):
 def test_a_torchscript_archive_is_read(tmp_path):
     model = small_model()
     torch.jit.script(model).save(tmp_path / "script.pt")
-    found = read(tmp_path / "script.pt")
-    assert found.keys() == model.state_dict().keys()
-    assert all(found[k].tobytes() == bits(v) for k, v in model.state_dict().items())
+    values = read(tmp_path / "script.pt")
+    assert values.keys() == model.state_dict().keys()
+    assert all(values[k].tobytes() == bits(v) for k, v in model.state_dict().items())
 
 
 def test_a_tensor_alone_is_read(save):
@@ -407,7 +411,7 @@ def test_tensors_in_lists_are_numbered(save):
         (["modular.a"], ["modular.a"]),
     ],
 )
-def test_prefixes_of_wrapper_modules_go_while_all_names_share_them(given_names, expected):
+def test_prefixes_of_wrapper_modules_that_all_names_have_are_removed(given_names, expected):
     assert names({name: np.ones(1) for name in given_names}) == expected
 
 
@@ -423,7 +427,7 @@ def test_parameters_and_tensors_of_subclasses_are_tensors(save):
     assert_same(read(path), {"p": parameter, "m": torch.arange(3.0)})
 
 
-def test_parameters_with_a_state_of_their_own_are_tensors(save):
+def test_parameters_with_attributes_are_tensors(save):
     parameter = torch.nn.Parameter(torch.ones(2))
     parameter.note = "kept by torch"
     assert_same(read(save({"p": parameter})), {"p": parameter})
@@ -434,9 +438,9 @@ def test_tied_tensors_and_only_they_share_their_identity(container, save):
     weight = torch.arange(6.0).reshape(2, 3)
     state = {"a": weight, "b": weight, "t": weight.T, "row": weight[0], "other": weight.clone()}
     source = state if container == "memory" else save(state, **CONTAINERS[container])
-    found = {t.name: t.identity for t in open_checkpoint(source).tensors}
-    assert found["a"] == found["b"]
-    assert len({found[name] for name in ("a", "t", "row", "other")} - {None}) == 4
+    identities = {t.name: t.identity for t in open_checkpoint(source).tensors}
+    assert identities["a"] == identities["b"]
+    assert len({identities[name] for name in ("a", "t", "row", "other")} - {None}) == 4
     assert_same(read(source), state)
 
 
@@ -499,7 +503,7 @@ class Colour(enum.Enum):
 
 
 class DictConfig:
-    """Stands for a class that the reader does not know, such as OmegaConf's."""
+    """A class that the reader does not know, such as those of OmegaConf."""
 
     def __init__(self, content):
         self.content = content
@@ -530,9 +534,9 @@ def test_foreign_objects_in_hyper_parameters_are_named_and_the_tensors_read(save
     }
     path = save({"state_dict": {"w": torch.ones(2)}, "hyper_parameters": hyper})
     checkpoint = open_checkpoint(path)
-    found = checkpoint.metadata["hyper_parameters"]
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    plain = {key: found[key] for key in list(found)[:8]}
+    metadata = checkpoint.metadata["hyper_parameters"]
+    assert json.loads(json.dumps(metadata, allow_nan=False)) == metadata
+    plain = {key: metadata[key] for key in list(metadata)[:8]}
     assert plain == {
         "float": 0.5,
         "half": 0.5,
@@ -543,15 +547,15 @@ def test_foreign_objects_in_hyper_parameters_are_named_and_the_tensors_read(save
         "set": [1],
         "infinite": "inf",
     }
-    assert found["config"] == f"<{__name__}.DictConfig>"
-    assert found["class"] == "<torch.nn.modules.linear.Linear>"
-    assert found["1"] == "number as key"
+    assert metadata["config"] == f"<{__name__}.DictConfig>"
+    assert metadata["class"] == "<torch.nn.modules.linear.Linear>"
+    assert metadata["1"] == "number as key"
     (note,) = [n for n in checkpoint.notes if "not rebuilt" in n]
     assert note.startswith("hyper_parameters holds objects that were not rebuilt: ")
     assert f"{__name__}.DictConfig (1)" in note
 
 
-def test_vocabularies_beyond_the_budget_do_not_grow_without_bound():
+def test_metadata_beyond_the_budget_are_cut():
     checkpoint = open_checkpoint({"w": np.ones(1), "big": list(range(600_000))})
     assert len(checkpoint.metadata["big"]) < 550_000
     assert "too large" in checkpoint.notes[0]
@@ -559,7 +563,7 @@ def test_vocabularies_beyond_the_budget_do_not_grow_without_bound():
 
 @pytest.fixture
 def sharded(tmp_path):
-    """A folder with two shards and their index."""
+    """Return a folder with two shards and their index."""
     a, b = np.arange(4.0), np.arange(3)
     safetensors.numpy.save_file({"model.a": a}, tmp_path / "one.safetensors")
     safetensors.numpy.save_file({"model.b": b}, tmp_path / "two.safetensors")
@@ -623,7 +627,7 @@ def test_a_tensor_that_the_index_does_not_list_is_left_out_with_a_note(sharded):
     )
 
 
-def test_a_folder_prefers_safetensors_and_passes_over_training_state(tmp_path):
+def test_in_a_folder_safetensors_come_first_and_training_states_are_ignored(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     safetensors.numpy.save_file({"a": np.ones(2)}, folder / "model.safetensors")
@@ -641,7 +645,7 @@ def test_a_folder_with_several_checkpoints_lists_them(tmp_path):
         open_checkpoint(tmp_path)
 
 
-def test_a_folder_named_like_a_checkpoint_is_none(tmp_path):
+def test_a_folder_named_like_a_checkpoint_is_ignored(tmp_path):
     (tmp_path / "a.ckpt").mkdir()
     torch.save({"w": torch.ones(2)}, tmp_path / "b.ckpt")
     assert names(tmp_path) == ["w"]
@@ -660,8 +664,8 @@ def test_a_module_in_memory_gives_its_state_dict():
 
 
 def test_modules_in_a_dict_keep_their_keys():
-    found = names({"one": torch.nn.Linear(1, 1), "two": torch.nn.Linear(1, 1)})
-    assert found == ["one.weight", "one.bias", "two.weight", "two.bias"]
+    modules = {"one": torch.nn.Linear(1, 1), "two": torch.nn.Linear(1, 1)}
+    assert names(modules) == ["one.weight", "one.bias", "two.weight", "two.bias"]
 
 
 def test_arrays_in_memory_are_read():
@@ -677,7 +681,7 @@ def test_arrays_in_memory_are_read():
     assert checkpoint.metadata == {"n": 3}
 
 
-def test_changing_what_was_read_leaves_the_model_alone():
+def test_changing_values_that_were_read_does_not_change_the_model():
     model = small_model()
     open_checkpoint(model).tensors[0].read()[:] = 7
     assert not (model[0].weight == 7).any()
@@ -688,12 +692,12 @@ def test_an_array_of_objects_is_listed_with_its_problem():
     assert tensor.problem == "dtype object is not supported"
 
 
-def test_a_checkpoint_is_returned_as_it_is(save):
+def test_a_checkpoint_is_returned_unchanged(save):
     checkpoint = open_checkpoint(save({"w": torch.ones(2)}))
     assert open_checkpoint(checkpoint) is checkpoint
 
 
-def test_anything_else_is_a_type_error():
+def test_a_source_of_another_type_is_a_type_error():
     with pytest.raises(TypeError, match="not int"):
         open_checkpoint(3)
 
@@ -712,7 +716,7 @@ def test_reading_a_file_imports_neither_torch_nor_scipy(kind, tmp_path):
 
 
 def test_a_tensor_is_read_alone(tmp_path):
-    """Only the bytes of one tensor are in memory: the peak stays far below the file's size."""
+    """The peak of the memory is far below the size of the file."""
     path = tmp_path / "many.pt"
     torch.save({f"w{i}": torch.ones(2**18) for i in range(32)}, path)
     code = (
