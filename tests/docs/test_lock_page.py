@@ -9,7 +9,8 @@ import pytest
 
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.lock import entry as classes
-from specdiag.lock.lockfile import Lock, dumps, loads
+from specdiag.lock.entry import Lock
+from specdiag.lock.lockfile import dumps, loads
 from specdiag.lock.recipe import Job
 from specdiag.lock.resolve import resolve
 from support.paths import ROOT
