@@ -15,7 +15,7 @@ from specdiag.dataset.schema import (
     labelled,
     schema_of,
 )
-from specdiag.files import write_whole
+from specdiag.files import check_target, write_whole
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.wording import one_line
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 def validate(dataset: "xr.Dataset") -> "xr.Dataset":
-    """Return the Dataset when it has all that its schema says, with those dims and dtypes.
+    """Return the Dataset, after checking its variables, dims and dtypes against its schema.
 
-    Of a Dataset that is opened lazily, only `row_start` and `row_size` are read.
+    Of a Dataset that is opened lazily, only the values of `row_start` and `row_size` are read.
 
     Raises
     ------
     ValueError
-        Naming the first variable that is missing or different.
+        If a variable is missing or different; the message names the first one.
     """
     check_version(dataset.attrs)
     for name, spec in schema_of(dataset.attrs).items():
@@ -52,31 +52,30 @@ def validate(dataset: "xr.Dataset") -> "xr.Dataset":
 
 
 def check_version(attrs: Mapping[Any, Any]) -> None:
-    """Raise ValueError when attributes are not those of a Dataset that this specdiag reads."""
+    """Raise ValueError if attributes are not those of a Dataset that this specdiag reads."""
     version = attrs.get("schema_version")
     latest = COLLECTION_VERSION if attrs.get("kind") == "collection" else SCHEMA_VERSION
     if version not in range(1, latest + 1):
         raise ValueError(
-            f"schema_version is {version}: this specdiag reads {latest}; is it a file of "
-            "specdiag, and is specdiag up to date?"
+            f"schema_version is {version}: this specdiag reads {latest}; name a file of specdiag, "
+            "or update specdiag"
         )
 
 
 def save_spectra(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> None:
-    """Write a valid Dataset as netCDF-4: whole under its final name, or not at all.
+    """Write a valid Dataset as netCDF-4. The file is complete under its final name, or not there.
 
     Raises
     ------
     ValueError
-        When the Dataset is not valid.
+        If the Dataset is invalid, or the path is not that of a regular file.
     OSError
-        When the file cannot be written.
+        If the file cannot be written.
     """
     validate(dataset)
     target = Path(path).resolve()
-    if target.exists() and not target.is_file():
-        raise ValueError(f"{path} is not a regular file: name a file to write")
-    # Through memory: HDF5 crashes the process when the disk fills while it writes.
+    check_target(Path(path))
+    # In memory first: HDF5 crashes the process if the disk fills while it writes.
     content = dataset.to_netcdf(engine="h5netcdf", encoding=_encoding(dataset))
     try:
         write_whole(target, content)
@@ -85,9 +84,10 @@ def save_spectra(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> None:
 
 
 def _encoding(dataset: "xr.Dataset") -> dict[str, dict[str, Any]]:
-    """Return how text is stored: in a collection that of layers as compressed characters.
+    """Return how text is stored: in a collection, text by layer as compressed characters.
 
-    As strings, five variables of 100,000 cells took 27 times the space and ten times as long to open.
+    As strings, five variables of 100,000 cells took 27 times the space and ten times as long to
+    open.
     """
     if dataset.attrs.get("kind") != "collection":
         return {}
@@ -100,16 +100,16 @@ def _encoding(dataset: "xr.Dataset") -> dict[str, dict[str, Any]]:
 
 
 def open_spectra(path: str | os.PathLike[str]) -> "xr.Dataset":
-    """Return the Dataset that `save_spectra` wrote, opened lazily: values are read when they are used.
+    """Return a Dataset that `save_spectra` wrote. Values are read from the file when they are used.
 
-    `.load()` reads all of it; `.close()`, or a `with` block, lets the file go.
+    `.load()` reads all values; `.close()`, or the end of a `with` block, closes the file.
 
     Raises
     ------
     ValueError
-        When the file is not such a Dataset.
+        If the file is not such a Dataset.
     OSError
-        When it cannot be read.
+        If the file cannot be read.
     """
     import xarray as xr
 
@@ -118,24 +118,28 @@ def open_spectra(path: str | os.PathLike[str]) -> "xr.Dataset":
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
     except (ValueError, OSError, KeyError) as error:
-        raise ValueError(f"{path} is not a spectra file: {' '.join(str(error).split())}") from error
+        raise _not_spectra(path, error) from error
     try:
         return validate(dataset)
     except (ValueError, OSError) as error:
         dataset.close()
-        raise ValueError(f"{path} is not a spectra file: {' '.join(str(error).split())}") from error
+        raise _not_spectra(path, error) from error
+
+
+def _not_spectra(path: str | os.PathLike[str], error: Exception) -> ValueError:
+    return ValueError(f"{path} is not a spectra file: {' '.join(str(error).split())}")
 
 
 def read_spectra(path: Path) -> "xr.Dataset":
-    """Return the Dataset of one checkpoint that `save_spectra` wrote, loaded.
+    """Return the whole Dataset of one checkpoint that `save_spectra` wrote, in memory.
 
-    It is read with h5py: xarray takes ten times as long to open so small a file, and a collection may
-    have a thousand of them.
+    It is read with h5py: xarray takes ten times as long to open so small a file, and a collection
+    may have a thousand of them.
 
     Raises
     ------
     ValueError
-        In one line that begins with the path, if the file is not such a Dataset.
+        If the file is not such a Dataset; the message is one line that begins with the path.
     """
     import h5py
 

@@ -1,21 +1,20 @@
-"""What a Dataset holds: tables of names, dimensions, dtypes, units and descriptions.
+"""Every variable of every Dataset: dimensions, dtypes and descriptions.
 
-`SCHEMA` is that of weight spectra. `COLLECTION` comes on top of it in a Dataset of whole studies, which
-links them with the features' covariance and the test R².
+- `SCHEMA`: measured weight matrices (`specdiag.alpha`);
+- `COLLECTION`: on top of it, the features' covariance and the test R² of whole studies
+  (`specdiag.collect`);
+- `COMPARISON`: on top of it, the differences of checkpoints from the first (`specdiag.compare`);
+- `LINK`: rank correlations over a collection (`specdiag.link`).
 """
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.htsr.layers import Layer
-
-if TYPE_CHECKING:
-    pass
-
 
 SCHEMA_VERSION = 1
 COLLECTION_VERSION = 2  # collections of version 1 have no `how` and no `n_changed`
@@ -23,222 +22,217 @@ _DTYPES = {"f": "float64", "i": "int64", "b": "int8", "O": "str"}
 _LAYER = ("checkpoint", "layer")
 _ONE = ("checkpoint",)
 _CI = ("checkpoint", "ci_bound")
-_COMPARED = ("comparison",)
-_PAIR_OF_TENSORS = ("comparison", "tensor")
-_PAIR_OF_LAYERS = ("comparison", "layer")
+_PAIR = ("comparison",)
+_TENSORS = ("comparison", "tensor")
+_LAYERS = ("comparison", "layer")
 _CELL = ("quantity", "part", "comparison")
 
 
 class Variable(NamedTuple):
-    """One row of the schema."""
+    """Dimensions, dtype and description of one variable of a Dataset.
+
+    The dtype is f for float64, i for int64, b for an int8 that is 0 or 1, O for str.
+    """
 
     dims: tuple[str, ...]
-    dtype: str  # f float64, i int64, b int8 that is 0 or 1, O str
-    units: str
+    dtype: str
     long_name: str
+
+    @property
+    def units(self) -> str:
+        """Units by the CF conventions: every number here has none, which is '1'."""
+        return "" if self.dtype == "O" else "1"
 
 
 SCHEMA: dict[str, Variable] = {
-    "checkpoint": Variable(("checkpoint",), "O", "", "checkpoint"),
-    "layer": Variable(("layer",), "O", "", "weight matrix"),
-    "ci_bound": Variable(("ci_bound",), "O", "", "end of an interval"),
-    "alternative": Variable(("alternative",), "O", "", "distribution compared with the power law"),
-    "status": Variable(_LAYER, "O", "", "fit, degenerate, skipped, failed or absent"),
-    "reason": Variable(_LAYER, "O", "", "why the status is not fit"),
-    "shape": Variable(_LAYER, "O", "", "shape of the stored tensor"),
-    "stored_dtype": Variable(_LAYER, "O", "", "number format of the stored tensor"),
-    "alpha": Variable(_LAYER, "f", "1", "power-law exponent of the eigenvalue density's tail"),
-    "xmin": Variable(_LAYER, "f", "1", "smallest eigenvalue of the tail"),
-    "ks_distance": Variable(_LAYER, "f", "1", "Kolmogorov-Smirnov distance of tail and power law"),
-    "n_tail": Variable(_LAYER, "f", "1", "eigenvalues in the tail"),
-    "rank": Variable(_LAYER, "f", "1", "eigenvalues above the rank gate"),
-    "stable_rank": Variable(_LAYER, "f", "1", "squared Frobenius norm over squared spectral norm"),
-    "spectral_norm": Variable(_LAYER, "f", "1", "largest singular value"),
-    "frobenius_norm": Variable(_LAYER, "f", "1", "Frobenius norm"),
-    "alpha_mean": Variable(_LAYER, "f", "1", "posterior mean of alpha"),
-    "alpha_sd": Variable(_LAYER, "f", "1", "posterior standard deviation of alpha"),
-    "alpha_ci": Variable((*_LAYER, "ci_bound"), "f", "1", "95 % posterior interval of alpha"),
-    "alpha_below_2": Variable(_LAYER, "f", "1", "posterior probability of alpha < 2"),
-    "rope_probability": Variable(_LAYER, "f", "1", "posterior probability of 1.9 <= alpha <= 2.1"),
-    "n_tail_mean": Variable(_LAYER, "f", "1", "posterior mean of the eigenvalues in the tail"),
-    "xmin_median": Variable(_LAYER, "f", "1", "posterior median of xmin"),
-    "short_tail": Variable(
-        _LAYER, "f", "1", "probability of fewer than 30 eigenvalues in the tail"
+    "checkpoint": Variable(("checkpoint",), "O", "checkpoint"),
+    "layer": Variable(("layer",), "O", "weight matrix"),
+    "ci_bound": Variable(("ci_bound",), "O", "end of an interval"),
+    "alternative": Variable(("alternative",), "O", "distribution compared with the power law"),
+    "status": Variable(_LAYER, "O", "fit, degenerate, skipped, failed or absent"),
+    "reason": Variable(_LAYER, "O", "why the status is not fit"),
+    "shape": Variable(_LAYER, "O", "shape of the stored tensor"),
+    "stored_dtype": Variable(_LAYER, "O", "number format of the stored tensor"),
+    "alpha": Variable(_LAYER, "f", "power-law exponent of the eigenvalue density's tail"),
+    "xmin": Variable(_LAYER, "f", "smallest eigenvalue of the tail"),
+    "ks_distance": Variable(_LAYER, "f", "Kolmogorov-Smirnov distance of tail and power law"),
+    "n_tail": Variable(_LAYER, "f", "number of eigenvalues in the tail"),
+    "rank": Variable(_LAYER, "f", "number of eigenvalues above the rank gate"),
+    "stable_rank": Variable(_LAYER, "f", "squared Frobenius norm over squared spectral norm"),
+    "spectral_norm": Variable(_LAYER, "f", "largest singular value"),
+    "frobenius_norm": Variable(_LAYER, "f", "Frobenius norm"),
+    "alpha_mean": Variable(_LAYER, "f", "posterior mean of alpha"),
+    "alpha_sd": Variable(_LAYER, "f", "posterior standard deviation of alpha"),
+    "alpha_ci": Variable((*_LAYER, "ci_bound"), "f", "95 % posterior interval of alpha"),
+    "alpha_below_2": Variable(_LAYER, "f", "posterior probability of alpha < 2"),
+    "rope_probability": Variable(_LAYER, "f", "posterior probability of 1.9 <= alpha <= 2.1"),
+    "n_tail_mean": Variable(_LAYER, "f", "posterior mean of the number of eigenvalues in the tail"),
+    "xmin_median": Variable(_LAYER, "f", "posterior median of xmin"),
+    "short_tail": Variable(_LAYER, "f", "probability of fewer than 30 eigenvalues in the tail"),
+    "n_windows": Variable(_LAYER, "f", "effective number of tail windows in the posterior"),
+    "gof_p": Variable(_LAYER, "f", "goodness-of-fit p-value of the power law"),
+    "null_p": Variable(
+        _LAYER, "f", "probability of so low an alpha for random matrices (the null)"
     ),
-    "n_windows": Variable(_LAYER, "f", "1", "effective number of tail windows in the posterior"),
-    "gof_p": Variable(_LAYER, "f", "1", "goodness-of-fit p-value of the power law"),
-    "null_p": Variable(_LAYER, "f", "1", "probability that the null gives an alpha as low"),
-    "null_q": Variable(_LAYER, "f", "1", "null_p adjusted for the layers of the checkpoint"),
+    "null_q": Variable(_LAYER, "f", "null_p adjusted for the layers of the checkpoint"),
     "log_likelihood_ratio": Variable(
-        (*_LAYER, "alternative"), "f", "1", "log-likelihood of power law minus alternative"
+        (*_LAYER, "alternative"), "f", "log-likelihood of power law minus alternative"
     ),
     "log_likelihood_ratio_p": Variable(
-        (*_LAYER, "alternative"), "f", "1", "two-sided p-value of that ratio"
+        (*_LAYER, "alternative"), "f", "two-sided p-value of that ratio"
     ),
-    "verdict": Variable(_LAYER, "O", "", "what the layer's alpha is worth (specdiag.htsr.verdict)"),
-    "alpha_hat": Variable(_LAYER, "f", "1", "alpha times log10 of the squared spectral norm"),
-    "entropy": Variable(_LAYER, "f", "1", "normalised entropy of the spectrum"),
-    "mp_edge": Variable(_LAYER, "f", "1", "upper Marchenko-Pastur edge fitted to the bulk"),
-    "n_spikes": Variable(_LAYER, "f", "1", "eigenvalues beyond the bulk's Tracy-Widom 95 % reach"),
-    "row_size": Variable(_LAYER, "i", "1", "eigenvalues of this layer in `eigenvalue`"),
-    "row_start": Variable(_LAYER, "i", "1", "where in `eigenvalue` those of this layer begin"),
-    "eigenvalue": Variable(("sample",), "f", "1", "eigenvalues of W'W / N, descending by layer"),
+    "verdict": Variable(
+        _LAYER, "O", "how far alpha can be trusted, in a word (specdiag.htsr.verdict)"
+    ),
+    "alpha_hat": Variable(_LAYER, "f", "alpha times log10 of the squared spectral norm"),
+    "entropy": Variable(_LAYER, "f", "normalised entropy of the spectrum"),
+    "mp_edge": Variable(_LAYER, "f", "upper Marchenko-Pastur edge fitted to the bulk"),
+    "n_spikes": Variable(
+        _LAYER, "f", "number of eigenvalues beyond the bulk's Tracy-Widom 95 % limit"
+    ),
+    "row_size": Variable(_LAYER, "i", "number of the layer's eigenvalues in `eigenvalue`"),
+    "row_start": Variable(_LAYER, "i", "index in `eigenvalue` of the layer's first"),
+    "eigenvalue": Variable(("sample",), "f", "eigenvalues of W'W / N, descending by layer"),
 }
 
-# From `n_samples` on, what `specdiag.features.conditioning.FeatureSpectrum` defines, with `_ci` for intervals.
+# From `n_samples` on, the fields of `specdiag.features.conditioning.FeatureSpectrum`; intervals end
+# in `_ci`.
 COLLECTION: dict[str, Variable] = {
-    "session": Variable(("session",), "O", "", "recording session"),
-    "feature_rank": Variable(("feature_rank",), "i", "1", "rank of an eigenvalue, 1 the largest"),
-    "entry": Variable(_ONE, "O", "", "name in the lock; several seeds and scales share one"),
-    "parent": Variable(_ONE, "O", "", "entry whose weights this one started from"),
-    "recipe": Variable(_ONE, "O", "", "recipe that made it"),
-    "scale": Variable(_ONE, "O", "", "paper or desk"),
-    "group": Variable(_ONE, "O", "", "group of the entry"),
-    "task": Variable(_ONE, "O", "", "what is decoded: center_out, area2_bump, ..."),
-    "arm": Variable(
-        _ONE, "O", "", "base, pretrained, plastic, scratch, scratch_tuned or evaluation"
-    ),
-    "unit_dropout": Variable(_ONE, "O", "", "level of UnitDropout while training"),
-    "state": Variable(_ONE, "O", "", "ok, rebuilt, drifted, stale, missing or corrupt"),
-    "sha256": Variable(_ONE, "O", "", "of the file of the weights that were measured"),
-    "how": Variable(_ONE, "O", "", "fetched, trained or evaluated; '' without a usable file"),
+    "session": Variable(("session",), "O", "recording session"),
+    "feature_rank": Variable(("feature_rank",), "i", "rank of an eigenvalue, 1 the largest"),
+    "entry": Variable(_ONE, "O", "name in the lock; several seeds and scales share one"),
+    "parent": Variable(_ONE, "O", "entry whose weights this one starts from"),
+    "recipe": Variable(_ONE, "O", "recipe that makes it"),
+    "scale": Variable(_ONE, "O", "paper or desk"),
+    "group": Variable(_ONE, "O", "group of the entry"),
+    "task": Variable(_ONE, "O", "decoded behaviour: center_out, area2_bump, ..."),
+    "arm": Variable(_ONE, "O", "base, pretrained, plastic, scratch, scratch_tuned or evaluation"),
+    "unit_dropout": Variable(_ONE, "O", "level of UnitDropout in training"),
+    "state": Variable(_ONE, "O", "ok, rebuilt, drifted, stale, missing or corrupt"),
+    "sha256": Variable(_ONE, "O", "SHA-256 of the file of the measured weights"),
+    "how": Variable(_ONE, "O", "fetched, trained or evaluated; '' without a usable file"),
     "n_changed": Variable(
-        _ONE, "f", "1", "measured matrices whose bits differ from those of the parent"
+        _ONE, "f", "measured matrices whose bits differ from those of the parent"
     ),
-    "train_fraction": Variable(_ONE, "f", "1", "share of the training intervals that was used"),
-    "seed": Variable(_ONE, "f", "1", "seed of the training"),
-    "frozen_core": Variable(_ONE, "b", "1", "1 where the parent's core was kept as it was"),
-    "n_fit": Variable(_ONE, "i", "1", "layers of status fit"),
-    "n_degenerate": Variable(_ONE, "i", "1", "layers of status degenerate"),
-    "n_skipped": Variable(_ONE, "i", "1", "layers of status skipped"),
-    "n_failed": Variable(_ONE, "i", "1", "layers of status failed"),
-    "r2": Variable(_ONE, "f", "1", "test R2, mean over outputs and sessions"),
-    "session_r2": Variable(("checkpoint", "session"), "f", "1", "test R2 of a session"),
+    "train_fraction": Variable(_ONE, "f", "share of the training intervals that is used"),
+    "seed": Variable(_ONE, "f", "seed of the training"),
+    "frozen_core": Variable(_ONE, "b", "1 if the parent's core is kept unchanged"),
+    "n_fit": Variable(_ONE, "i", "number of layers of status fit"),
+    "n_degenerate": Variable(_ONE, "i", "number of layers of status degenerate"),
+    "n_skipped": Variable(_ONE, "i", "number of layers of status skipped"),
+    "n_failed": Variable(_ONE, "i", "number of layers of status failed"),
+    "r2": Variable(_ONE, "f", "test R2, mean over outputs and sessions"),
+    "session_r2": Variable(("checkpoint", "session"), "f", "test R2 of a session"),
     "feature_eigenvalue": Variable(
-        ("checkpoint", "feature_rank"), "f", "1", "eigenvalues of the feature covariance"
+        ("checkpoint", "feature_rank"), "f", "eigenvalues of the feature covariance"
     ),
-    "n_samples": Variable(_ONE, "f", "1", "samples of the features"),
-    "n_groups": Variable(_ONE, "f", "1", "trials or windows that they come from"),
-    "n_blocks": Variable(_ONE, "f", "1", "blocks that the intervals resample"),
-    "precision": Variable(_ONE, "O", "", "number format of the forward pass"),
-    "noise_floor": Variable(
-        _ONE, "f", "1", "what an eigenvalue must exceed to be more than rounding"
-    ),
-    "noise_floor_source": Variable(_ONE, "O", "", "what sets the noise floor"),
-    "numerical_rank": Variable(_ONE, "f", "1", "eigenvalues of the features above the noise floor"),
+    "n_samples": Variable(_ONE, "f", "number of samples of the features"),
+    "n_groups": Variable(_ONE, "f", "number of trials or windows that they come from"),
+    "n_blocks": Variable(_ONE, "f", "number of blocks that the intervals resample"),
+    "precision": Variable(_ONE, "O", "number format of the forward pass"),
+    "noise_floor": Variable(_ONE, "f", "limit that an eigenvalue above rounding exceeds"),
+    "noise_floor_source": Variable(_ONE, "O", "source of the noise floor"),
+    "numerical_rank": Variable(_ONE, "f", "number of feature eigenvalues above the noise floor"),
     "condition_number": Variable(
-        _ONE, "f", "1", "largest over smallest eigenvalue, or over the noise floor"
+        _ONE, "f", "largest over smallest eigenvalue, or over the noise floor"
     ),
-    "condition_number_ci": Variable(
-        _CI, "f", "1", "its 95 % interval; a lower bound has no upper end"
-    ),
-    "condition_number_is_bound": Variable(
-        _ONE, "b", "1", "1 where the condition number is a lower bound"
-    ),
+    "condition_number_ci": Variable(_CI, "f", "its 95 % interval; a lower bound has no upper end"),
+    "condition_number_is_bound": Variable(_ONE, "b", "1 if the condition number is a lower bound"),
     "condition_number_published": Variable(
         _ONE,
         "f",
-        "1",
         "largest over smallest positive eigenvalue, as in published tables; depends on rounding "
         "unless all eigenvalues exceed noise_floor",
     ),
-    "effective_rank": Variable(_ONE, "f", "1", "exp of the entropy of the normalised eigenvalues"),
-    "effective_rank_ci": Variable(_CI, "f", "1", "its 95 % interval"),
-    "participation_ratio": Variable(_ONE, "f", "1", "squared trace over the sum of squares"),
-    "participation_ratio_ci": Variable(_CI, "f", "1", "its 95 % interval"),
-    "top1_fraction": Variable(_ONE, "f", "1", "share of the variance of the largest eigenvalue"),
-    "top1_fraction_ci": Variable(_CI, "f", "1", "its 95 % interval"),
-    "top5_fraction": Variable(_ONE, "f", "1", "share of the variance of the five largest"),
-    "top5_fraction_ci": Variable(_CI, "f", "1", "its 95 % interval"),
-    "trace": Variable(_ONE, "f", "1", "total variance of the features"),
-    "trace_ci": Variable(_CI, "f", "1", "its 95 % interval"),
+    "effective_rank": Variable(_ONE, "f", "exp of the entropy of the normalised eigenvalues"),
+    "effective_rank_ci": Variable(_CI, "f", "its 95 % interval"),
+    "participation_ratio": Variable(_ONE, "f", "squared trace over the sum of squares"),
+    "participation_ratio_ci": Variable(_CI, "f", "its 95 % interval"),
+    "top1_fraction": Variable(_ONE, "f", "share of the variance of the largest eigenvalue"),
+    "top1_fraction_ci": Variable(_CI, "f", "its 95 % interval"),
+    "top5_fraction": Variable(_ONE, "f", "share of the variance of the five largest"),
+    "top5_fraction_ci": Variable(_CI, "f", "its 95 % interval"),
+    "trace": Variable(_ONE, "f", "total variance of the features"),
+    "trace_ci": Variable(_CI, "f", "its 95 % interval"),
 }
 
 COMPARISON: dict[str, Variable] = {
-    "comparison": Variable(_COMPARED, "O", "", "checkpoint compared with the first"),
-    "tensor": Variable(("tensor",), "O", "", "tensor"),
-    "side": Variable(("side",), "O", "", "side of a matrix"),
-    "relation": Variable(
-        _PAIR_OF_TENSORS, "O", "", "relation of the two tensors (specdiag.comparison.pairs)"
-    ),
-    "relation_reason": Variable(_PAIR_OF_TENSORS, "O", "", "why they could not be compared"),
+    "comparison": Variable(_PAIR, "O", "checkpoint compared with the first"),
+    "tensor": Variable(("tensor",), "O", "tensor"),
+    "side": Variable(("side",), "O", "side of a matrix: output or input"),
+    "relation": Variable(_TENSORS, "O", "relation of the two tensors (specdiag.comparison.pairs)"),
+    "relation_reason": Variable(_TENSORS, "O", "why they were not compared"),
     "relative_distance": Variable(
-        _PAIR_OF_TENSORS, "f", "1", "Frobenius norm of second minus first over that of first"
+        _TENSORS, "f", "Frobenius norm of second minus first over that of first"
     ),
-    "alpha_difference": Variable(
-        _PAIR_OF_LAYERS, "f", "1", "posterior mean of alpha, second minus first"
-    ),
+    "alpha_difference": Variable(_LAYERS, "f", "posterior mean of alpha, second minus first"),
     "alpha_difference_ci": Variable(
-        (*_PAIR_OF_LAYERS, "ci_bound"), "f", "1", "95 % interval of the difference of alpha"
+        (*_LAYERS, "ci_bound"), "f", "95 % interval of the difference of alpha"
     ),
     "alpha_difference_below_0": Variable(
-        _PAIR_OF_LAYERS, "f", "1", "probability that it is negative"
+        _LAYERS, "f", "probability that the difference of alpha is negative"
     ),
-    "rope_difference": Variable(_PAIR_OF_LAYERS, "f", "1", "ROPE probability, second minus first"),
+    "rope_difference": Variable(_LAYERS, "f", "ROPE probability, second minus first"),
     "spectral_distance": Variable(
-        _PAIR_OF_LAYERS, "f", "1", "Wasserstein distance of the normalised spectra, in decades"
+        _LAYERS, "f", "Wasserstein distance of the normalised spectra, in decades"
     ),
     "subspace_overlap": Variable(
-        (*_PAIR_OF_LAYERS, "side"),
+        (*_LAYERS, "side"),
         "f",
-        "1",
         "mean squared cosine between the leading singular subspaces",
     ),
-    "n_leading": Variable(_PAIR_OF_LAYERS, "i", "1", "singular directions in these subspaces"),
-    "added_alpha": Variable(
-        _PAIR_OF_LAYERS, "f", "1", "posterior mean of alpha of second minus first"
-    ),
-    "added_alpha_ci": Variable(
-        (*_PAIR_OF_LAYERS, "ci_bound"), "f", "1", "its 95 % posterior interval"
-    ),
-    "added_rank": Variable(_PAIR_OF_LAYERS, "f", "1", "rank of second minus first, above rounding"),
-    "added_stable_rank": Variable(_PAIR_OF_LAYERS, "f", "1", "stable rank of second minus first"),
-    "n_compared": Variable(_COMPARED, "i", "1", "layers fit in both whose spectra differ"),
-    "n_blocks": Variable(_COMPARED, "i", "1", "blocks that these layers belong to"),
-    "mean_alpha_difference": Variable(_COMPARED, "f", "1", "mean difference of alpha over them"),
+    "n_leading": Variable(_LAYERS, "i", "number of singular directions in these subspaces"),
+    "added_alpha": Variable(_LAYERS, "f", "posterior mean of alpha of second minus first"),
+    "added_alpha_ci": Variable((*_LAYERS, "ci_bound"), "f", "its 95 % posterior interval"),
+    "added_rank": Variable(_LAYERS, "f", "rank of second minus first, above rounding"),
+    "added_stable_rank": Variable(_LAYERS, "f", "stable rank of second minus first"),
+    "n_compared": Variable(_PAIR, "i", "number of layers fit in both whose spectra differ"),
+    "n_blocks": Variable(_PAIR, "i", "number of blocks of these layers"),
+    "mean_alpha_difference": Variable(_PAIR, "f", "mean difference of alpha over these layers"),
     "mean_alpha_difference_ci": Variable(
-        (*_COMPARED, "ci_bound"), "f", "1", "95 % interval with blocks as the sampling unit"
+        (*_PAIR, "ci_bound"), "f", "95 % interval with blocks as the sampling unit"
     ),
     "mean_alpha_difference_seed_ci": Variable(
-        (*_COMPARED, "ci_bound"), "f", "1", "that interval, allowing for the difference of seeds"
+        (*_PAIR, "ci_bound"),
+        "f",
+        "that interval, allowing for the difference of seeds",
     ),
-    "mean_rope_difference": Variable(
-        _COMPARED, "f", "1", "mean difference of the ROPE probability"
-    ),
-    "sign_p": Variable(_COMPARED, "f", "1", "p-value of the sign test over blocks"),
-    "wilcoxon_p": Variable(
-        _COMPARED, "f", "1", "p-value of Wilcoxon's signed-rank test over blocks"
-    ),
-    "conclusion": Variable(_COMPARED, "O", "", "conclusion in one sentence"),
+    "mean_rope_difference": Variable(_PAIR, "f", "mean difference of the ROPE probability"),
+    "sign_p": Variable(_PAIR, "f", "p-value of the sign test over blocks"),
+    "wilcoxon_p": Variable(_PAIR, "f", "p-value of Wilcoxon's signed-rank test over blocks"),
+    "conclusion": Variable(_PAIR, "O", "conclusion in one sentence"),
 }
 
 LINK: dict[str, Variable] = {
-    "quantity": Variable(("quantity",), "O", "", "what is measured of a checkpoint"),
-    "part": Variable(("part",), "O", "", "the checkpoints of one task, or of all"),
-    "comparison": Variable(("comparison",), "O", "", "which checkpoints are compared"),
-    "checkpoint": Variable(("checkpoint",), "O", "", "checkpoint"),
-    "ci_bound": Variable(("ci_bound",), "O", "", "end of an interval"),
-    "value": Variable(("quantity", "checkpoint"), "f", "1", "quantity"),
-    "r2": Variable(("checkpoint",), "f", "1", "test R2"),
-    "rho": Variable(_CELL, "f", "1", "rank correlation of quantity and R2"),
-    "rho_ci": Variable((*_CELL, "ci_bound"), "f", "1", "95 % bootstrap interval of rho"),
-    "p": Variable(_CELL, "f", "1", "permutation p-value of rho"),
-    "p_holm": Variable(_CELL, "f", "1", "p adjusted for all quantities, and for all tasks"),
+    "quantity": Variable(("quantity",), "O", "quantity measured of a checkpoint"),
+    "part": Variable(("part",), "O", "the checkpoints of one task, or of all"),
+    "comparison": Variable(("comparison",), "O", "which checkpoints are compared"),
+    "checkpoint": Variable(("checkpoint",), "O", "checkpoint"),
+    "ci_bound": Variable(("ci_bound",), "O", "end of an interval"),
+    "value": Variable(("quantity", "checkpoint"), "f", "quantity"),
+    "r2": Variable(("checkpoint",), "f", "test R2"),
+    "rho": Variable(_CELL, "f", "rank correlation of quantity and R2"),
+    "rho_ci": Variable((*_CELL, "ci_bound"), "f", "95 % bootstrap interval of rho"),
+    "p": Variable(_CELL, "f", "permutation p-value of rho"),
+    "p_holm": Variable(
+        _CELL, "f", "p after Holm's adjustment for all quantities, and for all tasks"
+    ),
     "same_order_as": Variable(
-        _CELL, "O", "", "earlier quantity of the same ranks, or ''; not tested"
+        _CELL, "O", "earlier quantity with the same ranks, or ''; not tested again"
     ),
-    "n": Variable(_CELL, "i", "1", "checkpoints compared"),
-    "n_units": Variable(_CELL, "i", "1", "spectra, or features, that differ among them"),
+    "n": Variable(_CELL, "i", "number of checkpoints compared"),
+    "n_units": Variable(_CELL, "i", "number of different spectra, or features, among them"),
     "n_without_counterpart": Variable(
-        _CELL, "i", "1", "checkpoints that may be exchanged with none"
+        _CELL, "i", "number of checkpoints that cannot be exchanged with another one"
     ),
-    "arrangements": Variable(_CELL, "f", "1", "ways to exchange what may be exchanged"),
-    "error": Variable(_CELL[:2], "f", "1", "mean |error| of R2 predicted from the other tasks"),
-    "baseline_error": Variable(_CELL[:2], "f", "1", "the same without the quantity"),
-    "n_error": Variable(_CELL[:2], "i", "1", "checkpoints predicted"),
+    "arrangements": Variable(_CELL, "f", "number of arrangements that a permutation can give"),
+    "error": Variable(_CELL[:2], "f", "mean |error| of R2 predicted from the other tasks"),
+    "baseline_error": Variable(_CELL[:2], "f", "mean |error| predicted without the quantity"),
+    "n_error": Variable(_CELL[:2], "i", "number of checkpoints predicted"),
 }
 
-# What the JSON of an evaluation calls a variable: as in FeatureSpectrum, intervals by their whole name.
+# Name of a variable in the JSON of an evaluation: that in FeatureSpectrum, where intervals are
+# written in full.
 FEATURES = {
     "feature_eigenvalue": "eigenvalues",
     **{
@@ -247,8 +241,8 @@ FEATURES = {
     },
 }
 
-# Where in a Layer a variable of another name is found.
-_HOME = {
+# Part and attribute of a Layer, for variables of another name.
+_IN_LAYER = {
     **{name: ("tail", name) for name in ("alpha", "xmin", "ks_distance")},
     "alpha_mean": ("posterior", "mean"),
     "alpha_sd": ("posterior", "sd"),
@@ -264,8 +258,8 @@ _HOME = {
 
 def layer_value(layer: Layer, name: str) -> Any:
     """Return the value of a layer that a variable of the schema holds."""
-    if name in _HOME:
-        part, attribute = _HOME[name]
+    if name in _IN_LAYER:
+        part, attribute = _IN_LAYER[name]
         return getattr(getattr(layer, part), attribute)
     if name == "n_tail":
         return layer.tail.n_tail or math.nan
@@ -280,7 +274,7 @@ def layer_value(layer: Layer, name: str) -> Any:
 
 
 def schema_of(attrs: Mapping[Any, Any]) -> dict[str, Variable]:
-    """Return what a Dataset with these attributes has to hold."""
+    """Return the variables that a Dataset with these attributes must have."""
     if attrs.get("kind") != "collection":
         return SCHEMA
     later = () if attrs.get("schema_version") == COLLECTION_VERSION else ("how", "n_changed")
@@ -288,7 +282,7 @@ def schema_of(attrs: Mapping[Any, Any]) -> dict[str, Variable]:
 
 
 def as_markdown(schema: Mapping[str, Variable]) -> str:
-    """Return a schema as the table of the documentation."""
+    """Return a schema as a table for the documentation."""
     rows = [
         f"| `{name}` | {', '.join(spec.dims)} | {_DTYPES[spec.dtype]} | {spec.long_name} |"
         for name, spec in schema.items()
@@ -297,7 +291,7 @@ def as_markdown(schema: Mapping[str, Variable]) -> str:
 
 
 def labelled(schema: Mapping[str, Variable], columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns as xarray Variables, with the dims, dtypes and attributes of the schema."""
+    """Return the columns as xarray Variables with dims, dtypes and attributes of the schema."""
     import xarray as xr
 
     return {

@@ -1,12 +1,13 @@
-"""Measured layers -> one labelled xarray Dataset: build, validate, save, open.
+"""Checkpoints -> measured layers -> one labelled xarray Dataset.
 
-`schema.SCHEMA` says what is in it. Eigenvalues are ragged, so they are a CF contiguous ragged array: one
-long `eigenvalue(sample)`, and `row_size(checkpoint, layer)` says how many belong to each layer, in
-order (CF conventions 1.12, section 9.3.3). `spectrum` slices one layer out; `row_start` lets it do so after
-layers were selected or reordered.
+`schema.SCHEMA` lists its variables. Layers have different numbers of eigenvalues, so these are a CF
+contiguous ragged array: one long `eigenvalue(sample)`, and `row_size(checkpoint, layer)` with the
+number of eigenvalues of each layer, in order (CF conventions 1.12, section 9.3.3). `row_start` is
+the index of a layer's first eigenvalue; with it, `spectrum` finds a layer after layers were
+selected or reordered.
 
-xarray takes longer to import than a small network to measure, so only those who build or open a
-Dataset import it.
+xarray takes longer to import than a small network takes to measure, so it is imported only where a
+Dataset is built or opened.
 """
 
 import json
@@ -49,41 +50,41 @@ def alpha(
     null: str = "gaussian",
     seed: int = 0,
 ) -> "xr.Dataset":
-    """Return the Dataset of every weight matrix of one or several networks.
+    """Return the Dataset of the weight matrices of one or several networks.
 
     Parameters
     ----------
     *sources : path, torch.nn.Module, or mapping of names to arrays or tensors
         Anything that `open_checkpoint` reads.
     layers : str, optional
-        Shell pattern: only matrices whose name matches it are walked.
+        Shell pattern: only matrices whose name matches it are measured.
     min_eigenvalues : int
-        A matrix with fewer is skipped, one with fewer above the rank gate is degenerate. 50: on
-        fewer, any heavy tail is a handful of points.
+        A matrix with fewer eigenvalues is skipped; one with fewer above the rank gate is
+        degenerate. The default is 50, because with fewer a heavy tail is a handful of points.
     include_embeddings : bool
-        Measure lookup tables too (see `specdiag.htsr.layers.skip_reason`).
+        Measure lookup tables, too (see `specdiag.htsr.layers.skip_reason`).
     method : {'specdiag', 'weightwatcher', 'wwj'}
-        Whose rules give alpha and its interval; see `specdiag.htsr.weightwatcher`.
+        Rules for alpha and its interval; see `specdiag.htsr.weightwatcher`.
     gof : bool
-        Test the goodness of fit and compare other tails.
+        Test the goodness of fit, and compare the power law with other tails.
     null : {'gaussian', 'permutation'}
-        What an alpha is compared with; see `specdiag.htsr.null`.
+        Random matrices that alpha is compared with; see `specdiag.htsr.null`.
     seed : int
-        Of the bootstrap and the permutations.
+        Random seed for bootstrap and permutations.
 
     Returns
     -------
     xarray.Dataset
-        As in `SCHEMA`, dims (checkpoint, layer, sample); a layer that a checkpoint lacks has
-        status `absent`.
+        The variables of `SCHEMA`, with dims (checkpoint, layer, sample). A layer that is missing in
+        a checkpoint has the status `absent`.
 
     Raises
     ------
     ValueError
-        When a source is no checkpoint, holds no matrix, or none matches `layers`; when `method`,
-        `null`, `seed` or `min_eigenvalues` is none that there is.
+        If a source is not a checkpoint, has no matrix, or none that matches `layers`; or if
+        `method`, `null`, `seed` or `min_eigenvalues` is invalid.
     OSError
-        When a file cannot be read.
+        If a file cannot be read.
 
     Examples
     --------
@@ -143,10 +144,16 @@ def measure_checkpoint(
 
 
 def check_whole_numbers(**arguments: tuple[Any, int]) -> None:
-    """Raise ValueError for the first argument that is no whole number from its least value on."""
+    """Raise ValueError for the first argument that is not an integer or below its least value.
+
+    Parameters
+    ----------
+    **arguments : tuple of (value, int)
+        Each argument, by its name, and its least value.
+    """
     for name, (value, least) in arguments.items():
         if not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name} is {value!r}: expected a whole number from {least} on")
+            raise ValueError(f"{name} is {value!r}: expected a whole number, at least {least}")
 
 
 def build(
@@ -154,7 +161,16 @@ def build(
     measured: Sequence[Sequence[Layer]],
     settings: Mapping[str, Any],
 ) -> "xr.Dataset":
-    """Return the Dataset of the layers measured of each checkpoint."""
+    """Return the Dataset of measured layers, those of each checkpoint in turn.
+
+    Parameters
+    ----------
+    checkpoints : sequence of Checkpoint
+    measured : sequence of sequence of Layer
+        The layers of each checkpoint.
+    settings : mapping
+        Settings of the measurement, for the attribute `provenance`.
+    """
     import xarray as xr
 
     names = list(dict.fromkeys(layer.name for layers in measured for layer in layers))

@@ -1,9 +1,11 @@
-"""One spectrum of a Dataset, and what tells spectra from each other."""
+"""A Dataset -> one spectrum, fingerprints of spectra, and means over measured layers."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from specdiag.wording import some
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -19,14 +21,14 @@ def spectrum(
     Parameters
     ----------
     dataset : xarray.Dataset
-        Of `alpha` or `open_spectra`, also after selecting or reordering layers and checkpoints.
+        From `alpha` or `open_spectra`; layers and checkpoints may be selected or reordered.
     layer, checkpoint : str
-        Coordinate values; the checkpoint may be left out when there is only one.
+        Coordinate values; the checkpoint may be omitted if there is only one.
 
     Raises
     ------
     ValueError
-        When there is no such layer or checkpoint.
+        If there is no such layer or checkpoint.
     """
     labels = _labels(dataset, "checkpoint")
     if checkpoint is None and len(labels) > 1:
@@ -35,7 +37,7 @@ def spectrum(
     for dim, label in wanted.items():
         known = _labels(dataset, dim)
         if label not in known:
-            raise ValueError(f"no {dim} {label!r} in the dataset: it has {', '.join(known[:3])}, …")
+            raise ValueError(f"no {dim} {label!r} in the dataset: it has {some(known, 3)}")
     cell = dataset[["row_start", "row_size"]]
     cell = cell.sel({dim: label for dim, label in wanted.items() if dim in cell.dims})
     start = int(cell.row_start)
@@ -43,10 +45,14 @@ def spectrum(
 
 
 def fingerprints(dataset: "xr.Dataset") -> NDArray[np.float32]:
-    """Return what tells spectra from each other: their norms, shape (n_checkpoints, n_layers, 2).
+    """Return the two norms of each layer, by which spectra are told apart.
 
-    NaN where nothing was measured. In float32, as the same matrix measured on another machine differs in
-    the last bits of float64.
+    In float32: the same matrix measured on another machine differs in the last bits of float64.
+
+    Returns
+    -------
+    ndarray of shape (n_checkpoints, n_layers, 2)
+        Frobenius and spectral norm; NaN for layers that were not measured.
     """
     both = np.stack([dataset.frobenius_norm.values, dataset.spectral_norm.values], axis=-1)
     measured = dataset.status.isin(["fit", "degenerate"]).values

@@ -198,7 +198,7 @@ def test_saving_to_a_link_writes_the_file_it_points_to(dataset, tmp_path):
 
 @pytest.mark.parametrize("value", [1, 0, "3", None])
 def test_min_eigenvalues_is_a_whole_number_from_two_on(weights, value):
-    with pytest.raises(ValueError, match="expected a whole number from 2 on"):
+    with pytest.raises(ValueError, match="expected a whole number, at least 2"):
         specdiag.alpha(weights, min_eigenvalues=value)
 
 
@@ -212,7 +212,7 @@ def test_the_dataset_holds_the_likelihood_ratios(weights):
 
 
 def test_a_seed_is_a_whole_number(weights):
-    with pytest.raises(ValueError, match="seed is -1: expected a whole number from 0 on"):
+    with pytest.raises(ValueError, match="seed is -1: expected a whole number, at least 0"):
         specdiag.alpha(weights, seed=-1)
 
 

@@ -369,7 +369,7 @@ def test_an_incomplete_dataset_and_a_wrong_number_are_errors():
     )
     with pytest.raises(ValueError) as error:
         specdiag.link(dataset, n_resamples=0)
-    assert str(error.value) == "n_resamples is 0: expected a whole number from 1 on"
+    assert str(error.value) == "n_resamples is 0: expected a whole number, at least 1"
 
 
 @pytest.fixture
