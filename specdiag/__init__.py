@@ -1,73 +1,80 @@
-"""Reads a neural network's health from the eigenvalue spectra of its weight matrices.
+"""Measure how heavy-tailed the spectrum of each weight matrix is, and how certain that is.
 
-Public names are imported when first used, so that `import specdiag` costs nothing.
+Public names are imported when they are first used, so that `import specdiag` costs nothing.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from specdiag.checkpoint.export import export
-    from specdiag.checkpoint.reader import open_checkpoint, tensor_digest
-    from specdiag.comparison.dataset import compare
-    from specdiag.dataset.netcdf import open_spectra, save_spectra
-    from specdiag.dataset.spectra import alpha
-    from specdiag.dataset.spectrum import spectrum
-    from specdiag.features.covariance import FeatureCovariance
-    from specdiag.htsr.esd import eigenvalues, rank_gate, resolved_eigenvalues
-    from specdiag.htsr.goodness_of_fit import goodness_of_fit, likelihood_ratios
-    from specdiag.htsr.posterior import alpha_posterior
-    from specdiag.htsr.tail import fit_alpha
-    from specdiag.transfer.collection import collect
-    from specdiag.transfer.link import link
+    from specdiag.checkpoint.export import export as export
+    from specdiag.checkpoint.reader import open_checkpoint as open_checkpoint
+    from specdiag.checkpoint.reader import tensor_digest as tensor_digest
+    from specdiag.comparison.dataset import compare as compare
+    from specdiag.dataset.netcdf import open_spectra as open_spectra
+    from specdiag.dataset.netcdf import save_spectra as save_spectra
+    from specdiag.dataset.spectra import alpha as alpha
+    from specdiag.dataset.spectrum import spectrum as spectrum
+    from specdiag.features.covariance import FeatureCovariance as FeatureCovariance
+    from specdiag.features.covariance import attach as attach
+    from specdiag.htsr.esd import eigenvalues as eigenvalues
+    from specdiag.htsr.esd import resolved_eigenvalues as resolved_eigenvalues
+    from specdiag.htsr.goodness_of_fit import goodness_of_fit as goodness_of_fit
+    from specdiag.htsr.goodness_of_fit import likelihood_ratios as likelihood_ratios
+    from specdiag.htsr.monitor import SpectralMonitor as SpectralMonitor
+    from specdiag.htsr.posterior import alpha_posterior as alpha_posterior
+    from specdiag.htsr.tail import fit_alpha as fit_alpha
+    from specdiag.transfer.collection import collect as collect
+    from specdiag.transfer.link import link as link
+    from specdiag.transfer.verification import verify as verify
 
-__all__ = [
-    "FeatureCovariance",
-    "alpha",
-    "alpha_posterior",
-    "collect",
-    "compare",
-    "eigenvalues",
-    "export",
-    "fit_alpha",
-    "goodness_of_fit",
-    "likelihood_ratios",
-    "link",
-    "open_checkpoint",
-    "open_spectra",
-    "rank_gate",
-    "resolved_eigenvalues",
-    "save_spectra",
-    "spectrum",
-    "tensor_digest",
-]
-
-_HOME = {
-    "FeatureCovariance": "features.covariance",
-    "alpha": "dataset.spectra",
-    "alpha_posterior": "htsr.posterior",
-    "collect": "transfer.collection",
-    "compare": "comparison.dataset",
-    "eigenvalues": "htsr.esd",
-    "export": "checkpoint.export",
-    "fit_alpha": "htsr.tail",
-    "goodness_of_fit": "htsr.goodness_of_fit",
-    "likelihood_ratios": "htsr.goodness_of_fit",
-    "link": "transfer.link",
-    "open_checkpoint": "checkpoint.reader",
-    "open_spectra": "dataset.netcdf",
-    "rank_gate": "htsr.esd",
-    "resolved_eigenvalues": "htsr.esd",
-    "save_spectra": "dataset.netcdf",
-    "spectrum": "dataset.spectrum",
-    "tensor_digest": "checkpoint.reader",
+# The public names by module; the block above says the same to type checkers.
+_NAMES = {
+    "checkpoint.export": "export",
+    "checkpoint.reader": "open_checkpoint tensor_digest",
+    "comparison.dataset": "compare",
+    "dataset.netcdf": "open_spectra save_spectra",
+    "dataset.spectra": "alpha",
+    "dataset.spectrum": "spectrum",
+    "features.covariance": "FeatureCovariance attach",
+    "htsr.esd": "eigenvalues resolved_eigenvalues",
+    "htsr.goodness_of_fit": "goodness_of_fit likelihood_ratios",
+    "htsr.monitor": "SpectralMonitor",
+    "htsr.posterior": "alpha_posterior",
+    "htsr.tail": "fit_alpha",
+    "transfer.collection": "collect",
+    "transfer.link": "link",
+    "transfer.verification": "verify",
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
+_PACKAGES = ("plot", "show")  # their modules are public: `specdiag.plot.esd.plot(dataset, layer)`
+_DEPRECATED = {  # until the next minor version: module, name there, what to write instead
+    "rank_gate": ("htsr.esd", "rank_gate", "specdiag.resolved_eigenvalues"),
+    "save": ("dataset.netcdf", "save_spectra", "specdiag.save_spectra"),
+}
+
+__all__ = sorted([*_HOME, *_PACKAGES])  # noqa: PLE0605 - derived, so that it cannot fall behind
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'specdiag' has no attribute {name!r}")
-    return getattr(import_module(f"specdiag.{_HOME[name]}"), name)
+    if name in _HOME:
+        return getattr(import_module(f"specdiag.{_HOME[name]}"), name)
+    if name in _PACKAGES:
+        from pkgutil import iter_modules
+
+        for package in _PACKAGES:
+            for module in iter_modules(import_module(f"specdiag.{package}").__path__):
+                import_module(f"specdiag.{package}.{module.name}")
+        return import_module(f"specdiag.{name}")
+    if name in _DEPRECATED:
+        import warnings
+
+        module, current, instead = _DEPRECATED[name]
+        warnings.warn(
+            f"specdiag.{name} is deprecated; use {instead}", DeprecationWarning, stacklevel=2
+        )
+        return getattr(import_module(f"specdiag.{module}"), current)
+    raise AttributeError(f"module 'specdiag' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -173,13 +173,3 @@ def test_measuring_a_safetensors_file_imports_no_torch_and_no_xarray(minilm):
         f"print(len(list(l.measure(l.matrices(o({str(minilm)!r}), '*layer.0.*')))))"
     )
     assert loaded_by(code) & HEAVY == set()
-
-
-def test_every_public_name_is_there():
-    import specdiag
-
-    assert sorted(specdiag.__all__) == sorted(specdiag._HOME)
-    for name in specdiag.__all__:
-        assert callable(getattr(specdiag, name))
-    with pytest.raises(AttributeError, match="module 'specdiag' has no attribute 'nonsense'"):
-        specdiag.nonsense  # noqa: B018

@@ -66,7 +66,10 @@ def test_the_table_has_a_row_a_matrix_and_the_accounting(file):
         f"{expected.spectral_norm.item():#.3g}",
         *expected.verdict.item().split(),
     ]
-    assert "6 matrices: 2 measured, 1 degenerate, 2 skipped, 1 failed; 1 vector or scalar ignored" in out
+    assert (
+        "6 matrices: 2 measured, 1 degenerate, 2 skipped, 1 failed; 1 vector or scalar ignored"
+        in out
+    )
     assert "degenerate: rank 0: fewer than 50 eigenvalues above rounding: dead.weight" in out
     assert "failed: 3,600 of 3,600 values are NaN or infinite: broken.weight" in out
     assert "skipped: embedding table, by its name: unit_emb.weight" in out

@@ -257,7 +257,9 @@ def test_networks_without_a_common_name_are_refused(first):
     )
     with pytest.raises(ValueError, match="at least two checkpoints"):
         specdiag.compare(first)
-    with pytest.raises(ValueError, match="min_eigenvalues is 0: expected a whole number, at least 2"):
+    with pytest.raises(
+        ValueError, match="min_eigenvalues is 0: expected a whole number, at least 2"
+    ):
         specdiag.compare(first, first, min_eigenvalues=0)
 
 

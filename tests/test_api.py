@@ -1,0 +1,55 @@
+"""The public names of the package, those that are deprecated, and what type checkers see of both."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+import specdiag
+from support.paths import ROOT
+
+PACKAGES = ("plot", "show")
+
+
+def test_every_public_name_can_be_imported():
+    for name in set(specdiag.__all__) - set(PACKAGES):
+        assert callable(getattr(specdiag, name))
+    assert dir(specdiag) == specdiag.__all__
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'specdiag' has no attribute 'nonsense'"):
+        specdiag.nonsense  # noqa: B018
+
+
+def test_type_checkers_see_the_same_names():
+    tree = ast.parse((ROOT / "specdiag" / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    homes = {alias.asname: node.module for node in block.body for alias in node.names}
+    assert homes == {name: f"specdiag.{home}" for name, home in specdiag._HOME.items()}
+    assert (ROOT / "specdiag" / "py.typed").is_file()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("save", "save_spectra"), ("rank_gate", "resolved_eigenvalues")]
+)
+def test_an_old_name_works_and_names_the_new_one(old, new):
+    with pytest.warns(
+        DeprecationWarning, match=f"^specdiag.{old} is deprecated; use specdiag.{new}$"
+    ):
+        assert callable(getattr(specdiag, old))
+
+
+def test_drawings_and_the_report_are_reached_without_an_import_of_their_own():
+    code = "import specdiag; specdiag.show.report.report; specdiag.plot.esd.plot; print('there')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "there\n", "")
+
+
+def test_every_public_name_is_described_on_the_page_of_the_documentation():
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    missing = [n for n in set(specdiag.__all__) - set(PACKAGES) if f":: specdiag.{n}\n" not in page]
+    assert missing == []
