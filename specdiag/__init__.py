@@ -69,11 +69,11 @@ def __getattr__(name: str) -> Any:
     if name in _DEPRECATED:
         import warnings
 
-        module, current, instead = _DEPRECATED[name]
+        home, current, instead = _DEPRECATED[name]
         warnings.warn(
             f"specdiag.{name} is deprecated; use {instead}", DeprecationWarning, stacklevel=2
         )
-        return getattr(import_module(f"specdiag.{module}"), current)
+        return getattr(import_module(f"specdiag.{home}"), current)
     raise AttributeError(f"module 'specdiag' has no attribute {name!r}")
 
 
