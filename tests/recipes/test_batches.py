@@ -31,10 +31,10 @@ def model():
 
 @pytest.fixture(scope="module")
 def batches(model):
-    return made(model)
+    return make_batches(model)
 
 
-def made(model, seed=42, unit_dropout=DROPOUT):
+def make_batches(model, seed=42, unit_dropout=DROPOUT):
     arrays = to_arrays(sessions(), params())
     return Batches(
         arrays,
@@ -163,7 +163,7 @@ def test_evaluation_windows_are_those_of_the_sequential_sampler():
 
 
 def test_any_batch_can_be_made_without_the_earlier_ones(model, batches):
-    later = made(model).train(11, 8)
+    later = make_batches(model).train(11, 8)
     for step in range(12):
         in_order = batches.train(step, 8)
     assert torch.equal(later.inputs["input_unit_index"], in_order.inputs["input_unit_index"])
@@ -175,7 +175,7 @@ def test_windows_differ_between_steps_epochs_and_seeds(model, batches):
     first = batches.train(0, 8).start.tolist()
     assert first != batches.train(1, 8).start.tolist()
     assert first != batches.train(batches.n_windows // 8, 8).start.tolist()
-    assert first != made(model, seed=43).train(0, 8).start.tolist()
+    assert first != make_batches(model, seed=43).train(0, 8).start.tolist()
 
 
 def test_the_shares_of_all_processes_are_the_batch(batches):
@@ -190,7 +190,7 @@ def test_the_shares_of_all_processes_are_the_batch(batches):
 
 
 def test_without_dropout_all_units_are_kept(model):
-    assert made(model, unit_dropout={"level": "off"}).train(0, 8).kept == 1.0
+    assert make_batches(model, unit_dropout={"level": "off"}).train(0, 8).kept == 1.0
 
 
 def test_the_number_of_kept_units_has_the_distribution_that_torch_brain_draws():

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("torch_brain")
 
 
-def made(recordings, **changed):
+def model_and_batches(recordings, **changed):
     declared = params(**changed)
     arrays = to_arrays(recordings, declared)
     model = build(declared, arrays, None)
@@ -25,7 +25,7 @@ def made(recordings, **changed):
 
 @pytest.fixture(scope="module")
 def trained():
-    return made(sessions())
+    return model_and_batches(sessions())
 
 
 def test_r2_is_that_of_torchmetrics():
@@ -138,7 +138,7 @@ def test_a_session_that_cannot_be_evaluated_is_named():
     recording = session()
     recording.movement_phases.reach_period.start[:] = 0.0
     recording.movement_phases.reach_period.end[:] = 1.0
-    model, batches = made([recording])
+    model, batches = model_and_batches([recording])
     with pytest.raises(ValueError) as error:
         evaluate(model, batches, "test", step=0.5)
     assert str(error.value) == (

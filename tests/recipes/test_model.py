@@ -36,7 +36,7 @@ def new_session():
     )
 
 
-def same(a, b):
+def same_weights(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
@@ -46,9 +46,9 @@ def test_a_new_model_is_the_same_for_a_seed_and_leaves_the_generator_alone(array
     torch.manual_seed(1)
     first = build(params(), arrays, None)
     assert torch.rand(1) == expected
-    assert same(first, build(params(), arrays, None))
+    assert same_weights(first, build(params(), arrays, None))
     other = params(training={"seed": 43})
-    assert not same(first, build(other, arrays, None))
+    assert not same_weights(first, build(other, arrays, None))
 
 
 def test_the_vocabulary_is_sorted_as_in_torch_brain(arrays):

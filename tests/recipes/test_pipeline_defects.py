@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from support import nwb_files
-from support.pipelines import TRUTHS, pipeline_of, prepare, written
+from support.pipelines import TRUTHS, pipeline_of, prepare, write_raw_file
 
 
 def trial(**columns):
@@ -200,14 +200,14 @@ def test_a_defect_is_named_with_the_file(tmp_path, rng, brainset, change, messag
     split = ["train"] * 5 + ["val"] * 2 + ["none"]
     truth["trials"]["split"] = np.array(split * 2)
     change(truth)
-    path = written(brainset, tmp_path, truth)
+    path = write_raw_file(brainset, tmp_path, truth)
     text = refused(pipeline_of(brainset, tmp_path), path)
     assert text == f"{path.name}: {message.format(**truth)}"
 
 
 @pytest.mark.parametrize("brainset", TRUTHS)
 def test_a_truncated_file_is_refused(tmp_path, rng, brainset):
-    path = written(brainset, tmp_path, TRUTHS[brainset](rng, n_trials=16))
+    path = write_raw_file(brainset, tmp_path, TRUTHS[brainset](rng, n_trials=16))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     text = refused(pipeline_of(brainset, tmp_path), path)
@@ -239,14 +239,14 @@ def test_trials_of_split_none_may_overlap_and_have_no_hand(tmp_path, rng):
     truth["trials"]["stop_time"][7] += 1.0
     not_finite_in(7)(truth)
     pipeline = pipeline_of("area2_bump", tmp_path)
-    pipeline.process(written("area2_bump", tmp_path, truth))
+    pipeline.process(write_raw_file("area2_bump", tmp_path, truth))
     assert (pipeline.processed_dir / "han_area2_bump_train.h5").exists()
 
 
 def test_the_command_fails_with_the_message_of_a_defect(tmp_path, rng):
     truth = nwb_files.dmfc_rsg(rng)
     del truth["trials"]["tp"]
-    written("dmfc_rsg", tmp_path, truth)
+    write_raw_file("dmfc_rsg", tmp_path, truth)
     done = prepare("dmfc_rsg", tmp_path, "--single=haydn_dmfc_rsg_train")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (

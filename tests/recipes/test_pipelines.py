@@ -7,18 +7,18 @@ from hypothesis import strategies as st
 
 from recipes._tasks import AREA2, TIME_TO_GO
 from support import nwb_files
-from support.pipelines import TASKS, load, pipeline_of, prepare, prepared_once, written
+from support.pipelines import TASKS, load, pipeline_of, prepare, prepare_once, write_raw_file
 
 
 @pytest.fixture(scope="module")
 def area2(tmp_path_factory):
     """The brainset, the contents of its file, and the recording that the command prepares."""
-    return prepared_once("area2_bump", tmp_path_factory.mktemp("area2"))
+    return prepare_once("area2_bump", tmp_path_factory.mktemp("area2"))
 
 
 @pytest.fixture(scope="module")
 def dmfc(tmp_path_factory):
-    return prepared_once("dmfc_rsg", tmp_path_factory.mktemp("dmfc"))
+    return prepare_once("dmfc_rsg", tmp_path_factory.mktemp("dmfc"))
 
 
 @pytest.fixture(params=["area2", "dmfc"])
@@ -61,7 +61,7 @@ def test_spikes_and_units_are_those_that_torch_brain_extracts(tmp_path, rng):
     from pynwb import NWBHDF5IO
     from torch_brain.utils.dandi import extract_spikes_from_nwbfile
 
-    path = written("area2_bump", tmp_path, nwb_files.area2_bump(rng))
+    path = write_raw_file("area2_bump", tmp_path, nwb_files.area2_bump(rng))
     pipeline = pipeline_of("area2_bump", tmp_path)
     pipeline.process(path)
     data = load(pipeline.processed_dir / "han_area2_bump_train.h5")
@@ -132,7 +132,7 @@ def test_a_passive_trial_with_an_onset_is_not_evaluated(tmp_path, rng):
     trials = truth["trials"]
     trials["move_onset_time"] = trials["start_time"] + 0.3
     pipeline = pipeline_of("area2_bump", tmp_path)
-    pipeline.process(written("area2_bump", tmp_path, truth))
+    pipeline.process(write_raw_file("area2_bump", tmp_path, truth))
     evaluated = load(pipeline.processed_dir / "han_area2_bump_train.h5").nlb_eval_intervals
     assert len(evaluated) == (~trials["ctr_hold_bump"] & (trials["split"] != "none")).sum()
 
@@ -189,7 +189,7 @@ def test_spike_times_are_kept_bit_by_bit(tmp_path, spike_times):
     truth = nwb_files.dmfc_rsg(np.random.default_rng(0), n_trials=16)
     truth["spike_times"] = [np.sort(times) for times in spike_times]
     pipeline = pipeline_of("dmfc_rsg", tmp_path, reprocess=True)
-    pipeline.process(written("dmfc_rsg", tmp_path, truth))
+    pipeline.process(write_raw_file("dmfc_rsg", tmp_path, truth))
     data = load(pipeline.processed_dir / "haydn_dmfc_rsg_train.h5")
     for unit, times in enumerate(truth["spike_times"]):
         mine = data.spikes.timestamps[data.spikes.unit_index == unit]
@@ -197,7 +197,7 @@ def test_spike_times_are_kept_bit_by_bit(tmp_path, spike_times):
 
 
 def test_a_recording_is_prepared_again_only_with_reprocess(tmp_path, rng):
-    path = written("dmfc_rsg", tmp_path, nwb_files.dmfc_rsg(rng))
+    path = write_raw_file("dmfc_rsg", tmp_path, nwb_files.dmfc_rsg(rng))
     pipeline = pipeline_of("dmfc_rsg", tmp_path)
     store = pipeline.processed_dir / "haydn_dmfc_rsg_train.h5"
     store.write_bytes(b"present")
@@ -210,7 +210,7 @@ def test_a_recording_is_prepared_again_only_with_reprocess(tmp_path, rng):
 @pytest.mark.slow
 def test_the_command_works_with_ray(tmp_path, rng):
     """Without --single it runs Ray, whose workers cannot import this project."""
-    written("dmfc_rsg", tmp_path, nwb_files.dmfc_rsg(rng))
+    write_raw_file("dmfc_rsg", tmp_path, nwb_files.dmfc_rsg(rng))
     done = prepare("dmfc_rsg", tmp_path, "--cores=1")
     assert done.returncode == 0, done.stderr
     assert len(load(tmp_path / "processed/dmfc_rsg/haydn_dmfc_rsg_train.h5").trials) == 40

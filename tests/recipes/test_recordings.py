@@ -36,14 +36,14 @@ def params(task, fraction=1.0, **changed):
 
 
 @pytest.fixture(scope="module")
-def sound():
+def usable():
     """A simulated recording with the origin_version of a prepared one."""
     data = simulate(SESSION, SIMULATION)
     data.brainset.origin_version = reaching(SESSION).version
     return data
 
 
-def store(data, folder, session=SESSION):
+def save(data, folder, session=SESSION):
     path = folder / task_of(session).brainset / f"{session}.h5"
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
@@ -58,16 +58,16 @@ def message_of(error, params, folder):
     return str(caught.value)
 
 
-def test_a_prepared_recording_is_opened_with_torch_brains_names_of_units(sound, tmp_path):
-    store(sound, tmp_path)
+def test_a_prepared_recording_is_opened_with_torch_brains_names_of_units(usable, tmp_path):
+    save(usable, tmp_path)
     opened = open_recordings(params(reaching(SESSION)), tmp_path)
     assert list(opened) == [SESSION]
-    names = [f"{SESSION}/{name}" for name in sound.units.id]
+    names = [f"{SESSION}/{name}" for name in usable.units.id]
     assert opened[SESSION].units.id.tolist() == names
-    np.testing.assert_array_equal(opened[SESSION].cursor.vel, sound.cursor.vel)
+    np.testing.assert_array_equal(opened[SESSION].cursor.vel, usable.cursor.vel)
 
 
-def test_prepared_recordings_are_read_from_the_folder_of_brainsets(sound, tmp_path, monkeypatch):
+def test_prepared_recordings_are_read_from_the_folder_of_brainsets(usable, tmp_path, monkeypatch):
     config = tmp_path / "brainsets.yaml"
     monkeypatch.setattr("torch_brain.pipeline.config.CONFIG_FILE", config)
     assert message_of(FileNotFoundError, params(reaching(SESSION)), None) == (
@@ -79,7 +79,7 @@ def test_prepared_recordings_are_read_from_the_folder_of_brainsets(sound, tmp_pa
         f"{SESSION}: not in {tmp_path}/{BRAINSET}; run: "
         f"brainsets prepare {BRAINSET} --single {SESSION}"
     )
-    store(sound, tmp_path)
+    save(usable, tmp_path)
     assert list(open_recordings(params(reaching(SESSION)), None)) == [SESSION]
 
 
@@ -226,10 +226,10 @@ def nothing_evaluated(data):
         (nothing_evaluated, "no sample of cursor.vel in the evaluation intervals"),
     ],
 )
-def test_a_defective_recording_is_refused(spoil, message, sound, tmp_path):
-    data = deepcopy(sound)
+def test_a_defective_recording_is_refused(spoil, message, usable, tmp_path):
+    data = deepcopy(usable)
     spoil(data)
-    store(data, tmp_path)
+    save(data, tmp_path)
     (a, *_), (b, *_) = data.valid_domain.start, data.valid_domain.end
     overlapping = (data.test_domain.start < b) & (data.test_domain.end > a)
     (c, *_), (d, *_) = (
@@ -249,20 +249,20 @@ def bounds(interval):
     return interval.start, interval.end
 
 
-def test_a_fraction_that_leaves_no_window_is_refused(sound, tmp_path):
-    store(sound, tmp_path)
-    left = 0.01 * (sound.train_domain.end - sound.train_domain.start).sum()
+def test_a_fraction_that_leaves_no_window_is_refused(usable, tmp_path):
+    save(usable, tmp_path)
+    left = 0.01 * (usable.train_domain.end - usable.train_domain.start).sum()
     assert message_of(ValueError, params(reaching(SESSION), 0.01), tmp_path) == (
         f"{SESSION}: no window of 1 s fits into train (the first 1% of it): its longest interval "
         f"has {left:.2f} s{AGAIN.format(BRAINSET, SESSION, tmp_path)}"
     )
 
 
-def test_a_gap_outside_the_used_part_of_a_recording_is_ignored(sound, tmp_path):
-    data = deepcopy(sound)
+def test_a_gap_outside_the_used_part_of_a_recording_is_ignored(usable, tmp_path):
+    data = deepcopy(usable)
     last = data.train_domain.end[-1]
     data.cursor.vel[np.searchsorted(data.cursor.timestamps, last - 0.5)] = np.nan
-    store(data, tmp_path)
+    save(data, tmp_path)
     task = reaching(SESSION)
     assert "not finite" in message_of(ValueError, params(task), tmp_path)
     assert list(open_recordings(params(task, 0.5), tmp_path)) == [SESSION]
@@ -281,10 +281,10 @@ def test_a_file_that_is_not_a_recording_is_refused(tmp_path):
     assert re.fullmatch(rf"{SESSION}: cannot be read \(.+\){re.escape(again)}", text)
 
 
-def test_a_missing_part_of_a_recording_is_named(sound, tmp_path):
-    data = deepcopy(sound)
+def test_a_missing_part_of_a_recording_is_named(usable, tmp_path):
+    data = deepcopy(usable)
     del data.cursor
-    store(data, tmp_path)
+    save(data, tmp_path)
     assert message_of(ValueError, params(reaching(SESSION)), tmp_path) == (
         f"session {SESSION} has no cursor: prepare the recording again, or declare another target"
     )

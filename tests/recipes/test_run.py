@@ -23,7 +23,7 @@ def entry(recipe, name, scale):
     return only
 
 
-def small(folder, declared, *, parent=None, steps=10):
+def small_job(folder, declared, *, parent=None, steps=10):
     """Return a job of a desk entry, with a small model and few steps."""
     changed = {
         "model": MODEL | {"dim_out": declared.params["model"]["dim_out"]},
@@ -54,7 +54,7 @@ def base(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "RECORDINGS", tmp_path_factory.getbasetemp() / "recordings")
-        made = small(
+        made = small_job(
             tmp_path_factory.mktemp("base"), entry(poyo_mp, "base/poyo_mp_converged", "desk")
         )
         return made, poyo_mp.build(made)
@@ -78,7 +78,7 @@ def test_the_base_is_built_from_its_declaration(base):
 def test_a_transfer_is_built_from_its_parent(name, base, tmp_path):
     declared = entry(transfer, f"transfer/{name}", "desk")
     parent = base[0].output if declared.parent else None
-    made = small(tmp_path, declared, parent=parent)
+    made = small_job(tmp_path, declared, parent=parent)
     assert list(transfer.build(made)) == ["r2"]
     ours = {t.name: t.read() for t in open_checkpoint(made.output).tensors}
     theirs = {t.name: t.read() for t in open_checkpoint(base[0].output).tensors}
@@ -152,7 +152,7 @@ def test_a_training_on_fewer_gpus_than_declared_starts_only_with_yes(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_missing_devices_and_unsupported_precisions_start_no_training(tmp_path):
-    made = small(tmp_path, entry(poyo_mp, "base/poyo_mp_converged", "desk"))
+    made = small_job(tmp_path, entry(poyo_mp, "base/poyo_mp_converged", "desk"))
     cores = os.cpu_count()
     with pytest.raises(RuntimeError) as error:
         poyo_mp.build(replace(made, devices=999))

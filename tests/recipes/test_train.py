@@ -34,10 +34,10 @@ def recordings():
 
 
 @pytest.fixture(scope="module", params=["AdamW", "SparseLamb"])
-def whole(request, recordings, tmp_path_factory):
+def uninterrupted(request, recordings, tmp_path_factory):
     """The result of a training that was not stopped, its job and its declaration."""
     declared = {} if request.param == "AdamW" else {"optimizer": lamb(8e-3, 8)}
-    done = job(tmp_path_factory.mktemp("whole"), **declared)
+    done = job(tmp_path_factory.mktemp("uninterrupted"), **declared)
     return train(done, recordings), done, declared
 
 
@@ -50,8 +50,8 @@ def crash():
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 4, 6, 8, 9, 11, 12])
-def test_a_terminated_training_resumes_to_the_same_bits(at, whole, recordings, tmp_path):
-    expected, done, declared = whole
+def test_a_terminated_training_resumes_to_the_same_bits(at, uninterrupted, recordings, tmp_path):
+    expected, done, declared = uninterrupted
     stopped = job(tmp_path, **declared)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as status:
@@ -67,8 +67,8 @@ def test_a_terminated_training_resumes_to_the_same_bits(at, whole, recordings, t
     assert (tmp_path / "log.csv").read_bytes() == (done.folder / "log.csv").read_bytes()
 
 
-def test_a_crashed_training_resumes_from_the_last_saved_state(whole, recordings, tmp_path):
-    expected, done, declared = whole
+def test_a_crashed_training_resumes_from_the_last_saved_state(uninterrupted, recordings, tmp_path):
+    expected, done, declared = uninterrupted
     crashed = job(tmp_path, **declared)
     for at in (5, 10):
         with pytest.raises(KeyboardInterrupt):
@@ -79,8 +79,8 @@ def test_a_crashed_training_resumes_from_the_last_saved_state(whole, recordings,
     assert tensor_digest(crashed.output) == tensor_digest(done.output)
 
 
-def test_a_damaged_state_is_ignored(whole, recordings, tmp_path):
-    expected, _, declared = whole
+def test_a_damaged_state_is_ignored(uninterrupted, recordings, tmp_path):
+    expected, _, declared = uninterrupted
     crashed = job(tmp_path, **declared)
     with pytest.raises(KeyboardInterrupt):
         train(crashed, recordings, save_seconds=0, on_step=StopAt(7, crash))
@@ -131,10 +131,10 @@ def test_a_state_that_began_with_other_weights_is_not_resumed(recordings, tmp_pa
     ]
 
 
-def test_specdiag_and_torch_brain_read_the_checkpoint(whole, recordings):
+def test_specdiag_and_torch_brain_read_the_checkpoint(uninterrupted, recordings):
     from torch_brain.models import POYO
 
-    metrics, done, _ = whole
+    metrics, done, _ = uninterrupted
     checkpoint = open_checkpoint(done.output)
     assert checkpoint.notes == ()
     assert checkpoint.metadata["hyper_parameters"]["data"] == params()["data"]
@@ -150,8 +150,8 @@ def test_specdiag_and_torch_brain_read_the_checkpoint(whole, recordings):
             np.testing.assert_array_equal(tensor.numpy(), ours[name])
 
 
-def test_the_log_has_loss_learning_rate_kept_units_and_r2(whole):
-    metrics, done, _ = whole
+def test_the_log_has_loss_learning_rate_kept_units_and_r2(uninterrupted):
+    metrics, done, _ = uninterrupted
     lines = list(csv.DictReader((done.folder / "log.csv").read_text().splitlines()))
     assert [int(line["step"]) for line in lines] == list(range(1, STEPS + 1))
     assert float(lines[-1]["loss"]) == metrics["loss"]

@@ -7,6 +7,7 @@ PLAIN = MODEL | {"lin_dropout": 0.0, "ffn_dropout": 0.0}  # dropout differs betw
 
 
 def job(folder, *, parent=None, scale="desk", name="tiny", **changed):
+    """Return a job with the params of a small entry; `changed` replaces parts of them."""
     folder.mkdir(parents=True, exist_ok=True)
     return Job(
         name=name,

@@ -50,15 +50,17 @@ def prepare(brainset, folder, *options):
     )
 
 
-def written(brainset, folder, truth):
+def write_raw_file(brainset, folder, truth):
+    """Write the NWB file of a brainset where the pipeline reads it, and return its path."""
     path = folder / "raw" / brainset / pipeline_of(brainset, folder).asset
     nwb_files.write(path, truth)
     return path
 
 
-def prepared_once(brainset, folder):
+def prepare_once(brainset, folder):
+    """Return the brainset, the contents of its file, and the recording that is prepared from it."""
     truth = TRUTHS[brainset](np.random.default_rng(20240229))
-    written(brainset, folder, truth)
+    write_raw_file(brainset, folder, truth)
     (session,) = TASKS[brainset].sessions
     done = prepare(brainset, folder, f"--single={session}")
     assert done.returncode == 0, done.stderr
