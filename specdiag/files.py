@@ -18,7 +18,7 @@ class File(NamedTuple):
 
     path: Path
     size: int
-    stamp: tuple[int, int, int]
+    stamp: tuple[int, int, int]  # time of the last change, inode, device
 
     @property
     def name(self) -> str:
@@ -125,6 +125,7 @@ def publish(file: IO[bytes], path: Path, target: Path) -> None:
 
 @contextmanager
 def _naming(target: Path) -> Iterator[None]:
+    """Give an OSError without the name of a file that of the target."""
     try:
         yield
     except OSError as error:

@@ -12,9 +12,9 @@ def printable(text: str) -> str:
 
 
 def shown(text: str, *, quote: bool = True, limit: int = 80) -> str:
-    """Return `text` printable and cut to `limit` characters, for a message."""
-    short = printable(text if len(text) <= limit else text[: limit - 3] + "...")
-    return f"'{short}'" if quote else short
+    """Return `text` printable and in quotes for a message; of a long text only the beginning."""
+    beginning = printable(text if len(text) <= limit else text[: limit - 3] + "...")
+    return f"'{beginning}'" if quote else beginning
 
 
 def one_line(error: BaseException) -> str:

@@ -66,7 +66,7 @@ def find_model(root: Any, where: str) -> Model:
     ValueError
         If two tensors share a name, or the tree is too deep or too large.
     """
-    bearing = _bearing(root)
+    with_tensors = _ids_with_tensors(root)
     model = Model()
     node, aside = root, set[str]()
     counted: dict[int, Any] = {}
@@ -76,7 +76,7 @@ def find_model(root: Any, where: str) -> Model:
         parts = list(children(node) or ())
         _refuse_duplicates([key for key, _ in parts], where)
         entries = dict(parts)
-        candidates = {key: value for key, value in entries.items() if id(value) in bearing}
+        candidates = {key: value for key, value in entries.items() if id(value) in with_tensors}
         chosen, aside = _choose(candidates)
         for key in sorted(aside):
             count = _count(candidates[key], counted)
@@ -91,7 +91,7 @@ def find_model(root: Any, where: str) -> Model:
         ]
         node, aside = entries[chosen], set()
     left = MAX_NAMES
-    for path, leaf in _walk(node, bearing, aside, where):
+    for path, leaf in _walk(node, with_tensors, aside, where):
         name = ".".join(path)
         left -= len(name)
         if len(name) > MAX_NAME or left < 0:
@@ -155,7 +155,7 @@ def _parts(node: Any) -> Iterable[Any]:
     return (part for _, part in children(node) or () if type(part) not in _SCALARS)
 
 
-def _bearing(root: Any) -> set[int]:
+def _ids_with_tensors(root: Any) -> set[int]:
     """Return the ids of the nodes that are tensors or contain one."""
     nodes = [root]  # keeps the nodes alive: an id is valid only as long as its object exists
     index = {id(root): 0}
@@ -200,7 +200,7 @@ def _count(node: Any, seen: dict[int, Any]) -> int:
 
 
 def _walk(
-    root: Any, bearing: set[int], aside: set[str], where: str
+    root: Any, with_tensors: set[int], aside: set[str], where: str
 ) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield tensors and other entries of dicts with their paths; cycles are not followed."""
     if is_tensor(root):
@@ -220,7 +220,7 @@ def _walk(
                 raise ValueError(f"{where}: more than {MAX_VISITS:,} entries")
             if is_tensor(child):
                 yield (*path, key), child
-            elif id(child) not in bearing:
+            elif id(child) not in with_tensors:
                 if is_table(node):
                     yield (*path, key), child
             elif id(child) not in open_ids:

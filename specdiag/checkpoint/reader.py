@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from specdiag.checkpoint import memory
+from specdiag.checkpoint.memory import is_module, memory_tensor, memory_tree
 from specdiag.checkpoint.metadata import Converter
 from specdiag.checkpoint.model import Model, find_model, strip_wrappers
 from specdiag.checkpoint.safetensors import RECORD, parse_json, read_header, restore
@@ -86,9 +86,9 @@ def open_checkpoint(
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         return _open_folder(path) if path.is_dir() else _open_path(path)
-    if isinstance(source, Mapping) or memory.is_module(source):
-        model = find_model(memory.memory_tree(source), "model")
-        tensors = [memory.memory_tensor(name, values) for name, values in model.tensors]
+    if isinstance(source, Mapping) or is_module(source):
+        model = find_model(memory_tree(source), "model")
+        tensors = [memory_tensor(name, values) for name, values in model.tensors]
         return _assemble("model", None, _Content(tensors, *_metadata(model)))
     raise TypeError(f"expected a path, state dict or module, not {type(source).__name__}")
 
@@ -272,19 +272,7 @@ def _open_folder(path: Path) -> Checkpoint:
 
 def _open_index(file: File) -> Checkpoint:
     """Open the shards of an index, and check that each holds the tensors listed for it."""
-    if file.size > MAX_INDEX:
-        raise ValueError(
-            f"{file.name}: an index of {file.size:,} bytes; at most {MAX_INDEX:,} are read"
-        )
-    with open_file(file) as stream:
-        index = parse_json(read_bytes(stream, 0, file.size, file.name), file.name)
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f"{file.name}: JSON without a weight_map is not an index of shards")
-    for shard in weight_map.values():
-        if not isinstance(shard, str) or not _is_plain_name(shard):
-            name = shown(shard) if isinstance(shard, str) else "a shard's name"
-            raise ValueError(f"{file.name}: {name} is not a plain file name")
+    weight_map, metadata = _read_index(file)
     expected: dict[str, set[str]] = {}
     for key, shard in weight_map.items():
         expected.setdefault(shard, set()).add(key)
@@ -310,9 +298,26 @@ def _open_index(file: File) -> Checkpoint:
             )
         tensors += [tensor for tensor in content.tensors if tensor.name in keys]
         notes += content.notes
-    value = Converter().convert(index.get("metadata") or {})
-    metadata = value if isinstance(value, dict) else {}
     return _assemble(file.path.name.split(".")[0], file.path, _Content(tensors, metadata, notes))
+
+
+def _read_index(file: File) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the shard of each tensor, and the metadata of an index."""
+    if file.size > MAX_INDEX:
+        raise ValueError(
+            f"{file.name}: an index of {file.size:,} bytes; at most {MAX_INDEX:,} are read"
+        )
+    with open_file(file) as stream:
+        index = parse_json(read_bytes(stream, 0, file.size, file.name), file.name)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{file.name}: JSON without a weight_map is not an index of shards")
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or not _is_plain_name(shard):
+            name = shown(shard) if isinstance(shard, str) else "a shard's name"
+            raise ValueError(f"{file.name}: {name} is not a plain file name")
+    value = Converter().convert(index.get("metadata") or {})
+    return weight_map, value if isinstance(value, dict) else {}
 
 
 def _is_plain_name(name: str) -> bool:
