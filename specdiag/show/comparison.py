@@ -116,8 +116,8 @@ def summary_lines(comparison: Comparison, names: tuple[str, str]) -> list[str]:
     for label, name in zip(("first", "second"), names, strict=True):
         summary = whole[label]
         lines.append(
-            f"{name}: mean alpha {number(summary['posterior_mean_alpha'], '.2f')}, mean probability "
-            f"of 1.9 to 2.1 {number(summary['rope_fraction'], '.1%')}; {accounting(summary)}"
+            f"{name}: mean alpha {number(summary['posterior_mean_alpha'], '.2f')}, P(1.9 to 2.1) "
+            f"{number(summary['rope_fraction'], '.1%')} on average; {accounting(summary)}"
         )
     return [printable(line) for line in [*lines, whole["conclusion"]]]
 
@@ -161,7 +161,7 @@ def _alpha_lines(whole: dict[str, Any]) -> list[str]:
         f"alpha, second minus first, over {counted(whole['n_compared'], 'layer')} in "
         f"{counted(whole['n_blocks'], 'block')}: mean {whole['mean_alpha_difference']:+.3f}"
     )
-    rope = f"mean difference of the probability of 1.9 to 2.1 {whole['mean_rope_difference']:+z.3f}"
+    rope = f"mean difference of P(1.9 to 2.1) {whole['mean_rope_difference']:+z.3f}"
     if whole["n_blocks"] < 2:
         return [alpha, rope]
     alpha += (

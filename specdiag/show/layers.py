@@ -133,8 +133,8 @@ def _alpha_lines(summary: Mapping[str, Any]) -> list[str]:
     low, high = summary["mean_alpha_interval"]
     interval = f" (95 % interval over layers {low:.2f} to {high:.2f})" if math.isfinite(low) else ""
     alpha = (
-        f"alpha over {counted(summary['n_fit'], 'measured layer')} ({summary['coverage']:.0%} of all "
-        f"eligible matrices): mean {summary['mean_alpha']:.3f}{interval}, median "
+        f"alpha over {counted(summary['n_fit'], 'measured layer')} ({summary['coverage']:.0%} of "
+        f"all eligible matrices): mean {summary['mean_alpha']:.3f}{interval}, median "
         f"{summary['median_alpha']:.3f}, mean |alpha - 2| {summary['mean_distance_from_2']:.2f}"
     )
     shares = (
@@ -143,16 +143,17 @@ def _alpha_lines(summary: Mapping[str, Any]) -> list[str]:
     )
     lines = [alpha, shares]
     if math.isfinite(summary["rope_fraction"]):
+        inside = counted(summary["n_inside_rope"], "layer")
         lines.append(
-            f"posterior: mean alpha {summary['posterior_mean_alpha']:.3f}, mean probability of 1.9 to "
-            f"2.1 {summary['rope_fraction']:.1%}; alpha is close to 2 in "
-            f"{counted(summary['n_inside_rope'], 'layer')}, not in {summary['n_outside_rope']}, "
-            f"unclear in {summary['n_undecided']}"
+            f"posterior: mean alpha {summary['posterior_mean_alpha']:.3f}, P(1.9 to 2.1) "
+            f"{summary['rope_fraction']:.1%} on average; alpha is close to 2 in {inside}, "
+            f"not in {summary['n_outside_rope']}, unclear in {summary['n_undecided']}"
         )
     if summary["n_tested"]:
+        tested = counted(summary["n_tested"], "layer")
         lines.append(
-            f"{summary['n_distinguishable']} of {counted(summary['n_tested'], 'layer')} have heavier "
-            f"tails than random matrices (q <= {MAX_Q})"
+            f"{summary['n_distinguishable']} of {tested} have heavier tails than random matrices "
+            f"(q <= {MAX_Q})"
         )
         lines += [f"  {n} {word}: {_MEANING[word]}" for word, n in summary["verdicts"].items()]
     return lines

@@ -1,7 +1,7 @@
-"""Dataset -> one HTML page that holds all of it: to be read anywhere, with no network.
+"""Dataset -> one HTML page with all that it holds, which needs no network.
 
-Names of layers and checkpoints are text from elsewhere. They are escaped wherever they stand, and the
-page's own policy lets no script run but the one that sorts its tables, and nothing be fetched.
+Names of layers and checkpoints may come from strangers. They are escaped everywhere, and the policy
+of the page allows one script, which sorts its tables, and no requests.
 """
 
 import base64
@@ -18,11 +18,12 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 
-from specdiag.htsr.statistics import mean_interval
+from specdiag.dataset.spectrum import layer_counts
+from specdiag.htsr.statistics import known, mean, mean_interval
 from specdiag.htsr.verdict import MAX_Q, VERDICTS
 from specdiag.plot.drawings import Drawing, drawings, first_of_each, measured
 from specdiag.plot.style import rendered
-from specdiag.wording import counted, short
+from specdiag.wording import accounting, counted, short
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -32,7 +33,7 @@ _MOST = 6  # checkpoints, and layers of one, that are drawn; `specdiag figures` 
 
 
 class Section(NamedTuple):
-    """A part of the page that comes from elsewhere: paragraphs, then a table. All of it is plain text."""
+    """A part of the page that the caller gives: paragraphs, then a table, all of plain text."""
 
     title: str
     paragraphs: Sequence[str] = ()
@@ -41,12 +42,12 @@ class Section(NamedTuple):
 
     @property
     def columns(self) -> list["_Column"]:
-        """The header, for the template."""
+        """Columns of the table, for the template."""
         return [_Column(title, "name" if i == 0 else "text") for i, title in enumerate(self.header)]
 
     @property
     def cells(self) -> list[list["_Cell"]]:
-        """The rows, for the template."""
+        """Rows of the table, for the template."""
         return [[_Cell(short(text, 2000)) for text in row] for row in self.rows]
 
 
@@ -57,11 +58,11 @@ class _Column(NamedTuple):
 
 class _Cell(NamedTuple):
     text: str
-    value: float | None = None  # by which a column of numbers is sorted
+    value: float | None = None  # a column of numbers is sorted by it
 
     @property
     def parts(self) -> list[str]:
-        """The text, in parts between which a line may break: names have no spaces."""
+        """Parts of the text between which a line may break, since names have no spaces."""
         return re.split(r"(?<=[/_])(?=.)", self.text)
 
 
@@ -79,11 +80,11 @@ def report(
     Parameters
     ----------
     dataset : xarray.Dataset
-        Of `specdiag.alpha`, `specdiag.compare`, `specdiag.collect` or `specdiag.open_spectra`.
+        From `specdiag.alpha`, `specdiag.compare`, `specdiag.collect` or `specdiag.open_spectra`.
     tables : mapping of str to table, optional
-        Of `specdiag.plot.trajectory.read`, by the name of the training.
+        Readings of trainings by their names, from `specdiag.plot.trajectory.read`.
     sections : sequence of Section
-        Shown after the summary, such as what `specdiag.link` concludes.
+        Further parts, shown after the summary, such as the conclusions of `specdiag.link`.
     study : Path, optional
         Folder with the figures of a study, as of `specdiag.plot.drawings.drawings`.
 
@@ -95,7 +96,7 @@ def report(
     import jinja2
     from markupsafe import Markup
 
-    found = list(drawings(dataset, tables, most=_MOST, study=study))
+    drawn = list(drawings(dataset, tables, most=_MOST, study=study))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("specdiag.show", ""),
         autoescape=True,
@@ -114,11 +115,11 @@ def report(
         summary={"header": _summary_header(dataset), "rows": list(_summary_rows(dataset))},
         sections=sections,
         most=_MOST,
-        figures=list(_shown_figures(found)),
-        lacking=[drawing for drawing in found if drawing.figure is None],
+        figures=list(_shown_figures(drawn)),
+        not_drawn=[drawing for drawing in drawn if drawing.figure is None],
         layers=_layers(dataset),
         provenance=list(_provenance(dataset)),
-        # Of this package, not of the Dataset: the only text that is not escaped.
+        # Text of this package, not of the Dataset: only this is not escaped.
         style=Markup(style),  # noqa: S704
         script=Markup(script),  # noqa: S704
         script_hash=f"sha256-{digest}",
@@ -135,30 +136,27 @@ def _title(dataset: "xr.Dataset") -> str:
 
 
 def _lead(dataset: "xr.Dataset") -> Iterator[str]:
-    """Yield what was walked, and how many alphas are lower than random matrices give."""
+    """Yield the numbers of matrices by status, and of tails heavier than those of random ones."""
     at = list(measured(dataset))
-    status = dataset.status.values[at]
-    n = {word: int(np.sum(status == word)) for word in ("fit", "degenerate", "skipped", "failed")}
-    buckets = " + ".join(
-        f"{count} {word}" for word, count in n.items() if count or word != "failed"
-    )
-    yield f"Weights of {counted(len(at), 'checkpoint')}: walked {sum(n.values())} matrices = {buckets}."
+    counts = {word: int(n[at].sum()) for word, n in layer_counts(dataset).items()}
+    yield f"Weights of {counted(len(at), 'checkpoint')}; {accounting(counts)}."
     q = dataset.null_q.values[at]
-    if known := int(np.isfinite(q).sum()):
+    if n_tested := int(np.isfinite(q).sum()):
         q = q[first_of_each(dataset)[at]]
-        distinct = int(np.isfinite(q).sum())
-        of = f"the {distinct} distinct of {known}" if distinct < known else f"{known}"
+        n_distinct = int(np.isfinite(q).sum())
+        is_shared = n_distinct < n_tested
+        of = f"the {n_distinct} distinct of {n_tested}" if is_shared else f"{n_tested}"
         yield (
-            f"{int(np.sum(q <= MAX_Q))} of {of} alphas are lower than random matrices of the same shape give "
-            f"(q ≤ {MAX_Q})."
-            + " Checkpoints that share a matrix, such as a frozen core, count once."
-            * (distinct < known)
+            f"{int(np.sum(q <= MAX_Q))} of {of} layers have heavier tails than random matrices of "
+            f"the same shape (q ≤ {MAX_Q})."
+            + " A matrix in several checkpoints, such as a frozen core, counts once."
+            * is_shared
         )
-    others = dataset.sizes["checkpoint"] - len(at)
-    if others:
+    n_others = dataset.sizes["checkpoint"] - len(at)
+    if n_others:
         yield (
-            f"{others} more have no spectra of their own: they are evaluations of these weights, or are "
-            "not there."
+            f"{n_others} more without spectra: evaluations of these weights, or missing "
+            "checkpoints."
         )
 
 
@@ -170,7 +168,7 @@ def _conclusions(dataset: "xr.Dataset") -> list[str]:
 
 
 def _summary_header(dataset: "xr.Dataset") -> list[_Column]:
-    numbers = ("walked", "fit", "degenerate", "skipped", "failed", "mean α")
+    numbers = ("matrices", "measured", "degenerate", "skipped", "failed", "mean α")
     header = [_Column("checkpoint", "name"), *(_Column(name, "number") for name in numbers)]
     header += [_Column("95 % interval", "number"), _Column("verdicts", "text")]
     if "r2" in dataset.variables:
@@ -180,19 +178,15 @@ def _summary_header(dataset: "xr.Dataset") -> list[_Column]:
 
 
 def _summary_rows(dataset: "xr.Dataset") -> Iterator[list[_Cell]]:
+    counts = list(layer_counts(dataset).values())
     for i in range(dataset.sizes["checkpoint"]):
         one = dataset.drop_dims("sample").isel(checkpoint=i)
-        status = one.status.values
-        counts = [int(np.sum(status == s)) for s in ("fit", "degenerate", "skipped", "failed")]
-        alpha = one.alpha_mean.values[status == "fit"]
-        alpha = alpha[np.isfinite(alpha)]
-        low, high = mean_interval(alpha)
+        alpha = known(one.alpha_mean.values[one.status.values == "fit"])
+        n = [int(count[i]) for count in counts]
         words = Counter(one.verdict.values.tolist())
         row = [_Cell(short(str(one.checkpoint.values), _LONGEST_NAME))]
-        walked = sum(counts)
-        row += [_number(count, "d") if walked else _Cell("-") for count in (walked, *counts)]
-        row += [_number(float(alpha.mean()) if len(alpha) else math.nan, ".2f")]
-        row += [_interval(low, high)]
+        row += [_number(x, "d") if any(n) else _Cell("-") for x in (sum(n), *n)]
+        row += [_number(mean(alpha), ".2f"), _interval(*mean_interval(alpha))]
         row += [_Cell(", ".join(f"{words[word]} {word}" for word in VERDICTS if words[word]))]
         if "r2" in dataset.variables:
             at_least = "≥ " * bool(one.condition_number_is_bound)
@@ -224,7 +218,7 @@ _NUMBERS = {
 
 
 def _layers(dataset: "xr.Dataset") -> dict[str, Any]:
-    """Return the table of layers: those of every checkpoint with weights of its own."""
+    """Return the table of layers of all checkpoints, evaluations left out: they repeat weights."""
     shown = measured(dataset)
     several = len(shown) > 1
     columns = {name: dataset[name].values for name, _ in _NUMBERS.values()}
@@ -247,17 +241,17 @@ def _layers(dataset: "xr.Dataset") -> dict[str, Any]:
             row += [_Cell(short(str(dataset.reason.values[i, j]), _LONGEST_NAME))]
             rows.append(row)
     caption = (
-        f"{counted(len(rows), 'matrix', 'matrices')} in the order of "
-        "the file. α is the point estimate, mean the posterior mean with its 95 % interval; gof p tests the "
-        "power law, null q compares with random matrices. The headings sort the table."
+        f"{counted(len(rows), 'matrix', 'matrices')} in the order of the file. α is the point "
+        "estimate, mean the posterior mean with its 95 % interval; gof p tests the power law, null "
+        "q compares with random matrices. Click on a heading to sort the table."
     )
     return {"header": header, "rows": rows, "caption": caption}
 
 
-def _shown_figures(found: Sequence[Drawing]) -> Iterator[dict[str, Any]]:
+def _shown_figures(drawn: Sequence[Drawing]) -> Iterator[dict[str, Any]]:
     from markupsafe import Markup
 
-    for i, drawing in enumerate(found):
+    for i, drawing in enumerate(drawn):
         if drawing.figure is None:
             continue
         svg = inline_svg(rendered(drawing.figure, "svg"), drawing.caption, f"fig{i}-")
@@ -269,11 +263,11 @@ def _shown_figures(found: Sequence[Drawing]) -> Iterator[dict[str, Any]]:
 
 
 def inline_svg(content: bytes, label: str, prefix: str) -> str:
-    """Return an SVG of matplotlib for the inside of a page.
+    """Return an SVG of matplotlib for use inside a page.
 
-    The label is its alternative text, ids get the prefix, so that they are unique in the page, black
-    and white become the colours of the page, and its style sheet, which would hold for the whole page,
-    is left out.
+    The label is its alternative text. Ids get the prefix, so that they are unique in the page.
+    Black and white become the colours of the page. The style sheet is removed: it would apply to
+    the whole page.
     """
     root = ET.fromstring(content)  # noqa: S314 - our own
     for parent in root.iter():
@@ -303,7 +297,7 @@ def _page_value(key: str, value: str, prefix: str) -> str:
 
 
 def _provenance(dataset: "xr.Dataset") -> Iterator[tuple[str, str]]:
-    """Yield what the attribute says of versions, settings, locks and files, one value a line."""
+    """Yield names and values of the attributes: versions, settings, locks and files."""
     yield from (
         (name, short(str(dataset.attrs[name]), _LONGEST_NAME))
         for name in ("title", "Conventions", "schema_version")

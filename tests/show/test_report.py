@@ -40,7 +40,7 @@ def browser(tmp_path_factory):
 
 
 class Parsed(HTMLParser):
-    """The tags of a page with their attributes, its text by tag, and whether all tags are closed."""
+    """The tags of a page with their attributes, its text by tag, and the tags left open."""
 
     VOID = ("meta", "br", "link", "img", "wbr")
 
@@ -109,16 +109,12 @@ def test_the_page_is_the_same_every_time():
     assert report(dataset) == report(dataset)
 
 
-def test_the_summary_counts_what_was_walked(page):
+def test_the_summary_counts_matrices_by_status(page):
     text = [data for tag, data in Parsed(page).text if tag == "p"]
     assert (
-        "Weights of 18 checkpoints: walked 108 matrices = 72 fit + 18 degenerate + 18 skipped."
-        in text
+        "Weights of 18 checkpoints; 108 matrices: 72 measured, 18 degenerate, 18 skipped." in text
     )
-    assert (
-        "5 more have no spectra of their own: they are evaluations of these weights, or are not there."
-        in text
-    )
+    assert "5 more without spectra: evaluations of these weights, or missing checkpoints." in text
 
 
 def test_a_matrix_that_checkpoints_share_counts_once(page):
@@ -126,7 +122,7 @@ def test_a_matrix_that_checkpoints_share_counts_once(page):
     own = dataset.isel(checkpoint=dataset.arm.values != "evaluation")
     n = len(set(own.spectral_norm.values[np.isfinite(own.null_q.values)].astype(np.float32)))
     assert n < 72
-    assert f" of the {n} distinct of 72 alphas are lower than random matrices" in page
+    assert f" of the {n} distinct of 72 layers have heavier tails than random matrices" in page
     assert "distinct" not in "".join(
         data for tag, data in Parsed(report(weights(1))).text if tag == "p"
     )
@@ -150,8 +146,8 @@ def test_a_section_is_shown_as_text(page):
 
 def test_figures_without_data_are_listed_with_the_reason(page):
     assert (
-        "<li>Alpha of two checkpoints: no comparison in the Dataset: `specdiag compare -o` writes one</li>"
-        in page
+        "<li>Alpha of two checkpoints: no comparison in the Dataset: "
+        "`specdiag compare -o` writes one</li>" in page
     )
 
 
@@ -250,9 +246,8 @@ def test_text_has_contrast_in_both_schemes(scheme, hostile_page, browser, tmp_pa
     browser.open(path)
     paper = luminance(browser.value("getComputedStyle(document.body).backgroundColor"))
     for selector in ("body", "figcaption", "a", "thead th", "svg text", ".muted"):
-        ink = browser.value(
-            f"getComputedStyle(document.querySelector('{selector}')).{'fill' if 'svg' in selector else 'color'}"
-        )
+        color = "fill" if "svg" in selector else "color"
+        ink = browser.value(f"getComputedStyle(document.querySelector('{selector}')).{color}")
         low, high = sorted((luminance(ink), paper))
         assert (high + 0.05) / (low + 0.05) >= 4.5, selector
     assert (paper < 0.1) == (scheme == "dark")
