@@ -1,4 +1,4 @@
-"""Tables of docs/calibration.md, from the CSV files of `benchmarks.calibration` alone."""
+"""Tables of docs/calibration.md, from the CSV files that `benchmarks.calibration` writes."""
 
 import math
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-FIELDS = {  # of a checkpoint, with what it has unless told otherwise
+FIELDS = {  # of a checkpoint, with their defaults
     "entry": "",
     "parent": "",
     "task": "center_out",
@@ -19,10 +19,10 @@ FIELDS = {  # of a checkpoint, with what it has unless told otherwise
 
 
 def collection(checkpoints, n_layers=3):
-    """Return the Dataset of a list of dicts: fields of a checkpoint, its `alpha`, and `status` of layers.
+    """Return the Dataset of a list of dicts: fields of a checkpoint, `alpha`, `status` of layers.
 
-    Equal alphas are equal spectra. An alpha that is NaN is a checkpoint without weights. The alphas of
-    its layers are 0.3 around it. What nobody asks for is not in the Dataset.
+    Equal alphas are equal spectra, and an alpha that is NaN is a checkpoint without weights. The
+    alphas of the layers lie within 0.3 of it. The Dataset has only the variables that `link` reads.
     """
     import xarray as xr
 
@@ -51,16 +51,22 @@ def collection(checkpoints, n_layers=3):
 
 
 def simulated(rng, *, seeds=3, effect=0.0, confounded=True, inherited=0.5, sessions=3, lost=0):
-    """Return a collection as a study has it, with the relation of alpha and R² that is asked for.
+    """Return a collection like that of a study, with a given relation of alpha and R².
 
-    Three tasks, each with entries of a frozen and a plastic finetune of the base and of a training from
-    scratch, in `sessions` sessions, with all and with a quarter of the data, and `seeds` seeds.
+    Three tasks, each with a frozen and a plastic finetune of the base and a training from scratch,
+    in `sessions` sessions, with all and with a quarter of the data, and `seeds` seeds.
 
-    effect : correlation of what alpha and R² have beyond task, arm, data and session.
-    confounded : tasks, arms and data sizes have their levels of both, as undertrained networks do.
-    inherited : share of the variance of alpha and of R² that a base gives to all its children, and
-    a session to all that is trained on it; drawn for alpha and R² apart.
-    lost : how many children of the first seed's base are not there.
+    Parameters
+    ----------
+    effect : float
+        Correlation of the parts of alpha and R² that task, arm, data and session do not explain.
+    confounded : bool
+        Whether tasks, arms and data sizes change the levels of both, as in undertrained networks.
+    inherited : float
+        Share of the variance of alpha and of R² that a base gives to all its children, and a
+        session to all that is trained on it; drawn for alpha and R² separately.
+    lost : int
+        Number of children of the first seed's base that are missing.
     """
     rows = []
     base = {seed: _pair(rng, effect) for seed in range(seeds)}

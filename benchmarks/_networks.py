@@ -1,6 +1,7 @@
-"""Small networks trained on handwritten digits, many seeds at once: what two seeds of one recipe differ by.
+"""Small networks trained on handwritten digits, many seeds at once: how far two seeds differ.
 
-Weights of all seeds are stacked along a first axis, so that one pass trains them all; they share nothing.
+The weights of all seeds are stacked along a first axis, so one pass trains them all; they share
+nothing.
 """
 
 import numpy as np
@@ -115,11 +116,11 @@ KINDS = {"mlp": mlp, "transformer": transformer}
 
 
 def alphas(networks):
-    """Return the posterior mean of alpha of each network (rows) and block layer; NaN without a fit."""
+    """Return the layers of blocks, and the posterior mean of alpha by network and layer, or NaN."""
     names = [name for name in networks[0] if name.startswith("blocks.")]
     rows = []
     for weights in networks:
         chosen = open_checkpoint({name: weights[name] for name in names})
-        found = {x.name: x.posterior.mean for x in measure(matrices(chosen), gof=False)}
-        rows.append([found[name] for name in names])
+        means = {x.name: x.posterior.mean for x in measure(matrices(chosen), gof=False)}
+        rows.append([means[name] for name in names])
     return names, np.array(rows)

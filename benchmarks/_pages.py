@@ -1,4 +1,4 @@
-"""Tables of the documentation, written between markers by the benchmark that measured them."""
+"""Rows -> tables of a documentation page, written between its markers."""
 
 import re
 from pathlib import Path
@@ -13,18 +13,18 @@ def table(header, rows):
 
 
 def table_of(rows):
-    """Return a Markdown table of rows that are dicts with the same keys; nothing of none."""
+    """Return a Markdown table of dicts with the same keys, or '' if there are none."""
     return table(list(rows[0]), [row.values() for row in rows]) if rows else ""
 
 
 def write_tables(page, tables):
-    """Replace what is between `<!-- NAME -->` and `<!-- end -->` for each table of a page."""
+    """Replace the text between `<!-- NAME -->` and `<!-- end -->` for each table of a page."""
     text = page.read_text(encoding="utf-8")
     for name, content in tables.items():
         marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        text, found = marked.subn(lambda m, content=content: f"{m[1]}{content}\n{m[2]}", text)
-        if found != 1:
-            raise ValueError(f"{page.name} has {found} places for the table {name}")
+        text, n = marked.subn(lambda m, content=content: f"{m[1]}{content}\n{m[2]}", text)
+        if n != 1:
+            raise ValueError(f"{page.name} has {n} places for the table {name}; expected one")
     page.write_text(text, encoding="utf-8")
 
 

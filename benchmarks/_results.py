@@ -30,7 +30,7 @@ def _value(cell):
 
 
 def write(name, rows, digits=6):
-    """Write NAME.csv with floats of so many significant digits; columns are those of the first row."""
+    """Write NAME.csv with the columns of the first row; floats have so many significant digits."""
     FOLDER.mkdir(exist_ok=True)
     text = _text(list(rows[0]), rows, digits, header=True)
     (FOLDER / f"{name}.csv").write_text(text, encoding="utf-8")

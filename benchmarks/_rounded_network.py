@@ -1,16 +1,16 @@
 """Random networks in emulated precisions, whose features have a chosen condition number.
 
 A network is a stem, residual blocks x + W2 gelu(W1 norm(x)) as in a transformer, and features like
-published ones: two directions hold 98 % of a variance of 4e4, the other eigenvalues lie between 1/100 of
-the first and 1/condition of it ("graded") or all at the latter ("flat"). Where the gradation arises
-decides how rounding shows:
+published ones: two directions hold 98 % of a variance of 4e4. The other eigenvalues lie between
+1/100 and 1/condition of the first ("graded"), or all at 1/condition ("flat"). The effect of
+rounding depends on where the gradation arises:
 
-- "linear": in the last matrix product, behind well-conditioned blocks;
-- "residual": in the stem; every block writes into the same graded directions;
+- "linear": in the last matrix product, after well-conditioned blocks;
+- "residual": in the stem, and every block writes into the same graded directions;
 - "rotation": as "residual", and an orthogonal matrix product follows.
 
-Precisions: float64; float32; tf32 (factors of matrix products rounded to 10 bits, sums and the rest in
-float32); bfloat16 (the result of every operation rounded to it, sums in float32).
+Precisions: float64; float32; tf32 (factors of matrix products rounded to 10 bits, sums and the
+rest in float32); bfloat16 (the result of every operation rounded to it, sums in float32).
 """
 
 import itertools
@@ -27,7 +27,7 @@ LEAD = (0.57, 0.41)
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """Weights, exact in float32 (or bfloat16): the truth is the float64 pass through the same weights."""
+    """Weights, exact in float32 (or bfloat16); a float64 pass through them gives the truth."""
 
     kind: str
     stem: np.ndarray
@@ -38,7 +38,10 @@ class Network:
 
 
 def network(rng, *, kind, condition, d=128, depth=6, tail="graded", mean=0.0, dtype=np.float32):
-    """Return a random network; `mean` is that of the features in units of their root-mean-square spread."""
+    """Return a random network.
+
+    `mean` is the mean of the features, in units of their root-mean-square spread.
+    """
     exact = lambda W: np.asarray(W).astype(dtype).astype(np.float64)  # noqa: E731
     end = LEAD[0] / condition
     rest = np.geomspace(LEAD[0] / 100, end, d - 2) if tail == "graded" else np.full(d - 2, end)
@@ -65,7 +68,7 @@ def _orthogonal(rng, d):
 
 
 def features(net, x, precision):
-    """Return the features of inputs (n, d), computed in a precision and given in float64."""
+    """Return the features of inputs of shape (n, d), computed in a precision, as float64."""
     a = _Arithmetic(precision)
     x = a.product(x, net.stem)
     if net.kind != "linear":
@@ -108,12 +111,18 @@ def _to_bits(x, n):
 
 
 def spectrum(x):
-    """Return the eigenvalues of the covariance through singular values of x, good to 1e-30 of the first."""
+    """Return the eigenvalues of the covariance from singular values of x.
+
+    They are accurate to 1e-30 of the first.
+    """
     return np.linalg.svd(x - x.mean(axis=0), compute_uv=False) ** 2 / (len(x) - 1)
 
 
 def designs(conditions, depths, means=(0.0, 3.0)):
-    """Yield arguments of `network`: every kind and tail at depth 6, and other depths and means, graded."""
+    """Yield arguments of `network`.
+
+    Every kind has both tails at depth 6; other depths and means have the graded tail.
+    """
     for kind, condition in itertools.product(KINDS, conditions):
         yield {"kind": kind, "condition": condition, "tail": "flat"}
         for depth, mean in itertools.product(depths, means):

@@ -1,4 +1,4 @@
-"""Simulated spectra and matrices whose true exponent is known, or which have none."""
+"""Simulated spectra and matrices with a known exponent, or without one."""
 
 import functools
 
@@ -13,7 +13,12 @@ ALPHAS = (1.5, 2.0, 2.5, 3.0, 4.0)
 SHARES = (1 / 8, 1 / 4, 1 / 2)
 BODIES = ("none", "uniform", "exponential", "exponential-csn", "bulk", "lognormal", "lognormal-cut")
 GOF_BODIES = ("none", "uniform", "exponential-csn", "bulk", "lognormal")
-HOLDOUT_BODIES = ("log-uniform", "two-humps", "triangular", "lognormal-far")  # chose no constant
+HOLDOUT_BODIES = (
+    "log-uniform",
+    "two-humps",
+    "triangular",
+    "lognormal-far",
+)  # no constant of specdiag was chosen with these
 
 STUDENT = (1.5, 2.0, 2.5, 3.0, 4.0)  # degrees of freedom
 POPULATION = (2.0, 2.5, 3.0, 4.0)  # exponents
@@ -180,7 +185,7 @@ def _colored(rng, N, variance):
 
 
 def true_alpha(kind):
-    """Return the exponent of the tail of the spectrum of large matrices; NaN when there is none."""
+    """Return the exponent of the tail of the spectrum of large matrices, or NaN."""
     name, _, parameter = kind.rpartition("-")
     if name == "student":
         return 1 + float(parameter) / 2

@@ -37,7 +37,7 @@ def shown_ratio(values):
 
 
 def by_seed(rows, task, arm, percent=100, level=None, of="r2"):
-    """Return R², or another column, by seed."""
+    """Return R², or another column, of one task, arm and fraction, by seed."""
     return {
         r["seed"]: r[of]
         for r in rows
@@ -52,7 +52,7 @@ def less(first, second):
 
 
 def decoders(rows, task, base):
-    """Return a table of one network's R² beside the ridge decoders'."""
+    """Return a table of R² of one network and of the ridge decoders."""
     names = {base: "POYO", "ridge": ARMS["ridge"], "ridge_wide": ARMS["ridge_wide"]}
     return table_of(
         [
@@ -76,7 +76,7 @@ def arms(rows, task, percents):
 
 
 def levels(rows):
-    """Return a table of UnitDropout by fraction of the second monkey's data, all weights trained."""
+    """Return a table of UnitDropout by fraction of the second monkey's data; all weights train."""
     lines = []
     for percent in (10, 25, 100):
         cells = {v: by_seed(rows, "second", "plastic", percent, v) for v in LEVELS}

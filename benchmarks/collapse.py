@@ -1,4 +1,4 @@
-"""Do matrices collapse under the published optimizer, and is weight decay the cause?
+"""Whether matrices collapse under the published optimizer, and whether by its weight decay.
 
     python -m benchmarks.collapse [--write-docs]
 
@@ -102,7 +102,7 @@ class Watch:
 
 
 def measure(name, folder):
-    """Train one of RUNS; return the row of the training, and those of its readings."""
+    """Train one of RUNS; return its row, and the rows of its readings."""
     from torch.optim.optimizer import register_optimizer_step_pre_hook
 
     entry, optimizer, steps = RUNS[name]

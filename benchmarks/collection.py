@@ -1,9 +1,10 @@
-"""A collection of many checkpoints: time and memory to build, save and open it, and to read one spectrum.
+"""Time and memory to build, save and open a collection of many checkpoints, and read a spectrum.
 
     python -m benchmarks.collection [--checkpoints 1000] [--layers 100] [--write-docs]
 
-The files of the checkpoints are made up: three matrices under many names. Each step runs in a process of its own,
-so that its peak memory is its own. Memory is that beyond what importing takes, in sizes of the file.
+The files of the checkpoints are made up: three matrices under many names. Each step runs in its own
+process, because peak memory is one number a process. Memory is that beyond the imports, in sizes of
+the file.
 """
 
 import argparse

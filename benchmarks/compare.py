@@ -1,9 +1,9 @@
-"""What the intervals and the verdict of `specdiag compare` are worth, by simulation.
+"""Coverage, false alarms and power of `specdiag compare`, by simulation.
 
     python -m benchmarks.compare [--full] [--only STAGE ...] [--write-docs]
 
-Prints a table a stage; `--write-docs` puts them into docs/compare.md. Seeds are fixed: the same counts give
-the same numbers. Fast takes about two minutes on one core, full about fifteen.
+Prints a table a stage; `--write-docs` writes them into docs/compare.md. Seeds are fixed: the same
+counts give the same numbers. Fast takes about two minutes on one core, full about fifteen.
 """
 
 import argparse
@@ -49,7 +49,7 @@ CONTRASTS = (
 
 
 def differences(full):
-    """Measure the coverage of the interval of a layer's difference of alpha, truth known."""
+    """Measure the coverage of the interval of a layer's difference of alpha; the truth is known."""
     count = 400 if full else 30
     rows = []
     for n, (first, second), (body, share) in itertools.product((128, 512), PAIRS, BODIES):
@@ -57,11 +57,11 @@ def differences(full):
         spectra = [
             simulate.draw_spectra(rng, n, alpha, body, share, count)[0] for alpha in (first, second)
         ]
-        found = [
+        measured = [
             alpha_difference(alpha_posterior(a), alpha_posterior(b))
             for a, b in zip(*spectra, strict=True)
         ]
-        low, high = np.array([d.interval for d in found]).T
+        low, high = np.array([d.interval for d in measured]).T
         truth = second - first
         rows.append(
             {
@@ -71,14 +71,14 @@ def differences(full):
                 "in the tail": f"{share * n:.0f}",
                 "coverage": f"{np.mean((low <= truth) & (truth <= high)):.1%}",
                 "mean width": f"{np.mean(high - low):.2f}",
-                "bias": f"{np.mean([d.value for d in found]) - truth:+.3f}",
+                "bias": f"{np.mean([d.value for d in measured]) - truth:+.3f}",
             }
         )
     return rows
 
 
 def means(full):
-    """Measure the coverage of the interval of the mean over layers, blocks as the sampling unit."""
+    """Measure the coverage of the interval of the mean over layers; the sampling unit is a block."""
     count = 400 if full else 40
     rows = []
     for n_blocks, mean in itertools.product((3, 6, 12), (0.0, 0.5, -0.5)):
@@ -88,12 +88,12 @@ def means(full):
             of_block = mean + 0.3 * rng.standard_normal(n_blocks)
             truth = (of_block[:, None] + 0.2 * rng.standard_normal((n_blocks, 4))).ravel()
             first = 2.5 + 0.4 * rng.random(len(truth))
-            found = [
+            differences = [
                 _estimated(rng, a + d) - _estimated(rng, a)
                 for a, d in zip(first, truth, strict=True)
             ]
             blocks = np.repeat(np.arange(n_blocks), 4).tolist()
-            _, (low, high) = mean_difference(np.array(found), blocks)
+            _, (low, high) = mean_difference(np.array(differences), blocks)
             hits.append(low <= mean <= high)
         rows.append(
             {
@@ -111,7 +111,7 @@ def _estimated(rng, alpha):
 
 
 def seeds(full):
-    """Count false alarms: how often two seeds of one recipe are said to differ."""
+    """Count false alarms: how often two seeds of one recipe are reported to differ."""
     rows = []
     for name in RECIPES:
         names, found = _trained(name, full)
@@ -130,7 +130,7 @@ def seeds(full):
 
 
 def power(full):
-    """Count how often two networks of different recipes are said to differ."""
+    """Count how often two networks of different recipes are reported to differ."""
     rows = []
     for first, second in CONTRASTS:
         (names, a), (_, b) = _trained(first, full), _trained(second, full)
@@ -161,7 +161,10 @@ def _alarm(first, second, names, shared):
 
 
 def _shared(found, names):
-    """Return the intraclass correlation of block means over seeds: variance components of a one-way layout."""
+    """Return the intraclass correlation of block means over seeds.
+
+    The variance components are those of a one-way layout.
+    """
     labels = np.array([block(name) for name in names])
     means = np.array([np.nanmean(found[:, labels == x], axis=1) for x in dict.fromkeys(labels)]).T
     means = means - means.mean(axis=0)

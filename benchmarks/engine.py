@@ -2,8 +2,8 @@
 
     python -m benchmarks.engine model.safetensors [--memory-only | --no-memory]
 
-Every ratio is the median over pairs that ran one right after the other, so that a machine whose
-speed drifts still gives the same figure. Nothing here is a test: bars are printed beside.
+Every ratio is the median over pairs that ran one right after the other, so a machine whose speed
+drifts still gives the same ratio. Nothing here is a test: the bars are printed beside.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def timed(function, clock=time.perf_counter):
 
 
 def ratio(first, second, pairs, clock=time.perf_counter):
-    """Median over pairs of time(first) / time(second), after one pair that warms up."""
+    """Return the median over pairs of time(first) / time(second), after one pair that warms up."""
     found = [(timed(first, clock), timed(second, clock)) for _ in range(pairs + 1)][1:]
     return median(a / b for a, b in found), median(a for a, _ in found)
 
@@ -76,7 +76,7 @@ def engine(name, weights, pairs):
     def eigvalsh():
         return [np.linalg.eigvalsh(G) for G in grams]
 
-    # Processor time of one core with one BLAS thread: the same work, whatever else the machine does.
+    # Processor time of one core with one BLAS thread does not depend on what else the machine does.
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     with threadpool_limits(1):
@@ -110,7 +110,7 @@ def whole_process(path, pairs):
     ours = [Path(sys.executable).with_name("specdiag"), "alpha", "--no-gof", path]
     theirs = [sys.executable, "-c", WEIGHTWATCHER, str(Path(path).resolve())]
 
-    # One BLAS thread each: two on a busy machine stall, and would flatter us.
+    # One BLAS thread each: two stall on a busy machine, and the ratio would be too high.
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
     def run(command):
@@ -124,7 +124,7 @@ def whole_process(path, pairs):
 
 
 def write_layers(path, shapes):
-    """Random float32 layers, written one at a time as safetensors."""
+    """Write random float32 layers as safetensors, one at a time; return their size in bytes."""
     header, offset = {}, 0
     for i, shape in enumerate(shapes):
         size = 4 * shape[0] * shape[1]
@@ -144,9 +144,9 @@ def write_layers(path, shapes):
 
 
 def peak_memory(code):
-    """Megabytes of the largest resident set of a process that runs the code (Linux).
+    """Return the largest resident set, in MiB, of a process that runs the code (Linux).
 
-    Not ru_maxrss: a child inherits that of its parent.
+    It is not ru_maxrss, which a child inherits from its parent.
     """
     code += "; print(next(x for x in open('/proc/self/status') if x.startswith('VmHWM')))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
@@ -162,7 +162,8 @@ def memory():
         size = write_layers(large, shapes) / 2**30
         base, peak = (
             peak_memory(
-                f"from specdiag.cli.main import cli; cli(['alpha', '--no-gof', {str(path)!r}], standalone_mode=False)"
+                "from specdiag.cli.main import cli; "
+                f"cli(['alpha', '--no-gof', {str(path)!r}], standalone_mode=False)"
             )
             for path in (small, large)
         )
@@ -184,9 +185,8 @@ def main():
         rng = np.random.default_rng(0)
         print(f"{os.cpu_count()} cores, NumPy {np.__version__}\n")
         print("processor time, one core (Linux only)")
-        print(
-            f"{'fit, interval, null':28}{'ours':>11}{'over Gram':>12}{'over bare':>14}{'with gof':>14}"
-        )
+        columns = f"{'ours':>11}{'over Gram':>12}{'over bare':>14}{'with gof':>14}"
+        print(f"{'fit, interval, null':28}{columns}")
         print(f"{'':28}{'':>11}{'+ eigvalsh':>12}{'eigvalsh':>14}{'over ours':>14}")
         print(f"{'':28}{'':>11}{'bar: 1.25':>12}")
         real = chosen_weights(options.file)

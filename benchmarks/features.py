@@ -2,8 +2,8 @@
 
     python -m benchmarks.features [--full] [--write-docs]
 
-Prints the tables of docs/features.md and with `--write-docs` puts them there. Seeds are fixed. Fast takes
-under a minute on one core, full about ten minutes.
+Prints the tables of docs/features.md; `--write-docs` writes them into the page. Seeds are fixed.
+Fast takes under a minute on one core, full about ten minutes.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from scipy.stats import entropy
 from threadpoolctl import threadpool_limits
 
 from benchmarks import _rounded_network as rounded
-from benchmarks._calibration_page import rate
+from benchmarks._calibration_tables import rate
 from benchmarks._pages import DOCS, table, write_tables
 from specdiag.features.conditioning import noise_floor
 from specdiag.features.covariance import FeatureCovariance
@@ -27,11 +27,12 @@ from specdiag.features.covariance import FeatureCovariance
 PAGE = DOCS / "features.md"
 PRECISIONS = ("float32", "tf32", "bfloat16")
 ROWS = 2000
-# The range in which a precision starts to be wrong.
+# The decades of the condition number at which a precision starts to be wrong.
 DECADES = {"float32": range(9, 18), "tf32": range(5, 15), "bfloat16": range(3, 12)}
 
-# d = 128, one a level of UnitDropout (off, standard, aggressive); published beside the checkpoints in
-# aug_full_results.jsonl (all weights trained) and aug_results.jsonl (core frozen): cond, trace, top1_frac.
+# d = 128, one a level of UnitDropout (off, standard, aggressive): cond, trace, top1_frac, published
+# beside the checkpoints in aug_full_results.jsonl (all weights trained) and aug_results.jsonl (core
+# frozen).
 PUBLISHED = {
     ("trained", "off"): (1122105856165.022, 40158.322925992274, 0.6276165114040583),
     ("trained", "standard"): (876831297350.2703, 42794.532072727176, 0.5486896730900361),
@@ -65,7 +66,7 @@ def condition(values):
 
 
 def floor_line(full):
-    """One network at growing condition numbers: true, read in every precision, and what is said."""
+    """Return a table of one network at growing condition numbers, read in every precision."""
     rows = []
     for decade in range(4, 17, 1 if full else 4):
         cells = []
@@ -82,7 +83,7 @@ def floor_line(full):
 
 
 def arithmetic(full):
-    """Errors of the eigenvalues of a float64 covariance where the true ones are 1 and (nearly) 0."""
+    """Return a table of errors of a float64 covariance with eigenvalues 1 and (nearly) 0."""
     rows = []
     for d in (16, 64, 128, 384) if full else (16, 64):
         errors = []
@@ -99,7 +100,7 @@ def arithmetic(full):
 
 
 def floor_counts(full):
-    """Over many networks: how often the reading is wrong, and how often it is flagged."""
+    """Return a table of how often the reading is wrong, and how often flagged, over networks."""
     rows = []
     for precision in PRECISIONS:
         counts = Counter()
@@ -152,7 +153,7 @@ def sample(rng, values, groups, correlation, tokens=10):
 
 
 def percentile_holds(rng, x, truth, draws=199):
-    """Return whether the percentile bootstrap over groups holds the true condition number."""
+    """Return whether the percentile bootstrap over groups contains the true condition number."""
     groups, _, d = x.shape
     weights = rng.multinomial(groups, np.full(groups, 1 / groups), draws) / groups
     mean = weights @ x.mean(axis=1)
@@ -164,7 +165,7 @@ def percentile_holds(rng, x, truth, draws=199):
 
 
 def coverage(full):
-    """Coverage of the 95 % intervals for Gaussian features with dependent tokens."""
+    """Return a table of the coverage of 95 % intervals, of Gaussian features, dependent tokens."""
     count, others = (200, 40) if full else (10, 4)
     rows = []
     cells = itertools.product(SPECTRA, (16, 64), (0, 0.5), (50, 500) if full else (50,))
@@ -198,7 +199,7 @@ def measured_windows(x):
 
 
 def scatter(full):
-    """How far condition numbers lie apart: samples of one network, and networks of one design."""
+    """Return a table of the scatter of condition numbers: by sample, and by network."""
     repeats = 20 if full else 4
     design = {"kind": "residual", "condition": 1e11}
     rows = []
@@ -225,11 +226,15 @@ def _spread(logs):
 
 
 def published_side(_full):
-    """On which side of which floor the published condition numbers are, if the features have no mean."""
+    """Return a table of which precision resolves the published condition numbers.
+
+    The features are taken to have no mean.
+    """
     rows = []
     for (arm, level), (cond, trace, top1) in PUBLISHED.items():
         largest, cells = top1 * trace, [arm, level, f"{cond:.2e}"]
-        # Eigenvalues of zero leave the floor of the forward pass alone; float64 is that of the covariance.
+        # With eigenvalues of zero the floor is that of the forward pass; float64 is that of the
+        # covariance.
         for precision, scale in (
             ("float32", 0),
             ("tf32", 0),
@@ -259,7 +264,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="the counts of the page")
     parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES))
-    parser.add_argument("--write-docs", action="store_true", help="put the tables into the page")
+    parser.add_argument("--write-docs", action="store_true", help="write the tables into the page")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     with threadpool_limits(1):

@@ -2,7 +2,7 @@
 
     python -m benchmarks.null_table
 
-Run it again after every change of `specdiag.htsr.null.VERSION`; a test compares a shape of it.
+Run it again after every change of `specdiag.htsr.null.VERSION`. A test compares one shape.
 """
 
 from pathlib import Path

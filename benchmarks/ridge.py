@@ -1,18 +1,23 @@
-"""A ridge decoder of spike counts, the least that any decoder must reach."""
+"""A ridge decoder of spike counts: every other decoder must be better."""
 
 import numpy as np
 
 
 def counts(spikes, n_units, times, width, lags):
-    """Return spikes in bins around `times`, and around as many bins before each: (n, units * lags)."""
-    found = np.zeros((len(times), lags * n_units))
+    """Return spike counts in the bin around each of `times` and in `lags` - 1 bins before it.
+
+    Returns
+    -------
+    ndarray of shape (n_times, lags * n_units)
+    """
+    binned = np.zeros((len(times), lags * n_units))
     for unit in range(n_units):
         mine = spikes.timestamps[spikes.unit_index == unit]
         for lag in range(lags):
             edges = times - lag * width
             last = np.searchsorted(mine, edges + width / 2 - 1e-9)
-            found[:, lag * n_units + unit] = last - np.searchsorted(mine, edges - width / 2 - 1e-9)
-    return found
+            binned[:, lag * n_units + unit] = last - np.searchsorted(mine, edges - width / 2 - 1e-9)
+    return binned
 
 
 def r2(x, y, train, test, penalty=100.0):
@@ -25,7 +30,7 @@ def r2(x, y, train, test, penalty=100.0):
 
 
 def decoded(data, width=0.05):
-    """Return test R² of velocity in bins of 50 ms, while the hand moves in an evaluation interval."""
+    """Return test R² of velocity in bins of `width` s, while the hand moves in a trial."""
     bump = hasattr(data, "hand")
     series = data.hand if bump else data.cursor
     where = data.nlb_eval_intervals if bump else data.movement_phases.reach_period

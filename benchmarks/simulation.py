@@ -1,8 +1,6 @@
-"""What the simulated recordings of the lock are like, measured on the files.
+"""Rates, sizes and a ridge decoder's R² of the simulated recordings of the lock.
 
-    python -m benchmarks.simulation
-
-writes the table of docs/simulation.md.
+`python -m benchmarks.simulation` writes the table of docs/simulation.md.
 """
 
 import tempfile

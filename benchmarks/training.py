@@ -1,11 +1,12 @@
-"""Our training against upstream's loop: the same model, windows and seeds, and the same loss curve.
+"""Time of our training and of upstream's loop, with the same model, windows, seeds and losses.
 
     python -m benchmarks.training [--steps 40] [--pairs 6]
 
-Upstream's loop is that of torch_brain's POYO example, written anew: an HDF5 file a session that is read
-lazily, windows cut from it one by one, units dropped, intervals resolved into weights, tokenised, and
-collated by a DataLoader in the same process. Times are processor time of one thread, in pairs that ran one
-right after the other and in alternating order; a ratio is the median over pairs. Nothing here is a test.
+Upstream's loop is that of torch_brain's POYO example, written anew: it reads an HDF5 file a
+session lazily, cuts windows from it one by one, drops units, resolves intervals into weights,
+tokenises, and collates with a DataLoader in the same process. Times are processor time of one
+thread, in pairs that ran one right after the other and in alternating order; a ratio is the median
+over pairs. Nothing here is a test.
 """
 
 import argparse
@@ -115,7 +116,7 @@ def our_step(model, optimizer, schedule, batch):
 
 
 class Side:
-    """One of the two loops, with a model and an optimizer of its own."""
+    """One of the two loops, with its own model and optimizer."""
 
     def __init__(self, held, total, *, fused):
         from recipes.poyo.lamb import optimizer
@@ -131,20 +132,20 @@ class Side:
 
 def timed(function):
     start = time.process_time()
-    found = function()
-    return time.process_time() - start, found
+    result = function()
+    return time.process_time() - start, result
 
 
 def in_pairs(first, second, pairs):
     """Return the median ratio of processor times, and the median times, of two functions."""
-    found = []
+    seconds = []
     first()
     second()
     for i in range(pairs):
         order = (first, second) if i % 2 == 0 else (second, first)
         times = {function: timed(function)[0] for function in order}
-        found.append((times[first], times[second]))
-    return median(a / b for a, b in found), *(median(x) for x in zip(*found, strict=True))
+        seconds.append((times[first], times[second]))
+    return median(a / b for a, b in seconds), *(median(x) for x in zip(*seconds, strict=True))
 
 
 def data_path(folder, held, pairs):
@@ -213,8 +214,8 @@ def whole_step(folder, held, steps, pairs):
     apart = np.abs(np.subtract(*curves)) / curves[0]
     print(f"the curves differ by at most {apart.max():.1e} of the loss in {total} steps")
     print(
-        f"whole step at desk scale: {1e3 * slow / steps:.0f} ms upstream, {1e3 * fast / steps:.0f} ours: "
-        f"{ratio:.2f} times (bar 1.5)"
+        f"whole step at desk scale: {1e3 * slow / steps:.0f} ms upstream, "
+        f"{1e3 * fast / steps:.0f} ours: {ratio:.2f} times (bar 1.5)"
     )
 
 

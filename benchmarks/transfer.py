@@ -1,13 +1,13 @@
-"""Does a frozen base help with a new recording? Against scratch and ridge, by fraction of its data.
+"""How much a frozen base helps with a new recording, against scratch and ridge decoders.
 
     python -m benchmarks.transfer [--write-docs]
 
-A base of one monkey's session, its transfer to another monkey's and to a rat's; and that of the simulated
-bases of three seeds, which are to be trained before, to an animal they have not seen. Trains what is not in
-benchmarks/results/transfer.csv yet, a row a training, so that it can be stopped and continued;
-`--write-docs` trains nothing and writes docs/transfer.md and its figures
-from what is there. Settings are those of desk entries of the lock, `settings` says of which. One
-thread; an hour and a quarter.
+A base of one monkey's session is transferred to the session of another monkey and of a rat; the
+simulated bases of three seeds, which `specdiag train` must have trained before, to an animal that
+they have not seen. Each training adds a row to benchmarks/results/transfer.csv; those that have one
+are not repeated, so the program can be stopped and continued. `--write-docs` trains nothing and
+writes the tables of docs/transfer.md; `python -m figures` draws its picture. Settings are those of
+desk entries of the lock, which `settings` names. One thread; an hour and a quarter.
 """
 
 import argparse
@@ -35,7 +35,8 @@ from specdiag.lock.recipe import Job
 KEY = ["task", "arm", "unit_dropout", "percent", "seed"]
 COLUMNS = [*KEY, "r2", "valid_r2", "best_step", "condition_number", "windows", "test_intervals"]
 SEEDS = (42, 43, 44)
-SESSIONS = {  # of a task; all bins of the movement for the first, the second has bins of the same width
+# Of a task; the first has all bins of the movement, and the second has bins of the same width.
+SESSIONS = {
     "first": ("c_20131003_center_out_reaching", "c_20131003_center_out_reaching_100ms"),
     "second": ("m_20140303_center_out_reaching", "m_20140303_center_out_reaching_100ms"),
     "rat": ("mmaze_0_1", "mmaze_0_1"),
@@ -52,7 +53,7 @@ PENALTIES = (10.0, 100.0, 1000.0, 10000.0)
 
 
 def cells():
-    """Yield what is trained, as values of KEY; the ends of the curves first, should it be stopped."""
+    """Yield the trainings as values of KEY: the ends of the curves first, in case it is stopped."""
     for percents in ((10, 100), (25, 50)):
         for seed, percent, arm in itertools.product(SEEDS, percents, ARMS):
             yield "second", arm, "standard", percent, seed
@@ -66,7 +67,7 @@ def cells():
 
 
 def settings(task, arm, level, percent, seed):
-    """Return the params of a desk entry, for a recording with the published numbers of UnitDropout."""
+    """Return the params of a desk entry; recordings have the published numbers of UnitDropout."""
     entries = {(e.name, e.scale): e for e in load(DOCS.parent / "checkpoints.lock").entries}
     params = json.loads(json.dumps(entries[ENTRIES[task, arm], "desk"].params))
     params["training"]["seed"] = seed
@@ -85,7 +86,7 @@ def rows():
 
 
 def is_there(cell):
-    """Return whether a row is of this cell."""
+    """Return whether a cell has been measured."""
     return any(tuple(row[k] for k in KEY) == cell for row in rows())
 
 
@@ -96,7 +97,7 @@ def add(row):
 
 
 def measure(cell, folder, parent=None):
-    """Train, evaluate on the test split and add the row, unless it is there; return the checkpoint."""
+    """Train and evaluate a cell that has no row yet, and add its row; return the checkpoint."""
     task, arm, level, percent, seed = cell
     work = folder / f"{task}_{arm}_{level}_{percent}_{seed}"
     output, params = work / "model.ckpt", settings(*cell)
@@ -130,7 +131,7 @@ def measure(cell, folder, parent=None):
 
 
 def sizes(sessions, params):
-    """Return how many windows an epoch has, and how many intervals the test."""
+    """Return the number of windows of an epoch, and of test intervals."""
     held = to_arrays(sessions, params)
     train_part = held.intervals["train"]
     room = np.floor((train_part.end - train_part.start) / params["data"]["window"])
@@ -138,7 +139,7 @@ def sizes(sessions, params):
 
 
 def ridges(folder):
-    """Add ridge decoders' R² on every session and fraction."""
+    """Add R² of ridge decoders on every session and fraction."""
     tasks = [("first", "base", 100), ("rat", "scratch", 100)]
     tasks += [("second", "scratch", percent) for percent in PERCENTS]
     for (task, arm, percent), (name, bins) in itertools.product(tasks, BINS.items()):
@@ -151,7 +152,7 @@ def ridges(folder):
 
 
 def clock(folder, width=0.1):
-    """Add test R² of the mean interval by time since Set, in simulated timing: what needs no spikes."""
+    """Add test R² of a decoder without spikes: in simulated timing, the mean by time since Set."""
     cell = ("timing", "clock", "", 100, 0.0)
     if is_there(cell):
         return
@@ -172,9 +173,9 @@ def clock(folder, width=0.1):
 
 
 def ridge(data, percent, bins, ahead, width=0.1):
-    """Return test R² of a ridge decoder of `bins` bins of 0.1 s, the last one `ahead` bins after the hand.
+    """Return test R² of a ridge decoder, with the penalty that is best on the validation trials.
 
-    The penalty is the best on the validation trials.
+    It has `bins` bins of 0.1 s, of which the last lies `ahead` bins after the hand.
     """
     if hasattr(data, "cursor"):
         times, y = data.cursor.timestamps, data.cursor.vel
@@ -222,7 +223,7 @@ def main():
 
 
 def base_of(seed):
-    """Return the simulated base of a seed, which `specdiag train` makes."""
+    """Return the path of the simulated base of a seed, which `specdiag train` makes."""
     root = DOCS.parent
     path = root / ("checkpoints.lock" if seed == SEEDS[0] else f"checkpoints.seed-{seed}.lock")
     return root / find(load(path), BASE, "desk").path

@@ -61,7 +61,7 @@ def caption(rows: Rows) -> str:
     shown = _shown(rows)
     n, steps = len({row["matrix"] for row in shown}), max(row["step"] for row in shown)
     return (
-        f"Norm, gradient and trust ratio of {counted(n, 'matrix', 'matrices')} of a small POYO over "
-        f"{steps:,.0f} steps, with and without weight decay. Dotted are the monitor's bound for a "
-        "norm, and 1/λ, the trust ratio of a matrix that decay alone moves."
+        f"Norm, gradient and trust ratio of {counted(n, 'matrix', 'matrices')} of a small POYO "
+        f"over {steps:,.0f} steps, with and without weight decay. Dotted are the monitor's bound "
+        "for a norm, and 1/λ, the trust ratio of a matrix that decay alone moves."
     )

@@ -1,4 +1,4 @@
-"""Who may import whom, read from the source of every module."""
+"""Imports between packages, read from the source of every module."""
 
 import ast
 import subprocess
@@ -14,7 +14,7 @@ FIGURES = sorted((ROOT / "figures").glob("*.py"))
 
 OWN = "."  # an import with a dot: of the same folder
 
-# Packages and modules of specdiag, top to bottom: each imports what stands below its line, no equals.
+# Packages and modules of specdiag, from the top: each imports only from the lines below its own.
 LAYERS = (
     {"cli"},
     {"show"},
@@ -27,7 +27,7 @@ LAYERS = (
     {"notebook"},
     {"wording"},
 )
-# What recipes may import: they build checkpoints, and leave commands, states and drawings to specdiag.
+# Recipes build checkpoints; commands, states and drawings are left to specdiag.
 RECIPES_FILES = [p for p in RECIPES.rglob("*.py") if "pipelines" not in p.parts]
 FOR_RECIPES = {
     *("numpy", "scipy", "h5py", "torch", "torch_brain", "lightning", "tqdm", OWN),
@@ -40,7 +40,7 @@ FOR_FIGURES = {
     *("numpy", "matplotlib", OWN),
     *("specdiag.plot", "specdiag.dataset", "specdiag.files", "specdiag.wording"),
 }
-# Pipelines run without specdiag, in an environment that has torch_brain, what that needs, and dandi.
+# Pipelines run without specdiag, in an environment with dandi, torch_brain and its dependencies.
 FOR_PIPELINES = {"h5py", "numpy", "pandas", "pynwb", "ray", "torch_brain", "nlb"}
 LAZY = {"lamb"}  # itself imported only inside functions
 HEAVY = {
@@ -61,7 +61,7 @@ HEAVY = {
 
 
 def imports(node):
-    """Yield what a tree imports when it runs: what only type checkers see does not count."""
+    """Yield the modules that a tree imports when it runs, without those for type checkers."""
     if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
         return
     if isinstance(node, ast.Import):
@@ -81,8 +81,8 @@ def outside_standard_library(names):
 
 
 def extra_imports(path, allowed):
-    found = outside_standard_library(imports(ast.parse(path.read_text())))
-    return {n for n in found if not any(n == a or n.startswith(f"{a}.") for a in allowed)}
+    names = outside_standard_library(imports(ast.parse(path.read_text())))
+    return {n for n in names if not any(n == a or n.startswith(f"{a}.") for a in allowed)}
 
 
 def unit(path):
@@ -141,8 +141,8 @@ def test_a_pipeline_imports_only_what_its_environment_has(path):
 def test_heavy_libraries_are_imported_only_inside_functions(path):
     tree = ast.parse(path.read_text())
     at_top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    found = {n.split(".")[0] for node in at_top for n in imports(node)}
-    assert found & HEAVY == set()
+    names = {n.split(".")[0] for node in at_top for n in imports(node)}
+    assert names & HEAVY == set()
 
 
 def loaded_by(code):
@@ -169,7 +169,8 @@ def test_recipes_declare_without_anything_heavy():
 
 def test_measuring_a_safetensors_file_imports_no_torch_and_no_xarray(minilm):
     code = (
-        "from specdiag.checkpoint.reader import open_checkpoint as o; from specdiag.htsr import layers as l;"
+        "from specdiag.checkpoint.reader import open_checkpoint as o;"
+        "from specdiag.htsr import layers as l;"
         f"print(len(list(l.measure(l.matrices(o({str(minilm)!r}), '*layer.0.*')))))"
     )
     assert loaded_by(code) & HEAVY == set()

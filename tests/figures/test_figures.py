@@ -224,8 +224,8 @@ def test_stability_shows_the_sessions_by_their_date(dataset):
         slopes.append(stats.linregress(years, values).slope)
     low, high = stats.ttest_1samp(slopes, 0).confidence_interval()
     assert (
-        f"3 seeds, R² {min(expected):.3f} to {max(expected):.3f}, mean of the least-squares slopes of 3 seeds "
-        f"{np.mean(slopes):+.3f} a year (95 % {low:+.3f} to {high:+.3f})."
+        f"3 seeds, R² {min(expected):.3f} to {max(expected):.3f}, mean of the least-squares slopes "
+        f"of 3 seeds {np.mean(slopes):+.3f} a year (95 % {low:+.3f} to {high:+.3f})."
     ) in chronic.caption(dataset)
 
 
@@ -276,9 +276,9 @@ def test_pretrained_against_scratch_has_a_point_a_layer_and_a_panel_a_control(da
         np.testing.assert_array_equal(points(ax, "_pair"), expected)
         x, y = expected.T
         assert (
-            f"Against {name}: {n} pairs of one pretrained spectrum, {4 * n} layers fit in both ({n} others are "
-            f"degenerate or failed in one of the two), α lower pretrained in {np.sum(y < x)}, mean difference "
-            f"{np.mean(y - x):+.2f}."
+            f"Against {name}: {n} pairs of one pretrained spectrum, {4 * n} layers fit in both "
+            f"({n} others are degenerate or failed in one of the two), α lower pretrained in "
+            f"{np.sum(y < x)}, mean difference {np.mean(y - x):+.2f}."
         ) in text
 
 

@@ -158,9 +158,9 @@ def test_a_training_is_drawn_with_a_line_a_matrix(table):
     assert middle.get_yscale() == "log"
     np.testing.assert_allclose(bottom.get_lines()[-1].get_ydata(), [1, 1, 2 / 64, 2 / 64])
     assert trajectory.caption(table) == (
-        "Posterior mean of α with its 95 % interval, Frobenius norm and rank of 5 matrices at 4 steps from 1 "
-        "to 300; norm and rank are relative to the first reading. 1 lost their α on the way (red): their rank "
-        "fell below the gate."
+        "Posterior mean of α with its 95 % interval, Frobenius norm and rank of 5 matrices at 4 "
+        "steps from 1 to 300; norm and rank are relative to the first reading. 1 lost their α on "
+        "the way (red): their rank fell below the gate."
     )
 
 
@@ -179,8 +179,8 @@ def test_an_invalid_table_of_a_training_is_an_error_of_one_line(content, wrong, 
     with pytest.raises(ValueError, match="spectra") as error:
         trajectory.read(path)
     assert str(error.value) == (
-        f"{path}: {wrong}; expected the columns name, step, norm, rank, alpha, alpha_low, alpha_high of a "
-        ".spectra.csv"
+        f"{path}: {wrong}; expected the columns name, step, norm, rank, alpha, alpha_low, "
+        "alpha_high of a .spectra.csv"
     )
 
 
