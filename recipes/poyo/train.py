@@ -118,7 +118,12 @@ def _precision(job: Job) -> str:
 
 @dataclass(kw_only=True)
 class Training:
-    """State of one process of a training. `core` is the model, `model` its wrapper by Fabric."""
+    """State of one process of a training.
+
+    `core` is the model and `model` its wrapper by Fabric; `optimizer` and `stepper` likewise.
+    `size` is the batch of all processes, `total` the number of steps, and `beginning` the digest of
+    the weights before the first step.
+    """
 
     fabric: Any
     job: Job
@@ -147,7 +152,7 @@ def _run(fabric: Any, *, job: Job, arrays: Arrays, save_seconds: float, on_step:
     with terminated(processes=fabric.world_size) as stop:
         _loop(training, save_seconds, on_step, stop)
     if fabric.is_global_zero:
-        _publish(training)
+        _write_checkpoint(training)
     fabric.barrier()
     return {
         "valid_r2": training.best["r2"],
@@ -250,7 +255,7 @@ def _step(t: Training, stop: list[bool]) -> tuple[Any, float, bool]:
 
 
 def _validate(t: Training) -> float:
-    """Return the validation R² in the first process, and keep the weights if it is the highest."""
+    """Return the validation R² in the first process, and keep the weights of the highest."""
     r2 = math.nan
     if t.fabric.is_global_zero:
         step, device = t.job.params["data"]["eval_step"], t.fabric.device
@@ -269,6 +274,7 @@ def _copied(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _save(t: Training) -> None:
+    """Write a state from which the training can be resumed, and the log."""
     state = {
         "beginning": t.beginning,
         "step": t.step,
@@ -299,7 +305,8 @@ def _resume(t: Training) -> None:
     _log.info("%s: resumed after step %d of %d", t.job.name, t.step, t.total)
 
 
-def _publish(t: Training) -> None:
+def _write_checkpoint(t: Training) -> None:
+    """Write the best weights in the layout of Lightning, and the log."""
     import lightning
     import torch
 
