@@ -13,26 +13,12 @@ if TYPE_CHECKING:
     import numpy as np  # imported inside functions: it takes longer than listing a lock
 
 # Bytes per element. NumPy has no dtypes for the second group; ml_dtypes has.
-PLAIN_DTYPES = {
-    "float64": 8,
-    "float32": 4,
-    "float16": 2,
-    "complex64": 8,
-    "complex128": 16,
-    "bool": 1,
-    "int8": 1,
-    "int16": 2,
-    "int32": 4,
-    "int64": 8,
-    "uint8": 1,
-    "uint16": 2,
-    "uint32": 4,
-    "uint64": 8,
-}
-ML_DTYPES = {
-    "bfloat16": 2,
-    "float8_e4m3fn": 1,
-    "float8_e4m3fnuz": 1,
+PLAIN_DTYPES = (
+    {"float64": 8, "float32": 4, "float16": 2, "complex64": 8, "complex128": 16, "bool": 1}
+    | {"int8": 1, "int16": 2, "int32": 4, "int64": 8}
+    | {"uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8}
+)
+ML_DTYPES = {"bfloat16": 2, "float8_e4m3fn": 1, "float8_e4m3fnuz": 1} | {
     "float8_e5m2": 1,
     "float8_e5m2fnuz": 1,
     "float8_e8m0fnu": 1,
