@@ -5,33 +5,26 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from specdiag.wording import shown
 
-if TYPE_CHECKING:
-    import numpy as np  # imported inside functions: it takes longer than listing a lock
-
-# Bytes per element. NumPy has no dtypes for the second group; ml_dtypes has.
+# Bytes per element of the dtypes that NumPy has, and of those that ml_dtypes adds.
 PLAIN_DTYPES = (
     {"float64": 8, "float32": 4, "float16": 2, "complex64": 8, "complex128": 16, "bool": 1}
     | {"int8": 1, "int16": 2, "int32": 4, "int64": 8}
     | {"uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8}
 )
-ML_DTYPES = {"bfloat16": 2, "float8_e4m3fn": 1, "float8_e4m3fnuz": 1} | {
-    "float8_e5m2": 1,
-    "float8_e5m2fnuz": 1,
-    "float8_e8m0fnu": 1,
-}
+_FLOAT8 = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu")
+ML_DTYPES = {"bfloat16": 2} | dict.fromkeys(_FLOAT8, 1)
 ITEMSIZE = PLAIN_DTYPES | ML_DTYPES
 MAX_DIMENSIONS = 64  # NumPy's own limit
 MAX_BYTES = 2**63 - 1
 
 
-def numpy_dtype(name: str) -> "np.dtype":
+def numpy_dtype(name: str) -> np.dtype:
     """Return the NumPy dtype that holds elements of the dtype called `name`."""
-    import numpy as np
-
     if name in ML_DTYPES:
         import ml_dtypes
 
@@ -66,13 +59,13 @@ class Tensor:
     dtype: str
     problem: str | None = None
     identity: tuple[object, ...] | None = None
-    read: "Callable[[], np.ndarray]" = field(repr=False)
+    read: Callable[[], np.ndarray] = field(repr=False)
 
     def __str__(self) -> str:
         return f"{self.name} {'x'.join(map(str, self.shape))}"
 
 
-def read_values(tensor: Tensor) -> "np.ndarray":
+def read_values(tensor: Tensor) -> np.ndarray:
     """Return the values of a tensor.
 
     Raises
@@ -96,10 +89,8 @@ def ties(tensors: Iterable[Tensor]) -> dict[str, str]:
     return {name: other for name, other in names if name != other}
 
 
-def elements_hash(values: "np.ndarray") -> str:
+def elements_hash(values: np.ndarray) -> str:
     """Return the SHA-256 of the bytes of an array's elements."""
-    import numpy as np
-
     return hashlib.sha256(values.reshape(-1).view(np.uint8).data).hexdigest()
 
 
@@ -112,13 +103,13 @@ def combined_hash(tensors: Iterable[Tensor], hashes: Mapping[str, str]) -> str:
 def unreadable(name: str, shape: tuple[int, ...], dtype: str, problem: str) -> Tensor:
     """Return a tensor that is listed, but whose `read` raises ValueError with the problem."""
 
-    def read() -> "np.ndarray":
+    def read() -> np.ndarray:
         raise ValueError(f"the values cannot be read: {problem}")
 
     return Tensor(name=name, shape=shape, dtype=dtype, problem=problem, read=read)
 
 
-def check_bytes(data: "np.ndarray", dtype: str, where: str) -> None:
+def check_bytes(data: np.ndarray, dtype: str, where: str) -> None:
     """Raise ValueError if bytes are invalid elements of `dtype`: a bool is 0 or 1."""
     if dtype == "bool" and data.size and data.max() > 1:
         raise ValueError(f"{where}: a bool tensor holds bytes other than 0 and 1; it is damaged")
