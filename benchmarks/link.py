@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks._collection import simulated
 from benchmarks._pages import DOCS, table_of, write_tables
 from benchmarks._results import read, write
-from specdiag.transfer.link import COMPARISONS, Design, compared, quantities
+from specdiag.transfer.link import STRATIFICATIONS, Design, correlations, quantities
 
 N_RESAMPLES = 199  # 5 % is a whole number of them
 ONE_SESSION = {"sessions": 1}
@@ -40,18 +40,20 @@ PLANTED = {
 
 
 def measured(settings, count):
-    """Return the share of simulations with p <= 5 % by comparison, and the coverage for `alike`."""
+    """Return the share of simulations with p <= 5 % by stratification, and the coverage for `alike`."""
     from scipy.stats import spearmanr
 
     p, rho, intervals = [], [], []
     for i in range(count):
         dataset = simulated(np.random.default_rng([20, i]), **settings)
         alpha, design = quantities(dataset)[0], Design(dataset)
-        found = compared(alpha, design, None, False, N_RESAMPLES, i)
+        found = correlations(alpha, design, None, is_feature=False, n_resamples=N_RESAMPLES, seed=i)
         p.append([spearmanr(alpha, design.r2).pvalue, *found["p"]])
         rho.append(found["rho"][-1])
         intervals.append(found["rho_ci"][-1])
-    rates = dict(zip(("naive", *COMPARISONS), np.mean(np.array(p) <= 0.05, axis=0), strict=True))
+    rates = dict(
+        zip(("naive", *STRATIFICATIONS), np.mean(np.array(p) <= 0.05, axis=0), strict=True)
+    )
     low, high = np.array(intervals).T
     covered = np.mean((low <= np.mean(rho)) & (np.mean(rho) <= high))
     return {
@@ -90,7 +92,7 @@ def tables(rows):
 
 def shown(row):
     """Return a row of the table of false findings; `alike` has its Monte-Carlo error."""
-    rates = {name: f"{row[name]:.1%}" for name in ("naive", *COMPARISONS)}
+    rates = {name: f"{row[name]:.1%}" for name in ("naive", *STRATIFICATIONS)}
     error = np.sqrt(0.05 * 0.95 / row["n_simulations"])
     rates["alike"] += f" ± {error:.1%}"
     return {

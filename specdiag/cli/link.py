@@ -1,4 +1,4 @@
-"""The command that asks whether spectra predict R²."""
+"""The command that correlates spectra with R²."""
 
 from pathlib import Path
 
@@ -13,11 +13,12 @@ from specdiag.cli.options import debug_option, existing_file, json_option, seed_
 @seed_option("Random seed for permutations and bootstrap.")
 @debug_option
 def link(spectra: Path, as_json: bool, seed: int) -> None:
-    """Tell whether spectra predict test R2, over the checkpoints of SPECTRA.
+    """Test whether spectra predict test R2, over the checkpoints of SPECTRA.
 
-    SPECTRA is a file that `specdiag spectra` writes. Quantities of weight spectra and of features are correlated with R2 in ranks, over all checkpoints,
-    within arms and tasks, and among trainings that differ in their seed alone. The last is what the
-    verdict rests on: task, arm and data size move both.
+    SPECTRA is a file that `specdiag spectra` writes. Quantities of weight spectra and of features
+    are correlated with R2 in ranks: over all checkpoints, within arms and tasks, and among
+    trainings that differ only in their seed. The conclusion rests on the last, because task, arm
+    and data size influence both.
 
     \b
     Examples:
@@ -30,11 +31,11 @@ def link(spectra: Path, as_json: bool, seed: int) -> None:
 
     dataset = open_spectra(spectra)  # its errors name the file
     try:
-        found = linked(dataset, seed=seed)
+        result = linked(dataset, seed=seed)
     except ValueError as error:
         raise ValueError(f"{spectra}: {error}") from error
     if as_json:
-        click.echo(link_tables.as_json(found))
+        click.echo(link_tables.as_json(result))
         return
-    for line in link_tables.lines(found):
+    for line in link_tables.lines(result):
         click.echo(line)

@@ -131,14 +131,14 @@ def _study(lock_path: Path | None = None) -> Path | None:
 
 def _sections(dataset: "xr.Dataset") -> list["Section"]:
     """Return what `specdiag link` concludes of a collection, or why it cannot tell."""
-    from specdiag.show.link import verdict
+    from specdiag.show.link import sentences
     from specdiag.show.report import Section
     from specdiag.transfer.link import link
 
     if dataset.attrs.get("kind") != "collection":
         return []
     try:
-        lines = verdict(link(dataset))
+        lines = sentences(link(dataset))
     except ValueError as error:
         lines = [str(error)]
     return [Section("Does the spectrum predict R²?", lines)]

@@ -36,8 +36,8 @@ def verify(
 ) -> None:
     """Check published claims against your checkpoints, those of SPECTRA.
 
-    SPECTRA is a file that `specdiag spectra` writes, of at least three seeds (`specdiag train --seed`).
-    The claims are in recipes/_claims.py beside the lock; like recipes, they are programs.
+    SPECTRA is a file that `specdiag spectra` writes, of at least three seeds (`specdiag train
+    --seed`). The claims are in recipes/_claims.py beside the lock; like recipes, they are programs.
 
     \b
     Examples:

@@ -18,6 +18,7 @@ from specdiag.htsr.layers import Layer
 
 SCHEMA_VERSION = 1
 COLLECTION_VERSION = 2  # collections of version 1 have no `how` and no `n_changed`
+LINK_VERSION = 2  # in version 1 the dimension `stratification` was called `comparison`
 _DTYPES = {"f": "float64", "i": "int64", "b": "int8", "O": "str"}
 _LAYER = ("checkpoint", "layer")
 _ONE = ("checkpoint",)
@@ -25,7 +26,7 @@ _CI = ("checkpoint", "ci_bound")
 _PAIR = ("comparison",)
 _TENSORS = ("comparison", "tensor")
 _LAYERS = ("comparison", "layer")
-_CELL = ("quantity", "part", "comparison")
+_CELL = ("quantity", "part", "stratification")
 
 
 class Variable(NamedTuple):
@@ -206,7 +207,7 @@ COMPARISON: dict[str, Variable] = {
 LINK: dict[str, Variable] = {
     "quantity": Variable(("quantity",), "O", "quantity measured of a checkpoint"),
     "part": Variable(("part",), "O", "the checkpoints of one task, or of all"),
-    "comparison": Variable(("comparison",), "O", "which checkpoints are compared"),
+    "stratification": Variable(("stratification",), "O", "which checkpoints are compared"),
     "checkpoint": Variable(("checkpoint",), "O", "checkpoint"),
     "ci_bound": Variable(("ci_bound",), "O", "end of an interval"),
     "value": Variable(("quantity", "checkpoint"), "f", "quantity"),

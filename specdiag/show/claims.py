@@ -15,7 +15,7 @@ HEADER = ("claim", "published", "ours", "seeds", "outcome", "reason and notes")
 
 
 def tables(findings: Sequence[Finding], measured: Measured) -> dict[str, str]:
-    """Return what `-o` writes, in Markdown: a summary, the claims, and the layers behind the means."""
+    """Return the parts that `-o` writes, in Markdown: summary, claims, layers behind the means."""
     return {
         "summary": _summary(findings, measured),
         "claims": _table(HEADER, [row(finding) for finding in findings]),

@@ -1,8 +1,9 @@
-"""Published claims -> outcomes: a claim is a function of values, and an interval over seeds decides it.
+"""Published claims -> outcomes: a claim is a function of values, decided over training seeds.
 
-The same function is applied to the published values and, seed by seed, to the measured ones, so that
-both are the same quantity. Intervals are Student's t over training seeds. Differences are paired by
-seed, because the function is applied within a seed: its base, finetunes and controls change together.
+The same function is applied to the published values and, seed by seed, to the measured ones, so
+that both are the same quantity. Intervals are Student's t over training seeds. Differences are
+paired by seed, because the function is applied within a seed: its base, finetunes and controls
+change together.
 """
 
 import math
@@ -75,8 +76,8 @@ class Claim:
 class Measured:
     """The values that claims ask for, by training seed; infinite where only a lower bound is known.
 
-    `fetched` holds the values of the published files themselves. They need no seeds, because they are
-    facts about these files; they are not used for an entry that was also trained.
+    `fetched` holds the values of the published files themselves. They need no seeds, because they
+    are facts about these files; they are not used for an entry that was also trained.
     """
 
     scale: "Scale"
@@ -119,8 +120,8 @@ def decide(values: Array, low: Array, high: Array) -> Literal["holds", "fails", 
 
     The result is `holds` if the 95 % intervals of all k columns lie between, and `fails` if that of
     one column lies outside. That all columns hold needs no correction (intersection-union test;
-    Berger 1982, Technometrics 24). One column is enough to fail, so these intervals are at 1 - 0.05 / k
-    (Bonferroni). If the truth lies on the border, as it does without any effect, each result is
+    Berger 1982, Technometrics 24). One column is enough to fail, so these intervals are at 1 - 0.05
+    / k (Bonferroni). If the truth lies on the border, as it does without any effect, each result is
     therefore false in at most 2.5 %.
 
     Parameters
@@ -180,7 +181,7 @@ def decide_claim(claim: Claim, published: Values, measured: Measured) -> Finding
 
 
 def _by_seed(asked: Sequence[Key], measured: Measured) -> dict[int, dict[Key, float]]:
-    """Return the values asked for by seed: trained ones, and fetched ones where none was trained."""
+    """Return the values asked for by seed: trained ones, else those of fetched checkpoints."""
     trained = {key for values in measured.trained.values() for key in values}
     seeds: dict[int, dict[Key, float]] = {}
     for source, keys in (
@@ -195,7 +196,7 @@ def _by_seed(asked: Sequence[Key], measured: Measured) -> dict[int, dict[Key, fl
 
 
 def _rows(claim: Claim, seeds: Iterable[Values], k: int) -> Array:
-    """Return the claim's k numbers, a row for each seed that has all; of ratios their logarithms."""
+    """Return the k numbers of a claim, a row for each complete seed; of ratios the logarithms."""
     finite = ({key: x for key, x in values.items() if math.isfinite(x)} for values in seeds)
     rows = [row for values in finite if np.isfinite(row := _values(claim, values)).all()]
     numbers = np.array(rows).reshape(-1, k)

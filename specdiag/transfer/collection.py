@@ -1,8 +1,9 @@
 """Entries of locks -> one Dataset that links weight spectra, feature covariance and test R².
 
-All of it is read from files beside the checkpoints: NAME.ckpt.SHA.nc, the spectra of the file with that
-digest; NAME.ckpt.evaluation.json, R² by session and the covariance of the features; and the receipt.
-So a collection can be made again at any time, with the same bytes. Only missing spectra are measured.
+All of it is read from files beside the checkpoints: NAME.ckpt.SHA.nc, the spectra of the file with
+that digest; NAME.ckpt.evaluation.json, R² by session and the covariance of the features; and the
+receipt. So a collection can be made again at any time, with the same bytes. Only missing spectra
+are measured.
 """
 
 import json
@@ -84,10 +85,11 @@ def collect(
     Returns
     -------
     xarray.Dataset
-        As in `specdiag.dataset.schema`, SCHEMA and COLLECTION; `specdiag.save_spectra` writes it. An entry
-        whose checkpoint is missing, stale or corrupt has NaN and layers of status `absent`; its
-        `state` gives the reason. The same holds for values whose file beside a checkpoint cannot be
-        read: a warning names the file, and so does `unreadable` in the provenance.
+        As in `specdiag.dataset.schema`, SCHEMA and COLLECTION; `specdiag.save_spectra` writes it.
+        An entry whose checkpoint is missing, stale or corrupt has NaN and layers of status
+        `absent`; its `state` gives the reason. The same holds for values whose file beside a
+        checkpoint cannot be read: a warning names the file, and so does `unreadable` in the
+        provenance.
 
     Raises
     ------
@@ -164,7 +166,7 @@ def _row(root: Path, lock: Lock, entry: Entry) -> Row:
 
 
 def _n_changed(spectra: "xr.Dataset", path: Path, parent: Path) -> float:
-    """Return how many measured matrices of a checkpoint differ from those of its parent in their bits.
+    """Return how many measured matrices of a checkpoint have other bits than those of its parent.
 
     NaN where nothing was measured, or the parent's file is missing or damaged.
     """
@@ -260,7 +262,7 @@ def build(rows: Sequence[Row], locks: Sequence[Mapping[str, str]]) -> "xr.Datase
 
 
 def _spectra_columns(rows: Sequence[Row]) -> dict[str, Any]:
-    """Return the variables by layer, absent where a checkpoint has no such layer, and the eigenvalues."""
+    """Return the variables by layer and the eigenvalues; layers that are missing are `absent`."""
     spectra = [row.spectra for row in rows if row.spectra is not None]
     layers = list(dict.fromkeys(name for one in spectra for name in one.layer.values))
     place = {name: i for i, name in enumerate(layers)}

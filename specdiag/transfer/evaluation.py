@@ -1,7 +1,7 @@
 """R² by session and the covariance of the features <-> the JSON of an evaluation.
 
-A recipe writes `{"r2": {session: value}, "features": {...}}`, with null for NaN. It may be anybody's
-recipe, so everything that is read is checked.
+A recipe writes `{"r2": {session: value}, "features": {...}}`, with null for NaN. It may be
+anybody's recipe, so everything that is read is checked.
 """
 
 import json
@@ -24,7 +24,7 @@ _LARGEST = 100_000_000  # bytes; ten thousand sessions and features take one mil
 def write_evaluation(
     path: Path, r2: Mapping[str, float], features: "FeatureSpectrum | None" = None
 ) -> None:
-    """Write the evaluation of a checkpoint: test R² by session, and its features if they were measured.
+    """Write the evaluation of a checkpoint: test R² by session, and its features if given.
 
     A recipe writes it as `job.folder / "evaluation.json"`.
     """
@@ -90,7 +90,7 @@ def _part(table: Any, where: str, key: str) -> Any:
 
 
 def _value(where: str, value: Any, dims: tuple[str, ...], dtype: str) -> Any:
-    """Return a value of the type in the schema: a text, a boolean, a number or a list of numbers."""
+    """Return a value of the type in the schema: text, boolean, number or list of numbers."""
     if len(dims) == 2:
         if not isinstance(value, list) or (dims[1] == "ci_bound" and len(value) != 2):
             raise ValueError(f"{where} is not a list of {'two ' * (dims[1] == 'ci_bound')}numbers")

@@ -1,7 +1,7 @@
-"""Entries of a lock -> the experimental factors of a collection, and labels that tell the entries apart.
+"""Entries of a lock -> the experimental factors of a collection, and distinct labels.
 
-Params are whatever a recipe wrote there. What is known here are the names that the recipes of this
-repository use; elsewhere a factor is '' or NaN.
+A recipe may write any params. This module knows the names that the recipes of this repository use;
+with other names a factor is '' or NaN.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any
 from specdiag.lock.entry import Entry
 from specdiag.wording import numbered
 
-# What is decoded from a recording, by what the names of sessions contain.
+# The decoded task, by a pattern that is found in the names of sessions.
 _TASKS = {
     "center_out": "center_out",
     "random_target": "random_target",
@@ -23,14 +23,14 @@ _TASKS = {
 
 
 def factors(entry: Entry, parent: Entry | None) -> dict[str, Any]:
-    """Return what an experiment varies, under the names of `specdiag.dataset.schema.COLLECTION`.
+    """Return the experimental factors of an entry, under their names in COLLECTION.
 
     Parameters
     ----------
     entry : Entry
     parent : Entry or None
-        Where an evaluation says nothing of its own, such as the seed, its parent's params hold: it has
-        its weights.
+        An evaluation has the weights of its parent, so a factor that is missing in its own params,
+        such as the seed, is taken from the parent.
     """
     is_evaluation = entry.kind == "evaluation"
     params = {**(parent.params if parent and is_evaluation else {}), **entry.params}
@@ -50,10 +50,11 @@ def factors(entry: Entry, parent: Entry | None) -> dict[str, Any]:
 
 
 def _arm(entry: Entry) -> str:
-    """Return the arm of a transfer, by what it starts from and what it trains; '' when that is unknown.
+    """Return the arm of a transfer, given its start and its trained part; '' if unknown.
 
-    From scratch there are two, with the same `transfer`: the one with a budget of its own has
-    `_tuned` in its name, at the end or before what varies: `scratch_tuned_10`.
+    Two arms start from scratch, with the same `transfer`. The one whose learning rate and budget
+    were tuned has `_tuned` in its name, at the end or before a variation, such as
+    `scratch_tuned_10`.
     """
     start, core = (_text(entry.params, "transfer", key) for key in ("start", "core"))
     if start == "random":
@@ -64,12 +65,12 @@ def _arm(entry: Entry) -> str:
 
 
 def _task(entry: Entry, params: Mapping[str, Any]) -> str:
-    """Return what is decoded, by the sessions; else what is simulated, else the recordings' name."""
+    """Return the decoded task by the sessions, else the simulated one, else the recordings."""
     sessions = _at(params, "data", "sessions")
     names = [str(name) for name in sessions] if isinstance(sessions, list) else []
-    found = [task for key, task in _TASKS.items() if any(re.search(key, name) for name in names)]
+    tasks = [task for key, task in _TASKS.items() if any(re.search(key, name) for name in names)]
     brainsets = [item.brainset for item in entry.inputs if item.brainset]
-    return " + ".join(found) or _text(params, "simulation", "task") or " + ".join(brainsets)
+    return " + ".join(tasks) or _text(params, "simulation", "task") or " + ".join(brainsets)
 
 
 def _at(params: Mapping[str, Any], *keys: str) -> Any:
@@ -90,18 +91,19 @@ def _number(params: Mapping[str, Any], *keys: str) -> float:
     return float(value) if is_number else math.nan
 
 
-def labels(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a label for each entry, given its factors: its name, with what sets it apart from its like.
+def labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a distinct label for each entry, given its factors.
 
-    That is the scale, or the seed, or both, such as `base/net (seed 43)`; else a number.
+    The label is its name. Entries with the same name also get the scale, the seed or both, such as
+    `base/net (seed 43)`; if these are equal, too, they are numbered.
     """
-    texts = [{"scale": one["scale"], "seed": f"seed {one['seed']:g}"} for one in found]
+    texts = [{"scale": row["scale"], "seed": f"seed {row['seed']:g}"} for row in rows]
     values: dict[tuple[str, str], set[str]] = {}
-    for one, text in zip(found, texts, strict=True):
+    for row, text in zip(rows, texts, strict=True):
         for key, value in text.items():
-            values.setdefault((one["entry"], key), set()).add(value)
-    long = []
-    for one, text in zip(found, texts, strict=True):
-        apart = [value for key, value in text.items() if len(values[one["entry"], key]) > 1]
-        long.append(one["entry"] + f" ({', '.join(apart)})" * bool(apart))
-    return numbered(long)
+            values.setdefault((row["entry"], key), set()).add(value)
+    names = []
+    for row, text in zip(rows, texts, strict=True):
+        apart = [value for key, value in text.items() if len(values[row["entry"], key]) > 1]
+        names.append(row["entry"] + f" ({', '.join(apart)})" * bool(apart))
+    return numbered(names)

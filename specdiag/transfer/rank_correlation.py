@@ -1,7 +1,7 @@
-"""Rank correlations within strata, what chance gives, and intervals. Plain arrays in and out.
+"""Rank correlations within strata, their null distribution and intervals. Plain arrays in and out.
 
-A row is a checkpoint. Several rows may belong to one unit, such as all that share a spectrum: then the
-units are what is drawn, exchanged and resampled.
+A row is a checkpoint. Rows that depend on each other, such as all with one spectrum, are a cluster:
+clusters are what permutations exchange and the bootstrap draws.
 """
 
 import math
@@ -14,49 +14,51 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Codes = NDArray[np.intp]
 
-_TIE = 1e-12  # two orders of the same ranks may sum to correlations that differ by rounding
+_TIE = 1e-12  # correlations of the same ranks in another order can differ by rounding
 
 
 @dataclass(frozen=True, kw_only=True)
-class Units:
-    """What may be exchanged with what.
+class Clusters:
+    """Rows that are exchanged and drawn together.
 
-    unit : which unit a row belongs to, and position : which member of it the row is; members : the rows
-    of each unit; group : units of one group may be exchanged, member by member.
+    cluster : the cluster of each row; position : the place of the row among the members of its
+    cluster; members : the rows of each cluster; group : clusters of one group can be exchanged,
+    member by member.
     """
 
-    unit: Codes  # (n_rows,)
+    cluster: Codes  # (n_rows,)
     position: Codes  # (n_rows,)
-    members: Codes  # (n_units, n_positions)
-    group: Codes  # (n_units,)
+    members: Codes  # (n_clusters, n_positions)
+    group: Codes  # (n_clusters,)
 
 
 def codes(labels: Sequence[Hashable]) -> Codes:
-    """Return a number from 0 on for each label, in the order of their first appearance."""
+    """Return a number for each label: 0 for the first one, 1 for the next different one, ..."""
     seen: dict[Hashable, int] = {}
     return np.array([seen.setdefault(label, len(seen)) for label in labels], dtype=np.intp)
 
 
-def shared_values(unit: Codes, strata: Codes) -> Units:
-    """Return units of which each has one value, exchanged where they occur in the same strata.
+def shared_values(source: Codes, strata: Codes) -> Clusters:
+    """Return clusters of the rows with one value, exchanged if they occur in the same strata.
 
-    The value of a base goes to all of its frozen children at once, so a spectrum counts once, however
-    many checkpoints have it.
+    All frozen children of a base have its value, so a spectrum counts once, however many
+    checkpoints have it.
     """
-    where = [frozenset(strata[unit == u].tolist()) for u in range(unit.max(initial=-1) + 1)]
-    first = [int(np.argmax(unit == u)) for u in range(len(where))]
-    return Units(
-        unit=unit,
-        position=np.zeros_like(unit),
+    where = [frozenset(strata[source == u].tolist()) for u in range(source.max(initial=-1) + 1)]
+    first = [int(np.argmax(source == u)) for u in range(len(where))]
+    return Clusters(
+        cluster=source,
+        position=np.zeros_like(source),
         members=np.array(first, dtype=np.intp).reshape(-1, 1),
         group=codes(where),
     )
 
 
-def families(family: Codes, entry: Codes) -> Units:
-    """Return families (a base and all that was trained from it), exchanged where they differ by seed alone.
+def families(family: Codes, entry: Codes) -> Clusters:
+    """Return families, exchanged if they differ only in their seed.
 
-    These have the same entries. A family that is like no other stays where it is: rank it by itself.
+    A family is a base and everything trained from it; counterparts have the same entries. A family
+    without a counterpart is never exchanged: rank it by itself.
     """
     n = family.max(initial=-1) + 1
     rows = [np.flatnonzero(family == f) for f in range(n)]
@@ -66,54 +68,55 @@ def families(family: Codes, entry: Codes) -> Units:
     for i, r in enumerate(rows):
         members[i, : len(r)], position[r] = r, np.arange(len(r))
     group = codes([tuple(entry[r].tolist()) for r in rows])
-    return Units(unit=family, position=position, members=members, group=group)
+    return Clusters(cluster=family, position=position, members=members, group=group)
 
 
-def log_arrangements(units: Units) -> float:
-    """Return the natural logarithm of the number of ways to exchange the units."""
-    return sum(math.lgamma(size + 1) for size in np.bincount(units.group))
+def log_arrangements(clusters: Clusters) -> float:
+    """Return the natural logarithm of the number of ways to exchange the clusters."""
+    return sum(math.lgamma(size + 1) for size in np.bincount(clusters.group))
 
 
-def arrangements(units: Units, count: int, rng: np.random.Generator) -> Codes:
-    """Return random exchanges of the units: the row from which each row has its value.
+def arrangements(clusters: Clusters, count: int, rng: np.random.Generator) -> Codes:
+    """Return random exchanges of the clusters: for each row, the row whose value it gets.
 
     Returns
     -------
     ndarray of shape (count, n_rows)
     """
-    n = len(units.group)
-    group = np.broadcast_to(units.group, (count, n))
+    n = len(clusters.group)
+    group = np.broadcast_to(clusters.group, (count, n))
     taken = np.empty((count, n), dtype=np.intp)
-    taken[:, np.argsort(units.group, kind="stable")] = np.lexsort((rng.random((count, n)), group))
-    return units.members[taken[:, units.unit], units.position]
+    taken[:, np.argsort(clusters.group, kind="stable")] = np.lexsort(
+        (rng.random((count, n)), group)
+    )
+    return clusters.members[taken[:, clusters.cluster], clusters.position]
 
 
-def resamples(units: Units, count: int, rng: np.random.Generator) -> Array:
-    """Return how often each row is in each of `count` samples of units, with replacement by group.
+def resamples(clusters: Clusters, count: int, rng: np.random.Generator) -> Array:
+    """Return how often each row is in each of `count` bootstrap samples of clusters, by group.
 
     Returns
     -------
     ndarray of shape (count, n_rows)
     """
-    drawn = np.zeros((count, len(units.group)))
-    for g in range(units.group.max(initial=-1) + 1):
-        found = np.flatnonzero(units.group == g)
-        drawn[:, found] = rng.multinomial(
-            len(found), np.full(len(found), 1 / len(found)), size=count
-        )
-    return drawn[:, units.unit]
+    drawn = np.zeros((count, len(clusters.group)))
+    for g in range(clusters.group.max(initial=-1) + 1):
+        rows = np.flatnonzero(clusters.group == g)
+        drawn[:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=count)
+    return drawn[:, clusters.cluster]
 
 
 def correlation(
     x: Array, y: Array, strata: Codes, z: Array | None = None, weights: Array | None = None
 ) -> Array:
-    """Return Spearman's rank correlation within strata, after removing a third variable if one is given.
+    """Return Spearman's rank correlation within strata, partial if a third variable z is given.
 
-    Ranks are taken within each stratum, ties sharing their mean, less their mean and divided by n + 1
-    (van Elteren 1960, Bull. Int. Stat. Inst. 37): what is returned is the correlation of these over all
-    strata. One stratum: Spearman (1904), Am. J. Psychol. 15(1). Strata in which x or y is constant say
-    nothing and are left out. With z, the partial correlation of the three (Yule 1907, Proc. R. Soc. A
-    79): (r_xy - r_xz r_yz) / sqrt((1 - r_xz²) (1 - r_yz²)).
+    Ranks are taken within each stratum; ties share their mean. The mean is subtracted and the
+    result divided by n + 1 (van Elteren 1960, Bull. Int. Stat. Inst. 37). The correlation of these
+    numbers over all strata is returned; for one stratum it is that of Spearman (1904), Am. J.
+    Psychol. 15(1). Strata in which x or y is constant carry no information and are left out. With
+    z, it is the partial correlation of the three (Yule 1907, Proc. R. Soc. A 79): (r_xy - r_xz
+    r_yz) / sqrt((1 - r_xz²) (1 - r_yz²)).
 
     Parameters
     ----------
@@ -126,7 +129,7 @@ def correlation(
     Returns
     -------
     ndarray of shape (count,)
-        NaN where all is constant, or z is all that x or y has.
+        NaN where everything is constant, or z determines x or y.
     """
     weights = np.ones((1, len(y))) if weights is None else weights
     a, b = _ranks(np.atleast_2d(x), strata, weights), _ranks(y[None], strata, weights)
@@ -144,12 +147,12 @@ def correlation(
 
 
 def within(x: Array, strata: Codes) -> Array:
-    """Return the ranks that `correlation` correlates: within strata, less their mean, over n + 1."""
+    """Return the ranks that `correlation` uses: within strata, minus their mean, over n + 1."""
     return _ranks(x[None], strata, np.ones((1, len(x))))[0]
 
 
 def _ranks(values: Array, strata: Codes, weights: Array) -> Array:
-    """Return the ranks within strata, less their mean, over n + 1, of shape (count, n_rows)."""
+    """Return the ranks within strata, minus their mean, over n + 1, of shape (count, n_rows)."""
     ranks = np.empty(np.broadcast_shapes(values.shape, weights.shape))
     for s in range(strata.max(initial=-1) + 1):
         rows = np.flatnonzero(strata == s)
@@ -159,7 +162,7 @@ def _ranks(values: Array, strata: Codes, weights: Array) -> Array:
             from scipy.stats import rankdata
 
             rank = rankdata(v, axis=1)
-        else:  # of one row of values: what is below, and half of what is equal
+        else:  # one row of values: count those below, and half of the equal ones
             below = (v < v.T) + (v == v.T) / 2
             rank = w @ below.T + 0.5
         ranks[:, rows] = np.where(n > 0, rank / (n + 1) - 0.5, 0.0)
@@ -174,8 +177,8 @@ def _cosine(a: Array, b: Array, weights: Array) -> Array:
 def permutation_p(value: float, chance: Array) -> float:
     """Return the two-sided p-value of a correlation among those of random exchanges.
 
-    (1 + how many are as far from 0) / (1 + their number), so it is never 0: Phipson & Smyth (2010),
-    Stat. Appl. Genet. Mol. Biol. 9(1). NaN without a value.
+    It is (1 + number that is as far from 0) / (1 + number of all), so never 0: Phipson & Smyth
+    (2010), Stat. Appl. Genet. Mol. Biol. 9(1). NaN if the correlation is NaN.
     """
     if math.isnan(value):
         return math.nan
@@ -184,7 +187,7 @@ def permutation_p(value: float, chance: Array) -> float:
 
 
 def holm(p: Array) -> Array:
-    """Return p-values adjusted for all of a family, NaN left out: Holm (1979), Scand. J. Stat. 6(2)."""
+    """Return p-values adjusted for their family, without NaN: Holm (1979), Scand. J. Stat. 6."""
     adjusted = np.full(p.shape, np.nan)
     known = np.flatnonzero(np.isfinite(p))
     order = known[np.argsort(p.flat[known], kind="stable")]

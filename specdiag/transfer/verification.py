@@ -1,9 +1,9 @@
 """A collection and claims -> the values that the claims ask for, and one finding for each claim.
 
-The claims about a lock are in recipes/_claims.py beside it, because they are about the entries of its
-recipes: `CLAIMS`, a sequence of `specdiag.transfer.claims.Claim`, and, if they need more than the
-`quantities` below, a function `measures(dataset)` that returns further ones by name. Like recipes, this
-is a program of the lock's author.
+The claims about a lock are in recipes/_claims.py beside it, because they are about the entries of
+its recipes: `CLAIMS`, a sequence of `specdiag.transfer.claims.Claim`, and, if they need more than
+the `quantities` below, a function `measures(dataset)` that returns further ones by name. Like
+recipes, this is a program of the lock's author.
 """
 
 import csv
@@ -48,7 +48,7 @@ def verify(
     published: Values | None = None,
     measures: Measures | None = None,
 ) -> list[Finding]:
-    """Return one finding for each claim: the published values, those of the checkpoints, the outcome.
+    """Return one finding for each claim: published and measured values, and the outcome.
 
     A claim is a function of values. It is applied to the published values and to the values of each
     training seed; an interval over the seeds decides the outcome. At least three seeds are needed.
@@ -125,8 +125,8 @@ def claims_of(root: Path) -> ModuleType:
 def reported(lock: Lock) -> dict[Key, float]:
     """Return the published values of a lock by (entry, quantity).
 
-    A value may be there several times, such as rounded on a card and in full in a file. The one with
-    the most digits is returned.
+    A value may be there several times, such as rounded on a card and in full in a file. The one
+    with the most digits is returned.
 
     Raises
     ------
@@ -199,7 +199,8 @@ def quantities(dataset: "xr.Dataset") -> dict[str, Array]:
 
     - r2, effective_rank, participation_ratio, top1_fraction, trace, n_changed: as in the Dataset;
     - condition_number: infinite where the noise floor allows only a lower bound;
-    - above_floor: the smallest eigenvalue of the feature covariance divided by the noise floor. If the
+    - above_floor: the smallest eigenvalue of the feature covariance divided by the noise floor. If
+    the
       eigenvalue is zero or, by rounding, negative, this is TINY, because ratios have logarithms;
     - mean_alpha, rope_fraction: means of posterior mean and ROPE probability over the fit layers;
     - n_fit, n_degenerate, and n_matrices, their sum: NaN without spectra.

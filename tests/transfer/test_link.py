@@ -14,17 +14,17 @@ from specdiag.dataset.schema import LINK, SCHEMA
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.lock.lockfile import load
 from specdiag.show import link as link_tables
-from specdiag.transfer.link import ALL_TASKS, COMPARISONS, QUANTITIES, quantities
+from specdiag.transfer.link import ALL_TASKS, QUANTITIES, STRATIFICATIONS, quantities
 from support.paths import ROOT
 
 SEEDS = range(8)
 
 
 def transfers(effect, motor=1, timing=1):
-    """Return checkpoints of two tasks and two arms: alpha goes with R² in a task as its sign says.
+    """Return checkpoints of two tasks and two arms, with alpha correlated with R² in each task.
 
-    Scratch has the higher alpha. The sign is that of the difference between arms, and, as large as
-    `effect` says, of that between seeds.
+    Scratch has the higher alpha. `motor` and `timing` are the signs of the difference between arms; the
+    relation between seeds has the same sign and the size `effect`.
     """
     rng, rows = np.random.default_rng(7), []
     alphas = {seed: 1.6 + 0.05 * rng.standard_normal() for seed in SEEDS}
@@ -47,8 +47,8 @@ def transfers(effect, motor=1, timing=1):
     return rows
 
 
-def cell(found, quantity, comparison, part=ALL_TASKS):
-    return found.sel(quantity=quantity, comparison=comparison, part=part)
+def cell(linked, quantity, stratification, part=ALL_TASKS):
+    return linked.sel(quantity=quantity, stratification=stratification, part=part)
 
 
 def test_the_quantities_are_means_over_fit_layers():
@@ -75,7 +75,7 @@ def test_the_result_has_what_its_schema_says():
     found = specdiag.link(collection(transfers(0.0)), n_resamples=50)
     assert set(found.variables) == set(LINK)
     assert all(found[name].dims == spec.dims for name, spec in LINK.items())
-    assert list(found.comparison.values) == list(COMPARISONS)
+    assert list(found.stratification.values) == list(STRATIFICATIONS)
     assert list(found.part.values) == [ALL_TASKS, "center_out", "interval_timing"]
 
 
@@ -92,9 +92,9 @@ def test_overall_and_within_a_task_it_is_scipys_spearman():
 
 def test_checkpoints_with_the_spectrum_of_their_base_are_counted_once():
     found = specdiag.link(collection(transfers(0.0)), n_resamples=50)
-    for comparison in COMPARISONS:
-        assert cell(found, "mean alpha", comparison).n.item() == 4 * len(SEEDS)
-        assert cell(found, "mean alpha", comparison).n_units.item() == 3 * len(SEEDS)
+    for stratification in STRATIFICATIONS:
+        assert cell(found, "mean alpha", stratification).n.item() == 4 * len(SEEDS)
+        assert cell(found, "mean alpha", stratification).n_units.item() == 3 * len(SEEDS)
     alike = cell(found, "mean alpha", "alike").arrangements.item()
     assert alike == pytest.approx(
         math.factorial(len(SEEDS)) ** 3
@@ -108,38 +108,41 @@ def test_a_planted_relation_among_seeds_is_found_with_its_sign():
     assert alike.rho.item() > 0.5
     assert alike.p_holm.item() <= 0.05
     assert 0 < alike.rho_ci.values[0] < alike.rho.item() < alike.rho_ci.values[1]
-    first = link_tables.verdict(found)[0]
+    first = link_tables.sentences(found)[0]
     assert first.startswith(
-        "Among trainings that differ in their seed alone, R2 goes with mean alpha (rho +0."
+        "Among trainings that differ only in their seed, R2 is correlated with mean alpha (rho +0."
     )
     assert f"n = {4 * len(SEEDS)}, {3 * len(SEEDS)} different" in first
 
 
-def test_what_arms_do_to_both_is_no_relation():
+def test_a_difference_between_arms_is_not_a_relation():
     found = specdiag.link(collection(transfers(0.0)))
     assert cell(found, "mean alpha", "overall").p.item() < 0.01
     assert cell(found, "mean alpha", "alike").p.item() > 0.05
-    first, *others = link_tables.verdict(found)
+    first, *others = link_tables.sentences(found)
     assert re.match(
-        r"Among trainings that differ in their seed alone, none of \d quantities is shown to go with R2: "
-        r"the nearest is .* \(rho .*\)\. That is no proof of absence\.",
+        r"Among trainings that differ only in their seed, none of \d quantities is significantly "
+        r"correlated with R2: the nearest is .* \(rho .*\)\. A correlation may still exist\.",
         first,
     )
     assert any(
-        line.startswith("Over all checkpoints together mean alpha goes with R2 (rho +")
-        and line.endswith("but task, arm and data size move both: no evidence that it predicts R2.")
+        line.startswith("Over all checkpoints together mean alpha is correlated with R2 (rho +")
+        and line.endswith(
+            "but task, arm and data size influence both: no evidence that it predicts R2."
+        )
         for line in others
     )
 
 
-def test_a_sign_that_arms_turn_around_between_tasks_is_found_and_ascribed_to_them():
+def test_a_sign_that_differs_between_tasks_because_of_arms_is_ascribed_to_them():
     found = specdiag.link(collection(transfers(0.0, motor=-1, timing=1)))
-    told = [line for line in link_tables.verdict(found) if "sign of mean alpha" in line]
-    assert len(told) == 1
+    lines = [line for line in link_tables.sentences(found) if "sign of mean alpha" in line]
+    assert len(lines) == 1
     assert re.match(
-        "The sign of mean alpha differs between tasks, all arms together, where what differs between arms "
-        r"may be the reason: center_out \(rho -.*\); interval_timing \(rho \+.*\)\. So does that of .*",
-        told[0],
+        "The sign of mean alpha differs between tasks, all arms together, so that differences between "
+        r"arms may be the reason: center_out \(rho -.*\); interval_timing \(rho \+.*\)\. So does "
+        "that of .*",
+        lines[0],
     )
 
 
@@ -147,19 +150,20 @@ def test_a_sign_that_differs_among_seeds_too_is_not_ascribed_to_arms():
     found = specdiag.link(collection(transfers(0.5, motor=-1, timing=1)))
     assert any(
         line.startswith(
-            "The sign of mean alpha differs between tasks, among trainings that differ in their seed alone"
+            "The sign of mean alpha differs between tasks, among trainings that differ only in their "
+            "seed:"
         )
-        for line in link_tables.verdict(found)
+        for line in link_tables.sentences(found)
     )
 
 
-def test_one_sign_everywhere_is_not_said_to_differ():
+def test_the_same_sign_in_all_tasks_is_not_reported():
     found = specdiag.link(collection(transfers(0.5)))
-    assert not any("sign of" in line for line in link_tables.verdict(found))
+    assert not any("sign of" in line for line in link_tables.sentences(found))
 
 
 def reported(prefix, method):
-    """Return what the lock says was published of R² and alpha, by one method."""
+    """Return the published R² and alphas of the lock, by one method."""
     lock = load(ROOT / "checkpoints.lock")
     tasks = {"area2": "area2_bump", "dmfc": "interval_timing"}
     rows = []
@@ -186,7 +190,7 @@ def reported(prefix, method):
     return rows
 
 
-def test_of_the_published_figures_nothing_can_be_said_and_the_estimates_are_shown():
+def test_the_published_values_decide_nothing_and_their_estimates_are_shown():
     rows = reported(("base/", "transfer/"), "bayes_report")
     assert [(row["alpha"], row["r2"]) for row in rows] == [
         *((1.62, 0.904), (1.62, 0.834), (3.31, 0.313)),  # base; area2_bump, frozen and scratch
@@ -197,15 +201,15 @@ def test_of_the_published_figures_nothing_can_be_said_and_the_estimates_are_show
     expected = stats.spearmanr(*zip(*((row["alpha"], row["r2"]) for row in rows), strict=True))
     assert overall.rho.item() == pytest.approx(expected.statistic)
     assert (overall.n.item(), overall.n_units.item()) == (5, 3)
-    # The published finding: the lower alpha has the higher R² in the motor task, and the lower in timing.
+    # As published: the lower alpha has the higher R² in the motor task, and the lower one in timing.
     assert cell(found, "mean alpha", "overall", "area2_bump").rho.item() == pytest.approx(-1)
     assert cell(found, "mean alpha", "overall", "interval_timing").rho.item() == pytest.approx(1)
     assert np.isnan(found.p_holm).all()
-    assert link_tables.verdict(found)[0] == (
-        "Whether spectra predict R2 cannot be told: trainings that differ in their seed alone can be "
-        "exchanged in 1 way, and a p-value below 5 % needs more than 40. More seeds would tell."
+    assert link_tables.sentences(found)[0] == (
+        "Too few seeds to say whether spectra predict R2: only one seed each, and a p-value below 5 % "
+        "needs more than 40 ways to exchange seeds. Train more seeds."
     )
-    assert not any("sign of" in line for line in link_tables.verdict(found))
+    assert not any("sign of" in line for line in link_tables.sentences(found))
     row = next(line for line in link_tables.lines(found) if line.startswith("mean alpha"))
     assert f"{expected.statistic:+.2f} (5, 3)" in row
     assert any(
@@ -213,7 +217,7 @@ def test_of_the_published_figures_nothing_can_be_said_and_the_estimates_are_show
     )
 
 
-def test_of_the_published_augmentation_nothing_can_be_said_either():
+def test_the_published_augmentation_decides_nothing_either():
     rows = reported(("augmentation/",), "alpha_report")
     assert len(rows) == 6
     found = specdiag.link(collection(rows))
@@ -223,23 +227,23 @@ def test_of_the_published_augmentation_nothing_can_be_said_either():
     assert np.isnan(found.p_holm).all()
 
 
-def test_what_is_missing_is_counted_and_compared_with_nothing():
+def test_missing_values_are_counted_and_not_compared():
     rows = transfers(0.0)
     rows[0]["r2"], rows[1]["alpha"], rows[2]["status"] = math.nan, math.nan, ["degenerate"] * 3
     found = specdiag.link(collection(rows), n_resamples=50)
-    assert (
-        found.attrs
-        == {
-            "n_checkpoints": 32,
-            "n_without_r2": 1,
-            "n_without_spectrum": 1,
-            "n_without_fit": 2,
-            "n_without_counterpart": 0,  # the two seeds that lack the same child are exchanged with each other
-            "n_spectra": 23,  # the base of rows[0] and rows[2] is degenerate in rows[2] alone
-            "n_resamples": 50,
-            "seed": 0,
-        }
-    )
+    assert found.attrs == {
+        "schema_version": 2,
+        "n_checkpoints": 32,
+        "n_without_r2": 1,
+        "n_without_spectrum": 1,
+        "n_without_fit": 2,
+        # The two seeds without the same child are exchanged with each other.
+        "n_without_counterpart": 0,
+        # The base of rows[0] and rows[2] is degenerate in rows[2] alone.
+        "n_spectra": 23,
+        "n_resamples": 50,
+        "seed": 0,
+    }
     assert cell(found, "mean alpha", "overall").n.item() == 29
     assert cell(found, "fit fraction", "overall").n.item() == 30
     assert cell(found, "effective rank", "overall").n.item() == 0
@@ -282,7 +286,7 @@ def test_the_order_of_checkpoints_does_not_matter_and_the_seed_decides(rng):
         np.testing.assert_allclose(moved[name], first[name], atol=1e-9)
 
 
-def test_a_seed_that_lacks_a_child_is_counted_and_otherwise_as_if_it_were_not_there():
+def test_a_seed_without_one_child_is_counted_and_changes_nothing_else():
     rows = [row for row in transfers(0.3) if row["arm"] == "pretrained"]
     dataset = collection(rows[1:])  # without one task of the first seed
     rest = dataset.isel(checkpoint=dataset.seed.values != 0)
@@ -293,12 +297,12 @@ def test_a_seed_that_lacks_a_child_is_counted_and_otherwise_as_if_it_were_not_th
     assert alike.rho.item() == pytest.approx(cell(expected, "mean alpha", "alike").rho.item())
     assert alike.n_without_counterpart.item() == found.attrs["n_without_counterpart"] == 1
     assert link_tables.lines(found)[1] == (
-        "1 checkpoint stands still and is not in 'alike': their seed lacks a child, or there is no other seed"
+        "1 checkpoint left out of the seed test 'alike': no second seed with the same entries"
     )
     assert expected.attrs["n_without_counterpart"] == 0
 
 
-def test_with_too_few_arrangements_for_all_quantities_at_once_nothing_is_shown_or_denied():
+def test_too_few_arrangements_for_all_quantities_decide_nothing():
     scratch = [row for row in transfers(0.5) if row["arm"] == "scratch" and row["seed"] < 5]
     order = (3, 1, 5, 2, 4)
     scratch = [
@@ -310,10 +314,11 @@ def test_with_too_few_arrangements_for_all_quantities_at_once_nothing_is_shown_o
     alike = cell(found, "mean alpha", "alike")
     assert alike.arrangements.item() == pytest.approx(120)
     assert np.isfinite(alike.p)
-    assert np.isnan(found.p_holm.sel(comparison="alike")).all()
-    assert link_tables.verdict(found)[0] == (
-        "Whether spectra predict R2 cannot be told: trainings that differ in their seed alone can be exchanged "
-        "in 120 ways, and a p-value of one of 4 quantities below 5 % needs more than 160. More seeds would tell."
+    assert np.isnan(found.p_holm.sel(stratification="alike")).all()
+    assert link_tables.sentences(found)[0] == (
+        "Too few seeds to say whether spectra predict R2: their seeds can be exchanged in 120 ways, "
+        "and a p-value of one of 4 quantities below 5 % needs more than 160 ways to exchange seeds. "
+        "Train more seeds."
     )
     both = specdiag.link(collection(scratch), n_resamples=99)  # 120² of them, and 120 in each task
     assert np.isfinite(cell(both, "mean alpha", "alike").p_holm)
@@ -331,11 +336,11 @@ def test_a_quantity_of_the_same_order_as_another_is_tested_once():
         assert np.isnan(distance.p_holm) == repeats
         line = "distance from 2: same order as mean alpha, not tested twice"
         assert (line in link_tables.lines(found)) == repeats
-    tested = found.p.sel(part=ALL_TASKS, comparison="alike")[
-        (found.same_order_as.sel(part=ALL_TASKS, comparison="alike") == "").values
+    tested = found.p.sel(part=ALL_TASKS, stratification="alike")[
+        (found.same_order_as.sel(part=ALL_TASKS, stratification="alike") == "").values
     ]
     n = int(np.isfinite(tested).sum())
-    smallest = found.p_holm.sel(part=ALL_TASKS, comparison="alike").min().item()
+    smallest = found.p_holm.sel(part=ALL_TASKS, stratification="alike").min().item()
     assert smallest == pytest.approx(n * tested.min().item())
 
 
@@ -387,23 +392,23 @@ def file(tmp_path):
     return tmp_path / "spectra.nc"
 
 
-def test_the_command_prints_tables_and_ends_in_the_verdict(file):
+def test_the_command_prints_tables_and_ends_with_the_sentences(file):
     done = CliRunner().invoke(cli, ["link", str(file)])
     assert (done.exit_code, done.stderr) == (0, "")
     expected = specdiag.link(specdiag.open_spectra(file))
     assert done.stdout.splitlines() == link_tables.lines(expected)
-    assert done.stdout.splitlines()[-1] == link_tables.verdict(expected)[-1]
+    assert done.stdout.splitlines()[-1] == link_tables.sentences(expected)[-1]
 
 
 def test_json_has_every_number_with_its_n(file):
     done = CliRunner().invoke(cli, ["link", str(file), "--json", "--seed", "5"])
     found, expected = json.loads(done.stdout), specdiag.link(specdiag.open_spectra(file), seed=5)
-    assert found["verdict"] == link_tables.verdict(expected)
-    assert len(found["correlations"]) == len(QUANTITIES) * 3 * len(COMPARISONS)
+    assert found["verdict"] == link_tables.sentences(expected)
+    assert len(found["correlations"]) == len(QUANTITIES) * 3 * len(STRATIFICATIONS)
     one = next(
         c
         for c in found["correlations"]
-        if (c["quantity"], c["part"], c["comparison"]) == ("mean alpha", "center_out", "alike")
+        if (c["quantity"], c["part"], c["stratification"]) == ("mean alpha", "center_out", "alike")
     )
     there = cell(expected, "mean alpha", "alike", "center_out")
     assert one["rho"] == there.rho.item()
@@ -411,9 +416,10 @@ def test_json_has_every_number_with_its_n(file):
     assert {"rho_ci", "p", "p_holm", "arrangements"} < one.keys()
     assert found["checkpoints"][0]["effective rank"] is None
     assert found["counts"]["n_checkpoints"] == 32
+    assert "schema_version" not in found["counts"]
 
 
-def test_a_file_of_spectra_alone_is_one_line_of_what_to_do(file, tmp_path):
+def test_a_file_that_is_not_a_collection_is_one_line_of_help(file, tmp_path):
     dataset = specdiag.open_spectra(file)
     specdiag.save_spectra(dataset.drop_vars(list(FIELDS)), tmp_path / "alone.nc")
     done = CliRunner().invoke(cli, ["link", str(tmp_path / "alone.nc")])

@@ -38,7 +38,7 @@ def test_over_strata_it_is_the_correlation_of_ranks_within_each(x, y):
 
 
 @given(varied, varied)
-def test_a_stratum_in_which_one_is_constant_says_nothing(x, y):
+def test_a_stratum_in_which_one_is_constant_is_left_out(x, y):
     x, y = np.append(x, [4.0, 4.0, 4.0]), np.append(y, [1.0, 2.0, 3.0])
     strata = np.append(STRATA, [3, 3, 3])
     for first, second in ((x, y), (y, x)):
@@ -62,7 +62,7 @@ def test_the_partial_correlation_has_its_closed_form(rng):
     assert ranks.correlation(x, y, ONE, z)[0] == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_constant_third_variable_removes_nothing_and_one_that_is_all_of_x_leaves_nothing(rng):
+def test_a_constant_third_variable_removes_nothing_and_one_equal_to_x_removes_everything(rng):
     x, y = rng.standard_normal((2, N))
     np.testing.assert_allclose(
         ranks.correlation(x, y, ONE, np.ones(N)), ranks.correlation(x, y, ONE)
@@ -99,29 +99,29 @@ def test_many_rows_of_x_are_correlated_at_once(rng):
 
 
 def test_a_shared_value_moves_to_all_rows_of_another_in_the_same_strata(rng):
-    unit = np.array([0, 0, 1, 1, 2, 3, 4])
+    cluster = np.array([0, 0, 1, 1, 2, 3, 4])
     strata = np.array([0, 1, 0, 1, 0, 0, 1])
-    units = ranks.shared_values(unit, strata)
-    source = ranks.arrangements(units, 500, rng)
-    seen = {tuple(unit[row].tolist()) for row in source}
+    clusters = ranks.shared_values(cluster, strata)
+    source = ranks.arrangements(clusters, 500, rng)
+    seen = {tuple(cluster[row].tolist()) for row in source}
     assert seen == {  # 0 and 1 span both strata, 2 and 3 are in the first, 4 is alone in the second
         (*pair, *other, 4) for pair in ((0, 0, 1, 1), (1, 1, 0, 0)) for other in ((2, 3), (3, 2))
     }
-    assert math.exp(ranks.log_arrangements(units)) == pytest.approx(len(seen))
+    assert math.exp(ranks.log_arrangements(clusters)) == pytest.approx(len(seen))
 
 
-def test_families_are_exchanged_member_by_member_and_only_with_their_like(rng):
+def test_families_are_exchanged_member_by_member_and_only_with_counterparts(rng):
     family = np.array([0, 0, 0, 1, 1, 1, 2, 2, 3, 4])
     entry = np.array([0, 1, 2, 2, 1, 0, 0, 1, 3, 3])
-    units = ranks.families(family, entry)
-    source = ranks.arrangements(units, 500, rng)
+    clusters = ranks.families(family, entry)
+    source = ranks.arrangements(clusters, 500, rng)
     seen = {tuple(row.tolist()) for row in source}
     same, swapped = (0, 1, 2, 3, 4, 5), (5, 4, 3, 2, 1, 0)
     assert seen == {(*a, 6, 7, *b) for a in (same, swapped) for b in ((8, 9), (9, 8))}
-    assert math.exp(ranks.log_arrangements(units)) == pytest.approx(len(seen))
+    assert math.exp(ranks.log_arrangements(clusters)) == pytest.approx(len(seen))
 
 
-def test_samples_keep_units_whole_and_groups_as_large_as_they_are(rng):
+def test_samples_keep_clusters_whole_and_groups_at_their_size(rng):
     family = np.array([0, 0, 1, 1, 2, 2, 3, 4])
     entry = np.array([0, 1, 0, 1, 0, 1, 2, 2])
     drawn = ranks.resamples(ranks.families(family, entry), 300, rng)
@@ -135,8 +135,8 @@ def test_the_p_value_is_scipys(rng):
     x, y = rng.standard_normal((2, 7))
     y += x
     one = np.zeros(7, dtype=np.intp)
-    units = ranks.shared_values(np.arange(7), one)
-    chance = ranks.correlation(x[ranks.arrangements(units, 20_000, rng)], y, one)
+    clusters = ranks.shared_values(np.arange(7), one)
+    chance = ranks.correlation(x[ranks.arrangements(clusters, 20_000, rng)], y, one)
     found = ranks.permutation_p(ranks.correlation(x, y, one)[0], chance)
     exact = stats.permutation_test(
         (x,),
@@ -159,19 +159,19 @@ def test_within_strata_the_p_value_is_that_of_all_arrangements(rng):
         for b in itertools.permutations(x[4:])
     ]
     exact = np.mean(np.abs(every) >= abs(observed) - 1e-12)
-    units = ranks.shared_values(np.arange(7), strata)
-    chance = ranks.correlation(x[ranks.arrangements(units, 20_000, rng)], y, strata)
+    clusters = ranks.shared_values(np.arange(7), strata)
+    chance = ranks.correlation(x[ranks.arrangements(clusters, 20_000, rng)], y, strata)
     found = ranks.permutation_p(observed, chance)
     assert found == pytest.approx(exact, abs=4 * math.sqrt(exact / 20_000) + 1e-4)
 
 
-def test_a_p_value_is_never_0_and_there_is_none_without_a_correlation():
+def test_a_p_value_is_never_0_and_missing_without_a_correlation():
     assert ranks.permutation_p(0.9, np.zeros(99)) == 0.01
     assert ranks.permutation_p(-0.5, np.array([0.5, 0.1, -0.5])) == 0.75
     assert math.isnan(ranks.permutation_p(math.nan, np.zeros(9)))
 
 
-def test_holm_multiplies_by_what_is_left_and_keeps_the_order():
+def test_holm_multiplies_by_the_number_of_remaining_tests_and_keeps_the_order():
     # Holm (1979): 4 * 0.01, 3 * 0.02, 2 * 0.03, the last no less than the one before; NaN is no test.
     p = np.array([[0.03, np.nan, 0.01], [0.05, 0.02, np.nan]])
     expected = np.array([[0.06, np.nan, 0.04], [0.06, 0.06, np.nan]])
