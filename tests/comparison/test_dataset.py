@@ -15,13 +15,13 @@ from specdiag.htsr.posterior import alpha_posterior
 
 
 def network(rng, blocks=4, side=64, freedom=3.0):
-    """A network of several blocks of two heavy-tailed layers, an embedding table and a readout."""
-    found = {"unit_emb.weight": rng.standard_normal((100, side))}
+    """Return blocks of two heavy-tailed layers, an embedding table and a readout."""
+    weights = {"unit_emb.weight": rng.standard_normal((100, side))}
     for i in range(blocks):
         for name, shape in (("fc1", (2 * side, side)), ("fc2", (side, 2 * side))):
-            found[f"blocks.{i}.{name}.weight"] = rng.standard_t(freedom, shape)
-            found[f"blocks.{i}.{name}.bias"] = rng.standard_normal(shape[0])
-    return found | {"readout.weight": rng.standard_normal((2, side))}
+            weights[f"blocks.{i}.{name}.weight"] = rng.standard_t(freedom, shape)
+            weights[f"blocks.{i}.{name}.bias"] = rng.standard_normal(shape[0])
+    return weights | {"readout.weight": rng.standard_normal((2, side))}
 
 
 def stored(weights, dtype=np.float32):
@@ -59,7 +59,7 @@ def test_a_network_compared_with_itself_is_identical_with_exact_zeros(first):
     assert dataset.n_compared == 0
 
 
-def test_a_frozen_core_shows_itself(first, rng):
+def test_the_conclusion_on_a_frozen_core_names_what_differs(first, rng):
     tuned = first | {
         "unit_emb.weight": rng.standard_normal((120, 64)).astype(np.float32),
         "readout.weight": first["readout.weight"] + 1,
@@ -92,7 +92,7 @@ def test_minus_zero_is_equal_and_not_identical(first):
 
 @pytest.mark.parametrize("change", ["rotated", "rescaled", "transposed twice and rotated"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_other_tensors_with_the_same_spectrum_are_told_as_that(rng, change, dtype):
+def test_other_tensors_with_the_same_spectrum_have_that_relation(rng, change, dtype):
     first = stored(network(rng), dtype)
     second = dict(first)
     for name in block_matrices(first):
@@ -105,13 +105,13 @@ def test_other_tensors_with_the_same_spectrum_are_told_as_that(rng, change, dtyp
         second[name] = (W * (1e-3 if change == "rescaled" else 1)).astype(dtype)
     dataset = specdiag.compare(first, second)
     assert dataset.conclusion == (
-        "different tensors, same spectrum: all 8 measured matrices are the same in all eigenvalues, up to "
-        "rounding and to the scale of the weights"
+        "different tensors, same spectrum: all 8 measured matrices are the same in all "
+        "eigenvalues, up to rounding and to the scale of the weights"
     )
     assert abs(dataset.alpha_difference.sel(layer=block_matrices(first))).max() < 1e-9
 
 
-def test_a_layer_is_compared_as_the_formulas_say(first, rng):
+def test_the_differences_of_a_layer_agree_with_their_formulas(first, rng):
     name = "blocks.1.fc1.weight"
     second = first | {name: first[name] + rng.standard_normal(first[name].shape).astype(np.float32)}
     dataset = specdiag.compare(first, second)
@@ -152,7 +152,7 @@ def test_a_low_rank_update_has_its_rank(first, rng):
     assert np.isnan(cell.added_alpha)
 
 
-def test_a_network_that_learnt_nothing_is_told_from_one_with_heavy_tails(rng):
+def test_an_untrained_network_differs_from_one_with_heavy_tails(rng):
     trained = stored(network(rng, blocks=6, freedom=1.5))
     random = {n: rng.standard_normal(W.shape).astype(np.float32) for n, W in trained.items()}
     dataset = specdiag.compare(trained, random)
@@ -165,7 +165,7 @@ def test_a_network_that_learnt_nothing_is_told_from_one_with_heavy_tails(rng):
     assert dataset.n_blocks == 6
 
 
-def test_two_draws_of_one_network_are_not_told_apart(rng):
+def test_two_draws_of_one_network_do_not_differ(rng):
     text = conclusion(*(stored(network(rng)) for _ in range(2)))
     assert re.match("no difference of mean alpha is shown: [+-]|undecided: ", text)
 
@@ -175,7 +175,7 @@ def test_one_block_is_too_few_for_an_interval(rng):
     assert conclusion(a, b).endswith("over 2 layers of one block, too few for an interval")
 
 
-def test_the_conclusion_says_what_it_does_not_cover(first, rng):
+def test_the_conclusion_counts_matrices_that_were_not_compared(first, rng):
     other = stored(network(rng))
     collapsed = dict(first)
     for name in block_matrices(first)[4:6]:
@@ -190,7 +190,7 @@ def test_the_conclusion_says_what_it_does_not_cover(first, rng):
     assert np.isnan(layer.alpha_difference).all()
 
 
-def test_what_is_the_same_is_said_also_when_nothing_else_can_be_compared(first):
+def test_equal_matrices_are_counted_also_when_no_other_can_be_compared(first):
     name = "blocks.2.fc1.weight"
     dead = first | {name: np.zeros_like(first[name])}
     assert conclusion(first, dead) == (
@@ -204,7 +204,7 @@ def test_what_is_the_same_is_said_also_when_nothing_else_can_be_compared(first):
     )
 
 
-def test_a_finetuned_network_is_different_however_little_it_moved(first, rng):
+def test_a_finetuned_network_is_different_even_if_it_moved_little(first, rng):
     moved = {
         name: (W + 1e-3 * W.std() * rng.standard_normal(W.shape)).astype(np.float32)
         for name, W in first.items()
@@ -214,7 +214,7 @@ def test_a_finetuned_network_is_different_however_little_it_moved(first, rng):
     assert dataset.n_compared == 8
 
 
-def test_a_coarser_copy_is_compared_on_what_both_resolve(first):
+def test_a_coarser_copy_is_compared_on_eigenvalues_that_both_resolve(first):
     halves = {name: W.astype(ml_dtypes.bfloat16) for name, W in first.items()}
     dataset = specdiag.compare(first, halves)
     measured = dataset.sel(layer=block_matrices(first)).squeeze()
@@ -228,13 +228,13 @@ def test_a_coarser_copy_is_compared_on_what_both_resolve(first):
 
 def test_tensors_without_a_partner_are_listed(first):
     second = {n: W for n, W in first.items() if "blocks.3" not in n} | {"extra.weight": np.eye(60)}
-    found = relations(specdiag.compare(first, second))
-    assert found["blocks.3.fc1.weight"] == "only in first"
-    assert found["extra.weight"] == "only in second"
-    assert len(found) == 19
+    by_name = relations(specdiag.compare(first, second))
+    assert by_name["blocks.3.fc1.weight"] == "only in first"
+    assert by_name["extra.weight"] == "only in second"
+    assert len(by_name) == 19
 
 
-def test_values_that_cannot_be_measured_fail_alone(first):
+def test_invalid_values_fail_only_their_own_layer(first):
     broken = first | {"blocks.0.fc1.weight": np.full_like(first["blocks.0.fc1.weight"], np.nan)}
     dataset = specdiag.compare(first, broken)
     cell = dataset.sel(layer="blocks.0.fc1.weight")
@@ -252,8 +252,8 @@ def test_networks_without_a_common_name_are_refused(first):
         specdiag.compare(first, other)
     assert str(error.value) == (
         "model#1 and model#2 have no matrix in common: the first begins with unit_emb.weight, "
-        "blocks.0.fc1.weight, blocks.0.fc2.weight, the other with conv.weight, head.weight; compare "
-        "networks of one architecture"
+        "blocks.0.fc1.weight, blocks.0.fc2.weight, the other with conv.weight, head.weight; "
+        "compare networks of one architecture"
     )
     with pytest.raises(ValueError, match="at least two checkpoints"):
         specdiag.compare(first)
@@ -291,7 +291,7 @@ def test_modules_and_kernels_are_compared(rng):
     assert dataset.n_compared == 2
 
 
-def test_the_dataset_holds_what_its_table_says_and_comes_back_from_a_file(first, rng, tmp_path):
+def test_the_dataset_matches_its_schema_and_survives_a_file(first, rng, tmp_path):
     dataset = specdiag.compare(first, stored(network(rng)))
     for name, spec in COMPARISON.items():
         assert dataset[name].dims == spec.dims
@@ -322,6 +322,6 @@ def test_a_trained_encoder_with_new_tokens_has_a_frozen_core(minilm, tmp_path, r
     weights[table] = rng.standard_normal(weights[table].shape).astype(np.float32)
     save_file(weights, tmp_path / "tuned.safetensors")
     assert conclusion(minilm, tmp_path / "tuned.safetensors") == (
-        "same spectrum by construction: all 37 measured matrices are bit-identical, so no alpha can "
-        "differ; what differs: embeddings.word_embeddings"
+        "same spectrum by construction: all 37 measured matrices are bit-identical, so no alpha "
+        "can differ; what differs: embeddings.word_embeddings"
     )

@@ -28,7 +28,7 @@ def posteriors(rng):
     return [alpha_posterior(spectrum(rng, alpha)) for alpha in (2.0, 3.0)]
 
 
-def test_quantiles_of_one_gamma_are_scipys():
+def test_quantiles_of_one_gamma_are_those_of_scipy():
     posterior = mixture_posterior(np.array([12.0]), np.array([9.0]), np.array([1.0]))
     p = np.array([0.01, 0.025, 0.3, 0.5, 0.9, 0.975])
     np.testing.assert_allclose(
@@ -43,15 +43,15 @@ def test_the_difference_of_two_gammas_is_that_of_a_numerical_convolution():
         mixture_posterior(np.array([a]), np.array([b]), np.ones(1))
         for a, b in zip(shapes, rates, strict=True)
     )
-    found = matrices.alpha_difference(first, second)
+    difference = matrices.alpha_difference(first, second)
     a, b = (stats.gamma(k, scale=1 / r) for k, r in zip(shapes, rates, strict=True))
 
     def below(x):  # P(b - a < x)
         return float(mpmath.quad(lambda t: a.pdf(float(t)) * b.cdf(float(t) + x), [0, 1, 2, 3, 6]))
 
-    assert found.value == pytest.approx(b.mean() - a.mean())
-    assert found.below_0 == pytest.approx(below(0.0), abs=2e-3)
-    assert [below(x) for x in found.interval] == pytest.approx([0.025, 0.975], abs=1e-3)
+    assert difference.value == pytest.approx(b.mean() - a.mean())
+    assert difference.below_0 == pytest.approx(below(0.0), abs=2e-3)
+    assert [below(x) for x in difference.interval] == pytest.approx([0.025, 0.975], abs=1e-3)
 
 
 def test_exchanging_the_two_changes_every_sign(posteriors):
@@ -63,32 +63,34 @@ def test_exchanging_the_two_changes_every_sign(posteriors):
 
 
 def test_a_posterior_minus_itself_is_symmetric_about_zero(posteriors):
-    found = matrices.alpha_difference(posteriors[0], posteriors[0])
-    assert found.value == 0
-    assert found.below_0 == 0.5
-    assert found.interval[0] == pytest.approx(-found.interval[1], rel=1e-12)
+    difference = matrices.alpha_difference(posteriors[0], posteriors[0])
+    assert difference.value == 0
+    assert difference.below_0 == 0.5
+    assert difference.interval[0] == pytest.approx(-difference.interval[1], rel=1e-12)
 
 
 def test_without_a_posterior_there_is_no_difference(posteriors):
     for pair in ((NO_POSTERIOR, posteriors[0]), (posteriors[0], NO_POSTERIOR)):
-        found = matrices.alpha_difference(*pair)
-        assert np.isnan([found.value, *found.interval, found.below_0]).all()
+        difference = matrices.alpha_difference(*pair)
+        assert np.isnan([difference.value, *difference.interval, difference.below_0]).all()
 
 
 @given(st.floats(1e-6, 1e6), st.integers(0, 2**31))
-def test_the_spectral_distance_knows_no_scale_and_is_that_of_quantiles(scale, seed):
+def test_the_spectral_distance_has_no_scale_and_is_that_of_quantiles(scale, seed):
     rng = np.random.default_rng(seed)
     a, b = spectrum(rng, 2.0, 60), spectrum(rng, 3.0, 60)
-    found = matrices.spectral_distance(a, b)
-    assert matrices.spectral_distance(a, scale * b) == pytest.approx(found, rel=1e-9)
-    # Of as many points each, the optimal plan pairs them in order.
-    assert found == pytest.approx(np.mean(np.abs(np.log10(a / a.mean()) - np.log10(b / b.mean()))))
+    distance = matrices.spectral_distance(a, b)
+    assert matrices.spectral_distance(a, scale * b) == pytest.approx(distance, rel=1e-9)
+    # If both have the same number of points, the optimal plan pairs them in order.
+    assert distance == pytest.approx(
+        np.mean(np.abs(np.log10(a / a.mean()) - np.log10(b / b.mean())))
+    )
     assert matrices.spectral_distance(a, a) == 0
     assert math.isnan(matrices.spectral_distance(a, np.empty(0)))
 
 
 @pytest.mark.parametrize("shape", [(30, 20), (20, 30), (25, 25)])
-def test_the_overlap_is_that_of_scipys_principal_angles(rng, shape):
+def test_the_overlap_is_that_of_the_principal_angles_of_scipy(rng, shape):
     A = rng.standard_normal(shape)
     B = A + rng.standard_normal(shape)
     U, _, Vt = np.linalg.svd(A)
@@ -108,17 +110,17 @@ def test_the_overlap_of_the_same_space_is_one_and_of_orthogonal_ones_zero(rng):
     assert np.isnan(matrices.subspace_overlap(A, B, 0)).all()
 
 
-def test_what_training_added_is_told_from_rounding(rng):
+def test_the_change_by_training_is_separated_from_rounding(rng):
     A = rng.standard_normal((120, 80))
     added = 1e-3 * rng.standard_normal((120, 3)) @ rng.standard_normal((3, 80))
     stored = [W.astype(np.float32).astype(np.float64) for W in (A, A + added)]
     floor = sum(esd.storage_floor(esd.eigenvalues(W), W.shape, np.float32) for W in stored)
-    found, gate = matrices.added_eigenvalues(*stored, floor)
-    assert np.count_nonzero(found > gate) == 3
-    np.testing.assert_allclose(found[:3], esd.eigenvalues(added)[:3], rtol=1e-3)
+    spectrum, gate = matrices.added_eigenvalues(*stored, floor)
+    assert np.count_nonzero(spectrum > gate) == 3
+    np.testing.assert_allclose(spectrum[:3], esd.eigenvalues(added)[:3], rtol=1e-3)
 
 
-def test_the_mean_difference_of_independent_layers_is_students_t(rng):
+def test_the_interval_over_independent_layers_is_that_of_a_t_test(rng):
     d = rng.standard_normal(9)
     mean, interval = matrices.mean_difference(d, range(9))
     expected = stats.t.interval(0.95, 8, d.mean(), stats.sem(d))
@@ -148,7 +150,7 @@ def test_one_block_has_a_mean_but_no_interval():
     assert np.isnan(matrices.mean_difference(np.empty(0), [])[0])
 
 
-def test_sign_tests_are_scipys_and_leave_zeros_out():
+def test_sign_tests_are_those_of_scipy_without_zeros():
     d = np.array([0.4, 0.1, -0.2, 0.7, 0.9, 0.3])
     expected = stats.binomtest(5, 6).pvalue, stats.wilcoxon(d).pvalue
     assert matrices.sign_tests(d) == pytest.approx(expected)
@@ -157,7 +159,7 @@ def test_sign_tests_are_scipys_and_leave_zeros_out():
 
 
 def same(A, B, dtypes=(np.float32, np.float32)):
-    """Whether two matrices, stored in the given dtypes, have the same spectrum."""
+    """Return whether two matrices, stored in the given dtypes, have the same spectrum."""
     stored = [W.astype(dtype) for W, dtype in zip((A, B), dtypes, strict=True)]
     spectra = [esd.eigenvalues(W) for W in stored]
     shifts = [
@@ -210,7 +212,7 @@ def test_spectra_of_other_sizes_or_of_nothing_are_not_the_same(heavy):
 @pytest.mark.parametrize(
     ("dtype", "distance"), [(np.float64, 1e-14), (np.float32, 1e-6), (ml_dtypes.bfloat16, 0.02)]
 )
-def test_a_small_change_is_told_from_rounding_and_from_a_rotation(heavy, rng, dtype, distance):
+def test_a_small_change_is_neither_rounding_nor_a_rotation(heavy, rng, dtype, distance):
     eps = esd.precision(dtype)[0]
     change = distance * np.sqrt(np.mean(heavy**2)) * rng.standard_normal(heavy.shape)
     Q = np.linalg.qr(rng.standard_normal((256, 256)))[0]

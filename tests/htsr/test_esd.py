@@ -16,9 +16,9 @@ seeds = st.integers(0, 2**32 - 1)
 def test_eigenvalues_are_squared_singular_values_over_the_larger_side(seed, n, m):
     W = np.random.default_rng(seed).standard_normal((n, m))
     expected = np.linalg.svd(W, compute_uv=False) ** 2 / max(n, m)
-    found = esd.eigenvalues(W)
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-13 * expected[0])
-    assert np.all(np.diff(found) <= 0)
+    values = esd.eigenvalues(W)
+    np.testing.assert_allclose(values, expected, rtol=1e-9, atol=1e-13 * expected[0])
+    assert np.all(np.diff(values) <= 0)
 
 
 @given(seed=seeds, n=st.integers(2, 30), m=st.integers(2, 30))
@@ -63,7 +63,7 @@ def test_any_real_dtype_is_measured_in_float64(rng, dtype):
         ),
     ],
 )
-def test_what_has_no_spectrum_is_refused_with_its_reason(W, message):
+def test_an_invalid_matrix_is_refused_with_its_reason(W, message):
     with pytest.raises(ValueError) as error:
         esd.eigenvalues(W)
     assert str(error.value) == message
@@ -78,8 +78,8 @@ def test_the_gate_counts_the_rank_of_a_product_in_every_dtype(rng, dtype, shape,
     stored = W.astype(dtype)
     values = esd.eigenvalues(stored)
     above = len(esd.resolved_eigenvalues(values, shape, dtype))
-    # Rounding a rank-1 matrix to 16 bits leaves errors that are larger in some rows and columns:
-    # a few of their eigenvalues pass.
+    # Rounding a rank-1 matrix to 16 bits gives larger errors in some rows and columns, so a few
+    # eigenvalues of the errors exceed the gate.
     assert rank <= above <= rank + (2 if rank == 1 else 0)
 
 
@@ -91,8 +91,8 @@ def test_the_gate_keeps_a_full_rank_matrix_in_every_dtype(rng, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.float8_e4m3fn])
-def test_the_gate_knows_that_subnormal_numbers_are_coarse(rng, dtype):
-    """A rank-1 matrix so small that its dtype keeps only a few steps is no full-rank matrix."""
+def test_the_gate_allows_for_the_coarse_steps_of_subnormal_numbers(rng, dtype):
+    """Test a rank-1 matrix so small that its dtype has only a few steps: it is not full-rank."""
     W = np.outer(rng.standard_normal(200), rng.standard_normal(200))
     step = float(ml_dtypes.finfo(dtype).smallest_subnormal)
     stored = (W * 20 * step).astype(dtype)
@@ -101,7 +101,7 @@ def test_the_gate_knows_that_subnormal_numbers_are_coarse(rng, dtype):
 
 
 @given(seed=seeds, factor=st.sampled_from([1e-12, 1e-3, 7.0, 1e12]))
-def test_the_gate_moves_with_the_scale(seed, factor):
+def test_the_gate_is_proportional_to_the_scale(seed, factor):
     W = np.random.default_rng(seed).standard_normal((60, 8)) @ np.ones((8, 60))
     one, other = esd.eigenvalues(W), esd.eigenvalues(W * factor)
     gates = [esd.rank_gate(v, W.shape, np.float64) for v in (one, other)]
@@ -156,10 +156,10 @@ def test_the_marchenko_pastur_density_is_that_of_random_matrices(rng):
     n, m = 600, 240
     values = esd.eigenvalues(2 * rng.standard_normal((n, m)))
     edges = np.linspace(0.5, 10.7, 13)
-    found, _ = np.histogram(values, edges)
+    counts, _ = np.histogram(values, edges)
     x = np.linspace(0.5, 10.7, 6001)
     density = esd.marchenko_pastur_density(x, 4.0, m / n)
     assert np.trapezoid(density, x) == pytest.approx(1, abs=1e-3)
     assert np.trapezoid(x * density, x) == pytest.approx(4, abs=1e-2)
     expected = [np.trapezoid(part, dx=x[1] - x[0]) for part in np.split(density[:-1], 12)]
-    np.testing.assert_allclose(found / m, expected, atol=0.01)
+    np.testing.assert_allclose(counts / m, expected, atol=0.01)

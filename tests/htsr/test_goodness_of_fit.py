@@ -31,7 +31,7 @@ def test_a_spectrum_without_power_law_is_rejected(rng):
 
 
 @given(seed=seeds, factor=st.sampled_from([1e-20, 5.0, 1e20]))
-def test_the_p_value_does_not_know_the_scale_and_the_seed_reproduces_it(seed, factor):
+def test_the_p_value_does_not_depend_on_the_scale_and_the_seed_reproduces_it(seed, factor):
     x = np.random.default_rng(seed).lognormal(size=80)
     expected = goodness_of_fit(x, seed=seed)
     assert goodness_of_fit(x * factor, seed=seed) == goodness_of_fit(x, seed=seed) == expected
@@ -65,7 +65,7 @@ def test_the_ratios_are_those_of_the_powerlaw_package(rng, powerlaw_package, alt
     ratio, p = likelihood_ratios(x, 1.0)[alternative]
     expected_ratio, expected_p = powerlaw_package(x, 1.0, alternative)
     if alternative == "truncated_power_law":
-        # The package may stop before the top of the likelihood; the test below climbs it too.
+        # The package may stop before the maximum of the likelihood; the test below finds it, too.
         assert ratio <= expected_ratio + 1e-6
     else:
         assert ratio == pytest.approx(expected_ratio, rel=2e-3)
@@ -73,7 +73,7 @@ def test_the_ratios_are_those_of_the_powerlaw_package(rng, powerlaw_package, alt
 
 
 def brute_force(y, curve):
-    """The log-likelihood of the best exp(-a y - b curve(y)) on y >= 0, b > 0."""
+    """Return the log-likelihood of the best exp(-a y - b curve(y)) on y >= 0, b > 0."""
     grid = np.linspace(0, 40 * y.mean(), 40_001)
     with np.errstate(over="ignore"):
         bent = np.minimum(curve(grid), 1e300)
@@ -92,7 +92,7 @@ def brute_force(y, curve):
 @pytest.mark.parametrize(
     ("alternative", "curve"), [("lognormal", np.square), ("truncated_power_law", np.expm1)]
 )
-def test_the_alternative_is_the_best_of_its_kind(seed, alternative, curve):
+def test_the_alternative_has_the_largest_likelihood_of_its_family(seed, alternative, curve):
     rng = np.random.default_rng(seed)
     x = pareto(rng, 60, 2.2) if seed % 2 else np.exp(np.abs(rng.normal(0.5, 0.7, 60)))
     y = np.log(x)
@@ -102,12 +102,12 @@ def test_the_alternative_is_the_best_of_its_kind(seed, alternative, curve):
 
 
 @given(seed=seeds, n=st.integers(3, 200))
-def test_what_contains_the_power_law_is_never_worse(seed, n):
+def test_an_alternative_that_contains_the_power_law_never_fits_worse(seed, n):
     x = np.random.default_rng(seed).lognormal(sigma=1.5, size=n)
-    found = likelihood_ratios(x, x.min())
-    assert set(found) == set(ALTERNATIVES)
+    ratios = likelihood_ratios(x, x.min())
+    assert set(ratios) == set(ALTERNATIVES)
     for name in ("lognormal", "truncated_power_law", "stretched_exponential"):
-        ratio, p = found[name]
+        ratio, p = ratios[name]
         assert ratio <= 1e-6
         assert 0 <= p <= 1
 

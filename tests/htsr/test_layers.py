@@ -16,7 +16,7 @@ def measured(arrays, pattern=None, **settings):
 
 
 def fit_only(arrays, pattern=None, **settings):
-    """Without the tests of the fit, which take longer than the fit."""
+    """Measure without the tests of the fit, which take longer than the fit."""
     return measured(arrays, pattern, gof=False, **settings)
 
 
@@ -26,14 +26,14 @@ def one(W, **settings):
 
 
 def heavy(rng, n, m, alpha=2.5):
-    """A matrix whose eigenvalues are drawn from a power law."""
+    """Return a matrix whose eigenvalues are drawn from a power law."""
     values = (1 - rng.random(min(n, m))) ** (-1 / (alpha - 1))
     U, _, V = np.linalg.svd(rng.standard_normal((n, m)), full_matrices=False)
     return U * np.sqrt(values) @ V
 
 
 @pytest.mark.parametrize("factor", [1e-12, 1e-3, 1e12])
-def test_alpha_and_status_do_not_know_the_scale(rng, factor):
+def test_alpha_and_status_do_not_depend_on_the_scale(rng, factor):
     W = heavy(rng, 120, 80)
     one_layer, other = one(W), one(W * factor)
     assert other.status == "fit"
@@ -44,7 +44,7 @@ def test_alpha_and_status_do_not_know_the_scale(rng, factor):
 
 
 def numbers(layer):
-    """All numbers of a layer that should depend neither on its scale nor on its orientation."""
+    """Return all numbers of a layer that must not depend on its scale or orientation."""
     ratios = {f"{k} {i}": x for k, v in layer.likelihood_ratios.items() for i, x in enumerate(v)}
     posterior = {
         name: getattr(layer.posterior, name)
@@ -77,12 +77,12 @@ def test_no_number_depends_on_scale_or_rotation(seed):
     Q, _ = np.linalg.qr(rng.standard_normal((120, 120)))
     expected = numbers(*measured({"a": W}))
     for same in (W * 1e-12, W * 1e12, W.T, Q @ W):
-        found = numbers(*measured({"a": same}))
-        assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
+        values = numbers(*measured({"a": same}))
+        assert values == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.parametrize("factor", [1e-12, 1e12])
-def test_float32_weights_do_not_know_the_scale_either(rng, factor):
+def test_alpha_of_float32_weights_does_not_depend_on_the_scale_either(rng, factor):
     W = heavy(rng, 120, 80).astype(np.float32)
     scaled = W * np.float32(2.0 ** round(math.log2(factor)))  # exact in float32
     assert one(scaled).tail.alpha == pytest.approx(one(W).tail.alpha, rel=1e-9)
@@ -117,7 +117,7 @@ def test_a_transpose_and_a_rotation_have_the_same_alpha(rng):
         ),
     ],
 )
-def test_every_odd_matrix_is_in_one_bucket_with_its_reason(W, status, reason):
+def test_every_unusual_matrix_has_one_status_with_its_reason(W, status, reason):
     layer = one(W)
     assert (layer.status, layer.reason) == (status, reason)
     assert math.isnan(layer.tail.alpha)
@@ -130,7 +130,7 @@ def test_a_rotated_identity_is_as_degenerate_as_the_identity(rng):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_a_tail_of_one_repeated_value_is_no_tail_however_it_was_stored(rng, dtype):
+def test_a_tail_of_one_repeated_value_is_degenerate_in_every_dtype(rng, dtype):
     W = np.zeros((128, 128))
     for i, scale in ((0, 1), (64, 2)):
         Q, _ = np.linalg.qr(rng.standard_normal((64, 64)))
@@ -139,7 +139,7 @@ def test_a_tail_of_one_repeated_value_is_no_tail_however_it_was_stored(rng, dtyp
     assert layer.status == "degenerate" or layer.tail.alpha < 10
 
 
-def test_the_options_of_the_tests_do_what_they_say(rng):
+def test_seed_and_null_are_passed_to_the_tests_of_the_fit(rng):
     W = heavy(rng, 100, 60)
     (full,) = measured({"a": W}, seed=3)
     (other,) = measured({"a": W}, null="permutation", gof=False)
@@ -161,7 +161,7 @@ def test_fifty_eigenvalues_are_enough(rng, size):
 
 @pytest.mark.parametrize(("rank", "status"), [(10, "degenerate"), (49, "degenerate"), (50, "fit")])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_low_rank_is_degenerate_whatever_rounding_adds(rng, rank, status, dtype):
+def test_low_rank_is_degenerate_in_spite_of_rounding(rng, rank, status, dtype):
     product = (rng.standard_normal((256, rank)) @ rng.standard_normal((rank, 128))).astype(dtype)
     layer = one(product)
     assert (layer.rank, layer.status) == (rank, status)
@@ -174,7 +174,7 @@ def test_low_rank_with_real_noise_is_measured(rng):
     assert layer.n_spikes == 10
 
 
-def test_bfloat16_is_measured_as_well(rng):
+def test_bfloat16_is_measured(rng):
     W = rng.standard_normal((512, 256)).astype(ml_dtypes.bfloat16)
     layer = one(W)
     assert (layer.dtype, layer.status, layer.rank) == ("bfloat16", "fit", 256)
@@ -203,7 +203,7 @@ def test_embedding_tables_are_skipped_unless_asked_for(rng, name):
     "name",
     ["patch_embed.proj.weight", "embeddings.dense.weight", "member.weight", "time_embed.0.weight"],
 )
-def test_a_matrix_inside_something_called_embedding_is_no_table(rng, name):
+def test_a_matrix_inside_a_module_called_embedding_is_measured(rng, name):
     assert measured({name: rng.standard_normal((64, 64))})[0].status == "fit"
 
 
@@ -214,8 +214,8 @@ def test_a_tied_matrix_is_measured_once(rng):
     assert (second.status, second.reason) == ("skipped", "tied to encoder.weight, measured once")
 
 
-def test_ties_are_among_what_is_measured(rng):
-    """A head that shares the memory of a skipped embedding, or of a layer not asked for."""
+def test_only_measured_tensors_count_as_tied(rng):
+    """Test a head that shares the memory of a skipped embedding, or of a layer not requested."""
     W = rng.standard_normal((80, 60))
     table, head = measured({"wte.weight": W, "head.weight": W})
     assert (table.status, head.status) == ("skipped", "fit")
@@ -224,7 +224,7 @@ def test_ties_are_among_what_is_measured(rng):
 
 
 @pytest.mark.parametrize("shape", [(300, 80), (40, 60), (60, 40, 3, 2)])
-def test_every_number_of_a_matrix_is_what_its_singular_values_say(rng, shape):
+def test_every_number_of_a_matrix_follows_from_its_singular_values(rng, shape):
     W = rng.standard_normal(shape) * rng.lognormal(size=shape[1]).reshape(
         -1, *[1] * (len(shape) - 2)
     )
@@ -251,7 +251,7 @@ def test_entropy_is_of_the_eigenvalues_above_rounding(rng):
     assert layer.entropy == pytest.approx(-(p * np.log(p)).sum() / math.log(60), rel=1e-6)
 
 
-def test_the_edge_of_a_bulk_that_is_only_rounding_is_no_number(rng):
+def test_the_edge_of_a_bulk_that_is_only_rounding_is_nan(rng):
     layer = one(rng.standard_normal((200, 60)) @ rng.standard_normal((60, 200)))
     assert (layer.status, layer.rank) == ("fit", 60)
     assert math.isnan(layer.mp_edge)
@@ -263,15 +263,15 @@ def test_a_kernel_has_sides_up_to_32(rng, side, status):
     assert one(rng.standard_normal((9, 8, side))).status == status
 
 
-def test_layers_come_in_order_whatever_their_size(rng):
+def test_layers_of_different_sizes_are_returned_in_order(rng):
     sides = [300, 60, 200, 50, 250, 70, 55]
     names = [f"layer{i}.weight" for i in range(len(sides))]
     weights = {n: rng.standard_normal((s, s)) for n, s in zip(names, sides, strict=True)}
-    found = measured(weights)
-    assert [(x.name, len(x.eigenvalues)) for x in found] == list(zip(names, sides, strict=True))
+    layers = measured(weights)
+    assert [(x.name, len(x.eigenvalues)) for x in layers] == list(zip(names, sides, strict=True))
 
 
-def test_eigenvalues_do_not_depend_on_what_is_measured_beside(rng):
+def test_eigenvalues_do_not_depend_on_other_matrices_measured_at_the_same_time(rng):
     weights = {f"l{i}.weight": rng.standard_normal((150, 150)) for i in range(6)}
     together = measured(weights)
     for layer in together:
@@ -279,7 +279,7 @@ def test_eigenvalues_do_not_depend_on_what_is_measured_beside(rng):
         np.testing.assert_array_equal(alone.eigenvalues, layer.eigenvalues)
 
 
-def test_a_pattern_that_matches_nothing_says_what_there_is():
+def test_a_pattern_without_a_match_is_an_error_that_names_some_matrices():
     with pytest.raises(ValueError) as error:
         measured({"a.weight": np.eye(60), "b.weight": np.eye(60)}, "c*")
     assert str(error.value) == (
@@ -296,8 +296,8 @@ def test_a_checkpoint_without_matrices_is_an_error():
 @pytest.mark.realdata
 def test_the_trained_encoder_has_the_alphas_that_weightwatcher_reports(minilm):
     """weightwatcher 0.7.7: 37 encoder matrices, alpha 2.46 to 12.35, mean 4.18."""
-    found = list(measure(matrices(open_checkpoint(minilm))))
-    fit = {x.name: x.tail for x in found if x.status == "fit"}
+    layers = list(measure(matrices(open_checkpoint(minilm))))
+    fit = {x.name: x.tail for x in layers if x.status == "fit"}
     alphas = [tail.alpha for tail in fit.values()]
     assert len(fit) == 37
     assert min(alphas) == pytest.approx(2.459722, abs=1e-6)
@@ -309,8 +309,8 @@ def test_the_trained_encoder_has_the_alphas_that_weightwatcher_reports(minilm):
 
 
 @pytest.mark.realdata
-def test_the_walk_finds_the_matrices_of_the_published_base(published, rng):
-    """8 of its 106 matrices were fit, 98 had collapsed; its embeddings and readout are not among them."""
+def test_the_measured_matrices_are_those_of_the_published_base(published, rng):
+    """Of its 106 matrices, without embeddings and readout, 8 were fit and 98 had collapsed."""
     listed = json.loads((published / "alpha_standard.json").read_text())["layers"]
     weights = {
         "unit_emb.weight": rng.standard_normal((900, 128)),
@@ -319,8 +319,8 @@ def test_the_walk_finds_the_matrices_of_the_published_base(published, rng):
     for entry in listed:
         alive = not math.isnan(entry["alpha"])
         weights[entry["layer"]] = rng.standard_normal(entry["shape"]) * alive
-    found = fit_only({f"model.{name}": W for name, W in weights.items()})
-    walked = [x for x in found if x.status != "skipped"]
+    layers = fit_only({f"model.{name}": W for name, W in weights.items()})
+    walked = [x for x in layers if x.status != "skipped"]
     assert [x.name for x in walked] == [entry["layer"] for entry in listed]
     assert sum(x.status == "fit" for x in walked) == 8
     assert sum(x.status == "degenerate" for x in walked) == 98

@@ -1,4 +1,4 @@
-"""Spectra while training, and matrices that die."""
+"""Spectra of a network while it trains, and matrices that collapse."""
 
 import csv
 import logging
@@ -42,17 +42,17 @@ def norm(model, name):
 
 
 @pytest.mark.parametrize("decay", [1e-6, 1e-4, 1e-2, 1.0])
-def test_lamb_shrinks_a_matrix_without_gradient_whatever_the_decay(decay):
+def test_lamb_shrinks_a_matrix_without_gradient_for_any_decay(decay):
     before = norm(network(), "unused")
     expected = before * (1 - 8e-3) ** 50
     assert norm(train(decay, steps=50), "unused") == pytest.approx(expected, rel=1e-4)
 
 
-def test_lamb_without_decay_leaves_a_matrix_without_gradient():
+def test_lamb_without_decay_does_not_change_a_matrix_without_gradient():
     assert torch.equal(train(0.0, steps=50)["unused"].weight, network()["unused"].weight)
 
 
-def test_a_matrix_that_dies_is_warned_of_once(caplog):
+def test_a_collapse_is_logged_once(caplog):
     monitor = SpectralMonitor(every=100, collapsed=0.1)
     with caplog.at_level(logging.WARNING):
         train(1e-4, steps=600, monitor=monitor)
@@ -66,13 +66,13 @@ def test_a_matrix_that_dies_is_warned_of_once(caplog):
     )
 
 
-def test_no_matrix_dies_without_decay():
+def test_no_matrix_collapses_without_decay():
     monitor = SpectralMonitor(every=100, collapsed=0.1)
     train(0.0, steps=400, monitor=monitor)
     assert monitor.dead == {}
 
 
-def test_a_matrix_whose_rank_falls_is_warned_of():
+def test_a_fall_of_the_rank_is_logged():
     monitor, model = SpectralMonitor(every=1), network()
     monitor(1, model)
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_a_matrix_whose_rank_falls_is_warned_of():
     assert monitor.dead == {"used.weight": "its rank fell from 64 after step 1 to 40"}
 
 
-def test_a_matrix_that_is_not_finite_is_dead():
+def test_a_matrix_with_values_that_are_not_finite_has_collapsed():
     monitor, model = SpectralMonitor(every=1), network()
     monitor(1, model)
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_readings_are_those_of_the_measured_checkpoint():
         )
 
 
-def test_readings_come_every_so_many_steps_and_go_to_a_file(tmp_path):
+def test_readings_are_taken_at_the_given_interval_and_written_to_a_file(tmp_path):
     monitor = SpectralMonitor(every=10, log=tmp_path / "spectra.csv", pattern="used*")
     train(1e-4, steps=25, monitor=monitor)
     assert [r.step for r in monitor.readings] == [1, 10, 20]
@@ -152,7 +152,7 @@ def test_the_interval_must_be_positive():
     assert str(error.value) == "every is 0: expected a number of steps, 1 or more"
 
 
-def test_a_reading_is_plain_numbers(rng):
+def test_a_reading_has_plain_numbers(rng):
     monitor = SpectralMonitor(every=1)
     monitor(1, {"a.weight": rng.normal(size=(60, 80))})
     (r,) = monitor.readings

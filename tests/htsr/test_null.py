@@ -13,7 +13,7 @@ from specdiag.htsr.posterior import posterior_mean
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """A cache folder of our own, and nothing remembered from other tests."""
+    """Set a new cache folder, and forget the draws of other tests."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     null._gaussian_draws.cache_clear()
     yield tmp_path
@@ -40,7 +40,7 @@ def test_null_p_values_of_gaussian_matrices_are_uniform(shape):
     assert kstest(p, "uniform").pvalue > 0.01
 
 
-def test_the_shipped_table_is_what_would_be_drawn_now():
+def test_the_table_in_the_package_is_what_is_drawn_now():
     shipped = null.gaussian_draws((64, 64))
     np.testing.assert_allclose(shipped, null.simulate(64, 64), rtol=1e-6)
 
@@ -68,7 +68,7 @@ def test_a_damaged_cache_is_drawn_again(cache, damage):
     np.testing.assert_array_equal(np.load(file), first)
 
 
-def test_without_a_place_for_the_cache_the_draws_are_still_made(cache, caplog):
+def test_draws_need_no_cache(cache, caplog):
     (cache / "specdiag").write_text("a file where the folder should be")
     assert len(null.gaussian_draws((70, 33))) == 1000
     assert "the null of 70x33 could not be cached" in caplog.text
@@ -85,7 +85,7 @@ def test_the_number_of_draws_falls_with_the_size():
     ]
 
 
-def test_the_p_value_counts_the_draws_as_low():
+def test_the_p_value_counts_draws_that_are_as_low():
     draws = np.arange(1.0, 100)
     assert null.p_value(0.5, draws) == 0.01
     assert null.p_value(50.0, draws) == 0.51
@@ -96,14 +96,14 @@ def test_the_p_value_counts_the_draws_as_low():
 
 @given(st.lists(st.floats(0, 1), max_size=50))
 def test_the_false_discovery_rate_is_that_of_scipy_and_nan_is_left_out(p):
-    found = null.false_discovery_rate([math.nan, *p])
-    assert math.isnan(found[0])
+    q = null.false_discovery_rate([math.nan, *p])
+    assert math.isnan(q[0])
     if p:
-        np.testing.assert_allclose(found[1:], false_discovery_control(p), atol=1e-12)
+        np.testing.assert_allclose(q[1:], false_discovery_control(p), atol=1e-12)
 
 
 def test_the_two_nulls_answer_different_questions():
-    """Heavy-tailed entries without correlation: not Gaussian, but nothing that order added."""
+    """Test heavy-tailed entries without correlation: only the Gaussian null is rejected."""
     rng = np.random.default_rng(5)
     gaussian, permutation = [], []
     for _ in range(6):
@@ -115,7 +115,7 @@ def test_the_two_nulls_answer_different_questions():
     assert 0.2 < np.mean(permutation) < 0.8
 
 
-def test_permutation_finds_what_correlation_added_and_is_seeded():
+def test_the_permutation_null_detects_correlation_and_is_seeded():
     rng = np.random.default_rng(6)
     scales = np.sqrt((1 - rng.random(128)) ** (-1 / 1.5))
     W = scales[:, None] * rng.standard_normal((128, 128))

@@ -33,7 +33,7 @@ def with_body(rng, n_tail, n_body, alpha):
 
 
 def slow_windows(x):
-    """The formula of the module's docstring, one window and one block at a time."""
+    """Compute the formula of the module's docstring, one window and one block at a time."""
     x = np.sort(x)[::-1]
     E = [i * math.log(x[i - 1] / x[i]) for i in range(1, len(x))]
     scale = np.median(E) / math.log(2)
@@ -68,22 +68,22 @@ def test_the_mixture_is_that_of_scipy(seed, n):
     rng = np.random.default_rng(seed)
     shape, weight = rng.uniform(16, 3000, n), rng.dirichlet(np.ones(n))
     rate = shape / rng.uniform(0.5, 4, n)
-    found = mixture_posterior(shape, rate, weight)
+    posterior = mixture_posterior(shape, rate, weight)
 
     def cdf(alpha):
         return weight @ gammainc(shape, rate * max(alpha - 1, 0))
 
-    assert found.mean == pytest.approx(1 + weight @ (shape / rate), rel=1e-12)
+    assert posterior.mean == pytest.approx(1 + weight @ (shape / rate), rel=1e-12)
     second = weight @ (gamma.var(shape, scale=1 / rate) + gamma.mean(shape, scale=1 / rate) ** 2)
-    assert found.sd == pytest.approx(math.sqrt(second - (found.mean - 1) ** 2), rel=1e-6)
-    assert cdf(found.interval[0]) == pytest.approx(0.025, abs=2e-5)
-    assert cdf(found.interval[1]) == pytest.approx(0.975, abs=2e-5)
-    assert found.below_2 == pytest.approx(cdf(2), abs=2e-5)
-    assert found.rope == pytest.approx(cdf(2.1) - cdf(1.9), abs=4e-5)
+    assert posterior.sd == pytest.approx(math.sqrt(second - (posterior.mean - 1) ** 2), rel=1e-6)
+    assert cdf(posterior.interval[0]) == pytest.approx(0.025, abs=2e-5)
+    assert cdf(posterior.interval[1]) == pytest.approx(0.975, abs=2e-5)
+    assert posterior.below_2 == pytest.approx(cdf(2), abs=2e-5)
+    assert posterior.rope == pytest.approx(cdf(2.1) - cdf(1.9), abs=4e-5)
 
 
 @given(seed=seeds, factor=st.sampled_from([1e-24, 0.02, 3.0, 1e24]))
-def test_the_posterior_does_not_know_the_scale(seed, factor):
+def test_the_posterior_does_not_depend_on_the_scale(seed, factor):
     x = with_body(np.random.default_rng(seed), 60, 60, 2.2)
     one, other = alpha_posterior(x), alpha_posterior(x * factor)
     for name in ("mean", "sd", "below_2", "rope", "n_tail", "short_tail", "n_windows"):
@@ -96,7 +96,7 @@ def test_the_posterior_does_not_know_the_scale(seed, factor):
     ("n_tail", "n_body", "alpha"), [(128, 0, 2.0), (64, 64, 2.5), (64, 192, 3.0), (128, 384, 1.5)]
 )
 def test_the_interval_covers_the_exponent_of_simulated_tails(n_tail, n_body, alpha):
-    """A part of the calibration: 200 spectra; 0.95 +- 3.3 standard errors is 0.90 to 1."""
+    """Repeat a part of the calibration: 200 spectra; 0.95 +- 3.3 standard errors is 0.90 to 1."""
     rng = np.random.default_rng(7)
     hits = 0
     for _ in range(200):
@@ -105,22 +105,22 @@ def test_the_interval_covers_the_exponent_of_simulated_tails(n_tail, n_body, alp
     assert hits >= 180
 
 
-def test_the_windows_carry_the_posterior_of_xmin(rng):
-    """Its prior favours short tails: a longer one is seen as longer, rarely as too long."""
-    found = {
+def test_the_windows_are_the_posterior_of_xmin(rng):
+    """Test that longer tails get larger sizes, which are rarely too large: the prior is small."""
+    posteriors = {
         n: [alpha_posterior(with_body(rng, n, 500 - n, 2.0)) for _ in range(20)] for n in (40, 300)
     }
-    sizes = {n: np.mean([p.n_tail for p in many]) for n, many in found.items()}
+    sizes = {n: np.mean([p.n_tail for p in many]) for n, many in posteriors.items()}
     assert sizes[40] < sizes[300] < 300
-    for p in found[300]:
+    for p in posteriors[300]:
         assert p.weights.sum() == pytest.approx(1)
         assert p.n_tail == pytest.approx(p.windows @ p.weights)
         assert p.short_tail == pytest.approx(p.weights[p.windows < 30].sum())
         assert 1 <= p.n_windows <= len(p.windows)
-    assert np.median([p.xmin for p in found[300]]) >= 0.9
+    assert np.median([p.xmin for p in posteriors[300]]) >= 0.9
 
 
-def test_a_short_tail_is_announced(rng):
+def test_a_short_tail_has_a_high_probability_of_being_short(rng):
     short = [alpha_posterior(with_body(rng, 18, 400, 2.0)).short_tail for _ in range(20)]
     assert np.mean(np.array(short) > 0.5) > 0.7
 
@@ -137,13 +137,13 @@ def test_a_short_tail_is_announced(rng):
     ],
     ids=["two values", "ties", "one spike", "a gap", "600 decades", "nearly equal"],
 )
-def test_odd_spectra_have_a_finite_posterior(x):
-    found = alpha_posterior(x)
-    low, high = found.interval
+def test_unusual_spectra_have_a_finite_posterior(x):
+    posterior = alpha_posterior(x)
+    low, high = posterior.interval
     assert 1 < low < high < math.inf
-    assert low < found.mean < high
-    assert 0 <= found.rope <= 1
-    assert posterior_mean(np.sort(x)[::-1]) == pytest.approx(found.mean, rel=1e-5)
+    assert low < posterior.mean < high
+    assert 0 <= posterior.rope <= 1
+    assert posterior_mean(np.sort(x)[::-1]) == pytest.approx(posterior.mean, rel=1e-5)
 
 
 @pytest.mark.parametrize("x", [[], [1.0] * 15, np.ones(80), np.arange(1.0, 16)])
@@ -151,7 +151,7 @@ def test_without_enough_distinct_values_there_is_no_posterior(x):
     assert math.isnan(alpha_posterior(x).mean)
 
 
-def test_what_is_no_spectrum_is_refused():
+def test_invalid_eigenvalues_are_refused():
     with pytest.raises(ValueError, match=r"eigenvalues have shape \(2, 2\)"):
         alpha_posterior(np.ones((2, 2)))
     with pytest.raises(ValueError, match="eigenvalues must be positive and finite"):

@@ -21,7 +21,7 @@ def pareto(rng, n, alpha):
 
 @pytest.fixture(scope="module")
 def weightwatcher_fitter():
-    """weightwatcher prints and warns when imported, and silences every warning that follows."""
+    """Import weightwatcher, which prints, warns, and silences every warning that follows."""
     filters, level = list(warnings.filters), logging.getLogger().level
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -38,7 +38,7 @@ def powerlaw_fitter():
         import powerlaw
 
     def fit(x):
-        # Without the range, powerlaw 2.0 caps alpha at 3.
+        # Without the range, powerlaw 2.0 limits alpha to 3.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return powerlaw.Fit(x, parameter_ranges={"alpha": (1, None)}, verbose=False)
@@ -69,13 +69,13 @@ def test_the_fit_equals_weightwatcher_and_powerlaw(
 
 
 @pytest.mark.parametrize("alpha", [1.5, 2.0, 4.0, 6.0])
-def test_a_planted_exponent_is_found_again(rng, alpha):
+def test_the_exponent_of_simulated_tails_is_estimated(rng, alpha):
     errors = [fit_alpha(pareto(rng, 2000, alpha)).alpha - alpha for _ in range(20)]
     assert abs(np.mean(errors)) < 0.05 * (alpha - 1)
 
 
 def oracle(x):
-    """The definition, as slowly as it reads."""
+    """Compute the fit step by step from its definition."""
     x = np.sort(x)
     best = (math.inf, math.nan, math.nan, 0)
     for xmin in np.unique(x):
@@ -91,19 +91,19 @@ def oracle(x):
 
 
 @given(seed=seeds, n=st.integers(2, 150), ties=st.booleans())
-def test_the_fit_is_the_definition(seed, n, ties):
+def test_the_fit_agrees_with_the_definition(seed, n, ties):
     rng = np.random.default_rng(seed)
     x = rng.integers(1, 12, n).astype(float) if ties else rng.lognormal(sigma=2, size=n)
     distance, alpha, xmin, n_tail = oracle(x)
-    found = fit_alpha(x)
-    assert found.n_tail == n_tail
+    fit = fit_alpha(x)
+    assert fit.n_tail == n_tail
     if n_tail:
-        assert found.ks_distance == pytest.approx(distance, abs=1e-12)
-        assert (found.alpha, found.xmin) == pytest.approx((alpha, xmin), rel=1e-10)
+        assert fit.ks_distance == pytest.approx(distance, abs=1e-12)
+        assert (fit.alpha, fit.xmin) == pytest.approx((alpha, xmin), rel=1e-10)
 
 
 @given(seed=seeds, factor=st.sampled_from([1e-24, 1e-3, 3.0, 1e24]))
-def test_alpha_and_its_distance_do_not_know_the_scale(seed, factor):
+def test_alpha_and_its_distance_do_not_depend_on_the_scale(seed, factor):
     x = with_body(np.random.default_rng(seed), 120, 2.5)
     one, other = fit_alpha(x), fit_alpha(x * factor)
     assert other.alpha == pytest.approx(one.alpha, rel=1e-9)
@@ -112,8 +112,8 @@ def test_alpha_and_its_distance_do_not_know_the_scale(seed, factor):
     assert other.n_tail == one.n_tail
 
 
-def test_repeated_eigenvalues_are_one_candidate_however_they_round(rng):
-    """Two levels, 40 and 60 times: rounding of a rotation must not make a thousand candidates."""
+def test_repeated_eigenvalues_are_one_candidate_in_spite_of_rounding(rng):
+    """Test two levels, 40 and 60 times: rounding of a rotation must not add candidates."""
     W = np.diag(np.repeat([1.0, 0.5], [40, 60]))
     Q, _ = np.linalg.qr(rng.standard_normal((100, 100)))
     exact, rotated = (fit_alpha(esd.eigenvalues(M)) for M in (W, Q @ W))
@@ -123,9 +123,9 @@ def test_repeated_eigenvalues_are_one_candidate_however_they_round(rng):
 
 @pytest.mark.parametrize("x", [[], [1.0], [2.0, 2.0, 2.0], np.full(80, 0.1)])
 def test_without_two_distinct_values_there_is_no_fit(x):
-    found = fit_alpha(x)
-    assert found.n_tail == 0
-    assert math.isnan(found.alpha)
+    fit = fit_alpha(x)
+    assert fit.n_tail == 0
+    assert math.isnan(fit.alpha)
 
 
 @pytest.mark.parametrize(
@@ -147,11 +147,11 @@ def test_without_two_distinct_values_there_is_no_fit(x):
         ),
     ],
 )
-def test_what_is_no_spectrum_is_refused_with_its_reason(x, message):
+def test_invalid_eigenvalues_are_refused_with_their_reason(x, message):
     with pytest.raises(ValueError) as error:
         fit_alpha(x)
     assert str(error.value) == message
 
 
-def test_six_hundred_decades_are_no_problem():
+def test_eigenvalues_may_span_six_hundred_decades():
     assert fit_alpha(np.geomspace(1e-300, 1e300, 80)).n_tail > 2

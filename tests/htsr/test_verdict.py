@@ -57,12 +57,12 @@ def posterior(**changes):
         ({"likelihood_ratios": {"lognormal": (-1.0, 0.04)}}, "compatible"),
     ],
 )
-def test_the_verdict_is_the_first_word_that_applies(changes, word):
+def test_the_verdict_is_the_first_one_that_applies(changes, word):
     assert verdict(layer(**changes)) == word
 
 
-def test_layers_are_judged_together():
-    """One low p-value among many is what chance gives."""
+def test_verdicts_are_adjusted_for_the_number_of_layers():
+    """Test one low p-value among many, which occurs by chance."""
     layers = [layer(null_p=0.02, name="x"), *(layer(null_p=p) for p in np.linspace(0.1, 1, 30))]
     judged = with_verdicts(layers)
     assert judged[0].null_q == pytest.approx(0.02 * 31)
@@ -70,22 +70,22 @@ def test_layers_are_judged_together():
     assert with_verdicts(layers[:1])[0].verdict == "power law"
 
 
-def test_noise_is_no_evidence_and_a_planted_tail_is_a_power_law(rng):
+def test_noise_gets_no_evidence_and_a_simulated_tail_gets_power_law(rng):
     noise = {f"noise{i}": rng.standard_normal((128, 128)) for i in range(10)}
     values = (1 - np.linspace(0.5, 127.5, 128) / 128) ** (-1 / 1.2)
     U, _, V = np.linalg.svd(rng.standard_normal((256, 128)), full_matrices=False)
-    found = with_verdicts(
+    layers = with_verdicts(
         measure(matrices(open_checkpoint(noise | {"heavy": U * np.sqrt(values) @ V})))
     )
-    assert [x.verdict for x in found] == ["no evidence"] * 10 + ["power law"]
-    assert summarise(found)["n_distinguishable"] == 1
+    assert [x.verdict for x in layers] == ["no evidence"] * 10 + ["power law"]
+    assert summarise(layers)["n_distinguishable"] == 1
 
 
 @given(
     st.lists(st.sampled_from(["fit", "degenerate", "skipped", "failed"]), min_size=1, max_size=20),
     st.integers(0, 2**32 - 1),
 )
-def test_the_accounting_always_adds_up(statuses, seed):
+def test_the_numbers_of_layers_always_add_up(statuses, seed):
     rng = np.random.default_rng(seed)
     made = {
         "fit": lambda: rng.standard_normal((60, 60)),
@@ -94,43 +94,43 @@ def test_the_accounting_always_adds_up(statuses, seed):
         "failed": lambda: np.full((60, 60), np.inf),
     }
     weights = {f"{i}.weight": made[status]() for i, status in enumerate(statuses)}
-    found = summarise(with_verdicts(measure(matrices(open_checkpoint(weights)), gof=False)))
-    counts = [found[f"n_{s}"] for s in ("fit", "degenerate", "skipped", "failed")]
+    summary = summarise(with_verdicts(measure(matrices(open_checkpoint(weights)), gof=False)))
+    counts = [summary[f"n_{s}"] for s in ("fit", "degenerate", "skipped", "failed")]
     assert counts == [statuses.count(s) for s in ("fit", "degenerate", "skipped", "failed")]
-    assert found["n_walked"] == sum(counts) == len(statuses)
-    explained = [name for group in found["reasons"] for name in group["layers"]]
-    assert len(explained) == len(set(explained)) == len(statuses) - found["n_fit"]
+    assert summary["n_walked"] == sum(counts) == len(statuses)
+    explained = [name for group in summary["reasons"] for name in group["layers"]]
+    assert len(explained) == len(set(explained)) == len(statuses) - summary["n_fit"]
 
 
 def test_the_summary_is_over_fit_layers_only():
     skipped = layer(status="skipped", reason="x", posterior=NO_POSTERIOR)
-    found = summarise([layer(1.5), layer(2.0), layer(6.0), layer(10.5), skipped])
-    assert (found["mean_alpha"], found["median_alpha"]) == (5.0, 4.0)
-    assert found["mean_distance_from_2"] == pytest.approx((0.5 + 0 + 4 + 8.5) / 4)
-    shares = [found[f"fraction_{name}"] for name in ("below_2", "2_to_6", "above_6")]
+    summary = summarise([layer(1.5), layer(2.0), layer(6.0), layer(10.5), skipped])
+    assert (summary["mean_alpha"], summary["median_alpha"]) == (5.0, 4.0)
+    assert summary["mean_distance_from_2"] == pytest.approx((0.5 + 0 + 4 + 8.5) / 4)
+    shares = [summary[f"fraction_{name}"] for name in ("below_2", "2_to_6", "above_6")]
     assert shares == [0.25, 0.5, 0.25]
-    assert found["rope_fraction"] == 0.5
+    assert summary["rope_fraction"] == 0.5
     sample = np.array([1.5, 2.0, 6.0, 10.5])
     expected = scipy.stats.t.interval(0.95, 3, loc=5.0, scale=scipy.stats.sem(sample))
-    assert found["mean_alpha_interval"] == pytest.approx(expected)
+    assert summary["mean_alpha_interval"] == pytest.approx(expected)
     assert math.isnan(summarise([skipped])["mean_alpha"])
 
 
-def test_coverage_is_the_share_that_was_fit_of_what_could_be():
+def test_coverage_is_the_share_of_fit_among_fit_and_degenerate():
     collapsed = layer(status="degenerate", reason="rank 0")
     skipped = layer(status="skipped", reason="embedding")
-    found = summarise([layer(), collapsed, collapsed, collapsed, skipped])
-    assert found["coverage"] == 0.25
+    summary = summarise([layer(), collapsed, collapsed, collapsed, skipped])
+    assert summary["coverage"] == 0.25
 
 
 def test_intervals_decide_about_the_rope():
     intervals = [(1.95, 2.05), (2.2, 3.0), (1.0, 1.8), (1.5, 2.5)]
-    found = summarise([layer(posterior=posterior(interval=i)) for i in intervals])
-    decisions = [found[f"n_{word}"] for word in ("inside_rope", "outside_rope", "undecided")]
+    summary = summarise([layer(posterior=posterior(interval=i)) for i in intervals])
+    decisions = [summary[f"n_{word}"] for word in ("inside_rope", "outside_rope", "undecided")]
     assert decisions == [1, 2, 1]
 
 
 def test_a_layer_without_posterior_does_not_hide_those_of_others():
-    found = summarise([layer(), layer(posterior=NO_POSTERIOR, null_q=math.nan)])
-    assert (found["posterior_mean_alpha"], found["rope_fraction"]) == (2.0, 0.5)
-    assert found["n_tested"] == 1
+    summary = summarise([layer(), layer(posterior=NO_POSTERIOR, null_q=math.nan)])
+    assert (summary["posterior_mean_alpha"], summary["rope_fraction"]) == (2.0, 0.5)
+    assert summary["n_tested"] == 1

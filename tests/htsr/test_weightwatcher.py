@@ -24,7 +24,7 @@ def weights(rng):
 
 
 def slow_wwj(W):
-    """The published formulas, a window at a time."""
+    """Compute the published formulas, one window at a time."""
     gram = (W.T @ W) / np.float32(max(W.shape))
     x = np.linalg.eigvalsh(gram).astype(float)
     x = x[x > 1e-9 * x[-1]]
@@ -45,7 +45,7 @@ def slow_wwj(W):
     return alpha[D.argmin()], n[D.argmin()], averaged
 
 
-def test_wwj_is_its_formulas(weights):
+def test_wwj_agrees_with_its_formulas(weights):
     for W in weights.values():
         fit, posterior, rank = weightwatcher.wwj(W)
         alpha, n_tail, averaged = slow_wwj(W)
@@ -65,8 +65,8 @@ def test_the_rope_of_wwj_is_that_of_its_frequentist_window(weights):
     assert posterior.rope == pytest.approx(window.cdf(1.1) - window.cdf(0.9), abs=1e-4)
 
 
-def test_weightwatcher_depends_on_the_scale_and_ours_does_not(weights):
-    """Its floor is absolute: the trap that the default method avoids."""
+def test_weightwatcher_depends_on_the_scale_and_the_default_does_not(weights):
+    """Test the absolute floor, which the default method avoids."""
     W = weights["l2.5.weight"]
     for method, same in (("specdiag", True), ("weightwatcher", False)):
         large, small = (
@@ -78,11 +78,11 @@ def test_weightwatcher_depends_on_the_scale_and_ours_does_not(weights):
 
 def test_wwj_calls_collapsed_matrices_degenerate(rng):
     collapsed = {"a.weight": np.outer(np.ones(80), np.ones(60)), "b.weight": np.zeros((60, 60))}
-    found = specdiag.alpha(collapsed, method="wwj")
-    assert found.status.values.tolist() == [["degenerate", "degenerate"]]
+    dataset = specdiag.alpha(collapsed, method="wwj")
+    assert dataset.status.values.tolist() == [["degenerate", "degenerate"]]
 
 
-def test_weightwatcher_by_name_is_what_weightwatcher_reports(weights):
+def test_the_method_weightwatcher_gives_what_weightwatcher_reports(weights):
     import torch
 
     filters, level = list(warnings.filters), logging.getLogger().level
@@ -102,12 +102,12 @@ def test_weightwatcher_by_name_is_what_weightwatcher_reports(weights):
     documented = (ROOT / "docs" / "definitions.md").read_text()
     assert [name for name in expected.columns if f"`{name}`" not in documented] == []
     kernel = model["conv"].weight.detach().numpy()
-    found = specdiag.alpha(weights | {"conv": kernel}, method="weightwatcher")
-    np.testing.assert_allclose(found.alpha.values[0], expected.alpha, rtol=1e-6)
-    np.testing.assert_array_equal(found.n_tail.values[0], expected.num_pl_spikes)
+    dataset = specdiag.alpha(weights | {"conv": kernel}, method="weightwatcher")
+    np.testing.assert_allclose(dataset.alpha.values[0], expected.alpha, rtol=1e-6)
+    np.testing.assert_array_equal(dataset.n_tail.values[0], expected.num_pl_spikes)
     low = expected.alpha - 1.96 * expected.sigma
-    np.testing.assert_allclose(found.alpha_ci.values[0, :, 0], low, rtol=1e-6)
-    assert np.isnan(found.gof_p).all()
+    np.testing.assert_allclose(dataset.alpha_ci.values[0, :, 0], low, rtol=1e-6)
+    assert np.isnan(dataset.gof_p).all()
 
 
 def test_an_unknown_method_is_refused(weights):
@@ -117,9 +117,9 @@ def test_an_unknown_method_is_refused(weights):
 
 @pytest.mark.parametrize("method", weightwatcher.METHODS)
 def test_xmin_is_an_eigenvalue_by_every_method(weights, method):
-    found = specdiag.alpha(weights, method=method, gof=False)
+    dataset = specdiag.alpha(weights, method=method, gof=False)
     for layer in weights:
-        cell = found.sel(layer=layer).squeeze()
-        values = specdiag.spectrum(found, layer)
+        cell = dataset.sel(layer=layer).squeeze()
+        values = specdiag.spectrum(dataset, layer)
         eps = np.finfo(np.float32 if method == "wwj" else np.float64).eps
         assert np.abs(values - cell.xmin.item()).min() < 10 * eps * values[0]

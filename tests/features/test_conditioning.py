@@ -1,0 +1,171 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from specdiag.features.conditioning import MIN_BLOCKS, noise_floor
+from specdiag.features.covariance import FeatureCovariance
+from support.features import depends_on_rounding, measured, numbers, numpy_spectrum, windows
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+@given(seed=seeds, d=st.integers(1, 8))
+def test_ranks_and_fractions_agree_with_their_formulas(seed, d):
+    x = np.random.default_rng(seed).standard_normal((8, 7, d)) * np.geomspace(1, 0.1, d)
+    result = measured(x)
+    values = numpy_spectrum(x)
+    share = values / values.sum()
+    assert result.effective_rank == pytest.approx(math.exp(stats.entropy(share)))
+    assert result.participation_ratio == pytest.approx(values.sum() ** 2 / (values**2).sum())
+    assert result.top1_fraction == pytest.approx(share[0])
+    assert result.top5_fraction == pytest.approx(share[:5].sum())
+    assert result.trace == pytest.approx(values.sum())
+    assert result.condition_number == pytest.approx(values[0] / values[-1])
+    assert result.condition_number_published == pytest.approx(values[0] / values[-1])
+    assert result.numerical_rank == d
+
+
+def test_equal_eigenvalues_have_effective_rank_and_participation_ratio_d():
+    result = measured(np.concatenate([np.eye(5), -np.eye(5)]))
+    assert result.effective_rank == pytest.approx(5)
+    assert result.participation_ratio == pytest.approx(5)
+    assert result.top1_fraction == pytest.approx(0.2)
+    assert result.condition_number == pytest.approx(1)
+
+
+@given(seed=seeds, exponent=st.integers(-40, 40))
+def test_scale_and_rotation_change_nothing_but_the_scale(seed, exponent):
+    rng = np.random.default_rng(seed)
+    x = windows(rng) + 2
+    Q, _ = np.linalg.qr(rng.standard_normal((6, 6)))
+    label = range(12)
+    plain = measured(x, groups=label, precision="float32")
+    moved = measured(x @ Q * 2.0**exponent, groups=label, precision="float32")
+    scale = 4.0**exponent
+    assert moved.noise_floor == pytest.approx(plain.noise_floor * scale, rel=1e-9)
+    assert moved.trace == pytest.approx(plain.trace * scale, rel=1e-9)
+    np.testing.assert_allclose(numbers(moved)[6:16], numbers(plain)[6:16], rtol=1e-9)
+    assert moved.condition_number_text == plain.condition_number_text
+
+
+def test_below_the_floor_the_condition_number_is_marked_as_a_lower_bound(rng):
+    x = windows(rng, n=40, condition=1e18).astype(np.float32)
+    result = measured(x)
+    assert result.condition_number_is_bound
+    assert result.condition_number == result.eigenvalues[0] / result.noise_floor
+    assert result.condition_number_interval == (result.condition_number, math.inf)
+    assert result.condition_number_text == ">= 1.4e+14 (float32 floor)"
+    assert result.noise_floor_source == "float32"
+    assert result.numerical_rank == np.count_nonzero(result.eigenvalues > result.noise_floor) == 4
+    depends_on_rounding(result)
+    in_float64 = measured(x, precision="float64")
+    assert in_float64.condition_number_text == ">= 9.1e+14 (float64 arithmetic floor)"
+
+
+def test_a_direction_without_variance_makes_the_condition_number_a_bound(rng):
+    x = windows(rng, n=40)
+    x[..., 2] = 7.0
+    result = measured(x)
+    assert result.numerical_rank == 5
+    assert result.condition_number_is_bound
+    assert result.condition_number > 1e13
+
+
+def test_no_more_samples_than_features_give_no_condition_number(rng):
+    result = measured(rng.standard_normal((6, 1, 6)))
+    assert math.isnan(result.condition_number)
+    assert not result.condition_number_is_bound
+    assert result.condition_number_text == "unknown (6 samples of 6 features)"
+    assert math.isfinite(result.effective_rank)
+
+
+def test_features_without_variance_have_no_ranks_and_one_feature_has_rank_one(rng):
+    still = measured(np.full((20, 3), 1e6))
+    assert still.trace == 0
+    assert still.numerical_rank == 0
+    assert np.isnan([still.condition_number, still.effective_rank, still.top1_fraction]).all()
+    one = measured(rng.standard_normal((20, 3, 1)))
+    assert (one.condition_number, one.effective_rank, one.participation_ratio) == (1, 1, 1)
+    assert one.effective_rank_interval == (1, 1)
+    assert math.isnan(one.top1_fraction_interval[0])
+
+
+@pytest.mark.parametrize(
+    ("precision", "c"), [("float32", 1 + 50 / 12), ("tf32", 1 / 6), ("float16", 1)]
+)
+def test_the_floor_is_a_multiple_of_the_second_moment_with_the_mean_in_it(precision, c):
+    eps = {"float32": 2**-23, "tf32": 2**-10, "float16": 2**-10}[precision]
+    values = np.geomspace(1, 1e-3, 50)
+    floor, source = noise_floor(values, second_moment=400.0, precision=precision)
+    assert (floor, source) == (pytest.approx(2 * c * eps**2 * 400), precision)
+
+
+def test_an_interval_is_the_jackknife_over_groups_on_the_log_scale(rng):
+    x = windows(rng, n=20)
+    whole = np.log(numpy_spectrum(x).sum())
+    without = [np.log(numpy_spectrum(np.delete(x, i, axis=0)).sum()) for i in range(20)]
+    pseudo = 20 * whole - 19 * np.array(without)
+    half = stats.t.ppf(0.975, 19) * stats.sem(pseudo)
+    expected = np.exp([np.mean(pseudo) - half, np.mean(pseudo) + half])
+    np.testing.assert_allclose(measured(x).trace_interval, expected, rtol=1e-9)
+
+
+def test_the_interval_of_a_rank_ends_at_the_number_of_features(rng):
+    result = measured(rng.standard_normal((10, 5, 3)))
+    for low, high in (result.effective_rank_interval, result.participation_ratio_interval):
+        assert 1 <= low <= high <= 3
+
+
+def test_dependence_within_groups_widens_intervals_unless_groups_are_split(rng):
+    trial = rng.standard_normal((60, 1, 6)) + 0.3 * rng.standard_normal((60, 10, 6))
+
+    def width(result):
+        return math.log(result.trace_interval[1] / result.trace_interval[0])
+
+    as_tokens = measured(trial.reshape(-1, 6), groups=range(600))
+    assert width(measured(trial)) > 2 * width(as_tokens)
+
+
+def test_fewer_than_five_groups_have_no_intervals_and_the_text_says_why(rng):
+    result = measured(windows(rng, n=4))
+    assert all(np.isnan(v).all() for k, v in vars(result).items() if k.endswith("_interval"))
+    assert str(result).endswith(f"no intervals: 4 of the {MIN_BLOCKS} groups they need")
+    assert np.isfinite(measured(windows(rng, n=5)).trace_interval).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["condition_number", "effective_rank", "participation_ratio"])
+def test_the_interval_covers_where_the_smallest_eigenvalue_is_biased(name):
+    scale = np.geomspace(1, 1e-6, 8)
+    share = scale / scale.sum()
+    truth = {
+        "condition_number": 1e6,
+        "effective_rank": math.exp(stats.entropy(share)),
+        "participation_ratio": 1 / (share**2).sum(),
+    }[name]
+    hits = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        trial = np.sqrt(0.5) * (rng.standard_normal((50, 1, 8)) + rng.standard_normal((50, 10, 8)))
+        low, high = getattr(measured(trial * np.sqrt(scale)), f"{name}_interval")
+        hits += low <= truth <= high
+    assert hits >= 180
+
+
+def test_the_text_of_a_result_has_one_line_for_each_number(rng):
+    text = str(measured(windows(rng, n=100).astype(np.float32)))
+    assert [line.split("  ")[0] for line in text.splitlines()[1:]] == [
+        *("condition number", "", "numerical rank", "effective rank", "participation ratio"),
+        *("top1 fraction", "top5 fraction", "trace"),
+    ]
+    assert text.splitlines()[0].startswith("1,000 samples of 6 features, float32, 100 groups in ")
+
+
+def test_the_text_says_that_features_do_not_vary():
+    covariance = FeatureCovariance()
+    covariance.update(np.ones((50, 4)))
+    assert covariance.result().condition_number_text == "unknown (the features do not vary)"
