@@ -63,7 +63,7 @@ def state(lock):
     return row["state"]
 
 
-def test_the_first_fetch_records_what_binds_and_the_next_one_asks_nothing(hub, lock, fetch, target):
+def test_the_first_fetch_is_recorded_and_the_next_one_sends_no_request(hub, lock, fetch, target):
     content = weights(0)
     commit = hub.push({"base/net.ckpt": content})
     status, out, err = fetch()
@@ -109,7 +109,7 @@ def test_other_bytes_than_recorded_are_refused_and_nothing_is_left(hub, lock, fe
     assert not target.exists()
 
 
-def test_a_flipped_byte_is_found_the_first_time_already(hub, lock, fetch, target):
+def test_a_flipped_byte_is_found_at_the_first_fetch(hub, lock, fetch, target):
     hub.push({"base/net.ckpt": weights(0)})
     hub.fail("storage", flip=900, times=FOREVER)
     status, out, _ = fetch()
@@ -119,7 +119,7 @@ def test_a_flipped_byte_is_found_the_first_time_already(hub, lock, fetch, target
     assert entry(lock).file.sha256 is None
 
 
-def test_a_file_that_is_no_checkpoint_is_not_published(hub, lock, fetch, target):
+def test_a_file_that_is_not_a_checkpoint_is_not_published(hub, lock, fetch, target):
     hub.push({"base/net.ckpt": b"no checkpoint at all"})
     status, out, _ = fetch()
     assert status == 1
@@ -128,7 +128,7 @@ def test_a_file_that_is_no_checkpoint_is_not_published(hub, lock, fetch, target)
     assert state(lock) == "missing"
 
 
-def test_without_a_connection_what_is_there_is_kept_and_the_rest_is_one_line(hub, lock, fetch):
+def test_without_a_connection_existing_files_are_kept_and_the_rest_is_one_line(hub, lock, fetch):
     hub.push({"base/net.ckpt": weights(0)})
     status, out, _ = fetch(HF_HUB_OFFLINE="1")
     assert status == 1
@@ -158,7 +158,7 @@ def test_a_fetched_checkpoint_is_read_by_its_name(hub, lock, fetch):
     assert "\n1 matrix: 1 measured" in out
 
 
-def test_a_hash_that_is_declared_binds_the_first_time_already(hub, lock, fetch, target):
+def test_the_first_fetch_must_match_a_declared_hash(hub, lock, fetch, target):
     hub.push({"base/net.ckpt": weights(0)})
     declared = {"sha256": sha256(weights(1))}
     lockfile.amend(
@@ -170,7 +170,7 @@ def test_a_hash_that_is_declared_binds_the_first_time_already(hub, lock, fetch, 
     assert not target.exists()
 
 
-def test_another_source_makes_what_was_fetched_stale(hub, lock, fetch):
+def test_another_source_makes_a_fetched_file_stale(hub, lock, fetch):
     hub.push({"base/net.ckpt": weights(0), "other.ckpt": weights(1)})
     fetch()
     lockfile.amend(

@@ -10,6 +10,8 @@ from filelock import FileLock
 
 import specdiag
 from specdiag.lock.lockfile import load
+from specdiag.obtain import cluster
+from specdiag.obtain.build import Settings
 from support import toy
 from support.commands import change, run, states
 from support.paths import ROOT
@@ -53,7 +55,7 @@ def test_a_lock_is_started_resolved_trained_and_listed(tmp_path):
     assert entry.metrics["r2"].atol == 1e-6
 
 
-def test_what_is_ok_is_not_made_again(lock):
+def test_entries_that_are_ok_are_not_made_again(lock):
     run(lock.parent, "train", "--missing")
     before, text = toy.log(lock), lock.read_bytes()
     status, out, _ = run(lock.parent, "train", "--missing")
@@ -62,7 +64,7 @@ def test_what_is_ok_is_not_made_again(lock):
     assert (toy.log(lock), lock.read_bytes()) == (before, text)
 
 
-def test_all_that_is_ok_is_kept_and_a_group_is_a_part_of_all(lock):
+def test_entries_that_are_ok_are_kept_and_a_group_is_a_part_of_all(lock):
     change(lock, '"base/net", seed=i)', '"base/net", seed=i, group=f"g{i}")')
     change(lock, 'kind="checkpoint", **params', 'kind="checkpoint", group="toys", **params')
     change(lock, 'group="toys",\n', "group=group,\n")
@@ -118,7 +120,7 @@ def test_replicates_of_another_seed_have_a_lock_of_their_own(lock):
     assert out.splitlines()[-1] == "3 trained, 1 evaluated"
 
 
-def test_a_replicate_is_not_taken_for_the_lock_that_it_is_of(lock):
+def test_a_replicate_cannot_be_given_in_place_of_its_lock(lock):
     _, _, err = run(lock.parent, "train", "base/net", "--seed", 43)
     assert err.splitlines()[0] == (
         "base/net has no params.training.seed: it is built again with the same params"
@@ -139,14 +141,14 @@ def test_a_replicate_is_not_taken_for_the_lock_that_it_is_of(lock):
     assert run(lock.parent, "train", "base/net", "--seed", 2**63)[0] == 2
 
 
-def test_what_a_run_trained_on_is_recorded_and_binds_nothing(lock):
+def test_the_devices_of_a_run_are_recorded_and_do_not_make_it_stale(lock):
     run(lock.parent, "train", "base/net", "--devices", 2, "--precision", "bfloat16")
     entry = load(lock).entries[0]
     assert (entry.environment["devices"], entry.environment["precision"]) == (2, "bfloat16")
     assert run(lock.parent, "train", "base/net")[1] == "kept  base/net  desk\n1 kept\n"
 
 
-def test_a_node_that_does_not_lead_takes_part_and_publishes_nothing(lock):
+def test_a_node_that_does_not_lead_trains_and_publishes_nothing(lock):
     nodes = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     command = ("train", "base/net", "--nodes", 2)
     text = "Error: --nodes needs NODE_RANK in the environment of each node; see docs/clusters.md"
@@ -174,7 +176,7 @@ def test_a_node_that_does_not_lead_takes_part_and_publishes_nothing(lock):
         ),
     ],
 )
-def test_a_node_without_a_number_or_port_is_wrong_use(lock, wrong, message):
+def test_an_invalid_number_or_port_of_a_node_is_wrong_use(lock, wrong, message):
     nodes = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "NODE_RANK": "0", **wrong}
     status, out, err = run(lock.parent, "train", "base/net", "--nodes", 2, **nodes)
     assert (status, out) == (2, "")
@@ -220,7 +222,39 @@ def test_a_failure_stops_children_and_not_siblings(lock):
     ).replace("its  parent  base/net  failed", "its parent base/net failed")
 
 
-def test_the_states_tell_what_happened(lock):
+def test_json_has_the_outcomes_and_no_line_that_a_recipe_or_its_processes_print(lock):
+    change(lock, '"base/net", seed=i)', '"base/net", seed=i, fails=i == 0)')
+    prints = 'log(job, "begin"); print("failed  base/net  desk  x"); os.system("echo a process")'
+    change(lock, 'log(job, "begin")', prints)
+    run(lock.parent, "lock")
+    status, out, err = run(lock.parent, "train", "--all", "--json")
+    rows = json.loads(out)["checkpoints"]
+    assert status == 1
+    assert [(row["name"], row["outcome"]) for row in rows] == [
+        ("base/net", "trained"),
+        ("child/net0", "failed"),
+        ("child/net1", "trained"),
+        ("judged/net", "evaluated"),
+    ]
+    text = "recipes/toy.py:49: the loss is NaN"
+    assert rows[1] == {"name": "child/net0", "scale": "desk", "outcome": "failed", "text": text}
+    assert err.count("failed  base/net  desk  x\n") == err.count("a process\n") == 4
+
+
+def test_the_outcome_of_a_process_of_its_own_is_that_of_its_entry(lock):
+    entries = load(lock).entries
+    change(lock, 'log(job, "begin")', 'log(job, "begin"); print("failed  base/net  desk  x")')
+    settings = Settings(options={"devices": 2, "precision": "float32", "yes": True})
+    outcome = cluster._in_own_process(lock, entries[0], settings, forced=False)
+    assert (outcome.entry, outcome.word, outcome.text[:3]) == (entries[0], "trained", "r2 ")
+    outcome = cluster._in_own_process(lock, entries[0], settings, forced=False)
+    assert outcome == (entries[0], "kept", "")
+    change(lock, 'log(job, "begin")', 'log(job, "begin"); os.kill(os.getpid(), 9)')
+    outcome = cluster._in_own_process(lock, entries[0], settings, forced=True)
+    assert outcome == (entries[0], "failed", "its process ended with status -9")
+
+
+def test_the_states_show_what_happened(lock):
     folder = lock.parent
     run(folder, "train", "--missing")
     child = folder / "checkpoints" / "desk" / "child" / "net0.ckpt"
@@ -264,8 +298,7 @@ def test_other_bytes_are_rebuilt_within_the_tolerance_and_drifted_outside(lock):
 
 
 def test_the_lock_command_only_touches_what_is_named(lock):
-    recipe = lock.parent / "recipes" / "toy.py"
-    recipe.write_text(recipe.read_text().replace('"steps": 3', '"steps": 2'))
+    change(lock, '"steps": 3', '"steps": 2')
     assert run(lock.parent, "lock", "child/net1")[1] == "changed child/net1 (desk): params.steps\n"
     assert run(lock.parent, "lock")[1].splitlines() == [
         f"changed {name} (desk): params.steps" for name in ("base/net", "child/net0", "judged/net")
@@ -282,6 +315,11 @@ def test_the_lock_command_only_touches_what_is_named(lock):
             ("train", "--missing", "--force"),
             2,
             "Error: --missing leaves out existing files: give no --force or --all",
+        ),
+        (
+            ("train", "--all", "--dry-run", "--json"),
+            2,
+            "Error: --json prints outcomes, and --dry-run has none: leave one out",
         ),
         (("train", "--group", "toy"), 2, "Error: no group toy; the lock has toys"),
         (
@@ -336,7 +374,7 @@ def test_wrong_use_is_one_line(lock, arguments, status, message):
     assert "Traceback" not in err
 
 
-def test_without_a_lock_the_message_says_how_to_start_one(tmp_path):
+def test_without_a_lock_the_message_gives_the_command_that_starts_one(tmp_path):
     status, _, err = run(tmp_path, "list")
     assert status == 1
     assert err == (
@@ -383,7 +421,7 @@ def test_a_recipe_without_build_says_so(lock):
     ]
 
 
-def test_a_recipe_that_is_not_there_is_one_line(lock):
+def test_a_missing_recipe_is_one_line(lock):
     (lock.parent / "recipes" / "toy.py").unlink()
     status, out, _ = run(lock.parent, "train", "base/net")
     assert status == 1
@@ -416,7 +454,7 @@ def test_a_recipe_that_leaves_nothing_or_no_metrics_fails(lock):
         ("return None", "returned None; expected finite metrics"),
     ],
 )
-def test_what_is_refused_of_a_recipe_does_not_stand_in_the_way_of_the_next_run(lock, line, refusal):
+def test_an_invalid_output_of_a_recipe_does_not_block_the_next_run(lock, line, refusal):
     change(
         lock,
         '    log(job, "begin")',
@@ -429,7 +467,7 @@ def test_what_is_refused_of_a_recipe_does_not_stand_in_the_way_of_the_next_run(l
     assert run(lock.parent, "train", "base/net")[0] == 0
 
 
-def test_a_folder_in_the_place_of_a_checkpoint_is_told_before_anything_is_built(lock):
+def test_a_folder_in_the_place_of_a_checkpoint_is_refused_before_a_build(lock):
     (lock.parent / "checkpoints" / "desk" / "base" / "net.ckpt").mkdir(parents=True)
     assert run(lock.parent, "train", "base/net")[1].splitlines()[0] == (
         "failed  base/net  desk  checkpoints/desk/base/net.ckpt is a folder; move it away: the checkpoint "
@@ -438,7 +476,7 @@ def test_a_folder_in_the_place_of_a_checkpoint_is_told_before_anything_is_built(
     assert toy.log(lock) == []
 
 
-def test_a_full_disk_is_told_with_the_file_that_does_not_fit(tmp_path):
+def test_the_message_of_a_full_disk_names_the_file(tmp_path):
     script = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
         "from pathlib import Path; from specdiag.files import write_whole; from specdiag.wording import one_line\n"
@@ -455,7 +493,7 @@ def test_a_full_disk_is_told_with_the_file_that_does_not_fit(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (None, 143)])
-def test_an_interrupted_run_says_so_in_one_line(lock, number, status):
+def test_an_interrupted_run_ends_with_one_line(lock, number, status):
     stop = f"os.kill(os.getpid(), {number:d})" if number else "raise SystemExit(143)"
     change(lock, '    log(job, "begin")', f'    log(job, "begin"); {stop}')
     found, out, err = run(lock.parent, "train", "base/net")
@@ -466,7 +504,7 @@ def test_an_interrupted_run_says_so_in_one_line(lock, number, status):
     ]
 
 
-def test_checkpoints_are_named_by_the_lock_and_what_is_not_there_is_told(lock):
+def test_a_checkpoint_is_named_as_in_the_lock_and_a_missing_one_is_refused(lock):
     folder = lock.parent
     run(folder, "train", "--missing")
     assert run(folder, "alpha", "base/net", "--no-gof")[0] == 0
@@ -493,7 +531,7 @@ def test_checkpoints_are_named_by_the_lock_and_what_is_not_there_is_told(lock):
     )
 
 
-def test_children_of_what_changed_lose_their_records_and_are_made_anew(lock):
+def test_children_of_a_changed_entry_lose_their_records_and_are_made_again(lock):
     run(lock.parent, "train", "--missing")
     change(lock, 'yield entry("base/net")', 'yield entry("base/net", seed=7)')
     assert run(lock.parent, "lock")[1].splitlines() == [
@@ -557,7 +595,7 @@ def test_a_parent_is_made_only_for_a_child_that_needs_it(lock):
     ],
 )
 @pytest.mark.parametrize("options", [(), ("--check",)])
-def test_a_declaration_that_no_lock_can_hold_is_one_line(lock, declared, message, options):
+def test_an_invalid_declaration_is_one_line(lock, declared, message, options):
     change(lock, 'yield entry("base/net")', declared)
     before = lock.read_bytes()
     status, out, err = run(lock.parent, "lock", *options)
@@ -573,7 +611,7 @@ def test_lists_and_tuples_of_a_declaration_are_the_same(lock):
     assert "changed base/net (desk): params.seed" in run(lock.parent, "lock", "--check")[1]
 
 
-def test_edits_by_hand_are_told(lock):
+def test_edits_by_hand_are_reported(lock):
     lock.write_text("# mine\n" + lock.read_text())
     text = "written again: edits and comments made by hand are not kept\n"
     assert run(lock.parent, "lock", "--check")[:2] == (1, text)
@@ -637,7 +675,7 @@ def test_the_tables_of_a_killed_build_do_not_replace_those_of_the_checkpoint(loc
     assert list(lock.parent.rglob("*.run")) == []
 
 
-def test_a_build_in_progress_is_not_swept_by_who_finds_the_old_file_ok(lock):
+def test_a_build_in_progress_is_not_removed_by_a_process_that_finds_the_old_file_ok(lock):
     run(lock.parent, "train", "base/net")
     target = lock.parent / "checkpoints" / "desk" / "base" / "net.ckpt"
     building = target.with_name(f"{target.name}.0123456789abcdef.run")

@@ -1,4 +1,4 @@
-"""A lock whose entries are spread over machines, one of which is lost on the way."""
+"""Entries of a lock are made on the machines of a Ray cluster, one of which is lost."""
 
 import fcntl
 import os
@@ -21,8 +21,8 @@ from support.paths import ROOT
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 pytestmark = pytest.mark.slow
 
-# What the toys do first: tell on which node they run, and wait while the test holds a file lock.
-TELL_AND_WAIT = """log(job, "begin")
+# The toys first write on which node they run, then wait while the test holds a file lock.
+WRITE_AND_WAIT = """log(job, "begin")
     if job.parent and job.output.parent.parent.name == "child":
         import fcntl, ray
 
@@ -35,7 +35,7 @@ TELL_AND_WAIT = """log(job, "begin")
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head without cores and two machines with one each, all of them processes of this machine."""
+    """A head without cores and two nodes with one core each, all processes of this machine."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
@@ -56,7 +56,7 @@ def lock_of_toys(folder, children):
 
 
 def first_lines(pipe, n, process):
-    """Return lines of a pipe when there are so many; fails if a process ends before."""
+    """Return the first `n` lines of a pipe; fail if a process ends before."""
     text, ended = "", os.pidfd_open(process.pid)
     while text.count("\n") < n:
         ready, _, _ = select.select([pipe, ended], [], [])
@@ -73,7 +73,7 @@ def tensors(lock):
 def test_a_lost_machine_costs_what_ran_on_it_and_changes_no_weight(cluster, tmp_path):
     here, there = (lock_of_toys(tmp_path / name, 4) for name in ("here", "there"))
     run(here.parent, "train", "--all")
-    change(there, 'log(job, "begin")', TELL_AND_WAIT)
+    change(there, 'log(job, "begin")', WRITE_AND_WAIT)
     recipes = there.parent / "recipes"
     os.mkfifo(recipes / "begun")
     command = [sys.executable, "-m", "specdiag", "train", "--all", "--engine", "ray"]
@@ -108,9 +108,9 @@ def test_a_lost_machine_costs_what_ran_on_it_and_changes_no_weight(cluster, tmp_
 def test_several_devices_get_a_process_of_their_own_and_failures_their_reason(cluster, tmp_path):
     lock = lock_of_toys(tmp_path / "lock", 2)
     change(lock, '"base/net", seed=i)', '"base/net", seed=i, fails=i == 0)')
-    where = (
-        'log(job, "begin"); import sys; log(job, "worker" if "ray" in sys.modules else "process")'
-    )
+    where = """log(job, "begin")
+    import sys; log(job, "worker" if "ray" in sys.modules else "process")
+    print("failed", job.name, "desk", "a line like the table's", sep="  ")"""
     change(lock, 'log(job, "begin")', where)
     run(lock.parent, "lock")
     command = ("train", "--all", "--engine", "ray", "--address", cluster.address, "--devices", 2)
@@ -118,7 +118,7 @@ def test_several_devices_get_a_process_of_their_own_and_failures_their_reason(cl
     assert status == 1
     assert re.sub(r"-?0\.\d{4}", "R", out).splitlines() == [
         "trained    base/net    desk  r2 R",
-        "failed     child/net0  desk  recipes/toy.py:49: the loss is NaN",
+        "failed     child/net0  desk  recipes/toy.py:51: the loss is NaN",
         "trained    child/net1  desk  r2 R",
         "evaluated  judged/net  desk  r2 R",
         "2 trained, 1 failed, 1 evaluated",
@@ -132,7 +132,7 @@ def test_several_devices_get_a_process_of_their_own_and_failures_their_reason(cl
     }
 
 
-def test_a_task_that_fails_and_a_worker_that_dies_are_told_in_one_line(cluster, tmp_path):
+def test_a_task_that_fails_and_a_worker_that_dies_give_an_outcome_in_one_line(cluster, tmp_path):
     def raises():
         raise KeyError("one\ntwo")
 
@@ -146,13 +146,13 @@ def test_a_task_that_fails_and_a_worker_that_dies_are_told_in_one_line(cluster, 
         ray.init(cluster.address, log_to_driver=False)
         try:
             task = ray.remote(max_retries=0)
-            found = [
+            outcomes = [
                 on_cluster._outcome(ray, task(f).remote(), entry, debug=False)
                 for f in (raises, dies)
             ]
         finally:
             ray.shutdown()
-    assert found == [
+    assert outcomes == [
         Outcome(entry, "failed", r"KeyError: 'one\ntwo'"),
         Outcome(
             entry,
@@ -164,7 +164,8 @@ def test_a_task_that_fails_and_a_worker_that_dies_are_told_in_one_line(cluster, 
 
 def test_a_terminated_run_ends_with_143_and_no_dump(cluster, tmp_path):
     lock = lock_of_toys(tmp_path / "lock", 0)
-    wait = 'log(job, "begin"); (Path(__file__).parent / "begun").open("w").write("x\\n"); import threading; threading.Event().wait()'
+    wait = """log(job, "begin"); (Path(__file__).parent / "begun").open("w").write("x\\n")
+    import threading; threading.Event().wait()"""
     change(lock, 'log(job, "begin")', wait)
     os.mkfifo(lock.parent / "recipes" / "begun")
     command = [sys.executable, "-m", "specdiag", "train", "base/net", "--engine", "ray"]
@@ -185,7 +186,7 @@ def test_a_terminated_run_ends_with_143_and_no_dump(cluster, tmp_path):
     assert "SIGTERM" not in err
 
 
-def test_without_a_cluster_it_says_so_at_once(tmp_path):
+def test_without_a_cluster_the_message_comes_at_once(tmp_path):
     lock = lock_of_toys(tmp_path / "lock", 0)
     status, out, err = run(
         lock.parent, "train", "--all", "--engine", "ray", "--address", "127.0.0.1:9"
@@ -213,7 +214,7 @@ def test_spectra_measured_on_a_cluster_are_those_measured_here(cluster, tmp_path
     assert (lock.parent / "there.nc").read_bytes() == (lock.parent / "here.nc").read_bytes()
 
 
-def test_a_file_that_a_cluster_cannot_read_is_told_as_here(cluster, tmp_path):
+def test_an_unreadable_file_gives_the_same_message_on_a_cluster(cluster, tmp_path):
     (tmp_path / "no.safetensors").write_bytes(b"no")
     on_cluster = ("--engine", "ray", "--address", cluster.address)
     here, there = (run(tmp_path, "alpha", "no.safetensors", *how) for how in ((), on_cluster))

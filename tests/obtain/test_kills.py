@@ -1,4 +1,4 @@
-"""Whatever moment a command is killed at, the lock and its files are in the old state or the new one."""
+"""A command may be killed at any moment: the lock and its files are in the old or the new state."""
 
 import json
 import multiprocessing
@@ -15,43 +15,30 @@ import xarray
 from click.testing import CliRunner
 from safetensors.numpy import save
 
-from specdiag.checkpoint import export as exports
-from specdiag.cli import main as cli
+from specdiag import files
+from specdiag.checkpoint import export
+from specdiag.cli.main import cli, main
 from specdiag.dataset import spectra
-from specdiag.lock import recipe
+from specdiag.lock import lockfile, recipe
 from specdiag.lock.entry import Entry, Lock, Source
-from specdiag.lock.lockfile import load
-from specdiag.lock.lockfile import save as save_lock
-from specdiag.obtain import build as work
-from specdiag.show import entries as listing
+from specdiag.obtain import beside, build, download, fetch, job, state
+from specdiag.show import entries
 from support import toy
+from support.commands import change
 from support.hub import Hub
 from support.paths import ROOT
 
 KILLS = 16  # of each command
-WATCHED = (
-    "obtain/build.py",
-    "obtain/state.py",
-    "obtain/beside.py",
-    "obtain/fetch.py",
-    "obtain/download.py",
-    "lock/lockfile.py",
-    "checkpoint/export.py",
-    "specdiag/files.py",
-)
-LOADED = (
-    exports,
-    listing,
-    recipe,
-    spectra,
-    work,
-    xarray,
-)  # before the count of lines, not within it
+WATCHED = {
+    module.__file__
+    for module in (beside, build, download, export, fetch, files, job, lockfile, state)
+}
+LOADED = (entries, recipe, spectra, xarray)  # imported before lines are counted
 fork = multiprocessing.get_context("fork")
 
 
 def run_and_die(folder, arguments, line, count):
-    """Run a command in this process, which kills itself at the given line of the watched modules."""
+    """Run a command in this process, which kills itself at this line of the watched modules."""
 
     def at_line(frame, event, _):
         if event == "line":
@@ -61,21 +48,20 @@ def run_and_die(folder, arguments, line, count):
         return at_line
 
     def at_call(frame, event, _):
-        return at_line if frame.f_code.co_filename.endswith((*WATCHED, "toy.py")) else None
+        file = frame.f_code.co_filename
+        return at_line if file in WATCHED or file.endswith("recipes/toy.py") else None
 
     os.chdir(folder)
     sys.argv = ["specdiag", *arguments]
-    for name in [n for n in sys.modules if n.startswith("recipes")]:
-        del sys.modules[name]
     sys.settrace(at_call)
     try:
-        cli.main()
+        main()
     finally:
         sys.settrace(None)
 
 
 def specdiag(folder, *arguments, die_at=0):
-    """Return the exit code of a command in a process of its own, and how many lines it took."""
+    """Run a command in another process; return its exit code and the number of lines it ran."""
     count = fork.Value("q", 0)
     process = fork.Process(target=run_and_die, args=(folder, arguments, die_at, count))
     process.start()
@@ -84,24 +70,19 @@ def specdiag(folder, *arguments, die_at=0):
 
 
 def states(folder):
-    found = CliRunner().invoke(
-        cli.cli,
-        ["list", "--json", "--lock", str(folder / "checkpoints.lock")],
-        catch_exceptions=False,
-    )
-    assert found.exit_code == 0
-    return Counter(row["state"] for row in json.loads(found.stdout)["checkpoints"])
+    arguments = ["list", "--json", "--lock", str(folder / "checkpoints.lock")]
+    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    return Counter(row["state"] for row in json.loads(result.stdout)["checkpoints"])
 
 
 def killed(original, tmp_path, *arguments):
-    """Yield folders in which the command was killed at lines drawn at random, and then finish it."""
+    """Yield folders in which the command was killed at random lines, then finish the command."""
     whole = tmp_path / "whole"
     shutil.copytree(original, whole)
     code, n_lines = specdiag(whole, *arguments)
     assert code == 0
-    within = (
-        n_lines - 10
-    )  # how often a lock is looked at is a matter of time: some lines more or less
+    within = n_lines - 10  # the number of lines varies a little: it depends on time
     for line in 1 + np.random.default_rng(n_lines).choice(within, KILLS, replace=False):
         folder = tmp_path / f"{line}"
         shutil.copytree(original, folder, dirs_exist_ok=True)
@@ -113,12 +94,12 @@ def killed(original, tmp_path, *arguments):
 
 
 def tables(folder):
-    """Return what the tables of the toys hold: lines that a whole training has written."""
+    """Return the contents of the toys' tables."""
     return {path.read_text() for path in folder.glob("checkpoints/**/*.ckpt.log.csv")}
 
 
-def files(folder):
-    return [entry.file for entry in load(folder / "checkpoints.lock").entries]
+def records(folder):
+    return [entry.file for entry in lockfile.load(folder / "checkpoints.lock").entries]
 
 
 @pytest.fixture
@@ -139,11 +120,11 @@ def test_training_that_is_killed_goes_on_and_does_no_step_twice(lock, tmp_path):
         assert states(folder) == {"ok": 4}
         steps = Counter(x for x in toy.log(folder / "checkpoints.lock") if "step" in x)
         assert len(steps) == 12
-        # The step during which it was killed may be begun again, and none that was saved.
+        # The interrupted step may run again, and no saved one.
         assert sum(steps.values()) <= 13
         assert list(folder.rglob("*.run")) == []
         assert len(list(folder.rglob("*.nc"))) == 3
-        assert files(folder) == files(tmp_path / "whole")
+        assert records(folder) == records(tmp_path / "whole")
 
 
 def test_training_again_by_force_leaves_the_old_file_or_the_new_one(lock, tmp_path):
@@ -157,8 +138,7 @@ def test_training_again_by_force_leaves_the_old_file_or_the_new_one(lock, tmp_pa
 
 def test_resolving_that_is_killed_leaves_the_old_lock_or_the_new_one(lock, tmp_path):
     old = lock.read_bytes()
-    recipe = lock.parent / "recipes" / "toy.py"
-    recipe.write_text(recipe.read_text().replace('"steps": 3', '"steps": 2'))
+    change(lock, '"steps": 3', '"steps": 2')
     seen = set()
     for folder in killed(lock.parent, tmp_path, "lock"):
         seen.add((folder / "checkpoints.lock").read_bytes())
@@ -176,7 +156,7 @@ def test_fetching_that_is_killed_leaves_nothing_or_the_whole_file(tmp_path):
         original.mkdir()
         source = Source(url=f"{server.url}/files/net.ckpt")
         entry = Entry(name="base/net", scale="paper", group="g", recipe="r", source=source)
-        save_lock(Lock(entries=(entry,)), original / "checkpoints.lock")
+        lockfile.save(Lock(entries=(entry,)), original / "checkpoints.lock")
         for folder in killed(original, tmp_path, "fetch"):
             assert set(states(folder)) <= {"missing", "ok"}
             assert specdiag(folder, "fetch")[0] == 0
@@ -260,19 +240,18 @@ def die(step, _):
 def test_a_training_of_poyo_that_is_killed_and_terminated_ends_with_the_same_weights(tmp_path):
     pytest.importorskip("lightning")
     pytest.importorskip("torch_brain")
-    root = ROOT
     command = [sys.executable, "-m", "specdiag"]
-    found = {}
+    results = {}
     for folder in (tmp_path / "whole", tmp_path / "killed"):
         hidden = shutil.ignore_patterns("pipelines", "__pycache__")
-        shutil.copytree(root / "recipes", folder / "recipes", ignore=hidden)
+        shutil.copytree(ROOT / "recipes", folder / "recipes", ignore=hidden)
         for declared in (folder / "recipes").glob("[a-z]*.py"):
             declared.unlink()
         (folder / "recipes" / "dying.py").write_text(POYO)
         (folder / "checkpoints.lock").write_text("lock-version = 1\n")
 
         def run(*arguments, folder=folder, **environment):
-            environment = os.environ | {"PYTHONPATH": str(root)} | environment
+            environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
             line = [*command, *arguments]
             return subprocess.run(
                 line, cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -292,7 +271,7 @@ def test_a_training_of_poyo_that_is_killed_and_terminated_ends_with_the_same_wei
         done = run("train", "killed")
         assert done.returncode == 0
         assert ("resumed after step 5 of 12" in done.stderr) == (folder.name == "killed")
-        (entry,) = load(folder / "checkpoints.lock").entries
-        found[folder.name] = entry.file.tensors, entry.metrics
+        (entry,) = lockfile.load(folder / "checkpoints.lock").entries
+        results[folder.name] = entry.file.tensors, entry.metrics
         assert list(folder.rglob("*.run")) == []
-    assert found["killed"] == found["whole"]
+    assert results["killed"] == results["whole"]

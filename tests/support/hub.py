@@ -1,7 +1,7 @@
 """A small stand-in of the Hugging Face hub on this machine, with a second server as its storage.
 
-It answers what is asked to resolve and download a file of a model repository, serves plain files
-under `/files/`, records every request, and misbehaves as a test's script says.
+It resolves and serves files of a model repository, serves plain files under `/files/`, records
+every request, and fails as a test requires.
 """
 
 import hashlib
@@ -16,22 +16,22 @@ DATE = "Mon, 03 Mar 2025 10:00:00 GMT"
 
 @dataclass
 class Fault:
-    """What happens to the next requests of one method whose path contains `path`."""
+    """A failure of the next requests of one method whose path contains `path`."""
 
     path: str
     method: str = "GET"
     times: int = 1
     status: int | None = None  # answer this, with an empty body
-    headers: dict = field(default_factory=dict)  # over those of the answer; None takes one away
+    headers: dict = field(default_factory=dict)  # added to those of the answer; None removes one
     body: bytes | None = None  # in place of the file
     flip: int | None = None  # change the byte at this place of the file
     whole: bool = False  # ignore ranges
     cut: int | None = None  # close the connection after so many bytes of the body
-    hold: int | None = None  # after so many bytes, wait for `release`, or until the client has gone
+    hold: int | None = None  # after so many bytes wait for `release` or for the end of the client
 
 
 class Hub:
-    """`with Hub() as hub:` runs both servers; `hub.commits` and `hub.files` are what they serve."""
+    """`with Hub() as hub:` runs both servers, which serve `hub.commits` and `hub.files`."""
 
     def __init__(self):
         self.branches = {}  # name -> commit
@@ -73,7 +73,7 @@ class Hub:
 
     @property
     def asked(self):
-        """Every request as one line: the method, the path, and what range was asked for."""
+        """Every request as one line: method, path and range."""
         return [
             " ".join([method, path, *filter(None, [headers.get("Range")])])
             for method, path, headers in self.requests
@@ -190,7 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _released(self):
-        """Wait; False when the client has gone."""
+        """Wait for `release`; return False if the client has gone."""
         self.connection.settimeout(0.02)
         while not self.hub.release.is_set():
             try:

@@ -1,4 +1,4 @@
-"""A lock of toy networks in a folder of its own, whose recipe takes milliseconds."""
+"""A lock of toy networks, whose recipe takes milliseconds."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def entries():
 
 
 def build(job):
-    """Draw a matrix a step, each saved in the job's folder: an interrupted build goes on."""
+    """Draw one matrix per step and save it in the job's folder, to resume from there."""
     log(job, "begin")
     start = load_file(job.parent)["weight"] if job.parent else np.zeros((60, 60), np.float32)
     for step in range(job.params["steps"]):
@@ -45,8 +45,8 @@ def build(job):
         if not part.exists():
             log(job, f"step {step}")
             temporary = part.with_suffix(".tmp")
-            with temporary.open("wb") as file:
-                np.save(file, np.random.default_rng([job.params["seed"], step]).normal(size=(60, 60)))
+            with temporary.open("wb") as f:
+                np.save(f, np.random.default_rng([job.params["seed"], step]).normal(size=(60, 60)))
             os.replace(temporary, part)
         start = start + np.load(part).astype(np.float32)
         if job.params.get("fails"):
@@ -64,7 +64,7 @@ def log(job, text):
 
 
 def make(folder: Path, children: int = 2) -> Path:
-    """Write the recipe into a folder; return the path of its lock, which is not there yet."""
+    """Write the recipe into a folder; return the path of its lock, which does not exist yet."""
     (folder / "recipes").mkdir()
     (folder / "recipes" / "__init__.py").write_text("")
     (folder / "recipes" / "toy.py").write_text(RECIPE.replace("CHILDREN", str(children)))
