@@ -79,7 +79,9 @@ def check_engine(engine: str, address: str | None) -> None:
     if address and address != "auto":
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal() or not 1 <= int(port) <= MAX_PORT:
-            text = f"--address {address} is none; expected HOST:PORT, such as node1:6379, or auto"
+            text = (
+                f"--address {address} is invalid; expected HOST:PORT, such as node1:6379, or auto"
+            )
             raise click.UsageError(text)
     if address and engine != "ray":
         raise click.UsageError("--address is that of a Ray cluster; give --engine ray, too")

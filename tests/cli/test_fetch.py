@@ -101,8 +101,9 @@ def test_other_bytes_than_recorded_are_refused_and_nothing_is_left(hub, lock, fe
     status, out, err = fetch()
     assert status == 1
     assert out.splitlines()[0] == (
-        f"failed  {NAME}  paper  {REPO}/base/net.ckpt@{commit}: sha256 is {sha256(weights(1))}, recorded "
-        f"is {sha256(content)}; the source has changed: ask its publisher, or record the new file"
+        f"failed  {NAME}  paper  {REPO}/base/net.ckpt@{commit}: sha256 is {sha256(weights(1))}, "
+        f"recorded is {sha256(content)}; the source has changed: ask its publisher, or record the "
+        "new file"
     )
     assert "Traceback" not in err
     assert state(lock) == "missing"
@@ -143,8 +144,8 @@ def test_without_a_connection_existing_files_are_kept_and_the_rest_is_one_line(h
 def test_refusals_of_the_hub_are_one_line(hub, lock, fetch, status, text):
     hub.push({"base/net.ckpt": weights(0)})
     hub.fail("resolve", method="HEAD", status=status, times=FOREVER)
-    found, out, err = fetch()
-    assert found == 1
+    code, out, err = fetch()
+    assert code == 1
     assert f"HTTP {status}" in out
     assert text in out
     assert err == f"specdiag: fetching {NAME}\n"

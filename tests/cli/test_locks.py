@@ -331,7 +331,10 @@ def test_the_lock_command_only_touches_what_is_named(lock):
             (
                 ("train", "--all", "--engine", "ray", "--address", address),
                 2,
-                f"Error: --address {address} is none; expected HOST:PORT, such as node1:6379, or auto",
+                (
+                    f"Error: --address {address} is invalid; expected HOST:PORT, such as node1:6379, "
+                    "or auto"
+                ),
             )
             for address in ("node1", "node1:a", ":6379", "node1:65536")
         ),
@@ -368,8 +371,8 @@ def test_the_lock_command_only_touches_what_is_named(lock):
     ],
 )
 def test_wrong_use_is_one_line(lock, arguments, status, message):
-    found, out, err = run(lock.parent, *arguments)
-    assert (found, out) == (status, "")
+    code, out, err = run(lock.parent, *arguments)
+    assert (code, out) == (status, "")
     assert err.splitlines()[-1] == message
     assert "Traceback" not in err
 
@@ -396,7 +399,10 @@ def test_without_a_lock_the_message_gives_the_command_that_starts_one(tmp_path):
         ),
         (
             ("def entries", "def other"),
-            "recipes/toy.py: no function entries(); write one, or begin the name of the module with an underscore",
+            (
+                "recipes/toy.py: no function entries(); write one, or begin the name of the module "
+                "with an underscore"
+            ),
         ),
     ],
 )
@@ -458,7 +464,9 @@ def test_an_invalid_output_of_a_recipe_does_not_block_the_next_run(lock, line, r
     change(
         lock,
         '    log(job, "begin")',
-        f'    if "W" in os.environ:\n        {line}\n        return dict(r2=(1, 1))\n    log(job, "begin")',
+        '    if "W" in os.environ:\n'
+        f"        {line}\n        return dict(r2=(1, 1))\n"
+        '    log(job, "begin")',
     )
     status, out, _ = run(lock.parent, "train", "base/net", W="1")
     assert status == 1
@@ -470,8 +478,8 @@ def test_an_invalid_output_of_a_recipe_does_not_block_the_next_run(lock, line, r
 def test_a_folder_in_the_place_of_a_checkpoint_is_refused_before_a_build(lock):
     (lock.parent / "checkpoints" / "desk" / "base" / "net.ckpt").mkdir(parents=True)
     assert run(lock.parent, "train", "base/net")[1].splitlines()[0] == (
-        "failed  base/net  desk  checkpoints/desk/base/net.ckpt is a folder; move it away: the checkpoint "
-        "is written there"
+        "failed  base/net  desk  checkpoints/desk/base/net.ckpt is a folder; move it away: the "
+        "checkpoint is written there"
     )
     assert toy.log(lock) == []
 
@@ -479,7 +487,8 @@ def test_a_folder_in_the_place_of_a_checkpoint_is_refused_before_a_build(lock):
 def test_the_message_of_a_full_disk_names_the_file(tmp_path):
     script = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
-        "from pathlib import Path; from specdiag.files import write_whole; from specdiag.wording import one_line\n"
+        "from pathlib import Path; from specdiag.files import write_whole; from specdiag.wording "
+        "import one_line\n"
         "try: write_whole(Path('a'), b'x' * 100)\n"
         "except OSError as error: print(one_line(error), '-', error)"
     )
@@ -496,8 +505,8 @@ def test_the_message_of_a_full_disk_names_the_file(tmp_path):
 def test_an_interrupted_run_ends_with_one_line(lock, number, status):
     stop = f"os.kill(os.getpid(), {number:d})" if number else "raise SystemExit(143)"
     change(lock, '    log(job, "begin")', f'    log(job, "begin"); {stop}')
-    found, out, err = run(lock.parent, "train", "base/net")
-    assert (found, out) == (status, "0 entries\n")
+    code, out, err = run(lock.parent, "train", "base/net")
+    assert (code, out) == (status, "0 entries\n")
     assert err.splitlines()[-2:] == [
         "specdiag: training base/net",
         "interrupted: run it again to go on",
@@ -568,8 +577,8 @@ def test_a_parent_is_made_only_for_a_child_that_needs_it(lock):
         (
             'yield entry("base/net")\n    yield entry("base/net", seed=3)',
             (
-                "recipes/toy.py: declares base/net (desk), which recipes/toy.py declares, too; declare an "
-                "entry once"
+                "recipes/toy.py: declares base/net (desk), which recipes/toy.py declares, too; "
+                "declare an entry once"
             ),
         ),
         (
@@ -579,16 +588,17 @@ def test_a_parent_is_made_only_for_a_child_that_needs_it(lock):
         (
             'yield entry("../net")',
             (
-                "recipes/toy.py: entry '../net'.name: '../net'; expected a relative path such as base/name, "
-                "without '..'; correct it, or write the entry again with `specdiag lock`"
+                "recipes/toy.py: entry '../net'.name: '../net'; expected a relative path such as "
+                "base/name, without '..'; correct it, or write the entry again with `specdiag lock`"
             ),
         ),
         (
             'yield entry("base/net", rate=float("nan"))',
             (
-                "recipes/toy.py: entry 'base/net'.params.rate: nan; expected text, a finite number of at most "
-                "64 bits, true or false, an array or a table; correct it, or write the entry again with "
-                "`specdiag lock`"
+                "recipes/toy.py: entry 'base/net'.params.rate: nan; expected text, a finite number "
+                "of at most 64 bits, true or false, an array or a table; correct it, or write the "
+                "entry again "
+                "with `specdiag lock`"
             ),
         ),
         ("import sys; sys.exit(3)", "recipes/toy.py:29: SystemExit: 3"),

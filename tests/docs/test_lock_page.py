@@ -19,7 +19,7 @@ DOCUMENT = (ROOT / "docs" / "lockfile.md").read_text()
 
 
 def test_the_documentation_explains_every_key_of_the_lock():
-    table = DOCUMENT[DOCUMENT.index("| `name`") : DOCUMENT.index("\nFigures of one")].strip()
+    table = DOCUMENT[DOCUMENT.index("| `name`") : DOCUMENT.index("\nValues of one")].strip()
     explained = {
         k for row in table.splitlines() for k in re.findall(r"`([\w.]+)`", row.split("|")[1])
     }

@@ -1,4 +1,4 @@
-"""The tutorial of docs/lockfile.md does what it says; that of docs/tutorial.ipynb runs when the site is built."""
+"""The commands of docs/lockfile.md print the output that the page shows."""
 
 import json
 import re
@@ -28,14 +28,15 @@ def test_the_commands_of_the_tutorial_print_what_it_shows(folder):
     status, out, _ = run(folder, "compare", "base", "tuned")
     assert status == 0
     assert out.splitlines()[-2] == (
-        "same spectrum by construction: the one measured matrix is bit-identical, so no alpha can differ; "
+        "same spectrum by construction: the one measured matrix is bit-identical, so no alpha can "
+        "differ; "
         "what differs: out"
     )
     recipe = folder / "recipes" / "net.py"
     recipe.write_text(RECIPE.replace('"steps": 1000', '"steps": 900'))
     assert run(folder, "lock")[1] == (
-        "changed base (desk): params.steps; what was recorded of it is dropped\n"
-        "changed tuned (desk): parent; what was recorded of it is dropped\n"
+        "changed base (desk): params.steps; its record is dropped\n"
+        "changed tuned (desk): parent; its record is dropped\n"
     )
     assert states(folder) == {"base": "stale", "tuned": "ok"}
     run(folder, "train", "base")

@@ -33,7 +33,7 @@ START = 'lock-version = 1\n[[checkpoint]]\nname="a"\nscale="desk"\ngroup="g"\nre
 
 
 def outcome(text):
-    """Return the lock that a text is, or the message that refuses it."""
+    """Return the lock in a text, or the message that refuses it."""
     try:
         return loads(text)
     except LockfileError as error:
@@ -43,7 +43,7 @@ def outcome(text):
 # The format
 
 
-def test_a_lock_is_written_as_people_can_read_it():
+def test_a_lock_is_written_in_a_readable_form():
     first, second, third = dumps(EXAMPLE).split("\n[[checkpoint]]\n")[1:]
     assert dumps(EXAMPLE).startswith(
         "# Written by specdiag from what the recipes declare.\nlock-version = 1\n\n[[checkpoint]]\n"
@@ -73,7 +73,8 @@ def test_a_lock_is_written_as_people_can_read_it():
 
 def test_a_short_entry_is_a_table_of_its_own():
     assert dumps(Lock(entries=(numbered(1),))).endswith(
-        'lock-version = 1\n\n[[checkpoint]]\nname = "e1"\nscale = "desk"\ngroup = "g"\nrecipe = "r"\n'
+        'lock-version = 1\n\n[[checkpoint]]\nname = "e1"\nscale = "desk"\n'
+        'group = "g"\nrecipe = "r"\n'
     )
 
 
@@ -82,7 +83,7 @@ def test_a_lock_without_entries_is_one_line():
     assert loads("lock-version = 1") == Lock()
 
 
-def test_weights_are_kept_under_scale_and_name_unless_the_file_says_otherwise():
+def test_weights_are_kept_under_scale_and_name_unless_the_entry_gives_a_path():
     assert locks.BASE.path == "checkpoints/desk/base/poyo.ckpt"
     assert replace(locks.BASE, file=FileRecord(path="a.safetensors")).path == "a.safetensors"
 
@@ -95,18 +96,18 @@ def test_a_lock_that_was_written_is_read_as_it_was(lock):
 
 
 @given(locks.locks(min_size=2), st.data())
-def test_the_order_of_entries_moves_no_byte(lock, data):
+def test_the_order_of_entries_changes_no_byte(lock, data):
     shuffled = tuple(data.draw(st.permutations(lock.entries)))
     assert dumps(replace(lock, entries=shuffled)) == dumps(lock)
 
 
-def test_the_order_of_keys_in_free_tables_moves_no_byte():
+def test_the_order_of_keys_in_free_tables_changes_no_byte():
     one = numbered(1, params={"a": 1, "b": {"c": 1, "d": 2}}, environment={"e": 1, "f": 2})
     two = numbered(1, params={"b": {"d": 2, "c": 1}, "a": 1}, environment={"f": 2, "e": 1})
     assert dumps(Lock(entries=(one,))) == dumps(Lock(entries=(two,)))
 
 
-def test_a_whole_number_is_written_as_the_float_that_it_stands_for():
+def test_a_whole_number_in_a_field_of_floats_is_written_as_a_float():
     whole, real = (numbered(1, metrics={"r2": Metric(value=v, atol=v)}) for v in (1, 1.0))
     assert dumps(Lock(entries=(whole,))) == dumps(Lock(entries=(real,)))
 
@@ -118,7 +119,7 @@ def test_tuples_in_params_are_written_as_lists():
     assert declaration_digest(read) == declaration_digest(entry)
 
 
-def test_one_name_may_stand_at_both_scales():
+def test_both_scales_may_have_the_same_name():
     lock = Lock(entries=(numbered(1), numbered(1, scale="paper")))
     assert loads(dumps(lock)) == lock
 
@@ -138,7 +139,7 @@ def test_a_change_of_one_entry_changes_only_its_lines(lock, data):
         reported=tuple(data.draw(st.lists(locks.reported))),
     )
     after = replace(lock, entries=(*entries[:i], changed, *entries[i + 1 :]))
-    # No string of TOML holds a raw line end: this parts the text exactly.
+    # No string in the file contains a raw line end: this splits the text exactly.
     pairs = itertools.zip_longest(
         *(dumps(each).split("\n[[checkpoint]]\n") for each in (lock, after))
     )
@@ -158,7 +159,7 @@ def test_parents_precede_their_children(lock):
         seen.add(entry.key)
 
 
-def test_entries_are_ordered_by_scale_and_name_where_parents_leave_it_open():
+def test_entries_without_relation_are_ordered_by_scale_and_name():
     entries = [
         numbered(1, scale="paper"),
         numbered(2, parent=9),
@@ -210,7 +211,7 @@ def shown(path):
 
 
 def corrupt(document, data):
-    """Change one key; return the path that an error names, and whether there must be one."""
+    """Change one key; return the path that an error names, and whether an error must follow."""
     path = data.draw(st.sampled_from(sorted(walk(document), key=repr)))
     *above, key = path
     table = document
@@ -250,7 +251,7 @@ def test_any_corrupt_key_is_named_or_harmless(lock, data):
         assert not fatal
         assert loads(dumps(result)) == result
     else:
-        # A missing key is named, or its table, which says what it may hold.
+        # The message names a missing key, or its table with the expected keys.
         place = result.removeprefix("checkpoints.lock: ")
         named = {shown(path), shown(path).removesuffix("_"), shown(path[:-1])}
         assert any(place.startswith((f"{n}: ", f"{n}.", f"{n}[")) for n in named if n), place
@@ -285,7 +286,8 @@ def test_a_lock_that_is_refused_leaves_the_file_as_it_was(tmp_path):
     lockfile.save(EXAMPLE, path)
     bad = Lock(entries=(numbered(1, params={"lr": float("inf")}),))
     assert message(lockfile.save, bad, path) == (
-        f"{path}: checkpoint[0].params.lr: inf; expected text, a finite number of at most 64 bits, true or false, an array or a table; {REPAIR}"
+        f"{path}: checkpoint[0].params.lr: inf; expected text, a finite number of at most 64 bits, "
+        f"true or false, an array or a table; {REPAIR}"
     )
     assert lockfile.load(path) == EXAMPLE
 
@@ -321,17 +323,20 @@ def file_of(content):
         ),
         (
             file_of(b"lock-version = 1\n\n]"),
-            "not TOML: Invalid statement (at line 3, column 1); expected a lock as specdiag wrote it; restore the file",
+            (
+                "not TOML: Invalid statement (at line 3, column 1); expected a lock as specdiag wrote "
+                "it; restore the file"
+            ),
         ),
     ],
 )
-def test_what_is_no_lock_file_is_named(make, expected, tmp_path):
+def test_an_invalid_file_is_named(make, expected, tmp_path):
     path = tmp_path / "checkpoints.lock"
     make(path)
     assert message(lockfile.load, path) == f"{path}: {expected}"
 
 
-def test_a_lock_that_is_not_there_is_a_missing_file(tmp_path):
+def test_a_missing_lock_is_a_file_not_found_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         lockfile.load(tmp_path / "checkpoints.lock")
 
@@ -346,7 +351,7 @@ def test_the_lock_is_found_from_any_folder_below_it(tmp_path, monkeypatch):
     assert lockfile.find_lock(Path()) == path
 
 
-def test_without_a_lock_the_error_says_how_to_start_one(tmp_path):
+def test_without_a_lock_the_error_gives_the_command_that_starts_one(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         lockfile.find_lock(tmp_path)
     assert str(caught.value) == (
@@ -373,7 +378,7 @@ def test_an_entry_is_found_by_name_and_scale():
         ("chronic", "paper", "no entry 'chronic' at paper scale; did you mean 'chronic' (desk)?"),
     ],
 )
-def test_an_unknown_name_is_answered_with_near_ones(name, scale, expected):
+def test_the_error_of_an_unknown_name_gives_similar_names(name, scale, expected):
     with pytest.raises(ValueError) as caught:
         lockfile.find(EXAMPLE, name, scale)
     assert str(caught.value) == expected
@@ -390,7 +395,7 @@ def test_an_unknown_name_is_answered_with_near_ones(name, scale, expected):
         {"inputs": (locks.BASE.inputs[0], replace(locks.BASE.inputs[1], sha256="e" * 64))},
     ],
 )
-def test_a_change_of_what_the_recipe_declares_changes_the_digest(change):
+def test_a_change_of_the_declaration_changes_the_digest(change):
     assert declaration_digest(replace(locks.BASE, **change)) != declaration_digest(locks.BASE)
 
 
@@ -405,19 +410,19 @@ def test_a_change_of_what_the_recipe_declares_changes_the_digest(change):
         {"inputs": (locks.BASE.inputs[0], replace(locks.BASE.inputs[1], size=None))},
     ],
 )
-def test_what_came_out_leaves_the_digest_alone(change):
+def test_results_do_not_change_the_digest(change):
     assert declaration_digest(replace(locks.BASE, **change)) == declaration_digest(locks.BASE)
 
 
 @given(locks.locks())
-def test_the_digest_survives_the_file(lock):
+def test_the_digest_is_the_same_after_writing_and_reading(lock):
     entries = ordered(lock.entries)
     assert [declaration_digest(e) for e in loads(dumps(lock)).entries] == [
         declaration_digest(e) for e in entries
     ]
 
 
-def test_the_hash_of_the_parent_is_no_part_of_the_digest():
+def test_the_hash_of_the_parent_is_not_part_of_the_digest():
     assert declaration_digest(locks.FINETUNED) == declaration_digest(
         replace(locks.FINETUNED, parent=Parent(name="base/poyo"))
     )
@@ -432,7 +437,7 @@ def test_the_digest_is_that_of_canonical_json():
 # Several processes
 
 
-def test_an_entry_is_amended_and_the_others_stay(tmp_path):
+def test_an_entry_is_amended_and_the_others_are_unchanged(tmp_path):
     path = tmp_path / "checkpoints.lock"
     lockfile.save(EXAMPLE, path)
     before = path.read_text()
@@ -458,7 +463,7 @@ def test_amending_keeps_name_and_scale(tmp_path):
 
 
 def start(code, *arguments):
-    """Start a process that writes to its output once it is ready, then waits for a line."""
+    """Start a process that writes to its output when it is ready, then waits for a line."""
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         stdin=subprocess.PIPE,

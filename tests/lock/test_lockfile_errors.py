@@ -93,7 +93,7 @@ DOCUMENTS = [
 
 
 @pytest.mark.parametrize(("text", "expected"), DOCUMENTS)
-def test_a_text_that_is_no_lock_is_refused_in_one_line(text, expected):
+def test_an_invalid_text_is_refused_in_one_line(text, expected):
     assert message(loads, text) == f"checkpoints.lock: {expected}"
 
 
@@ -218,7 +218,7 @@ ENTRIES = [
 
 
 @pytest.mark.parametrize(("text", "expected"), ENTRIES)
-def test_an_entry_that_is_none_is_refused_in_one_line(text, expected):
+def test_an_invalid_entry_is_refused_in_one_line(text, expected):
     repair = "remove it, or upgrade specdiag" if "unknown key" in expected else REPAIR
     assert message(loads, HEAD + E0 + text) == (
         f"checkpoints.lock: checkpoint[0].{expected}; {repair}"
@@ -232,17 +232,23 @@ RELATIONS = [
     ),
     (
         E0 + E0.replace('"a"', '"A"'),
-        "[1].name: 'A' is on some file systems 'a' of checkpoint[0]; expected a different one for each entry",
+        (
+            "[1].name: 'A' is on some file systems 'a' of checkpoint[0]; expected a different one for "
+            "each entry"
+        ),
     ),
     (
         E0.replace('"a"', '"é"') + E0.replace('"a"', '"e\u0301"'),
-        "[1].name: 'e\u0301' is on some file systems 'é' of checkpoint[0]; expected a different one for each entry",
+        (
+            "[1].name: 'e\u0301' is on some file systems 'é' of checkpoint[0]; expected a different "
+            "one for each entry"
+        ),
     ),
     (
         E0 + E1 + "file.path = 'checkpoints/desk/a.ckpt'",
         (
-            "[1].file.path: 'checkpoints/desk/a.ckpt' is also that of checkpoint[0]; expected a different "
-            "one for each entry"
+            "[1].file.path: 'checkpoints/desk/a.ckpt' is also that of checkpoint[0]; expected a "
+            "different one for each entry"
         ),
     ),
     (
@@ -252,19 +258,22 @@ RELATIONS = [
     (
         E0 + GRANDCHILD + E1 + CHILD,
         (
-            "[0].parent.name: a cycle, parent -> child: 'a' -> 'b' -> 'a'; expected parents that end "
-            "at an entry without one"
+            "[0].parent.name: a cycle, parent -> child: 'a' -> 'b' -> 'a'; expected parents that "
+            "end at an entry without one"
         ),
     ),
     (
         E0 + E1 + "kind = 'evaluation'\n" + CHILD + E2 + GRANDCHILD,
-        "[2].parent.name: 'b' is an evaluation; expected a checkpoint: an evaluation has no weights",
+        (
+            "[2].parent.name: 'b' is an evaluation; expected a checkpoint: an evaluation has no "
+            "weights"
+        ),
     ),
 ]
 
 
 @pytest.mark.parametrize(("text", "expected"), RELATIONS)
-def test_entries_that_do_not_fit_each_other_are_refused_in_one_line(text, expected):
+def test_entries_that_contradict_each_other_are_refused_in_one_line(text, expected):
     assert message(loads, HEAD + text) == f"checkpoints.lock: checkpoint{expected}; {REPAIR}"
 
 
@@ -297,9 +306,9 @@ def test_a_path_stays_below_the_folder_of_the_lock(path, where):
         "source.file": numbered(1, source=Source(repo="a/b", revision="main", file=path)),
         "parent.name": replace(numbered(1), parent=Parent(name=path)),
     }[where]
-    found = path.replace("\0", "\\x00").replace("\n", "\\n")
+    shown = path.replace("\0", "\\x00").replace("\n", "\\n")
     assert message(dumps, Lock(entries=(entry,))) == (
-        f"checkpoints.lock: checkpoint[0].{where}: '{found}'; expected a relative path such as "
+        f"checkpoints.lock: checkpoint[0].{where}: '{shown}'; expected a relative path such as "
         f"base/name, without '..'; {REPAIR}"
     )
 
@@ -318,18 +327,19 @@ BAD_URLS = [
 @pytest.mark.parametrize("url", BAD_URLS)
 def test_a_url_is_https_or_stays_on_this_machine(url):
     lock = Lock(entries=(numbered(1, inputs=(Input(id="x", url=url),)),))
-    found = url.replace("\t", "\\t")
+    shown = url.replace("\t", "\\t")
     assert message(dumps, lock) == (
-        f"checkpoints.lock: checkpoint[0].inputs[0].url: '{found}'; expected a URL: https, file:///, or "
-        f"http on this machine; {REPAIR}"
+        f"checkpoints.lock: checkpoint[0].inputs[0].url: '{shown}'; expected a URL: https, "
+        f"file:///, or http on this machine; {REPAIR}"
     )
 
 
 @pytest.mark.parametrize("recipe", ["", "a.b", "a/b", "../a", "_train", "1a", "a-b", "poyö", "a\n"])
 def test_a_recipe_is_the_plain_name_of_a_module(recipe):
-    found = recipe.replace("\n", "\\n")
+    shown = recipe.replace("\n", "\\n")
     assert message(dumps, Lock(entries=(numbered(1, recipe=recipe),))) == (
-        f"checkpoints.lock: checkpoint[0].recipe: '{found}'; expected the name of a Python module; {REPAIR}"
+        f"checkpoints.lock: checkpoint[0].recipe: '{shown}'; expected the name of a Python module; "
+        f"{REPAIR}"
     )
 
 
@@ -344,7 +354,7 @@ def test_a_recipe_is_the_plain_name_of_a_module(recipe):
         ({"metrics": {"r2": 0.9}}, "metrics.r2: 0.9; expected a table"),
     ],
 )
-def test_a_lock_that_could_not_be_read_is_not_written(fields, expected):
+def test_an_invalid_lock_is_not_written(fields, expected):
     lock = Lock(entries=(numbered(0), numbered(1, **fields)))
     assert message(dumps, lock) == f"checkpoints.lock: checkpoint[1].{expected}; {REPAIR}"
 
@@ -353,8 +363,8 @@ def test_a_lock_that_could_not_be_read_is_not_written(fields, expected):
     "path",
     ["checkpoints.lock", "recipes/net.py", ".git/config.ckpt", "a/.b/c.ckpt", "weights", ".ckpt"],
 )
-def test_weights_are_kept_where_they_destroy_nothing(path):
+def test_weights_cannot_replace_other_files(path):
     assert message(dumps, Lock(entries=(numbered(1, file=FileRecord(path=path)),))) == (
-        f"checkpoints.lock: checkpoint[0].file.path: '{path}'; expected a path that ends in .ckpt, .pt, "
-        f".pth, .bin or .safetensors, in no hidden folder; {REPAIR}"
+        f"checkpoints.lock: checkpoint[0].file.path: '{path}'; expected a path that ends in .ckpt, "
+        f".pt, .pth, .bin or .safetensors, in no hidden folder; {REPAIR}"
     )

@@ -33,22 +33,22 @@ def test_two_locks_in_one_process_run_their_own_recipes_of_the_same_name(tmp_pat
     assert rates == [1, 2, 1]
 
 
-def test_a_recipe_is_imported_once_a_process_and_shares_what_it_imports(tmp_path):
+def test_a_recipe_is_imported_once_per_process(tmp_path):
     folder = make(tmp_path, 1)
     module = load_recipe(folder, "net")
     module.RATE = 3
     assert load_recipe(folder, "net").RATE == 3
 
 
-def test_an_import_without_a_dot_is_told_how_to_write_it(tmp_path):
+def test_the_error_of_an_import_without_a_dot_gives_the_right_form(tmp_path):
     error = ModuleNotFoundError("No module named 'recipes'", name="recipes")
     assert explained(error, tmp_path / "recipes", "net") == (
-        "recipes/net.py: ModuleNotFoundError: No module named 'recipes'; import modules of recipes/ "
-        "with a dot: from ._name import ..."
+        "recipes/net.py: ModuleNotFoundError: No module named 'recipes'; import modules of "
+        "recipes/ with a dot: from ._name import ..."
     )
 
 
-def test_recipes_may_have_an_init_that_fails_with_its_place(tmp_path):
+def test_the_error_of_an_init_of_recipes_gives_its_place(tmp_path):
     folder = make(tmp_path, 1)
     (folder / "recipes" / "__init__.py").write_text('raise ValueError("no licence")\n')
     for _ in range(2):
@@ -56,7 +56,7 @@ def test_recipes_may_have_an_init_that_fails_with_its_place(tmp_path):
             load_recipe(folder, "net")
 
 
-def test_what_a_recipe_logs_is_shown(tmp_path, caplog):
+def test_the_log_of_a_recipe_is_shown(tmp_path, caplog):
     folder = make(tmp_path, 7)
     declared(folder)
     assert [r.getMessage() for r in caplog.records if r.levelno == logging.INFO] == ["rate 7"]

@@ -125,7 +125,9 @@ def unchanged(target):
     return target.read_bytes() == OTHER and left_beside(target) == [target.name]
 
 
-def test_the_first_fetch_resolves_the_branch_and_says_what_to_record(hub, first, from_hub, target):
+def test_the_first_fetch_resolves_the_branch_and_returns_the_commit_to_record(
+    hub, first, from_hub, target
+):
     assert from_hub() == Fetched(path=target, sha256=SHA, size=SIZE, commit=first)
     assert target.read_bytes() == CONTENT
     assert left_beside(target) == ["model.ckpt"]
@@ -139,7 +141,7 @@ def test_a_file_that_is_in_git_itself_is_fetched_too(hub, first, from_hub, targe
     assert target.read_bytes() == content
 
 
-def test_a_url_is_fetched_and_says_what_to_record(hub, from_url, target):
+def test_a_url_is_fetched_and_returns_the_hash_to_record(hub, from_url, target):
     assert from_url() == Fetched(path=target, sha256=SHA, size=SIZE)
     assert target.read_bytes() == CONTENT
     assert hub.asked == ["GET /files/model.ckpt"]
@@ -222,7 +224,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_from_the_hub(hub, first, from_hu
     assert hub.asked == [head(first), get(first), from_storage()]
 
 
-def test_offline_the_cache_serves(hub, first, from_hub, target, monkeypatch):
+def test_offline_the_file_comes_from_the_cache(hub, first, from_hub, target, monkeypatch):
     from huggingface_hub import constants
 
     in_cache(first)
@@ -247,7 +249,7 @@ def test_offline_a_damaged_file_in_the_cache_is_refused(hub, first, from_hub, ta
 
 
 @pytest.mark.usefixtures("offline")
-def test_offline_without_the_file_it_says_so(hub, first, from_hub):
+def test_offline_without_the_file_the_message_names_the_reason(hub, first, from_hub):
     assert refusal(from_hub, OSError, commit=first, sha256=SHA) == (
         f"{REPO}/{FILE}@{first}: huggingface_hub is offline and the file is not in its cache; "
         "fetch once without HF_HUB_OFFLINE"
@@ -263,7 +265,8 @@ def test_another_file_at_the_recorded_commit_is_refused_unfetched(hub, first, fr
     put(target)
     hub.commits[first] = {FILE: CONTENT[:-1] + b"x"}
     assert refusal(from_hub, ChecksumError, commit=first, sha256=SHA, size=SIZE) == (
-        f"{REPO}/{FILE}@{first}: sha256 is {sha256(CONTENT[:-1] + b'x')}, recorded is {SHA}; {CHANGED}"
+        f"{REPO}/{FILE}@{first}: sha256 is {sha256(CONTENT[:-1] + b'x')}, recorded is {SHA}; "
+        f"{CHANGED}"
     )
     assert hub.asked == [head(first)]
     assert unchanged(target)
@@ -289,33 +292,32 @@ def test_another_commit_than_the_recorded_one_is_refused(hub, first, from_hub):
     [(CONTENT, "the recorded one"), (OTHER, f"another, sha256 {sha256(OTHER)}")],
     ids=["same file", "another file"],
 )
-def test_a_commit_that_vanished_is_refused_with_what_is_there_now(
-    hub, first, from_hub, content, is_now
-):
+def test_the_error_of_a_deleted_commit_names_the_current_one(hub, first, from_hub, content, is_now):
     second = hub.push({FILE: content})
     del hub.commits[first]
     assert refusal(from_hub, FileNotFoundError, commit=first, sha256=SHA) == (
-        f"{REPO}/{FILE}@{first}: deleted at the hub; 'main' is now {second} and its file is {is_now}; "
-        "record that commit if you trust it"
+        f"{REPO}/{FILE}@{first}: deleted at the hub; 'main' is now {second} and its file is "
+        f"{is_now}; record that commit if you trust it"
     )
     assert hub.asked == [head(first), head()]
 
 
-def test_an_answer_of_something_that_is_no_hub_is_refused(hub, first, from_hub):
+def test_an_answer_without_a_commit_is_refused(hub, first, from_hub):
     hub.fail("resolve", method="HEAD", headers={"X-Repo-Commit": "../../x"})
     assert refusal(from_hub, OSError) == (
-        f"{REPO}/{FILE}@main: the answer contains no commit; HF_ENDPOINT is not a hub, or a proxy answered"
+        f"{REPO}/{FILE}@main: the answer contains no commit; HF_ENDPOINT is not a hub, or a proxy "
+        "answered"
     )
 
 
 @pytest.mark.parametrize("tag", ['"../../../x"', '"A0"', None])
-def test_a_tag_of_another_form_than_a_hash_is_not_used(hub, first, from_hub, target, tag):
+def test_an_etag_that_is_not_a_hash_is_not_used(hub, first, from_hub, target, tag):
     hub.fail("resolve", method="HEAD", headers={"X-Linked-Etag": tag, "ETag": tag})
     assert from_hub().sha256 == SHA
     assert left_beside(target) == ["model.ckpt"]
 
 
-def test_a_changed_byte_is_refused_also_the_first_time(hub, first, from_hub, target):
+def test_a_changed_byte_is_refused_at_the_first_fetch_too(hub, first, from_hub, target):
     hub.fail("storage", flip=1000)
     changed = bytearray(CONTENT)
     changed[1000] ^= 1
@@ -345,7 +347,7 @@ def test_another_size_behind_a_url_is_refused(hub, from_url, target, length):
     assert left_beside(target) == []
 
 
-def test_a_size_that_is_announced_is_checked_before_any_byte(hub, from_url, target):
+def test_an_announced_size_is_checked_before_the_first_byte(hub, from_url, target):
     hub.files["model.ckpt"] = CONTENT[:-1]
     seen = []
     recorded = {"sha256": SHA, "size": SIZE, "progress": lambda *step: seen.append(step)}
@@ -355,7 +357,7 @@ def test_a_size_that_is_announced_is_checked_before_any_byte(hub, from_url, targ
     assert seen == []
 
 
-def test_a_file_that_ends_early_without_a_word_is_refused(hub, from_url, target):
+def test_a_file_that_ends_early_is_refused(hub, from_url, target):
     hub.fail("model.ckpt", body=CONTENT[:-9], headers={"Content-Length": None})
     assert refusal(from_url, ChecksumError, sha256=SHA, size=SIZE) == (
         f"{hub.url}/files/model.ckpt: size is {SIZE - 9}, recorded is {SIZE}; {DAMAGED}"
@@ -363,7 +365,7 @@ def test_a_file_that_ends_early_without_a_word_is_refused(hub, from_url, target)
 
 
 @pytest.mark.parametrize("cuts", [[1000], [0, 70000, 1, 1, 1, 1, 1], [SIZE - 1]])
-def test_a_download_that_is_cut_off_goes_on_where_it_stopped(hub, from_url, target, pauses, cuts):
+def test_a_download_that_is_cut_off_resumes_where_it_stopped(hub, from_url, target, pauses, cuts):
     for cut in cuts:
         hub.fail("model.ckpt", cut=cut)
     assert from_url().sha256 == SHA
@@ -479,7 +481,7 @@ def test_an_old_piece_of_any_length_does_no_harm(hub, from_url, target, content)
     assert len(hub.asked) == (content != CONTENT) + (content == CONTENT + b"x")
 
 
-def test_a_connection_that_never_lasts_is_given_up_in_one_line(hub, from_url, target, pauses):
+def test_a_connection_that_always_breaks_is_given_up_in_one_line(hub, from_url, target, pauses):
     hub.fail("model.ckpt", cut=0, times=FOREVER)
     assert refusal(from_url, ConnectionError) == (
         f"{hub.url}/files/model.ckpt: the connection broke, after 4 attempts; try again later"
@@ -513,7 +515,8 @@ def test_a_server_that_fails_for_ever_is_given_up(hub, from_url, target, pauses)
     put(target)
     hub.fail("model.ckpt", status=500, times=FOREVER)
     assert refusal(from_url, OSError, sha256=SHA) == (
-        f"{hub.url}/files/model.ckpt: HTTP 500: the server failed, after 4 attempts; try again later"
+        f"{hub.url}/files/model.ckpt: HTTP 500: the server failed, after 4 attempts; try again "
+        "later"
     )
     assert pauses == [1.0, 4.0, 16.0]
     assert unchanged(target)
@@ -532,7 +535,7 @@ def test_a_server_that_stalls_midway_is_asked_for_the_rest(hub, from_url):
     assert "GET /files/model.ckpt bytes=30000-" in hub.asked
 
 
-def test_a_port_where_nobody_listens_is_named(hub, from_url, target):
+def test_a_port_without_a_server_is_named(hub, from_url, target):
     with Hub() as gone:
         url = f"{gone.url}/x"
     assert refusal(from_url, ConnectionError, url=url) == (
@@ -679,7 +682,7 @@ def test_an_invalid_url_is_refused(from_url):
     )
 
 
-def test_an_endpoint_that_the_user_chose_may_be_reached_by_plain_http():
+def test_an_endpoint_that_the_user_chose_may_use_plain_http():
     url = httpx2.URL("http://mirror.lan/x")
     check_url(url, "x", "mirror.lan")
     assert refusal(check_url, ValueError, url=url, where="x", plain_host="other.lan") == (
@@ -689,7 +692,7 @@ def test_an_endpoint_that_the_user_chose_may_be_reached_by_plain_http():
 
 
 @pytest.mark.parametrize("repo", ["poyo", "a/b/c", "", "a/b c"])
-def test_a_name_that_no_repository_can_have_is_refused(hub, from_hub, repo):
+def test_an_invalid_name_of_a_repository_is_refused(hub, from_hub, repo):
     message = f"'{repo}' is not the name of a repository; expected owner/name"
     assert refusal(from_hub, ValueError, repo=repo) == message
     assert hub.asked == []
@@ -716,7 +719,7 @@ def test_a_file_url_with_other_content_is_refused(from_url, target, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["missing", "folder", "pipe"])
-def test_a_file_url_of_no_file_is_refused(from_url, tmp_path, target, name):
+def test_a_file_url_without_a_regular_file_is_refused(from_url, tmp_path, target, name):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     url = (tmp_path / name).as_uri()
@@ -750,11 +753,12 @@ def small_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_disk_that_fills_up_is_named_and_the_bytes_are_of_use(hub, from_url, target, request):
+def test_a_full_disk_is_named_and_the_bytes_are_kept_to_resume(hub, from_url, target, request):
     put(target)
     request.getfixturevalue("small_files")
     assert refusal(from_url, OSError, sha256=SHA) == (
-        f"{target}: cannot be written: File too large; check free space and permissions, then fetch again"
+        f"{target}: cannot be written: File too large; check free space and permissions, then "
+        "fetch again"
     )
     assert target.read_bytes() == OTHER
     assert left_beside(target) == [".model.ckpt.part", "model.ckpt"]
@@ -762,7 +766,7 @@ def test_a_disk_that_fills_up_is_named_and_the_bytes_are_of_use(hub, from_url, t
 
 
 @pytest.mark.usefixtures("small_files")
-def test_bytes_that_are_of_no_use_are_removed_from_a_full_disk(hub, from_url, target):
+def test_bytes_that_cannot_be_resumed_are_removed_from_a_full_disk(hub, from_url, target):
     refusal(from_url, OSError)
     assert left_beside(target) == []
 
@@ -776,7 +780,8 @@ def test_a_target_that_is_a_folder_is_refused(hub, from_url, target):
 def test_a_folder_that_is_a_file_is_refused(hub, from_url, target):
     target.parent.write_bytes(b"")
     assert refusal(from_url, FileExistsError) == (
-        f"{target}: cannot be written: File exists; check free space and permissions, then fetch again"
+        f"{target}: cannot be written: File exists; check free space and permissions, then fetch "
+        "again"
     )
 
 
@@ -847,7 +852,7 @@ def test_of_two_that_fetch_the_same_file_one_waits_for_the_other(hub, from_url, 
     assert left_beside(target) == ["model.ckpt"]
 
 
-def test_who_waits_takes_over_from_a_process_that_was_killed(hub, tmp_path, target, from_url):
+def test_a_waiting_process_takes_over_from_one_that_was_killed(hub, tmp_path, target, from_url):
     hub.fail("model.ckpt", hold=1000)
     with (
         child(hub, tmp_path, target, f"{hub.url}/files/model.ckpt", "", "", SHA) as process,

@@ -110,7 +110,7 @@ def lock(tmp_path):
     return path
 
 
-def test_training_that_is_killed_goes_on_and_does_no_step_twice(lock, tmp_path):
+def test_a_killed_training_resumes_and_does_no_step_twice(lock, tmp_path):
     for folder in killed(lock.parent, tmp_path, "train", "--missing"):
         assert set(states(folder)) <= {"missing", "ok"}
         assert tables(folder) <= {"0\n1\n2\n"}
@@ -136,7 +136,7 @@ def test_training_again_by_force_leaves_the_old_file_or_the_new_one(lock, tmp_pa
         assert tables(folder) == {"0\n1\n2\n"}
 
 
-def test_resolving_that_is_killed_leaves_the_old_lock_or_the_new_one(lock, tmp_path):
+def test_a_killed_lock_command_leaves_the_old_lock_or_the_new_one(lock, tmp_path):
     old = lock.read_bytes()
     change(lock, '"steps": 3', '"steps": 2')
     seen = set()
@@ -148,7 +148,7 @@ def test_resolving_that_is_killed_leaves_the_old_lock_or_the_new_one(lock, tmp_p
     assert seen <= {old, new}
 
 
-def test_fetching_that_is_killed_leaves_nothing_or_the_whole_file(tmp_path):
+def test_a_killed_fetch_leaves_nothing_or_the_whole_file(tmp_path):
     weights = {"weight": np.random.default_rng(0).standard_normal((80, 60)).astype(np.float32)}
     with Hub() as server:
         server.files["net.ckpt"] = save(weights)
@@ -167,7 +167,7 @@ def test_fetching_that_is_killed_leaves_nothing_or_the_whole_file(tmp_path):
             assert written[0].read_bytes() == written[1].read_bytes()
 
 
-def test_an_export_that_is_killed_leaves_the_lock_and_its_checkpoint_as_they_were(lock, tmp_path):
+def test_a_killed_export_leaves_the_lock_and_its_checkpoint_as_they_were(lock, tmp_path):
     assert specdiag(lock.parent, "train", "--missing")[0] == 0
     arguments = ("export", "checkpoints/desk/base/net.ckpt", "net.safetensors", "--force")
     for folder in killed(lock.parent, tmp_path, *arguments):
