@@ -28,6 +28,7 @@ from specdiag.files import write_whole
 from specdiag.htsr.esd import eigenvalues, resolved_eigenvalues
 from specdiag.htsr.layers import MIN_EIGENVALUES, matrices, skip_reason
 from specdiag.htsr.posterior import NO_POSTERIOR, alpha_posterior
+from specdiag.wording import is_text, shown
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +62,10 @@ class Reading:
     alpha: float
     alpha_low: float
     alpha_high: float
+
+
+_KINDS: dict[str, Any] = {field.name: field.type for field in fields(Reading)}
+_LARGEST = 100_000_000  # bytes: a million readings
 
 
 class SpectralMonitor:
@@ -120,7 +125,8 @@ class SpectralMonitor:
         """Measure a torch module or state dict after step `step`, if a reading is due."""
         if not self._begun:
             self._begun = True
-            self._remember([r for r in _read_log(self.log) if r.step < step])
+            if self.log and self.log.exists():
+                self._remember([r for r in read_readings(self.log) if r.step < step])
         if step % self.every and self._first:
             return
         readings = [
@@ -131,8 +137,8 @@ class SpectralMonitor:
             )
         ]
         self._remember(readings)
-        if self.log:
-            write_whole(self.log, _csv(self.readings).encode())
+        if self.log and self.readings:
+            write_readings(self.log, self.readings)
         for r in readings:
             how = self._how_dead(r)
             if how and r.name not in self.dead:
@@ -194,20 +200,54 @@ def reading(step: int, tensor: Tensor, *, min_eigenvalues: int = MIN_EIGENVALUES
     )
 
 
-def _csv(readings: list[Reading]) -> str:
+def write_readings(path: Path, readings: list[Reading]) -> None:
+    """Write readings as CSV: a header, and a row for each."""
     text = io.StringIO()
-    rows = csv.DictWriter(text, [f.name for f in fields(Reading)])
+    rows = csv.DictWriter(text, _KINDS)
     rows.writeheader()
     rows.writerows(asdict(r) for r in readings)
-    return text.getvalue()
+    write_whole(path, text.getvalue().encode())
 
 
-def _read_log(path: Path | None) -> list[Reading]:
-    if path is None or not path.exists():
-        return []
-    kinds = {f.name: f.type for f in fields(Reading)}
-    with path.open(newline="") as file:
-        return [
-            Reading(**{k: kinds[k](v) for k, v in row.items()})  # type: ignore[operator]
-            for row in csv.DictReader(file)
-        ]
+def read_readings(path: Path) -> list[Reading]:
+    """Return the readings of a CSV file that `write_readings` wrote.
+
+    Raises
+    ------
+    ValueError
+        If the file is not such a table: in one line that begins with the path.
+    OSError
+        If it cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(_LARGEST)
+    try:
+        return _parsed(content.decode())
+    except (ValueError, csv.Error) as error:
+        raise ValueError(
+            f"{path}: {error}; expected the columns {', '.join(_KINDS)} of a .spectra.csv"
+        ) from None
+
+
+def _parsed(text: str) -> list[Reading]:
+    rows = csv.DictReader(io.StringIO(text))
+    for name in _KINDS:
+        if name not in (rows.fieldnames or ()):
+            raise ValueError(f"column {name} is missing")
+    readings = [_reading(row, f"line {i}") for i, row in enumerate(rows, 2)]
+    if not readings:
+        raise ValueError("it has no readings")
+    return readings
+
+
+def _reading(row: dict[str, str | None], where: str) -> Reading:
+    values: dict[str, Any] = {}
+    for name, kind in _KINDS.items():
+        text = row[name] or ""
+        try:
+            values[name] = kind(text)
+        except ValueError:
+            raise ValueError(f"{where}: {name} is {shown(text)}, not a number") from None
+    if not values["name"] or not is_text(values["name"]):
+        raise ValueError(f"{where}: no name of a matrix")
+    return Reading(**values)

@@ -1,22 +1,20 @@
 """.spectra.csv of a training -> alpha, norm and rank of every matrix by step."""
 
-import csv
-import io
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.wording import counted, is_text, shown
+from specdiag.htsr.monitor import Reading, read_readings
+from specdiag.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TITLE = "Spectra while training"
-_NUMBERS = ("step", "norm", "rank", "alpha", "alpha_low", "alpha_high")
-_LARGEST = 100_000_000  # bytes: a million readings
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -29,38 +27,8 @@ def read(path: Path) -> dict[str, Any]:
     OSError
         If it cannot be read.
     """
-    with path.open("rb") as file:
-        content = file.read(_LARGEST)
-    try:
-        return _columns(content.decode())
-    except (ValueError, csv.Error) as error:
-        raise ValueError(
-            f"{path}: {error}; expected the columns name, {', '.join(_NUMBERS)} of a .spectra.csv"
-        ) from None
-
-
-def _columns(text: str) -> dict[str, Any]:
-    rows = csv.DictReader(io.StringIO(text))
-    columns: dict[str, list[Any]] = {name: [] for name in ("name", *_NUMBERS)}
-    for name in columns:
-        if name not in (rows.fieldnames or ()):
-            raise ValueError(f"column {name} is missing")
-    for i, row in enumerate(rows, 2):
-        if row["name"] is None or not is_text(row["name"]):
-            raise ValueError(f"line {i}: no name of a matrix")
-        columns["name"].append(row["name"])
-        for name in _NUMBERS:
-            columns[name].append(_number(row[name], f"line {i}: {name}"))
-    if not columns["name"]:
-        raise ValueError("it has no readings")
-    return {name: np.array(values) for name, values in columns.items()}
-
-
-def _number(text: str | None, where: str) -> float:
-    try:
-        return float(text or "")
-    except ValueError:
-        raise ValueError(f"{where} is {shown(text or '')}, not a number") from None
+    readings = read_readings(path)
+    return {f.name: np.array([getattr(r, f.name) for r in readings]) for f in fields(Reading)}
 
 
 def plot(table: Mapping[str, Any]) -> "Figure":

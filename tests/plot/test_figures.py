@@ -179,7 +179,7 @@ def test_an_invalid_table_of_a_training_is_an_error_of_one_line(content, wrong, 
     with pytest.raises(ValueError, match="spectra") as error:
         trajectory.read(path)
     assert str(error.value) == (
-        f"{path}: {wrong}; expected the columns name, step, norm, rank, alpha, alpha_low, "
+        f"{path}: {wrong}; expected the columns step, name, norm, rank, alpha, alpha_low, "
         "alpha_high of a .spectra.csv"
     )
 
