@@ -48,7 +48,7 @@ def rows(folder):
     from specdiag.transfer.collection import Row
     from specdiag.transfer.factors import factors
 
-    found = []
+    collected = []
     for path in sorted(folder.glob("[0-9]*.nc"), key=lambda path: int(path.stem)):
         entry = Entry(name=f"net/{path.stem}", scale="desk", group="g", recipe="r")
         made = {
@@ -59,8 +59,8 @@ def rows(folder):
             "n_changed": 0,
         }
         evaluation = {"r2": 0.5, "session_r2": {"monday": 0.5}}
-        found.append(Row(made, read_spectra(path), "", evaluation))
-    return found
+        collected.append(Row(made, read_spectra(path), "", evaluation))
+    return collected
 
 
 def build(folder):
@@ -118,19 +118,21 @@ def results(checkpoints, layers):
     """Return a row a step, each measured in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         made_up(Path(folder), checkpoints, layers)
-        found = []
+        measured = []
         for name in STEPS:
             options = ["--step", name, "--folder", folder]
             command = [sys.executable, "-m", "benchmarks.collection", *options]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            found.append({"checkpoints": checkpoints, "layers": layers, **json.loads(done.stdout)})
+            measured.append(
+                {"checkpoints": checkpoints, "layers": layers, **json.loads(done.stdout)}
+            )
         parts = sum(path.stat().st_size for path in Path(folder).glob("[0-9]*.nc"))
         whole = (Path(folder) / "all.nc").stat().st_size
-    base = found[0]["memory"]
-    for row in found:
+    base = measured[0]["memory"]
+    for row in measured:
         row["memory"] = round((row["memory"] - base) / (whole / 1e6), 2)
         row["file"], row["parts"] = (round(size / 1e6, 1) for size in (whole, parts))
-    return found[1:]
+    return measured[1:]
 
 
 def step(name, folder):
@@ -143,10 +145,10 @@ def step(name, folder):
     print(json.dumps({"step": name, "seconds": round(seconds, 2), "memory": memory}))
 
 
-def page(found):
+def page(measured):
     """Return the table of the page: the largest size, and how it grew from the smaller one."""
-    n = len(found) // 2
-    few, many = found[0]["checkpoints"], found[n]["checkpoints"]
+    n = len(measured) // 2
+    few, many = measured[0]["checkpoints"], measured[n]["checkpoints"]
     header = ["step", f"seconds for {many:,} checkpoints", f"a checkpoint, over that of {few:,}"]
     rows = [
         [
@@ -155,7 +157,7 @@ def page(found):
             f"{big['seconds'] / small['seconds'] * few / many:.2f}",
             big["memory"],
         ]
-        for small, big in zip(found[:n], found[n:], strict=True)
+        for small, big in zip(measured[:n], measured[n:], strict=True)
     ]
     return table([*header, "peak memory beyond the imports, over the file's size"], rows)
 
@@ -172,12 +174,12 @@ def main():
         step(arguments.step, arguments.folder)
         return
     sizes = [arguments.checkpoints // 4, arguments.checkpoints]
-    found = [row for n in sizes for row in results(n, arguments.layers)]
-    text = page(found)
+    measured = [row for n in sizes for row in results(n, arguments.layers)]
+    text = page(measured)
     print(text)
-    print(f"{found[-1]['file']} MB from {found[-1]['parts']} MB beside the checkpoints")
+    print(f"{measured[-1]['file']} MB from {measured[-1]['parts']} MB beside the checkpoints")
     if arguments.write_docs:
-        write("collection", found)
+        write("collection", measured)
         write_tables(DOCS / "benchmarks.md", {"collection": text})
 
 

@@ -78,7 +78,7 @@ def differences(full):
 
 
 def means(full):
-    """Measure the coverage of the interval of the mean over layers; the sampling unit is a block."""
+    """Measure the coverage of the interval of the mean over layers, with blocks as the unit."""
     count = 400 if full else 40
     rows = []
     for n_blocks, mean in itertools.product((3, 6, 12), (0.0, 0.5, -0.5)):
@@ -114,15 +114,15 @@ def seeds(full):
     """Count false alarms: how often two seeds of one recipe are reported to differ."""
     rows = []
     for name in RECIPES:
-        names, found = _trained(name, full)
-        pairs = list(itertools.combinations(range(len(found)), 2))
-        alarms = [[_alarm(found[i], found[j], names, r) for i, j in pairs] for r in SHARED]
+        names, by_seed = _trained(name, full)
+        pairs = list(itertools.combinations(range(len(by_seed)), 2))
+        alarms = [[_alarm(by_seed[i], by_seed[j], names, r) for i, j in pairs] for r in SHARED]
         rows.append(
             {
                 "networks": name,
                 "blocks": len({block(n) for n in names}),
-                "mean alpha": f"{np.nanmean(found):.2f}",
-                "shared": f"{_shared(found, names):.2f}",
+                "mean alpha": f"{np.nanmean(by_seed):.2f}",
+                "shared": f"{_shared(by_seed, names):.2f}",
                 **{f"r = {r:g}": f"{np.mean(a):.1%}" for r, a in zip(SHARED, alarms, strict=True)},
             }
         )
@@ -135,13 +135,13 @@ def power(full):
     for first, second in CONTRASTS:
         (names, a), (_, b) = _trained(first, full), _trained(second, full)
         pairs = itertools.permutations(range(len(a)), 2)  # one seed has one initialisation in both
-        found = [_alarm(a[i], b[j], names, SHARED_VARIANCE) for i, j in pairs]
+        alarms = [_alarm(a[i], b[j], names, SHARED_VARIANCE) for i, j in pairs]
         rows.append(
             {
                 "first": first,
                 "second": second,
                 "mean difference": f"{np.nanmean(b) - np.nanmean(a):+.2f}",
-                "found": f"{np.mean(found):.0%}",
+                "found": f"{np.mean(alarms):.0%}",
             }
         )
     return rows
@@ -160,13 +160,13 @@ def _alarm(first, second, names, shared):
     return low > 0 or high < 0
 
 
-def _shared(found, names):
+def _shared(by_seed, names):
     """Return the intraclass correlation of block means over seeds.
 
     The variance components are those of a one-way layout.
     """
     labels = np.array([block(name) for name in names])
-    means = np.array([np.nanmean(found[:, labels == x], axis=1) for x in dict.fromkeys(labels)]).T
+    means = np.array([np.nanmean(by_seed[:, labels == x], axis=1) for x in dict.fromkeys(labels)]).T
     means = means - means.mean(axis=0)
     n = means.shape[1]
     between = means.mean(axis=1).var(ddof=1)

@@ -45,8 +45,8 @@ def timed(function, clock=time.perf_counter):
 
 def ratio(first, second, pairs, clock=time.perf_counter):
     """Return the median over pairs of time(first) / time(second), after one pair that warms up."""
-    found = [(timed(first, clock), timed(second, clock)) for _ in range(pairs + 1)][1:]
-    return median(a / b for a, b in found), median(a for a, _ in found)
+    seconds = [(timed(first, clock), timed(second, clock)) for _ in range(pairs + 1)][1:]
+    return median(a / b for a, b in seconds), median(a for a, _ in seconds)
 
 
 def chosen_weights(path):
@@ -102,8 +102,8 @@ def against_weightwatcher(weights, pairs):
     watcher = weightwatcher.WeightWatcher(model=model)
     tensors = matrices(open_checkpoint(weights))
     with contextlib.redirect_stdout(io.StringIO()):
-        found, _ = ratio(watcher.analyze, lambda: list(measure(tensors, gof=False)), pairs)
-    print(f"\nweightwatcher's analyze() over ours, same {len(weights)} layers: {found:.1f}")
+        speedup, _ = ratio(watcher.analyze, lambda: list(measure(tensors, gof=False)), pairs)
+    print(f"\nweightwatcher's analyze() over ours, same {len(weights)} layers: {speedup:.1f}")
 
 
 def whole_process(path, pairs):
@@ -116,8 +116,8 @@ def whole_process(path, pairs):
     def run(command):
         subprocess.run(command, check=True, capture_output=True, env=environment)
 
-    found, seconds = ratio(lambda: run(theirs), lambda: run(ours), pairs)
-    print(f"whole process, weightwatcher over ours: {found:.1f}   (bar: at least 8)")
+    speedup, seconds = ratio(lambda: run(theirs), lambda: run(ours), pairs)
+    print(f"whole process, weightwatcher over ours: {speedup:.1f}   (bar: at least 8)")
     print(f"  weightwatcher's script takes {seconds:.2f} s")
     helps = [timed(lambda: run([ours[0], "--help"])) for _ in range(pairs + 1)][1:]
     print(f"specdiag --help: {median(helps):.2f} s   (bar: under 0.3 s)")

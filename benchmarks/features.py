@@ -159,8 +159,8 @@ def percentile_holds(rng, x, truth, draws=199):
     mean = weights @ x.mean(axis=1)
     squares = np.einsum("gti,gtj->gij", x, x, optimize=True).reshape(groups, -1) / x.shape[1]
     covariances = (weights @ squares).reshape(-1, d, d) - mean[:, :, None] * mean[:, None]
-    found = np.linalg.eigvalsh(covariances)
-    low, high = np.quantile(found[:, -1] / found[:, 0], [0.025, 0.975])
+    eigenvalues = np.linalg.eigvalsh(covariances)
+    low, high = np.quantile(eigenvalues[:, -1] / eigenvalues[:, 0], [0.025, 0.975])
     return low <= truth <= high
 
 
@@ -205,11 +205,11 @@ def scatter(full):
     rows = []
     net = rounded.network(np.random.default_rng(0), **design)
     for n in (500, 2000, 8000):
-        found = [_log_condition(net, seed, n) for seed in range(repeats)]
-        rows.append([f"samples of {n:,} independent rows, one network", *_spread(found)])
+        logs = [_log_condition(net, seed, n) for seed in range(repeats)]
+        rows.append([f"samples of {n:,} independent rows, one network", *_spread(logs)])
     nets = [rounded.network(np.random.default_rng(seed), **design) for seed in range(repeats)]
-    found = [_log_condition(net, 0, 2000) for net in nets]
-    rows.append(["random initialisations, 2,000 rows", *_spread(found)])
+    logs = [_log_condition(net, 0, 2000) for net in nets]
+    rows.append(["random initialisations, 2,000 rows", *_spread(logs)])
     header = ["what varies", "sd of log", "95 % range of the ratio of two"]
     return table(header, rows)
 

@@ -47,10 +47,12 @@ def measured(settings, count):
     for i in range(count):
         dataset = simulated(np.random.default_rng([20, i]), **settings)
         alpha, design = quantities(dataset)[0], Design(dataset)
-        found = correlations(alpha, design, None, is_feature=False, n_resamples=N_RESAMPLES, seed=i)
-        p.append([spearmanr(alpha, design.r2).pvalue, *found["p"]])
-        rho.append(found["rho"][-1])
-        intervals.append(found["rho_ci"][-1])
+        result = correlations(
+            alpha, design, None, is_feature=False, n_resamples=N_RESAMPLES, seed=i
+        )
+        p.append([spearmanr(alpha, design.r2).pvalue, *result["p"]])
+        rho.append(result["rho"][-1])
+        intervals.append(result["rho_ci"][-1])
     rates = dict(
         zip(("naive", *STRATIFICATIONS), np.mean(np.array(p) <= 0.05, axis=0), strict=True)
     )

@@ -115,15 +115,15 @@ def measure(cell, folder, parent=None):
     )
     sessions = list(open_recordings(params, folder).values())
     done = train(job, sessions)
-    found = evaluate_checkpoint(job, sessions, output)
+    evaluated = evaluate_checkpoint(job, sessions, output)
     if not is_there(cell):
         add(
             {
                 **dict(zip(KEY, cell, strict=True)),
-                "r2": round(found.r2, 4),
+                "r2": round(evaluated.r2, 4),
                 "valid_r2": round(done["valid_r2"], 4),
                 "best_step": done["best_step"],
-                "condition_number": float(f"{found.features.condition_number:.4g}"),
+                "condition_number": float(f"{evaluated.features.condition_number:.4g}"),
                 **sizes(sessions, params),
             }
         )
@@ -147,8 +147,8 @@ def ridges(folder):
         params = settings(task, arm, "off", percent, 0)
         (data,) = open_recordings(params, folder).values()
         if not is_there(cell):
-            found = {"r2": round(ridge(data, percent, *bins), 4), **sizes([data], params)}
-            add(dict(zip(KEY, (*cell[:4], 0), strict=True)) | found)
+            values = {"r2": round(ridge(data, percent, *bins), 4), **sizes([data], params)}
+            add(dict(zip(KEY, (*cell[:4], 0), strict=True)) | values)
 
 
 def clock(folder, width=0.1):
@@ -168,8 +168,8 @@ def clock(folder, width=0.1):
         for split in ("train", "test")
     )
     guess = [held.values[fit & (since == b)].mean() for b in since[test]]
-    found = {"r2": round(r2_score(held.values[test], np.array(guess)[:, None]), 4)}
-    add(dict(zip(KEY, (*cell[:4], 0), strict=True)) | found | sizes([data], params))
+    values = {"r2": round(r2_score(held.values[test], np.array(guess)[:, None]), 4)}
+    add(dict(zip(KEY, (*cell[:4], 0), strict=True)) | values | sizes([data], params))
 
 
 def ridge(data, percent, bins, ahead, width=0.1):

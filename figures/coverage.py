@@ -42,7 +42,7 @@ def _cells(rows: Rows) -> list[Mapping[str, Any]]:
 
 
 def plot(rows: Rows) -> "Figure":
-    """Return the coverage of each method, a point a kind of spectrum, by the body of its spectra."""
+    """Return the coverage of each method by body below the tail, a point a kind of spectrum."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.9, 4), layout="constrained")

@@ -52,8 +52,8 @@ def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[
 
     \b
     Examples:
-      specdiag figures spectra.nc -o figures
-      specdiag figures spectra.nc base.ckpt.spectra.csv -o figures
+      specdiag figures spectra.nc -o drawings
+      specdiag figures spectra.nc base.ckpt.spectra.csv -o drawings
     """  # noqa: D301
     _check("matplotlib")
     check_output(output / "captions.txt" if output.is_dir() else output, (data, *trainings))

@@ -82,7 +82,7 @@ def _draw_alpha(ax: "Axes", one: "xr.Dataset", shift: float, color: str, name: s
             marker="x",
             s=16,
             color=color,
-            transform=ax.get_xaxis_transform(),  # at the bottom, whatever the alphas are
+            transform=ax.get_xaxis_transform(),  # at the bottom of the axes
             label=f"{dead.sum()} degenerate",
         )
 

@@ -92,6 +92,6 @@ def caption(table: Mapping[str, Any]) -> str:
     return (
         f"Posterior mean of α with its 95 % interval, Frobenius norm and rank of "
         f"{counted(len(names), 'matrix', 'matrices')} at {counted(len(steps), 'step')} from "
-        f"{steps[0]:,.0f} to {steps[-1]:,.0f}; norm and rank are relative to the first reading. {lost} lost their α "
-        "on the way (red): their rank fell below the gate."
+        f"{steps[0]:,.0f} to {steps[-1]:,.0f}; norm and rank are relative to the first reading. "
+        f"{lost} lost their α on the way (red): their rank fell below the gate."
     )

@@ -27,11 +27,11 @@ def test_the_spectrum_shows_density_fit_xmin_and_edge(dataset):
     layer = "heavy/../$x_1$"
     (ax,) = esd.plot(dataset, layer).axes
     cell = dataset.sel(layer=layer).squeeze()
-    found = lines(ax)
+    drawn = lines(ax)
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
-    assert found["xmin"].get_xdata()[0] == cell.xmin.item()
-    assert found["Marchenko-Pastur edge"].get_xdata()[0] == cell.mp_edge.item()
-    power_law = found[
+    assert drawn["xmin"].get_xdata()[0] == cell.xmin.item()
+    assert drawn["Marchenko-Pastur edge"].get_xdata()[0] == cell.mp_edge.item()
+    power_law = drawn[
         f"power law, α = {cell.alpha.item():.2f}, {cell.n_tail.item():.0f} in its tail"
     ]
     x, y = power_law.get_xdata(), power_law.get_ydata()

@@ -104,8 +104,8 @@ def test_alpha_and_r2_shows_means_over_layers_and_seeds(dataset):
 def test_the_interval_over_seeds_is_that_of_students_t(rng):
     values = rng.normal(size=5)
     low, high = stats.t.interval(0.95, 4, values.mean(), stats.sem(values))
-    found = mean_over_seeds(np.append(values, np.nan))
-    np.testing.assert_allclose(found, (values.mean(), low, high, 5), rtol=1e-5)
+    mean = mean_over_seeds(np.append(values, np.nan))
+    np.testing.assert_allclose(mean, (values.mean(), low, high, 5), rtol=1e-5)
     assert np.isnan(mean_interval(values[:1])).all()
 
 
@@ -185,12 +185,12 @@ def test_an_invalid_table_of_a_training_is_an_error_of_one_line(content, wrong, 
 
 
 def test_one_checkpoint_has_its_own_figures_and_reasons_for_the_others():
-    found = list(drawings.drawings(weights(1)))
-    assert [d.name for d in found if d.figure][:2] == [
+    every = list(drawings.drawings(weights(1)))
+    assert [d.name for d in every if d.figure][:2] == [
         "alpha_by_layer",
         "esd_000_layers.0.attention.to_qkv.weight",
     ]
-    reasons = {d.name: d.caption for d in found if d.figure is None}
+    reasons = {d.name: d.caption for d in every if d.figure is None}
     assert set(reasons) == {"difference", *WHOLE}
     assert reasons["alpha_and_r2"] == (
         "no test R² in the Dataset: `specdiag spectra` adds that of trained checkpoints"
@@ -199,9 +199,11 @@ def test_one_checkpoint_has_its_own_figures_and_reasons_for_the_others():
 
 def test_a_collection_of_one_checkpoint_has_no_figure_that_needs_two():
     one = collected([row("base/net", arm="base", r2=0.9)])
-    found = {d.name: d.caption for d in drawings.drawings(one) if d.figure is None}
-    assert set(found) == {*WHOLE, "difference"}
-    assert found["alpha_and_r2"] == "1 checkpoint with R² and a layer that was fit: two are needed"
+    reasons = {d.name: d.caption for d in drawings.drawings(one) if d.figure is None}
+    assert set(reasons) == {*WHOLE, "difference"}
+    assert reasons["alpha_and_r2"] == (
+        "1 checkpoint with R² and a layer that was fit: two are needed"
+    )
 
 
 def test_the_command_writes_svg_pdf_and_captions(tmp_path):
@@ -240,10 +242,10 @@ def test_an_unknown_checkpoint_leaves_no_figures(tmp_path):
 def test_checkpoints_with_the_same_spectrum_share_a_figure_of_alpha_by_layer():
     arms = ("base", "pretrained", "pretrained")
     one = collected([row(f"a/{i}", arm=arm, r2=0.5) for i, arm in enumerate(arms)])
-    found = [d for d in drawings.drawings(one) if d.name.startswith("alpha_by_layer")]
-    assert [d.name for d in found] == ["alpha_by_layer_00_a_0", "alpha_by_layer_01_a_1"]
-    assert found[1].caption.endswith("Also of 1 other checkpoint, whose spectrum is the same.")
-    assert "Also" not in found[0].caption
+    by_layer = [d for d in drawings.drawings(one) if d.name.startswith("alpha_by_layer")]
+    assert [d.name for d in by_layer] == ["alpha_by_layer_00_a_0", "alpha_by_layer_01_a_1"]
+    assert by_layer[1].caption.endswith("Also of 1 other checkpoint, whose spectrum is the same.")
+    assert "Also" not in by_layer[0].caption
 
 
 @pytest.mark.parametrize("word", [r"$\frac{1$", "<script>", "a$b$c"])
