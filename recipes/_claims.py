@@ -268,7 +268,7 @@ CLAIMS = (
         holds=(1, np.inf),
         is_ratio=True,
         is_null=True,
-        note="the precision of the published features is not stated",
+        note="1 is below the floor; the precision of the published features is not stated",
     ),
     Claim(
         text="Plastic core: UnitDropout does not move the mean alpha",

@@ -99,3 +99,9 @@ def numbered(names: Sequence[str]) -> list[str]:
 def number(value: float, form: str) -> str:
     """Return a number in the given format; a dash for NaN and infinity."""
     return format(value, form) if math.isfinite(value) else "-"
+
+
+def rounded_down(value: float) -> str:
+    """Return a positive number with two digits, never rounded up: a lower bound, `3.0e+11`."""
+    digit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return f"{math.floor(value / digit) * digit:.1e}"

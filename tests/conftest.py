@@ -11,9 +11,10 @@ from threadpoolctl import threadpool_limits
 
 from support.paths import SHARED
 
-# One thread also in the processes that tests start: two on a busy machine are many times slower.
+# One thread also in the processes that tests start: two on a busy machine are many times slower, and
+# trainings are compared to the last bit.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
+    os.environ[_name] = "1"
 
 settings.register_profile("default", deadline=None, derandomize=True)
 settings.load_profile("default")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.notebook import record_html
+from specdiag.wording import rounded_down
 
 Array = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -129,9 +130,8 @@ class FeatureSpectrum:
     def condition_number_text(self) -> str:
         """The condition number, `1.20e+06`; its bound, `>= 3.0e+11 (…)`; or why it is unknown."""
         if self.condition_number_is_bound:
-            digit = 10.0 ** (math.floor(math.log10(self.condition_number)) - 1)
-            at_least = math.floor(self.condition_number / digit) * digit  # never rounded up
-            return f">= {at_least:.1e} ({self.noise_floor_source} floor)"
+            at_least = rounded_down(self.condition_number)
+            return f">= {at_least} ({self.noise_floor_source} floor)"
         if not self.trace > 0:
             return "unknown (the features do not vary)"
         if math.isnan(self.condition_number):

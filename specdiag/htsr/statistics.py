@@ -4,6 +4,7 @@
 """
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,7 @@ def mean_interval(values: Array, level: float = LEVEL) -> tuple[Any, Any]:
     return center - reach, center + reach
 
 
+@cache
 def student_quantile(freedom: int, level: float = LEVEL) -> float:
     """Return how many standard errors an interval by Student's t reaches to each side.
 

@@ -23,7 +23,7 @@ from specdiag.htsr.statistics import known, mean, mean_interval
 from specdiag.htsr.verdict import MAX_Q, VERDICTS
 from specdiag.plot.drawings import Drawing, drawings, first_of_each, measured
 from specdiag.plot.style import rendered
-from specdiag.wording import accounting, counted, short
+from specdiag.wording import accounting, counted, rounded_down, short
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -189,15 +189,18 @@ def _summary_rows(dataset: "xr.Dataset") -> Iterator[list[_Cell]]:
         row += [_number(mean(alpha), ".2f"), _interval(*mean_interval(alpha))]
         row += [_Cell(", ".join(f"{words[word]} {word}" for word in VERDICTS if words[word]))]
         if "r2" in dataset.variables:
-            at_least = "≥ " * bool(one.condition_number_is_bound)
+            condition = float(one.condition_number)
             row += [_number(float(one.r2), ".3f")]
-            row += [_number(float(one.condition_number), ".2e", at_least)]
+            if one.condition_number_is_bound and 0 < condition < math.inf:
+                row += [_Cell(f"≥ {rounded_down(condition)}", condition)]
+            else:
+                row += [_number(condition, ".2e")]
             row += [_Cell(short(str(one.state.values)))]
         yield row
 
 
-def _number(value: float, form: str, before: str = "") -> _Cell:
-    return _Cell(before + format(value, form), float(value)) if math.isfinite(value) else _Cell("-")
+def _number(value: float, form: str) -> _Cell:
+    return _Cell(format(value, form), float(value)) if math.isfinite(value) else _Cell("-")
 
 
 def _interval(low: float, high: float) -> _Cell:

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Measures = Callable[["xr.Dataset"], Mapping[str, Array]]
 
-TINY = 1e-3  # times the noise floor: smaller eigenvalues are rounding, and their sign means nothing
-
 _FROM_DATASET = ("r2", "effective_rank", "participation_ratio", "top1_fraction", "trace")
 _COUNTS = ("n_fit", "n_degenerate")
 _NEEDED = (
@@ -199,9 +197,8 @@ def quantities(dataset: "xr.Dataset") -> dict[str, Array]:
 
     - r2, effective_rank, participation_ratio, top1_fraction, trace, n_changed: as in the Dataset;
     - condition_number: infinite where the noise floor allows only a lower bound;
-    - above_floor: the smallest eigenvalue of the feature covariance divided by the noise floor. If
-    the
-      eigenvalue is zero or, by rounding, negative, this is TINY, because ratios have logarithms;
+    - above_floor: the smallest eigenvalue of the feature covariance divided by the noise floor. It
+      is 1 if the eigenvalue lies below the floor, where it depends on rounding;
     - mean_alpha, rope_fraction: means of posterior mean and ROPE probability over the fit layers;
     - n_fit, n_degenerate, and n_matrices, their sum: NaN without spectra.
     """
@@ -217,7 +214,7 @@ def quantities(dataset: "xr.Dataset") -> dict[str, Array]:
         "n_matrices": counts["n_fit"] + counts["n_degenerate"],
         "condition_number": np.where(is_bound, math.inf, condition),
         "above_floor": np.maximum(
-            np.where(np.isfinite(smallest), smallest, math.nan) / dataset.noise_floor.values, TINY
+            np.where(np.isfinite(smallest), smallest, math.nan) / dataset.noise_floor.values, 1.0
         ),
         "mean_alpha": mean_over_fit_layers(dataset, "alpha_mean"),
         "rope_fraction": mean_over_fit_layers(dataset, "rope_probability"),

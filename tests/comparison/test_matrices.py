@@ -216,9 +216,10 @@ def test_a_small_change_is_neither_rounding_nor_a_rotation(heavy, rng, dtype, di
     eps = esd.precision(dtype)[0]
     change = distance * np.sqrt(np.mean(heavy**2)) * rng.standard_normal(heavy.shape)
     Q = np.linalg.qr(rng.standard_normal((256, 256)))[0]
-    stored, moved, scaled, rotated = (
-        W.astype(dtype).astype(float) for W in (heavy, heavy + change, 3.7 * heavy, heavy @ Q)
+    stored, moved, rotated, *rescaled = (
+        W.astype(dtype).astype(float)
+        for W in (heavy, heavy + change, heavy @ Q, *(c * heavy for c in (0.013, 0.4, 3.7, 5.7)))
     )
     assert matrices.is_small_change(stored, moved, eps)
-    assert not matrices.is_small_change(stored, scaled, eps)
     assert not matrices.is_small_change(stored, rotated, eps)
+    assert [matrices.is_small_change(stored, scaled, eps) for scaled in rescaled] == [False] * 4

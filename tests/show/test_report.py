@@ -135,6 +135,15 @@ def test_a_checkpoint_without_weights_has_no_counts(page):
     assert re.findall("<bdi>(.*?)</bdi>", row) == ["-"] * 7 + [""] + ["-", "-", "missing"]
 
 
+def test_a_lower_bound_of_a_condition_number_is_not_rounded_up(page):
+    dataset = study(seeds=(42,))
+    bounds = dataset.condition_number.values[dataset.condition_number_is_bound.values.astype(bool)]
+    shown = [float(number) for number in re.findall("<bdi>≥ (.*?)</bdi>", page)]
+    assert len(shown) == len(bounds) > 0
+    for number, bound in zip(shown, bounds, strict=True):
+        assert 0.9 * bound < number <= bound
+
+
 def test_names_break_between_their_words_only(page):
     assert "<bdi>layers.0.attention.to_<wbr>qkv.weight</bdi>" in page
 

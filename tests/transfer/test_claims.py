@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 
 from specdiag.transfer.claims import Claim, Measured, decide, decide_claim, needed
 
-RNG = np.random.default_rng(7)
 INF = math.inf
 NOISE = {
-    "normal": RNG.standard_normal,
-    "heavy": lambda size: RNG.standard_t(3, size),
-    "skewed": lambda size: RNG.exponential(size=size) - 1,
+    "normal": lambda rng, size: rng.standard_normal(size),
+    "heavy": lambda rng, size: rng.standard_t(3, size),
+    "skewed": lambda rng, size: rng.exponential(size=size) - 1,
 }
 
 
@@ -60,9 +59,9 @@ def outcome(claim, scale="desk", **by_entry):
 @pytest.mark.parametrize("noise", NOISE)
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("n", [3, 5])
-def test_without_an_effect_a_direction_is_seldom_claimed_or_denied(n, k, noise):
+def test_without_an_effect_a_direction_is_seldom_claimed_or_denied(rng, n, k, noise):
     """2.5 % each under symmetric noise, whatever the number of parts; skew raises one of the two."""
-    draws = NOISE[noise]((2000, n, k))
+    draws = NOISE[noise](rng, (2000, n, k))
     low, high = np.zeros(k), np.full(k, INF)
     words = [decide(values, low, high) for values in draws]
     most = {"normal": 0.035, "heavy": 0.035, "skewed": 0.2}[noise]
@@ -70,14 +69,14 @@ def test_without_an_effect_a_direction_is_seldom_claimed_or_denied(n, k, noise):
     assert words.count("fails") / len(words) < most
 
 
-def test_an_effect_at_the_margin_is_seldom_called_no_change():
-    draws = 0.02 + 0.01 * RNG.standard_normal((2000, 3, 1))
+def test_an_effect_at_the_margin_is_seldom_called_no_change(rng):
+    draws = 0.02 + 0.01 * rng.standard_normal((2000, 3, 1))
     words = [decide(values, np.array([-0.02]), np.array([0.02])) for values in draws]
     assert words.count("holds") / len(words) < 0.035
 
 
-def test_an_effect_that_is_there_is_found_and_so_is_its_opposite():
-    draws = RNG.standard_normal((300, 5, 1))
+def test_an_effect_that_is_there_is_found_and_so_is_its_opposite(rng):
+    draws = rng.standard_normal((300, 5, 1))
     low, high = np.zeros(1), np.full(1, INF)
     assert [decide(v + 5, low, high) for v in draws].count("holds") > 290
     assert [decide(v - 5, low, high) for v in draws].count("fails") > 290

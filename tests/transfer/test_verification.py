@@ -98,7 +98,7 @@ def test_values_that_do_not_round_to_each_other_are_refused():
     )
 
 
-def test_lower_bounds_and_eigenvalues_without_a_sign_have_values():
+def test_lower_bounds_and_eigenvalues_below_the_floor_have_values():
     rows = [
         row("a", arm="base", r2=0.5, features={"floor": 1e-3}),
         row("b", arm="base", r2=0.5, features={"floor": 1e-9}),
@@ -110,8 +110,9 @@ def test_lower_bounds_and_eigenvalues_without_a_sign_have_values():
     assert condition[0] == np.inf
     assert condition[1] == dataset.condition_number.values[1]
     assert np.isnan(condition[2])
-    dataset.feature_eigenvalue[1, -1] = -1.0
-    assert verification.quantities(dataset)["above_floor"][1] == verification.TINY
+    for below in (-1.0, 0.0, 0.9e-9):
+        dataset.feature_eigenvalue[1, -1] = below
+        assert verification.quantities(dataset)["above_floor"][1] == 1
     assert np.isnan(found["above_floor"][2])
 
 
