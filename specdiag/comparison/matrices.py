@@ -85,10 +85,6 @@ def rounding_shift(
         Of W, as stored.
     largest : float
         The largest absolute value of the entries of W.
-
-    Returns
-    -------
-    ndarray of shape (n_eigenvalues,)
     """
     N = max(shape[:2])
     eps, float32, float64 = (esd.precision(d)[0] for d in (dtype, np.float32, np.float64))
@@ -104,12 +100,7 @@ def rounding_shift(
 def same_spectrum(first: Array, second: Array, first_shift: Array, second_shift: Array) -> bool:
     """Return whether two spectra are the same up to the scale of the weights and to rounding.
 
-    Parameters
-    ----------
-    first, second : ndarray of shape (n_eigenvalues,)
-        All eigenvalues, descending.
-    first_shift, second_shift : ndarray of shape (n_eigenvalues,)
-        From `rounding_shift`.
+    The arguments are all eigenvalues, descending, and their `rounding_shift`.
     """
     if len(first) != len(second) or not (first[0] > 0 and second[0] > 0):
         return False
@@ -133,13 +124,9 @@ def is_small_change(A: Array, B: Array, eps: float) -> bool:
 def spectral_distance(first: Array, second: Array) -> float:
     """Return the Wasserstein-1 distance of two ESDs on a logarithmic scale, in decades.
 
-    Each eigenvalue is first divided by the mean of its spectrum, so the scale of the weights does
-    not matter. NaN if a spectrum is empty. Villani (2009), Optimal transport, definition 6.1.
-
-    Parameters
-    ----------
-    first, second : ndarray of shape (n_eigenvalues,)
-        Eigenvalues above the rank gate.
+    The arguments are the eigenvalues above the rank gate. Each is first divided by the mean of its
+    spectrum, so the scale of the weights does not matter. NaN if a spectrum is empty. Villani
+    (2009), Optimal transport, definition 6.1.
     """
     if not len(first) or not len(second):
         return math.nan

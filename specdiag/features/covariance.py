@@ -160,7 +160,7 @@ class FeatureCovariance:
         return keys % MAX_BLOCKS if len(self._groups) > MAX_BLOCKS else keys
 
     def _fold(self) -> None:
-        """Merge blocks of single groups when there are too many; merged blocks stay as they are."""
+        """Merge the blocks of single groups if there are too many; merged blocks stay."""
         if len(self._groups) <= MAX_BLOCKS:
             return
         blocks, self._blocks = self._blocks, {}

@@ -99,19 +99,7 @@ def rank_gate(eigenvalues: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) 
       four times this value, because rows of large weights have larger errors;
     - arithmetic of `eigenvalues`: the float64 Gram matrix resolves lambda_1 N eps64.
 
-    Parameters
-    ----------
-    eigenvalues : array_like of shape (n_eigenvalues,)
-        All eigenvalues that the function `eigenvalues` returns for W.
-    shape : tuple of int
-        Shape of W.
-    dtype : dtype_like
-        Type that W was stored in, before any conversion. Integers are taken as exact.
-
-    Raises
-    ------
-    ValueError
-        If there are no eigenvalues, or the shape has fewer than two axes.
+    Parameters and errors are those of `resolved_eigenvalues`.
     """
     values = np.asarray(eigenvalues, dtype=np.float64)
     if len(shape) < 2 or not values.size:
@@ -134,7 +122,7 @@ def resolved_eigenvalues(eigenvalues: ArrayLike, shape: tuple[int, ...], dtype: 
     shape : tuple of int
         Shape of W.
     dtype : dtype_like
-        Type that W was stored in, before any conversion.
+        Type that W was stored in, before any conversion. Integers are taken as exact.
 
     Returns
     -------

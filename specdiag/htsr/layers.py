@@ -154,14 +154,7 @@ def measure(
     are being measured use at most four times the memory of the largest one in float64, or 256 MiB
     if that is more.
 
-    Parameters
-    ----------
-    tensors : iterable of Tensor
-        With two or more axes: those that `matrices` returns.
-    include_embeddings : bool
-        Measure embedding tables, too: see `skip_reason`.
-    min_eigenvalues, method, null, **options
-        See `measure_tensor`.
+    The settings are those of `specdiag.alpha`.
     """
     tensors = list(tensors)
     reasons = [
@@ -203,14 +196,8 @@ def in_parallel(
 ) -> Iterator[Result]:
     """Yield the result of the function for each job, in order, computed in threads.
 
-    As many jobs run at once as fit into the budget. Each uses one BLAS thread.
-
-    Parameters
-    ----------
-    jobs : iterable of (job, float)
-        Each job with the number of bytes that it takes.
-    budget : int
-        Bytes.
+    A job comes with the number of bytes that it takes. As many run at once as fit into the budget,
+    with one BLAS thread each.
     """
     in_flight: deque[tuple[Future[Result], float]] = deque()
     if hasattr(os, "sched_getaffinity"):
@@ -241,23 +228,8 @@ def measure_tensor(
 ) -> Layer:
     """Return the measured values of one tensor; its status is `failed` if it cannot be measured.
 
-    Parameters
-    ----------
-    tensor : Tensor
-        With two or more axes.
-    min_eigenvalues : int
-        A matrix of lower rank is degenerate. With fewer than the default of 50, a heavy tail is a
-        handful of points.
-    method : {'specdiag', 'weightwatcher', 'wwj'}
-        The rules that give alpha. The last two have no goodness of fit and no null (see the module
-        `weightwatcher`).
-    gof : bool
-        Bootstrap the goodness of fit and compare other tails. This takes about as long as computing
-        the eigenvalues.
-    null : {'gaussian', 'permutation'}
-        The random matrices that alpha is compared with (see the module `null`).
-    seed : int
-        Random seed of the bootstrap and the permutations.
+    The settings are those of `specdiag.alpha`. Only the method 'specdiag' has a goodness of fit and
+    a null. The goodness of fit (`gof`) takes about as long as computing the eigenvalues.
     """
     try:
         spectrum = esd.eigenvalues(tensor.read())  # no variable keeps the values in memory

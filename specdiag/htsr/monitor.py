@@ -39,29 +39,18 @@ COLLAPSED = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """One matrix after one step; alpha is the posterior mean, NaN if the rank is too low to fit.
+    """One matrix after one step: Frobenius norm, rank, posterior mean of alpha, its 95 % interval.
 
-    Attributes
-    ----------
-    step : int
-        Number of training steps done.
-    name : str
-        Of the matrix.
-    norm : float
-        Frobenius norm; NaN if some values are not finite.
-    rank : int
-        Number of eigenvalues above the rank gate.
-    alpha, alpha_low, alpha_high : float
-        Posterior mean of alpha and the ends of its 95 % interval.
+    The norm is NaN if some values are not finite; alpha is NaN also if the rank is too low to fit.
     """
 
     step: int
     name: str
-    norm: float
-    rank: int
-    alpha: float
-    alpha_low: float
-    alpha_high: float
+    norm: float = math.nan
+    rank: int = 0
+    alpha: float = math.nan
+    alpha_low: float = math.nan
+    alpha_high: float = math.nan
 
 
 _KINDS: dict[str, Any] = {field.name: field.type for field in fields(Reading)}
@@ -178,15 +167,7 @@ def reading(step: int, tensor: Tensor, *, min_eigenvalues: int = MIN_EIGENVALUES
     try:
         spectrum = eigenvalues(values)
     except ValueError:  # the values are not finite, or their squares leave the range of float64
-        return Reading(
-            step=step,
-            name=tensor.name,
-            norm=math.nan,
-            rank=0,
-            alpha=math.nan,
-            alpha_low=math.nan,
-            alpha_high=math.nan,
-        )
+        return Reading(step=step, name=tensor.name)
     resolved = resolved_eigenvalues(spectrum, tensor.shape, tensor.dtype)
     posterior = alpha_posterior(resolved) if len(resolved) >= min_eigenvalues else NO_POSTERIOR
     return Reading(

@@ -166,16 +166,9 @@ def permutation_draws(W: ArrayLike, dtype: DTypeLike = np.float64, *, seed: int 
     ----------
     W : array_like of shape (n, m) or (out, in, *kernel)
     dtype : dtype_like
-        Type that W was stored in. The rank gate of the shuffled matrices is computed with it, as
-        that of W.
+        Type that W was stored in; it sets the rank gate of the shuffled matrices as that of W.
     seed : int
         The same seed gives the same draws.
-
-    Returns
-    -------
-    ndarray of shape (n_draws,)
-        Empty if the matrix is too small for a posterior; shuffled matrices of too low rank are left
-        out.
     """
     rng = np.random.default_rng(seed)
     shuffled = np.array(W, dtype=np.float64)

@@ -24,7 +24,7 @@ coverage.
 
 import functools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -73,38 +73,24 @@ class Posterior:
         Of the Gamma distribution of alpha - 1, given each tail size.
     """
 
-    mean: float
-    sd: float
-    interval: tuple[float, float]
-    below_2: float
-    rope: float
-    n_tail: float
-    xmin: float
-    short_tail: float
-    n_windows: float
-    windows: NDArray[np.int64]
-    weights: Array
-    shape: Array
-    rate: Array
+    mean: float = math.nan
+    sd: float = math.nan
+    interval: tuple[float, float] = (math.nan, math.nan)
+    below_2: float = math.nan
+    rope: float = math.nan
+    n_tail: float = math.nan
+    xmin: float = math.nan
+    short_tail: float = math.nan
+    n_windows: float = math.nan
+    windows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    weights: Array = field(default_factory=lambda: np.empty(0))
+    shape: Array = field(default_factory=lambda: np.empty(0))
+    rate: Array = field(default_factory=lambda: np.empty(0))
 
     _repr_html_ = record_html
 
 
-NO_POSTERIOR = Posterior(
-    mean=math.nan,
-    sd=math.nan,
-    interval=(math.nan, math.nan),
-    below_2=math.nan,
-    rope=math.nan,
-    n_tail=math.nan,
-    xmin=math.nan,
-    short_tail=math.nan,
-    n_windows=math.nan,
-    windows=np.empty(0, np.int64),
-    weights=np.empty(0),
-    shape=np.empty(0),
-    rate=np.empty(0),
-)
+NO_POSTERIOR = Posterior()
 
 
 def alpha_posterior(eigenvalues: ArrayLike) -> Posterior:
@@ -158,8 +144,7 @@ def mixture_posterior(shape: Array, rate: Array, weight: Array) -> Posterior:
     beta = float(weight @ center)
     mixture = _Mixture(shape, rate, weight)
     low, high = mixture.quantiles(np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
-    return replace(
-        NO_POSTERIOR,
+    return Posterior(
         mean=1 + beta,
         sd=math.sqrt(float(weight @ ((center - beta) ** 2 + center / rate))),
         interval=(1 + float(low), 1 + float(high)),
@@ -172,14 +157,7 @@ def mixture_posterior(shape: Array, rate: Array, weight: Array) -> Posterior:
 
 
 def alpha_quantiles(posterior: Posterior, p: ArrayLike) -> Array:
-    """Return quantiles of alpha; NaN if the posterior is NaN.
-
-    Parameters
-    ----------
-    posterior : Posterior
-    p : array_like
-        Probabilities, between 0 and 1.
-    """
+    """Return quantiles of alpha at probabilities p; NaN if the posterior is NaN."""
     probability = np.asarray(p, dtype=np.float64)
     if not len(posterior.weights):
         return np.full(probability.shape, math.nan)

@@ -30,16 +30,7 @@ def mean(values: ArrayLike) -> float:
 def mean_interval(values: Array, level: float = LEVEL) -> tuple[Any, Any]:
     """Return the ends of Student's t interval of the mean; NaN for fewer than two values.
 
-    Parameters
-    ----------
-    values : ndarray of shape (n,) or (n, k)
-        Without NaN. Of a matrix, each column is a sample.
-    level : float
-        Probability that the interval contains the true mean.
-
-    Returns
-    -------
-    low, high : float, or ndarray of shape (k,)
+    `values` has the shape (n,), or (n, k) for k samples in columns; the ends then have shape (k,).
     """
     n = len(values)
     if n < 2:

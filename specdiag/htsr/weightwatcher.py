@@ -33,7 +33,7 @@ def weightwatcher(squared_singular_values: Array) -> tuple[TailFit, Posterior]:
     fit = fit_alpha(squared_singular_values[squared_singular_values > WEIGHTWATCHER_FLOOR])
     reach = 1.96 * fit.sigma
     interval = (fit.alpha - reach, fit.alpha + reach)
-    return fit, replace(NO_POSTERIOR, interval=interval)
+    return fit, Posterior(interval=interval)
 
 
 def wwj(W: NDArray[np.generic]) -> tuple[TailFit, Posterior, int]:
