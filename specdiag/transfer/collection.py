@@ -30,7 +30,7 @@ from specdiag.dataset.schema import (
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.lock.entry import Entry, Lock, Scale
 from specdiag.lock.lockfile import find, load, select
-from specdiag.obtain.beside import attach_spectra, sha256_of, spectra_path
+from specdiag.obtain.beside import attach_spectra, sha256_of, spectra_path, table_path
 from specdiag.obtain.state import USABLE, Receipt, state
 from specdiag.transfer.evaluation import read_evaluation
 from specdiag.transfer.factors import factors, labels
@@ -216,7 +216,7 @@ def _evaluation(target: Path, receipt: Receipt, unreadable: list[str]) -> dict[s
     """
     metric = receipt.metrics.get("r2")
     r2 = metric.value if metric else math.nan
-    path = target.with_name(f"{target.name}.evaluation.json")
+    path = table_path(target, "evaluation.json")
     if not path.is_file():
         return {"r2": r2}
     try:

@@ -332,8 +332,8 @@ def test_the_lock_command_only_touches_what_is_named(lock):
                 ("train", "--all", "--engine", "ray", "--address", address),
                 2,
                 (
-                    f"Error: --address {address} is invalid; expected HOST:PORT, such as node1:6379, "
-                    "or auto"
+                    f"Error: --address {address} is invalid; expected HOST:PORT, such as "
+                    "node1:6379, or auto"
                 ),
             )
             for address in ("node1", "node1:a", ":6379", "node1:65536")

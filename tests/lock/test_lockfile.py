@@ -324,8 +324,8 @@ def file_of(content):
         (
             file_of(b"lock-version = 1\n\n]"),
             (
-                "not TOML: Invalid statement (at line 3, column 1); expected a lock as specdiag wrote "
-                "it; restore the file"
+                "not TOML: Invalid statement (at line 3, column 1); expected a lock as specdiag "
+                "wrote it; restore the file"
             ),
         ),
     ],

@@ -233,15 +233,15 @@ RELATIONS = [
     (
         E0 + E0.replace('"a"', '"A"'),
         (
-            "[1].name: 'A' is on some file systems 'a' of checkpoint[0]; expected a different one for "
-            "each entry"
+            "[1].name: 'A' is on some file systems 'a' of checkpoint[0]; expected a different one "
+            "for each entry"
         ),
     ),
     (
         E0.replace('"a"', '"é"') + E0.replace('"a"', '"e\u0301"'),
         (
-            "[1].name: 'e\u0301' is on some file systems 'é' of checkpoint[0]; expected a different "
-            "one for each entry"
+            "[1].name: 'e\u0301' is on some file systems 'é' of checkpoint[0]; expected a "
+            "different one for each entry"
         ),
     ),
     (
