@@ -17,7 +17,7 @@ def export(
     checkpoint: Path,
     output: Path,
     force: bool,
-    lock_path: Path | None,  # noqa: ARG001 - it has its use where names are looked up
+    lock_path: Path | None,  # noqa: ARG001 - CheckpointType uses it
 ) -> None:
     """Write CHECKPOINT as OUT.safetensors, and OUT.json with its vocabulary beside it.
 

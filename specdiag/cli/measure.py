@@ -1,4 +1,4 @@
-"""Commands about the spectra of checkpoints: alpha and compare."""
+"""The commands that measure checkpoints: alpha and compare."""
 
 import math
 import shutil
@@ -38,20 +38,20 @@ if TYPE_CHECKING:
     from specdiag.comparison.dataset import Comparison
     from specdiag.htsr.layers import Layer
 
-# Multiplications of about two seconds of work; a progress bar for less would only flicker.
+# Multiplications of about two seconds; for less work a progress bar would only flicker.
 _LONG = 5e10
 
 _files = click.argument("files", nargs=-1, required=True, type=CheckpointType(), metavar="FILE...")
 _output = output_option("Write the xarray Dataset, eigenvalues included, as netCDF.")
 _layers = click.option(
-    "--layers", metavar="GLOB", help="Only matrices whose name matches, e.g. '*.query*'."
+    "--layers", metavar="GLOB", help="Only matrices whose name matches, such as '*.query*'."
 )
 _min_eigenvalues = click.option(
     "--min-eigenvalues",
     type=click.IntRange(min=2),
     default=50,
     show_default=True,
-    help="Skip matrices with fewer; a matrix with fewer above rounding is degenerate.",
+    help="Skip a matrix with fewer eigenvalues; with fewer above rounding it is degenerate.",
 )
 _include_embeddings = click.option(
     "--include-embeddings", is_flag=True, help="Measure embedding tables too."
@@ -61,13 +61,13 @@ _include_embeddings = click.option(
 @click.command()
 @_files
 @json_option
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a row a matrix.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a row for each matrix.")
 @_output
 @click.option(
     "--plot",
     type=target_type(is_folder=True),
     metavar="DIR",
-    help="Draw the spectrum of every fitted layer, and alpha by layer, into this folder.",
+    help="Draw the spectrum of every measured layer, and alpha by layer, into this folder.",
 )
 @_layers
 @_min_eigenvalues
@@ -77,16 +77,18 @@ _include_embeddings = click.option(
     type=click.Choice(["specdiag", "weightwatcher", "wwj"]),
     default="specdiag",
     show_default=True,
-    help="Whose rules give alpha: ours, weightwatcher's, or those of the published POYO card.",
+    help="Rules for alpha: those of specdiag, of weightwatcher, or of the published POYO card.",
 )
 @click.option(
     "--null",
     type=click.Choice(["gaussian", "permutation"]),
     default="gaussian",
     show_default=True,
-    help="Compare alpha with Gaussian matrices, or with the layer's own entries shuffled (slow).",
+    help="Compare alpha with Gaussian matrices, or with the shuffled entries of the layer (slow).",
 )
-@click.option("--gof/--no-gof", default=True, help="Test the goodness of fit.  [default: gof]")
+@click.option(
+    "--gof/--no-gof", default=True, help="Test how well the power law fits.  [default: gof]"
+)
 @seed_option("Random seed for bootstrap and shuffling.")
 @engine_option
 @address_option
@@ -101,13 +103,14 @@ def alpha(
     layers: str | None,
     engine: str,
     address: str | None,
-    lock_path: Path | None,  # noqa: ARG001 - it has its use where names are looked up
+    lock_path: Path | None,  # noqa: ARG001 - CheckpointType uses it
     **settings: Any,
 ) -> None:
-    """Fit a power law to the spectrum of every weight matrix of each FILE.
+    """Measure how heavy-tailed the spectrum of each weight matrix is, and how certain that is.
 
-    A FILE is a .ckpt, .pt, .pth, .bin or .safetensors file, an index of shards (*.index.json), a
-    folder that holds one of these, or a name in checkpoints.lock. No code in it is ever run.
+    Fits a power law to the eigenvalues of every matrix of each FILE. A FILE is a .ckpt, .pt, .pth,
+    .bin or .safetensors file, an index of shards (*.index.json), a folder with one of these, or a
+    name in checkpoints.lock. No code in it is ever run.
 
     \b
     Examples:
@@ -121,19 +124,19 @@ def alpha(
     check_engine(engine, address)
     _check_usage(files, output, plot)
     start_log()
-    from specdiag.dataset import spectra
+    from specdiag.dataset.spectra import build
     from specdiag.plot.drawings import draw_all
-    from specdiag.show import layers as tables
+    from specdiag.show import layers as layer_tables
 
     checkpoints, measured = _measure_all(files, layers, settings, engine, address)
     failed = len(checkpoints) < len(files)
-    if checkpoints and (output or plot):  # first: whoever reads stdout may stop reading
-        dataset = spectra.build(checkpoints, measured, {"layers": layers, **settings})
+    if checkpoints and (output or plot):  # first, as stdout may be closed before its end
+        dataset = build(checkpoints, measured, {"layers": layers, **settings})
         failed |= not _write(dataset, output, plot, draw_all)
     if as_json:
-        click.echo(tables.as_json(checkpoints, measured))
+        click.echo(layer_tables.as_json(checkpoints, measured))
     elif as_csv:
-        click.echo(tables.as_csv(checkpoints, measured), nl=False)
+        click.echo(layer_tables.as_csv(checkpoints, measured), nl=False)
     else:
         _print_tables(checkpoints, measured)
     if failed:
@@ -161,13 +164,13 @@ def compare(
     output: Path | None,
     plot: Path | None,
     layers: str | None,
-    lock_path: Path | None,  # noqa: ARG001 - it has its use where names are looked up
+    lock_path: Path | None,  # noqa: ARG001 - CheckpointType uses it
     **settings: Any,
 ) -> None:
     """Compare the first FILE with each of the others, layer by layer and as a whole.
 
-    Tells which tensors are bit-identical, how alpha and the spectrum of the others differ, and
-    ends in one sentence. Differences are those of the other file minus the first.
+    Shows which tensors are bit-identical and how alpha and the spectrum of the others differ, and
+    ends with a conclusion in one sentence. Differences are the other file minus the first.
 
     \b
     Examples:
@@ -177,7 +180,7 @@ def compare(
     """  # noqa: D301
     if len(files) < 2:
         raise click.UsageError(
-            "compare needs at least two files: the first is compared with the others"
+            "compare needs at least two files; the first is compared with the others"
         )
     if plot and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise click.UsageError(f"--plot {plot}: name a .png, .pdf or .svg file")
@@ -192,16 +195,16 @@ def compare(
     settings["gof"] = False
     checkpoints = comparison.aligned([open_checkpoint(file) for file in files])
     measured = [measure_checkpoint(c, layers, _with_progress, **settings) for c in checkpoints]
-    found = comparison.compare_measured(checkpoints, measured, settings["min_eigenvalues"])
+    comparisons = comparison.compare_measured(checkpoints, measured, settings["min_eigenvalues"])
     failed = False
     if output or plot:
         settings["layers"] = layers
-        dataset = comparison.build_comparison(checkpoints, measured, found, settings)
+        dataset = comparison.build_comparison(checkpoints, measured, comparisons, settings)
         failed = not _write(dataset, output, plot, difference.draw)
     if as_json:
-        click.echo(comparison_tables.as_json(checkpoints, found))
+        click.echo(comparison_tables.as_json(checkpoints, comparisons))
     else:
-        _print_comparisons(checkpoints, found)
+        _print_comparisons(checkpoints, comparisons)
     if failed:
         raise click.exceptions.Exit(1)
 
@@ -257,7 +260,7 @@ def _open_and_measure(
 def _with_progress(
     measured: Iterator["Layer"], tensors: Sequence["Tensor"], label: str
 ) -> Iterator["Layer"]:
-    """Yield the layers, with a progress bar on a terminal's stderr when they will take long."""
+    """Yield the layers; show a progress bar on a terminal's stderr if they take long."""
     from specdiag.wording import printable
 
     costs = [math.prod(t.shape) * min(t.shape[:2]) for t in tensors]
@@ -273,38 +276,39 @@ def _with_progress(
 def _print_tables(
     checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence["Layer"]]
 ) -> None:
-    from specdiag.show import layers as tables
+    from specdiag.show.layers import as_table, summary_lines
     from specdiag.wording import printable
 
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for checkpoint, layers in zip(checkpoints, measured, strict=True):
         click.secho(printable(str(checkpoint.path)), bold=True)
-        for line in tables.as_table(layers, width) + tables.summary_lines(checkpoint, layers):
+        for line in as_table(layers, _width()) + summary_lines(checkpoint, layers):
             click.echo(line)
         click.echo()
+
+
+def _width() -> int | None:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _print_comparisons(
     checkpoints: Sequence["Checkpoint"], comparisons: Sequence["Comparison"]
 ) -> None:
     from specdiag.dataset.spectra import unique_names
-    from specdiag.show import comparison as comparison_tables
+    from specdiag.show.comparison import as_table, overview_lines, summary_lines
     from specdiag.wording import printable
 
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     first, *others = unique_names(checkpoints)
     for name, comparison in zip(others, comparisons, strict=True):
         click.secho(printable(f"1: {first}   2: {name}"), bold=True)
-        for line in comparison_tables.as_table(comparison.pairs, width):
-            click.echo(line)
-        for line in comparison_tables.summary_lines(comparison, (first, name)):
+        table = as_table(comparison.pairs, _width())
+        for line in table + summary_lines(comparison, (first, name)):
             click.echo(line)
         click.echo()
     for name, checkpoint in zip((first, *others), checkpoints, strict=True):
         for note in checkpoint.notes:
             click.echo(printable(f"note: {name}: {note}"))
     if len(others) > 1:
-        for line in comparison_tables.overview_lines(comparisons, others):
+        for line in overview_lines(comparisons, others):
             click.echo(line)
 
 
@@ -314,16 +318,17 @@ def _write(
     plot: Path | None,
     draw: Callable[["xr.Dataset", Path], Sequence[Path]],
 ) -> bool:
-    """Return whether all could be written; complain otherwise: what was measured is still shown."""
+    """Return whether all files could be written; print why not, and let the results be printed."""
     from specdiag.dataset.netcdf import save_spectra
+    from specdiag.wording import counted
 
     try:
         if output:
             save_spectra(dataset, output)
             click.echo(f"wrote {output}", err=True)
         if plot:
-            n = len(draw(dataset, plot))
-            click.echo(f"drew {n} figure{'s' * (n > 1)} in {plot}", err=True)
+            drawn = counted(len(draw(dataset, plot)), "figure")
+            click.echo(f"drew {drawn} in {plot}", err=True)
     except ERRORS as error:
         if is_debug():
             raise

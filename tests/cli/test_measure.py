@@ -363,7 +363,7 @@ def test_compare_of_files_without_a_common_name_is_one_line(file, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "compare needs at least two files: the first is compared with the others"),
+        ((), "compare needs at least two files; the first is compared with the others"),
         (("FILE", "-o", "nowhere/a.nc"), "-o nowhere/a.nc: there is no folder nowhere"),
         (("FILE", "--plot", "nowhere/a.png"), "--plot nowhere/a.png: there is no folder nowhere"),
         (("FILE", "--plot", "a.docx"), "--plot a.docx: name a .png, .pdf or .svg file"),
