@@ -1,7 +1,6 @@
-"""The command that links spectra, features and test R² of whole studies."""
+"""The command that collects spectra, features and test R² of whole studies."""
 
 import json
-from collections import Counter
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     "locks",
     multiple=True,
     type=existing_file,
-    help="A lock, also several times; by default checkpoints.lock here or in a folder above.",
+    help="Lock file; repeatable. By default checkpoints.lock here or in a folder above.",
 )
 @output_option("Write the xarray Dataset, as netCDF.", required=True)
 @engine_option
@@ -53,10 +52,10 @@ def spectra(
     address: str | None,
     as_json: bool,
 ) -> None:
-    """Link weight spectra, feature covariance and test R² of all checkpoints, or of some, in one file.
+    """Collect weight spectra, feature covariance and test R² of many checkpoints in one file.
 
-    Reads what lies beside the checkpoints of a lock, or of several, such as those of several seeds.
-    Nothing is measured twice. What is missing is in the file as NaN, with the reason.
+    Reads the files beside the checkpoints of one lock, or of several, such as those of other seeds,
+    and measures spectra that are not there yet. Missing values are NaN, with the reason.
 
     \b
     Examples:
@@ -70,16 +69,16 @@ def spectra(
     from specdiag.lock.lockfile import find_lock, load, select
     from specdiag.transfer.collection import collect
 
-    found_locks = locks or (find_lock(Path.cwd()),)
-    check_output(output, locks=found_locks)
+    locks = locks or (find_lock(Path.cwd()),)
+    check_output(output, locks=locks)
     scale = None if scale == "all" else scale
-    loaded = [(path, load(path)) for path in found_locks]
+    loaded = [(path, load(path)) for path in locks]
     try:
         select(loaded, names, scale, group)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     dataset = collect(
-        *found_locks,
+        *locks,
         names=names,
         group=group,
         scale=scale,
@@ -88,8 +87,8 @@ def spectra(
     )
     save_spectra(dataset, output)
     click.echo(f"wrote {output}", err=True)
-    found = _summary(dataset)
-    click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_lines(found)))
+    summary = _summary(dataset)
+    click.echo(json.dumps(summary, indent=2) if as_json else "\n".join(_lines(summary)))
 
 
 def _measure_on_cluster(address: str | None, checkpoints: list[Path]) -> None:
@@ -97,12 +96,12 @@ def _measure_on_cluster(address: str | None, checkpoints: list[Path]) -> None:
     from specdiag.obtain.beside import attach_spectra
 
     for attached in cluster.map(attach_spectra, checkpoints, address=address):
-        with suppress(ValueError):  # is raised again, and told, when it is read
+        with suppress(ValueError):  # raised again, and logged, when the file is read
             attached()
 
 
 def _summary(dataset: "xr.Dataset") -> dict[str, Any]:
-    """Return what is there of each checkpoint, NaN as None."""
+    """Return how many checkpoints have which values, and the scalars of each; None for NaN."""
     from specdiag.wording import without_nan
 
     names = ("state", "n_fit", "n_degenerate", "n_skipped", "n_failed", "r2", "condition_number")
@@ -123,25 +122,26 @@ def _summary(dataset: "xr.Dataset") -> dict[str, Any]:
     }
 
 
-def _lines(found: dict[str, Any]) -> list[str]:
-    from specdiag.wording import counted, printable
+def _lines(summary: dict[str, Any]) -> list[str]:
+    from specdiag.wording import counted, printable, some, tally
 
-    rows, layers, sessions = found["checkpoints"], found["layers"], found["sessions"]
+    rows = summary["checkpoints"]
+    counts = {"checkpoint": len(rows), "layer": summary["layers"], "session": summary["sessions"]}
     lines = [
-        f"{counted(len(rows), 'checkpoint')}, {counted(layers, 'layer')}, {counted(sessions, 'session')}",
-        *(f"  with {what:8}  {found[f'with_{what}']}" for what in ("spectra", "r2", "features")),
+        ", ".join(counted(n, noun) for noun, n in counts.items()),
+        *(f"  with {part:8}  {summary[f'with_{part}']}" for part in ("spectra", "r2", "features")),
+        f"  state          {tally(row['state'] for row in rows)}",
     ]
-    count = Counter(row["state"] for row in rows)
-    lines.append("  state          " + ", ".join(f"{n} {word}" for word, n in count.items()))
     lost = [row["entry"] for row in rows if row["state"] in ("missing", "stale", "corrupt")]
     if lost:
-        some = ", ".join(lost[:3]) + ", ..." * (len(lost) > 3)
-        lines.append(f"{len(lost)} lack values ({some}); `specdiag train --missing` makes them")
-    if files := found["unreadable"]:
-        some = ", ".join(files[:3]) + ", ..." * (len(files) > 3)
-        lines.append(f"{counted(len(files), 'file')} beside checkpoints cannot be read: {some}")
-    if rows and found["with_features"] < found["with_r2"]:
         lines.append(
-            "R2 without features: their recipes left no evaluation.json; see docs/dataset.md"
+            f"{counted(len(lost), 'checkpoint')} without values: {some(lost, 3)}; "
+            "`specdiag train --missing` makes them"
         )
+    if files := summary["unreadable"]:
+        lines.append(
+            f"{counted(len(files), 'file')} beside checkpoints cannot be read: {some(files, 3)}"
+        )
+    if rows and summary["with_features"] < summary["with_r2"]:
+        lines.append("R2 without features: recipes wrote no evaluation.json; see docs/dataset.md")
     return [printable(line) for line in lines]

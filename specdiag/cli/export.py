@@ -24,27 +24,26 @@ def export(
     CHECKPOINT is a file or folder that the other commands read, or a name in checkpoints.lock.
 
     All tensors keep their bits, and their names without the prefixes of wrapper modules such as
-    'model.'. The JSON holds vocabularies, hyper-parameters and whatever else is plain; the
-    safetensors file holds a copy of it, so that every command reads the export as it read
-    CHECKPOINT. A tensor that cannot be exported is an error; what else was left aside is said on
-    stderr. No code in CHECKPOINT is ever run.
+    'model.'. The JSON holds vocabularies, hyper-parameters and other plain values; the safetensors
+    file holds a copy of it, so that every command reads the export as it reads CHECKPOINT. A tensor
+    that cannot be exported is an error; other parts that are omitted are listed on stderr. No code
+    in CHECKPOINT is ever run.
 
     \b
     Examples:
       specdiag export base.ckpt base.safetensors
       specdiag export model/ exported.safetensors --force
     """  # noqa: D301
-    from specdiag.checkpoint import export as exports
+    from specdiag.checkpoint.export import export as write_export
     from specdiag.checkpoint.reader import open_checkpoint
-    from specdiag.wording import printable
+    from specdiag.wording import counted, printable
 
     if output.suffix != ".safetensors":
-        raise click.UsageError(f"{output}: the name of the file to write ends in .safetensors")
-    found = open_checkpoint(checkpoint)
-    digest = exports.export(found, output, overwrite=force)
-    for note in found.notes:
+        raise click.UsageError(f"{output}: expected a name that ends in .safetensors")
+    opened = open_checkpoint(checkpoint)
+    digest = write_export(opened, output, overwrite=force)
+    for note in opened.notes:
         click.echo(printable(f"note: {note}"), err=True)
-    n_tensors, n_bytes = len(found.tensors), output.stat().st_size
-    tensors = f"{n_tensors:,} tensor{'s' * (n_tensors != 1)}"
-    files = f"{output} ({n_bytes:,} bytes) and {output.with_suffix('.json').name}"
+    tensors = counted(len(opened.tensors), "tensor")
+    files = f"{output} ({output.stat().st_size:,} bytes) and {output.with_suffix('.json').name}"
     click.echo(printable(f"exported {tensors} to {files}, tensor digest {digest}"))

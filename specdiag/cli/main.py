@@ -1,6 +1,6 @@
-"""The command line: a skin over the library.
+"""The command line.
 
-Nothing heavy is imported before a command runs, so that `specdiag --help` answers at once.
+Heavy libraries are imported when a command runs, so that `specdiag --help` answers at once.
 """
 
 import signal
@@ -21,10 +21,10 @@ from specdiag.cli.verify import verify
 
 
 class Interruptible(click.Group):
-    """A group whose commands end by SIGINT or SIGTERM with one line, and the status of a shell."""
+    """A group of commands. On SIGINT or SIGTERM a command ends with one line on stderr."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; raise SystemExit of 130 or 143 when it was interrupted."""
+        """Run the command; raise SystemExit with status 130 or 143 if it was interrupted."""
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, SystemExit) as error:
@@ -40,7 +40,7 @@ INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 @click.group(cls=Interruptible, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="specdiag")
 def cli() -> None:
-    """Read a neural network's health from the eigenvalue spectra of its weights."""
+    """Measure how heavy-tailed the spectra of weight matrices are, and how certain that is."""
 
 
 for command in (
@@ -51,7 +51,7 @@ for command in (
 
 
 def main() -> None:
-    """Run the command line; an error of the library is one line and exit status 1."""
+    """Run the command line. An error of the library prints one line and gives exit status 1."""
     try:
         cli(prog_name="specdiag")
     except ERRORS as error:

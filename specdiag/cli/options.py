@@ -1,4 +1,4 @@
-"""The commands, and what several of them share. Results on stdout, progress and errors on stderr."""
+"""Options, checks and messages of several commands. Results go to stdout, the rest to stderr."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from specdiag.lock.entry import Lock
 
-# What the library raises, each with one line that says what is wrong and what to do.
+# The errors of the library; the message of each is one line with the fault and its remedy.
 ERRORS = (ValueError, OSError, MemoryError, RuntimeError)
 
 MAX_PORT = 65535
@@ -44,17 +44,17 @@ def scale_option(
 def output_option(
     text: str, *, is_folder: bool = False, **settings: Any
 ) -> Callable[[Command], Command]:
-    """Return the option `-o`: a file to write, or a folder for several; see `check_output`."""
+    """Return the option `-o`, a file or a folder to write to. `check_output` checks its value."""
     return click.option("-o", "--output", type=target_type(is_folder), help=text, **settings)
 
 
 def target_type(is_folder: bool = False) -> click.Path:
-    """Return the type of an option that names a file to write, or a folder for several."""
+    """Return the type of an option that names a file or a folder to write to."""
     return click.Path(file_okay=not is_folder, dir_okay=is_folder, writable=True, path_type=Path)
 
 
 def seed_option(text: str) -> Callable[[Command], Command]:
-    """Return the option `--seed` of a calculation with random numbers."""
+    """Return the option `--seed`, the seed of random numbers."""
     return click.option(
         "--seed", type=click.IntRange(min=0), default=0, show_default=True, help=text
     )
@@ -65,30 +65,29 @@ engine_option = click.option(
     type=click.Choice(["process", "ray"]),
     default="process",
     show_default=True,
-    help="One after another in this process, or many at a time as tasks of Ray.",
+    help="Work in this process, one after another, or as tasks of Ray, many at a time.",
 )
 address_option = click.option(
     "--address",
     metavar="HOST:PORT",
-    help="Of a Ray cluster, or auto; by default Ray is started on this machine.",
+    help="Address of a Ray cluster, or auto. By default Ray is started on this machine.",
 )
 
 
 def check_engine(engine: str, address: str | None) -> None:
-    """Raise a usage error when an address is none, or given and no cluster is asked for."""
+    """Raise a usage error if an address is invalid, or is given without `--engine ray`."""
     if address and address != "auto":
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal() or not 1 <= int(port) <= MAX_PORT:
-            text = (
+            raise click.UsageError(
                 f"--address {address} is invalid; expected HOST:PORT, such as node1:6379, or auto"
             )
-            raise click.UsageError(text)
     if address and engine != "ray":
-        raise click.UsageError("--address is that of a Ray cluster; give --engine ray, too")
+        raise click.UsageError("--address needs --engine ray")
 
 
 def is_debug() -> bool:
-    """Return whether errors are to be shown with their traceback: before any option is parsed, too."""
+    """Return whether to show tracebacks of errors, also those before the options are parsed."""
     return "--debug" in sys.argv
 
 
@@ -96,34 +95,34 @@ lock_option = click.option(
     "--lock",
     "lock_path",
     type=existing_file,
-    is_eager=True,  # before the names that are looked up in it
-    help="The lock; by default checkpoints.lock here or in a folder above.",
+    is_eager=True,  # parsed before the names, which CheckpointType looks up in it
+    help="Lock file. By default checkpoints.lock here or in a folder above.",
 )
 
 
 class CheckpointType(click.ParamType[Path]):
-    """A path, or the name of an entry of the lock whose file is there."""
+    """A path, or the name of an entry of the lock whose file exists."""
 
     name = "checkpoint"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Return the path; a usage error says what keeps a name of the lock from being one."""
+        """Return the path; raise a usage error if the name has no file, or several."""
         path = Path(value)
         if path.exists():
             return path
         lock_path = ctx.params.get("lock_path") if ctx else None
-        found, reasons = _named(value, lock_path if isinstance(lock_path, Path) else None)
-        if len(found) > 1:
-            reasons = [f"it is there at several scales: name {' or '.join(map(str, found))}"]
+        files, reasons = _files_of(value, lock_path if isinstance(lock_path, Path) else None)
+        if len(files) > 1:
+            reasons = [f"it exists at several scales: name {' or '.join(map(str, files))}"]
         elif not reasons:
             reasons = [f"Path '{value}' does not exist."]
-        if len(found) != 1:
+        if len(files) != 1:
             self.fail("; ".join(reasons), param, ctx)
-        return found[0]
+        return files[0]
 
 
-def _named(name: str, lock_path: Path | None) -> tuple[list[Path], list[str]]:
-    """Return the files of the entries of this name, and why others of it have none."""
+def _files_of(name: str, lock_path: Path | None) -> tuple[list[Path], list[str]]:
+    """Return the files of the entries with this name, and why the others have no file."""
     from specdiag.lock.lockfile import find_lock, load
     from specdiag.obtain.state import state
 
@@ -132,7 +131,7 @@ def _named(name: str, lock_path: Path | None) -> tuple[list[Path], list[str]]:
     except FileNotFoundError:
         return [], []
     lock = load(path)
-    found, reasons = [], []
+    files, reasons = [], []
     for entry in (e for e in lock.entries if e.name == name):
         if entry.kind == "evaluation" and entry.parent:
             reasons.append(f"an evaluation, whose weights are those of {entry.parent.name}")
@@ -145,8 +144,8 @@ def _named(name: str, lock_path: Path | None) -> tuple[list[Path], list[str]]:
                 f"{word} at {entry.scale} scale{f' ({reason})' if reason else ''}; {again}"
             )
         else:
-            found.append(path.parent / entry.path)
-    return found, reasons
+            files.append(path.parent / entry.path)
+    return files, reasons
 
 
 def check_output(
@@ -181,15 +180,15 @@ def check_output(
 
 
 def _kept_for(output: Path, locks: Iterable[Path]) -> str:
-    """Return the entry to whose checkpoint or side files a path belongs, or ''."""
+    """Return the name of the entry whose checkpoint, or a file beside it, has this path, or ''."""
     from specdiag.lock.lockfile import find_lock, load
 
-    places = {output.resolve(), output.parent.resolve() / output.name}  # of a link, both
-    found = {path.resolve() for path in locks}
+    places = {output.resolve(), output.parent.resolve() / output.name}  # a link and its target
+    paths = {path.resolve() for path in locks}
     for place in places:
-        with suppress(FileNotFoundError):
-            found |= {*find_lock(place.parent).parent.glob("checkpoints*.lock")}  # with replicates
-    for lock in sorted(found):
+        with suppress(FileNotFoundError):  # with the locks of other seeds
+            paths |= {*find_lock(place.parent).parent.glob("checkpoints*.lock")}
+    for lock in sorted(paths):
         for entry in load(lock).entries:
             path = lock.parent / entry.path
             folder = path.parent.resolve()
@@ -201,13 +200,13 @@ def _kept_for(output: Path, locks: Iterable[Path]) -> str:
 
 
 def start_log() -> None:
-    """Show what the library logs, and what goes wrong in others."""
+    """Print the log of specdiag, and warnings of other libraries."""
     logging.basicConfig(level=logging.WARNING, format="specdiag: %(message)s")
     logging.getLogger("specdiag").setLevel(logging.INFO)
 
 
 def show_count(done: int, total: int) -> None:
-    """Count on a terminal's stderr, in one line."""
+    """Print a count of entries on a terminal's stderr, in one line."""
     if sys.stderr.isatty():
         click.echo(f"\r{done} of {total} entries" + "\n" * (done == total), nl=False, err=True)
 
@@ -242,14 +241,14 @@ def show_bytes(name: str) -> Callable[[int, int | None], None]:
 
 
 def complain(error: Exception) -> None:
-    """Say on stderr, in one line, what is wrong."""
+    """Print the message of an error on stderr, in one line."""
     from specdiag.wording import one_line
 
     click.echo(f"specdiag: {one_line(error)}", err=True)
 
 
 def open_lock(lock_path: Path | None) -> tuple[Path, "Lock"]:
-    """Return the path of the lock, the one given or the nearest, and what it holds."""
+    """Return the path of the lock that is given, or of the nearest one, and its content."""
     start_log()
     from specdiag.lock.lockfile import find_lock, load
 

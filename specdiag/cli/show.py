@@ -1,4 +1,4 @@
-"""Commands that show a Dataset: figures and report."""
+"""The commands that show a Dataset: figures and report."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -32,7 +32,7 @@ _trainings = click.argument("trainings", nargs=-1, type=existing_file, metavar="
 @_data
 @_trainings
 @output_option(
-    "Folder for an SVG and a PDF of each, and captions.txt.",
+    "Folder for an SVG and a PDF of each figure, and for captions.txt.",
     is_folder=True,
     required=True,
     metavar="DIR",
@@ -41,14 +41,14 @@ _trainings = click.argument("trainings", nargs=-1, type=existing_file, metavar="
     "--checkpoint",
     "names",
     multiple=True,
-    help="Draw the spectra of the layers of this one, also several; by default of the first.",
+    help="Draw the spectra of this checkpoint; repeatable. By default those of the first.",
 )
 @debug_option
 def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[str, ...]) -> None:
-    """Draw every figure that DATA, a Dataset of specdiag, has values for, ready for print.
+    """Draw every figure for which DATA, a Dataset of specdiag, has values, ready for print.
 
-    DATA is what -o of `specdiag spectra`, `alpha` or `compare` wrote; a CSV is the .spectra.csv
-    that lies beside a trained checkpoint.
+    DATA is a file that `specdiag spectra`, `alpha` or `compare` writes with -o. A CSV is the file
+    .spectra.csv beside a trained checkpoint.
 
     \b
     Examples:
@@ -58,15 +58,15 @@ def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[
     _check("matplotlib")
     check_output(output / "captions.txt" if output.is_dir() else output, (data, *trainings))
     start_log()
-    from specdiag.plot import drawings as drawn
+    from specdiag.plot.drawings import check_names, drawings, write
 
     dataset, tables = _read(data, trainings)
     try:
-        drawn.check_names(dataset, names)
+        check_names(dataset, names)
     except ValueError as error:
         raise click.UsageError(f"--checkpoint: {error}") from error
-    drawings = drawn.drawings(dataset, tables, spectra_of=names or None, study=_study())
-    written, reasons = drawn.write(_counted(drawings), output)
+    drawn = drawings(dataset, tables, spectra_of=names or None, study=_study())
+    written, reasons = write(_with_count(drawn), output)
     for name, reason in reasons.items():
         click.echo(f"no {name}: {reason}", err=True)
     click.echo(f"wrote {len(written)} files in {output}", err=True)
@@ -91,10 +91,10 @@ def report(
     claims: Path | None,
     lock_path: Path | None,
 ) -> None:
-    """Write one HTML page of DATA: summary, figures, layers, provenance. It needs no network.
+    """Write DATA as one HTML page: summary, figures, layers, provenance. It needs no network.
 
-    DATA and CSV are as for `specdiag figures`. With --lock, the page also has the claims about that
-    lock, as `specdiag verify` decides them on DATA.
+    DATA and CSV are those of `specdiag figures`. With --lock, the page also has the claims about
+    that lock, as `specdiag verify` decides them on DATA.
 
     \b
     Examples:
@@ -130,7 +130,7 @@ def _study(lock_path: Path | None = None) -> Path | None:
 
 
 def _sections(dataset: "xr.Dataset") -> list["Section"]:
-    """Return what `specdiag link` concludes of a collection, or why it cannot tell."""
+    """Return the conclusions of `specdiag link` on a collection, or why there are none."""
     from specdiag.show.link import sentences
     from specdiag.show.report import Section
     from specdiag.transfer.link import link
@@ -145,7 +145,7 @@ def _sections(dataset: "xr.Dataset") -> list["Section"]:
 
 
 def _claims(dataset: "xr.Dataset", values: Path | None, lock_path: Path | None) -> list["Section"]:
-    """Return the claims about the lock that is given, decided on a collection; [] without claims."""
+    """Return the claims about the given lock, decided on a collection; [] without claims."""
     from specdiag.lock.recipe import FOLDER
     from specdiag.show import claims as claim_tables
     from specdiag.show.report import Section
@@ -168,10 +168,10 @@ def _claims(dataset: "xr.Dataset", values: Path | None, lock_path: Path | None) 
     return [Section("Published claims", [claim_tables.count(findings)], claim_tables.HEADER, rows)]
 
 
-def _counted(found: Iterable["Drawing"]) -> Iterator["Drawing"]:
-    """Yield what is drawn, and count it on a terminal's stderr, in one line."""
+def _with_count(drawings: Iterable["Drawing"]) -> Iterator["Drawing"]:
+    """Yield the drawings, and print their number on a terminal's stderr, in one line."""
     n = 0
-    for n, drawing in enumerate(found, 1):
+    for n, drawing in enumerate(drawings, 1):
         yield drawing
         if sys.stderr.isatty():
             click.echo(f"\r{n} figures", nl=False, err=True)

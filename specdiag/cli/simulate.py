@@ -10,16 +10,17 @@ from specdiag.cli.options import debug_option, lock_option, open_lock
 @click.command()
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
-    "--session", "names", multiple=True, metavar="NAME", help="Only this one; repeatable."
+    "--session", "names", multiple=True, metavar="NAME", help="Only this session; repeatable."
 )
 @lock_option
 @debug_option
 def simulate(out: Path, names: tuple[str, ...], lock_path: Path | None) -> None:
     """Write the simulated recordings of the lock's desk entries into the folder OUT, as HDF5.
 
-    They have the layout of torch_brain's processed brainsets, OUT/BRAINSET/SESSION.h5, and are drawn
-    from the seeds that the entries declare. What is there already, by the same settings, is kept.
-    Prints a line a file. Needs torch_brain: pip install 'specdiag[recipes]'.
+    They have the layout of torch_brain's processed brainsets, OUT/BRAINSET/SESSION.h5, and are
+    drawn from the seeds that the entries declare. Files that exist already, made with the same
+    settings, are kept. Prints the path of each file. Needs torch_brain: pip install
+    'specdiag[recipes]'.
 
     \b
     Examples:
@@ -37,7 +38,8 @@ def simulate(out: Path, names: tuple[str, ...], lock_path: Path | None) -> None:
     }
     if unknown := [name for name in names if name not in settings]:
         raise click.UsageError(
-            f"no desk entry has the session {unknown[0]}; there are {', '.join(sorted(settings))}"
+            f"no desk entry has the session {unknown[0]}; expected one of "
+            f"{', '.join(sorted(settings))}"
         )
     recipe = load_recipe(path.parent, "simulation/recordings")
     for session in names or settings:

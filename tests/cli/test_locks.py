@@ -325,7 +325,7 @@ def test_the_lock_command_only_touches_what_is_named(lock):
         (
             ("train", "--all", "--address", "auto"),
             2,
-            "Error: --address is that of a Ray cluster; give --engine ray, too",
+            "Error: --address needs --engine ray",
         ),
         *(
             (

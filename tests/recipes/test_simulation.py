@@ -215,6 +215,7 @@ def test_the_command_writes_the_named_recordings_and_prints_their_paths(tmp_path
 def test_the_command_refuses_a_session_that_no_entry_declares(tmp_path):
     status, out, err = command(tmp_path, "--session", "c_1")
     assert (status, out) == (2, "")
-    expected = f"Error: no desk entry has the session c_1; there are {', '.join(sorted(SETTINGS))}"
+    known = ", ".join(sorted(SETTINGS))
+    expected = f"Error: no desk entry has the session c_1; expected one of {known}"
     assert err.splitlines()[-1] == expected
     assert list(tmp_path.iterdir()) == []

@@ -604,7 +604,7 @@ def test_the_command_writes_the_dataset_and_says_what_is_in_it(lock, dataset):
         "  with r2        3",
         "  with features  3",
         "  state          3 ok, 1 missing",
-        "1 lack values (child/net0); `specdiag train --missing` makes them",
+        "1 checkpoint without values: child/net0; `specdiag train --missing` makes them",
     ]
     found = specdiag.open_spectra(lock.parent / "x.nc")
     np.testing.assert_array_equal(found.alpha[0], dataset.alpha[0])
