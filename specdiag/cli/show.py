@@ -48,7 +48,8 @@ def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[
     """Draw every figure for which DATA, a Dataset of specdiag, has values, ready for print.
 
     DATA is a file that `specdiag spectra`, `alpha` or `compare` writes with -o. A CSV is the file
-    .spectra.csv beside a trained checkpoint.
+    .spectra.csv beside a trained checkpoint. The modules of a folder figures/ beside the nearest
+    lock are drawn, too.
 
     \b
     Examples:
