@@ -313,8 +313,9 @@ def _fit_wwj(tensor: Tensor) -> dict[str, Any]:
         return {"status": "skipped", "reason": "the published rules know matrices only"}
     tail, posterior, rank = weightwatcher.wwj(tensor.read())
     if not tail.n_tail:
+        # The number itself depends on rounding: float32 resolves 1e-7 of the largest.
         needed = weightwatcher.WWJ_MIN_TAIL
-        reason = f"rank {rank} above 1e-9 of the largest, {needed} needed; or all equal"
+        reason = f"fewer than {needed} eigenvalues above 1e-9 of the largest, or all equal"
         return {"status": "degenerate", "reason": reason, "rank": rank}
     return {"status": "fit", "tail": tail, "posterior": posterior, "rank": rank}
 
