@@ -1,6 +1,6 @@
 """Two or more checkpoints -> one Dataset of their spectra and their differences from the first."""
 
-from collections.abc import Iterable, KeysView, Sequence
+from collections.abc import KeysView, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +11,7 @@ from specdiag.comparison.pairs import Pair, pair_up
 from specdiag.dataset.schema import COMPARISON, labelled
 from specdiag.dataset.spectra import build, check_whole_numbers, measure_checkpoint, unique_names
 from specdiag.htsr.layers import MIN_EIGENVALUES, Layer
+from specdiag.wording import some
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -103,9 +104,9 @@ def aligned(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
         match = next((c for c in candidates if not known.isdisjoint(_matrices(c))), None)
         if match is None:
             raise ValueError(
-                f"{names[0]} and {name} have no matrix in common: the first begins with "
-                f"{_some(known)}, the other with {_some(_matrices(other))}; compare networks of "
-                "one architecture"
+                f"{names[0]} and {name} have no matrix in common: the first has "
+                f"{some([*known], 3) or 'none'}, the other "
+                f"{some([*_matrices(other)], 3) or 'none'}; compare networks of one architecture"
             )
         renamed.append(match)
     return renamed
@@ -121,10 +122,6 @@ def _without_first_word(checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint
     tensors = [replace(t, name=t.name.removeprefix(word)) for t in checkpoint.tensors]
     return replace(checkpoint, tensors=tuple(tensors))
-
-
-def _some(names: Iterable[str]) -> str:
-    return ", ".join(list(names)[:3]) or "nothing"
 
 
 def compare_measured(

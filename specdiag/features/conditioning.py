@@ -152,15 +152,12 @@ class FeatureSpectrum:
     def __str__(self) -> str:
         words = "group" if self.n_groups == 1 else "groups"
         folded = f" in {self.n_blocks} blocks" if self.n_blocks != self.n_groups else ""
+        ends = NO_INTERVAL if self.condition_number_is_bound else self.condition_number_interval
         lines = [
             f"{self._size}, {self.precision}, {self.n_groups:,} {words}{folded}",
-            _line(
-                "condition number",
-                self.condition_number_text,
-                NO_INTERVAL if self.condition_number_is_bound else self.condition_number_interval,
-            ),
-            _line("  as published", self.condition_number_published_text, NO_INTERVAL),
-            _line("numerical rank", str(self.numerical_rank), NO_INTERVAL),
+            _line("condition number", self.condition_number_text, ends),
+            _line("  as published", self.condition_number_published_text),
+            _line("numerical rank", str(self.numerical_rank)),
         ]
         for name in _PLAIN:
             value, interval = getattr(self, name), getattr(self, f"{name}_interval")
@@ -173,7 +170,7 @@ class FeatureSpectrum:
 _PLAIN = ("effective_rank", "participation_ratio", "top1_fraction", "top5_fraction", "trace")
 
 
-def _line(name: str, value: str, interval: Interval) -> str:
+def _line(name: str, value: str, interval: Interval = NO_INTERVAL) -> str:
     low, high = interval
     return f"{name:<20} {value}" + ("" if math.isnan(low) else f"  [{low:.3g}, {high:.3g}]")
 

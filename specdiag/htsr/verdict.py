@@ -80,13 +80,14 @@ def summarise(layers: Sequence[Layer]) -> dict[str, Any]:
     """
     count = Counter(layer.status for layer in layers)
     fit = [layer for layer in layers if layer.status == "fit"]
+    eligible = len(fit) + count["degenerate"]
     alpha = known([layer.tail.alpha for layer in fit])
     low, high = WELL_TRAINED
     words = Counter(layer.verdict for layer in layers)
     return {
         "n_walked": len(layers),
         **{f"n_{status}": count[status] for status in ("fit", "degenerate", "skipped", "failed")},
-        "coverage": _share(len(fit), len(fit) + count["degenerate"]),
+        "coverage": len(fit) / eligible if eligible else math.nan,
         "mean_alpha": mean(alpha),
         "mean_alpha_interval": mean_interval(alpha),
         "median_alpha": float(np.median(alpha)) if len(alpha) else math.nan,
@@ -102,10 +103,6 @@ def summarise(layers: Sequence[Layer]) -> dict[str, Any]:
         "verdicts": {word: words[word] for word in VERDICTS if words[word]},
         "reasons": _reasons(layers),
     }
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else math.nan
 
 
 def _rope_decisions(fit: Sequence[Layer]) -> dict[str, int]:

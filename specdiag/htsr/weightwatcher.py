@@ -40,7 +40,7 @@ def wwj(W: NDArray[np.generic]) -> tuple[TailFit, Posterior, int]:
     """Return the frequentist fit, the averaged posterior and the rank by the published rules.
 
     The eigenvalues are those of W'W / max(n, m) in float32, above 1e-9 of the largest. Float32
-    resolves only about 1e-7 of the largest: smaller ones are rounding, and so are the rank, and fits
+    resolves about 1e-7 of the largest: smaller ones are rounding, and so are the rank, and fits
     whose tails include them. Every xmin with at least 50 eigenvalues in its tail is allowed. The
     frequentist fit has the least Kolmogorov-Smirnov distance, with the empirical distribution at
     its right limit, and alpha = 1 + n / S, where S is the sum of log(x / xmin). The Bayesian fit

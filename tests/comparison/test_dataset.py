@@ -251,8 +251,8 @@ def test_networks_without_a_common_name_are_refused(first):
     with pytest.raises(ValueError, match="in common") as error:
         specdiag.compare(first, other)
     assert str(error.value) == (
-        "model#1 and model#2 have no matrix in common: the first begins with unit_emb.weight, "
-        "blocks.0.fc1.weight, blocks.0.fc2.weight, the other with conv.weight, head.weight; "
+        "model#1 and model#2 have no matrix in common: the first has unit_emb.weight, "
+        "blocks.0.fc1.weight, blocks.0.fc2.weight and 7 more, the other conv.weight, head.weight; "
         "compare networks of one architecture"
     )
     with pytest.raises(ValueError, match="at least two checkpoints"):
