@@ -90,14 +90,12 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
     if rest or not entries:
         subject = ", ".join(sorted(rest)) or "the lock"
         raise click.UsageError(f"{subject} has no source; `specdiag list` shows which entries have")
-    from specdiag.obtain import build
     from specdiag.obtain.plan import plan
 
     keys = {e.key for e in entries}
     forced = keys if force else set()
     steps = plan(path.parent, lock, keys, force=forced, prefer="fetch")
-    settings = build.Settings(force=forced, prefer="fetch", progress=show_bytes, debug=is_debug())
-    _report(steps, build.run(path, steps, settings), as_json=False)
+    _report(steps, _outcomes(path, steps, force=forced, prefer="fetch"), as_json=False)
 
 
 @click.command()
@@ -139,7 +137,7 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
 @engine_option
 @address_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome of each entry as JSON.")
+@json_option
 @debug_option
 def train(
     names: tuple[str, ...],
@@ -176,11 +174,10 @@ def train(
         raise click.UsageError("--missing leaves out existing files: give no --force or --all")
     if dry_run and as_json:
         raise click.UsageError("--json prints outcomes, and --dry-run has none: leave one out")
-    options = {k: v for k, v in options.items() if v}
     check_engine(engine, address)
+    options = {k: v for k, v in options.items() if v}
     if engine == "ray" and "nodes" in options:
         raise click.UsageError("--nodes and --engine ray exclude each other")
-    from specdiag.obtain import build
     from specdiag.obtain.plan import plan, without_build
     from specdiag.show.entries import plan_text
 
@@ -200,20 +197,7 @@ def train(
     click.echo(plan_text(steps), err=not dry_run)
     if dry_run or (options.get("nodes", 1) > 1 and _joined(path, steps, options)):
         return
-    on_ray = engine == "ray" and any(step.action != "keep" for step in steps)
-    settings = build.Settings(
-        force=forced,
-        prefer=prefer,
-        options=options,
-        progress=None if on_ray else show_bytes,
-        debug=is_debug(),
-    )
-    if on_ray:
-        from specdiag.obtain import cluster
-
-        outcomes = cluster.run(path, steps, settings, address=address)
-    else:
-        outcomes = build.run(path, steps, settings)
+    outcomes = _outcomes(path, steps, engine, address, force=forced, prefer=prefer, options=options)
     _report(steps, outcomes, as_json)
 
 
@@ -322,6 +306,23 @@ def _selected(
         return [entry for *_, entry in select([(path, lock)], names, scale, group)]
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+
+
+def _outcomes(
+    path: Path,
+    steps: Sequence["Step"],
+    engine: str = "process",
+    address: str | None = None,
+    **settings: Any,
+) -> Iterator["Outcome"]:
+    """Yield the outcomes of the steps, done in this process or, if there are any, on Ray."""
+    from specdiag.obtain import build, cluster
+
+    if engine == "ray" and any(step.action != "keep" for step in steps):
+        on_ray = build.Settings(**settings, debug=is_debug())
+        return cluster.run(path, steps, on_ray, address=address)
+    here = build.Settings(**settings, progress=show_bytes, debug=is_debug())
+    return build.run(path, steps, here)
 
 
 def _report(steps: Sequence["Step"], outcomes: Iterator["Outcome"], as_json: bool) -> None:

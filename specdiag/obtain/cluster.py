@@ -52,7 +52,7 @@ def run(
     """
     stack = ExitStack()
     ray = stack.enter_context(_connected(address))  # now, not when the first outcome is read
-    return _closing(stack, _outcomes(ray, path, steps, settings))
+    return _outcomes(stack, ray, path, steps, settings)
 
 
 def map(  # noqa: A001 - as the built-in, for functions that run on a cluster
@@ -89,29 +89,28 @@ def _result(ray: Any, ref: Any) -> Any:
         raise error.cause from None
 
 
-def _closing(stack: ExitStack, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
-    with stack:
-        yield from outcomes
-
-
-def _outcomes(ray: Any, path: Path, steps: Sequence[Step], settings: Settings) -> Iterator[Outcome]:
+def _outcomes(
+    stack: ExitStack, ray: Any, path: Path, steps: Sequence[Step], settings: Settings
+) -> Iterator[Outcome]:
     task = ray.remote(max_retries=3)(_task)
     done, running, pending = dict[Key, Outcome](), dict[Any, Step](), list(steps)
-    while pending or running:
-        unfinished = [*pending, *running.values()]
-        for step in [s for s in pending if not waits_for_parent(s.entry, unfinished)]:
-            pending.remove(step)
-            if skipped := skipped_for_parent(step.entry, done):
-                done[step.entry.key] = skipped
-                yield skipped
-                continue
-            sized = task.options(name=step.entry.name, **_resources(ray, step, settings.options))
-            running[sized.remote(path, step, settings)] = step
-        if running:
-            (ref,), _ = ray.wait(list(running))
-            step = running.pop(ref)
-            done[step.entry.key] = _outcome(ray, ref, step.entry, settings.debug)
-            yield done[step.entry.key]
+    with stack:
+        while pending or running:
+            unfinished = [*pending, *running.values()]
+            for step in [s for s in pending if not waits_for_parent(s.entry, unfinished)]:
+                pending.remove(step)
+                if skipped := skipped_for_parent(step.entry, done):
+                    done[step.entry.key] = skipped
+                    yield skipped
+                    continue
+                sized = _resources(ray, step, settings.options)
+                ref = task.options(name=step.entry.name, **sized).remote(path, step, settings)
+                running[ref] = step
+            if running:
+                (ref,), _ = ray.wait(list(running))
+                step = running.pop(ref)
+                done[step.entry.key] = _outcome(ray, ref, step.entry, settings.debug)
+                yield done[step.entry.key]
 
 
 @contextmanager
