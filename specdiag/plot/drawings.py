@@ -83,8 +83,13 @@ def of_whole(dataset: "xr.Dataset", modules: Mapping[str, Any]) -> Iterator[Draw
     for name in WHOLE:
         yield drawing(name, import_module(f"specdiag.plot.{name}"), dataset)
     for name, module in modules.items():
-        if not hasattr(module, "TABLE"):
-            yield drawing(name, module, dataset)
+        if hasattr(module, "TABLE"):
+            continue
+        try:
+            one = drawing(name, module, dataset)
+        except (Exception, SystemExit) as error:  # a program of the user: it may raise anything
+            raise RuntimeError(explained(error, Path(module.__file__).parent, name)) from error
+        yield one
 
 
 def study_modules(folder: Path) -> dict[str, Any]:
@@ -108,20 +113,10 @@ def study_modules(folder: Path) -> dict[str, Any]:
 
 
 def drawing(name: str, module: Any, data: Any) -> Drawing:
-    """Return the figure that a module draws of a Dataset or of rows of a table.
-
-    Raises
-    ------
-    RuntimeError
-        If the module fails: in one line that begins with its file.
-    """
-    try:
-        if reason := module.reason_not_drawn(data):
-            return Drawing(name, module.TITLE, reason, None)
-        return Drawing(name, module.TITLE, module.caption(data), module.plot(data))
-    except Exception as error:  # a program of the user: it may raise anything
-        folder = Path(module.__file__).parent
-        raise RuntimeError(explained(error, folder, name)) from error
+    """Return the figure that a module draws of a Dataset, or of the rows of a table."""
+    if reason := module.reason_not_drawn(data):
+        return Drawing(name, module.TITLE, reason, None)
+    return Drawing(name, module.TITLE, module.caption(data), module.plot(data))
 
 
 def _of_weights(
