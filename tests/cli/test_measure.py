@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
 import specdiag
+from specdiag.checkpoint import reader
+from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.cli.main import cli
 from specdiag.htsr.layers import MIN_EIGENVALUES
 from specdiag.htsr.null import NULLS
@@ -45,7 +47,7 @@ def run(*arguments):
     return done.returncode, done.stdout, done.stderr
 
 
-def test_the_table_has_a_row_a_matrix_and_the_accounting(file):
+def test_the_table_has_a_row_for_each_matrix_and_a_summary(file):
     expected = specdiag.alpha(file).sel(layer="fc1.weight", checkpoint="net")  # draws nulls, once
     status, out, err = run("alpha", file)
     assert (status, err) == (0, "")
@@ -77,20 +79,20 @@ def test_the_table_has_a_row_a_matrix_and_the_accounting(file):
     assert "alpha over 2 measured layers (67% of all eligible matrices): mean" in out
 
 
-def test_json_holds_the_same_numbers_and_null_for_none(file):
+def test_json_has_the_same_numbers_and_null_for_nan(file):
     status, out, _ = run("alpha", file, "--json")
-    (found,) = json.loads(out)["checkpoints"]
+    (checkpoint,) = json.loads(out)["checkpoints"]
     expected = specdiag.alpha(file)
     assert status == 0
-    assert found["summary"]["mean_alpha"] == expected.alpha.mean().item()
-    assert found["summary"]["n_walked"] == 6
-    assert found["not_matrices"] == ["fc1.bias"]
-    by_name = {layer["layer"]: layer for layer in found["layers"]}
+    assert checkpoint["summary"]["mean_alpha"] == expected.alpha.mean().item()
+    assert checkpoint["summary"]["n_walked"] == 6
+    assert checkpoint["not_matrices"] == ["fc1.bias"]
+    by_name = {layer["layer"]: layer for layer in checkpoint["layers"]}
     assert by_name["fc2.weight"]["alpha"] == expected.alpha.sel(layer="fc2.weight").item()
     assert by_name["dead.weight"]["alpha"] is None
 
 
-def test_csv_has_a_row_a_matrix(file):
+def test_csv_has_a_row_for_each_matrix(file):
     status, out, _ = run("alpha", file, file, "--csv")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert status == 0
@@ -124,8 +126,8 @@ def test_the_dataset_and_the_figures_are_written(file, tmp_path):
 
 
 def fit_layers(file):
-    found = specdiag.alpha(file)
-    pairs = zip(found.layer.values, found.status.values[0], strict=True)
+    dataset = specdiag.alpha(file)
+    pairs = zip(dataset.layer.values, dataset.status.values[0], strict=True)
     return [(i, name) for i, (name, status) in enumerate(pairs) if status == "fit"]
 
 
@@ -140,14 +142,14 @@ def fit_layers(file):
         (["FILE", "--nonsense"], "No such option '--nonsense'."),
     ],
 )
-def test_wrong_usage_is_one_line_and_status_two(file, arguments, message):
+def test_wrong_usage_prints_one_line_and_gives_status_two(file, arguments, message):
     status, out, err = run("alpha", *[str(file) if a == "FILE" else a for a in arguments])
     assert (status, out) == (2, "")
     assert message in err
     assert "Traceback" not in err
 
 
-def test_a_bad_file_is_one_line_and_status_one_and_the_others_are_measured(file, tmp_path):
+def test_the_error_of_a_bad_file_is_one_line_and_the_other_files_are_measured(file, tmp_path):
     bad = tmp_path / "bad.pt"
     bad.write_bytes(b"")
     status, out, err = run("alpha", bad, file)
@@ -159,13 +161,27 @@ def test_a_bad_file_is_one_line_and_status_one_and_the_others_are_measured(file,
     assert "Traceback" in run("alpha", bad, "--debug")[2]
 
 
-def test_a_pattern_without_match_is_one_line(file):
+def test_every_file_is_opened_once(file, monkeypatch):
+    opened = []
+
+    def open_and_count(path):
+        opened.append(path)
+        return open_checkpoint(path)
+
+    monkeypatch.setattr(reader, "open_checkpoint", open_and_count)
+    done = CliRunner().invoke(
+        cli, ["alpha", str(file), "--no-gof", "-o", str(file.parent / "x.nc")]
+    )
+    assert (done.exit_code, opened) == (0, [file])
+
+
+def test_a_pattern_without_match_is_an_error_of_one_line(file):
     status, out, err = run("alpha", file, "--layers", "zzz*")
     assert (status, out) == (1, "")
     assert "no matrix of net matches 'zzz*': its 6 matrices begin with" in err
 
 
-def test_what_is_no_regular_file_is_not_written_to(file, tmp_path):
+def test_a_pipe_is_not_written_to(file, tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     status, out, err = run("alpha", file, "-o", pipe)
@@ -174,7 +190,7 @@ def test_what_is_no_regular_file_is_not_written_to(file, tmp_path):
     assert pipe.is_fifo()
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing_but_the_table(file, tmp_path):
+def test_on_a_full_disk_the_table_is_printed_and_no_file_is_left(file, tmp_path):
     """A limit on the size of files stands in for the disk."""
     code = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
@@ -251,7 +267,7 @@ def test_the_table_fits_the_terminal(minilm, columns):
 
 
 @pytest.mark.slow
-def test_long_work_shows_its_progress_on_a_terminal_only(rng, tmp_path):
+def test_only_a_terminal_shows_the_progress_of_long_work(rng, tmp_path):
     path = tmp_path / "large.safetensors"
     W = rng.standard_normal((2048, 2048)).astype(np.float32)
     save_file({f"l{i}.weight": W for i in range(6)}, path)
@@ -263,20 +279,20 @@ def test_long_work_shows_its_progress_on_a_terminal_only(rng, tmp_path):
     assert run("alpha", path, "--no-gof")[2] == ""
 
 
-def test_the_options_offer_what_the_library_has():
+def test_the_options_have_the_choices_of_the_library():
     options = {p.name: p for p in cli.commands["alpha"].params}
     assert tuple(options["method"].type.choices) == METHODS
     assert tuple(options["null"].type.choices) == NULLS
     assert options["min_eigenvalues"].default == MIN_EIGENVALUES
 
 
-def test_help_of_every_command_has_an_example():
+def test_the_help_of_every_command_has_an_example():
     for command in cli.commands:
-        found = CliRunner().invoke(cli, [command, "--help"])
-        assert found.exit_code == 0
-        lines = [line.strip() for line in found.output.splitlines()]
+        done = CliRunner().invoke(cli, [command, "--help"])
+        assert done.exit_code == 0
+        lines = [line.strip() for line in done.output.splitlines()]
         assert any(line.startswith(f"specdiag {command} ") for line in lines)
-        assert "\\b" not in found.output
+        assert "\\b" not in done.output
 
 
 @pytest.fixture
@@ -290,7 +306,7 @@ def pair(file, rng, tmp_path):
     return file, tmp_path / "tuned.safetensors"
 
 
-def test_compare_prints_a_row_a_measured_matrix_what_is_the_same_and_a_sentence(pair):
+def test_compare_prints_measured_matrices_relations_and_a_conclusion(pair):
     status, out, err = run("compare", *pair)
     expected = specdiag.compare(*pair)
     cell = expected.sel(layer="fc2.weight", comparison="tuned")
@@ -318,28 +334,30 @@ def test_compare_prints_a_row_a_measured_matrix_what_is_the_same_and_a_sentence(
     assert lines[-2] == expected.conclusion.item()
 
 
-def test_compare_gives_the_same_numbers_as_json_and_as_a_dataset(pair, tmp_path):
+def test_the_json_and_the_dataset_of_compare_have_the_same_numbers(pair, tmp_path):
     output, plot = tmp_path / "pair.nc", tmp_path / "pair.png"
     status, out, err = run("compare", *pair, "--json", "-o", output, "--plot", plot)
-    (found,) = json.loads(out)["comparisons"]
+    (comparison,) = json.loads(out)["comparisons"]
     dataset = specdiag.open_spectra(output)
-    layer = {x["layer"]: x for x in found["layers"]}["fc2.weight"]
+    layer = {x["layer"]: x for x in comparison["layers"]}["fc2.weight"]
     assert status == 0
-    assert (found["first"], found["second"]) == ("net", "tuned")
-    assert found["conclusion"] == dataset.conclusion.item()
+    assert (comparison["first"], comparison["second"]) == ("net", "tuned")
+    assert comparison["conclusion"] == dataset.conclusion.item()
     assert layer["alpha_difference"] == dataset.alpha_difference.sel(layer="fc2.weight").item()
     assert layer["second"]["alpha"] == dataset.alpha.sel(layer="fc2.weight").values[1]
-    assert found["whole"]["relations"] == {
+    assert comparison["whole"]["relations"] == {
         "identical": 5,
         "different": 2,
         "only in second": 1,
     }
-    assert {t["tensor"]: t["relation"] for t in found["tensors"]}["broken.weight"] == "identical"
+    assert {t["tensor"]: t["relation"] for t in comparison["tensors"]}[
+        "broken.weight"
+    ] == "identical"
     assert plot.stat().st_size > 10_000
     assert err == f"wrote {output}\ndrew 1 figure in {plot}\n"
 
 
-def test_compare_of_several_files_gives_a_part_each_and_numbered_figures(pair, tmp_path):
+def test_compare_of_several_files_prints_each_and_numbers_its_figures(pair, tmp_path):
     status, out, _ = run("compare", *pair, pair[0], "--plot", tmp_path / "d.svg")
     assert status == 0
     assert [x for x in out.splitlines() if x.startswith("1: ")] == [
@@ -350,7 +368,7 @@ def test_compare_of_several_files_gives_a_part_each_and_numbered_figures(pair, t
     assert (tmp_path / "d_2.svg").exists()
 
 
-def test_compare_of_files_without_a_common_name_is_one_line(file, tmp_path):
+def test_files_without_a_common_name_are_an_error_of_one_line(file, tmp_path):
     save_file({"conv.weight": np.eye(64, dtype=np.float32)}, tmp_path / "other.safetensors")
     status, out, err = run("compare", file, tmp_path / "other.safetensors")
     assert (status, out) == (1, "")
@@ -369,7 +387,7 @@ def test_compare_of_files_without_a_common_name_is_one_line(file, tmp_path):
         (("FILE", "-o", "a.png", "--plot", "a.png"), "-o and --plot both name a.png"),
     ],
 )
-def test_wrong_usage_of_compare_is_told_before_anything_is_read(file, options, message):
+def test_wrong_usage_of_compare_is_an_error_before_any_file_is_read(file, options, message):
     status, out, err = run("compare", file, *(file if o == "FILE" else o for o in options))
     assert (status, out) == (2, "")
     assert err.splitlines()[-1] == f"Error: {message.replace('FILE', str(file))}"

@@ -24,7 +24,7 @@ def dataset(weights):
     return specdiag.alpha(weights)
 
 
-def test_the_dataset_has_all_that_the_schema_says(dataset):
+def test_the_dataset_has_every_variable_of_the_schema(dataset):
     assert netcdf.validate(dataset) is dataset
     assert set(SCHEMA) == set(dataset.variables)
     for name, spec in SCHEMA.items():
@@ -33,7 +33,7 @@ def test_the_dataset_has_all_that_the_schema_says(dataset):
         assert dataset[name].attrs.get("units", "") == spec.units
 
 
-def test_alpha_of_a_dict_a_file_and_a_module_is_one_number(weights, tmp_path):
+def test_alpha_of_a_dict_a_file_and_a_module_is_the_same(weights, tmp_path):
     import torch
     from safetensors.numpy import save_file
 
@@ -53,7 +53,7 @@ def test_the_spectrum_of_each_layer_can_be_sliced_out(dataset, weights):
         np.testing.assert_array_equal(specdiag.spectrum(dataset, name), expected)
 
 
-def test_several_checkpoints_join_on_the_names_of_their_layers(weights, rng):
+def test_several_checkpoints_are_joined_by_the_names_of_their_layers(weights, rng):
     other = {"b.weight": rng.standard_normal((50, 70)), "c.weight": rng.standard_normal((64, 64))}
     both = specdiag.alpha(weights, other)
     assert list(both.checkpoint.values) == ["model#1", "model#2"]
@@ -69,7 +69,7 @@ def test_several_checkpoints_join_on_the_names_of_their_layers(weights, rng):
     assert np.isnan(both.alpha.values[0, 3])
 
 
-def test_checkpoints_of_one_name_are_told_apart_by_their_folders(weights, tmp_path):
+def test_checkpoints_of_the_same_name_get_the_names_of_their_folders(weights, tmp_path):
     from safetensors.numpy import save_file
 
     paths = [tmp_path / name / "model.safetensors" for name in ("old", "new", "new/er")]
@@ -80,7 +80,7 @@ def test_checkpoints_of_one_name_are_told_apart_by_their_folders(weights, tmp_pa
     assert named == ["old/model#1", "new/model", "er/model", "old/model#2"]
 
 
-def test_a_saved_dataset_opens_as_it_was(dataset, tmp_path):
+def test_a_saved_dataset_is_opened_unchanged(dataset, tmp_path):
     path = tmp_path / "spectra.nc"
     specdiag.save_spectra(dataset, path)
     xr.testing.assert_identical(specdiag.open_spectra(path), dataset)
@@ -102,14 +102,15 @@ def test_the_same_weights_give_the_same_bytes(weights, tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_hostile_layer_names_are_only_values(rng, tmp_path):
+def test_hostile_names_of_layers_are_saved_as_plain_text(rng, tmp_path):
     names = ["a/b", "units", "_FillValue", "..", "<script>", "é\u202e", "x" * 900]
-    found = specdiag.alpha({name: rng.standard_normal((50, 50)) for name in names})
+    dataset = specdiag.alpha({name: rng.standard_normal((50, 50)) for name in names})
     path = tmp_path / "spectra.nc"
-    specdiag.save_spectra(found, path)
+    specdiag.save_spectra(dataset, path)
     opened = specdiag.open_spectra(path)
     assert list(opened.layer.values) == names
-    np.testing.assert_array_equal(specdiag.spectrum(opened, "a/b"), specdiag.spectrum(found, "a/b"))
+    spectra = [specdiag.spectrum(one, "a/b") for one in (opened, dataset)]
+    np.testing.assert_array_equal(*spectra)
 
 
 def test_a_save_that_fails_leaves_the_old_file(dataset, tmp_path):
@@ -138,13 +139,13 @@ def test_a_save_that_fails_leaves_the_old_file(dataset, tmp_path):
         ),
     ],
 )
-def test_a_dataset_that_is_not_of_the_schema_is_refused(dataset, change, message):
+def test_a_dataset_that_differs_from_the_schema_is_an_error(dataset, change, message):
     with pytest.raises(ValueError, match=message):
         netcdf.validate(change(dataset))
 
 
 @pytest.mark.parametrize("content", [b"", b"not netCDF", b"\x89HDF\r\n\x1a\n" + bytes(100)])
-def test_a_file_that_is_no_dataset_is_one_clear_line(tmp_path, content):
+def test_another_file_than_a_dataset_is_an_error_of_one_line(tmp_path, content):
     path = tmp_path / "other.nc"
     path.write_bytes(content)
     with pytest.raises(ValueError, match="is not a spectra file") as error:
@@ -152,7 +153,7 @@ def test_a_file_that_is_no_dataset_is_one_clear_line(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_the_error_names_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.nc: no such file"):
         specdiag.open_spectra(tmp_path / "none.nc")
 
@@ -176,16 +177,16 @@ def test_a_spectrum_needs_names_that_exist(dataset, weights):
     ],
     ids=["sorted", "reordered", "transposed", "squeezed", "one checkpoint", "one layer"],
 )
-def test_a_spectrum_stays_with_its_layer_whatever_is_selected(dataset, weights, change):
-    found = specdiag.spectrum(change(dataset), "b.weight")
-    np.testing.assert_array_equal(found, specdiag.eigenvalues(weights["b.weight"]))
+def test_a_spectrum_belongs_to_its_layer_after_any_selection(dataset, weights, change):
+    spectrum = specdiag.spectrum(change(dataset), "b.weight")
+    np.testing.assert_array_equal(spectrum, specdiag.eigenvalues(weights["b.weight"]))
 
 
-def test_a_reordered_dataset_survives_saving(dataset, weights, tmp_path):
+def test_a_reordered_dataset_can_be_saved(dataset, weights, tmp_path):
     path = tmp_path / "x.nc"
     specdiag.save_spectra(dataset.sortby("layer", ascending=False), path)
-    found = specdiag.spectrum(specdiag.open_spectra(path), "a.weight")
-    np.testing.assert_array_equal(found, specdiag.eigenvalues(weights["a.weight"]))
+    spectrum = specdiag.spectrum(specdiag.open_spectra(path), "a.weight")
+    np.testing.assert_array_equal(spectrum, specdiag.eigenvalues(weights["a.weight"]))
 
 
 def test_saving_to_a_link_writes_the_file_it_points_to(dataset, tmp_path):
@@ -197,26 +198,26 @@ def test_saving_to_a_link_writes_the_file_it_points_to(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("value", [1, 0, "3", None])
-def test_min_eigenvalues_is_a_whole_number_from_two_on(weights, value):
+def test_min_eigenvalues_must_be_a_whole_number_of_at_least_two(weights, value):
     with pytest.raises(ValueError, match="expected a whole number, at least 2"):
         specdiag.alpha(weights, min_eigenvalues=value)
 
 
 def test_the_dataset_holds_the_likelihood_ratios(weights):
-    found = specdiag.alpha(weights).sel(layer="a.weight").squeeze()
+    layer = specdiag.alpha(weights).sel(layer="a.weight").squeeze()
     values = specdiag.eigenvalues(weights["a.weight"])
-    expected = specdiag.likelihood_ratios(values[: int(found.n_tail)], found.xmin.item())
+    expected = specdiag.likelihood_ratios(values[: int(layer.n_tail)], layer.xmin.item())
     for name, (ratio, p) in expected.items():
-        assert found.log_likelihood_ratio.sel(alternative=name) == ratio
-        assert found.log_likelihood_ratio_p.sel(alternative=name) == p
+        assert layer.log_likelihood_ratio.sel(alternative=name) == ratio
+        assert layer.log_likelihood_ratio_p.sel(alternative=name) == p
 
 
-def test_a_seed_is_a_whole_number(weights):
+def test_a_seed_must_be_a_whole_number(weights):
     with pytest.raises(ValueError, match="seed is -1: expected a whole number, at least 0"):
         specdiag.alpha(weights, seed=-1)
 
 
-def test_what_was_not_measured_is_not_zero(dataset):
+def test_values_that_were_not_measured_are_nan(dataset):
     dead = dataset.sel(layer="flat.weight", checkpoint="model")
     assert dead["rank"] == 0
     assert np.isnan(dead.n_tail)

@@ -92,7 +92,7 @@ def test_the_page_is_well_formed_and_accessible(which, request):
 
 
 @pytest.mark.parametrize("which", ["page", "hostile_page"])
-def test_nothing_in_the_page_comes_from_elsewhere(which, request):
+def test_the_page_loads_nothing_from_elsewhere(which, request):
     text = request.getfixturevalue(which)
     parsed = Parsed(text)
     assert not parsed.of("link", "img", "iframe", "object", "base", "form")
@@ -177,7 +177,7 @@ def test_the_provenance_has_locks_versions_and_settings(page):
     assert "measured_with / 1 / settings / min_eigenvalues" in cells
 
 
-def test_a_provenance_that_is_no_json_is_shown_as_it_is():
+def test_a_provenance_that_is_not_json_is_shown_as_text():
     dataset = weights(1).assign_attrs(provenance="{<b>")
     assert "<dd><bdi>{&lt;b&gt;</bdi></dd>" in report(dataset)
 
@@ -225,9 +225,7 @@ def test_the_page_renders_and_sorts_in_a_browser_and_asks_for_nothing(page, brow
     assert urls == {path.as_uri()}
 
 
-def test_hostile_names_run_nothing_and_stay_within_the_width_of_a_phone(
-    hostile_page, browser, tmp_path
-):
+def test_hostile_names_run_no_code_and_fit_the_width_of_a_phone(hostile_page, browser, tmp_path):
     path = tmp_path / "report.html"
     path.write_text(hostile_page, encoding="utf-8")
     browser.call(
@@ -240,8 +238,7 @@ def test_hostile_names_run_nothing_and_stay_within_the_width_of_a_phone(
     browser.open(path)
     assert browser.value("document.documentElement.scrollWidth") == 360
     assert browser.value("document.scripts.length") == 1
-    found = browser.value("document.querySelector('svg text, svg tspan') !== null")
-    assert found
+    assert browser.value("document.querySelector('svg text, svg tspan') !== null")
     assert browser.told("Page.javascriptDialogOpening") == []
     assert browser.told("Log.entryAdded") == []
 

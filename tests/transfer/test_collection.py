@@ -646,7 +646,8 @@ def test_no_command_writes_over_a_checkpoint_what_lies_beside_it_or_a_lock(
     before = checkpoint.read_bytes()
     (root / "link.nc").symlink_to(checkpoint)
     specdiag.save_spectra(dataset, root / "data.nc")
-    for command in (["spectra"], ["report", "data.nc"]):
+    other = "checkpoints/desk/child/net0.ckpt"
+    for command in (["spectra"], ["report", "data.nc"], ["alpha", other]):
         status, _, err = run(root, *command, "-o", output)
         assert status == 2
         assert err.splitlines()[-1] == f"Error: -o {output}: {wrong}; give another name"
