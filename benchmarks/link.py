@@ -40,7 +40,7 @@ PLANTED = {
 
 
 def measured(settings, count):
-    """Return the share of simulations with p <= 5 % by stratification, and the coverage for `alike`."""
+    """Return the share of simulations with p <= 5 %, and the coverage for `alike`."""
     from scipy.stats import spearmanr
 
     p, rho, intervals = [], [], []

@@ -62,6 +62,7 @@ def of_minilm() -> Iterator[Drawing]:
             yield Drawing(name, module.TITLE, reason, None)
         return
     dataset = alpha(Path(spec.submodule_search_locations[0]) / "model")
+    dataset = dataset.assign_coords(checkpoint=["MiniLM"])
     by_layer, layer = alpha_by_layer.plot(dataset), esd.plot(dataset, LAYER)
     yield Drawing("alpha_by_layer", alpha_by_layer.TITLE, alpha_by_layer.caption(dataset), by_layer)
     yield Drawing("esd", esd.TITLE, esd.caption(dataset, LAYER), layer)
