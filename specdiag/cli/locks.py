@@ -116,7 +116,7 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
-    help="Train replicates from this seed, in a lock of their own.",
+    help="Train replicates from this seed, as entries of another lock.",
 )
 @click.option(
     "--devices",

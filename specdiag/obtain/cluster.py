@@ -216,7 +216,7 @@ def _task(path: Path, step: Step, settings: Settings) -> Outcome:
 
 
 def _in_own_process(path: Path, entry: Entry, settings: Settings, forced: bool) -> Outcome:
-    """Train an entry in a process of its own, as Lightning hangs in a worker of Ray."""
+    """Train an entry in a separate process: Lightning hangs in a worker of Ray."""
     flags = [f"--{k}" if v is True else f"--{k}={v}" for k, v in settings.options.items()]
     command = [sys.executable, "-m", "specdiag", "train", entry.name, f"--scale={entry.scale}"]
     command += [f"--lock={path}", f"--prefer={settings.prefer}", "--json"]
