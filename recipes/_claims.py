@@ -1,11 +1,12 @@
-"""What was claimed of the published set, and what each claim would look like in figures.
+"""The claims about the published set, as functions of measured values.
 
-The claims are those of the model card and of the result files beside it; the published side of every row is
-computed from `reported` in the lock. Where a published control did not learn, a second row takes the control that
-has a learning rate and a budget of its own (`scratch_tuned`), which was not published.
+The claims are those of the model card and of the result files beside it; the published value of
+each is computed from `reported` in the lock. Where a published control did not learn, a second
+claim takes the control that has a learning rate and a budget of its own (`scratch_tuned`), which
+was not published.
 
-At desk scale a small POYO is trained with AdamW on simulated recordings, whose animals have nothing in common but the
-rules by which they are drawn.
+At desk scale a small POYO is trained with AdamW on simulated recordings, whose animals have nothing
+in common but the rules by which they are drawn.
 """
 
 from itertools import pairwise
@@ -24,15 +25,18 @@ RATS = ("of_24365_2", "of_24666_1", "of_25127_1")
 DAYS = tuple(session.removesuffix("_center_out_reaching") for session in CHRONIC_SESSIONS)
 DECODER = "dec_atn.to_kv.weight"
 
-# Margins. R²: what the lock allows a rebuild. Alpha: half the width of the region of practical equivalence
-# around 2. Condition numbers: 1.35 is the 95 % range of sampling 500 rows of one network (docs/features.md).
+# Margins. R²: the tolerance of the lock for a rebuild. Alpha: half the width of the region of
+# practical equivalence around 2. Condition numbers: 1.35 is the 95 % range when 500 rows of one
+# network are sampled (docs/features.md).
 R2 = 0.02
 ALPHA = 0.1
 FACTOR = 1.5
 # ROPE fractions are published in whole per cent and by another estimator.
 SHARE = 0.05
 
-UNDERTRAINED = "the published control hardly learns, so that this mixes transfer with its optimizer"
+UNDERTRAINED = (
+    "the published control hardly learns, so the difference mixes transfer with its optimizer"
+)
 NOT_PUBLISHED = "no such control was published"
 NO_DRIFT = "simulated sessions do not drift over the years"
 
@@ -43,13 +47,13 @@ def r2(get: Get, *entries: str) -> np.ndarray:
 
 
 def gain(get: Get, entries: tuple[str, ...], over: str) -> np.ndarray:
-    """Return R² of entries named with the word pretrained less that of their controls."""
+    """Return R² of entries with `pretrained` in their name, minus that of their controls."""
     controls = [entry.replace("pretrained", over) for entry in entries]
     return r2(get, *entries) - r2(get, *controls)
 
 
 def falls(values: np.ndarray) -> np.ndarray:
-    """Return by how much each value exceeds the next."""
+    """Return each value minus the next one."""
     return values[:-1] - values[1:]
 
 
@@ -59,7 +63,7 @@ def condition(get: Get, *entries: str) -> np.ndarray:
 
 
 def alpha_gap(get: Get, task: str) -> float:
-    """Return by how much the mean alpha of scratch exceeds that of the finetune."""
+    """Return the mean alpha of scratch minus that of the finetune."""
     return get(f"transfer/{task}_scratch", "mean_alpha") - get(
         f"transfer/{task}_pretrained", "mean_alpha"
     )
@@ -97,7 +101,10 @@ CLAIMS = (
     Claim(
         text="Most matrices of the base have collapsed: degenerate share less one half",
         value=lambda get: get(BASE, "n_degenerate") / get(BASE, "n_matrices") - 0.5,
-        not_at_desk="AdamW at depth 2: the decay of LAMB that kills matrices without a gradient is not there",
+        not_at_desk=(
+            "AdamW at depth 2 does not have the decay of LAMB, which makes matrices without a "
+            "gradient collapse"
+        ),
     ),
     Claim(
         text=f"Alpha of the base's {DECODER}",
@@ -118,7 +125,7 @@ CLAIMS = (
     Claim(
         text="A network from scratch has a larger mean alpha than the base (area2)",
         value=lambda get: get("transfer/area2_ft_scratch", "mean_alpha") - get(BASE, "mean_alpha"),
-        note="of the published base 8 matrices are fit, of scratch all",
+        note="8 matrices of the published base are fit, and all of scratch",
     ),
     Claim(
         text="A network from scratch has a smaller share of alphas around 2 than the base (area2)",
@@ -143,7 +150,10 @@ CLAIMS = (
         note=UNDERTRAINED,
     ),
     Claim(
-        text="The core helps an unseen monkey in each of three sessions: R² less that of tuned scratch",
+        text=(
+            "The core helps an unseen monkey in each of three sessions: R² less that of tuned "
+            "scratch"
+        ),
         value=lambda get: gain(get, MONKEY_T, "scratch_tuned"),
         labels=SESSIONS,
         note=NOT_PUBLISHED,
@@ -155,10 +165,14 @@ CLAIMS = (
         note=UNDERTRAINED,
     ),
     Claim(
-        text="The gain is largest with the least data and shrinks with more: falls of R² less that of scratch",
+        text=(
+            "The gain is largest with the least data and shrinks with more: falls of R² less that "
+            "of "
+            "scratch"
+        ),
         value=lambda get: falls(gain(get, CURVE, "scratch")),
         labels=STEPS,
-        note="that control learns nothing at any fraction, so the gain is the R² of the finetune",
+        note="the control learns nothing at any fraction, so the gain is the R² of the finetune",
     ),
     Claim(
         text="The same, less that of tuned scratch",
@@ -173,7 +187,7 @@ CLAIMS = (
         tolerance=R2,
         labels=("lowest", "highest"),
         not_at_desk=NO_DRIFT,
-        note="all nine are in the base's training, each with embeddings of its own",
+        note="all nine are in the training of the base, each with its own embeddings",
     ),
     Claim(
         text="R² does not fall over three years: last three sessions less first three",
@@ -181,7 +195,7 @@ CLAIMS = (
         holds=(-R2, np.inf),
         is_null=True,
         not_at_desk=NO_DRIFT,
-        note="all nine are in the base's training, each with embeddings of its own",
+        note="all nine are in the training of the base, each with its own embeddings",
     ),
     # Timing
     Claim(
@@ -200,7 +214,10 @@ CLAIMS = (
         note=NOT_PUBLISHED,
     ),
     Claim(
-        text="Transfer to timing is negative (constant interval): R² of scratch less that of the finetune",
+        text=(
+            "Transfer to timing is negative (constant interval): R² of scratch less that of the "
+            "finetune"
+        ),
         value=lambda get: -gain(get, TIMING[:1], "scratch"),
     ),
     Claim(
@@ -216,7 +233,11 @@ CLAIMS = (
     ),
     # Unit dropout
     Claim(
-        text="Frozen core, three levels of UnitDropout: measured matrices whose bits differ from the base",
+        text=(
+            "Frozen core, three levels of UnitDropout: measured matrices whose bits differ from "
+            "the "
+            "base"
+        ),
         value=lambda get: [get(entry, "n_changed") for entry in FROZEN],
         holds=(-np.inf, 0.5),
         is_null=True,
@@ -237,14 +258,17 @@ CLAIMS = (
         is_null=True,
         is_ratio=True,
         labels=TO_OTHERS,
-        note="not by construction: new embeddings move the features",
+        note="not by construction: new embeddings change the features",
     ),
     Claim(
         text="Plastic core: UnitDropout lowers the condition number (off over aggressive)",
         value=lambda get: condition(get, PLASTIC[0]) / condition(get, PLASTIC[-1]),
         holds=(1, np.inf),
         is_ratio=True,
-        note="published: one network a level, and not resolved if its forward pass was TF32 (docs/features.md)",
+        note=(
+            "published: one network for each level, and not resolved if its forward pass was TF32 "
+            "(docs/features.md)"
+        ),
     ),
     Claim(
         text="Plastic core: it falls at each step of UnitDropout (ratio)",
@@ -263,7 +287,11 @@ CLAIMS = (
         is_ratio=True,
     ),
     Claim(
-        text="They are not rounding: smallest eigenvalue over the noise floor (ratio, the least of the three)",
+        text=(
+            "Its condition numbers are not rounding: smallest eigenvalue over the noise floor "
+            "(ratio, "
+            "the least of the three)"
+        ),
         value=lambda get: np.min([get(entry, "above_floor") for entry in PLASTIC]),
         holds=(1, np.inf),
         is_ratio=True,
@@ -271,14 +299,17 @@ CLAIMS = (
         note="1 is below the floor; the precision of the published features is not stated",
     ),
     Claim(
-        text="Plastic core: UnitDropout does not move the mean alpha",
+        text="Plastic core: UnitDropout does not change the mean alpha",
         value=lambda get: [
             get(entry, "mean_alpha") - get(PLASTIC[0], "mean_alpha") for entry in PLASTIC[1:]
         ],
         holds=(-ALPHA, ALPHA),
         is_null=True,
         labels=TO_OTHERS,
-        note="with a fall of the condition number this is the signature in features and not in weights",
+        note=(
+            "with a fall of the condition number this is the signature in features and not in "
+            "weights"
+        ),
     ),
     # Scarce data
     Claim(
@@ -309,17 +340,20 @@ CLAIMS = (
     ),
     # Another species
     Claim(
-        text="Across species the gain is largest where data are scarce: that of the first rat less the others'",
+        text=(
+            "Across species the gain is largest where data are scarce: that of the first rat less "
+            "those of the others"
+        ),
         value=lambda get: (gains := gain(get, RAT, "scratch"))[0] - gains[1:],
         labels=RATS[1:],
         not_at_desk="simulated sessions are equally long: none is scarce",
-        note="a gain over scratch tracks the deficit of scratch also where there is nothing but noise",
+        note="a gain over scratch follows the deficit of scratch even in pure noise",
     ),
 )
 
 
 def measures(dataset):
-    """Return the alpha of the decoder's matrix for every checkpoint of a collection."""
+    """Return the alpha of the decoder's matrix for each checkpoint of a collection."""
     if DECODER not in dataset.layer:
         return {"alpha": np.full(dataset.sizes["checkpoint"], np.nan)}
     return {"alpha": dataset.alpha_mean.sel(layer=DECODER).values}

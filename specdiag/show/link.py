@@ -97,7 +97,8 @@ _NOTE = (
 def _counts(counts: Mapping[str, Any]) -> str:
     return (
         f"{counted(counts['n_checkpoints'], 'checkpoint')}, {counts['n_spectra']} different "
-        f"spectra; without R2 {counts['n_without_r2']}, without spectrum {counts['n_without_spectrum']}, "
+        f"spectra; without R2 {counts['n_without_r2']}, without spectrum "
+        f"{counts['n_without_spectrum']}, "
         f"no layer fit {counts['n_without_fit']}"
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 from specdiag.lock.entry import Entry
 from specdiag.wording import numbered
 
-# The decoded task, by a pattern that is found in the names of sessions.
+# The decoded task, by a pattern in the names of sessions.
 _TASKS = {
     "center_out": "center_out",
     "random_target": "random_target",

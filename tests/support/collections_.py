@@ -1,4 +1,4 @@
-"""Small collections, as `specdiag spectra` makes them, of made-up trainings."""
+"""Small collections of made-up trainings, as `specdiag spectra` writes them."""
 
 from functools import cache
 
@@ -29,14 +29,14 @@ def weights(seed):
 
 
 def hostile():
-    """Return spectra whose layers have names that no reader of checkpoints lets through, a name a layer."""
+    """Return spectra whose layers have the names above, which no reader of checkpoints allows."""
     one = weights(1)
     fit = one.isel(layer=[i % 3 for i in range(len(HOSTILE))])
     return fit.assign_coords(layer=("layer", np.array(list(HOSTILE), dtype=object)))
 
 
 def features(rng, rank=32, floor=1e-7):
-    """Return what an evaluation says of the features."""
+    """Return the features of an evaluation."""
     values = np.exp(-0.4 * np.arange(rank)) * rng.uniform(0.5, 1.5, rank)
     values = np.sort(values)[::-1]
     condition = values[0] / max(values[-1], floor)
@@ -101,7 +101,7 @@ def collected(rows):
 
 
 def study(seeds=(42, 43, 44)):
-    """Return a collection with everything that there is a figure of."""
+    """Return a collection for which every figure can be drawn."""
     rows = []
     for s in seeds:
         noise = np.random.default_rng(s).normal(0, 0.01, 40).tolist()

@@ -38,7 +38,7 @@ REPORTED = {
 
 
 def values_of(first_seed=42, **by_entry):
-    """Return values by seed: r2 of ft and scratch, condition numbers of off and on; a value a seed."""
+    """Return r2 of ft and scratch and condition numbers of off and on, a value for each seed."""
     quantity = {"ft": "r2", "scratch": "r2", "off": "condition_number", "on": "condition_number"}
     seeds = {}
     for entry, values in by_entry.items():
@@ -60,7 +60,7 @@ def outcome(claim, scale="desk", **by_entry):
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("n", [3, 5])
 def test_without_an_effect_a_direction_is_seldom_claimed_or_denied(rng, n, k, noise):
-    """2.5 % each under symmetric noise, whatever the number of parts; skew raises one of the two."""
+    """Each is 2.5 % under symmetric noise, for any number of parts; skew raises one of them."""
     draws = NOISE[noise](rng, (2000, n, k))
     low, high = np.zeros(k), np.full(k, INF)
     words = [decide(values, low, high) for values in draws]
@@ -75,7 +75,7 @@ def test_an_effect_at_the_margin_is_seldom_called_no_change(rng):
     assert words.count("holds") / len(words) < 0.035
 
 
-def test_an_effect_that_is_there_is_found_and_so_is_its_opposite(rng):
+def test_an_effect_and_its_opposite_are_detected(rng):
     draws = rng.standard_normal((300, 5, 1))
     low, high = np.zeros(1), np.full(1, INF)
     assert [decide(v + 5, low, high) for v in draws].count("holds") > 290
@@ -87,13 +87,13 @@ def test_an_effect_within_the_scatter_of_seeds_is_undecided():
 
 
 def test_the_least_effect_that_seeds_can_show_is_half_of_the_interval():
-    found = decided(GAIN, ft=[0.8, 0.5, 0.6], scratch=[0.5, 0.6, 0.55])
-    half = float(np.ptp(found.interval)) / 2
-    assert found.why == f"3 seeds with this scatter can only show effects of {half:.2g} or more"
-    found = decided(FALL, off=[1e5, 4e5, 2e5], on=[1e5, 1e5, 3e5])
-    half = float(np.ptp(np.log(found.interval))) / 2
+    finding = decided(GAIN, ft=[0.8, 0.5, 0.6], scratch=[0.5, 0.6, 0.55])
+    half = float(np.ptp(finding.interval)) / 2
+    assert finding.why == f"3 seeds with this scatter can only show effects of {half:.2g} or more"
+    finding = decided(FALL, off=[1e5, 4e5, 2e5], on=[1e5, 1e5, 3e5])
+    half = float(np.ptp(np.log(finding.interval))) / 2
     factor = f"a factor of {math.exp(half):.2g}"
-    assert found.why == f"3 seeds with this scatter can only show effects of {factor} or more"
+    assert finding.why == f"3 seeds with this scatter can only show effects of {factor} or more"
 
 
 def test_one_part_that_is_wrong_refutes_the_whole():
@@ -107,8 +107,8 @@ def test_differences_are_paired_by_seed():
     seeds = [0.0, 0.5, -0.5]
     common = {"ft": [0.8 + s for s in seeds], "scratch": [0.7 + s for s in seeds]}
     assert outcome(GAIN, **common) == "direction only"
-    found = decided(GAIN, **common)
-    np.testing.assert_allclose([found.ours, *found.interval], 0.1, atol=1e-12)
+    finding = decided(GAIN, **common)
+    np.testing.assert_allclose([finding.ours, *finding.interval], 0.1, atol=1e-12)
 
 
 def test_the_same_function_gives_the_published_value():
@@ -136,39 +136,39 @@ LESS = {"ft": [0.49, 0.51, 0.5], "scratch": [0.31, 0.29, 0.3]}
         (NO_GAIN, "desk", {"ft": [0.3, 0.35, 0.2], "scratch": [0.3, 0.2, 0.35]}, "undecided"),
     ],
 )
-def test_a_verdict_has_its_meaning_at_each_scale(claim, scale, values, expected):
+def test_an_outcome_has_its_meaning_at_each_scale(claim, scale, values, expected):
     assert outcome(claim, scale, **values) == expected
 
 
 @given(st.lists(st.floats(1e3, 1e12), min_size=3, max_size=3), st.floats(1e-3, 1e3))
-def test_a_ratio_turned_over_has_the_interval_turned_over(values, factor):
+def test_an_inverted_ratio_has_the_inverted_interval(values, factor):
     on = [factor * x for x in reversed(values)]
-    found = decided(FALL, off=values, on=on)
+    finding = decided(FALL, off=values, on=on)
     turned = decided(FALL, off=on, on=values)
-    (lower, upper), (low, high) = found.interval, turned.interval
+    (lower, upper), (low, high) = finding.interval, turned.interval
     with np.errstate(over="ignore", divide="ignore"):  # an interval of many decades
         np.testing.assert_allclose(lower, 1 / high, rtol=1e-6)
         np.testing.assert_allclose(upper, 1 / low, rtol=1e-6)
 
 
-def test_a_fall_of_2_6_in_one_network_a_level_decides_nothing():
-    found = decided(FALL, "paper", off=[1.1e12], on=[4.3e11])
-    assert (found.outcome, found.why) == ("cannot be tested here", "1 of 3 seeds")
-    assert np.isnan(found.interval).all()
+def test_a_fall_of_2_6_with_one_network_for_each_level_decides_nothing():
+    finding = decided(FALL, "paper", off=[1.1e12], on=[4.3e11])
+    assert (finding.outcome, finding.why) == ("cannot be tested here", "1 of 3 seeds")
+    assert np.isnan(finding.interval).all()
 
 
-def test_what_is_missing_is_named():
-    found = decided(GAIN, ft=[0.8, 0.7, 0.9])
-    assert (found.outcome, found.n_seeds) == ("cannot be tested here", 0)
-    assert found.why == "no r2 of scratch"
-    found = decided(GAIN)
-    assert found.why == "no r2 of ft and 1 more"
+def test_missing_values_are_named():
+    finding = decided(GAIN, ft=[0.8, 0.7, 0.9])
+    assert (finding.outcome, finding.n_seeds) == ("cannot be tested here", 0)
+    assert finding.why == "no r2 of scratch"
+    finding = decided(GAIN)
+    assert finding.why == "no r2 of ft and 1 more"
 
 
 def test_seeds_without_all_values_are_left_out():
-    found = decided(GAIN, ft=[0.8, 0.81, 0.79, 0.1], scratch=[0.3] * 3)
-    assert found.n_seeds == 3
-    assert found.ours == pytest.approx([0.5])
+    finding = decided(GAIN, ft=[0.8, 0.81, 0.79, 0.1], scratch=[0.3] * 3)
+    assert finding.n_seeds == 3
+    assert finding.ours == pytest.approx([0.5])
 
 
 @pytest.mark.parametrize(("value", "expected"), [(0.81, "reproduced"), (0.7, "not reproduced")])
@@ -183,9 +183,9 @@ def test_the_published_file_is_not_a_replicate_of_trained_ones():
         fetched=values_of(ft=[0.8]),
         trained=values_of(first_seed=43, ft=[0.7, 0.71, 0.69]),
     )
-    found = decide_claim(NUMBER, REPORTED, measured)
-    assert (found.n_seeds, found.outcome) == (3, "not reproduced")
-    assert found.ours == pytest.approx([0.7])
+    finding = decide_claim(NUMBER, REPORTED, measured)
+    assert (finding.n_seeds, finding.outcome) == (3, "not reproduced")
+    assert finding.ours == pytest.approx([0.7])
 
 
 MARGIN = Claim(
@@ -207,10 +207,10 @@ MARGIN = Claim(
     ],
 )
 def test_a_ratio_that_is_not_positive_counts_as_a_small_one(values, expected):
-    found = decided(MARGIN, published={}, off=values)
-    assert found.outcome == expected
-    assert np.isfinite([found.ours, *found.interval]).all()
-    assert "nan" not in found.why
+    finding = decided(MARGIN, published={}, off=values)
+    assert finding.outcome == expected
+    assert np.isfinite([finding.ours, *finding.interval]).all()
+    assert "nan" not in finding.why
 
 
 @pytest.mark.parametrize(
@@ -235,25 +235,25 @@ def test_a_ratio_that_is_not_positive_counts_as_a_small_one(values, expected):
     ],
 )
 def test_seeds_with_only_a_lower_bound_are_counted_and_confirm_nothing(off, expected, why):
-    found = decided(FALL, off=off, on=[1e5] * 4)
-    assert (found.outcome, found.why) == (expected, why)
+    finding = decided(FALL, off=off, on=[1e5] * 4)
+    assert (finding.outcome, finding.why) == (expected, why)
 
 
 def test_a_number_that_was_not_published_cannot_be_tested():
-    found = decided(NUMBER, "paper", {}, ft=[0.8, 0.81, 0.79])
-    assert (found.outcome, found.why) == ("cannot be tested here", "no published number")
+    finding = decided(NUMBER, "paper", {}, ft=[0.8, 0.81, 0.79])
+    assert (finding.outcome, finding.why) == ("cannot be tested here", "no published number")
 
 
 def test_published_values_that_do_not_show_their_claim_are_reported():
-    found = decided(GAIN, published={**REPORTED, ("scratch", "r2"): 0.9}, **SAME)
-    assert found.outcome == "direction only"
-    assert found.why == "the published numbers themselves do not show it"
+    finding = decided(GAIN, published={**REPORTED, ("scratch", "r2"): 0.9}, **SAME)
+    assert finding.outcome == "direction only"
+    assert finding.why == "the published numbers themselves do not show it"
 
 
 def test_a_claim_that_needs_recordings_is_not_tested_at_desk_scale():
     claim = Claim(text="", value=gain, not_at_desk="simulated sessions do not drift")
-    found = decided(claim, **SAME)
-    assert (found.outcome, found.why) == (
+    finding = decided(claim, **SAME)
+    assert (finding.outcome, finding.why) == (
         "cannot be tested here",
         "simulated sessions do not drift",
     )

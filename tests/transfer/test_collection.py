@@ -70,8 +70,8 @@ def dataset(trained):
 
 
 def beside(lock, name, pattern):
-    (found,) = (lock.parent / "checkpoints" / "desk").glob(f"{name}.ckpt{pattern}")
-    return found
+    (path,) = (lock.parent / "checkpoints" / "desk").glob(f"{name}.ckpt{pattern}")
+    return path
 
 
 def evaluation_of(lock, name):
@@ -85,11 +85,11 @@ def test_the_spectra_are_those_of_alpha(dataset, trained):
         for variable in ("alpha", "alpha_ci", "status", "reason", "null_q", "row_size", "shape"):
             np.testing.assert_array_equal(row[variable], alone[variable])
         for layer in alone.layer.values:
-            found = specdiag.spectrum(dataset, layer, name)
-            np.testing.assert_array_equal(found, specdiag.spectrum(alone, layer))
+            eigenvalues = specdiag.spectrum(dataset, layer, name)
+            np.testing.assert_array_equal(eigenvalues, specdiag.spectrum(alone, layer))
 
 
-def test_a_mean_over_layers_has_its_counts(dataset):
+def test_the_numbers_of_layers_are_counted_by_status(dataset):
     assert dataset.n_fit.values.tolist() == [1, 1, 1, 1]
     assert dataset.n_skipped.values.tolist() == [1, 1, 1, 1]
     assert dataset.n_degenerate.values.tolist() == dataset.n_failed.values.tolist() == [0] * 4
@@ -97,15 +97,16 @@ def test_a_mean_over_layers_has_its_counts(dataset):
 
 def test_r2_and_features_are_those_of_the_evaluation(dataset, trained):
     for name in dataset.checkpoint.values:
-        told = evaluation_of(trained / "checkpoints.lock", name)
+        evaluation = evaluation_of(trained / "checkpoints.lock", name)
         row = dataset.sel(checkpoint=name)
-        assert row.session_r2.dropna("session").to_series().to_dict() == told["r2"]
-        assert row.r2 == pytest.approx(np.mean(list(told["r2"].values())), abs=1e-12)
-        values = told["features"]["eigenvalues"]
+        assert row.session_r2.dropna("session").to_series().to_dict() == evaluation["r2"]
+        assert row.r2 == pytest.approx(np.mean(list(evaluation["r2"].values())), abs=1e-12)
+        values = evaluation["features"]["eigenvalues"]
         assert row.feature_eigenvalue.dropna("feature_rank").values.tolist() == values
         assert row.condition_number == values[0] / values[-1]
         assert (
-            row.condition_number_ci.values.tolist() == told["features"]["condition_number_interval"]
+            row.condition_number_ci.values.tolist()
+            == evaluation["features"]["condition_number_interval"]
         )
         assert row.precision == "float64"
         assert row.condition_number_is_bound == 0
@@ -114,7 +115,7 @@ def test_r2_and_features_are_those_of_the_evaluation(dataset, trained):
     assert dataset.feature_rank.values.tolist() == [1, 2, 3, 4]
 
 
-def test_all_that_a_feature_spectrum_has_is_in_the_schema():
+def test_every_value_of_a_feature_spectrum_is_in_the_schema():
     ours = set(FEATURES.values())
     assert ours == set(FeatureSpectrum.__dataclass_fields__)
 
@@ -157,7 +158,7 @@ def test_a_collection_of_the_first_version_is_read(dataset, tmp_path):
         netcdf.validate(old.assign_attrs(schema_version=2))
 
 
-def test_the_dataset_has_all_that_the_schema_says(dataset):
+def test_the_dataset_has_every_variable_of_the_schema(dataset):
     assert set(dataset.variables) == set(SCHEMA | COLLECTION)
     for name, spec in (SCHEMA | COLLECTION).items():
         assert dataset[name].dims == spec.dims
@@ -172,11 +173,11 @@ def test_twice_gives_the_same_bytes_and_measures_nothing(trained, tmp_path, capl
     assert not caplog.records
 
 
-def test_it_does_not_depend_on_where_the_lock_lies(lock, dataset):
+def test_the_folder_of_the_lock_does_not_matter(lock, dataset):
     xr.testing.assert_identical(specdiag.collect(lock), dataset)
 
 
-def test_spectra_that_lack_are_measured_once(lock, dataset, caplog):
+def test_missing_spectra_are_measured_once(lock, dataset, caplog):
     caplog.set_level("INFO", logger="specdiag")
     path = beside(lock, "child/net0", ".*.nc")
     path.unlink()
@@ -188,46 +189,47 @@ def test_spectra_that_lack_are_measured_once(lock, dataset, caplog):
     ]
 
 
-def test_what_is_missing_is_there_as_absent(lock):
+def test_a_missing_checkpoint_is_absent(lock):
     beside(lock, "child/net0", "").unlink()
-    found = specdiag.collect(lock).sel(checkpoint="child/net0")
-    assert (found.state, found.sha256, found.how) == ("missing", "", "")
-    assert np.isnan(found.n_changed)
-    assert found.status.values.tolist() == ["absent", "absent"]
-    assert found.reason.values[0] == "the checkpoint of child/net0 is missing"
-    assert found.row_size.values.tolist() == [0, 0]
-    assert np.isnan([found.alpha[0], found.r2, found.trace, found.feature_eigenvalue[0]]).all()
-    assert (found.n_fit, found.seed.item() >= 0) == (0, False)
+    row = specdiag.collect(lock).sel(checkpoint="child/net0")
+    assert (row.state, row.sha256, row.how) == ("missing", "", "")
+    assert np.isnan(row.n_changed)
+    assert row.status.values.tolist() == ["absent", "absent"]
+    assert row.reason.values[0] == "the checkpoint of child/net0 is missing"
+    assert row.row_size.values.tolist() == [0, 0]
+    assert np.isnan([row.alpha[0], row.r2, row.trace, row.feature_eigenvalue[0]]).all()
+    assert (row.n_fit, row.seed.item() >= 0) == (0, False)
 
 
 def test_without_its_evaluation_an_entry_still_has_the_spectra_of_its_parent(lock):
     beside(lock, "judged/net", ".*[0-9].json").unlink()
-    found = specdiag.collect(lock).sel(checkpoint="judged/net")
-    assert found.state == "missing"
-    assert found.n_fit == 1
-    assert np.isnan([found.r2, found.trace]).all()
+    row = specdiag.collect(lock).sel(checkpoint="judged/net")
+    assert row.state == "missing"
+    assert row.n_fit == 1
+    assert np.isnan([row.r2, row.trace]).all()
 
 
-def test_what_is_stale_has_no_values(lock, dataset):
+def test_a_stale_checkpoint_has_no_values(lock, dataset):
     text = lock.read_text()
     lock.write_text(text.replace("steps = 3", "steps = 2", 1))
-    found = specdiag.collect(lock).sel(checkpoint="base/net")
-    assert found.state == "stale"
-    assert np.isnan(found.alpha).all()
-    assert np.isnan(found.r2)
+    row = specdiag.collect(lock).sel(checkpoint="base/net")
+    assert row.state == "stale"
+    assert np.isnan(row.alpha).all()
+    assert np.isnan(row.r2)
 
 
 def test_an_evaluation_of_an_earlier_build_is_left_out(lock, caplog):
     path = beside(lock, "child/net0", ".evaluation.json")
-    told = json.loads(path.read_text())
-    path.write_text(json.dumps(told | {"r2": {"monday": 0.123}}))
-    found = specdiag.collect(lock).sel(checkpoint="child/net0")
-    assert not np.isnan(found.r2)
-    assert np.isnan(found.trace)
-    assert np.isnan(found.session_r2).all()
+    evaluation = json.loads(path.read_text())
+    path.write_text(json.dumps(evaluation | {"r2": {"monday": 0.123}}))
+    row = specdiag.collect(lock).sel(checkpoint="child/net0")
+    assert not np.isnan(row.r2)
+    assert np.isnan(row.trace)
+    assert np.isnan(row.session_r2).all()
     (record,) = caplog.records
     assert record.getMessage() == (
-        "net0.ckpt.evaluation.json is left out: the mean over its sessions is not the R² of the receipt, "
+        "net0.ckpt.evaluation.json is left out: the mean over its sessions is not the R² of the "
+        "receipt, "
         "so it belongs to another build"
     )
 
@@ -235,15 +237,16 @@ def test_an_evaluation_of_an_earlier_build_is_left_out(lock, caplog):
 def test_without_an_evaluation_r2_is_that_of_the_receipt(lock, dataset):
     for path in lock.parent.glob("checkpoints/**/*.evaluation.json"):
         path.unlink()
-    found = specdiag.collect(lock)
-    np.testing.assert_array_equal(found.r2, dataset.r2)
-    assert (found.sizes["session"], found.sizes["feature_rank"]) == (0, 0)
-    specdiag.save_spectra(found, lock.parent / "x.nc")
-    xr.testing.assert_identical(specdiag.open_spectra(lock.parent / "x.nc"), found)
+    collected = specdiag.collect(lock)
+    np.testing.assert_array_equal(collected.r2, dataset.r2)
+    assert (collected.sizes["session"], collected.sizes["feature_rank"]) == (0, 0)
+    specdiag.save_spectra(collected, lock.parent / "x.nc")
+    xr.testing.assert_identical(specdiag.open_spectra(lock.parent / "x.nc"), collected)
 
 
 END = (
-    "; expected the R² by session and the features that a recipe wrote; make it again with `specdiag "
+    "; expected the R² by session and the features that a recipe wrote; make it again with "
+    "`specdiag "
     "train NAME --force`, or remove it"
 )
 
@@ -273,7 +276,7 @@ END = (
         ),
     ],
 )
-def test_an_evaluation_of_another_form_is_one_clear_line(tmp_path, content, wrong):
+def test_an_invalid_evaluation_is_one_clear_line(tmp_path, content, wrong):
     path = tmp_path / "net.ckpt.evaluation.json"
     path.write_text(content)
     with pytest.raises(ValueError) as error:
@@ -293,16 +296,16 @@ def test_an_evaluation_of_another_form_is_one_clear_line(tmp_path, content, wron
         ),
     ],
 )
-def test_a_feature_of_another_form_is_a_warning_that_names_it(lock, key, value, wrong, caplog):
+def test_an_invalid_feature_is_a_warning_that_names_it(lock, key, value, wrong, caplog):
     path = beside(lock, "base/net", ".evaluation.json")
-    told = json.loads(path.read_text())
-    told["features"][key] = value
-    path.write_text(json.dumps(told))
-    found = specdiag.collect(lock).sel(checkpoint="base/net")
+    evaluation = json.loads(path.read_text())
+    evaluation["features"][key] = value
+    path.write_text(json.dumps(evaluation))
+    row = specdiag.collect(lock).sel(checkpoint="base/net")
     assert [r.getMessage() for r in caplog.records] == [f"{path}: {wrong}{END}"]
-    assert not np.isnan(found.r2)
-    assert np.isnan(found.trace)
-    assert np.isnan(found.session_r2).all()
+    assert not np.isnan(row.r2)
+    assert np.isnan(row.trace)
+    assert np.isnan(row.session_r2).all()
 
 
 numbers = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
@@ -311,17 +314,17 @@ values = st.recursive(numbers, lambda x: st.lists(x) | st.dictionaries(st.text(m
 
 @settings(max_examples=200)
 @given(r2=values, features=st.dictionaries(st.sampled_from([*FEATURES.values()]), values))
-def test_no_json_is_read_as_something_else(tmp_path_factory, r2, features):
+def test_json_is_read_as_written_or_refused(tmp_path_factory, r2, features):
     path = tmp_path_factory.getbasetemp() / "any.evaluation.json"
     path.write_text(json.dumps({"r2": r2, "features": features}))
     try:
-        found = list(read_evaluation(path)["session_r2"])
+        result = list(read_evaluation(path)["session_r2"])
     except ValueError as error:
-        found = str(error)
+        result = str(error)
     is_refused = (
-        found == f"{path}: {found[len(f'{path}: ') : -len(END)]}{END}" and "\n" not in found
+        result == f"{path}: {result[len(f'{path}: ') : -len(END)]}{END}" and "\n" not in result
     )
-    assert is_refused or found == list(r2)
+    assert is_refused or result == list(r2)
 
 
 def to_file(change):
@@ -357,21 +360,21 @@ def test_broken_spectra_are_absent_with_one_clear_line(lock, broken, wrong, capl
     with specdiag.open_spectra(path) as opened:
         dataset = opened.load()
     broken(dataset, path)
-    found = specdiag.collect(lock)
+    collected = specdiag.collect(lock)
     text = caplog.records[0].getMessage()
-    lost = found.sel(checkpoint=["base/net", "judged/net"])
+    lost = collected.sel(checkpoint=["base/net", "judged/net"])
     assert (lost.status == "absent").all()
     assert set(lost.reason.values.ravel()) == {f"{path.name} cannot be read"}
-    assert not np.isnan(found.r2).any()
-    assert (found.n_fit.sel(checkpoint=["child/net0", "child/net1"]) == 1).all()
-    assert json.loads(found.attrs["provenance"])["unreadable"] == [path.name]
+    assert not np.isnan(collected.r2).any()
+    assert (collected.n_fit.sel(checkpoint=["child/net0", "child/net1"]) == 1).all()
+    assert json.loads(collected.attrs["provenance"])["unreadable"] == [path.name]
     assert text.startswith(f"{path} is not a spectra file: ")
     assert text.endswith("; remove it to have it measured again")
     assert wrong in text
     assert "\n" not in text
 
 
-def test_several_seeds_are_told_apart(lock):
+def test_several_seeds_have_distinct_labels(lock):
     other = lock.with_name("checkpoints.seed-9.lock")
     other.write_text(lock.read_text().replace("seed = 0", "training = {seed = 9}\nseed = 0"))
     lock.write_text(lock.read_text().replace("seed = 0", "training = {seed = 8}\nseed = 0"))
@@ -380,7 +383,7 @@ def test_several_seeds_are_told_apart(lock):
     assert labels(made[:2]) == ["base/net", "child/net0"]
 
 
-def test_scales_and_twins_are_told_apart():
+def test_scales_and_twins_have_distinct_labels():
     def like(entry, scale, seed):
         return {"entry": entry, "scale": scale, "seed": seed}
 
@@ -421,8 +424,8 @@ def test_the_factors_of_our_own_lock_are_what_its_recipes_declare():
     lock = load(ROOT / "checkpoints.lock")
     entries = {entry.name: entry for entry in lock.entries if entry.scale == "paper"}
     base = entries["base/poyo_mp_converged"]
-    found = {name: factors(entry, base) for name, entry in entries.items()}
-    assert found["base/poyo_mp_converged"] == {
+    by_name = {name: factors(entry, base) for name, entry in entries.items()}
+    assert by_name["base/poyo_mp_converged"] == {
         "entry": "base/poyo_mp_converged",
         "parent": "",
         "recipe": "poyo_mp",
@@ -435,9 +438,9 @@ def test_the_factors_of_our_own_lock_are_what_its_recipes_declare():
         "seed": 42.0,
         "frozen_core": False,
     }
-    chronic = found["chronic/c_20131003"]
+    chronic = by_name["chronic/c_20131003"]
     assert (chronic["arm"], chronic["seed"], chronic["frozen_core"]) == ("evaluation", 42.0, False)
-    for name, one in found.items():
+    for name, one in by_name.items():
         for arm in ("pretrained", "scratch", "scratch_tuned"):
             if name.endswith(f"_{arm}"):
                 assert one["arm"] == arm
@@ -446,19 +449,19 @@ def test_the_factors_of_our_own_lock_are_what_its_recipes_declare():
             *("center_out + random_target", "center_out", "area2_bump"),
             *("interval_timing", "open_field"),
         }
-    assert found["data_efficiency/scratch_tuned_10"]["arm"] == "scratch_tuned"
-    assert found["data_efficiency/scratch_10"]["arm"] == "scratch"
-    assert found["low_data/10_off"]["train_fraction"] == 0.1
-    assert found["low_data/10_off"]["unit_dropout"] == "off"
-    assert found["low_data/10_off"]["arm"] == "plastic"
+    assert by_name["data_efficiency/scratch_tuned_10"]["arm"] == "scratch_tuned"
+    assert by_name["data_efficiency/scratch_10"]["arm"] == "scratch"
+    assert by_name["low_data/10_off"]["train_fraction"] == 0.1
+    assert by_name["low_data/10_off"]["unit_dropout"] == "off"
+    assert by_name["low_data/10_off"]["arm"] == "plastic"
 
 
-def test_a_lock_of_somebody_else_may_lack_every_factor():
+def test_an_entry_of_another_lock_may_have_no_factor():
     child = Entry(name="c", scale="desk", group="g", recipe="r", parent=Parent(name="p"))
-    found = factors(child, None)
-    assert (found["task"], found["arm"], found["unit_dropout"]) == ("", "", "")
-    assert np.isnan([found["seed"], found["train_fraction"]]).all()
-    assert not found["frozen_core"]
+    unknown = factors(child, None)
+    assert (unknown["task"], unknown["arm"], unknown["unit_dropout"]) == ("", "", "")
+    assert np.isnan([unknown["seed"], unknown["train_fraction"]]).all()
+    assert not unknown["frozen_core"]
 
 
 layers_of_checkpoints = st.lists(
@@ -476,11 +479,11 @@ def test_every_spectrum_stays_with_its_layer(tmp_path_factory, names, data):
     }
     marks = {key: np.arange(n) + 10.0 * i for i, (key, n) in enumerate(sizes.items())}
     rows = [made_up(i, layers, marks) for i, layers in enumerate(names)]
-    found = collection.build(rows, [])
+    built = collection.build(rows, [])
     path = tmp_path_factory.getbasetemp() / "ragged.nc"
-    specdiag.save_spectra(found, path)
+    specdiag.save_spectra(built, path)
     with specdiag.open_spectra(path) as opened:
-        xr.testing.assert_identical(opened, found)
+        xr.testing.assert_identical(opened, built)
         assert int(opened.row_size.sum()) == opened.sizes["sample"]
         assert (
             np.diff(opened.row_start.values.ravel()) == opened.row_size.values.ravel()[:-1]
@@ -514,14 +517,14 @@ def test_the_file_opens_lazily_and_one_spectrum_reads_nothing_else(dataset, tmp_
         xr.testing.assert_identical(opened.load(), dataset)
 
 
-def test_what_was_selected_can_be_saved(dataset, tmp_path):
+def test_a_selection_can_be_saved(dataset, tmp_path):
     specdiag.save_spectra(dataset, tmp_path / "all.nc")
     some = specdiag.open_spectra(tmp_path / "all.nc").isel(checkpoint=[2, 0], layer=[0])
     specdiag.save_spectra(some, tmp_path / "some.nc")
     xr.testing.assert_identical(specdiag.open_spectra(tmp_path / "some.nc"), some)
 
 
-def test_a_collection_that_lacks_a_variable_is_refused(dataset, tmp_path):
+def test_a_collection_without_a_variable_is_refused(dataset, tmp_path):
     with pytest.raises(ValueError, match=r"^variable r2 is missing$"):
         netcdf.validate(dataset.drop_vars("r2"))
     with pytest.raises(ValueError, match=r"^variable n_fit has dims .* and kind i$"):
@@ -546,20 +549,20 @@ def test_a_collection_that_lacks_a_variable_is_refused(dataset, tmp_path):
         ),
     ],
 )
-def test_what_no_entry_has_is_an_error(trained, how, message):
+def test_a_name_or_group_without_entries_is_an_error(trained, how, message):
     with pytest.raises(ValueError) as error:
         specdiag.collect(trained / "checkpoints.lock", **how)
     assert str(error.value) == message
 
 
 def test_some_entries_are_collected(trained):
-    found = specdiag.collect(trained / "checkpoints.lock", names=["child/net1"], group="toys")
-    assert found.checkpoint.values.tolist() == ["child/net1"]
+    collected = specdiag.collect(trained / "checkpoints.lock", names=["child/net1"], group="toys")
+    assert collected.checkpoint.values.tolist() == ["child/net1"]
     with pytest.raises(ValueError, match=r"^collect\(\) needs at least one lock"):
         specdiag.collect()
 
 
-def test_where_nothing_was_trained_there_is_nothing_to_collect(lock):
+def test_without_any_training_there_is_nothing_to_collect(lock):
     shutil.rmtree(lock.parent / "checkpoints")
     status, out, err = run(lock.parent, "spectra", "-o", "x.nc")
     assert (status, out) == (1, "")
@@ -594,7 +597,7 @@ def test_the_command_counts_files_that_cannot_be_read(lock):
     )
 
 
-def test_the_command_writes_the_dataset_and_says_what_is_in_it(lock, dataset):
+def test_the_command_writes_the_dataset_and_summarises_it(lock, dataset):
     beside(lock, "child/net0", "").unlink()
     status, out, err = run(lock.parent, "spectra", "-o", "x.nc")
     assert (status, err) == (0, "wrote x.nc\n")
@@ -606,8 +609,8 @@ def test_the_command_writes_the_dataset_and_says_what_is_in_it(lock, dataset):
         "  state          3 ok, 1 missing",
         "1 checkpoint without values: child/net0; `specdiag train --missing` makes them",
     ]
-    found = specdiag.open_spectra(lock.parent / "x.nc")
-    np.testing.assert_array_equal(found.alpha[0], dataset.alpha[0])
+    written = specdiag.open_spectra(lock.parent / "x.nc")
+    np.testing.assert_array_equal(written.alpha[0], dataset.alpha[0])
     status, out, err = run(lock.parent, "spectra", "-o", "x.nc", "child/net1", "--json")
     assert status == 0
     (row,) = json.loads(out)["checkpoints"]
@@ -639,7 +642,7 @@ def test_the_command_needs_a_folder_to_write_to(lock):
         ("new.lock", "locks end in .lock"),
     ],
 )
-def test_no_command_writes_over_a_checkpoint_what_lies_beside_it_or_a_lock(
+def test_no_command_overwrites_a_checkpoint_a_file_beside_it_or_a_lock(
     lock, dataset, output, wrong
 ):
     root, checkpoint = lock.parent, beside(lock, "base/net", "")
@@ -655,7 +658,7 @@ def test_no_command_writes_over_a_checkpoint_what_lies_beside_it_or_a_lock(
     assert (root / "link.nc").is_symlink()
 
 
-def test_verify_writes_over_nothing_that_it_reads_or_that_belongs_to_a_checkpoint(lock):
+def test_verify_overwrites_no_input_and_no_file_of_a_checkpoint(lock):
     (lock.parent / "data.md").touch()
     for output, wrong in (
         (
@@ -669,7 +672,7 @@ def test_verify_writes_over_nothing_that_it_reads_or_that_belongs_to_a_checkpoin
         assert err.splitlines()[-1].startswith(f"Error: -o {output}: {wrong}")
 
 
-def test_what_is_no_dataset_is_named_once(lock):
+def test_a_file_that_is_not_a_dataset_is_named_once(lock):
     (lock.parent / "README.md").write_text("no file")
     status, _, err = run(lock.parent, "link", "README.md")
     assert status == 1
@@ -681,7 +684,10 @@ def test_an_unknown_name_is_wrong_usage(lock):
     for names, wrong in (
         (
             ["child/net9"],
-            "no entry child/net9 at desk scale; did you mean child/net1 or child/net0 or judged/net?",
+            (
+                "no entry child/net9 at desk scale; did you mean child/net1 or child/net0 or "
+                "judged/net?"
+            ),
         ),
         (
             ["--group", "y"],
@@ -698,7 +704,7 @@ def test_a_file_beside_a_checkpoint_of_another_name_is_written(lock):
     assert run(lock.parent, "spectra", "-o", "checkpoints/desk/base/study.nc")[0] == 0
 
 
-def test_a_pipe_is_no_file_to_write(lock, tmp_path):
+def test_a_pipe_is_refused_as_output(lock, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     status, _, err = run(lock.parent, "spectra", "-o", str(tmp_path / "pipe"))
     assert status == 2
@@ -732,12 +738,12 @@ def test_the_code_of_the_page_runs_without_specdiag(dataset, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     code = PAGE.read_text().partition("```python\n")[2].partition("```")[0]
     assert "specdiag" not in code
-    found = {}
-    exec(code, found)  # our own page
+    names = {}
+    exec(code, names)  # our own page
     expected = specdiag.spectrum(
-        dataset, found["first"].layer.item(), found["first"].checkpoint.item()
+        dataset, names["first"].layer.item(), names["first"].checkpoint.item()
     )
-    np.testing.assert_array_equal(found["spectrum"], expected)
+    np.testing.assert_array_equal(names["spectrum"], expected)
     assert (tmp_path / "alpha_r2.png").stat().st_size > 1000
     assert "base/net" in capsys.readouterr().out
-    found["dataset"].close()
+    names["dataset"].close()

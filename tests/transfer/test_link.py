@@ -23,8 +23,8 @@ SEEDS = range(8)
 def transfers(effect, motor=1, timing=1):
     """Return checkpoints of two tasks and two arms, with alpha correlated with R² in each task.
 
-    Scratch has the higher alpha. `motor` and `timing` are the signs of the difference between arms; the
-    relation between seeds has the same sign and the size `effect`.
+    Scratch has the higher alpha. `motor` and `timing` are the signs of the difference between arms;
+    the relation between seeds has the same sign and the size `effect`.
     """
     rng, rows = np.random.default_rng(7), []
     alphas = {seed: 1.6 + 0.05 * rng.standard_normal() for seed in SEEDS}
@@ -60,55 +60,55 @@ def test_the_quantities_are_means_over_fit_layers():
             {"entry": "d", "alpha": 3.0, "status": ["degenerate", "skipped", "failed"]},
         ]
     )
-    found = dict(zip(QUANTITIES, quantities(dataset), strict=True))
+    linked = dict(zip(QUANTITIES, quantities(dataset), strict=True))
     nan = math.nan
-    np.testing.assert_allclose(found["mean alpha"], [2.0, 1.2, nan, nan])
-    np.testing.assert_allclose(found["distance from 2"], [0.2, 0.8, nan, nan])
-    np.testing.assert_allclose(found["alpha-hat"], [2.2, 1.32, nan, nan])
-    np.testing.assert_allclose(found["stable rank"], [7.0, 7.8, nan, nan])
-    np.testing.assert_allclose(found["fit fraction"], [1.0, 0.5, nan, 0.0])
-    np.testing.assert_allclose(found["log condition number"], [6.0, nan, nan, nan])
-    np.testing.assert_allclose(found["effective rank"], [3.0, nan, nan, nan])
+    np.testing.assert_allclose(linked["mean alpha"], [2.0, 1.2, nan, nan])
+    np.testing.assert_allclose(linked["distance from 2"], [0.2, 0.8, nan, nan])
+    np.testing.assert_allclose(linked["alpha-hat"], [2.2, 1.32, nan, nan])
+    np.testing.assert_allclose(linked["stable rank"], [7.0, 7.8, nan, nan])
+    np.testing.assert_allclose(linked["fit fraction"], [1.0, 0.5, nan, 0.0])
+    np.testing.assert_allclose(linked["log condition number"], [6.0, nan, nan, nan])
+    np.testing.assert_allclose(linked["effective rank"], [3.0, nan, nan, nan])
 
 
-def test_the_result_has_what_its_schema_says():
-    found = specdiag.link(collection(transfers(0.0)), n_resamples=50)
-    assert set(found.variables) == set(LINK)
-    assert all(found[name].dims == spec.dims for name, spec in LINK.items())
-    assert list(found.stratification.values) == list(STRATIFICATIONS)
-    assert list(found.part.values) == [ALL_TASKS, "center_out", "interval_timing"]
+def test_the_result_has_every_variable_of_its_schema():
+    linked = specdiag.link(collection(transfers(0.0)), n_resamples=50)
+    assert set(linked.variables) == set(LINK)
+    assert all(linked[name].dims == spec.dims for name, spec in LINK.items())
+    assert list(linked.stratification.values) == list(STRATIFICATIONS)
+    assert list(linked.part.values) == [ALL_TASKS, "center_out", "interval_timing"]
 
 
 def test_overall_and_within_a_task_it_is_scipys_spearman():
     dataset = collection(transfers(0.3))
-    found = specdiag.link(dataset, n_resamples=50)
+    linked = specdiag.link(dataset, n_resamples=50)
     alpha = dataset.alpha_mean.mean("layer").values
-    for part in found.part.values:
+    for part in linked.part.values:
         here = (dataset.task.values == part) | (part == ALL_TASKS)
         expected = stats.spearmanr(alpha[here], dataset.r2.values[here]).statistic
-        assert cell(found, "mean alpha", "overall", part).rho.item() == pytest.approx(expected)
-        assert cell(found, "mean alpha", "overall", part).n.item() == here.sum()
+        assert cell(linked, "mean alpha", "overall", part).rho.item() == pytest.approx(expected)
+        assert cell(linked, "mean alpha", "overall", part).n.item() == here.sum()
 
 
 def test_checkpoints_with_the_spectrum_of_their_base_are_counted_once():
-    found = specdiag.link(collection(transfers(0.0)), n_resamples=50)
+    linked = specdiag.link(collection(transfers(0.0)), n_resamples=50)
     for stratification in STRATIFICATIONS:
-        assert cell(found, "mean alpha", stratification).n.item() == 4 * len(SEEDS)
-        assert cell(found, "mean alpha", stratification).n_units.item() == 3 * len(SEEDS)
-    alike = cell(found, "mean alpha", "alike").arrangements.item()
+        assert cell(linked, "mean alpha", stratification).n.item() == 4 * len(SEEDS)
+        assert cell(linked, "mean alpha", stratification).n_units.item() == 3 * len(SEEDS)
+    alike = cell(linked, "mean alpha", "alike").arrangements.item()
     assert alike == pytest.approx(
         math.factorial(len(SEEDS)) ** 3
     )  # bases, and scratch of each task
-    assert found.n_spectra == 3 * len(SEEDS)
+    assert linked.n_spectra == 3 * len(SEEDS)
 
 
 def test_a_planted_relation_among_seeds_is_found_with_its_sign():
-    found = specdiag.link(collection(transfers(0.5)))
-    alike = cell(found, "mean alpha", "alike")
+    linked = specdiag.link(collection(transfers(0.5)))
+    alike = cell(linked, "mean alpha", "alike")
     assert alike.rho.item() > 0.5
     assert alike.p_holm.item() <= 0.05
     assert 0 < alike.rho_ci.values[0] < alike.rho.item() < alike.rho_ci.values[1]
-    first = link_tables.sentences(found)[0]
+    first = link_tables.sentences(linked)[0]
     assert first.startswith(
         "Among trainings that differ only in their seed, R2 is correlated with mean alpha (rho +0."
     )
@@ -116,10 +116,10 @@ def test_a_planted_relation_among_seeds_is_found_with_its_sign():
 
 
 def test_a_difference_between_arms_is_not_a_relation():
-    found = specdiag.link(collection(transfers(0.0)))
-    assert cell(found, "mean alpha", "overall").p.item() < 0.01
-    assert cell(found, "mean alpha", "alike").p.item() > 0.05
-    first, *others = link_tables.sentences(found)
+    linked = specdiag.link(collection(transfers(0.0)))
+    assert cell(linked, "mean alpha", "overall").p.item() < 0.01
+    assert cell(linked, "mean alpha", "alike").p.item() > 0.05
+    first, *others = link_tables.sentences(linked)
     assert re.match(
         r"Among trainings that differ only in their seed, none of \d quantities is significantly "
         r"correlated with R2: the nearest is .* \(rho .*\)\. A correlation may still exist\.",
@@ -135,11 +135,12 @@ def test_a_difference_between_arms_is_not_a_relation():
 
 
 def test_a_sign_that_differs_between_tasks_because_of_arms_is_ascribed_to_them():
-    found = specdiag.link(collection(transfers(0.0, motor=-1, timing=1)))
-    lines = [line for line in link_tables.sentences(found) if "sign of mean alpha" in line]
+    linked = specdiag.link(collection(transfers(0.0, motor=-1, timing=1)))
+    lines = [line for line in link_tables.sentences(linked) if "sign of mean alpha" in line]
     assert len(lines) == 1
     assert re.match(
-        "The sign of mean alpha differs between tasks, all arms together, so that differences between "
+        "The sign of mean alpha differs between tasks, all arms together, so that differences "
+        "between "
         r"arms may be the reason: center_out \(rho -.*\); interval_timing \(rho \+.*\)\. So does "
         "that of .*",
         lines[0],
@@ -147,19 +148,20 @@ def test_a_sign_that_differs_between_tasks_because_of_arms_is_ascribed_to_them()
 
 
 def test_a_sign_that_differs_among_seeds_too_is_not_ascribed_to_arms():
-    found = specdiag.link(collection(transfers(0.5, motor=-1, timing=1)))
+    linked = specdiag.link(collection(transfers(0.5, motor=-1, timing=1)))
     assert any(
         line.startswith(
-            "The sign of mean alpha differs between tasks, among trainings that differ only in their "
+            "The sign of mean alpha differs between tasks, among trainings that differ only in "
+            "their "
             "seed:"
         )
-        for line in link_tables.sentences(found)
+        for line in link_tables.sentences(linked)
     )
 
 
 def test_the_same_sign_in_all_tasks_is_not_reported():
-    found = specdiag.link(collection(transfers(0.5)))
-    assert not any("sign of" in line for line in link_tables.sentences(found))
+    linked = specdiag.link(collection(transfers(0.5)))
+    assert not any("sign of" in line for line in link_tables.sentences(linked))
 
 
 def reported(prefix, method):
@@ -196,42 +198,44 @@ def test_the_published_values_decide_nothing_and_their_estimates_are_shown():
         *((1.62, 0.904), (1.62, 0.834), (3.31, 0.313)),  # base; area2_bump, frozen and scratch
         *((1.62, 0.798), (2.63, 0.845)),  # timing, frozen and scratch
     ]
-    found = specdiag.link(collection(rows))
-    overall = cell(found, "mean alpha", "overall")
+    linked = specdiag.link(collection(rows))
+    overall = cell(linked, "mean alpha", "overall")
     expected = stats.spearmanr(*zip(*((row["alpha"], row["r2"]) for row in rows), strict=True))
     assert overall.rho.item() == pytest.approx(expected.statistic)
     assert (overall.n.item(), overall.n_units.item()) == (5, 3)
-    # As published: the lower alpha has the higher R² in the motor task, and the lower one in timing.
-    assert cell(found, "mean alpha", "overall", "area2_bump").rho.item() == pytest.approx(-1)
-    assert cell(found, "mean alpha", "overall", "interval_timing").rho.item() == pytest.approx(1)
-    assert np.isnan(found.p_holm).all()
-    assert link_tables.sentences(found)[0] == (
-        "Too few seeds to say whether spectra predict R2: only one seed each, and a p-value below 5 % "
+    # As published: the lower alpha has the higher R² in the motor task, and the lower one in
+    # timing.
+    assert cell(linked, "mean alpha", "overall", "area2_bump").rho.item() == pytest.approx(-1)
+    assert cell(linked, "mean alpha", "overall", "interval_timing").rho.item() == pytest.approx(1)
+    assert np.isnan(linked.p_holm).all()
+    assert link_tables.sentences(linked)[0] == (
+        "Too few seeds to say whether spectra predict R2: only one seed each, and a p-value below "
+        "5 % "
         "needs more than 40 ways to exchange seeds. Train more seeds."
     )
-    assert not any("sign of" in line for line in link_tables.sentences(found))
-    row = next(line for line in link_tables.lines(found) if line.startswith("mean alpha"))
+    assert not any("sign of" in line for line in link_tables.sentences(linked))
+    row = next(line for line in link_tables.lines(linked) if line.startswith("mean alpha"))
     assert f"{expected.statistic:+.2f} (5, 3)" in row
     assert any(
-        "-1.00 (2, 2)" in line and "+1.00 (2, 2)" in line for line in link_tables.lines(found)
+        "-1.00 (2, 2)" in line and "+1.00 (2, 2)" in line for line in link_tables.lines(linked)
     )
 
 
 def test_the_published_augmentation_decides_nothing_either():
     rows = reported(("augmentation/",), "alpha_report")
     assert len(rows) == 6
-    found = specdiag.link(collection(rows))
-    overall = cell(found, "mean alpha", "overall")
+    linked = specdiag.link(collection(rows))
+    overall = cell(linked, "mean alpha", "overall")
     assert (overall.n.item(), overall.n_units.item()) == (6, 4)
     assert overall.arrangements.item() == pytest.approx(24)
-    assert np.isnan(found.p_holm).all()
+    assert np.isnan(linked.p_holm).all()
 
 
 def test_missing_values_are_counted_and_not_compared():
     rows = transfers(0.0)
     rows[0]["r2"], rows[1]["alpha"], rows[2]["status"] = math.nan, math.nan, ["degenerate"] * 3
-    found = specdiag.link(collection(rows), n_resamples=50)
-    assert found.attrs == {
+    linked = specdiag.link(collection(rows), n_resamples=50)
+    assert linked.attrs == {
         "schema_version": 2,
         "n_checkpoints": 32,
         "n_without_r2": 1,
@@ -244,10 +248,10 @@ def test_missing_values_are_counted_and_not_compared():
         "n_resamples": 50,
         "seed": 0,
     }
-    assert cell(found, "mean alpha", "overall").n.item() == 29
-    assert cell(found, "fit fraction", "overall").n.item() == 30
-    assert cell(found, "effective rank", "overall").n.item() == 0
-    assert link_tables.lines(found)[0] == (
+    assert cell(linked, "mean alpha", "overall").n.item() == 29
+    assert cell(linked, "fit fraction", "overall").n.item() == 30
+    assert cell(linked, "effective rank", "overall").n.item() == 0
+    assert link_tables.lines(linked)[0] == (
         "32 checkpoints, 23 different spectra; without R2 1, without spectrum 1, no layer fit 2"
     )
 
@@ -262,17 +266,17 @@ def test_left_out_tasks_are_predicted_by_least_squares():
         {"entry": f"{i}", "arm": a, "task": t, "train_fraction": f, "alpha": x, "r2": y}
         for i, (a, t, f, x, y) in enumerate(zip(arms, tasks, fraction, alpha, r2, strict=True))
     ]
-    found = specdiag.link(collection(rows), n_resamples=20).sel(quantity="mean alpha")
-    np.testing.assert_allclose(found.error, 0, atol=1e-9)
+    linked = specdiag.link(collection(rows), n_resamples=20).sel(quantity="mean alpha")
+    np.testing.assert_allclose(linked.error, 0, atol=1e-9)
     base = np.column_stack([np.ones(18), arms == "scratch", np.log10(fraction)])
     for task in "abc":
         here = tasks == task
         slope = np.linalg.lstsq(base[~here], r2[~here])[0]
         expected = np.abs(base[here] @ slope - r2[here]).mean()
-        assert found.baseline_error.sel(part=task).item() == pytest.approx(expected)
-    errors = found.baseline_error.values
+        assert linked.baseline_error.sel(part=task).item() == pytest.approx(expected)
+    errors = linked.baseline_error.values
     assert errors[0] == pytest.approx(errors[1:].mean())
-    assert found.n_error.values.tolist() == [18, 6, 6, 6]
+    assert linked.n_error.values.tolist() == [18, 6, 6, 6]
 
 
 def test_the_order_of_checkpoints_does_not_matter_and_the_seed_decides(rng):
@@ -290,13 +294,13 @@ def test_a_seed_without_one_child_is_counted_and_changes_nothing_else():
     rows = [row for row in transfers(0.3) if row["arm"] == "pretrained"]
     dataset = collection(rows[1:])  # without one task of the first seed
     rest = dataset.isel(checkpoint=dataset.seed.values != 0)
-    found, expected = (specdiag.link(d, n_resamples=99) for d in (dataset, rest))
-    alike = cell(found, "mean alpha", "alike")
+    linked, expected = (specdiag.link(d, n_resamples=99) for d in (dataset, rest))
+    alike = cell(linked, "mean alpha", "alike")
     assert alike.arrangements.item() == pytest.approx(math.factorial(len(SEEDS) - 1))
     assert alike.n.item() == 2 * (len(SEEDS) - 1)
     assert alike.rho.item() == pytest.approx(cell(expected, "mean alpha", "alike").rho.item())
-    assert alike.n_without_counterpart.item() == found.attrs["n_without_counterpart"] == 1
-    assert link_tables.lines(found)[1] == (
+    assert alike.n_without_counterpart.item() == linked.attrs["n_without_counterpart"] == 1
+    assert link_tables.lines(linked)[1] == (
         "1 checkpoint left out of the seed test 'alike': no second seed with the same entries"
     )
     assert expected.attrs["n_without_counterpart"] == 0
@@ -310,14 +314,16 @@ def test_too_few_arrangements_for_all_quantities_decide_nothing():
         for row in scratch
     ]
     one = [row for row in scratch if row["task"] == "center_out"]  # 5! = 120 arrangements
-    found = specdiag.link(collection(one), n_resamples=99)
-    alike = cell(found, "mean alpha", "alike")
+    linked = specdiag.link(collection(one), n_resamples=99)
+    alike = cell(linked, "mean alpha", "alike")
     assert alike.arrangements.item() == pytest.approx(120)
     assert np.isfinite(alike.p)
-    assert np.isnan(found.p_holm.sel(stratification="alike")).all()
-    assert link_tables.sentences(found)[0] == (
-        "Too few seeds to say whether spectra predict R2: their seeds can be exchanged in 120 ways, "
-        "and a p-value of one of 4 quantities below 5 % needs more than 160 ways to exchange seeds. "
+    assert np.isnan(linked.p_holm.sel(stratification="alike")).all()
+    assert link_tables.sentences(linked)[0] == (
+        "Too few seeds to say whether spectra predict R2: their seeds can be exchanged in 120 "
+        "ways, "
+        "and a p-value of one of 4 quantities below 5 % needs more than 160 ways to exchange "
+        "seeds. "
         "Train more seeds."
     )
     both = specdiag.link(collection(scratch), n_resamples=99)  # 120² of them, and 120 in each task
@@ -329,18 +335,18 @@ def test_a_quantity_of_the_same_order_as_another_is_tested_once():
     rows = transfers(0.3)
     above = [row | {"alpha": row["alpha"] + 2} for row in rows]  # |alpha - 2| is alpha - 2
     for given, repeats in ((rows, False), (above, True)):
-        found = specdiag.link(collection(given), n_resamples=99)
-        alpha, distance = (cell(found, q, "alike") for q in ("mean alpha", "distance from 2"))
+        linked = specdiag.link(collection(given), n_resamples=99)
+        alpha, distance = (cell(linked, q, "alike") for q in ("mean alpha", "distance from 2"))
         assert (distance.same_order_as.item() == "mean alpha") == repeats
         assert (distance.rho.item() == alpha.rho.item()) == repeats
         assert np.isnan(distance.p_holm) == repeats
         line = "distance from 2: same order as mean alpha, not tested twice"
-        assert (line in link_tables.lines(found)) == repeats
-    tested = found.p.sel(part=ALL_TASKS, stratification="alike")[
-        (found.same_order_as.sel(part=ALL_TASKS, stratification="alike") == "").values
+        assert (line in link_tables.lines(linked)) == repeats
+    tested = linked.p.sel(part=ALL_TASKS, stratification="alike")[
+        (linked.same_order_as.sel(part=ALL_TASKS, stratification="alike") == "").values
     ]
     n = int(np.isfinite(tested).sum())
-    smallest = found.p_holm.sel(part=ALL_TASKS, stratification="alike").min().item()
+    smallest = linked.p_holm.sel(part=ALL_TASKS, stratification="alike").min().item()
     assert smallest == pytest.approx(n * tested.min().item())
 
 
@@ -349,7 +355,7 @@ def test_families_of_different_children_are_ranked_apart():
     first = [row for row in rows if row["seed"] < 4]
     second = [r | {"alpha": r["alpha"] + 9, "r2": r["r2"] + 9} for r in rows if r["seed"] >= 4]
     second = [row for row in second if row["task"] == "center_out"]
-    found = cell(specdiag.link(collection(first + second), n_resamples=99), "mean alpha", "alike")
+    linked = cell(specdiag.link(collection(first + second), n_resamples=99), "mean alpha", "alike")
     apart = [
         (np.argsort(np.argsort([r[name] for r in part if r["task"] == task])) - 1.5)
         for name in ("alpha", "r2")
@@ -360,8 +366,8 @@ def test_families_of_different_children_are_ranked_apart():
         )
     ]
     expected = np.corrcoef(np.concatenate(apart[:3]), np.concatenate(apart[3:]))[0, 1]
-    assert found.rho.item() == pytest.approx(expected)
-    assert found.n_without_counterpart.item() == 0
+    assert linked.rho.item() == pytest.approx(expected)
+    assert linked.n_without_counterpart.item() == 0
 
 
 def test_an_incomplete_dataset_and_a_wrong_number_are_errors():
@@ -402,21 +408,21 @@ def test_the_command_prints_tables_and_ends_with_the_sentences(file):
 
 def test_json_has_every_number_with_its_n(file):
     done = CliRunner().invoke(cli, ["link", str(file), "--json", "--seed", "5"])
-    found, expected = json.loads(done.stdout), specdiag.link(specdiag.open_spectra(file), seed=5)
-    assert found["verdict"] == link_tables.sentences(expected)
-    assert len(found["correlations"]) == len(QUANTITIES) * 3 * len(STRATIFICATIONS)
+    result, expected = json.loads(done.stdout), specdiag.link(specdiag.open_spectra(file), seed=5)
+    assert result["verdict"] == link_tables.sentences(expected)
+    assert len(result["correlations"]) == len(QUANTITIES) * 3 * len(STRATIFICATIONS)
     one = next(
         c
-        for c in found["correlations"]
+        for c in result["correlations"]
         if (c["quantity"], c["part"], c["stratification"]) == ("mean alpha", "center_out", "alike")
     )
     there = cell(expected, "mean alpha", "alike", "center_out")
     assert one["rho"] == there.rho.item()
     assert (one["n"], one["n_units"]) == (16, 16)
     assert {"rho_ci", "p", "p_holm", "arrangements"} < one.keys()
-    assert found["checkpoints"][0]["effective rank"] is None
-    assert found["counts"]["n_checkpoints"] == 32
-    assert "schema_version" not in found["counts"]
+    assert result["checkpoints"][0]["effective rank"] is None
+    assert result["counts"]["n_checkpoints"] == 32
+    assert "schema_version" not in result["counts"]
 
 
 def test_a_file_that_is_not_a_collection_is_one_line_of_help(file, tmp_path):

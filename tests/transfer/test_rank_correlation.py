@@ -19,11 +19,11 @@ varied = tied.filter(lambda x: all(np.ptp(x[s == STRATA]) > 0 for s in range(3))
 
 @given(tied, tied)
 def test_in_one_stratum_it_is_scipys_spearman(x, y):
-    (found,) = ranks.correlation(x, y, ONE)
+    (rho,) = ranks.correlation(x, y, ONE)
     if np.ptp(x) == 0 or np.ptp(y) == 0:
-        assert math.isnan(found)
+        assert math.isnan(rho)
     else:
-        assert found == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
+        assert rho == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
 
 
 @given(varied, varied)
@@ -73,23 +73,23 @@ def test_a_constant_third_variable_removes_nothing_and_one_equal_to_x_removes_ev
 @given(varied, varied, arrays(float, N, elements=st.integers(0, 3).map(float)))
 def test_weights_are_copies_of_rows(x, y, weights):
     copies = np.repeat(np.arange(N), weights.astype(int))
-    found = ranks.correlation(x, y, STRATA, weights=weights[None])[0]
+    rho = ranks.correlation(x, y, STRATA, weights=weights[None])[0]
     strata = STRATA[copies]
     expected = ranks.correlation(x[copies], y[copies], strata)[0] if len(copies) else math.nan
-    assert found == pytest.approx(expected, abs=1e-9, nan_ok=True)
+    assert rho == pytest.approx(expected, abs=1e-9, nan_ok=True)
 
 
 @given(varied, varied, tied, st.permutations(range(N)))
 def test_only_ranks_count_and_rows_have_no_order(x, y, z, order):
     for third in (None, z):
-        found = ranks.correlation(x, y, STRATA, third)
+        rho = ranks.correlation(x, y, STRATA, third)
         monotone = ranks.correlation(np.exp(x / 3), y**3, STRATA, third)
-        np.testing.assert_allclose(monotone, found, atol=1e-12)
-        np.testing.assert_allclose(ranks.correlation(-x, y, STRATA, third), -found, atol=1e-12)
+        np.testing.assert_allclose(monotone, rho, atol=1e-12)
+        np.testing.assert_allclose(ranks.correlation(-x, y, STRATA, third), -rho, atol=1e-12)
         order = np.array(order)
         moved = None if third is None else third[order]
         shuffled = ranks.correlation(x[order], y[order], STRATA[order], moved)
-        np.testing.assert_allclose(shuffled, found, atol=1e-12)
+        np.testing.assert_allclose(shuffled, rho, atol=1e-12)
 
 
 def test_many_rows_of_x_are_correlated_at_once(rng):
@@ -137,7 +137,7 @@ def test_the_p_value_is_scipys(rng):
     one = np.zeros(7, dtype=np.intp)
     clusters = ranks.shared_values(np.arange(7), one)
     chance = ranks.correlation(x[ranks.arrangements(clusters, 20_000, rng)], y, one)
-    found = ranks.permutation_p(ranks.correlation(x, y, one)[0], chance)
+    p = ranks.permutation_p(ranks.correlation(x, y, one)[0], chance)
     exact = stats.permutation_test(
         (x,),
         lambda v: abs(stats.spearmanr(v, y).statistic),
@@ -146,7 +146,7 @@ def test_the_p_value_is_scipys(rng):
         alternative="greater",
     ).pvalue
     assert 0.01 < exact < 0.9
-    assert found == pytest.approx(exact, abs=4 * math.sqrt(exact / 20_000) + 1e-4)
+    assert p == pytest.approx(exact, abs=4 * math.sqrt(exact / 20_000) + 1e-4)
 
 
 def test_within_strata_the_p_value_is_that_of_all_arrangements(rng):
@@ -161,8 +161,8 @@ def test_within_strata_the_p_value_is_that_of_all_arrangements(rng):
     exact = np.mean(np.abs(every) >= abs(observed) - 1e-12)
     clusters = ranks.shared_values(np.arange(7), strata)
     chance = ranks.correlation(x[ranks.arrangements(clusters, 20_000, rng)], y, strata)
-    found = ranks.permutation_p(observed, chance)
-    assert found == pytest.approx(exact, abs=4 * math.sqrt(exact / 20_000) + 1e-4)
+    p = ranks.permutation_p(observed, chance)
+    assert p == pytest.approx(exact, abs=4 * math.sqrt(exact / 20_000) + 1e-4)
 
 
 def test_a_p_value_is_never_0_and_missing_without_a_correlation():
@@ -172,7 +172,8 @@ def test_a_p_value_is_never_0_and_missing_without_a_correlation():
 
 
 def test_holm_multiplies_by_the_number_of_remaining_tests_and_keeps_the_order():
-    # Holm (1979): 4 * 0.01, 3 * 0.02, 2 * 0.03, the last no less than the one before; NaN is no test.
+    # Holm (1979): 4 * 0.01, 3 * 0.02, 2 * 0.03, the last no less than the one before; NaN is no
+    # test.
     p = np.array([[0.03, np.nan, 0.01], [0.05, 0.02, np.nan]])
     expected = np.array([[0.06, np.nan, 0.04], [0.06, 0.06, np.nan]])
     np.testing.assert_allclose(ranks.holm(p), expected)

@@ -48,9 +48,9 @@ def test_a_claim_without_one_of_its_values_has_no_number(claim):
     asked = needed([claim])
     for lost in asked:
         values = {key: 0.1 + 0.01 * i for i, key in enumerate(asked) if key != lost}
-        found = decide_claim(claim, values, Measured(scale="desk", trained={42: values}))
-        assert not np.isfinite(found.published).all()
-        assert found.n_seeds == 0
+        finding = decide_claim(claim, values, Measured(scale="desk", trained={42: values}))
+        assert not np.isfinite(finding.published).all()
+        assert finding.n_seeds == 0
 
 
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=lambda c: c.text[:40])
@@ -105,15 +105,15 @@ def test_lower_bounds_and_eigenvalues_below_the_floor_have_values():
         row("c", arm="base"),
     ]
     dataset = collected(rows)
-    found = verification.quantities(dataset)
-    condition = found["condition_number"]
+    columns = verification.quantities(dataset)
+    condition = columns["condition_number"]
     assert condition[0] == np.inf
     assert condition[1] == dataset.condition_number.values[1]
     assert np.isnan(condition[2])
     for below in (-1.0, 0.0, 0.9e-9):
         dataset.feature_eigenvalue[1, -1] = below
         assert verification.quantities(dataset)["above_floor"][1] == 1
-    assert np.isnan(found["above_floor"][2])
+    assert np.isnan(columns["above_floor"][2])
 
 
 def test_the_sessions_of_the_chronic_evaluation_are_all_in_the_training_of_the_base():
@@ -201,14 +201,14 @@ TOY_CLAIMS = '''
 from specdiag.transfer.claims import Claim
 
 CLAIMS = (
-    Claim(text="frozen", value=lambda get: get("child/frozen", "n_changed"), holds=(-1, 0.5), is_null=True),
-    Claim(text="trained", value=lambda get: get("child/net1", "n_changed")),
-    Claim(text="R²", value=lambda get: get("base/net", "r2"), tolerance=0.1),
-    Claim(text="fit", value=lambda get: get("child/net1", "n_fit") - get("child/net1", "n_degenerate")),
-    Claim(text="alpha", value=lambda get: get("child/net1", "mean_alpha") - 1),
-    Claim(text="layer", value=lambda get: get("base/net", "norm")),
-    Claim(text="features", value=lambda get: get("base/net", "condition_number")),
-    Claim(text="judged", value=lambda get: 1 + get("judged/net", "r2")),
+    Claim(text="frozen", value=lambda get: get("child/frozen", "n_changed"), holds=(-1, 0.5),
+    is_null=True), Claim(text="trained", value=lambda get: get("child/net1", "n_changed")),
+    Claim(text="R²", value=lambda get: get("base/net", "r2"), tolerance=0.1), Claim(text="fit",
+    value=lambda get: get("child/net1", "n_fit") - get("child/net1", "n_degenerate")),
+    Claim(text="alpha", value=lambda get: get("child/net1", "mean_alpha") - 1), Claim(text="layer",
+    value=lambda get: get("base/net", "norm")), Claim(text="features", value=lambda get:
+    get("base/net", "condition_number")), Claim(text="judged", value=lambda get: 1 +
+    get("judged/net", "r2")),
 )
 
 
@@ -247,8 +247,8 @@ def study(tmp_path_factory):
 def test_claims_are_decided_over_the_seeds_of_a_collection(study):
     status, out, err = run(study, "verify", "spectra.nc", "--json")
     assert (status, err) == (0, "")
-    found = {row["claim"]: row for row in json.loads(out)["claims"]}
-    assert found["frozen"] == {
+    rows = {row["claim"]: row for row in json.loads(out)["claims"]}
+    assert rows["frozen"] == {
         "claim": "frozen",
         "labels": [],
         "published": [None],
@@ -260,7 +260,7 @@ def test_claims_are_decided_over_the_seeds_of_a_collection(study):
         "why": "",
         "note": "",
     }
-    words = {text: (row["verdict"], row["n_seeds"], row["why"]) for text, row in found.items()}
+    words = {text: (row["verdict"], row["n_seeds"], row["why"]) for text, row in rows.items()}
     del words["judged"]
     assert words == {
         "frozen": ("reproduced", 3, ""),
@@ -271,8 +271,8 @@ def test_claims_are_decided_over_the_seeds_of_a_collection(study):
         "layer": ("direction only", 3, ""),
         "features": ("cannot be tested here", 0, "no condition_number of base/net"),
     }
-    assert found["trained"]["ours"] == [1.0]
-    judged = found["judged"]
+    assert rows["trained"]["ours"] == [1.0]
+    judged = rows["judged"]
     half = (judged["upper"][0] - judged["lower"][0]) / 2
     assert judged["why"] == f"3 seeds with this scatter can only show effects of {half:.2g} or more"
 
@@ -333,16 +333,16 @@ def test_verify_takes_a_dataset_and_claims():
         Claim(text="Tuning helps", value=gain),
         Claim(text="norm", value=lambda get: get("base", "norm")),
     ]
-    found = verify(
+    findings = verify(
         two_trainings(),
         claims,
         published={("tuned", "r2"): 0.9, ("base", "r2"): 0.8},
         measures=lambda dataset: {"norm": dataset.spectral_norm.mean("layer").values},
     )
-    assert [f.outcome for f in found] == ["direction only", "direction only"]
-    assert [f.n_seeds for f in found] == [3, 3]
-    assert found[0].published == pytest.approx([0.1])
-    assert found[0].ours == pytest.approx([0.34 / 3])
+    assert [f.outcome for f in findings] == ["direction only", "direction only"]
+    assert [f.n_seeds for f in findings] == [3, 3]
+    assert findings[0].published == pytest.approx([0.1])
+    assert findings[0].ours == pytest.approx([0.34 / 3])
 
 
 def test_checkpoints_that_were_fetched_need_no_seeds():
@@ -360,21 +360,24 @@ def test_a_collection_of_no_or_both_scales_or_of_the_first_version_is_refused():
         (
             both,
             (
-                "the dataset has checkpoints of desk and paper scale; claims are decided at one scale: "
+                "the dataset has checkpoints of desk and paper scale; claims are decided at one "
+                "scale: "
                 "select its checkpoints (--scale)"
             ),
         ),
         (
             dataset.isel(checkpoint=[]),
             (
-                "the dataset has checkpoints of no scale; claims are decided at one scale: select its "
+                "the dataset has checkpoints of no scale; claims are decided at one scale: select "
+                "its "
                 "checkpoints (--scale)"
             ),
         ),
         (
             dataset.drop_vars(["how", "n_changed"]),
             (
-                "the dataset has no how, n_changed: expected a collection of checkpoints with their R2, "
+                "the dataset has no how, n_changed: expected a collection of checkpoints with "
+                "their R2, "
                 "as `specdiag spectra` writes it"
             ),
         ),
@@ -401,8 +404,10 @@ def test_the_command_selects_a_scale(study, tmp_path):
 
 
 UNKNOWN = (
-    "a claim asks for 'fits'; expected one of r2, effective_rank, participation_ratio, top1_fraction, "
-    "trace, n_fit, n_degenerate, n_matrices, condition_number, above_floor, mean_alpha, rope_fraction, "
+    "a claim asks for 'fits'; expected one of r2, effective_rank, participation_ratio, "
+    "top1_fraction, "
+    "trace, n_fit, n_degenerate, n_matrices, condition_number, above_floor, mean_alpha, "
+    "rope_fraction, "
     "n_changed, norm; or let measures() in recipes/_claims.py return it"
 )
 
@@ -414,7 +419,8 @@ UNKNOWN = (
         (
             "CLAIMS = (1,)",
             (
-                "recipes/_claims.py: CLAIMS must be a sequence of specdiag.transfer.claims.Claim; declare "
+                "recipes/_claims.py: CLAIMS must be a sequence of specdiag.transfer.claims.Claim; "
+                "declare "
                 "them there"
             ),
         ),
