@@ -13,7 +13,8 @@ from specdiag.lock.lockfile import load
 from specdiag.obtain import cluster
 from specdiag.obtain.build import Settings
 from support import toy
-from support.commands import change, run, states
+from support.commands import change, states
+from support.commands import run_forked as run
 from support.paths import ROOT
 
 

@@ -1,7 +1,6 @@
 """A command may be killed at any moment: the lock and its files are in the old or the new state."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -11,62 +10,17 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import xarray
 from click.testing import CliRunner
 from safetensors.numpy import save
 
-from specdiag import files
-from specdiag.checkpoint import export
-from specdiag.cli.main import cli, main
-from specdiag.dataset import spectra
-from specdiag.lock import lockfile, recipe
+from specdiag.cli.main import cli
+from specdiag.lock import lockfile
 from specdiag.lock.entry import Entry, Lock, Source
-from specdiag.obtain import beside, build, download, fetch, job, state
-from specdiag.show import entries
 from support import toy
 from support.commands import change
 from support.hub import Hub
+from support.kills import killed, specdiag
 from support.paths import ROOT
-
-KILLS = 16  # of each command
-WATCHED = {
-    module.__file__
-    for module in (beside, build, download, export, fetch, files, job, lockfile, state)
-}
-LOADED = (entries, recipe, spectra, xarray)  # imported before lines are counted
-fork = multiprocessing.get_context("fork")
-
-
-def run_and_die(folder, arguments, line, count):
-    """Run a command in this process, which kills itself at this line of the watched modules."""
-
-    def at_line(frame, event, _):
-        if event == "line":
-            count.value += 1
-            if count.value == line:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return at_line
-
-    def at_call(frame, event, _):
-        file = frame.f_code.co_filename
-        return at_line if file in WATCHED or file.endswith("recipes/toy.py") else None
-
-    os.chdir(folder)
-    sys.argv = ["specdiag", *arguments]
-    sys.settrace(at_call)
-    try:
-        main()
-    finally:
-        sys.settrace(None)
-
-
-def specdiag(folder, *arguments, die_at=0):
-    """Run a command in another process; return its exit code and the number of lines it ran."""
-    count = fork.Value("q", 0)
-    process = fork.Process(target=run_and_die, args=(folder, arguments, die_at, count))
-    process.start()
-    process.join()
-    return process.exitcode, count.value
 
 
 def states(folder):
@@ -74,23 +28,6 @@ def states(folder):
     result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     return Counter(row["state"] for row in json.loads(result.stdout)["checkpoints"])
-
-
-def killed(original, tmp_path, *arguments):
-    """Yield folders in which the command was killed at random lines, then finish the command."""
-    whole = tmp_path / "whole"
-    shutil.copytree(original, whole)
-    code, n_lines = specdiag(whole, *arguments)
-    assert code == 0
-    within = n_lines - 10  # the number of lines varies a little: it depends on time
-    for line in 1 + np.random.default_rng(n_lines).choice(within, KILLS, replace=False):
-        folder = tmp_path / f"{line}"
-        shutil.copytree(original, folder, dirs_exist_ok=True)
-        code, _ = specdiag(folder, *arguments, die_at=int(line))
-        assert code == -signal.SIGKILL
-        yield folder
-        assert specdiag(folder, *arguments)[0] == 0
-        shutil.rmtree(folder)
 
 
 def tables(folder):
@@ -102,6 +39,11 @@ def records(folder):
     return [entry.file for entry in lockfile.load(folder / "checkpoints.lock").entries]
 
 
+@pytest.fixture(params=[4, pytest.param(16, marks=pytest.mark.slow)])
+def n_kills(request):
+    return request.param
+
+
 @pytest.fixture
 def lock(tmp_path):
     (tmp_path / "original").mkdir()
@@ -110,8 +52,8 @@ def lock(tmp_path):
     return path
 
 
-def test_a_killed_training_resumes_and_does_no_step_twice(lock, tmp_path):
-    for folder in killed(lock.parent, tmp_path, "train", "--missing"):
+def test_a_killed_training_resumes_and_does_no_step_twice(lock, tmp_path, n_kills):
+    for folder in killed(lock.parent, tmp_path, n_kills, "train", "--missing"):
         assert set(states(folder)) <= {"missing", "ok"}
         assert tables(folder) <= {"0\n1\n2\n"}
         assert specdiag(folder, "train", "--missing")[0] == 0
@@ -127,20 +69,20 @@ def test_a_killed_training_resumes_and_does_no_step_twice(lock, tmp_path):
         assert records(folder) == records(tmp_path / "whole")
 
 
-def test_training_again_by_force_leaves_the_old_file_or_the_new_one(lock, tmp_path):
+def test_training_again_by_force_leaves_the_old_file_or_the_new_one(lock, tmp_path, n_kills):
     assert specdiag(lock.parent, "train", "--missing")[0] == 0
-    for folder in killed(lock.parent, tmp_path, "train", "base/net", "--force"):
+    for folder in killed(lock.parent, tmp_path, n_kills, "train", "base/net", "--force"):
         assert states(folder) == {"ok": 4}
         assert specdiag(folder, "train", "base/net")[0] == 0
         assert list(folder.rglob("*.run")) == []
         assert tables(folder) == {"0\n1\n2\n"}
 
 
-def test_a_killed_lock_command_leaves_the_old_lock_or_the_new_one(lock, tmp_path):
+def test_a_killed_lock_command_leaves_the_old_lock_or_the_new_one(lock, tmp_path, n_kills):
     old = lock.read_bytes()
     change(lock, '"steps": 3', '"steps": 2')
     seen = set()
-    for folder in killed(lock.parent, tmp_path, "lock"):
+    for folder in killed(lock.parent, tmp_path, n_kills, "lock"):
         seen.add((folder / "checkpoints.lock").read_bytes())
         assert states(folder) == {"missing": 4}
     new = (tmp_path / "whole" / "checkpoints.lock").read_bytes()
@@ -148,7 +90,7 @@ def test_a_killed_lock_command_leaves_the_old_lock_or_the_new_one(lock, tmp_path
     assert seen <= {old, new}
 
 
-def test_a_killed_fetch_leaves_nothing_or_the_whole_file(tmp_path):
+def test_a_killed_fetch_leaves_nothing_or_the_whole_file(tmp_path, n_kills):
     weights = {"weight": np.random.default_rng(0).standard_normal((80, 60)).astype(np.float32)}
     with Hub() as server:
         server.files["net.ckpt"] = save(weights)
@@ -157,7 +99,7 @@ def test_a_killed_fetch_leaves_nothing_or_the_whole_file(tmp_path):
         source = Source(url=f"{server.url}/files/net.ckpt")
         entry = Entry(name="base/net", scale="paper", group="g", recipe="r", source=source)
         lockfile.save(Lock(entries=(entry,)), original / "checkpoints.lock")
-        for folder in killed(original, tmp_path, "fetch"):
+        for folder in killed(original, tmp_path, n_kills, "fetch"):
             assert set(states(folder)) <= {"missing", "ok"}
             assert specdiag(folder, "fetch")[0] == 0
             assert states(folder) == {"ok": 1}
@@ -167,10 +109,10 @@ def test_a_killed_fetch_leaves_nothing_or_the_whole_file(tmp_path):
             assert written[0].read_bytes() == written[1].read_bytes()
 
 
-def test_a_killed_export_leaves_the_lock_and_its_checkpoint_as_they_were(lock, tmp_path):
+def test_a_killed_export_leaves_the_lock_and_its_checkpoint_as_they_were(lock, tmp_path, n_kills):
     assert specdiag(lock.parent, "train", "--missing")[0] == 0
     arguments = ("export", "checkpoints/desk/base/net.ckpt", "net.safetensors", "--force")
-    for folder in killed(lock.parent, tmp_path, *arguments):
+    for folder in killed(lock.parent, tmp_path, n_kills, *arguments):
         assert states(folder) == {"ok": 4}
 
 
