@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from specdiag.dataset.schema import LINK
 from specdiag.show.table import aligned
 from specdiag.transfer.link import ALL_TASKS, MIN_ARRANGEMENTS, QUANTITIES
 from specdiag.wording import counted, number, printable, without_nan
@@ -48,18 +49,9 @@ def as_json(linked: "xr.Dataset") -> str:
     return json.dumps(without_nan(whole), indent=2, allow_nan=False)
 
 
-_CELLS = [
-    "rho",
-    "rho_ci",
-    "p",
-    "p_holm",
-    "same_order_as",
-    "n",
-    "n_units",
-    "n_without_counterpart",
-    "arrangements",
-]
-_ERRORS = ["error", "baseline_error", "n_error"]
+_CELL = ("quantity", "part", "stratification")
+_CELLS = [name for name, spec in LINK.items() if spec.dims[:3] == _CELL]
+_ERRORS = [name for name, spec in LINK.items() if spec.dims == _CELL[:2]]
 
 
 def _cell(linked: "xr.Dataset", quantity: str, part: str, stratification: str) -> dict[str, Any]:
@@ -98,8 +90,7 @@ def _counts(counts: Mapping[str, Any]) -> str:
     return (
         f"{counted(counts['n_checkpoints'], 'checkpoint')}, {counts['n_spectra']} different "
         f"spectra; without R2 {counts['n_without_r2']}, without spectrum "
-        f"{counts['n_without_spectrum']}, "
-        f"no layer fit {counts['n_without_fit']}"
+        f"{counts['n_without_spectrum']}, no layer fit {counts['n_without_fit']}"
     )
 
 

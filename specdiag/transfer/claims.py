@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.htsr.statistics import LEVEL, mean_interval
+from specdiag.wording import counted, some
 
 if TYPE_CHECKING:
     from specdiag.lock.entry import Scale
@@ -161,7 +162,7 @@ def decide_claim(claim: Claim, published: Values, measured: Measured) -> Finding
     if n_bounds:
         if outcome in ("reproduced", "direction only"):  # the seeds left out may well differ
             outcome, why = "undecided", ""
-        bounds = f"{n_bounds} seed{'s' * (n_bounds > 1)} left out: only a lower bound is known"
+        bounds = f"{counted(n_bounds, 'seed')} left out: only a lower bound is known"
         why = "; ".join(filter(None, (why, bounds)))
     low, high = claim.holds
     if claim.tolerance is None and np.any((theirs <= low) | (theirs >= high)):
@@ -257,5 +258,4 @@ def _missing(asked: Sequence[Key], seeds: Iterable[Values], n_seeds: int) -> str
     lost = [f"{quantity} of {entry}" for entry, quantity in asked if (entry, quantity) not in known]
     if not lost:
         return f"{n_seeds} of {MIN_SEEDS} seeds"
-    more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-    return f"no {lost[0]}{more}"
+    return f"no {some(lost, most=1)}"
