@@ -135,7 +135,7 @@ def _identity_line(pairs: Sequence[Pair]) -> str:
     measured = [pair for pair in pairs if pair.is_measured]
     return "; ".join(
         f"{sum(p.relation == 'identical' for p in group)} of {len(group)} {what} bit-identical"
-        for group, what in ((measured, "measured matrices"), (pairs, "tensors"))
+        for group, what in ((measured, "compared matrices"), (pairs, "tensors"))
     )
 
 

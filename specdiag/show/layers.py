@@ -36,7 +36,6 @@ _MEANING = {
     "too few": "the tail is too short to judge",
     "rejected": "no power law fits the tail",
     "no evidence": "random matrices have tails as heavy",
-    "degenerate": "the spectrum has collapsed",
 }
 # Columns that a narrow terminal drops, in this order, and the characters that names then need.
 _DROPPED: tuple[tuple[set[str], int], ...] = (
@@ -155,5 +154,6 @@ def _alpha_lines(summary: Mapping[str, Any]) -> list[str]:
             f"{summary['n_distinguishable']} of {tested} have heavier tails than random matrices "
             f"(q <= {MAX_Q})"
         )
-        lines += [f"  {n} {word}: {_MEANING[word]}" for word, n in summary["verdicts"].items()]
+        counts = summary["verdicts"]
+        lines += [f"  {counts[w]} {w}: {text}" for w, text in _MEANING.items() if w in counts]
     return lines
