@@ -9,7 +9,7 @@ from safetensors.numpy import save
 
 from specdiag.lock import lockfile
 from specdiag.lock.entry import Entry, Lock, Source
-from support.commands import run
+from support.commands import run_forked as run
 from support.hub import FOREVER, REPO, Hub, sha256
 
 NAME = "base/net"

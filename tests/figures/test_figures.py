@@ -26,7 +26,7 @@ from figures.__main__ import FOLDER, GALLERY, RESULTS, read_rows, with_caption
 from specdiag.cli.main import cli
 from specdiag.plot import drawings, style
 from support.collections_ import DAYS, collected, row, study, weights
-from support.commands import run
+from support.commands import run_forked as run
 from support.plots import assert_text_is_readable, points, r2_of
 
 SEEDS = (42, 43, 44)

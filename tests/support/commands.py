@@ -11,9 +11,11 @@ from tempfile import TemporaryDirectory
 from support.paths import ROOT
 
 # Processes fork from a server that has imported these: they start in some milliseconds.
-LOADED = ("pytest", "support.kills", "xarray", "specdiag.cli.main", "specdiag.checkpoint.export")
-LOADED += ("specdiag.dataset.spectra", "specdiag.lock.recipe", "specdiag.obtain.build")
-LOADED += ("specdiag.obtain.fetch", "specdiag.show.entries")
+LOADED = ("pytest", "xarray", "h5netcdf", "h5py", "httpx2", "safetensors.numpy", "scipy.stats")
+LOADED += ("matplotlib.figure", "matplotlib.backends.backend_svg", "matplotlib.font_manager")
+LOADED += ("specdiag.cli.main", "specdiag.checkpoint.export", "specdiag.dataset.spectra")
+LOADED += ("specdiag.lock.recipe", "specdiag.obtain.build", "specdiag.obtain.fetch")
+LOADED += ("specdiag.plot.drawings", "specdiag.show.entries")
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(list(LOADED))
 

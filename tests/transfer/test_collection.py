@@ -20,7 +20,7 @@ from specdiag.transfer import collection
 from specdiag.transfer.evaluation import read_evaluation
 from specdiag.transfer.factors import factors, labels
 from support import toy
-from support.commands import run
+from support.commands import run_forked as run
 from support.locks import locks
 from support.paths import ROOT
 

@@ -18,7 +18,7 @@ from specdiag.transfer.claims import Claim, Measured, decide_claim, needed
 from specdiag.transfer.verification import read_values, reported, verify
 from support import toy
 from support.collections_ import collected, row
-from support.commands import run
+from support.commands import run_forked as run
 from support.paths import ROOT
 
 LOCK = load(ROOT / "checkpoints.lock")
