@@ -126,7 +126,7 @@ class SpectralMonitor:
             )
         ]
         self._remember(readings)
-        if self.log and self.readings:
+        if self.log:
             write_readings(self.log, self.readings)
         for r in readings:
             how = self._how_dead(r)
@@ -215,10 +215,7 @@ def _parsed(text: str) -> list[Reading]:
     for name in _KINDS:
         if name not in (rows.fieldnames or ()):
             raise ValueError(f"column {name} is missing")
-    readings = [_reading(row, f"line {i}") for i, row in enumerate(rows, 2)]
-    if not readings:
-        raise ValueError("it has no readings")
-    return readings
+    return [_reading(row, f"line {i}") for i, row in enumerate(rows, 2)]
 
 
 def _reading(row: dict[str, str | None], where: str) -> Reading:

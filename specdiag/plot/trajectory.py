@@ -23,11 +23,13 @@ def read(path: Path) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If the file is not such a table: in one line that begins with the path.
+        If the file is not such a table, or has no readings: in one line that begins with the path.
     OSError
         If it cannot be read.
     """
     readings = read_readings(path)
+    if not readings:
+        raise ValueError(f"{path}: it has no readings; the network has no matrix to measure")
     return {f.name: np.array([getattr(r, f.name) for r in readings]) for f in fields(Reading)}
 
 

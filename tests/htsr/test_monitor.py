@@ -132,6 +132,13 @@ def test_a_resumed_training_compares_with_the_first_reading(tmp_path):
     assert [r.step for r in again._first.values()] == [1, 1]
 
 
+def test_a_training_without_matrices_is_resumed(tmp_path):
+    log = tmp_path / "spectra.csv"
+    for step in (1, 2):
+        SpectralMonitor(every=1, log=log)(step, {"a.weight": np.eye(3)})
+    assert log.read_text() == "step,name,norm,rank,alpha,alpha_low,alpha_high\n"
+
+
 def test_lightning_calls_the_monitor_after_every_batch():
     pytest.importorskip("lightning")
     from types import SimpleNamespace

@@ -168,7 +168,6 @@ def test_a_training_is_drawn_with_a_line_a_matrix(table):
     ("content", "wrong"),
     [
         (b"step,name\n1,a\n", "column norm is missing"),
-        (b"step,name,norm,rank,alpha,alpha_low,alpha_high\n", "it has no readings"),
         (readings().replace("3,5", "3,x", 1).encode(), "line 2: alpha_high is 'x', not a number"),
         (b"\xff\xfe", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
     ],
@@ -182,6 +181,14 @@ def test_an_invalid_table_of_a_training_is_an_error_of_one_line(content, wrong, 
         f"{path}: {wrong}; expected the columns step, name, norm, rank, alpha, alpha_low, "
         "alpha_high of a .spectra.csv"
     )
+
+
+def test_a_table_without_readings_is_an_error_of_one_line(tmp_path):
+    path = tmp_path / "run.csv"
+    path.write_text("step,name,norm,rank,alpha,alpha_low,alpha_high\n")
+    with pytest.raises(ValueError) as error:
+        trajectory.read(path)
+    assert str(error.value) == (f"{path}: it has no readings; the network has no matrix to measure")
 
 
 def test_one_checkpoint_has_its_own_figures_and_reasons_for_the_others():
