@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from specdiag.cli.options import (
     CheckpointType,
     address_option,
     check_engine,
+    check_installed,
     check_output,
     complain,
     debug_option,
@@ -215,8 +215,8 @@ def _check_usage(files: Sequence[Path], output: Path | None, plot: Path | None) 
     for option, path in (("-o", output), ("--plot", plot)):
         if path:
             check_output(path, files, option=option)
-    if plot and not find_spec("matplotlib"):
-        raise click.UsageError("--plot needs matplotlib: pip install matplotlib")
+    if plot:
+        check_installed("--plot", "matplotlib")
 
 
 def _measure_all(

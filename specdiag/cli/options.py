@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -177,6 +178,13 @@ def check_output(
         raise click.UsageError(
             f"{name}: files of that name belong to the checkpoint of {entry}; give another name"
         )
+
+
+def check_installed(user: str, *packages: str) -> None:
+    """Raise a usage error if one of the packages that draw and write pages is not installed."""
+    for name in packages:
+        if not find_spec(name):
+            raise click.UsageError(f"{user} needs {name}: pip install 'specdiag[figures]'")
 
 
 def _kept_for(output: Path, locks: Iterable[Path]) -> str:

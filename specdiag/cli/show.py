@@ -2,13 +2,13 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from specdiag.cli.options import (
+    check_installed,
     check_output,
     debug_option,
     existing_file,
@@ -56,7 +56,7 @@ def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[
       specdiag figures spectra.nc -o drawings
       specdiag figures spectra.nc base.ckpt.spectra.csv -o drawings
     """  # noqa: D301
-    _check("matplotlib")
+    check_installed("figures", "matplotlib")
     check_output(output / "captions.txt" if output.is_dir() else output, (data, *trainings))
     start_log()
     from specdiag.plot.drawings import check_names, drawings, write
@@ -103,7 +103,7 @@ def report(
       specdiag report spectra.nc --lock checkpoints.lock -o report.html
       specdiag report minilm.nc -o minilm.html
     """  # noqa: D301
-    _check("matplotlib", "jinja2")
+    check_installed("report", "matplotlib", "jinja2")
     read = [path for path in (data, *trainings, claims) if path]
     check_output(output, read, [lock_path] if lock_path else [])
     start_log()
@@ -178,12 +178,6 @@ def _with_count(drawings: Iterable["Drawing"]) -> Iterator["Drawing"]:
             click.echo(f"\r{n} figures", nl=False, err=True)
     if n and sys.stderr.isatty():
         click.echo(err=True)
-
-
-def _check(*needed: str) -> None:
-    for name in needed:
-        if not find_spec(name):
-            raise click.UsageError(f"this needs {name}: pip install 'specdiag[figures]'")
 
 
 def _read(data: Path, trainings: tuple[Path, ...]) -> tuple["xr.Dataset", dict[str, Any]]:
