@@ -20,6 +20,7 @@ from specdiag.htsr.layers import MIN_EIGENVALUES
 from specdiag.htsr.null import NULLS
 from specdiag.htsr.verdict import VERDICTS
 from specdiag.htsr.weightwatcher import METHODS
+from support.commands import run_forked
 
 
 @pytest.fixture
@@ -41,10 +42,8 @@ def file(rng, tmp_path):
 
 
 def run(*arguments):
-    """Run the installed command as a user would; returns status, stdout, stderr."""
-    command = [sys.executable, "-m", "specdiag", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout, done.stderr
+    """Run the command line; returns status, stdout, stderr."""
+    return run_forked(".", *arguments)
 
 
 def test_the_table_has_a_row_for_each_matrix_and_a_summary(file):
@@ -269,7 +268,7 @@ def test_the_table_fits_the_terminal(minilm, columns):
 @pytest.mark.slow
 def test_only_a_terminal_shows_the_progress_of_long_work(rng, tmp_path):
     path = tmp_path / "large.safetensors"
-    W = rng.standard_normal((2048, 2048)).astype(np.float32)
+    W = rng.standard_normal((1024, 1024)).astype(np.float32)
     save_file({f"l{i}.weight": W for i in range(6)}, path)
     text = on_a_terminal([sys.executable, "-m", "specdiag", "alpha", str(path), "--no-gof"], 80)
     shown = [int(percent) for percent in re.findall(r"large .*?(\d+)%", text)]

@@ -32,6 +32,7 @@ def clone(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_tutorial_print_the_output_that_it_shows(clone):
     assert [command for command, _ in STEPS] == ["lock", "train --group mine", "list --group mine"]
     for command, expected in STEPS:

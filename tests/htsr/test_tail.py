@@ -3,6 +3,7 @@ import io
 import logging
 import math
 import warnings
+from itertools import product
 
 import numpy as np
 import pytest
@@ -51,8 +52,9 @@ def with_body(rng, n, alpha):
     return np.concatenate([tail, rng.uniform(0.05, 1, n - n // 2)])
 
 
-@pytest.mark.parametrize("alpha", [1.5, 2.0, 3.0, 4.0, 6.0])
-@pytest.mark.parametrize("n", [60, 384, 1000])
+@pytest.mark.parametrize(
+    ("n", "alpha"), [*product([60, 384], [1.5, 2.0, 3.0, 4.0, 6.0]), (1000, 1.5), (1000, 4.0)]
+)
 @pytest.mark.parametrize("sample", [pareto, with_body])
 def test_the_fit_equals_weightwatcher_and_powerlaw(
     rng, weightwatcher_fitter, powerlaw_fitter, sample, n, alpha

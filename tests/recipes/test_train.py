@@ -238,7 +238,7 @@ def test_a_terminal_of_80_columns_shows_time_left_loss_rate_and_r2():
 
 @pytest.mark.slow
 def test_two_processes_stopped_and_resumed_train_the_weights_of_one(tmp_path, recordings):
-    declared = params()["training"] | {"steps": 20}
+    declared = params()["training"] | {"steps": 12}
     common = {"model": PLAIN, "optimizer": lamb(8e-3, 8)}
     one = job(tmp_path / "one", training=declared, **common)
     two = job(tmp_path / "two", training=declared | {"devices": 2}, **common)

@@ -312,7 +312,7 @@ numbers = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_
 values = st.recursive(numbers, lambda x: st.lists(x) | st.dictionaries(st.text(max_size=3), x))
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(r2=values, features=st.dictionaries(st.sampled_from([*FEATURES.values()]), values))
 def test_json_is_read_as_written_or_refused(tmp_path_factory, r2, features):
     path = tmp_path_factory.getbasetemp() / "any.evaluation.json"
@@ -469,9 +469,8 @@ layers_of_checkpoints = st.lists(
 ).filter(any)
 
 
-@settings(max_examples=40)
-@given(layers_of_checkpoints, st.data())
-def test_every_spectrum_stays_with_its_layer(tmp_path_factory, names, data):
+def ragged(names, data):
+    """Return a Dataset of spectra of several lengths, and the spectra by checkpoint and layer."""
     sizes = {
         (i, name): data.draw(st.integers(0, 4), label=f"{i}{name}")
         for i, layers in enumerate(names)
@@ -479,21 +478,36 @@ def test_every_spectrum_stays_with_its_layer(tmp_path_factory, names, data):
     }
     marks = {key: np.arange(n) + 10.0 * i for i, (key, n) in enumerate(sizes.items())}
     rows = [made_up(i, layers, marks) for i, layers in enumerate(names)]
-    built = collection.build(rows, [])
+    return collection.build(rows, []), marks
+
+
+def assert_every_spectrum_stays_with_its_layer(dataset, marks, data):
+    assert int(dataset.row_size.sum()) == dataset.sizes["sample"]
+    sizes = dataset.row_size.values.ravel()
+    assert (np.diff(dataset.row_start.values.ravel()) == sizes[:-1]).all()
+    shuffled = dataset.isel(layer=data.draw(st.permutations(range(dataset.sizes["layer"]))))
+    for i, checkpoint in enumerate(dataset.checkpoint.values):
+        for name in dataset.layer.values:
+            expected = marks.get((i, name), np.empty(0))
+            got = specdiag.spectrum(shuffled, name, checkpoint)
+            np.testing.assert_array_equal(got, expected)
+
+
+@settings(max_examples=40)
+@given(layers_of_checkpoints, st.data())
+def test_every_spectrum_stays_with_its_layer(names, data):
+    assert_every_spectrum_stays_with_its_layer(*ragged(names, data), data)
+
+
+@settings(max_examples=5)
+@given(layers_of_checkpoints, st.data())
+def test_every_spectrum_stays_with_its_layer_in_a_file(tmp_path_factory, names, data):
+    built, marks = ragged(names, data)
     path = tmp_path_factory.getbasetemp() / "ragged.nc"
     specdiag.save_spectra(built, path)
     with specdiag.open_spectra(path) as opened:
         xr.testing.assert_identical(opened, built)
-        assert int(opened.row_size.sum()) == opened.sizes["sample"]
-        assert (
-            np.diff(opened.row_start.values.ravel()) == opened.row_size.values.ravel()[:-1]
-        ).all()
-        shuffled = opened.isel(layer=data.draw(st.permutations(range(opened.sizes["layer"]))))
-        for i, checkpoint in enumerate(opened.checkpoint.values):
-            for name in opened.layer.values:
-                expected = marks.get((i, name), np.empty(0))
-                got = specdiag.spectrum(shuffled, name, checkpoint)
-                np.testing.assert_array_equal(got, expected)
+        assert_every_spectrum_stays_with_its_layer(opened, marks, data)
 
 
 def made_up(i, layers, marks):
