@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
@@ -42,13 +43,18 @@ def one_blas_thread():
         yield
 
 
-@pytest.fixture(autouse=True, scope="session")
-def cache_of_this_run(tmp_path_factory):
-    """Null draws of an earlier run, of another version or BLAS kernel, are not read."""
+@pytest.fixture(scope="session")
+def folder_of_this_run(tmp_path_factory):
+    """A folder for what is made once in a run: its processes share it."""
     folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_this_run(folder_of_this_run):
+    """Null draws of an earlier run, of another version or BLAS kernel, are not read."""
     with pytest.MonkeyPatch.context() as patch:
-        workers_share = "PYTEST_XDIST_WORKER" in os.environ
-        patch.setenv("XDG_CACHE_HOME", str((folder.parent if workers_share else folder) / "cache"))
+        patch.setenv("XDG_CACHE_HOME", str(folder_of_this_run / "cache"))
         yield
 
 
@@ -76,14 +82,15 @@ def published():
 
 
 @pytest.fixture(scope="session")
-def simulated(tmp_path_factory):
+def simulated(folder_of_this_run):
     """All simulated recordings that the lock declares, written once."""
     from recipes.simulation.recordings import write_recordings
     from support.desk import SETTINGS
 
-    folder = tmp_path_factory.mktemp("simulated")
-    for session, simulation in SETTINGS.items():
-        write_recordings(folder, [session], simulation)
+    folder = folder_of_this_run / "simulated"
+    with FileLock(f"{folder}.lock"):
+        for session, simulation in SETTINGS.items():
+            write_recordings(folder, [session], simulation)  # keeps the files that are there
     return folder
 
 
