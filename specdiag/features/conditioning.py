@@ -5,6 +5,7 @@ see `specdiag.features.covariance`). Every interval is a delete-a-block jackknif
 within a block does not make it too short.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -196,7 +197,7 @@ def feature_spectrum(
     ValueError
         If there are fewer than two samples.
     """
-    total = pooled(blocks)
+    total = functools.reduce(merged, blocks)
     if total.count < 2:
         raise ValueError(f"{total.count} sample: a covariance needs at least 2")
     values = _spectrum(total)
@@ -205,7 +206,7 @@ def feature_spectrum(
     enough = total.count > len(values)
     bound = bool(values[-1] <= floor and enough and values[0] > 0)
     estimates = _estimates(values)
-    intervals = _jackknife(blocks, total)
+    intervals = _jackknife(blocks, total, estimates)
     condition, interval = estimates["condition_number"], intervals.pop("condition_number")
     limit = float(values[0]) / floor if floor > 0 else math.nan
     if bound:
@@ -234,14 +235,6 @@ def feature_spectrum(
     )
 
 
-def pooled(blocks: Sequence[Moments]) -> Moments:
-    """Return the moments of all samples."""
-    total, *rest = blocks
-    for block in rest:
-        total = merged(total, block)
-    return total
-
-
 def noise_floor(values: Array, *, second_moment: float, precision: str) -> tuple[float, str]:
     """Return the variance that an eigenvalue must exceed to be more than rounding, and its origin.
 
@@ -264,10 +257,8 @@ def noise_floor(values: Array, *, second_moment: float, precision: str) -> tuple
     ----------
     values : ndarray of shape (d,)
         Eigenvalues, descending.
-    second_moment : float
-        Mean square of a feature about zero, over samples and features.
-    precision : str
-        A name in `EPS`.
+    second_moment, precision
+        As in `feature_spectrum`.
     """
     d, eps = len(values), EPS[precision]
     c = {"bfloat16": 1.0, "float16": 1.0, "tf32": 1 / 6}.get(precision, 1 + d / 12)
@@ -316,7 +307,9 @@ _SCALES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
 }
 
 
-def _jackknife(blocks: Sequence[Moments], total: Moments) -> dict[str, Interval]:
+def _jackknife(
+    blocks: Sequence[Moments], total: Moments, whole: dict[str, float]
+) -> dict[str, Interval]:
     """Return the interval of every estimate: a jackknife over blocks on the log or logit scale.
 
     The delete-m_j jackknife, for blocks of unequal size, with Student's t: Busing, Meijer & van der
@@ -331,7 +324,6 @@ def _jackknife(blocks: Sequence[Moments], total: Moments) -> dict[str, Interval]
     size = np.array([block.count for block in blocks], dtype=np.float64)
     if len(blocks) < MIN_BLOCKS or total.count - size.max() < 2:
         return dict.fromkeys(_SCALES, NO_INTERVAL)
-    whole = _estimates(_spectrum(total))
     deleted = [_estimates(_spectrum(without(total, block))) for block in blocks]
     quantile = float(stdtrit(len(blocks) - 1, (1 + LEVEL) / 2))
     h = total.count / size

@@ -154,7 +154,7 @@ class FeatureCovariance:
 
     def _saw(self, precision: str) -> None:
         if not self._fixed:
-            self._precision = _coarser(self._precision, precision)
+            self._precision = min(self._precision, precision, key=list(EPS).index)  # the coarser
 
     def _block_of(self, keys: Any) -> Any:
         return keys % MAX_BLOCKS if len(self._groups) > MAX_BLOCKS else keys
@@ -176,10 +176,6 @@ def _moments(rows: Array) -> Moments:
     mean = rows.mean(axis=0)
     centered = rows - mean
     return Moments(count=len(rows), mean=mean, scatter=centered.T @ centered)
-
-
-def _coarser(a: str, b: str) -> str:
-    return min(a, b, key=list(EPS).index)
 
 
 def _float64(features: Any) -> tuple[Array, str]:
@@ -226,15 +222,11 @@ def _labelled(groups: Any, lead: tuple[int, ...]) -> NDArray[np.uint64]:
         shape = (len(labels),)
     if shape not in {lead, lead[:1]}:
         raise ValueError(f"groups have shape {shape}: expected {lead[:1]} or {lead}")
-    texts = [repr(_scalar(label)) for label in labels]
+    # 3, numpy.int64(3) and torch.tensor(3) are the same label.
+    texts = [repr(label.item() if hasattr(label, "item") else label) for label in labels]
     hashes = {text: _hash(text.encode()) for text in set(texts)}
     keys = np.array([hashes[text] for text in texts], dtype=np.uint64)
     return np.broadcast_to(keys.reshape(shape + (1,) * (len(lead) - len(shape))), lead)
-
-
-def _scalar(label: Any) -> Any:
-    """Return 3 for numpy.int64(3) and torch.tensor(3): they are the same label."""
-    return label.item() if hasattr(label, "item") else label
 
 
 def _by_content(x: Array, keep: NDArray[np.bool_]) -> NDArray[np.uint64]:
@@ -253,10 +245,8 @@ def _hash(data: bytes) -> int:
 class AttachedCovariance(FeatureCovariance):
     """A covariance that reads the input of a module at each forward call; see `attach`."""
 
-    def __init__(self, *, precision: str | None) -> None:
-        super().__init__(precision=precision)
-        self._groups_next: Any = None
-        self._mask_next: Any = None
+    _groups_next: Any = None
+    _mask_next: Any = None
 
     def expect(self, *, groups: Any = None, mask: Any = None) -> None:
         """Set the groups and mask (see `update`) of the next forward call of the whole module."""
@@ -276,13 +266,11 @@ def _products(features: Any) -> str:
     import torch
 
     name, device = str(features.dtype).removeprefix("torch."), features.device.type
-    if name == "float32" and torch.is_autocast_enabled(device):
+    if name != "float32":
+        return name
+    if torch.is_autocast_enabled(device):
         return str(torch.get_autocast_dtype(device)).removeprefix("torch.")
-    if (
-        name == "float32"
-        and device == "cuda"
-        and torch.backends.cuda.matmul.fp32_precision == "tf32"
-    ):
+    if device == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32":
         return "tf32"
     return name
 
@@ -335,12 +323,9 @@ def attach(
                 return
         raise ValueError(f"{name or 'the module'} was called without a floating-point tensor")
 
-    def forget(*_: Any) -> None:
-        covariance.expect()
-
     hooks = [
         _submodule(module, name).register_forward_pre_hook(read, with_kwargs=True),
-        module.register_forward_hook(forget, always_call=True),
+        module.register_forward_hook(lambda *_: covariance.expect(), always_call=True),
     ]
     try:
         yield covariance
