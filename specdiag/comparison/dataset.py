@@ -131,9 +131,7 @@ def compare_measured(
     names = unique_names(checkpoints)
     comparisons = []
     for name, checkpoint, layers in zip(names[1:], checkpoints[1:], measured[1:], strict=True):
-        pairs = pair_up(
-            checkpoints[0], checkpoint, measured[0], layers, min_eigenvalues=min_eigenvalues
-        )
+        pairs = pair_up(checkpoints[0], checkpoint, measured[0], layers, min_eigenvalues)
         summary = summarise_pairs(pairs, measured[0], layers, (names[0], name))
         comparisons.append(Comparison(pairs, summary))
     return comparisons

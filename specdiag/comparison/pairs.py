@@ -22,12 +22,10 @@ from numpy.typing import NDArray
 from specdiag.checkpoint.reader import Checkpoint
 from specdiag.checkpoint.tensor import Tensor
 from specdiag.comparison import matrices
-from specdiag.comparison.matrices import NO_CHANGE, NO_DIFFERENCE, Difference, alpha_difference
 from specdiag.htsr import esd
-from specdiag.htsr.layers import MIN_EIGENVALUES, Layer, in_parallel
+from specdiag.htsr.layers import Layer, in_parallel
 from specdiag.htsr.posterior import NO_POSTERIOR, Posterior, alpha_posterior
-
-Array = NDArray[np.float64]
+from specdiag.htsr.tail import Array
 
 SAME = ("identical", "equal")
 COMPARABLE = (*SAME, "rounded", "same spectrum", "different")
@@ -75,7 +73,7 @@ class Pair:
     first: Layer = NOT_WALKED
     second: Layer = NOT_WALKED
     distance: float = math.nan
-    alpha: Difference = NO_DIFFERENCE
+    alpha: matrices.Difference = matrices.NO_DIFFERENCE
     rope_difference: float = math.nan
     spectral_distance: float = math.nan
     overlap: tuple[float, float] = (math.nan, math.nan)
@@ -107,8 +105,7 @@ def pair_up(
     second: Checkpoint,
     first_layers: Sequence[Layer],
     second_layers: Sequence[Layer],
-    *,
-    min_eigenvalues: int = MIN_EIGENVALUES,
+    min_eigenvalues: int,
 ) -> list[Pair]:
     """Return a pair for every tensor name: those of the first in its order, then the others."""
     tensors = [{t.name: t for t in c.tensors} for c in (first, second)]
@@ -118,19 +115,15 @@ def pair_up(
         pair = _relate(name, tensors[0].get(name), tensors[1].get(name))
         measured = [side.get(name, NOT_WALKED) for side in layers]
         pairs.append(replace(pair, first=measured[0], second=measured[1]))
-    jobs = [(pair, _peak_bytes(pair)) for pair in pairs if pair.is_measured]
-    budget = max(2**28, 2 * max((int(need) for _, need in jobs), default=0))
+    # Comparing takes the memory of six matrices: the two, their difference, and Gram matrices.
+    jobs = [(p, 8 * 6 * math.prod(p.first.shape)) for p in pairs if p.is_measured]
+    budget = max(2**28, 2 * max((need for _, need in jobs), default=0))
 
     def complete(pair: Pair) -> Pair:
         return _compare(pair, tensors[0][pair.name], tensors[1][pair.name], min_eigenvalues)
 
     completed = {pair.name: pair for pair in in_parallel(complete, jobs, budget)}
     return [completed.get(pair.name, pair) for pair in pairs]
-
-
-def _peak_bytes(pair: Pair) -> float:
-    """Return the memory for comparing: two matrices, their difference, and Gram matrices."""
-    return 8 * 6.0 * math.prod(pair.first.shape)
 
 
 def _relate(name: str, a: Tensor | None, b: Tensor | None) -> Pair:
@@ -192,9 +185,8 @@ def _compare_spectra(pair: Pair, a: Tensor, b: Tensor, values: tuple[Array, Arra
     gates = [esd.rank_gate(s, t.shape, t.dtype) for s, t in zip(spectra, (a, b), strict=True)]
     if a.dtype != b.dtype:
         gates = _common(spectra, gates)
-        pair = replace(
-            pair, first=_regated(pair.first, gates[0]), second=_regated(pair.second, gates[1])
-        )
+        first, second = _regated(pair.first, gates[0]), _regated(pair.second, gates[1])
+        pair = replace(pair, first=first, second=second)
     eps = max(esd.precision(t.dtype)[0] for t in (a, b))
     shifts = [
         matrices.rounding_shift(s, t.shape, t.dtype, float(np.abs(W).max()))
@@ -207,7 +199,7 @@ def _compare_spectra(pair: Pair, a: Tensor, b: Tensor, values: tuple[Array, Arra
     else:
         pair = replace(
             pair,
-            alpha=alpha_difference(pair.first.posterior, pair.second.posterior),
+            alpha=matrices.alpha_difference(pair.first.posterior, pair.second.posterior),
             rope_difference=pair.second.posterior.rope - pair.first.posterior.rope,
         )
     resolved = [x[x > gate] for x, gate in zip(spectra, gates, strict=True)]
@@ -220,7 +212,7 @@ def _compare_spectra(pair: Pair, a: Tensor, b: Tensor, values: tuple[Array, Arra
 
 def _unchanged(pair: Pair) -> Pair:
     """Return the pair with differences of zero: any other value would be only rounding."""
-    return replace(pair, alpha=NO_CHANGE, rope_difference=0.0) if pair.is_fit else pair
+    return replace(pair, alpha=matrices.NO_CHANGE, rope_difference=0.0) if pair.is_fit else pair
 
 
 def _common(spectra: tuple[Array, Array], gates: list[float]) -> list[float]:

@@ -11,9 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specdiag.htsr.posterior import MIN_SPACINGS
-from specdiag.htsr.tail import TIE, checked_eigenvalues
-
-Array = NDArray[np.float64]
+from specdiag.htsr.tail import TIE, Array, checked_eigenvalues
 
 REPLICATES = 300  # the smallest p-value is 1 / 301
 STOP_AFTER = 20  # this many replicates at least as far from their fit as the data give a good p
@@ -94,7 +92,7 @@ def _least_distance(logs: Array, sizes: NDArray[np.int64]) -> tuple[Array, Array
     return best, beta, chosen
 
 
-def _replicates(rng: "np.random.Generator", logs: Array, k: int, beta: float, count: int) -> Array:
+def _replicates(rng: np.random.Generator, logs: Array, k: int, beta: float, count: int) -> Array:
     n = len(logs)
     in_tail = rng.random((count, n)) < k / n
     body = logs[rng.integers(k, n, (count, n))]
@@ -136,14 +134,14 @@ def likelihood_ratios(tail: ArrayLike, xmin: float) -> dict[str, tuple[float, fl
     if not (xmin > 0 and (not len(x) or x[0] >= xmin)):
         raise ValueError(f"xmin is {xmin}: expected a positive number, no eigenvalue below it")
     y = np.log(x) - math.log(xmin)
-    if np.count_nonzero(np.diff(np.sort(y)) > TIE) < 2:
+    if np.count_nonzero(np.diff(y) > TIE) < 2:
         return dict.fromkeys(ALTERNATIVES, (math.nan, math.nan))
     beta = 1 / y.mean()
     power_law = math.log(beta) - beta * y
-    exponential = -math.log(np.expm1(y).mean()) + y - np.expm1(y) / np.expm1(y).mean()
+    growth = np.expm1(y)
     fits = {
         "lognormal": _curved(y, np.square),
-        "exponential": exponential,
+        "exponential": -math.log(growth.mean()) + y - growth / growth.mean(),
         "truncated_power_law": _curved(y, np.expm1),
         "stretched_exponential": _stretched_exponential(y),
     }

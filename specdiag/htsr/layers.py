@@ -20,7 +20,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from specdiag.checkpoint.reader import Checkpoint
@@ -29,9 +28,8 @@ from specdiag.htsr import esd, weightwatcher
 from specdiag.htsr.goodness_of_fit import goodness_of_fit, likelihood_ratios
 from specdiag.htsr.null import gaussian_draws, p_value, permutation_draws
 from specdiag.htsr.posterior import NO_POSTERIOR, Posterior, alpha_posterior
-from specdiag.htsr.tail import NO_FIT, TailFit, fit_alpha
+from specdiag.htsr.tail import NO_FIT, Array, TailFit, fit_alpha
 
-Array = NDArray[np.float64]
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -107,7 +105,7 @@ def matrices(checkpoint: Checkpoint, pattern: str | None = None) -> tuple[Tensor
     return chosen
 
 
-def skip_reason(tensor: Tensor, *, min_eigenvalues: int, include_embeddings: bool) -> str:
+def skip_reason(tensor: Tensor, min_eigenvalues: int, include_embeddings: bool) -> str:
     """Return why a tensor is not measured, or an empty string if it is.
 
     Embedding tables are lookup tables: each row is trained only as often as its token occurs. They
@@ -157,16 +155,10 @@ def measure(
     The settings are those of `specdiag.alpha`.
     """
     tensors = list(tensors)
-    reasons = [
-        skip_reason(t, min_eigenvalues=min_eigenvalues, include_embeddings=include_embeddings)
-        for t in tensors
-    ]
-    tied = ties(t for t, reason in zip(tensors, reasons, strict=True) if not reason)
-    reasons = [
-        f"tied to {tied[t.name]}, measured once" if not reason and t.name in tied else reason
-        for t, reason in zip(tensors, reasons, strict=True)
-    ]
-    jobs = [t for t, reason in zip(tensors, reasons, strict=True) if not reason]
+    reasons = {t.name: skip_reason(t, min_eigenvalues, include_embeddings) for t in tensors}
+    tied = ties(t for t in tensors if not reasons[t.name])
+    reasons |= {name: f"tied to {first}, measured once" for name, first in tied.items()}
+    jobs = [t for t in tensors if not reasons[t.name]]
     if method == "specdiag" and null == "gaussian":
         for shape in dict.fromkeys(t.shape for t in jobs):
             gaussian_draws(shape)  # before the threads start: two threads would draw it twice
@@ -175,11 +167,12 @@ def measure(
         measure_tensor, min_eigenvalues=min_eigenvalues, method=method, null=null, **options
     )
     measured = in_parallel(function, [(t, _peak_bytes(t, null)) for t in jobs], budget)
-    for tensor, reason in zip(tensors, reasons, strict=True):
+    for tensor in tensors:
+        reason = reasons[tensor.name]
         yield _record(tensor, status="skipped", reason=reason) if reason else next(measured)
 
 
-def _peak_bytes(tensor: Tensor, null: str = "gaussian") -> float:
+def _peak_bytes(tensor: Tensor, null: str) -> float:
     """Return how much memory measuring a tensor takes; 5 % are added for the buffers of BLAS.
 
     It is the largest of three steps: the matrix as stored and in float64; the matrix in float64 and

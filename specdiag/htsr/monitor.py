@@ -108,22 +108,17 @@ class SpectralMonitor:
         self.readings: list[Reading] = []
         self.dead: dict[str, str] = {}
         self._first: dict[str, Reading] = {}
-        self._begun = False
 
     def __call__(self, step: int, model: Any) -> None:
         """Measure a torch module or state dict after step `step`, if a reading is due."""
-        if not self._begun:
-            self._begun = True
-            if self.log and self.log.exists():
-                self._remember([r for r in read_readings(self.log) if r.step < step])
+        if not self._first and self.log and self.log.exists():
+            self._remember([r for r in read_readings(self.log) if r.step < step])
         if step % self.every and self._first:
             return
         readings = [
-            reading(step, tensor, min_eigenvalues=self.min_eigenvalues)
+            reading(step, tensor, self.min_eigenvalues)
             for tensor in matrices(open_checkpoint(model), self.pattern)
-            if not skip_reason(
-                tensor, min_eigenvalues=self.min_eigenvalues, include_embeddings=False
-            )
+            if not skip_reason(tensor, self.min_eigenvalues, include_embeddings=False)
         ]
         self._remember(readings)
         if self.log:
@@ -161,11 +156,10 @@ class SpectralMonitor:
         return Monitor()
 
 
-def reading(step: int, tensor: Tensor, *, min_eigenvalues: int = MIN_EIGENVALUES) -> Reading:
+def reading(step: int, tensor: Tensor, min_eigenvalues: int) -> Reading:
     """Return the reading of one matrix after a step."""
-    values = read_values(tensor)
     try:
-        spectrum = eigenvalues(values)
+        spectrum = eigenvalues(read_values(tensor))
     except ValueError:  # the values are not finite, or their squares leave the range of float64
         return Reading(step=step, name=tensor.name)
     resolved = resolved_eigenvalues(spectrum, tensor.shape, tensor.dtype)

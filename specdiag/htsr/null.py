@@ -88,7 +88,9 @@ def _gaussian_draws(N: int, M: int, slices: int) -> Array:
     with np.load(str(files("specdiag.htsr") / "null_draws.npz")) as shipped:
         if shipped["version"] == VERSION and key in shipped:
             return shipped[key].astype(np.float64)
-    cached = _cache_file(key)
+    from platformdirs import user_cache_path
+
+    cached = user_cache_path("specdiag") / f"null-v{VERSION}" / f"{key}.npy"
     try:
         return _read_cache(cached, n_draws(M * slices))
     except (OSError, ValueError):
@@ -103,12 +105,6 @@ def _read_cache(path: Path, expected: int) -> Array:
     if draws.shape != (expected,) or draws.dtype != np.float64 or np.any(np.diff(draws) < 0):
         raise ValueError("a damaged cache file")
     return draws
-
-
-def _cache_file(key: str) -> Path:
-    from platformdirs import user_cache_path
-
-    return user_cache_path("specdiag") / f"null-v{VERSION}" / f"{key}.npy"
 
 
 def _keep(path: Path, draws: Array) -> None:
@@ -146,7 +142,7 @@ def simulate(N: int, M: int, slices: int = 1) -> Array:
     return np.sort(alphas)
 
 
-def _wishart(rng: "np.random.Generator", N: int, M: int) -> Array:
+def _wishart(rng: np.random.Generator, N: int, M: int) -> Array:
     from scipy.linalg.lapack import dsterf
 
     diagonal = rng.chisquare(np.arange(N, N - M, -1))

@@ -30,10 +30,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specdiag.htsr.statistics import LEVEL
-from specdiag.htsr.tail import TIE, checked_eigenvalues
+from specdiag.htsr.tail import TIE, Array, checked_eigenvalues
 from specdiag.notebook import record_html
-
-Array = NDArray[np.float64]
 
 MIN_SPACINGS = 15  # a shorter tail cannot be distinguished from the last points of a body
 SHORT_TAIL = 30  # coverage was measured for tails of at least this many eigenvalues
@@ -135,10 +133,7 @@ def alpha_posterior(eigenvalues: ArrayLike) -> Posterior:
 def mixture_posterior(shape: Array, rate: Array, weight: Array) -> Posterior:
     """Return the posterior whose alpha - 1 is a mixture of Gamma distributions, without windows.
 
-    Parameters
-    ----------
-    shape, rate, weight : ndarray of shape (n_components,)
-        The weights sum to 1.
+    Each array has one value for each component; the weights sum to 1.
     """
     center = shape / rate
     beta = float(weight @ center)

@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from specdiag.notebook import record_html
 
+Array = NDArray[np.float64]
+
 # Eigenvalues whose logarithms differ by less are one repeated value. The eigensolver rounds at
 # about 1e-13, and distinct eigenvalues of real matrices are this close in one of 10^5 spectra.
 TIE = 1e-9
@@ -105,7 +107,7 @@ def fit_alpha(eigenvalues: ArrayLike) -> TailFit:
     )
 
 
-def checked_eigenvalues(eigenvalues: ArrayLike) -> NDArray[np.float64]:
+def checked_eigenvalues(eigenvalues: ArrayLike) -> Array:
     """Return the eigenvalues in ascending order; raise ValueError if they are invalid."""
     if np.iscomplexobj(eigenvalues):
         raise ValueError("eigenvalues are complex: expected real numbers")
@@ -118,9 +120,7 @@ def checked_eigenvalues(eigenvalues: ArrayLike) -> NDArray[np.float64]:
     return x
 
 
-def _ks_distances(
-    logs: NDArray[np.float64], candidates: NDArray[np.intp], alpha: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _ks_distances(logs: Array, candidates: NDArray[np.intp], alpha: Array) -> Array:
     """Return the Kolmogorov-Smirnov distance of the tail above each candidate xmin.
 
     The empirical distribution function is taken at its left limit, (j - i) / n, as in Clauset,

@@ -12,9 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.htsr.posterior import NO_POSTERIOR, Posterior, mixture_posterior
-from specdiag.htsr.tail import NO_FIT, TIE, TailFit, fit_alpha
-
-Array = NDArray[np.float64]
+from specdiag.htsr.tail import NO_FIT, TIE, Array, TailFit, fit_alpha
 
 METHODS = ("specdiag", "weightwatcher", "wwj")
 
@@ -32,8 +30,7 @@ def weightwatcher(squared_singular_values: Array) -> tuple[TailFit, Posterior]:
     """
     fit = fit_alpha(squared_singular_values[squared_singular_values > WEIGHTWATCHER_FLOOR])
     reach = 1.96 * fit.sigma
-    interval = (fit.alpha - reach, fit.alpha + reach)
-    return fit, Posterior(interval=interval)
+    return fit, Posterior(interval=(fit.alpha - reach, fit.alpha + reach))
 
 
 def wwj(W: NDArray[np.generic]) -> tuple[TailFit, Posterior, int]:
