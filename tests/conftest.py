@@ -1,4 +1,4 @@
-"""What several test modules share."""
+"""Fixtures that several test modules share, and the order and threads of a run."""
 
 import os
 from importlib.util import find_spec
@@ -12,8 +12,8 @@ from threadpoolctl import threadpool_limits
 
 from support.paths import SHARED
 
-# One thread also in the processes that tests start: two on a busy machine are many times slower, and
-# trainings are compared to the last bit.
+# One thread also in the processes that tests start: two on a busy machine are many times slower,
+# and trainings are compared to the last bit.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 

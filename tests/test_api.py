@@ -1,4 +1,4 @@
-"""The public names of the package, those that are deprecated, and what type checkers see of both."""
+"""Public names of the package, deprecated ones, and what type checkers see of both."""
 
 import ast
 import subprocess

@@ -10,9 +10,9 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const key = (row) => row.cells[column].dataset.v ?? row.cells[column].textContent.trim();
       const number = head.dataset.kind === "number";
       const rows = [...table.tBodies[0].rows].map((row) => [number ? parseFloat(key(row)) : key(row), row]);
-      const lacks = (value) => (number ? Number.isNaN(value) : value === "");
+      const isMissing = (value) => (number ? Number.isNaN(value) : value === "");
       rows.sort(([a], [b]) => {
-        if (lacks(a) || lacks(b)) return lacks(a) - lacks(b);
+        if (isMissing(a) || isMissing(b)) return isMissing(a) - isMissing(b);
         const order = number ? a - b : a < b ? -1 : a > b ? 1 : 0;
         return down ? -order : order;
       });
