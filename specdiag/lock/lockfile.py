@@ -195,36 +195,32 @@ def select(
     scale: Scale | None = None,
     group: str | None = None,
 ) -> list[tuple[Path, Lock, Entry]]:
-    """Return the entries of these names, this scale and this group, each with its lock.
+    """Return the entries of these names, this scale and this group, each with its lock and path.
 
-    Parameters
-    ----------
-    locks : iterable of (Path, Lock)
-        The locks, each with its path.
-    names : iterable of str
-        Each must be in one of the locks; without names, all entries are selected.
-    scale, group : str, optional
-        None selects all.
+    The default of each argument selects all.
 
     Raises
     ------
     ValueError
-        If no entry has the group, or one of the names; the message gives similar names.
+        If no entry has the group or one of the names, where the message gives similar names, or
+        if the locks have entries and none is selected.
     """
     entries = [(path, lock, entry) for path, lock in locks for entry in lock.entries]
     groups = {entry.group for *_, entry in entries}
     if group and group not in groups:
         raise ValueError(f"no group {group}; the lock has {', '.join(sorted(groups))}")
-    entries = [
+    selected = [
         item
         for item in entries
         if scale in (None, item[2].scale) and group in (None, item[2].group)
     ]
-    wanted, known = set(names), {entry.name for *_, entry in entries}
+    wanted, known = set(names), {entry.name for *_, entry in selected}
     at = f" at {scale} scale" * bool(scale) + f" in group {group}" * bool(group)
     for name in sorted(wanted - known):
         raise ValueError(f"no entry {name}{at}; {_hint(_similar(name, known))}")
-    return [item for item in entries if not wanted or item[2].name in wanted]
+    if entries and not selected:
+        raise ValueError(f"no entries{at}; {_hint([])}")
+    return [item for item in selected if not wanted or item[2].name in wanted]
 
 
 def _similar(name: str, known: Iterable[str]) -> list[str]:

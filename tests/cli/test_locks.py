@@ -355,6 +355,16 @@ def test_the_lock_command_only_touches_what_is_named(lock):
             "Error: no entry base/ned at desk scale; did you mean base/net?",
         ),
         (
+            ("train", "--group", "toys", "--scale", "paper"),
+            2,
+            "Error: no entries at paper scale in group toys; `specdiag list` shows all names",
+        ),
+        (
+            ("list", "--scale", "paper"),
+            2,
+            "Error: no entries at paper scale; `specdiag list` shows all names",
+        ),
+        (
             ("fetch",),
             2,
             "Error: the lock has no source; `specdiag list` shows which entries have",

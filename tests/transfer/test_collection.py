@@ -694,7 +694,7 @@ def test_a_file_that_is_not_a_dataset_is_named_once(lock):
     assert err.count("README.md") == 1
 
 
-def test_an_unknown_name_is_wrong_usage(lock):
+def test_a_name_group_or_scale_without_entries_is_wrong_usage(lock):
     for names, wrong in (
         (
             ["child/net9"],
@@ -706,6 +706,10 @@ def test_an_unknown_name_is_wrong_usage(lock):
         (
             ["--group", "y"],
             "no group y; the lock has toys",
+        ),
+        (
+            ["--scale", "paper"],
+            "no entries at paper scale; `specdiag list` shows all names",
         ),
     ):
         status, _, err = run(lock.parent, "spectra", "-o", "x.nc", *names)
