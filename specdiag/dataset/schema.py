@@ -26,6 +26,7 @@ _CI = ("checkpoint", "ci_bound")
 _PAIR = ("comparison",)
 _TENSORS = ("comparison", "tensor")
 _LAYERS = ("comparison", "layer")
+_LAYERS_CI = (*_LAYERS, "ci_bound")
 _CELL = ("quantity", "part", "stratification")
 
 
@@ -38,11 +39,6 @@ class Variable(NamedTuple):
     dims: tuple[str, ...]
     dtype: str
     long_name: str
-
-    @property
-    def units(self) -> str:
-        """Units by the CF conventions: every number here has none, which is '1'."""
-        return "" if self.dtype == "O" else "1"
 
 
 SCHEMA: dict[str, Variable] = {
@@ -167,9 +163,7 @@ COMPARISON: dict[str, Variable] = {
         _TENSORS, "f", "Frobenius norm of second minus first over that of first"
     ),
     "alpha_difference": Variable(_LAYERS, "f", "posterior mean of alpha, second minus first"),
-    "alpha_difference_ci": Variable(
-        (*_LAYERS, "ci_bound"), "f", "95 % interval of the difference of alpha"
-    ),
+    "alpha_difference_ci": Variable(_LAYERS_CI, "f", "95 % interval of the difference of alpha"),
     "alpha_difference_below_0": Variable(
         _LAYERS, "f", "probability that the difference of alpha is negative"
     ),
@@ -178,13 +172,11 @@ COMPARISON: dict[str, Variable] = {
         _LAYERS, "f", "Wasserstein distance of the normalised spectra, in decades"
     ),
     "subspace_overlap": Variable(
-        (*_LAYERS, "side"),
-        "f",
-        "mean squared cosine between the leading singular subspaces",
+        (*_LAYERS, "side"), "f", "mean squared cosine between the leading singular subspaces"
     ),
     "n_leading": Variable(_LAYERS, "i", "number of singular directions in these subspaces"),
     "added_alpha": Variable(_LAYERS, "f", "posterior mean of alpha of second minus first"),
-    "added_alpha_ci": Variable((*_LAYERS, "ci_bound"), "f", "its 95 % posterior interval"),
+    "added_alpha_ci": Variable(_LAYERS_CI, "f", "its 95 % posterior interval"),
     "added_rank": Variable(_LAYERS, "f", "rank of second minus first, above rounding"),
     "added_stable_rank": Variable(_LAYERS, "f", "stable rank of second minus first"),
     "n_compared": Variable(_PAIR, "i", "number of layers fit in both whose spectra differ"),
@@ -194,9 +186,7 @@ COMPARISON: dict[str, Variable] = {
         (*_PAIR, "ci_bound"), "f", "95 % interval with blocks as the sampling unit"
     ),
     "mean_alpha_difference_seed_ci": Variable(
-        (*_PAIR, "ci_bound"),
-        "f",
-        "that interval, allowing for the difference of seeds",
+        (*_PAIR, "ci_bound"), "f", "that interval, allowing for the difference of seeds"
     ),
     "mean_rope_difference": Variable(_PAIR, "f", "mean difference of the ROPE probability"),
     "sign_p": Variable(_PAIR, "f", "p-value of the sign test over blocks"),
@@ -299,7 +289,8 @@ def labelled(schema: Mapping[str, Variable], columns: Mapping[str, Any]) -> dict
         name: xr.Variable(
             spec.dims,
             np.asarray(columns[name], dtype=object if spec.dtype == "O" else _DTYPES[spec.dtype]),
-            {"long_name": spec.long_name} | ({"units": spec.units} if spec.units else {}),
+            # The CF conventions write '1' for the units of a number without units.
+            {"long_name": spec.long_name} | ({} if spec.dtype == "O" else {"units": "1"}),
         )
         for name, spec in schema.items()
     }

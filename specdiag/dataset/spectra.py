@@ -19,12 +19,7 @@ import numpy as np
 
 from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
 from specdiag.checkpoint.tensor import Tensor
-from specdiag.dataset.schema import (
-    SCHEMA,
-    SCHEMA_VERSION,
-    labelled,
-    layer_value,
-)
+from specdiag.dataset.schema import SCHEMA, SCHEMA_VERSION, labelled, layer_value
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.htsr.layers import MIN_EIGENVALUES, Layer, matrices, measure
 from specdiag.htsr.null import NULLS
@@ -122,21 +117,9 @@ def measure_checkpoint(
 ) -> list[Layer]:
     """Return the measured layers of one checkpoint, with their verdicts; no xarray is needed.
 
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-    pattern : str, optional
-        Shell pattern: only matrices whose name matches it are measured.
-    progress : callable, optional
-        Given the layers as they are measured, their tensors and the checkpoint's name; yields the
-        layers again.
-    **settings
-        As for `specdiag.htsr.layers.measure`.
-
-    Raises
-    ------
-    ValueError
-        If the checkpoint has no matrix, or none that matches.
+    The settings are those of `specdiag.htsr.layers.measure`. `progress` gets the layers as they are
+    measured, their tensors and the checkpoint's name, and yields the layers again. Raise ValueError
+    if the checkpoint has no matrix, or none whose name matches the shell pattern.
     """
     tensors = matrices(checkpoint, pattern)
     layers = measure(tensors, **settings)
@@ -144,12 +127,9 @@ def measure_checkpoint(
 
 
 def check_whole_numbers(**arguments: tuple[Any, int]) -> None:
-    """Raise ValueError for the first argument that is not an integer or below its least value.
+    """Raise ValueError for the first argument that is not an integer or is below its least value.
 
-    Parameters
-    ----------
-    **arguments : tuple of (value, int)
-        Each argument, by its name, and its least value.
+    Each argument is given by its name, as a tuple of its value and its least value.
     """
     for name, (value, least) in arguments.items():
         if not isinstance(value, int | np.integer) or value < least:
@@ -161,15 +141,9 @@ def build(
     measured: Sequence[Sequence[Layer]],
     settings: Mapping[str, Any],
 ) -> "xr.Dataset":
-    """Return the Dataset of measured layers, those of each checkpoint in turn.
+    """Return the Dataset of the measured layers of each checkpoint.
 
-    Parameters
-    ----------
-    checkpoints : sequence of Checkpoint
-    measured : sequence of sequence of Layer
-        The layers of each checkpoint.
-    settings : mapping
-        Settings of the measurement, for the attribute `provenance`.
+    The settings of the measurement are stored in the attribute `provenance`.
     """
     import xarray as xr
 
@@ -202,8 +176,8 @@ def build(
 def unique_names(checkpoints: Sequence[Checkpoint]) -> list[str]:
     """Return a different name for each checkpoint.
 
-    That is its own name, or the first of these that no other checkpoint has: the name of its file,
-    its name with its folder, that with a number.
+    It is the first of these that no other checkpoint has: the name of the checkpoint, the name of
+    its file, its name with its folder, and that with a number.
     """
     names = [c.name for c in checkpoints]
     files = [c.path.name if c.path else c.name for c in checkpoints]

@@ -10,8 +10,6 @@ from specdiag.wording import some
 if TYPE_CHECKING:
     import xarray as xr
 
-STATUSES = ("fit", "degenerate", "skipped", "failed")
-
 
 def spectrum(
     dataset: "xr.Dataset", layer: str, checkpoint: str | None = None
@@ -45,9 +43,10 @@ def spectrum(
 
 
 def fingerprints(dataset: "xr.Dataset") -> NDArray[np.float32]:
-    """Return the two norms of each layer, by which spectra are told apart.
+    """Return the two norms of each layer, which distinguish its spectrum from others.
 
-    In float32: the same matrix measured on another machine differs in the last bits of float64.
+    They are float32, since a matrix measured on another machine differs in the last bits of
+    float64.
 
     Returns
     -------
@@ -82,11 +81,9 @@ def mean_over_fit_layers(
 
 
 def layer_counts(dataset: "xr.Dataset") -> dict[str, NDArray[np.int64]]:
-    """Return how many layers of each checkpoint have each status, by the status.
-
-    The statuses are fit, degenerate, skipped and failed; each array has shape (n_checkpoints,).
-    """
-    return {s: np.asarray((dataset.status == s).sum("layer").values) for s in STATUSES}
+    """Return the number of layers of each checkpoint by status, as arrays (n_checkpoints,)."""
+    statuses = ("fit", "degenerate", "skipped", "failed")
+    return {s: np.asarray((dataset.status == s).sum("layer").values) for s in statuses}
 
 
 def _labels(dataset: "xr.Dataset", dim: str) -> list[str]:
