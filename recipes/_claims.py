@@ -107,9 +107,7 @@ CLAIMS = (
         ),
     ),
     Claim(
-        text=f"Alpha of the base's {DECODER}",
-        value=lambda get: get(BASE, "alpha"),
-        tolerance=ALPHA,
+        text=f"Alpha of the base's {DECODER}", value=lambda get: get(BASE, "alpha"), tolerance=ALPHA
     ),
     # Transfer
     Claim(

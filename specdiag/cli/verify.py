@@ -28,11 +28,7 @@ if TYPE_CHECKING:
 @json_option
 @debug_option
 def verify(
-    spectra: Path,
-    lock_path: Path | None,
-    scale: "Scale | None",
-    output: Path | None,
-    as_json: bool,
+    spectra: Path, lock_path: Path | None, scale: "Scale | None", output: Path | None, as_json: bool
 ) -> None:
     """Check published claims against your checkpoints, those of SPECTRA.
 

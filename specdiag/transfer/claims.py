@@ -185,10 +185,7 @@ def _by_seed(asked: Sequence[Key], measured: Measured) -> dict[int, dict[Key, fl
     """Return the values asked for by seed: trained ones, else those of fetched checkpoints."""
     trained = {key for values in measured.trained.values() for key in values}
     seeds: dict[int, dict[Key, float]] = {}
-    for source, keys in (
-        (measured.trained, {*asked}),
-        (measured.fetched, {*asked} - trained),
-    ):
+    for source, keys in ((measured.trained, {*asked}), (measured.fetched, {*asked} - trained)):
         for seed, values in source.items():
             chosen = {key: value for key, value in values.items() if key in keys}
             if chosen:
