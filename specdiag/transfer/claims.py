@@ -9,18 +9,14 @@ change together.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from specdiag.htsr.statistics import LEVEL, mean_interval
+from specdiag.htsr.statistics import LEVEL, Array, mean_interval
+from specdiag.lock.entry import Scale
 from specdiag.wording import counted, some
 
-if TYPE_CHECKING:
-    from specdiag.lock.entry import Scale
-
-Array = NDArray[np.float64]
 Key = tuple[str, str]  # (entry, quantity)
 Values = Mapping[Key, float]
 Get = Callable[[str, str], float]  # (entry, quantity) -> value, NaN where it is missing
@@ -81,7 +77,7 @@ class Measured:
     are facts about these files; they are not used for an entry that was also trained.
     """
 
-    scale: "Scale"
+    scale: Scale
     trained: Mapping[int, Values] = field(default_factory=dict)
     fetched: Mapping[int, Values] = field(default_factory=dict)
 
@@ -212,7 +208,7 @@ def _log(ratios: Array) -> Array:
 
 
 def _outcome(
-    claim: Claim, scale: "Scale", published: Array, ours: Array, *, is_exact: bool
+    claim: Claim, scale: Scale, published: Array, ours: Array, *, is_exact: bool
 ) -> tuple[Outcome, str]:
     """Return the outcome and a remark; `decide_claim` adds the remark when seeds are missing."""
     if scale == "desk" and (claim.not_at_desk or claim.tolerance is not None):

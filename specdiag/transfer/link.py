@@ -4,7 +4,7 @@ Checkpoints that are equal by design are not counted twice: the frozen children 
 spectrum, and a base influences everything that was trained from it.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,14 +13,12 @@ from numpy.typing import NDArray
 from specdiag.dataset.schema import LINK, LINK_VERSION, labelled
 from specdiag.dataset.spectra import check_whole_numbers
 from specdiag.dataset.spectrum import fingerprints, layer_counts, mean_over_fit_layers
-from specdiag.htsr.statistics import LEVEL, mean
+from specdiag.htsr.statistics import LEVEL, Array, mean
 from specdiag.transfer import rank_correlation as ranks
 from specdiag.transfer.collection import check_variables
 
 if TYPE_CHECKING:
     import xarray as xr
-
-Array = NDArray[np.float64]
 
 # A two-sided p-value can be below 5 % only if there are more than 40 arrangements; after Holm's
 # adjustment, only if there are more than 40 for each test.
@@ -35,26 +33,19 @@ STRATIFICATIONS: dict[str, tuple[str, ...]] = {
     "alike": ("scale", "entry"),
 }
 
-_WEIGHTS: dict[str, tuple[str, Callable[["xr.Dataset"], Any]]] = {
-    "mean alpha": ("posterior mean of alpha, mean over fit layers", lambda d: d.alpha_mean),
-    "distance from 2": (
-        "mean of |posterior mean - 2| over fit layers",
-        lambda d: abs(d.alpha_mean - 2),
-    ),
-    "alpha-hat": ("mean of alpha_hat over fit layers", lambda d: d.alpha_hat),
-    "ROPE fraction": ("mean of rope_probability over fit layers", lambda d: d.rope_probability),
-    "stable rank": ("mean of stable_rank over fit layers", lambda d: d.stable_rank),
+QUANTITIES = {
+    "mean alpha": "posterior mean of alpha, mean over fit layers",
+    "distance from 2": "mean of |posterior mean - 2| over fit layers",
+    "alpha-hat": "mean of alpha_hat over fit layers",
+    "ROPE fraction": "mean of rope_probability over fit layers",
+    "stable rank": "mean of stable_rank over fit layers",
+    "fit fraction": "fit layers over fit and degenerate ones",
+    "log condition number": "log10 of condition_number",
+    "effective rank": "effective_rank of the features",
+    "participation ratio": "participation_ratio of the features",
+    "top-1 fraction": "top1_fraction of the features",
 }
-_FEATURES: dict[str, tuple[str, Callable[["xr.Dataset"], Any]]] = {
-    "log condition number": ("log10 of condition_number", lambda d: np.log10(d.condition_number)),
-    "effective rank": ("effective_rank of the features", lambda d: d.effective_rank),
-    "participation ratio": ("participation_ratio of the features", lambda d: d.participation_ratio),
-    "top-1 fraction": ("top1_fraction of the features", lambda d: d.top1_fraction),
-}
-COVERAGE = "fit fraction"
-QUANTITIES = {name: about for name, (about, _) in _WEIGHTS.items()}
-QUANTITIES[COVERAGE] = "fit layers over fit and degenerate ones"
-QUANTITIES |= {name: about for name, (about, _) in _FEATURES.items()}
+_OF_FEATURES = ("log condition number", "effective rank", "participation ratio", "top-1 fraction")
 
 ALL_TASKS = "all tasks"
 
@@ -113,7 +104,7 @@ def link(dataset: "xr.Dataset", *, n_resamples: int = N_RESAMPLES, seed: int = 0
     settings = {"n_resamples": n_resamples, "seed": seed}
     parts = (None, *tasks)
     rows = [
-        [correlations(x, design, t, is_feature=name in _FEATURES, **settings) for t in parts]
+        [correlations(x, design, t, is_feature=name in _OF_FEATURES, **settings) for t in parts]
         for name, x in zip(QUANTITIES, values, strict=True)
     ]
     columns |= {key: [[part[key] for part in row] for row in rows] for key in rows[0][0]}
@@ -126,7 +117,7 @@ def link(dataset: "xr.Dataset", *, n_resamples: int = N_RESAMPLES, seed: int = 0
         "schema_version": LINK_VERSION,
         "n_checkpoints": dataset.sizes["checkpoint"],
         "n_without_r2": int(np.isnan(design.r2).sum()),
-        "n_without_spectrum": int((~_measured(dataset).any(axis=1)).sum()),
+        "n_without_spectrum": int((~design.has_spectrum).sum()),
         "n_without_fit": int(np.isnan(values[0]).sum()),
         "n_without_counterpart": rows[0][0]["n_without_counterpart"][-1],
         "n_spectra": len(set(design.spectrum[np.isfinite(values[0])].tolist())),
@@ -138,22 +129,28 @@ def link(dataset: "xr.Dataset", *, n_resamples: int = N_RESAMPLES, seed: int = 0
 def quantities(dataset: "xr.Dataset") -> Array:
     """Return the quantities of each checkpoint, of shape (n_quantities, n_checkpoints)."""
     counts = layer_counts(dataset)
-    total = counts["fit"] + counts["degenerate"]
-    columns = {
-        name: mean_over_fit_layers(dataset, of(dataset)) for name, (_, of) in _WEIGHTS.items()
-    }
     with np.errstate(divide="ignore", invalid="ignore"):
-        columns[COVERAGE] = counts["fit"] / total
-        columns |= {name: of(dataset).values for name, (_, of) in _FEATURES.items()}
-    values = np.array([columns[name] for name in QUANTITIES], dtype=float)
+        columns = [  # in the order of QUANTITIES
+            mean_over_fit_layers(dataset, "alpha_mean"),
+            mean_over_fit_layers(dataset, abs(dataset.alpha_mean - 2)),
+            mean_over_fit_layers(dataset, "alpha_hat"),
+            mean_over_fit_layers(dataset, "rope_probability"),
+            mean_over_fit_layers(dataset, "stable_rank"),
+            counts["fit"] / (counts["fit"] + counts["degenerate"]),
+            np.log10(dataset.condition_number.values),
+            dataset.effective_rank.values,
+            dataset.participation_ratio.values,
+            dataset.top1_fraction.values,
+        ]
+    values = np.array(columns, dtype=float)
     return np.where(np.isfinite(values), values, np.nan)
 
 
 class Design:
     """The labels of the checkpoints, and which of them depend on each other.
 
-    `spectrum`, `family` and `entry` are numbers, equal for checkpoints with the same spectrum, of
-    the same base and seed, and of the same entry.
+    `spectrum` and `family` are numbers, equal for checkpoints with the same spectrum, and for those
+    of the same base and seed.
     """
 
     def __init__(self, dataset: "xr.Dataset") -> None:
@@ -162,24 +159,18 @@ class Design:
         self.r2 = np.asarray(dataset.r2.values, dtype=float)
         fraction = np.asarray(dataset.train_fraction.values, dtype=float)
         self.log_fraction = np.log10(np.where(fraction > 0, fraction, np.nan))
-        self.spectrum = ranks.codes(_spectra(dataset))
+        norms = fingerprints(dataset)
+        self.has_spectrum = np.asarray(np.isfinite(norms).any(axis=(1, 2)))
+        self.spectrum = ranks.codes(
+            one.tobytes() if has else i
+            for i, (one, has) in enumerate(zip(norms, self.has_spectrum, strict=True))
+        )
         runs = list(zip(self.labels["scale"], self.labels["seed"], strict=True))
         self.family = ranks.codes(_roots(runs, self.labels["entry"], self.labels["parent"]))
-        self.entry = ranks.codes(list(zip(self.labels["scale"], self.labels["entry"], strict=True)))
 
     def strata(self, names: tuple[str, ...]) -> ranks.Codes:
         """Return a number for each checkpoint, equal where all these labels are equal."""
-        return ranks.codes([tuple(self.labels[n][i] for n in names) for i in range(len(self.r2))])
-
-
-def _spectra(dataset: "xr.Dataset") -> list[Hashable]:
-    """Return a key for each checkpoint, equal for equal spectra, unique without a spectrum."""
-    numbers, measured = fingerprints(dataset), _measured(dataset)
-    return [numbers[i].tobytes() if known.any() else i for i, known in enumerate(measured)]
-
-
-def _measured(dataset: "xr.Dataset") -> NDArray[np.bool_]:
-    return np.asarray(dataset.status.isin(["fit", "degenerate"]).values, dtype=bool)
+        return ranks.codes(tuple(self.labels[n][i] for n in names) for i in range(len(self.r2)))
 
 
 def _roots(
@@ -204,28 +195,28 @@ def correlations(
     there = np.isfinite(x) & np.isfinite(design.r2)
     if task is not None:
         there &= np.array(design.labels["task"]) == task
+    sources = np.arange(len(x)) if is_feature else design.spectrum  # features are never shared
     rows = []
     for name, labels in STRATIFICATIONS.items():
-        z = design.log_fraction if name == "data size removed" else None
-        known = there if z is None else there & np.isfinite(z)
-        strata, source = design.strata(labels)[known], _sources(design, is_feature, known)
+        is_partial = name == "data size removed"
+        known = there & np.isfinite(design.log_fraction) if is_partial else there
+        z = design.log_fraction[known] if is_partial else None
+        strata, source = design.strata(labels)[known], ranks.codes(sources[known])
+        n_without_counterpart = 0
         if name == "alike":
-            family, entry = (ranks.codes(a[known].tolist()) for a in (design.family, design.entry))
-            clusters = ranks.families(family, entry)
+            clusters = ranks.families(ranks.codes(design.family[known]), strata)
             # Ranked only among counterparts: a family without any then contributes nothing.
             group = clusters.group[clusters.cluster]
-            strata = ranks.codes(list(zip(strata.tolist(), group.tolist(), strict=True)))
+            strata = ranks.codes(zip(strata, group, strict=True))
             n_without_counterpart = int((np.bincount(clusters.group)[group] == 1).sum())
         else:
-            clusters, n_without_counterpart = ranks.shared_values(source, strata), 0
-        informative = _informative(source, strata)
-        row = _correlation(
-            *(x[known], design.r2[known], strata, clusters),
-            *(None if z is None else z[known], n_resamples, seed),
-        )
+            clusters = ranks.shared_values(source, strata)
+        # Rows in a stratum with more than one measurement.
+        informative = np.array([len({*source[strata == s]}) > 1 for s in strata], dtype=bool)
+        row = _correlation(x[known], design.r2[known], strata, clusters, z, n_resamples, seed)
         row |= {
             "n": int(informative.sum()),
-            "n_units": len(set(source[informative].tolist())),
+            "n_units": len({*source[informative]}),
             "n_without_counterpart": n_without_counterpart,
             "order": (is_feature, known.tobytes(), ranks.within(x[known], strata).tobytes()),
         }
@@ -266,17 +257,6 @@ def _repeated(orders: Sequence[Sequence[Sequence[Hashable]]]) -> NDArray[np.obje
         first = [column.index(order) for order in column]
         first_names[:, part, s] = ["" if k == i else names[k] for i, k in enumerate(first)]
     return first_names
-
-
-def _sources(design: Design, is_feature: bool, known: NDArray[np.bool_]) -> ranks.Codes:
-    """Return a number for each measurement: checkpoints share spectra, but not features."""
-    labels = np.arange(len(known)) if is_feature else design.spectrum
-    return ranks.codes(labels[known].tolist())
-
-
-def _informative(source: ranks.Codes, strata: ranks.Codes) -> NDArray[np.bool_]:
-    """Return which rows are in a stratum with more than one measurement."""
-    return np.array([len(set(source[strata == s].tolist())) > 1 for s in strata], dtype=bool)
 
 
 def _correlation(

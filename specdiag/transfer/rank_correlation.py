@@ -5,13 +5,14 @@ clusters are what permutations exchange and the bootstrap draws.
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from specdiag.htsr.statistics import Array
+
 Codes = NDArray[np.intp]
 
 _TIE = 1e-12  # correlations of the same ranks in another order can differ by rounding
@@ -32,7 +33,7 @@ class Clusters:
     group: Codes  # (n_clusters,)
 
 
-def codes(labels: Sequence[Hashable]) -> Codes:
+def codes(labels: Iterable[Hashable]) -> Codes:
     """Return a number for each label: 0 for the first one, 1 for the next different one, ..."""
     seen: dict[Hashable, int] = {}
     return np.array([seen.setdefault(label, len(seen)) for label in labels], dtype=np.intp)
@@ -44,7 +45,7 @@ def shared_values(source: Codes, strata: Codes) -> Clusters:
     All frozen children of a base have its value, so a spectrum counts once, however many
     checkpoints have it.
     """
-    where = [frozenset(strata[source == u].tolist()) for u in range(source.max(initial=-1) + 1)]
+    where = [frozenset(strata[source == u]) for u in range(source.max(initial=-1) + 1)]
     first = [int(np.argmax(source == u)) for u in range(len(where))]
     return Clusters(
         cluster=source,
@@ -67,7 +68,7 @@ def families(family: Codes, entry: Codes) -> Clusters:
     position = np.zeros_like(family)
     for i, r in enumerate(rows):
         members[i, : len(r)], position[r] = r, np.arange(len(r))
-    group = codes([tuple(entry[r].tolist()) for r in rows])
+    group = codes(tuple(entry[r]) for r in rows)
     return Clusters(cluster=family, position=position, members=members, group=group)
 
 
