@@ -93,19 +93,20 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
 
     check_target(target)
     named, target = target, target.resolve()
-    with (
-        _naming(named),  # closing the file can raise, too
-        tempfile.NamedTemporaryFile(
-            prefix=f".{target.name}.", dir=target.parent, delete=False
-        ) as file,
-    ):
-        temporary = Path(file.name)
-        try:
-            yield file
-            temporary.chmod(usual_mode())
-            publish(file, temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+    prefix, folder = f".{target.name}.", target.parent
+    try:
+        with tempfile.NamedTemporaryFile(prefix=prefix, dir=folder, delete=False) as file:
+            temporary = Path(file.name)
+            try:
+                yield file
+                temporary.chmod(usual_mode())
+                publish(file, temporary, target)
+            finally:
+                temporary.unlink(missing_ok=True)
+    except OSError as error:  # closing the file can raise one, too
+        if error.errno and error.filename is None:
+            error.filename = str(named)
+        raise
 
 
 def publish(file: IO[bytes], path: Path, target: Path) -> None:
@@ -121,17 +122,6 @@ def publish(file: IO[bytes], path: Path, target: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
-
-
-@contextmanager
-def _naming(target: Path) -> Iterator[None]:
-    """Give an OSError without the name of a file that of the target."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno and error.filename is None:
-            error.filename = str(target)
-        raise
 
 
 def check_target(target: Path) -> None:

@@ -22,18 +22,14 @@ def record_html(record: Any) -> str:
     """
     meanings = _meanings(type(record).__doc__ or "")
     rows = [("field", "value", "meaning")]
-    rows += [
-        (f.name, _text(_shown(record, f.name)), meanings.get(f.name, "")) for f in fields(record)
-    ]
+    for name in (field.name for field in fields(record)):
+        # A record may have the text of a field in a property NAME_text.
+        value = getattr(record, f"{name}_text", getattr(record, name))
+        rows.append((name, _text(value), meanings.get(name, "")))
     lines = ["".join(f"<td>{escape(printable(cell))}</td>" for cell in row) for row in rows]
     lines[0] = lines[0].replace("td>", "th>")
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f"<b>{type(record).__name__}</b><table>{body}</table>"
-
-
-def _shown(record: Any, name: str) -> Any:
-    """Return the text that a record has for a field in a property `NAME_text`, else its value."""
-    return getattr(record, f"{name}_text", getattr(record, name))
 
 
 def _text(value: Any) -> str:

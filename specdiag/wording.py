@@ -74,14 +74,10 @@ def accounting(counts: Mapping[str, int]) -> str:
         Number of matrices of each status (fit, degenerate, skipped, failed), under that name or
         `n_` and that name. Zeros are left out.
     """
-    words = {
-        "fit": "measured",
-        "degenerate": "degenerate",
-        "skipped": "skipped",
-        "failed": "failed",
-    }
-    numbers = {word: int(counts.get(s, counts.get(f"n_{s}", 0))) for s, word in words.items()}
-    parts = ", ".join(f"{n:,} {word}" for word, n in numbers.items() if n)
+    statuses = ("fit", "degenerate", "skipped", "failed")
+    numbers = {s: int(counts.get(s, counts.get(f"n_{s}", 0))) for s in statuses}
+    words = {"fit": "measured"}
+    parts = ", ".join(f"{n:,} {words.get(s, s)}" for s, n in numbers.items() if n)
     total = counted(sum(numbers.values()), "matrix", "matrices")
     return f"{total}: {parts}" if parts else total
 

@@ -10,27 +10,19 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
-from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
+from specdiag.checkpoint.reader import Checkpoint, Source, open_checkpoint
 from specdiag.checkpoint.safetensors import CODES, RECORD, make_header, parse_json, sort_key
 from specdiag.checkpoint.tensor import Tensor, combined_hash, elements_hash, read_values, ties
 from specdiag.files import is_input, sync, whole_file
 from specdiag.wording import is_text, shown, some
 
-if TYPE_CHECKING:
-    import torch
-
 MAX_LISTED = 5
 _NO_DIGEST = "0" * 64
 
 
-def export(
-    source: "str | os.PathLike[str] | Mapping[str, Any] | torch.nn.Module | Checkpoint",
-    target: str | os.PathLike[str],
-    *,
-    overwrite: bool = False,
-) -> str:
+def export(source: Source, target: str | os.PathLike[str], *, overwrite: bool = False) -> str:
     """Write a checkpoint as safetensors and JSON, and return its tensor digest.
 
     The tensors keep their bits and have the names that `open_checkpoint` gives them: those of the
@@ -59,7 +51,8 @@ def export(
     """
     checkpoint = open_checkpoint(source)
     where = shown(checkpoint.path.name if checkpoint.path else checkpoint.name, quote=False)
-    safe, side = _targets(checkpoint, Path(target), overwrite)
+    safe = Path(target)
+    side = _json_beside(safe, checkpoint, overwrite)
     _refuse_obstacles(checkpoint, where)
     tied = ties(checkpoint.tensors)
     record = {
@@ -93,13 +86,13 @@ def export(
     return digest
 
 
-def _targets(checkpoint: Checkpoint, target: Path, overwrite: bool) -> tuple[Path, Path]:
-    """Return the paths of the two files; raise an error if they must not be written."""
-    if target.suffix != ".safetensors":
-        raise ValueError(f"{target}: the name must end in .safetensors")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"{target}: there is no folder {target.parent}; make it first")
-    safe, side = target, target.with_suffix(".json")
+def _json_beside(safe: Path, checkpoint: Checkpoint, overwrite: bool) -> Path:
+    """Return the path of the JSON file; raise an error if a file must not be written."""
+    if safe.suffix != ".safetensors":
+        raise ValueError(f"{safe}: the name must end in .safetensors")
+    if not safe.parent.is_dir():
+        raise FileNotFoundError(f"{safe}: there is no folder {safe.parent}; make it first")
+    side = safe.with_suffix(".json")
     for file in filter(os.path.lexists, (safe, side)):
         if file.is_symlink() or not file.is_file():
             raise ValueError(f"{file} is not a regular file; choose another name")
@@ -109,7 +102,7 @@ def _targets(checkpoint: Checkpoint, target: Path, overwrite: bool) -> tuple[Pat
             raise FileExistsError(
                 f"{file} exists; choose another name, or replace it (--force, overwrite=True)"
             )
-    return safe, side
+    return side
 
 
 def _refuse_obstacles(checkpoint: Checkpoint, where: str) -> None:

@@ -29,8 +29,9 @@ def memory_tree(source: object) -> object:
 
 def memory_tensor(name: str, values: Any) -> Tensor:
     """Return the named tensor of a NumPy array or torch tensor."""
-    make = _numpy_tensor if isinstance(values, np.ndarray) else _torch_tensor
-    return make(name, values)
+    if isinstance(values, np.ndarray):
+        return _numpy_tensor(name, values)
+    return _torch_tensor(name, values)
 
 
 def _numpy_tensor(name: str, array: np.ndarray) -> Tensor:
@@ -92,7 +93,6 @@ def _read_torch(tensor: Any, dtype: str) -> np.ndarray:
         torch = sys.modules["torch"]
         integer = torch.int16 if ML_DTYPES[dtype] == 2 else torch.uint8
         # Through one dimension: a view to another dtype is not defined for every shape.
-        flat: np.ndarray = tensor.reshape(-1).view(integer).numpy()
+        flat = tensor.reshape(-1).view(integer).numpy()
         return flat.view(numpy_dtype(dtype)).reshape(tensor.shape).copy()
-    values: np.ndarray = tensor.numpy().copy()
-    return values
+    return tensor.numpy().copy()

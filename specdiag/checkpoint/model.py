@@ -44,14 +44,14 @@ class Model:
         Tensors and other entries of the state dict, in order.
     top : list of (name, node)
         Entries beside the state dict, such as hyper-parameters.
-    aside : dict
+    aside : Counter
         Number of tensors that are not part of the model, by the entry that holds them.
     """
 
     tensors: list[tuple[str, Any]] = field(default_factory=list)
     entries: list[tuple[str, Any]] = field(default_factory=list)
     top: list[tuple[str, Any]] = field(default_factory=list)
-    aside: dict[str, int] = field(default_factory=dict)
+    aside: Counter[str] = field(default_factory=Counter)
 
 
 def find_model(root: Any, where: str) -> Model:
@@ -79,8 +79,7 @@ def find_model(root: Any, where: str) -> Model:
         candidates = {key: value for key, value in entries.items() if id(value) in with_tensors}
         chosen, aside = _choose(candidates)
         for key in sorted(aside):
-            count = _count(candidates[key], counted)
-            model.aside[key] = model.aside.get(key, 0) + count
+            model.aside[key] += _count(candidates[key], counted)
         model.top += [(key, candidates[key]) for key in aside if _SETTINGS.fullmatch(key.lower())]
         if chosen is None:
             break
@@ -129,9 +128,7 @@ def _choose(candidates: dict[str, Any]) -> tuple[str | None, set[str]]:
     chosen = next((key for key in _STATE_DICTS if key in groups), None)
     if chosen is None and len(groups) == 1:
         chosen = next((key for key in groups if _WRAPPERS.fullmatch(key)), None)
-    if chosen is None:
-        return None, aside
-    return chosen, candidates.keys() - {chosen}
+    return chosen, aside if chosen is None else candidates.keys() - {chosen}
 
 
 def _is_beside(key: str, value: Any) -> bool:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from specdiag.checkpoint.memory import is_module, memory_tensor, memory_tree
 from specdiag.checkpoint.metadata import Converter
@@ -56,9 +56,10 @@ class Checkpoint:
     _repr_html_ = record_html
 
 
-def open_checkpoint(
-    source: "str | os.PathLike[str] | Mapping[str, Any] | torch.nn.Module | Checkpoint",
-) -> Checkpoint:
+Source: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | torch.nn.Module | Checkpoint"
+
+
+def open_checkpoint(source: Source) -> Checkpoint:
     """Return the named tensors of a checkpoint, without reading their values yet.
 
     Parameters
@@ -93,9 +94,7 @@ def open_checkpoint(
     raise TypeError(f"expected a path, state dict or module, not {type(source).__name__}")
 
 
-def tensor_digest(
-    source: "str | os.PathLike[str] | Mapping[str, Any] | torch.nn.Module | Checkpoint",
-) -> str:
+def tensor_digest(source: Source) -> str:
     """Return the SHA-256 of all tensors: the identity of the weights in any format of file.
 
     It is the SHA-256 of a JSON list, in ASCII and without spaces, that has [name, dtype, shape,

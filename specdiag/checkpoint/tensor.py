@@ -28,8 +28,7 @@ def numpy_dtype(name: str) -> np.dtype:
     if name in ML_DTYPES:
         import ml_dtypes
 
-        dtype: np.dtype = np.dtype(getattr(ml_dtypes, name))
-        return dtype
+        return np.dtype(getattr(ml_dtypes, name))
     return np.dtype(name)
 
 
@@ -129,7 +128,7 @@ def checked_shape(shape: object, itemsize: int, where: str) -> tuple[int, ...]:
         raise ValueError(f"{where}: {len(shape):,} dimensions; at most {MAX_DIMENSIONS} are read")
     if any(not 0 <= size < 2**63 for size in shape):
         raise ValueError(f"{where}: a size in the shape is negative or beyond 63 bits")
-    if prod(size for size in shape if size) * max(itemsize, 1) > MAX_BYTES:
+    if prod(size for size in shape if size) * itemsize > MAX_BYTES:
         raise ValueError(f"{where}: the shape {shape_text(shape)} needs more than 2**63 bytes")
     return tuple(shape)
 

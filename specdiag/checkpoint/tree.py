@@ -134,11 +134,8 @@ def children(node: object) -> Iterable[tuple[str, Any]] | None:
 
 def _module_parts(state: dict[Any, Any]) -> list[tuple[str, Any]]:
     hidden = state.get("_non_persistent_buffers_set")
-    omitted = (
-        {name for name in set_items(hidden) if type(name) is str}
-        if type(hidden) is Object
-        else set()
-    )
+    names = set_items(hidden) if type(hidden) is Object else []
+    omitted = {name for name in names if type(name) is str}
     return [
         (key_text(key), value)
         for slot in _MODULE_SLOTS

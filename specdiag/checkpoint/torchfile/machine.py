@@ -16,18 +16,6 @@ MAX_MARKS = 10_000  # Python's pickler writes at most about 1,000 levels
 class Machine:
     """The state of one interpretation: stack, marks and memo."""
 
-    __slots__ = (
-        "end",
-        "globals",
-        "marks",
-        "memo",
-        "references",
-        "room",
-        "stack",
-        "stream",
-        "where",
-    )
-
     def __init__(self, stream: BinaryIO, end: int, where: str, references: list[Reference]) -> None:
         self.stream = stream
         self.end = min(end, stream.tell() + MAX_PICKLE)

@@ -233,9 +233,8 @@ def _index_line(machine: Machine) -> int:
     return _integer(machine, machine.line()[:20])
 
 
-_Operation = Callable[[Machine], object]
-
-_VALUES: dict[bytes, _Operation] = {
+_OPERATIONS: dict[bytes, Callable[[Machine], object]] = {
+    # values
     b"N": lambda m: m.push(None),
     b"\x88": lambda m: m.push(True),
     b"\x89": lambda m: m.push(False),
@@ -259,9 +258,7 @@ _VALUES: dict[bytes, _Operation] = {
     b"C": lambda m: m.push(m.read(m.number(1))),
     b"\x8e": lambda m: m.push(m.read(m.number(8))),
     b"\x96": lambda m: m.hold(Object(m.name("builtins.bytearray"), (m.read(m.number(8)),))),
-}
-
-_CONTAINERS: dict[bytes, _Operation] = {
+    # containers
     b"]": lambda m: m.hold([]),
     b"}": lambda m: m.hold({}),
     b")": lambda m: m.push(()),
@@ -278,9 +275,7 @@ _CONTAINERS: dict[bytes, _Operation] = {
     b"\x90": lambda m: _extend(m, m.pop_to_mark()),
     b"s": lambda m: _update(m, (m.pop(), m.pop())[::-1]),
     b"u": lambda m: _update(m, m.pop_to_mark()),
-}
-
-_OBJECTS: dict[bytes, _Operation] = {
+    # objects
     b"c": lambda m: m.push(_global_lines(m)),
     b"\x93": _stack_global,
     b"R": _call,
@@ -296,9 +291,7 @@ _OBJECTS: dict[bytes, _Operation] = {
     b"\x84": lambda m: m.push(_global(m, "copyreg", f"extension_{m.number(4)}")),
     b"\x97": lambda m: m.fail("buffers outside of the pickle are not supported"),
     b"\x98": lambda m: m.fail("buffers outside of the pickle are not supported"),
-}
-
-_STACK: dict[bytes, _Operation] = {
+    # stack
     b"\x80": _protocol,
     b"\x95": lambda m: m.read(8),  # the length of a frame, not needed
     b"(": Machine.mark,
@@ -313,5 +306,3 @@ _STACK: dict[bytes, _Operation] = {
     b"r": lambda m: _put(m, m.number(4)),
     b"\x94": lambda m: _put(m, len(m.memo)),
 }
-
-_OPERATIONS = _VALUES | _CONTAINERS | _OBJECTS | _STACK
