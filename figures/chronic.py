@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from specdiag.plot.seeds import NO_R2, Mean, has_r2, limits, mean_over_seeds
+from specdiag.plot.seeds import Mean, limits, mean_over_seeds, without_r2
 from specdiag.plot.style import MARKERS, OKABE_ITO, short_title
 from specdiag.wording import counted
 
@@ -20,8 +20,8 @@ MIN_SEEDS = 3  # the interval over two seeds is longer than any slope
 
 def reason_not_drawn(dataset: "xr.Dataset") -> str:
     """Return why there is nothing to draw, or ''."""
-    if not has_r2(dataset):
-        return NO_R2
+    if reason := without_r2(dataset):
+        return reason
     return "" if _series(dataset) else "no decoder is evaluated on several sessions with a date"
 
 

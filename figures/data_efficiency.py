@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specdiag.plot.seeds import NO_R2, has_r2, limits, mean_over_seeds, seeds_text
-from specdiag.plot.style import ARM_COLORS, MARKERS, OKABE_ITO, short_title
+from specdiag.plot.seeds import limits, mean_over_seeds, seeds_text, without_r2
+from specdiag.plot.style import MARKERS, OKABE_ITO, arm_color, short_title
 
 from .feature_spectra import level_rank, study
 
@@ -24,8 +24,8 @@ Curves = dict[tuple[str, str], Curve]
 
 def reason_not_drawn(dataset: "xr.Dataset") -> str:
     """Return why there is nothing to draw, or ''."""
-    if not has_r2(dataset):
-        return NO_R2
+    if reason := without_r2(dataset):
+        return reason
     if _studies(dataset):
         return ""
     return "no study with R² trains an arm on several fractions of its data"
@@ -80,7 +80,7 @@ def _draw_study(ax: "Axes", dataset: "xr.Dataset", curves: Curves) -> None:
         x = 100 * np.array(fractions) * 1.04 ** (k - (len(curves) - 1) / 2)  # side by side
         r2 = [dataset.r2.values[curve[fraction]] for fraction in fractions]
         means = [mean_over_seeds(values) for values in r2]
-        color = ARM_COLORS.get(arm, ARM_COLORS[""]) if by_arm else OKABE_ITO[k % len(OKABE_ITO)]
+        color = arm_color(arm) if by_arm else OKABE_ITO[k % len(OKABE_ITO)]
         label = arm.replace("_", " ") if by_arm else f"{arm}, UnitDropout {level or 'unknown'}"
         line = f"{MARKERS[k % len(MARKERS)]}-"
         ax.plot(x, [m.value for m in means], line, color=color, label=short_title(label, 40))

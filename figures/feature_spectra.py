@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specdiag.plot.seeds import limits, ranged
-from specdiag.plot.style import ARM_COLORS, OKABE_ITO, short_title
+from specdiag.plot.style import OKABE_ITO, arm_color, short_title
 from specdiag.wording import counted
 
 if TYPE_CHECKING:
@@ -103,8 +103,7 @@ def _levels(dataset: "xr.Dataset") -> tuple[dict[str, str], bool]:
     if len(set(words)) > 1:
         levels = sorted(set(words), key=level_rank)
         return dict(zip(levels, OKABE_ITO * len(words), strict=False)), True
-    arms = dict.fromkeys(str(arm) for arm in dataset.arm.values[shown])
-    return {arm: ARM_COLORS.get(arm, ARM_COLORS[""]) for arm in arms}, False
+    return {str(arm): arm_color(str(arm)) for arm in dataset.arm.values[shown]}, False
 
 
 def caption(dataset: "xr.Dataset") -> str:

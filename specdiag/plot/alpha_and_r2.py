@@ -5,15 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specdiag.dataset.spectrum import mean_over_fit_layers
-from specdiag.plot.seeds import (
-    NO_R2,
-    has_r2,
-    mean_over_seeds,
-    ranged,
-    replicates,
-    scatter,
-    seeds_text,
-)
+from specdiag.plot import seeds
 from specdiag.wording import counted
 
 if TYPE_CHECKING:
@@ -25,12 +17,7 @@ TITLE = "Alpha and test R²"
 
 def reason_not_drawn(dataset: "xr.Dataset") -> str:
     """Return why there is nothing to draw, or ''."""
-    if not has_r2(dataset):
-        return NO_R2
-    n = sum(map(len, _shown(dataset)))
-    if n > 1:
-        return ""
-    return f"{counted(n, 'checkpoint')} with R² and a layer that was fit: two are needed"
+    return seeds.without_r2(dataset) or seeds.too_few(_shown(dataset), "a layer that was fit")
 
 
 def _shown(dataset: "xr.Dataset") -> list[Any]:
@@ -38,14 +25,14 @@ def _shown(dataset: "xr.Dataset") -> list[Any]:
     known = np.isfinite(mean_over_fit_layers(dataset, "alpha_mean"))
     known &= np.isfinite(dataset.r2.values)
     known &= dataset.arm.values != "evaluation"
-    return [group[known[group]] for group in replicates(dataset) if known[group].any()]
+    return seeds.replicates(dataset, known)
 
 
 def plot(dataset: "xr.Dataset") -> "Figure":
     """Return mean alpha over fit layers against test R², a point an entry, bars over its seeds."""
     alpha = mean_over_fit_layers(dataset, "alpha_mean")
-    at = [(group, mean_over_seeds(alpha[group]), False) for group in _shown(dataset)]
-    figure = scatter(dataset, alpha, at)
+    at = [(group, seeds.mean_over_seeds(alpha[group]), False) for group in _shown(dataset)]
+    figure = seeds.scatter(dataset, alpha, at)
     figure.axes[0].set_xlabel("mean over fit layers of α (posterior means)")
     return figure
 
@@ -59,6 +46,6 @@ def caption(dataset: "xr.Dataset") -> str:
     return (
         f"Mean α and test R² of {counted(len(at), 'checkpoint')} ({len(shown)} of the lock's "
         f"entries; {n_others} others have no R², no fit layer, or no weights of their own). "
-        f"The mean is over {ranged(fit)} fit layers; {ranged(dead)} are degenerate and in no mean. "
-        + seeds_text(dataset, shown)
+        f"The mean is over {seeds.ranged(fit)} fit layers; {seeds.ranged(dead)} are degenerate and "
+        f"in no mean. {seeds.seeds_text(dataset, shown)}"
     )

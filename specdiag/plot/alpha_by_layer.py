@@ -12,7 +12,6 @@ from specdiag.wording import accounting, short
 
 if TYPE_CHECKING:
     import xarray as xr
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TITLE = "Alpha by depth"
@@ -31,50 +30,38 @@ def plot(dataset: "xr.Dataset", checkpoint: str | None = None) -> "Figure":
     name = str(dataset.checkpoint.values[0]) if checkpoint is None else checkpoint
     one = dataset.drop_dims("sample").sel(checkpoint=name)
     fit = np.flatnonzero(one.status.values == "fit")
+    has_posterior = np.isfinite(one.alpha_mean.values).any()
+    alpha, title = (one.alpha_mean, "α (posterior mean)") if has_posterior else (one.alpha, "α")
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     ax = figure.add_subplot()
     ax.axhspan(*WELL_TRAINED, color="#009e73", alpha=0.12, label="2 to 6", linewidth=0)
-    position, low, high = null_band(one)
+    position, low, high = _null_band(one)
     if len(position):
         label = "90 % of random matrices of that shape"
         ax.bar(position, high - low, 0.8, low, color="#999999", alpha=0.4, label=label)
     ax.vlines(fit, *one.alpha_ci.values[fit].T, color="#56b4e9", label="95 % interval")
     ax.scatter(
         fit,
-        shown_alpha(one)[fit],
+        alpha.values[fit],
         s=10 + one.n_tail.values[fit] / 3,
         color="#0072b2",
         zorder=3,
         label=f"{len(fit)} fit (area: eigenvalues in the tail)",
     )
     for status, color in (("degenerate", "#d55e00"), ("failed", "#000000")):
-        _mark(ax, np.flatnonzero(one.status.values == status), status, color)
-    label = "α (posterior mean)" if has_posterior(one) else "α"
-    ax.set(xlabel="position of the matrix in the file", ylabel=label, title=short_title(name))
+        marked = np.flatnonzero(one.status.values == status)
+        if len(marked):
+            label = f"{len(marked)} {status}"
+            ax.scatter(marked, np.zeros(len(marked)), marker="x", color=color, label=label)
+            ax.set_ylim(bottom=min(ax.get_ylim()[0], -0.2))
+    ax.set(xlabel="position of the matrix in the file", ylabel=title, title=short_title(name))
     ax.set_xlim(-0.7, one.sizes["layer"] - 0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     return figure
 
 
-def _mark(ax: "Axes", position: Any, status: str, color: str) -> None:
-    if len(position):
-        label = f"{len(position)} {status}"
-        ax.scatter(position, np.zeros(len(position)), marker="x", color=color, label=label)
-        ax.set_ylim(bottom=min(ax.get_ylim()[0], -0.2))
-
-
-def has_posterior(one: "xr.Dataset") -> bool:
-    """Return whether the method gives posterior means."""
-    return bool(np.isfinite(one.alpha_mean.values).any())
-
-
-def shown_alpha(one: "xr.Dataset") -> Any:
-    """Return posterior means, or point estimates if the method has no posterior."""
-    return one.alpha_mean.values if has_posterior(one) else one.alpha.values
-
-
-def null_band(one: "xr.Dataset") -> tuple[Any, Any, Any]:
+def _null_band(one: "xr.Dataset") -> tuple[Any, Any, Any]:
     """Return the positions of layers compared with a null, and its 5 % and 95 % quantiles.
 
     An alpha below the 5 % quantile is lower than that of 95 % of Gaussian matrices of that shape.

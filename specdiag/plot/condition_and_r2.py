@@ -5,16 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.plot.seeds import (
-    NO_R2,
-    Mean,
-    has_r2,
-    mean_over_seeds,
-    ranged,
-    replicates,
-    scatter,
-    seeds_text,
-)
+from specdiag.plot import seeds
 from specdiag.wording import counted
 
 if TYPE_CHECKING:
@@ -26,18 +17,13 @@ TITLE = "Condition number and test R²"
 
 def reason_not_drawn(dataset: "xr.Dataset") -> str:
     """Return why there is nothing to draw, or ''."""
-    if not has_r2(dataset):
-        return NO_R2
-    n = sum(map(len, _shown(dataset)))
-    if n > 1:
-        return ""
-    checkpoints = counted(n, "checkpoint")
-    return f"{checkpoints} with R² and the condition number of its features: two are needed"
+    reason = seeds.without_r2(dataset)
+    return reason or seeds.too_few(_shown(dataset), "the condition number of its features")
 
 
 def _shown(dataset: "xr.Dataset") -> list[Any]:
     known = np.isfinite(dataset.condition_number.values) & np.isfinite(dataset.r2.values)
-    return [group[known[group]] for group in replicates(dataset) if known[group].any()]
+    return seeds.replicates(dataset, known)
 
 
 def plot(dataset: "xr.Dataset") -> "Figure":
@@ -47,18 +33,18 @@ def plot(dataset: "xr.Dataset") -> "Figure":
     condition number itself, over blocks of trials or windows.
     """
     at = [(g, _condition(dataset, g), bool(_bound(dataset)[g].any())) for g in _shown(dataset)]
-    figure = scatter(dataset, dataset.condition_number.values, at, log=True)
+    figure = seeds.scatter(dataset, dataset.condition_number.values, at, log=True)
     figure.axes[0].set(xlabel="condition number of the features (largest over smallest eigenvalue)")
     return figure
 
 
-def _condition(dataset: "xr.Dataset", group: Any) -> Mean:
-    mean = mean_over_seeds(np.log(dataset.condition_number.values[group]))
+def _condition(dataset: "xr.Dataset", group: Any) -> seeds.Mean:
+    mean = seeds.mean_over_seeds(np.log(dataset.condition_number.values[group]))
     low, high = math.exp(mean.low), math.exp(mean.high)
     if mean.n == 1:
         low, high = dataset.condition_number_ci.values[group[0]]
         high = high if math.isfinite(high) else math.nan
-    return Mean(math.exp(mean.value), low, high, mean.n)
+    return seeds.Mean(math.exp(mean.value), low, high, mean.n)
 
 
 def _bound(dataset: "xr.Dataset") -> Any:
@@ -72,9 +58,9 @@ def caption(dataset: "xr.Dataset") -> str:
     samples = dataset.n_samples.values[at]
     n_bound = int(_bound(dataset)[at].sum())
     return (
-        f"Condition number of the covariance of the features, over {ranged(samples)} samples, and "
-        f"test R² of {counted(len(at), 'checkpoint')} ({len(shown)} of the lock's entries). "
-        f"{seeds_text(dataset, shown)} Of the condition numbers {n_bound} are lower bounds "
+        f"Condition number of the covariance of the features, over {seeds.ranged(samples)} samples, "
+        f"and test R² of {counted(len(at), 'checkpoint')} ({len(shown)} of the lock's entries). "
+        f"{seeds.seeds_text(dataset, shown)} Of the condition numbers {n_bound} are lower bounds "
         "(arrows): the smallest eigenvalue is below the noise floor of the forward pass. Bars of "
         "single seeds are 95 % intervals over blocks of trials."
     )

@@ -7,12 +7,22 @@ beside its lock, and follow the same rules; `TABLE` marks those that draw a CSV 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
+from specdiag.dataset.spectrum import fingerprints
 from specdiag.files import write_whole
 from specdiag.lock.recipe import explained, load_module
+from specdiag.plot import (
+    alpha_and_r2,
+    alpha_by_layer,
+    condition_and_r2,
+    difference,
+    esd,
+    trajectory,
+)
 from specdiag.plot.style import save_figure, short_title, slug, style
 from specdiag.wording import counted
 
@@ -21,7 +31,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = "figures"
-WHOLE = ("difference", "alpha_and_r2", "condition_and_r2")  # one figure a Dataset, in this order
+WHOLE = {  # one figure a Dataset
+    "difference": difference,
+    "alpha_and_r2": alpha_and_r2,
+    "condition_and_r2": condition_and_r2,
+}
 _PARTS = ("TITLE", "plot", "caption", "reason_not_drawn")
 
 
@@ -65,8 +79,6 @@ def drawings(
     RuntimeError
         If a module of the study fails: in one line that begins with its file.
     """
-    from specdiag.plot import trajectory
-
     check_names(dataset, spectra_of or ())
     modules = study_modules(study) if study else {}
     with style():
@@ -80,8 +92,8 @@ def drawings(
 
 def of_whole(dataset: "xr.Dataset", modules: Mapping[str, Any]) -> Iterator[Drawing]:
     """Yield the figures of a whole Dataset: those of specdiag, then those of a study."""
-    for name in WHOLE:
-        yield drawing(name, import_module(f"specdiag.plot.{name}"), dataset)
+    for name, module in WHOLE.items():
+        yield drawing(name, module, dataset)
     for name, module in modules.items():
         if hasattr(module, "TABLE"):
             continue
@@ -123,8 +135,6 @@ def _of_weights(
     dataset: "xr.Dataset", spectra_of: Sequence[str] | None, most: int | None
 ) -> Iterator[Drawing]:
     """Yield alpha by layer of every distinct spectrum, and spectra of layers."""
-    from specdiag.plot import alpha_by_layer, esd
-
     shown = measured(dataset)
     several = len(shown) > 1
     for i, *others in list(_with_equal_spectra(dataset).values())[:most]:
@@ -151,8 +161,6 @@ def _of_weights(
 
 def _with_equal_spectra(dataset: "xr.Dataset") -> dict[Any, list[int]]:
     """Return the positions of measured checkpoints, those with the same spectra in one list."""
-    from specdiag.dataset.spectrum import fingerprints
-
     norms = fingerprints(dataset)
     groups: dict[Any, list[int]] = {}
     for i in measured(dataset):
@@ -173,10 +181,6 @@ def first_of_each(dataset: "xr.Dataset") -> Any:
 
     Layers of a frozen core are the parent's: one matrix in many checkpoints.
     """
-    import numpy as np
-
-    from specdiag.dataset.spectrum import fingerprints
-
     is_first = np.zeros(dataset.status.shape, dtype=bool)
     norms, seen = fingerprints(dataset), set()
     for i in measured(dataset):
@@ -201,8 +205,6 @@ def draw_all(dataset: "xr.Dataset", folder: Path) -> list[Path]:
     Several checkpoints get a folder each. Files are named after the position of the layer and the
     part of its name that is safe on every file system, since names of layers may hold anything.
     """
-    from specdiag.plot import alpha_by_layer, esd
-
     written = []
     for i, checkpoint in enumerate(dataset.checkpoint.values):
         home = folder / f"{i:02d}_{slug(checkpoint)}" if dataset.sizes["checkpoint"] > 1 else folder

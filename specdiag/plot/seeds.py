@@ -1,20 +1,20 @@
 """Checkpoints that differ in their seed alone -> means over seeds, drawn as one point each."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from specdiag.htsr.statistics import mean_interval
-from specdiag.plot.style import ARM_COLORS, MARKERS, short_title
+from specdiag.plot.style import MARKERS, arm_color, short_title
+from specdiag.wording import counted
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NO_R2 = "no test R² in the Dataset: `specdiag spectra` adds that of trained checkpoints"
 _EDGE: dict[str, Any] = {"markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.5}
 _FAINT: dict[str, Any] = {"alpha": 0.4, "linewidth": 0.8}
 
@@ -41,13 +41,21 @@ def mean_over_seeds(values: Any) -> Mean:
     return Mean(float(known.mean()), low, high, len(known))
 
 
-def replicates(dataset: "xr.Dataset") -> list[Any]:
-    """Return for every entry and scale the positions of its checkpoints, in the Dataset's order."""
+def replicates(dataset: "xr.Dataset", known: Any) -> list[Any]:
+    """Return the positions of the known checkpoints of every entry and scale that has any.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        A collection.
+    known : ndarray of bool, of shape (n_checkpoints,)
+    """
     groups: dict[tuple[str, str], list[int]] = {}
     keys = zip(dataset.entry.values, dataset.scale.values, strict=True)
     for i, (entry, scale) in enumerate(keys):
         groups.setdefault((str(entry), str(scale)), []).append(i)
-    return [np.array(positions) for positions in groups.values()]
+    arrays = [np.array(positions) for positions in groups.values()]
+    return [at[known[at]] for at in arrays if known[at].any()]
 
 
 def limits(values: Any, *, log: bool = False) -> tuple[float, float]:
@@ -60,9 +68,17 @@ def limits(values: Any, *, log: bool = False) -> tuple[float, float]:
     return (math.exp(low), math.exp(high)) if log else (low, high)
 
 
-def has_r2(dataset: "xr.Dataset") -> bool:
-    """Return whether a Dataset is a collection that has a test R²."""
-    return "r2" in dataset.variables and bool(np.isfinite(dataset.r2.values).any())
+def without_r2(dataset: "xr.Dataset") -> str:
+    """Return the message that a Dataset has no test R², or '' if it has one."""
+    if "r2" in dataset.variables and np.isfinite(dataset.r2.values).any():
+        return ""
+    return "no test R² in the Dataset: `specdiag spectra` adds that of trained checkpoints"
+
+
+def too_few(groups: Sequence[Any], quantity: str) -> str:
+    """Return the message that fewer than two checkpoints can be drawn, or ''."""
+    n = sum(map(len, groups))
+    return "" if n > 1 else f"{counted(n, 'checkpoint')} with R² and {quantity}: two are needed"
 
 
 def scatter(
@@ -90,19 +106,20 @@ def scatter(
     ax = figure.add_subplot()
     labels = [(str(dataset.arm.values[g[0]]), str(dataset.task.values[g[0]])) for g, *_ in at]
     arms, tasks = (list(dict.fromkeys(words)) for words in zip(*labels, strict=True))
+    markers = {task: MARKERS[k % len(MARKERS)] for k, task in enumerate(tasks)}
     for (group, x, is_bound), (arm, task) in zip(at, labels, strict=True):
-        r2 = dataset.r2.values[group]
-        _point(ax, x, mean_over_seeds(r2), _color(arm), _marker(tasks, task))
+        r2, color = dataset.r2.values[group], arm_color(arm)
+        _point(ax, x, mean_over_seeds(r2), color, markers[task])
         if len(group) > 1:
-            ax.plot(values[group], r2, ".", color=_color(arm), alpha=0.5, markersize=3)
+            ax.plot(values[group], r2, ".", color=color, alpha=0.5, markersize=3)
         if is_bound:
-            _arrow(ax, (x.value, mean_over_seeds(r2).value), _color(arm))
+            _arrow(ax, (x.value, mean_over_seeds(r2).value), color)
     shown = np.concatenate([group for group, *_ in at])
     ax.set_xscale("log" if log else "linear")
     ax.set_xlim(limits(values[shown], log=log))
     ax.set_ylim(limits(dataset.r2.values[shown]))
     ax.set_ylabel("test R²")
-    _legend(figure, arms, tasks)
+    _legend(figure, arms, markers)
     return figure
 
 
@@ -117,28 +134,19 @@ def _arrow(ax: "Axes", start: tuple[float, float], color: str) -> None:
     ax.annotate("", start, (16, 0), textcoords="offset points", arrowprops=look)
 
 
-def _legend(figure: "Figure", arms: Sequence[str], tasks: Sequence[str]) -> None:
+def _legend(figure: "Figure", arms: Sequence[str], markers: Mapping[str, str]) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     handles: list[Any] = [
-        Patch(color=_color(arm), label=short_title(arm, 30) or "arm unknown") for arm in arms
+        Patch(color=arm_color(arm), label=short_title(arm, 30) or "arm unknown") for arm in arms
     ]
-    for task in tasks:
+    for task, marker in markers.items():
         label = short_title(task, 30) or "task unknown"
-        marker = _marker(tasks, task)
         handles += [Line2D([], [], linestyle="", marker=marker, color="#777777", label=label)]
     figure.legend(
         handles=handles, loc="outside lower center", ncols=3, fontsize="small", frameon=False
     )
-
-
-def _color(arm: str) -> str:
-    return ARM_COLORS.get(arm, ARM_COLORS[""])
-
-
-def _marker(tasks: Sequence[str], task: str) -> str:
-    return MARKERS[tasks.index(task) % len(MARKERS)]
 
 
 def ranged(values: Any) -> str:

@@ -16,16 +16,20 @@ if TYPE_CHECKING:
 
 # Okabe & Ito (2008), Color Universal Design: all common kinds of colour vision tell them apart.
 OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#000000")
-ARM_COLORS = {
+_ARM_COLORS = {
     "base": "#000000",
     "pretrained": "#0072b2",
     "plastic": "#56b4e9",
     "scratch": "#d55e00",
     "scratch_tuned": "#e69f00",
     "evaluation": "#cc79a7",
-    "": "#777777",
 }
 MARKERS = "osD^vP*X<>hp"
+
+
+def arm_color(arm: str) -> str:
+    """Return the colour of an arm in all figures; grey for an unknown one."""
+    return _ARM_COLORS.get(arm, "#777777")
 
 
 @contextmanager
@@ -34,9 +38,8 @@ def style() -> Iterator[None]:
     import matplotlib as mpl
 
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Glyph"
-        )  # the font has no sign for a letter of a name
+        # The font may have no sign for a letter of a name.
+        warnings.filterwarnings("ignore", message="Glyph")
         settings: Any = {k: v for k, v in mpl.rcParamsDefault.items() if k != "backend"}
         settings |= {
             "svg.fonttype": "none",  # text stays text: it can be read, searched and edited

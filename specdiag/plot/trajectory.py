@@ -64,12 +64,8 @@ def plot(table: Mapping[str, Any]) -> "Figure":
         middle.set_yscale("log")
     bottom.set(ylabel="rank / first rank", xlabel="training step")
     bottom.set_ylim(bottom=0)
-    figure.colorbar(
-        ScalarMappable(scale, "cividis"),
-        ax=[top, middle, bottom],
-        label="place of the matrix in the file",
-        aspect=40,
-    )
+    bar = figure.colorbar(ScalarMappable(scale, "cividis"), ax=[top, middle, bottom], aspect=40)
+    bar.set_label("place of the matrix in the file")
     return figure
 
 
