@@ -11,6 +11,7 @@ import numpy as np
 from specdiag.comparison import matrices
 from specdiag.comparison.pairs import COMPARABLE, SAME, Pair
 from specdiag.htsr.layers import Layer
+from specdiag.htsr.statistics import mean
 from specdiag.htsr.verdict import summarise
 from specdiag.wording import counted, some
 
@@ -43,17 +44,17 @@ def summarise_pairs(
     dict
         relations: how many tensors have each relation; matrices: the same for the matrices that
         were measured in both; not_compared: how many other weight matrices there are, by reason.
-        n_compared, n_blocks: number of layers, and of their blocks, that are fit in both and have
-        different spectra. Over these layers: mean_alpha_difference with two intervals, one over
+        n_compared, n_blocks: number of layers, and of their blocks, that have a difference of alpha
+        and different spectra. Over these layers: mean_alpha_difference with two intervals, one over
         blocks (`matrices.mean_difference`) and one that also allows for the share of the variance
         that all layers of a network have in common; sign_p and wilcoxon_p over the means of blocks;
         mean_rope_difference.
         first, second: `verdict.summarise` of each checkpoint. conclusion: one sentence.
     """
-    compared = [pair for pair in pairs if pair.is_fit and pair.relation == "different"]
+    compared = [p for p in pairs if p.relation == "different" and not math.isnan(p.alpha.value)]
     differences = np.array([pair.alpha.value for pair in compared])
     blocks = [block(pair.name) for pair in compared]
-    mean, interval = matrices.mean_difference(differences, blocks)
+    difference, interval = matrices.mean_difference(differences, blocks)
     _, seed_interval = matrices.mean_difference(differences, blocks, matrices.SHARED_VARIANCE)
     labels = dict.fromkeys(blocks)
     of_blocks = [differences[[b == label for b in blocks]].mean() for label in labels]
@@ -64,14 +65,12 @@ def summarise_pairs(
         "not_compared": _not_compared(pairs, names),
         "n_compared": len(compared),
         "n_blocks": len(labels),
-        "mean_alpha_difference": mean,
+        "mean_alpha_difference": difference,
         "mean_alpha_difference_ci": interval,
         "mean_alpha_difference_seed_ci": seed_interval,
         "sign_p": sign_p,
         "wilcoxon_p": wilcoxon_p,
-        "mean_rope_difference": (
-            float(np.mean([pair.rope_difference for pair in compared])) if compared else math.nan
-        ),
+        "mean_rope_difference": mean([pair.rope_difference for pair in compared]),
         "first": summarise(first),
         "second": summarise(second),
     }
@@ -83,15 +82,18 @@ def _count(words: Iterable[str]) -> dict[str, int]:
 
 
 def _not_compared(pairs: Sequence[Pair], names: tuple[str, str]) -> dict[str, int]:
-    """Return how many weight matrices do not have an alpha in both checkpoints, by reason."""
+    """Return how many weight matrices have no difference of alpha, by reason."""
     label = {"only in first": f"only in {names[0]}", "only in second": f"only in {names[1]}"}
     reasons = []
     for pair in pairs:
         first, second = pair.first.status, pair.second.status
-        if not pair.is_weight or pair.is_fit or (pair.relation in SAME and pair.is_measured):
+        same = pair.relation in SAME and pair.is_measured
+        if not pair.is_weight or same or not math.isnan(pair.alpha.value):
             continue
         if pair.relation not in COMPARABLE:
             reasons.append(label.get(pair.relation, pair.relation))
+        elif pair.is_fit:
+            reasons.append("failed" if pair.reason else "too small for a posterior")
         else:
             reasons.append(f"{first} in both" if first == second else f"{first} to {second}")
     return _count(reasons)

@@ -291,6 +291,24 @@ def test_modules_and_kernels_are_compared(rng):
     assert dataset.n_compared == 2
 
 
+def test_a_layer_that_is_too_small_for_a_posterior_is_left_out_of_the_means(first, rng):
+    small = {f"blocks.{i}.fc1.weight": rng.standard_t(3.0, (12, 64)) for i in (4, 5)}
+    second = stored(network(rng))
+    whole = specdiag.compare(first, second, min_eigenvalues=10)
+    dataset = specdiag.compare(
+        first | stored(small),
+        second | stored({name: rng.permuted(W) for name, W in small.items()}),
+        min_eigenvalues=10,
+    )
+    assert (dataset.status.sel(layer=list(small)) == "fit").all()
+    assert dataset.alpha_difference.sel(layer=list(small)).isnull().all()
+    for name in ("n_compared", "n_blocks", "mean_alpha_difference", "mean_rope_difference"):
+        assert dataset[name] == whole[name]
+    assert dataset.conclusion.item() == (
+        whole.conclusion.item() + "; not compared: 2 more (2 too small for a posterior)"
+    )
+
+
 def test_the_dataset_matches_its_schema_and_survives_a_file(first, rng, tmp_path):
     dataset = specdiag.compare(first, stored(network(rng)))
     for name, spec in COMPARISON.items():
