@@ -29,15 +29,7 @@ def block(name: str) -> str:
 def summarise_pairs(
     pairs: Sequence[Pair], first: Sequence[Layer], second: Sequence[Layer], names: tuple[str, str]
 ) -> dict[str, Any]:
-    """Return the summary of a comparison of two networks.
-
-    Parameters
-    ----------
-    pairs : sequence of Pair
-    first, second : sequence of Layer
-        All layers of each checkpoint.
-    names : tuple of str
-        Names of the two checkpoints.
+    """Return the summary of a comparison of two networks, from all their pairs and layers.
 
     Returns
     -------

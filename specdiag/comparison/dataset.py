@@ -16,7 +16,7 @@ from specdiag.wording import some
 if TYPE_CHECKING:
     import xarray as xr
 
-# Attribute of a Pair that a variable of another name is read from.
+# Variable of `COMPARISON` -> attribute of a Pair, where the two have different names.
 _HOME = {
     "relation_reason": "reason",
     "relative_distance": "distance",
@@ -50,7 +50,7 @@ def compare(
     first, *others : path, torch.nn.Module, or mapping of names to arrays or tensors
         Anything that `open_checkpoint` reads.
     layers, min_eigenvalues, include_embeddings
-        Which matrices are measured, as in `specdiag.alpha`. The relation is that of every tensor.
+        Which matrices are measured, as in `specdiag.alpha`. Every tensor gets a relation.
 
     Returns
     -------

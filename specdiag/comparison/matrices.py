@@ -109,10 +109,11 @@ def same_spectrum(first: Array, second: Array, first_shift: Array, second_shift:
 
 
 def is_small_change(A: Array, B: Array, eps: float) -> bool:
-    """Return whether B is A up to scale, and moved by more than rounding: trained, not rotated.
+    """Return whether B is a trained A: close to it up to scale, but farther than rounding moves it.
 
-    The cosine of A and B is above 0.9, and the distance of the normalised matrices above 2 eps. Of
-    the difference, the part along A is left out: it is the rounding of the two norms.
+    A rotated A is not close. The cosine of A and B is above 0.9, and the distance of the normalised
+    matrices above 2 eps. Of the difference, the part along A is left out: it is the rounding of the
+    two norms.
     """
     a, b = A / np.linalg.norm(A), B / np.linalg.norm(B)
     moved = b - a
@@ -138,20 +139,10 @@ def spectral_distance(first: Array, second: Array) -> float:
 def subspace_overlap(A: Array, B: Array, k: int) -> tuple[float, float]:
     """Return how far the spaces of the k leading singular vectors of two matrices coincide.
 
-    The mean of the squared cosines of the principal angles between them, |U_A' U_B|_F^2 / k: 1 for
-    the same space, about k / n for random ones in n dimensions. Björck & Golub (1973), Math. Comp.
-    27(123).
-
-    Parameters
-    ----------
-    A, B : ndarray of shape (n, m)
-    k : int
-        At most the rank of both.
-
-    Returns
-    -------
-    left, right : float
-        Of the outputs (columns of U) and of the inputs (columns of V). NaN when k is 0.
+    This is the mean of the squared cosines of the principal angles between them, |U_A' U_B|_F^2 /
+    k: 1 for the same space, about k / n for random ones in n dimensions. Björck & Golub (1973),
+    Math. Comp. 27(123). The first value is that of the outputs (columns of U), the second that of
+    the inputs (columns of V); both are NaN when k is 0. k is at most the rank of both matrices.
     """
     if not k:
         return math.nan, math.nan
@@ -236,11 +227,7 @@ def sign_tests(block_means: Array) -> tuple[float, float]:
 def added_eigenvalues(A: Array, B: Array, floor: float) -> tuple[Array, float]:
     """Return the eigenvalues of B - A, the change by training, and the value they must exceed.
 
-    Parameters
-    ----------
-    A, B : ndarray of shape (n, m)
-    floor : float
-        The sum of `esd.storage_floor` of both: the difference contains the rounding of both.
+    `floor` is the sum of `esd.storage_floor` of both: the difference contains the rounding of both.
     """
     spectrum = esd.eigenvalues(B - A)
     return spectrum, max(esd.rank_gate(spectrum, A.shape, np.float64), floor)

@@ -21,11 +21,11 @@ Array = NDArray[np.float64]
 Interval = tuple[float, float]
 
 LEVEL = 0.95
-MIN_BLOCKS = 5  # with fewer than 4 degrees of freedom the t quantile is large, the interval useless
+MIN_BLOCKS = 5  # with fewer than 4 degrees of freedom the t quantile makes intervals too wide
 NO_INTERVAL = (math.nan, math.nan)
 
-# Spacing of numbers at 1, coarsest first. TF32 (matrix products on NVIDIA's tensor cores) rounds
-# the two factors to 10 bits and stores float32.
+# Distance from 1 to the next larger number, coarsest format first. TF32 (matrix products on
+# NVIDIA's tensor cores) rounds the two factors to 10 bits and stores float32.
 EPS = {"bfloat16": 2**-7, "float16": 2**-10, "tf32": 2**-10, "float32": 2**-23, "float64": 2**-52}
 
 

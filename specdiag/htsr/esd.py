@@ -138,7 +138,7 @@ def resolved_eigenvalues(eigenvalues: ArrayLike, shape: tuple[int, ...], dtype: 
 
 
 def storage_floor(eigenvalues: Array, shape: tuple[int, ...], dtype: DTypeLike) -> float:
-    """Return a bound on what rounding to the dtype adds to a spectrum: a floor of `rank_gate`."""
+    """Return an upper bound of the eigenvalues that rounding to the dtype adds to a spectrum."""
     N, M = max(shape[:2]), min(shape[:2])
     eps, tiny = precision(dtype)
     variance = (eps**2 * float(eigenvalues.mean()) + tiny**2) / 12
@@ -181,13 +181,7 @@ def marchenko_pastur_edge(eigenvalues: Array, shape: tuple[int, ...]) -> float:
     The variance of the bulk is the median eigenvalue over the median of the law with unit variance,
     so a heavy tail does not change it: up to half of the eigenvalues may be signal. Gavish & Donoho
     (2014), IEEE Trans. Inf. Theory 60(8), section III-E. The edge is variance * (1 + sqrt(M/N))^2.
-
-    Parameters
-    ----------
-    eigenvalues : ndarray of shape (n_eigenvalues,)
-        All eigenvalues that `eigenvalues` returns for W, zeros included.
-    shape : tuple of int
-        Shape of W; the first two axes give M / N.
+    Pass all eigenvalues that `eigenvalues` returns for W, zeros included, and the shape of W.
     """
     ratio = min(shape[:2]) / max(shape[:2])
     variance = float(np.median(eigenvalues)) / _marchenko_pastur_median(ratio)

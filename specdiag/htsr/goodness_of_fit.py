@@ -14,7 +14,7 @@ from specdiag.htsr.posterior import MIN_SPACINGS
 from specdiag.htsr.tail import TIE, Array, checked_eigenvalues
 
 REPLICATES = 300  # the smallest p-value is 1 / 301
-STOP_AFTER = 20  # this many replicates at least as far from their fit as the data give a good p
+STOP_AFTER = 20  # sampling stops when so many replicates are as far from their fit as the data
 TAIL_SIZES = 48  # tried for data and replicates, geometric from MIN_SPACINGS to all eigenvalues
 ALTERNATIVES = ("lognormal", "exponential", "truncated_power_law", "stretched_exponential")
 
@@ -26,9 +26,9 @@ def goodness_of_fit(eigenvalues: ArrayLike, *, seed: int = 0) -> float:
 
     Clauset, Shalizi & Newman (2009), section 4.1: spectra are drawn from the fit (a power law above
     xmin, the observed eigenvalues resampled below) and fitted in the same way, including xmin. The
-    p-value is the share of them that is at least as far from its fit as the data. Sampling stops
-    when 20 are (Besag & Clifford 1991, Biometrika 78), so a spectrum that fits needs only a few
-    dozen draws. The least possible p-value is 1/301.
+    p-value is the share of drawn spectra that are at least as far from their fit as the data.
+    Sampling stops when 20 of them are (Besag & Clifford 1991, Biometrika 78), so a spectrum that
+    fits needs only a few dozen draws. The least possible p-value is 1/301.
 
     Parameters
     ----------

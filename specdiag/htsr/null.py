@@ -36,10 +36,10 @@ _log = logging.getLogger(__name__)
 
 
 def p_value(alpha: float, draws: Array) -> float:
-    """Return how probable an alpha as low is in n sorted draws of the null; NaN if there are none.
+    """Return the probability of an alpha as low as this one, from n sorted draws of the null.
 
     p = (1 + #{draws <= alpha}) / (1 + n), Davison & Hinkley (1997), section 4.2. It is never 0: the
-    least p-value is 1 / (1 + n).
+    least p-value is 1 / (1 + n). It is NaN without draws.
     """
     if math.isnan(alpha) or not len(draws):
         return math.nan
@@ -62,20 +62,10 @@ def false_discovery_rate(p: ArrayLike) -> Array:
 
 
 def gaussian_draws(shape: tuple[int, ...]) -> Array:
-    """Return sorted alphas of Gaussian matrices of one shape.
+    """Return sorted alphas of Gaussian matrices of one shape: (n, m), or (out, in, *kernel).
 
-    They are read from the package or from the user's cache folder, or drawn and cached.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        (n, m), or (out, in, *kernel) for pooled slices.
-
-    Returns
-    -------
-    ndarray of shape (n_draws,)
-        1,000 draws up to 512 eigenvalues, 400 up to 1,024, 200 up to 4,096, 100 beyond. Empty if
-        the matrix is too small for a posterior.
+    They are read from the package or from the user's cache folder, or drawn and cached. `n_draws`
+    says how many there are; there are none if the matrix is too small for a posterior.
     """
     return _gaussian_draws(max(shape[:2]), min(shape[:2]), math.prod(shape[2:]))
 
@@ -120,9 +110,8 @@ def _keep(path: Path, draws: Array) -> None:
 
 def n_draws(n_eigenvalues: int) -> int:
     """Return how many Gaussian matrices are drawn for a shape: fewer for large, slow ones."""
-    return next(
-        (d for size, d in ((512, 1000), (1024, 400), (4096, 200)) if n_eigenvalues <= size), 100
-    )
+    steps = ((512, 1000), (1024, 400), (4096, 200))
+    return next((count for size, count in steps if n_eigenvalues <= size), 100)
 
 
 def simulate(N: int, M: int, slices: int = 1) -> Array:
@@ -156,15 +145,10 @@ def _wishart(rng: np.random.Generator, N: int, M: int) -> Array:
 
 
 def permutation_draws(W: ArrayLike, dtype: DTypeLike = np.float64, *, seed: int = 0) -> Array:
-    """Return sorted alphas of the matrix with its entries shuffled, 99 times.
+    """Return sorted alphas of W, (n, m) or (out, in, *kernel), with its entries shuffled 99 times.
 
-    Parameters
-    ----------
-    W : array_like of shape (n, m) or (out, in, *kernel)
-    dtype : dtype_like
-        Type that W was stored in; it sets the rank gate of the shuffled matrices as that of W.
-    seed : int
-        The same seed gives the same draws.
+    `dtype` is the type that W was stored in. It sets the rank gate of the shuffled matrices. The
+    same seed gives the same draws.
     """
     rng = np.random.default_rng(seed)
     shuffled = np.array(W, dtype=np.float64)

@@ -35,7 +35,7 @@ from specdiag.notebook import record_html
 
 MIN_SPACINGS = 15  # a shorter tail cannot be distinguished from the last points of a body
 SHORT_TAIL = 30  # coverage was measured for tails of at least this many eigenvalues
-TAIL_SHAPE, TAIL_RATE = 1, 0.1  # worth one spacing
+TAIL_SHAPE, TAIL_RATE = 1, 0.1  # a prior that weighs as much as one spacing
 BODY_SHAPE, BODY_RATE = 3.0, 1.5
 BODY_BLOCKS = 4.0
 ROPE = (1.9, 2.1)  # region of practical equivalence around alpha = 2
@@ -169,10 +169,7 @@ def posterior_mean(eigenvalues: Array) -> float:
 def windows(logs: Array) -> tuple[NDArray[np.int64], Array, Array]:
     """Return the number of spacings k of every window, their sum, and its posterior weight.
 
-    Parameters
-    ----------
-    logs : ndarray of shape (n_eigenvalues,)
-        Log-eigenvalues, descending, at least 16, not all equal.
+    The log-eigenvalues must be descending, at least 16, and not all equal.
     """
     n_spacings = len(logs) - 1
     spacings = np.arange(1, n_spacings + 1) * -np.diff(logs)

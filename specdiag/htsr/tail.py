@@ -47,7 +47,7 @@ class TailFit:
 
     @property
     def sigma(self) -> float:
-        """Standard error of alpha if xmin were known: (alpha - 1) / sqrt(n_tail); too small."""
+        """Standard error of alpha if xmin were known, so too small: (alpha - 1) / sqrt(n_tail)."""
         return (self.alpha - 1) / math.sqrt(self.n_tail) if self.n_tail else math.nan
 
 
@@ -59,8 +59,8 @@ def fit_alpha(eigenvalues: ArrayLike) -> TailFit:
 
     Every distinct eigenvalue with another one above it is tried as xmin. Over the n eigenvalues of
     its tail, ``alpha = 1 + n / sum(log(x / xmin))``, and the distance is the largest
-    ``|F(x) - (rank from below - 1) / n|``. The xmin with the least distance is chosen, and of
-    several the smallest. Clauset, Shalizi & Newman (2009), SIAM Review 51(4), equations 3.1 and
+    ``|F(x) - (rank from below - 1) / n|``. The xmin with the least distance is chosen; if several
+    have it, the smallest. Clauset, Shalizi & Newman (2009), SIAM Review 51(4), equations 3.1 and
     3.9. These are the rules of weightwatcher's fitter and of the powerlaw package, without their
     upper limits.
 
