@@ -70,19 +70,19 @@ def read_bytes(stream: BinaryIO, offset: int, n_bytes: int, where: str) -> bytes
 
 
 def write_whole(target: Path, content: bytes | memoryview) -> None:
-    """Write a file that exists under its name as a whole or not at all."""
+    """Write a file; its name never holds a part of the content."""
     with whole_file(target) as file:
         file.write(content)
 
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing that exists under its name as a whole when the block ends, or not.
+    """Open a file for writing that gets its name when the block ends without an error.
 
     It is written beside the target, then published: after a killed process, a full disk, a power
-    cut or a second writer there is the old file or the new one. A link is kept; the file that it
-    points to is replaced. An OSError that names no file, such as that of a full disk, gets the
-    name of the target.
+    cut or a second writer the name holds the whole old file or the whole new one. A link is kept;
+    the file that it points to is replaced. An OSError that names no file, such as that of a full
+    disk, gets the name of the target.
 
     Raises
     ------

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 
@@ -84,12 +85,9 @@ def accounting(counts: Mapping[str, int]) -> str:
 
 def numbered(names: Sequence[str]) -> list[str]:
     """Return the names, equal ones with a number: `a, b#1, b#2`."""
-    seen, numbers = Counter[str](), []
-    for name in names:
-        seen[name] += 1
-        numbers.append(seen[name])
-    pairs = zip(names, numbers, strict=True)
-    return [f"{name}#{n}" if seen[name] > 1 else name for name, n in pairs]
+    total = Counter(names)
+    numbers = {name: count(1) for name in total}
+    return [f"{name}#{next(numbers[name])}" if total[name] > 1 else name for name in names]
 
 
 def number(value: float, form: str) -> str:

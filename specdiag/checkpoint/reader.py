@@ -69,10 +69,6 @@ def open_checkpoint(source: Source) -> Checkpoint:
         older format) or safetensors, the index of a sharded checkpoint, or a folder that holds
         one of these; or a state dict or module in memory. A Checkpoint is returned unchanged.
 
-    Returns
-    -------
-    Checkpoint
-
     Raises
     ------
     FileNotFoundError

@@ -21,7 +21,7 @@ def reason_not_drawn(dataset: "xr.Dataset") -> str:
 
 
 def _shown(dataset: "xr.Dataset") -> list[Any]:
-    """Return replicates with alpha and R²; not evaluations, whose weights are a parent's."""
+    """Return replicates with alpha and R², without evaluations, whose weights are a parent's."""
     known = np.isfinite(mean_over_fit_layers(dataset, "alpha_mean"))
     known &= np.isfinite(dataset.r2.values)
     known &= dataset.arm.values != "evaluation"

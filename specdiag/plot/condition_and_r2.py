@@ -58,9 +58,9 @@ def caption(dataset: "xr.Dataset") -> str:
     samples = dataset.n_samples.values[at]
     n_bound = int(_bound(dataset)[at].sum())
     return (
-        f"Condition number of the covariance of the features, over {seeds.ranged(samples)} samples, "
-        f"and test R² of {counted(len(at), 'checkpoint')} ({len(shown)} of the lock's entries). "
-        f"{seeds.seeds_text(dataset, shown)} Of the condition numbers {n_bound} are lower bounds "
-        "(arrows): the smallest eigenvalue is below the noise floor of the forward pass. Bars of "
-        "single seeds are 95 % intervals over blocks of trials."
+        f"Condition number of the covariance of the features, over {seeds.ranged(samples)} "
+        f"samples, and test R² of {counted(len(at), 'checkpoint')} ({len(shown)} of the lock's "
+        f"entries). {seeds.seeds_text(dataset, shown)} Of the condition numbers {n_bound} are "
+        "lower bounds (arrows): the smallest eigenvalue is below the noise floor of the forward "
+        "pass. Bars of single seeds are 95 % intervals over blocks of trials."
     )

@@ -169,7 +169,7 @@ def _with_equal_spectra(dataset: "xr.Dataset") -> dict[Any, list[int]]:
 
 
 def measured(dataset: "xr.Dataset") -> dict[int, str]:
-    """Return the measured checkpoints by position; not evaluations, which have a parent's."""
+    """Return the measured checkpoints by position, without evaluations: they add no weights."""
     present = (dataset.status.values != "absent").any(axis=1)
     if "arm" in dataset.coords:
         present &= dataset.arm.values != "evaluation"

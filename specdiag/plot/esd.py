@@ -17,7 +17,7 @@ TITLE = "Spectrum of a layer"
 
 
 def chosen(dataset: "xr.Dataset", checkpoint: str, most: int | None) -> list[int]:
-    """Return the positions of the fit layers; if there are more than `most`, the least null q."""
+    """Return the positions of at most `most` fit layers, those with the least null q."""
     one = dataset.sel(checkpoint=checkpoint)
     fit = np.flatnonzero(one.status.values == "fit")
     strongest = fit[np.argsort(one.null_q.values[fit], kind="stable")]

@@ -162,8 +162,7 @@ def _check_entry(stream: BinaryIO, entry: _Entry, limit: int, where: str) -> Rec
     if entry.method == _STORED and entry.packed != entry.size:
         raise ValueError(f"{place}: not compressed, but has two different sizes")
     start = _check_local(stream, entry, limit, place)
-    deflated = entry.method == _DEFLATED
-    return Record(name, start, entry.size, entry.packed, deflated, entry.crc)
+    return Record(name, start, entry.size, entry.packed, entry.method == _DEFLATED, entry.crc)
 
 
 def _check_local(stream: BinaryIO, entry: _Entry, limit: int, place: str) -> int:
@@ -173,9 +172,8 @@ def _check_local(stream: BinaryIO, entry: _Entry, limit: int, place: str) -> int
     if name_end > limit:
         raise ValueError(f"{place}: lies outside the archive")
     header = read_bytes(stream, entry.header, _LOCAL.size + len(entry.name), place)
-    signature, _, flags, method, _, _, crc, packed, size, name_length, extra_length = (
-        _LOCAL.unpack_from(header)
-    )
+    fields = _LOCAL.unpack_from(header)
+    signature, _, flags, method, _, _, crc, packed, size, name_length, extra_length = fields
     start: int = name_end + extra_length
     if start + entry.packed > limit:
         raise ValueError(f"{place}: {entry.packed:,} bytes do not fit in the archive")

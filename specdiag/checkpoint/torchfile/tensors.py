@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -247,13 +248,9 @@ def _strided(
         raise ValueError(f"{where}: {error}; the file is damaged") from None
     if problem:
         return unreadable(name, shape, dtype, problem)
-    return Tensor(
-        name=name,
-        shape=shape,
-        dtype=dtype,
-        identity=(source.file, key, *layout) if 0 not in shape else None,
-        read=lambda: _read_view(source, stored, dtype, layout),
-    )
+    identity = (source.file, key, *layout) if 0 not in shape else None
+    read = partial(_read_view, source, stored, dtype, layout)
+    return Tensor(name=name, shape=shape, dtype=dtype, identity=identity, read=read)
 
 
 def _plain_size(size: object) -> object:
