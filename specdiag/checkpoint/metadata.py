@@ -1,19 +1,9 @@
 """Nodes of a checkpoint's tree -> metadata: plain values that JSON can hold."""
 
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
-from specdiag.checkpoint.tree import (
-    LISTS,
-    Object,
-    is_table,
-    key_text,
-    path_of,
-    scalar,
-    set_items,
-    table_items,
-)
+from specdiag.checkpoint import tree
 from specdiag.wording import is_text, shown
 
 MAX_NODES = 500_000
@@ -41,22 +31,24 @@ class Converter:
         if self.left < 0 or levels == 0:
             self.foreign["too large or too deep"] += 1
             return "<too large or too deep>"
-        path = path_of(node)
-        if is_table(node) or path == "argparse.Namespace":
-            return self._table(table_items(node if is_table(node) else node.state), levels)
-        if isinstance(node, list | tuple | set | frozenset) or path in LISTS:
-            items = set_items(node) if type(node) is Object else node
+        path = tree.path_of(node)
+        if tree.is_table(node):
+            return self._table(node, levels)
+        if path == "argparse.Namespace":
+            return self._table(node.state, levels)
+        if isinstance(node, list | tuple | set | frozenset) or path in tree.LISTS:
+            items = tree.set_items(node) if type(node) is tree.Object else node
             # The item that exceeds the budget is the last one.
             return [self.convert(item, levels - 1) for item in items if self.left >= 0]
-        value = scalar(node)
+        value = tree.scalar(node)
         if isinstance(value, str) and not isinstance(node, str | float) and value[:1] == "<":
             self.foreign[value[1:-1]] += 1
         return value
 
-    def _table(self, pairs: Iterable[tuple[Any, Any]], levels: int) -> dict[str, Any]:
+    def _table(self, node: Any, levels: int) -> dict[str, Any]:
         table: dict[str, Any] = {}
-        for key, value in pairs:
-            name = key_text(key)
+        for key, value in tree.table_items(node):
+            name = tree.key_text(key)
             if name in table:
                 self.foreign["a key that is written like another"] += 1
                 continue

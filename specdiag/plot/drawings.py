@@ -7,6 +7,7 @@ beside its lock, and follow the same rules; `TABLE` marks those that draw a CSV 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,14 +16,7 @@ import numpy as np
 from specdiag.dataset.spectrum import fingerprints
 from specdiag.files import write_whole
 from specdiag.lock.recipe import explained, load_module
-from specdiag.plot import (
-    alpha_and_r2,
-    alpha_by_layer,
-    condition_and_r2,
-    difference,
-    esd,
-    trajectory,
-)
+from specdiag.plot import alpha_by_layer, esd, trajectory
 from specdiag.plot.style import save_figure, short_title, slug, style
 from specdiag.wording import counted
 
@@ -31,11 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = "figures"
-WHOLE = {  # one figure a Dataset
-    "difference": difference,
-    "alpha_and_r2": alpha_and_r2,
-    "condition_and_r2": condition_and_r2,
-}
+WHOLE = ("difference", "alpha_and_r2", "condition_and_r2")  # one figure a Dataset, in this order
 _PARTS = ("TITLE", "plot", "caption", "reason_not_drawn")
 
 
@@ -92,8 +82,8 @@ def drawings(
 
 def of_whole(dataset: "xr.Dataset", modules: Mapping[str, Any]) -> Iterator[Drawing]:
     """Yield the figures of a whole Dataset: those of specdiag, then those of a study."""
-    for name, module in WHOLE.items():
-        yield drawing(name, module, dataset)
+    for name in WHOLE:
+        yield drawing(name, import_module(f"specdiag.plot.{name}"), dataset)
     for name, module in modules.items():
         if hasattr(module, "TABLE"):
             continue

@@ -53,16 +53,16 @@ def read_legacy(file: File) -> tuple[Any, TorchFile]:
 def _storages(
     stream: BinaryIO, file: File, references: list[Reference], keys: list[str]
 ) -> dict[str, Storage]:
-    itemsizes: dict[str, tuple[int, int]] = {}
+    sizes: dict[str, tuple[int, int]] = {}
     for reference in references:
         # References to classes of modules, which torch stores with their source code.
         if type(reference.id) is tuple and reference.id[:1] == ("module",):
             continue
         key, dtype, numel = storage_id(reference, file.name)
         itemsize = ITEMSIZE.get(dtype, 1)
-        if itemsizes.setdefault(key, (itemsize, numel)) != (itemsize, numel):
+        if sizes.setdefault(key, (itemsize, numel)) != (itemsize, numel):
             raise ValueError(f"{file.name}: storage {shown(key)} has two different descriptions")
-    if len(set(keys)) != len(keys) or set(keys) != set(itemsizes):
+    if len(set(keys)) != len(keys) or set(keys) != set(sizes):
         raise ValueError(f"{file.name}: the storages in the file are not those described")
     storages = {}
     position = stream.tell()
@@ -70,7 +70,7 @@ def _storages(
         where = f"{file.name}: storage {shown(key)}"
         stream.seek(position)
         head = stream.read(8)
-        itemsize, numel = itemsizes[key]
+        itemsize, numel = sizes[key]
         if len(head) != 8 or struct.unpack("<q", head)[0] != numel:
             raise ValueError(f"{where}: its length is missing or wrong; the file is damaged")
         storages[key] = Storage(numel * itemsize, position + 8, None)

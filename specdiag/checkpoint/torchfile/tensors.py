@@ -24,7 +24,7 @@ from specdiag.checkpoint.torchfile import archive
 from specdiag.checkpoint.torchfile.archive import Record
 from specdiag.checkpoint.torchfile.machine import MAX_PICKLE
 from specdiag.checkpoint.torchfile.pickle_reader import interpret
-from specdiag.checkpoint.tree import Global, Object, Reference, array_tensor, is_array
+from specdiag.checkpoint.tree import Global, Object, Reference, array_tensor, is_array, path_of
 from specdiag.files import File, open_file, read_array
 from specdiag.wording import shown
 
@@ -163,7 +163,7 @@ def torch_tensor(source: TorchFile, name: str, node: Object) -> Tensor:
     if is_array(node):
         return array_tensor(name, node, where)
     for _ in range(_WRAPPED_LEVELS):
-        function, args = _function(node), node.args
+        function, args = path_of(node).rpartition(".")[2], node.args
         if function.startswith("_rebuild_parameter"):
             inner = args[0] if args else None
         elif function.startswith("_rebuild_from_type"):
@@ -176,10 +176,6 @@ def torch_tensor(source: TorchFile, name: str, node: Object) -> Tensor:
     if function not in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"):
         return _unsupported(name, function, args)
     return _strided(source, name, args, where, untyped=function == "_rebuild_tensor_v3")
-
-
-def _function(node: Object) -> str:
-    return node.cls.path.rpartition(".")[2] if type(node.cls) is Global else ""
 
 
 def _retyped(args: tuple[Any, ...]) -> Object | None:
