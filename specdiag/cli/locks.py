@@ -64,7 +64,8 @@ def list_(
     from specdiag.show import entries
 
     path, lock = open_lock(lock_path)
-    rows = entries.rows(path.parent, lock, _selected(path, lock, names, scale, group))
+    selected = _selected(path, lock, names, scale, group)
+    rows = [entries.row(path.parent, lock, entry) for entry in selected]
     click.echo(json.dumps({"checkpoints": rows}, indent=2) if as_json else entries.table(rows))
 
 

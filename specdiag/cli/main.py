@@ -14,17 +14,19 @@ from specdiag.cli.export import export
 from specdiag.cli.link import link
 from specdiag.cli.locks import fetch, list_, lock_, train
 from specdiag.cli.measure import alpha, compare
-from specdiag.cli.options import ERRORS, complain, is_debug
+from specdiag.cli.options import ERRORS, complain
 from specdiag.cli.show import figures, report
 from specdiag.cli.simulate import simulate
 from specdiag.cli.verify import verify
 
+INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+
 
 class Interruptible(click.Group):
-    """A group of commands. On SIGINT or SIGTERM a command ends with one line on stderr."""
+    """A group of commands; an interrupted command ends with one line on stderr."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; raise SystemExit with status 130 or 143 if it was interrupted."""
+        """Run the command; raise SystemExit with status 130 (SIGINT) or 143 (SIGTERM)."""
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, SystemExit) as error:
@@ -34,13 +36,10 @@ class Interruptible(click.Group):
             raise SystemExit(status) from None
 
 
-INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-
-
 @click.group(cls=Interruptible, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="specdiag")
 def cli() -> None:
-    """Measure how heavy-tailed the spectra of weight matrices are, and how certain that is."""
+    """Measure how heavy-tailed the spectrum of each weight matrix is, and how certain that is."""
 
 
 for command in (
@@ -55,8 +54,6 @@ def main() -> None:
     try:
         cli(prog_name="specdiag")
     except ERRORS as error:
-        if is_debug():
-            raise
         complain(error)
         sys.exit(1)
 

@@ -21,7 +21,6 @@ from specdiag.cli.options import (
     complain,
     debug_option,
     engine_option,
-    is_debug,
     json_option,
     lock_option,
     output_option,
@@ -179,9 +178,8 @@ def compare(
       specdiag compare base.ckpt a.ckpt b.ckpt c.ckpt -o all.nc
     """  # noqa: D301
     if len(files) < 2:
-        raise click.UsageError(
-            "compare needs at least two files; the first is compared with the others"
-        )
+        text = "compare needs at least two files; the first is compared with the others"
+        raise click.UsageError(text)
     if plot and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise click.UsageError(f"--plot {plot}: name a .png, .pdf or .svg file")
     _check_usage(files, output, plot)
@@ -238,8 +236,6 @@ def _measure_all(
         try:
             checkpoint, layers = result()
         except ERRORS as error:
-            if is_debug():
-                raise
             complain(error)
         else:
             checkpoints.append(replace(checkpoint, path=file))  # a cluster is given absolute paths
@@ -277,13 +273,16 @@ def _print_tables(
     checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence["Layer"]]
 ) -> None:
     from specdiag.show.layers import as_table, summary_lines
-    from specdiag.wording import printable
 
     for checkpoint, layers in zip(checkpoints, measured, strict=True):
-        click.secho(printable(str(checkpoint.path)), bold=True)
-        for line in as_table(layers, _width()) + summary_lines(checkpoint, layers):
-            click.echo(line)
-        click.echo()
+        _print(str(checkpoint.path), as_table(layers, _width()) + summary_lines(checkpoint, layers))
+
+
+def _print(title: str, lines: Sequence[str]) -> None:
+    from specdiag.wording import printable
+
+    click.secho(printable(title), bold=True)
+    click.echo("\n".join([*lines, ""]))
 
 
 def _width() -> int | None:
@@ -294,22 +293,20 @@ def _print_comparisons(
     checkpoints: Sequence["Checkpoint"], comparisons: Sequence["Comparison"]
 ) -> None:
     from specdiag.dataset.spectra import unique_names
-    from specdiag.show.comparison import as_table, overview_lines, summary_lines
+    from specdiag.show.comparison import as_table, summary_lines
+    from specdiag.show.table import aligned
     from specdiag.wording import printable
 
     first, *others = unique_names(checkpoints)
     for name, comparison in zip(others, comparisons, strict=True):
-        click.secho(printable(f"1: {first}   2: {name}"), bold=True)
         table = as_table(comparison.pairs, _width())
-        for line in table + summary_lines(comparison, (first, name)):
-            click.echo(line)
-        click.echo()
+        _print(f"1: {first}   2: {name}", table + summary_lines(comparison, (first, name)))
     for name, checkpoint in zip((first, *others), checkpoints, strict=True):
         for note in checkpoint.notes:
             click.echo(printable(f"note: {name}: {note}"))
     if len(others) > 1:
-        for line in overview_lines(comparisons, others):
-            click.echo(line)
+        conclusions = [comparison.summary["conclusion"] for comparison in comparisons]
+        click.echo("\n".join(aligned(list(zip(others, conclusions, strict=True)))))
 
 
 def _write(
@@ -330,8 +327,6 @@ def _write(
             drawn = counted(len(draw(dataset, plot)), "figure")
             click.echo(f"drew {drawn} in {plot}", err=True)
     except ERRORS as error:
-        if is_debug():
-            raise
         complain(error)
         return False
     return True

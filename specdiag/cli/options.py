@@ -14,10 +14,8 @@ import click
 if TYPE_CHECKING:
     from specdiag.lock.entry import Lock
 
-# The errors of the library; the message of each is one line with the fault and its remedy.
+# The errors of the library; their messages say in one line what is wrong and what to do.
 ERRORS = (ValueError, OSError, MemoryError, RuntimeError)
-
-MAX_PORT = 65535
 
 Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
 
@@ -79,7 +77,7 @@ def check_engine(engine: str, address: str | None) -> None:
     """Raise a usage error if an address is invalid, or is given without `--engine ray`."""
     if address and address != "auto":
         host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal() or not 1 <= int(port) <= MAX_PORT:
+        if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
             raise click.UsageError(
                 f"--address {address} is invalid; expected HOST:PORT, such as node1:6379, or auto"
             )
@@ -88,7 +86,7 @@ def check_engine(engine: str, address: str | None) -> None:
 
 
 def is_debug() -> bool:
-    """Return whether to show tracebacks of errors, also those before the options are parsed."""
+    """Return whether to show tracebacks, also of errors before the options are parsed."""
     return "--debug" in sys.argv
 
 
@@ -115,23 +113,19 @@ class CheckpointType(click.ParamType[Path]):
         files, reasons = _files_of(value, lock_path if isinstance(lock_path, Path) else None)
         if len(files) > 1:
             reasons = [f"it exists at several scales: name {' or '.join(map(str, files))}"]
-        elif not reasons:
-            reasons = [f"Path '{value}' does not exist."]
         if len(files) != 1:
-            self.fail("; ".join(reasons), param, ctx)
+            self.fail("; ".join(reasons) or f"Path '{value}' does not exist.", param, ctx)
         return files[0]
 
 
 def _files_of(name: str, lock_path: Path | None) -> tuple[list[Path], list[str]]:
     """Return the files of the entries with this name, and why the others have no file."""
-    from specdiag.lock.lockfile import find_lock, load
     from specdiag.obtain.state import state
 
     try:
-        path = (lock_path or find_lock(Path.cwd())).resolve()
+        path, lock = open_lock(lock_path)
     except FileNotFoundError:
         return [], []
-    lock = load(path)
     files, reasons = [], []
     for entry in (e for e in lock.entries if e.name == name):
         if entry.kind == "evaluation" and entry.parent:
@@ -141,9 +135,8 @@ def _files_of(name: str, lock_path: Path | None) -> tuple[list[Path], list[str]]
         if word in ("missing", "corrupt"):
             where = f" --lock {lock_path}" if lock_path else ""
             again = f"`specdiag train {name} --scale {entry.scale}{where}` makes it"
-            reasons.append(
-                f"{word} at {entry.scale} scale{f' ({reason})' if reason else ''}; {again}"
-            )
+            why = f" ({reason})" if reason else ""
+            reasons.append(f"{word} at {entry.scale} scale{why}; {again}")
         else:
             files.append(path.parent / entry.path)
     return files, reasons
@@ -152,11 +145,11 @@ def _files_of(name: str, lock_path: Path | None) -> tuple[list[Path], list[str]]
 def check_output(
     output: Path, inputs: Iterable[Path] = (), locks: Iterable[Path] = (), *, option: str = "-o"
 ) -> None:
-    """Raise a usage error if a file cannot be written, or would replace one that must stay.
+    """Raise a usage error if a file cannot be written, or would replace a file that must stay.
 
-    These are the inputs (every file of a folder, and every shard beside an index), the locks, and
-    each checkpoint of a lock with the files beside it that begin with its name. Locks are those
-    given, and those in the nearest folder above the output that has a checkpoints.lock.
+    Files that must stay are the inputs (every file of a folder, and every shard beside an index),
+    the locks, and each checkpoint of a lock with the files beside it that begin with its name. The
+    locks are those given, and those in the nearest folder above the output with a checkpoints.lock.
     """
     from specdiag.files import check_target, is_input
 
@@ -249,14 +242,16 @@ def show_bytes(name: str) -> Callable[[int, int | None], None]:
 
 
 def complain(error: Exception) -> None:
-    """Print the message of an error on stderr, in one line."""
+    """Print the message of an error on stderr, in one line; with `--debug`, raise the error."""
     from specdiag.wording import one_line
 
+    if is_debug():
+        raise error
     click.echo(f"specdiag: {one_line(error)}", err=True)
 
 
 def open_lock(lock_path: Path | None) -> tuple[Path, "Lock"]:
-    """Return the path of the lock that is given, or of the nearest one, and its content."""
+    """Return the path and the content of the given lock, or else of the nearest one."""
     start_log()
     from specdiag.lock.lockfile import find_lock, load
 

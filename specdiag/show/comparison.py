@@ -17,8 +17,8 @@ from specdiag.wording import accounting, counted, number, printable, some, witho
 if TYPE_CHECKING:
     from specdiag.checkpoint.reader import Checkpoint
 
-_DROPPED: tuple[tuple[set[str], int], ...] = (
-    (set(), 10_000),
+# As in `specdiag.show.layers`.
+_DROPPED = (
     ({"null p", "added rank", "added stable rank"}, 24),
     ({"shape", "ROPE", "added alpha"}, 20),
     ({"W1", "overlap"}, 18),
@@ -58,7 +58,7 @@ def _row(pair: Pair) -> dict[str, Any]:
 
 
 def _measured(layer: Layer) -> dict[str, Any]:
-    """Return the values of a layer without those of the tests, which a comparison does not make."""
+    """Return the values of a layer, without those of tests: a comparison makes no tests."""
     row = layer_row(layer)
     return {k: v for k, v in row.items() if not k.startswith(("gof", "log_likelihood", "verdict"))}
 
@@ -72,7 +72,7 @@ def _reason(pair: Pair) -> str:
 
 
 def as_table(pairs: Sequence[Pair], width: int | None = None) -> list[str]:
-    """Return the lines of the table of the matrices that were measured in both; may be empty."""
+    """Return the lines of the table of the matrices measured in both; [] if there are none."""
     measured = [pair for pair in pairs if pair.is_measured]
     if not measured:
         return []
@@ -84,6 +84,7 @@ def as_table(pairs: Sequence[Pair], width: int | None = None) -> list[str]:
 def _cells(pair: Pair) -> dict[str, str]:
     first, second = pair.first, pair.second
     low, high = pair.alpha.interval
+    change = "" if first.status == second.status else f", {first.status} to {second.status}"
     return {
         "shape": "x".join(map(str, first.shape)),
         "alpha 1": number(first.posterior.mean, ".2f"),
@@ -99,16 +100,12 @@ def _cells(pair: Pair) -> dict[str, str]:
         "added alpha": number(pair.added.mean, ".2f"),
         "added stable rank": number(pair.added_stable_rank, ".1f"),
         "added rank": number(pair.added_rank, ".0f"),
-        "relation": pair.relation + _change(first, second),
+        "relation": pair.relation + change,
     }
 
 
-def _change(first: Layer, second: Layer) -> str:
-    return "" if first.status == second.status else f", {first.status} to {second.status}"
-
-
 def summary_lines(comparison: Comparison, names: tuple[str, str]) -> list[str]:
-    """Return the summary of two checkpoints as a whole; the conclusion is the last line."""
+    """Return the lines that compare two checkpoints as a whole, with the conclusion at the end."""
     whole = comparison.summary
     lines = [_identity_line(comparison.pairs), *_other_tensors(comparison.pairs, names)]
     if whole["n_compared"]:
@@ -122,20 +119,11 @@ def summary_lines(comparison: Comparison, names: tuple[str, str]) -> list[str]:
     return [printable(line) for line in [*lines, whole["conclusion"]]]
 
 
-def overview_lines(comparisons: Sequence[Comparison], names: Sequence[str]) -> list[str]:
-    """Return a line for each of several comparisons."""
-    width = max(map(len, names))
-    return [
-        printable(f"{name.ljust(width)}  {comparison.summary['conclusion']}")
-        for name, comparison in zip(names, comparisons, strict=True)
-    ]
-
-
 def _identity_line(pairs: Sequence[Pair]) -> str:
     measured = [pair for pair in pairs if pair.is_measured]
     return "; ".join(
-        f"{sum(p.relation == 'identical' for p in group)} of {len(group)} {what} bit-identical"
-        for group, what in ((measured, "compared matrices"), (pairs, "tensors"))
+        f"{sum(p.relation == 'identical' for p in group)} of {len(group)} {noun} bit-identical"
+        for group, noun in ((measured, "compared matrices"), (pairs, "tensors"))
     )
 
 

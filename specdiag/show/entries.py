@@ -14,16 +14,12 @@ if TYPE_CHECKING:
     from specdiag.obtain.plan import Step
 
 
-def rows(root: Path, lock: Lock, entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Return a row for each entry: its name, state, size, R² and cost; None for unknown values.
+def row(root: Path, lock: Lock, entry: Entry) -> dict[str, Any]:
+    """Return the name, state, size, R² and cost of an entry; None for unknown values.
 
     `published_r2` holds every published test R² with its method. `r2` is ours: that of the file, if
     it exists, else the one that the lock records.
     """
-    return [_row(root, lock, entry) for entry in entries]
-
-
-def _row(root: Path, lock: Lock, entry: Entry) -> dict[str, Any]:
     current = state(root, lock, entry)
     metrics = current.receipt.metrics if current.receipt else entry.metrics
     path = root / entry.path
@@ -79,17 +75,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def plan_text(steps: Sequence["Step"]) -> str:
     """Return a line for each entry with the action that it needs, and the known cost of all."""
+    to_do = [step for step in steps if step.action != "keep"]
     lines = aligned(
-        [
-            (step.action, step.entry.name, step.entry.scale, _why(step), _step_cost(step))
-            for step in steps
-            if step.action != "keep"
-        ]
+        [(s.action, s.entry.name, s.entry.scale, _why(s), _step_cost(s)) for s in to_do]
     )
-    costs = [_known(s.entry)[0] for s in steps if s.action not in ("keep", "fetch")]
-    kept = sum(step.action == "keep" for step in steps)
-    known = [c for c in costs if c is not None]
-    total = f"to do: {len(steps) - kept} of {len(steps)} entries"
+    costs = [step.entry.cost for step in to_do if step.action != "fetch"]
+    known = [cost.seconds for cost in costs if cost]
+    total = f"to do: {len(to_do)} of {len(steps)} entries"
     if known:
         unknown = f" and {len(costs) - len(known)} of unknown cost" * (len(known) < len(costs))
         total += f", about {_duration(sum(known))}{unknown}"
@@ -102,11 +94,9 @@ def _why(step: "Step") -> str:
 
 
 def _step_cost(step: "Step") -> str:
-    return "" if step.action == "fetch" else _cost(*_known(step.entry))
-
-
-def _known(entry: Entry) -> tuple[float | None, str | None]:
-    return (entry.cost.seconds, entry.cost.hardware) if entry.cost else (None, None)
+    cost = step.entry.cost
+    known = _cost(cost.seconds, cost.hardware) if cost else "-"
+    return "" if step.action == "fetch" else known
 
 
 def outcome_text(outcomes: Sequence["Outcome"]) -> str:

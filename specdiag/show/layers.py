@@ -38,8 +38,7 @@ _MEANING = {
     "no evidence": "random matrices have tails as heavy",
 }
 # Columns that a narrow terminal drops, in this order, and the characters that names then need.
-_DROPPED: tuple[tuple[set[str], int], ...] = (
-    (set(), 10_000),
+_DROPPED = (
     ({"mean", "KS", "stable rank", "spectral norm"}, 24),
     ({"ROPE", "n_tail"}, 20),
     ({"gof p", "null q"}, 8),

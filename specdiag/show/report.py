@@ -1,4 +1,4 @@
-"""Dataset -> one HTML page with all that it holds, which needs no network.
+"""Dataset -> one HTML page that needs no network.
 
 Names of layers and checkpoints may come from strangers. They are escaped everywhere, and the policy
 of the page allows one script, which sorts its tables, and no requests.
@@ -33,7 +33,7 @@ _MOST = 6  # checkpoints, and layers of one, that are drawn; `specdiag figures` 
 
 
 class Section(NamedTuple):
-    """A part of the page that the caller gives: paragraphs, then a table, all of plain text."""
+    """A part of the page that the caller gives as plain text: paragraphs, then a table."""
 
     title: str
     paragraphs: Sequence[str] = ()
@@ -58,11 +58,11 @@ class _Column(NamedTuple):
 
 class _Cell(NamedTuple):
     text: str
-    value: float | None = None  # a column of numbers is sorted by it
+    value: float | None = None  # columns of numbers are sorted by it
 
     @property
     def parts(self) -> list[str]:
-        """Parts of the text between which a line may break, since names have no spaces."""
+        """Parts of the text; a line may break between them, since names have no spaces."""
         return re.split(r"(?<=[/_])(?=.)", self.text)
 
 
@@ -136,7 +136,7 @@ def _title(dataset: "xr.Dataset") -> str:
 
 
 def _lead(dataset: "xr.Dataset") -> Iterator[str]:
-    """Yield the numbers of matrices by status, and of tails heavier than those of random ones."""
+    """Yield sentences that count the matrices by status, and the tails heavier than random ones."""
     at = list(measured(dataset))
     counts = {word: int(n[at].sum()) for word, n in layer_counts(dataset).items()}
     yield f"Weights of {counted(len(at), 'checkpoint')}; {accounting(counts)}."
@@ -146,18 +146,14 @@ def _lead(dataset: "xr.Dataset") -> Iterator[str]:
         n_distinct = int(np.isfinite(q).sum())
         is_shared = n_distinct < n_tested
         of = f"the {n_distinct} distinct of {n_tested}" if is_shared else f"{n_tested}"
+        once = " A matrix in several checkpoints, such as a frozen core, counts once." * is_shared
         yield (
             f"{int(np.sum(q <= MAX_Q))} of {of} layers have heavier tails than random matrices of "
-            f"the same shape (q ≤ {MAX_Q})."
-            + " A matrix in several checkpoints, such as a frozen core, counts once."
-            * is_shared
+            f"the same shape (q ≤ {MAX_Q}).{once}"
         )
-    n_others = dataset.sizes["checkpoint"] - len(at)
-    if n_others:
-        yield (
-            f"{n_others} more without spectra: evaluations of these weights, or missing "
-            "checkpoints."
-        )
+    if n_others := dataset.sizes["checkpoint"] - len(at):
+        reasons = "evaluations of these weights, or missing checkpoints"
+        yield f"{n_others} more without spectra: {reasons}."
 
 
 def _conclusions(dataset: "xr.Dataset") -> list[str]:
@@ -221,7 +217,7 @@ _NUMBERS = {
 
 
 def _layers(dataset: "xr.Dataset") -> dict[str, Any]:
-    """Return the table of layers of all checkpoints, evaluations left out: they repeat weights."""
+    """Return the table of the layers of all checkpoints but evaluations, which repeat weights."""
     shown = measured(dataset)
     several = len(shown) > 1
     columns = {name: dataset[name].values for name, _ in _NUMBERS.values()}
@@ -268,9 +264,9 @@ def _shown_figures(drawn: Sequence[Drawing]) -> Iterator[dict[str, Any]]:
 def inline_svg(content: bytes, label: str, prefix: str) -> str:
     """Return an SVG of matplotlib for use inside a page.
 
-    The label is its alternative text. Ids get the prefix, so that they are unique in the page.
-    Black and white become the colours of the page. The style sheet is removed: it would apply to
-    the whole page.
+    The label becomes its alternative text. Ids get the prefix, so that they are unique in the page.
+    Black and white become the colours of the page. The style sheet is removed, because it would
+    apply to the whole page.
     """
     root = ET.fromstring(content)  # noqa: S314 - our own
     for parent in root.iter():
@@ -301,11 +297,9 @@ def _page_value(key: str, value: str, prefix: str) -> str:
 
 def _provenance(dataset: "xr.Dataset") -> Iterator[tuple[str, str]]:
     """Yield names and values of the attributes: versions, settings, locks and files."""
-    yield from (
-        (name, short(str(dataset.attrs[name]), _LONGEST_NAME))
-        for name in ("title", "Conventions", "schema_version")
-        if name in dataset.attrs
-    )
+    for name in ("title", "Conventions", "schema_version"):
+        if name in dataset.attrs:
+            yield name, short(str(dataset.attrs[name]), _LONGEST_NAME)
     text = str(dataset.attrs.get("provenance", ""))
     try:
         yield from _flat("", json.loads(text))
@@ -319,7 +313,5 @@ def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
         for key, item in items:
             yield from _flat(f"{path} / {short(str(key))}" if path else short(str(key)), item)
     else:
-        yield (
-            path,
-            short(json.dumps(value) if not isinstance(value, str) else value, 2000) or "none",
-        )
+        text = value if isinstance(value, str) else json.dumps(value)
+        yield path, short(text, 2000) or "none"

@@ -19,8 +19,8 @@ def aligned(rows: Sequence[Sequence[str]], alignment: str = "<") -> list[str]:
     rows : sequence of sequence of str
         All of one length; cells are made printable.
     alignment : str
-        A character for each column, `<` for left and `>` for right; the last one holds for all
-        further columns.
+        A character for each column, `<` for left and `>` for right. The last character also
+        applies to all further columns.
     """
     columns = []
     for i, cells in enumerate(zip(*rows, strict=True)):
@@ -49,7 +49,7 @@ def render(
         Arguments of `click.style` for each row.
     droppable : sequence of (set of str, int)
         If the table is too wide, these sets of columns are dropped one after another, until the
-        names have at least so many characters. Then the names are shortened.
+        names have room for so many characters. Then the names are shortened.
     width : int, optional
         Columns of the terminal; None keeps the whole table.
     """
@@ -57,7 +57,7 @@ def render(
     taken = {column: max(len(column), *(len(row[column]) for row in cells)) for column in cells[0]}
     longest = max(len("matrix"), *map(len, names))
     room, columns = longest, list(taken)
-    for dropped, needed in droppable:
+    for dropped, needed in ((set[str](), longest), *droppable):
         columns = [column for column in columns if column not in dropped]
         if width is None:
             break
