@@ -177,5 +177,4 @@ class Entry:
 class Lock:
     """All entries of a lock; a lock that was read has parents before children."""
 
-    version: int = LOCK_VERSION
     entries: tuple[Entry, ...] = ()

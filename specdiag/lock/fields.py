@@ -9,19 +9,8 @@ import functools
 import math
 import re
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import MISSING, Field, fields, is_dataclass
-from types import UnionType
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    NamedTuple,
-    NoReturn,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 from specdiag.wording import is_text, shown
@@ -43,7 +32,8 @@ class LockfileError(ValueError):
     """A lock that is invalid, or would be if it were written."""
 
 
-class Check(NamedTuple):
+@dataclass(frozen=True)
+class Check:
     """A condition for a value beyond its type; `expected` is part of the message."""
 
     expected: str
@@ -106,7 +96,7 @@ def read(where: str, hint: Any, value: object) -> Any:
         If the value is invalid; the message begins with `where` and the path to the invalid part.
     """
     origin, args = get_origin(hint), get_args(hint)
-    if origin in {Union, UnionType}:  # a type or None, and None is an absent key
+    if type(None) in args:  # a type or None, and None is an absent key
         return read(where, args[0], value)
     if origin is Annotated and _has_type(args[0], value):
         result = read(where, args[0], value)

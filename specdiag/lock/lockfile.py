@@ -1,10 +1,9 @@
 """checkpoints.lock -> Lock -> checkpoints.lock.
 
 A lock is TOML that specdiag writes, parents before children and without timestamps: equal locks
-are equal bytes, and a change of one entry changes only its lines. This module reads text into
-frozen dataclasses, writes them back, and refuses an invalid lock; every message gives the file and
-the place in it, the invalid value, the expected one and the repair. This module does not look at
-the checkpoints.
+are equal bytes, and a change of one entry changes only its lines. An invalid lock is refused; every
+message gives the file and the place in it, the invalid value, the expected one and the repair. The
+checkpoints themselves are not read here.
 """
 
 import functools
@@ -23,7 +22,7 @@ import tomli_w
 
 from specdiag.files import write_whole
 from specdiag.lock.entry import LOCK_NAME, LOCK_VERSION, Entry, Key, Lock, Scale, Source
-from specdiag.lock.fields import LockfileError, keys, plain, read, refuse
+from specdiag.lock.fields import keys, plain, read, refuse
 from specdiag.lock.relations import check_entries, ordered
 from specdiag.wording import printable, shown
 
@@ -36,10 +35,7 @@ _CONFLICT = re.compile(r"^(<{7}|={7}|>{7})(?!\S)", re.MULTILINE)
 def find_lock(start: Path) -> Path:
     """Return the checkpoints.lock of the folder `start`, or of the nearest folder above it.
 
-    Raises
-    ------
-    FileNotFoundError
-        If none of these folders has a lock.
+    If none of these folders has a lock, FileNotFoundError is raised.
     """
     start = start.absolute()
     for folder in (start, *start.parents):
@@ -63,32 +59,21 @@ def load(path: Path) -> Lock:
     """
     where = printable(str(path))
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block for ever
-        raise LockfileError(f"{where}: not a regular file; expected a {LOCK_NAME}; name the file")
+        refuse(where, "not a regular file", f"a {LOCK_NAME}", "name the file")
     with path.open("rb") as stream:
         content = stream.read(MAX_SIZE + 1)
     _check_size(where, content)
     try:
         return _loads(content.decode(), where)
     except UnicodeDecodeError as error:
-        raise LockfileError(
-            f"{where}: byte {error.start:,} is not UTF-8; expected TOML text; restore the file"
-        ) from None
+        refuse(where, f"byte {error.start:,} is not UTF-8", "TOML text", "restore the file")
 
 
 def loads(text: str, where: str = LOCK_NAME) -> Lock:
-    """Return the lock that is written in `text`, checked, its entries ordered.
+    """Return the lock in a text, checked, its entries ordered.
 
-    Parameters
-    ----------
-    text : str
-        TOML.
-    where : str
-        Beginning of each message: the path of the file.
-
-    Raises
-    ------
-    LockfileError
-        If the text is not a valid lock.
+    If the text is invalid, LockfileError is raised; the message begins with `where`, the path of
+    the file.
     """
     try:
         document = tomllib.loads(text)
@@ -111,12 +96,9 @@ _loads = functools.lru_cache(maxsize=2)(loads)
 def dumps(lock: Lock, where: str = LOCK_NAME) -> str:
     """Return a lock as text; equal locks give the same text in any order of their entries.
 
-    Raises
-    ------
-    LockfileError
-        If `loads` would refuse the lock; the message begins with `where`.
+    A lock that `loads` would refuse raises the same LockfileError here.
     """
-    document = {"lock-version": lock.version, "checkpoint": [plain(e) for e in lock.entries]}
+    document = {"lock-version": LOCK_VERSION, "checkpoint": [plain(e) for e in lock.entries]}
     # One call per entry: tomli_w chooses one style for all tables of an array.
     tables = [tomli_w.dumps({"checkpoint": plain(e)}) for e in _checked(where, document).entries]
     texts = [f"\n[[checkpoint]]{table.removeprefix('[checkpoint]')}" for table in tables]
@@ -176,10 +158,7 @@ def amend(path: Path, key: Key, change: Callable[[Entry], Entry]) -> Entry:
 def find(lock: Lock, name: str, scale: Scale) -> Entry:
     """Return the entry of this name and scale.
 
-    Raises
-    ------
-    ValueError
-        If the entry is missing; the message gives similar names.
+    If it is missing, ValueError is raised; the message gives similar names.
     """
     for entry in lock.entries:
         if entry.key == (name, scale):
@@ -234,7 +213,7 @@ def _hint(near: list[str]) -> str:
 
 
 def declaration_digest(entry: Entry) -> str:
-    """Return the SHA-256 digest of the declaration of an entry, as canonical JSON.
+    """Return the SHA-256 digest of the declaration of an entry, written as canonical JSON.
 
     It covers the recipe, the params, the name of the parent, and for each input its id, its
     origin and, once known, its sha256 (which determines its size). A file that was built under
@@ -260,9 +239,7 @@ def _digest(**declared: Any) -> str:
 
 def _check_size(where: str, content: bytes) -> None:
     if len(content) > MAX_SIZE:
-        raise LockfileError(
-            f"{where}: more than {MAX_SIZE:,} bytes; expected a {LOCK_NAME}; name the file"
-        )
+        refuse(where, f"more than {MAX_SIZE:,} bytes", f"a {LOCK_NAME}", "name the file")
 
 
 def _checked(where: str, document: dict[str, Any]) -> Lock:
@@ -271,9 +248,8 @@ def _checked(where: str, document: dict[str, Any]) -> Lock:
         refuse(path, "missing", str(LOCK_VERSION))
     version = read(path, int, document["lock-version"])
     if version > LOCK_VERSION:
-        raise LockfileError(
-            f"{path}: {version}; expected {LOCK_VERSION}; written by a newer specdiag: upgrade"
-        )
+        newer = "written by a newer specdiag: upgrade"
+        refuse(path, str(version), str(LOCK_VERSION), newer)
     if version < LOCK_VERSION:
         refuse(path, str(version), str(LOCK_VERSION))
     for key, path in keys(where, document):

@@ -34,14 +34,13 @@ class Job:
 
     Attributes
     ----------
-    name, scale : str
-        As in the lock.
-    params : mapping
+    name, scale, params
         As in the lock.
     parent : Path or None
         The parent's weights.
     inputs : mapping of str to Path
-        Verified files, by the `id` of the input; the recipe itself looks for brainsets.
+        Verified files by the `id` of the input. Brainsets are not among them: the recipe itself
+        looks for them.
     folder : Path
         A folder for this build that is kept if the build is interrupted: save the states to
         resume from there. CSV and JSON files in it are kept beside the finished checkpoint.
@@ -53,7 +52,7 @@ class Job:
         Number of devices and precision of this run, if not as declared. They are not part of the
         declaration.
     nodes, node : int
-        Number of machines that train this entry together, with so many devices each, and the
+        Number of machines that train this entry together, each with `devices` devices, and the
         number of this one. Node 0 leads; the others take part in the training and write nothing.
     yes : bool
         Whether to start a training that takes very long.
@@ -77,10 +76,7 @@ class Job:
 def start(path: Path | None) -> tuple[Path, Path]:
     """Write an empty lock, by default here, and a folder for recipes; return the paths of both.
 
-    Raises
-    ------
-    FileExistsError
-        If the lock exists.
+    An existing lock raises FileExistsError.
     """
     path = path or Path(LOCK_NAME)
     if path.exists():
@@ -89,29 +85,16 @@ def start(path: Path | None) -> tuple[Path, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     package = folder / "__init__.py"
     if not package.exists():
-        package.write_text(
-            f'"""Recipes: each declares entries of {LOCK_NAME}, and builds them."""\n'
-        )
+        text = f"Recipes: each declares entries of {LOCK_NAME}, and builds them."
+        package.write_text(f'"""{text}"""\n')
     save(Lock(), path)
     return path, folder
 
 
 def load_recipe(root: Path, name: str) -> ModuleType:
-    """Return the module of a recipe.
+    """Return the recipe `name` of the lock in the folder `root`, as `load_module` does.
 
-    Parameters
-    ----------
-    root : Path
-        The folder of the lock.
-    name : str
-        Name of the module, or its path below recipes/ without ``.py``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the recipe is missing.
-    RuntimeError
-        If importing it fails.
+    A missing recipe raises FileNotFoundError.
     """
     if not (root / FOLDER / f"{name}.py").is_file():
         raise FileNotFoundError(f"no recipe {FOLDER}/{name}.py beside the lock; write it there")
@@ -119,18 +102,9 @@ def load_recipe(root: Path, name: str) -> ModuleType:
 
 
 def load_module(folder: Path, name: str) -> ModuleType:
-    """Return a module of a folder beside a lock: of recipes/ or figures/.
+    """Return the module `name`, a path without ``.py``, of recipes/ or figures/ beside a lock.
 
-    Parameters
-    ----------
-    folder : Path
-    name : str
-        Path of the module below the folder, without ``.py``.
-
-    Raises
-    ------
-    RuntimeError
-        If importing it fails: in one line that begins with the place in the folder.
+    An error of the import raises RuntimeError: one line that begins with the place in the folder.
     """
     try:
         return importlib.import_module(f"{_package(folder)}.{name.replace('/', '.')}")
@@ -139,7 +113,7 @@ def load_module(folder: Path, name: str) -> ModuleType:
 
 
 def _package(folder: Path) -> str:
-    """Return the name under which the modules of a folder are imported; each folder has another.
+    """Return the name of the package of a folder; no two folders have the same name.
 
     Under the name `recipes` a second lock in the same process would get the modules of the first.
     """
@@ -189,7 +163,7 @@ def declared(root: Path) -> list[Entry]:
     for path in sorted((root / FOLDER).glob("*.py")):
         if path.stem.startswith("_"):
             continue
-        for entry in _entries(load_recipe(root, path.stem), root, path.stem):
+        for entry in _entries(root, path.stem):
             checked = _checked(entry, f"{FOLDER}/{path.name}")
             if twin := entries.get(checked.key):
                 raise ValueError(
@@ -200,7 +174,8 @@ def declared(root: Path) -> list[Entry]:
     return list(entries.values())
 
 
-def _entries(module: ModuleType, root: Path, name: str) -> list[Any]:
+def _entries(root: Path, name: str) -> list[Any]:
+    module = load_recipe(root, name)
     if not hasattr(module, "entries"):
         raise RuntimeError(
             f"{FOLDER}/{name}.py: no function entries(); write one, or begin the name of the "

@@ -23,25 +23,15 @@ def resolve(
     """Return the lock with the current declarations, and a line for every entry that changed.
 
     The record of an entry (file, metrics, environment) is kept if its declaration has the same
-    digest as before, and dropped otherwise.
-
-    Parameters
-    ----------
-    names : iterable of str
-        Resolve only entries of these names; all by default.
-
-    Raises
-    ------
-    ValueError
-        If a name is neither declared nor in the lock.
+    digest as before, and dropped otherwise. With `names` only entries of these names change; a
+    name that is neither declared nor in the lock raises ValueError.
     """
     old = {e.key: e for e in lock.entries}
     new = {e.key: e for e in declarations}
     chosen = set(names)
     if unknown := sorted(chosen - {name for name, _ in [*old, *new]}):
-        raise ValueError(
-            f"no recipe declares {', '.join(unknown)}; `specdiag list` shows all names"
-        )
+        text = f"no recipe declares {', '.join(unknown)}"
+        raise ValueError(f"{text}; `specdiag list` shows all names")
     result = dict(old)
     for key in old.keys() | new.keys():
         if chosen and key[0] not in chosen:
@@ -61,13 +51,9 @@ def replicate(path: Path, scale: Scale, seed: int, *, write: bool) -> tuple[Path
     """Return the path of the lock of another seed, that lock, and a line for every change of it.
 
     For seed 43 it is checkpoints.seed-43.lock, beside the lock, with files under
-    checkpoints/seed-43. Its records are kept as by `resolve`. It has the same entries of this
-    scale, and of any scale that it had before. Replicates have no source.
-
-    Parameters
-    ----------
-    write : bool
-        Whether to write the lock, or only to return it.
+    checkpoints/seed-43. It has replicates of all entries of this scale, and of the other scales
+    that it had before; `resolve` keeps or drops their records. Replicates have no source. Without
+    `write` no file changes.
     """
     target = path.with_name(f"{path.stem}.seed-{seed}.lock")
     with exclusive(target) if write else nullcontext():
@@ -81,13 +67,13 @@ def replicate(path: Path, scale: Scale, seed: int, *, write: bool) -> tuple[Path
 
 
 def origin(path: Path) -> tuple[str, str] | None:
-    """Return the name of the lock that this lock of a seed replicates, and the seed, else None."""
+    """Return the name of the lock whose replicates a lock holds, and their seed; else None."""
     match = re.fullmatch(r"(.+)\.seed-(\d+)\.lock", path.name)
     return (f"{match[1]}.lock", match[2]) if match else None
 
 
 def is_seeded(entry: Entry) -> bool:
-    """Return whether an entry has `params.training.seed`, which its replicates change."""
+    """Return whether an entry has `params.training.seed`, which differs in its replicates."""
     training = entry.params.get("training")
     return isinstance(training, dict) and "seed" in training
 
@@ -109,7 +95,7 @@ def _reseeded(entry: Entry, seed: int) -> Entry:
 
 
 def _merged(new: Entry, old: Entry) -> Entry:
-    """Return a declaration with its record, if that is of the same declaration."""
+    """Return a declaration, with the old record if the declaration is the same as before."""
     recorded = {i.id: i for i in old.inputs}
     inputs = tuple(_or_recorded(i, recorded.get(i.id)) for i in new.inputs)
     merged = replace(new, inputs=inputs, source=_or_recorded(new.source, old.source))
@@ -125,31 +111,26 @@ def _or_recorded(new: Any, old: Any) -> Any:
     """Return a source or input with the recorded commit, hash and size that it does not declare."""
     if new is None or old is None:
         return new
-    names = [name for name in ("commit", "sha256", "size") if hasattr(new, name)]
-    bare = dict.fromkeys(names)
-    merged = {n: getattr(old, n) if getattr(new, n) is None else getattr(new, n) for n in names}
-    declares_another = any(getattr(new, n) not in (None, getattr(old, n)) for n in names)
-    if replace(new, **bare) != replace(old, **bare) or declares_another:
-        return new
-    return replace(new, **merged)
+    undeclared = [n for n in ("commit", "sha256", "size") if getattr(new, n, "") is None]
+    merged = replace(new, **{n: getattr(old, n) for n in undeclared})
+    return merged if merged == old else new
 
 
 def _without_orphaned_records(
     entries: tuple[Entry, ...], old: Mapping[Key, Entry]
 ) -> tuple[Entry, ...]:
     """Return the entries without the records of descendants of one whose record was dropped."""
-    result: dict[Key, Entry] = {}
+    result: list[Entry] = []
     dropped: set[Key] = set()
     for entry in entries:
-        parent = entry.parent and (entry.parent.name, entry.scale)
-        if parent in dropped and entry.parent:
+        if entry.parent and (entry.parent.name, entry.scale) in dropped:
             bare = FileRecord(path=entry.file.path)
             start = replace(entry.parent, sha256=None)
             entry = replace(entry, parent=start, file=bare, metrics={}, environment={})  # noqa: PLW2901
         if entry.key in old and old[entry.key].metrics and not entry.metrics:
             dropped.add(entry.key)
-        result[entry.key] = entry
-    return tuple(result.values())
+        result.append(entry)
+    return tuple(result)
 
 
 def _change(key: Key, old: Entry | None, new: Entry | None) -> str:
