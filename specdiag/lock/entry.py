@@ -74,7 +74,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:
-    """The weights as they were last built: a record, since other hardware gives other bytes.
+    """The weights of the last build. Other hardware gives other bytes, which are no error.
 
     `tensors` is the SHA-256 digest of names, dtypes, shapes and values; it does not depend on the
     file format. The hashes and the size are given together or, before the first build, not at

@@ -176,13 +176,13 @@ def select(
 ) -> list[tuple[Path, Lock, Entry]]:
     """Return the entries of these names, this scale and this group, each with its lock and path.
 
-    The default of each argument selects all.
+    Without names, scale and group all entries are selected.
 
     Raises
     ------
     ValueError
-        If no entry has the group or one of the names, where the message gives similar names, or
-        if the locks have entries and none is selected.
+        If no entry has the group or one of the names; the message gives similar names. Also if
+        nothing is selected from locks that have entries.
     """
     entries = [(path, lock, entry) for path, lock in locks for entry in lock.entries]
     groups = {entry.group for *_, entry in entries}

@@ -133,7 +133,7 @@ def _package(folder: Path) -> str:
 
 
 def explained(error: BaseException, folder: Path, name: str) -> str:
-    """Return the place in a folder that raised an error, and its text, in one line."""
+    """Return one line: the place in a folder that raised an error, and the text of the error."""
     place, trace = f"{folder.name}/{name}.py: ", error.__traceback__
     while trace:
         file = Path(trace.tb_frame.f_code.co_filename)

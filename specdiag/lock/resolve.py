@@ -32,14 +32,10 @@ def resolve(
     if unknown := sorted(chosen - {name for name, _ in [*old, *new]}):
         text = f"no recipe declares {', '.join(unknown)}"
         raise ValueError(f"{text}; `specdiag list` shows all names")
-    result = dict(old)
-    for key in old.keys() | new.keys():
-        if chosen and key[0] not in chosen:
-            continue
-        if key not in new:
-            del result[key]
-        else:
-            result[key] = _merged(new[key], old[key]) if key in old else new[key]
+    result = {key: entry for key, entry in old.items() if chosen and key[0] not in chosen}
+    for key, entry in new.items():
+        if not chosen or key[0] in chosen:
+            result[key] = _merged(entry, old[key]) if key in old else entry
     entries = _without_orphaned_records(ordered(result.values()), old)
     keys = sorted(old.keys() | result.keys(), key=lambda key: (key[1], key[0]))
     latest = {e.key: e for e in entries}

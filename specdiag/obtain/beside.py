@@ -25,7 +25,7 @@ def receipt_path(target: Path, sha256: str) -> Path:
 
 
 def receipts(target: Path) -> Iterator[Path]:
-    """Return all receipts beside a checkpoint: its own, and those of earlier and later files."""
+    """Return the receipts beside a checkpoint: of its file, older files, one to be moved here."""
     return target.parent.glob(f"{glob.escape(target.name)}.{'[0-9a-f]' * 16}.json")
 
 
@@ -40,13 +40,13 @@ def table_path(target: Path, name: str) -> Path:
 
 
 def build_folder(target: Path, declaration: str, parent: str | None) -> Path:
-    """Return the folder of a build: the same one if it is resumed from the same parent."""
+    """Return the folder of a build; one of the same declaration and parent resumes there."""
     digest = hashlib.sha256(f"{declaration} {parent}".encode()).hexdigest()
     return target.with_name(f"{target.name}.{digest[:16]}.run")
 
 
 def finished_path(folder: Path) -> Path:
-    """Return the path of the copy of the receipt in the folder of a finished build."""
+    """Return the path where a finished build keeps a copy of its receipt."""
     return folder / "receipt"
 
 
@@ -63,12 +63,9 @@ def _sha256_of(path: Path, stamp: tuple[int, int, int]) -> str:  # noqa: ARG001 
 
 
 def attach_spectra(target: Path) -> Path:
-    """Return the file with the Dataset of a checkpoint's spectra; write it if it is missing.
+    """Return the path of the Dataset of a checkpoint's spectra; write it if it is missing.
 
-    Raises
-    ------
-    ValueError
-        If the file is not a checkpoint, or has no matrix.
+    A file that is not a checkpoint, or has no matrix, raises ValueError.
     """
     from specdiag.dataset.netcdf import save_spectra
     from specdiag.dataset.spectra import alpha
@@ -80,10 +77,7 @@ def attach_spectra(target: Path) -> Path:
 
 
 def is_complete(target: Path) -> bool:
-    """Return whether `complete` has nothing to do.
-
-    The folder of a build that is in progress counts as unfinished, too.
-    """
+    """Return whether `complete` has nothing to do; a build in progress counts as unfinished."""
     return not _build_folders(target) and (not target.is_file() or spectra_path(target).exists())
 
 
@@ -106,7 +100,7 @@ def complete(target: Path) -> None:
 
 
 def keep_tables(target: Path) -> None:
-    """Move the tables of the build that was published beside it, and remove the build's folder.
+    """Move the tables of a published build beside its checkpoint, and remove the build's folder.
 
     The caller holds the file lock of the entry.
     """
@@ -122,7 +116,7 @@ def _build_folders(target: Path) -> list[Path]:
 
 
 def _is_published(target: Path, folder: Path) -> bool:
-    """Return whether the file of a build was published: moved away, and its receipt beside it."""
+    """Return whether a build was published: its file moved away, its receipt beside the target."""
     receipt = finished_path(folder)
     return (
         receipt.is_file()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from specdiag.checkpoint.reader import tensor_digest
-from specdiag.lock.entry import Entry, Key
+from specdiag.lock.entry import Entry, Key, Source
 from specdiag.lock.lockfile import amend, declaration_digest, find, load, source_digest
 from specdiag.obtain.beside import complete, is_complete, keep_tables
 from specdiag.obtain.fetch import fetch_hub, fetch_url
@@ -66,14 +66,9 @@ class Settings:
 def run(path: Path, steps: Sequence[Step], settings: Settings) -> Iterator[Outcome]:
     """Do the steps of a plan; yield the outcome of each as soon as it is done.
 
-    A failure stops only the children of its entry. An entry that another process makes is left
-    for later, and is kept when that process has made it. The children of a new file are made
-    anew, unless the file has the same bytes as before.
-
-    Parameters
-    ----------
-    path : Path
-        The lock.
+    `path` is the lock. A failure stops only the children of its entry. An entry that another
+    process makes is left for later, and is kept when that process has made it. The children of a
+    new file are made anew, unless the file has the same bytes as before.
     """
     done: dict[Key, Outcome] = {}
     pending, busy = list(steps), set[Key]()
@@ -133,7 +128,7 @@ def make(path: Path, entry: Entry, settings: Settings, *, forced: bool) -> Outco
 
 
 def _kept(path: Path, key: Key) -> Outcome | None:
-    """Return the outcome `kept` if an entry is up to date, after recording what is not recorded."""
+    """Return the outcome `kept` if an entry is up to date, after recording its missing results."""
     lock = load(path)
     entry = find(lock, *key)
     word, _, receipt = state(path.parent, lock, entry)
@@ -156,8 +151,8 @@ def _made(path: Path, key: Key, settings: Settings, forced: bool) -> Outcome:
         raise ValueError(f"{entry.path} is a folder; move it away: the checkpoint is written there")
     action = how_made(entry, settings.prefer)
     _log.info("%s %s", _DOING[action], entry.name)
-    if action == "fetch":
-        receipt, file = _fetched(path.parent, entry, settings.progress)
+    if action == "fetch" and entry.source:
+        receipt, file = _fetched(target, entry, entry.source, settings.progress)
         text = f"{receipt.size / 1e6:.1f} MB"
         text += f", commit {receipt.commit[:12]}" if receipt.commit else ""
     else:
@@ -169,15 +164,13 @@ def _made(path: Path, key: Key, settings: Settings, forced: bool) -> Outcome:
     return Outcome(entry, receipt.how, text)
 
 
-def _fetched(root: Path, entry: Entry, progress: Progress | None) -> tuple[Receipt, Path]:
+def _fetched(
+    target: Path, entry: Entry, source: Source, progress: Progress | None
+) -> tuple[Receipt, Path]:
     """Fetch the weights of an entry; return their receipt, and the path of the verified file."""
-    source = entry.source
-    if source is None:
-        raise ValueError(f"{entry.name} has no source to fetch; train it")
-    target = root / entry.path
     arriving = target.with_name(f".{target.name}.fetched")
-    options: dict[str, Any] = {"sha256": source.sha256, "size": source.size}
-    options["progress"] = progress(entry.name) if progress else None
+    show = progress(entry.name) if progress else None
+    options: dict[str, Any] = {"sha256": source.sha256, "size": source.size, "progress": show}
     if source.url:
         got = fetch_url(arriving, url=source.url, **options)
     else:

@@ -35,10 +35,10 @@ def run(
 ) -> Iterator[Outcome]:
     """Do the steps of a plan on a cluster; yield the outcome of each as soon as it is done.
 
+    The lock has the same path on every node.
+
     Parameters
     ----------
-    path : Path
-        The lock, at the same path on every node.
     address : str or None
         Address of a cluster, or 'auto' for the cluster that this machine belongs to; by default
         Ray is started here.
@@ -60,17 +60,8 @@ def map(  # noqa: A001 - as the built-in, for functions that run on a cluster
 ) -> Iterator[Callable[[], Result]]:
     """Yield, for each job in order, a function that waits for its result or raises its error.
 
-    Parameters
-    ----------
-    function : callable
-        From a module that every node can import; arguments and results, too.
-    address : str or None
-        As in `run`.
-
-    Raises
-    ------
-    RuntimeError, ConnectionError
-        As in `run`.
+    Every node must be able to import the modules of `function`, of the jobs and of the results.
+    `address` and the errors are those of `run`.
     """
     with _connected(address) as ray:
         task = ray.remote(num_cpus=1)(_applied)
@@ -79,7 +70,7 @@ def map(  # noqa: A001 - as the built-in, for functions that run on a cluster
 
 
 def _applied(function: Callable[[Job], Result], job: Job) -> Result:
-    return function(job)
+    return function(job)  # Ray makes no task of a `functools.partial`
 
 
 def _result(ray: Any, ref: Any) -> Any:
@@ -178,7 +169,8 @@ def _n_devices(step: Step, options: Mapping[str, Any]) -> int:
 def _resources(ray: Any, step: Step, options: Mapping[str, Any]) -> dict[str, float]:
     """Return the GPUs (paper scale) or cores that an entry reserves: one per device.
 
-    No more than the largest node has: Ray would wait for ever. The recipe refuses too few GPUs.
+    It reserves at most as many as the largest node has: Ray would wait for more for ever. The
+    recipe refuses to run on too few GPUs.
     """
     n = _n_devices(step, options)
     kind = "GPU" if step.entry.scale == "paper" and step.action != "fetch" else "CPU"

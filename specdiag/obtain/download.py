@@ -30,7 +30,6 @@ LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 CHANGED = "the source has changed: ask its publisher, or record the new file"
 HUB_LOGIN = "set HF_TOKEN or run 'hf auth login' for an account with access"
-URL_LOGIN = "download the file by hand and give its file:// URL"
 HUB_ERRORS = {  # keys: values of the header X-Error-Code
     "RepoNotFound": f"no such repository, or a private one; check its name, or {HUB_LOGIN}",
     "GatedRepo": f"a gated repository; ask for access on its page, then {HUB_LOGIN}",
@@ -79,12 +78,8 @@ def download(
 ) -> None:
     """Write the missing bytes of a file to the end of `part`, opened for appending.
 
-    Raises
-    ------
-    ChecksumError
-        If the server has a file of another size.
-    OSError, ValueError
-        If it cannot be fetched: see `patiently`.
+    A file of another size at the server raises ChecksumError. Other errors are those of
+    `patiently`, or ValueError for an unsafe URL or an HTML page.
     """
     validator: dict[str, str] = {}
     receive = partial(_receive, part, want, at, validator, progress)
@@ -205,15 +200,11 @@ def patiently(
     sleep: Callable[[float], object],
     reached: Callable[[], int] = lambda: 0,
 ) -> T:
-    """Return the result of `attempt`; temporary errors are given four attempts.
+    """Return the result of `attempt`, which is called up to four times after temporary errors.
 
-    Four more are given whenever `reached()`, the number of bytes that have arrived, has grown.
-
-    Raises
-    ------
-    OSError
-        One line in place of any error of httpx2 and huggingface_hub: PermissionError,
-        FileNotFoundError, TimeoutError, ConnectionError, or OSError for other answers.
+    It is called up to four more times whenever `reached()`, the number of bytes that have arrived,
+    has grown. An error of httpx2 or huggingface_hub raises OSError with one line in its place:
+    PermissionError, FileNotFoundError, TimeoutError, ConnectionError, or OSError for other answers.
     """
     import httpx2
 

@@ -2,8 +2,8 @@
 
 The bytes are collected in `.NAME.part` beside the target, hashed, synced and renamed: at any time
 the target is the old file or the new one. The part file is kept after a broken connection, a full
-disk or a killed process, and the next fetch resumes from it if a sha256 is known, which shows in
-the end whether the pieces belong together. The part file is locked: a second process waits.
+disk or a killed process. The next fetch resumes from it if a sha256 is known, which shows in the
+end whether the pieces belong together. The part file is locked: a second process waits.
 
 The rules of the hub (endpoint, token, offline mode, metadata) and the files in its cache come from
 `huggingface_hub`. The bytes do not go through its cache, which would keep a second, unchecked copy
@@ -26,7 +26,6 @@ from specdiag.files import File, find_file, open_file, publish
 from specdiag.obtain.download import (
     CHANGED,
     HUB_LOGIN,
-    URL_LOGIN,
     Address,
     ChecksumError,
     Progress,
@@ -39,6 +38,7 @@ from specdiag.obtain.download import (
 )
 from specdiag.wording import shown
 
+URL_LOGIN = "download the file by hand and give its file:// URL"
 DAMAGED = "nothing was kept; fetch again; if the error stays, the source has changed"
 ONLINE = "fetch once without HF_HUB_OFFLINE"
 
@@ -154,11 +154,11 @@ def fetch_url(
     import httpx2
 
     try:
-        check_url(httpx2.URL(url), want.where, None)
+        check_url(httpx2.URL(url), want.where)
     except httpx2.InvalidURL as error:
         raise ValueError(f"{want.where}: {error}; expected an https or file URL") from None
     with httpx2.Client() as client:
-        at = Address(client, url, {}, timeout, None)
+        at = Address(client, url, {}, timeout)
         return _publish(target, want, lambda part: download(part, want, at, progress, sleep))
 
 

@@ -34,7 +34,7 @@ def build(path: Path, entry: Entry, options: Mapping[str, Any]) -> tuple[Receipt
     Parameters
     ----------
     path : Path
-        The lock. The hashes of inputs that it has no record of are recorded in it.
+        The lock. Hashes of inputs that are not recorded yet are recorded in it.
     options : mapping
         Fields of `Job` that are not part of the declaration, such as devices.
 
@@ -79,12 +79,9 @@ def join(path: Path, entry: Entry, options: Mapping[str, Any]) -> None:
 
 
 def rank_of_node(nodes: int, variables: Mapping[str, str]) -> int:
-    """Return which of several nodes this one is, from its environment variables; 0 leads.
+    """Return the number of this node, from its environment variables; node 0 leads.
 
-    Raises
-    ------
-    ValueError
-        If MASTER_ADDR, MASTER_PORT or NODE_RANK is missing or invalid.
+    If MASTER_ADDR, MASTER_PORT or NODE_RANK is missing or invalid, ValueError is raised.
     """
     for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK"):
         if name not in variables:
@@ -96,8 +93,7 @@ def rank_of_node(nodes: int, variables: Mapping[str, str]) -> int:
 def _number(variables: Mapping[str, str], name: str, least: int, most: int, remark: str) -> int:
     text = variables[name]
     if not text.isdecimal() or not least <= int(text) <= most:
-        expected = f"expected a number from {least} to {most}, {remark}"
-        raise ValueError(f"{name} is '{text}'; {expected}")
+        raise ValueError(f"{name} is '{text}'; expected a number from {least} to {most}, {remark}")
     return int(text)
 
 
@@ -182,11 +178,8 @@ def _made(entry: Entry, output: Path, parent: str) -> dict[str, Any]:
         raise RuntimeError(f"build() of recipes/{entry.recipe}.py wrote no file to job.output")
     with output.open("rb+") as file:
         os.fsync(file.fileno())
-    return {
-        "sha256": sha256_of(output),
-        "size": output.stat().st_size,
-        "tensors": tensor_digest(output),
-    }
+    size, tensors = output.stat().st_size, tensor_digest(output)
+    return {"sha256": sha256_of(output), "size": size, "tensors": tensors}
 
 
 def _inputs(path: Path, entry: Entry) -> tuple[dict[str, Path], Entry]:

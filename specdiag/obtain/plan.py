@@ -24,16 +24,8 @@ def plan(
 ) -> list[Step]:
     """Return the steps that make the chosen entries, parents first.
 
-    Parameters
-    ----------
-    root : Path
-        The folder of the lock.
-    chosen : iterable of Key
-        A parent is added if one of these is to be built from it.
-    force : set of Key
-        Entries that are made again although they are ok.
-    prefer : {'fetch', 'train'}
-        How an entry with a source is made.
+    A parent is added if a chosen entry is to be built from it. `root` is the folder of the lock;
+    `force` and `prefer` are those of `specdiag.obtain.build.Settings`.
     """
     wanted = set(chosen)
     steps: list[Step] = []
@@ -50,7 +42,7 @@ def plan(
 
 
 def _followed(steps: Iterable[Step]) -> list[Step]:
-    """Return the steps with `follow` for `keep` if the parent of an entry is to be made."""
+    """Return the steps with `follow` in place of `keep` where the parent is to be made."""
     remade: set[Key] = set()
     result = []
     for step in steps:
@@ -76,7 +68,7 @@ def how_made(entry: Entry, prefer: str) -> str:
 def without_build(path: Path, steps: Sequence[Step]) -> set[Key]:
     """Return the entries whose recipes, or those of their parents, have no function `build` yet.
 
-    The entries of a recipe that cannot be imported are not among them: they fail with the reason.
+    Entries of a recipe that cannot be imported are not among them: they fail with the reason.
     """
     left_out: set[Key] = set()
     for step in steps:

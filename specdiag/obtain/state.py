@@ -2,7 +2,7 @@
 
 Beside each checkpoint lies a receipt, named after the checkpoint's SHA-256: how the file was made,
 from which declaration and parent, and its metrics. The receipt is written first and the file
-renamed into place after it, so a file always has its receipt.
+renamed into place after it, so a file always has its receipt. `root` is the folder of the lock.
 """
 
 import json
@@ -56,12 +56,7 @@ def state(root: Path, lock: Lock, entry: Entry) -> State:
     - stale: built before its parent, params, recipe or inputs changed, or fetched before its
       source changed;
     - missing: no file;
-    - corrupt: changed or damaged since it was made, or its receipt is.
-
-    Parameters
-    ----------
-    root : Path
-        The folder of the lock.
+    - corrupt: the file was changed or damaged since it was made, or its receipt was.
     """
     try:
         receipt = _read_receipt(root, lock, entry)
@@ -156,7 +151,7 @@ def _parsed(path: Path, sha256: str) -> Receipt | State:
 
 
 def _recorded_receipt(entry: Entry) -> Receipt:
-    """Return a receipt for the recorded file if it was copied there without its receipt."""
+    """Return a receipt for the recorded file that was copied to its path without a receipt."""
     source = entry.source
     is_fetched = bool(source and source.sha256 == entry.file.sha256)
     return Receipt(
@@ -177,14 +172,10 @@ def as_bytes(receipt: Receipt) -> bytes:
 
 
 def publish(root: Path, entry: Entry, file: Path | None, receipt: Receipt) -> None:
-    """Move a finished file to its name, after its receipt.
+    """Move a finished file to its name, after its receipt; `file` is None for an evaluation.
 
-    A reader sees the old pair or the new one at any moment.
-
-    Parameters
-    ----------
-    file : Path or None
-        A synced file on the same file system. None for an evaluation.
+    The file is synced and on the same file system. A reader sees the old pair or the new one at
+    any moment.
     """
     path = root / entry.path
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -188,7 +188,7 @@ def test_a_branch_that_moved_does_not_change_what_is_fetched(hub, first, from_hu
 
 
 def test_a_branch_is_never_resolved_from_the_cache(hub, first, from_hub, target):
-    in_cache(first)
+    in_cache()
     second = hub.push({FILE: OTHER})
     hub.requests.clear()
     assert from_hub().commit == second
@@ -198,7 +198,7 @@ def test_a_branch_is_never_resolved_from_the_cache(hub, first, from_hub, target)
     assert message == f"{where}: HTTP 503: the server failed, after 4 attempts; try again later"
 
 
-def in_cache(commit):
+def in_cache():
     """Let huggingface_hub itself download the file; return the path in its cache."""
     from huggingface_hub import hf_hub_download
 
@@ -206,7 +206,7 @@ def in_cache(commit):
 
 
 def test_the_recorded_commit_comes_from_the_cache_without_a_request(hub, first, from_hub, target):
-    in_cache(first)
+    in_cache()
     hub.requests.clear()
     assert from_hub(commit=first, sha256=SHA) == Fetched(
         path=target, sha256=SHA, size=SIZE, commit=first
@@ -217,7 +217,7 @@ def test_the_recorded_commit_comes_from_the_cache_without_a_request(hub, first, 
 
 
 def test_a_damaged_file_in_the_cache_is_fetched_from_the_hub(hub, first, from_hub, target):
-    in_cache(first).resolve().write_bytes(OTHER)
+    in_cache().resolve().write_bytes(OTHER)
     hub.requests.clear()
     from_hub(commit=first, sha256=SHA)
     assert target.read_bytes() == CONTENT
@@ -227,7 +227,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_from_the_hub(hub, first, from_hu
 def test_offline_the_file_comes_from_the_cache(hub, first, from_hub, target, monkeypatch):
     from huggingface_hub import constants
 
-    in_cache(first)
+    in_cache()
     hub.requests.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     from_hub(commit=first, sha256=SHA)
@@ -238,7 +238,7 @@ def test_offline_the_file_comes_from_the_cache(hub, first, from_hub, target, mon
 def test_offline_a_damaged_file_in_the_cache_is_refused(hub, first, from_hub, target, monkeypatch):
     from huggingface_hub import constants
 
-    path = in_cache(first)
+    path = in_cache()
     path.resolve().write_bytes(OTHER)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert refusal(from_hub, ChecksumError, commit=first, sha256=SHA) == (
