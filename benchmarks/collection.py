@@ -115,7 +115,7 @@ STEPS = {
 
 
 def results(checkpoints, layers):
-    """Return a row a step, each measured in a process of its own."""
+    """Return one row per step, each measured in a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         made_up(Path(folder), checkpoints, layers)
         measured = []

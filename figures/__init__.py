@@ -1,4 +1,4 @@
-"""Figures of this study, a module each; specdiag draws those of a Dataset beside its own.
+"""Figures of this study, one module each; specdiag draws those of a Dataset beside its own.
 
 - `pretrained_and_scratch`: alpha of the same layers, pretrained and trained from scratch
 - `data_efficiency`: test R² against the share of the training data

@@ -33,7 +33,7 @@ class Point(NamedTuple):
 
 
 def _series(dataset: "xr.Dataset") -> dict[str, dict[date, list[Point]]]:
-    """Return R² by date of every decoder that is evaluated on several dates, a point a seed."""
+    """Return R² by date of every decoder that is evaluated on several dates, one point per seed."""
     series: dict[str, dict[date, list[Point]]] = {}
     for i in np.flatnonzero(dataset.arm.values == "evaluation"):
         one = dataset.isel(checkpoint=i)
@@ -75,7 +75,7 @@ def _slope(days: dict[date, list[Point]]) -> Mean:
 
 
 def plot(dataset: "xr.Dataset") -> "Figure":
-    """Return test R² by the date of the session, a line a decoder, bars over its seeds."""
+    """Return test R² by the date of the session, one line per decoder, bars over its seeds."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
     from matplotlib.figure import Figure
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TITLE = "Matrices that shrink under LAMB"
-TABLE = "collapse.csv"  # of benchmarks/results: a row a matrix and reading
+TABLE = "collapse.csv"  # of benchmarks/results: one row per matrix and reading
 
 RUNS = {  # of the column `run`, with the label and colour of each
     "the same for longer, decay 1e-4": ("decay 1e-4", "#d55e00"),
@@ -34,7 +34,7 @@ def _shown(rows: Rows) -> Rows:
 
 
 def plot(rows: Rows) -> "Figure":
-    """Return the three quantities by step, a line a matrix, coloured by weight decay."""
+    """Return the three quantities by step, one line per matrix, coloured by weight decay."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.2), layout="constrained")

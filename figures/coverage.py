@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TITLE = "Coverage of 95 % intervals"
-TABLE = "coverage.csv"  # of benchmarks/results: a row a kind of spectrum
+TABLE = "coverage.csv"  # of benchmarks/results: one row per kind of spectrum
 
 BAR = (92, 98)  # %
 ENOUGH = 30  # eigenvalues in the tail, expected: with fewer nothing is claimed
@@ -42,7 +42,7 @@ def _cells(rows: Rows) -> list[Mapping[str, Any]]:
 
 
 def plot(rows: Rows) -> "Figure":
-    """Return the coverage of each method by body below the tail, a point a kind of spectrum."""
+    """Return the coverage of each method by body below the tail, one point per kind of spectrum."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.9, 4), layout="constrained")

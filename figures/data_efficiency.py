@@ -54,7 +54,7 @@ def _fractions(dataset: "xr.Dataset") -> dict[str, Curves]:
 
 
 def plot(dataset: "xr.Dataset") -> "Figure":
-    """Return mean test R² over seeds and its interval by train fraction, a panel a study."""
+    """Return mean test R² over seeds and its interval by train fraction, one panel per study."""
     from matplotlib.figure import Figure
 
     studies = _studies(dataset)
@@ -73,7 +73,7 @@ def plot(dataset: "xr.Dataset") -> "Figure":
 
 
 def _draw_study(ax: "Axes", dataset: "xr.Dataset", curves: Curves) -> None:
-    """Draw a curve an arm, or a level of UnitDropout if there is one arm."""
+    """Draw one curve per arm, or a level of UnitDropout if there is one arm."""
     by_arm = len({arm for arm, _ in curves}) > 1
     for k, ((arm, level), curve) in enumerate(sorted(curves.items(), key=_order)):
         fractions = sorted(curve)

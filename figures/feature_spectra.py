@@ -47,7 +47,7 @@ def _panels(dataset: "xr.Dataset") -> dict[str, list[int]]:
 
 
 def plot(dataset: "xr.Dataset") -> "Figure":
-    """Return the eigenvalues by rank, a line a checkpoint, and the noise floor of each, dashed.
+    """Return the eigenvalues by rank, one line per checkpoint, and the noise floor of each, dashed.
 
     Colour shows the level of UnitDropout, or the arm if no study varies the level.
     """

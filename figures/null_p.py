@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TITLE = "p-values of random matrices"
-TABLE = "null_p.csv"  # of benchmarks/results: a row a matrix
+TABLE = "null_p.csv"  # of benchmarks/results: one row per matrix
 
 _KS_95 = 1.358  # over the root of the sample size: the 95 % quantile of Kolmogorov's distance
 
@@ -22,9 +22,9 @@ def reason_not_drawn(rows: Rows) -> str:
 
 
 def plot(rows: Rows) -> "Figure":
-    """Return the share of p-values up to p, minus p, a line an aspect ratio.
+    """Return the share of p-values up to p, minus p, one line per aspect ratio.
 
-    A panel is a distribution of the entries. The band holds 95 % of lines of uniform p-values.
+    One panel per distribution of the entries. The band holds 95 % of lines of uniform p-values.
     """
     from matplotlib.figure import Figure
 

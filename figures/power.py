@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TITLE = "Power"
-TABLE = "verdicts.csv"  # of benchmarks/results: a row a kind and shape of matrix
+TABLE = "verdicts.csv"  # of benchmarks/results: one row per kind and shape of matrix
 
 _FAMILIES = {
     "student": "independent Student's t entries",
@@ -34,7 +34,7 @@ def _exponents(rows: Rows, family: str) -> dict[str, float]:
 def plot(rows: Rows) -> "Figure":
     """Return the share of matrices with `null_p` ≤ 0.05, dashed, and with the verdict *power law*.
 
-    A panel is a family of matrices, a line an exponent; each point is the mean over aspect ratios.
+    One panel per family of matrices, one line per exponent; points are means over aspect ratios.
     """
     from matplotlib.figure import Figure
 

@@ -63,9 +63,9 @@ def _layers(dataset: "xr.Dataset") -> dict[tuple[int, int], Any]:
 
 
 def plot(dataset: "xr.Dataset") -> "Figure":
-    """Return alpha from scratch against alpha pretrained, a point a layer with both its intervals.
+    """Return alpha from scratch against alpha pretrained, one point per layer with two intervals.
 
-    A panel is a control, scratch or `scratch_tuned`; colour and marker show the task.
+    One panel per control, scratch or `scratch_tuned`; colour and marker show the task.
     """
     from matplotlib.figure import Figure
 

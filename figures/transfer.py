@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TITLE = "Frozen base against scratch and ridge"
-TABLE = "transfer.csv"  # of benchmarks/results: a row a training
+TABLE = "transfer.csv"  # of benchmarks/results: one row per training
 
 TASK, SESSION = "second", "m_20140303"
 ARMS = {

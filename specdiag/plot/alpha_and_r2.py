@@ -29,7 +29,7 @@ def _shown(dataset: "xr.Dataset") -> list[Any]:
 
 
 def plot(dataset: "xr.Dataset") -> "Figure":
-    """Return mean alpha over fit layers against test R², a point an entry, bars over its seeds."""
+    """Return mean alpha over fit layers against test R², one point per entry, bars over seeds."""
     alpha = mean_over_fit_layers(dataset, "alpha_mean")
     at = [(group, seeds.mean_over_seeds(alpha[group]), False) for group in _shown(dataset)]
     figure = seeds.scatter(dataset, alpha, at)

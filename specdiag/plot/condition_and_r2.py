@@ -27,10 +27,10 @@ def _shown(dataset: "xr.Dataset") -> list[Any]:
 
 
 def plot(dataset: "xr.Dataset") -> "Figure":
-    """Return the condition number against test R², a point an entry; an arrow marks a lower bound.
+    """Return the condition number of the features against test R², one point per entry.
 
     Means and intervals over seeds are those of its logarithm. A single seed has the interval of the
-    condition number itself, over blocks of trials or windows.
+    condition number itself, over blocks of trials or windows. An arrow marks a lower bound.
     """
     at = [(g, _condition(dataset, g), bool(_bound(dataset)[g].any())) for g in _shown(dataset)]
     figure = seeds.scatter(dataset, dataset.condition_number.values, at, log=True)

@@ -84,7 +84,7 @@ def too_few(groups: Sequence[Any], quantity: str) -> str:
 def scatter(
     dataset: "xr.Dataset", values: Any, at: Sequence[tuple[Any, Mean, bool]], *, log: bool = False
 ) -> "Figure":
-    """Return R² against a quantity, a point an entry: colour shows the arm, the marker the task.
+    """Return R² against a quantity, one point per entry: colour shows the arm, the marker the task.
 
     Small dots are single seeds. The axes show all points; intervals beyond them are cut off.
 
@@ -156,11 +156,11 @@ def ranged(values: Any) -> str:
 
 
 def seeds_text(dataset: "xr.Dataset", groups: Sequence[Any]) -> str:
-    """Return the number of seeds an entry, and the meaning of the bars, as text for a caption."""
+    """Return the number of seeds per entry, and the meaning of the bars, as text for a caption."""
     n = np.array([int(np.isfinite(dataset.r2.values[group]).sum()) for group in groups])
     if n.max() < 2:
         return "One seed each, so there are no intervals of R²."
     bars = "bars, of three or more seeds, their 95 % intervals (Student's t), cut off at the frame"
     if n.max() == 2:
         bars = "without bars: an interval over two seeds says nothing"
-    return f"Points are means over {ranged(n)} seeds an entry, {bars}; dots are single seeds."
+    return f"Points are means over {ranged(n)} seeds per entry, {bars}; dots are single seeds."
