@@ -12,7 +12,6 @@ from specdiag.cli.options import (
     address_option,
     check_engine,
     check_output,
-    debug_option,
     engine_option,
     existing_file,
     json_option,
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 @engine_option
 @address_option
 @json_option
-@debug_option
 def spectra(
     names: tuple[str, ...],
     group: str | None,

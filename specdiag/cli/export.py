@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from specdiag.cli.options import CheckpointType, debug_option, lock_option
+from specdiag.cli.options import CheckpointType, lock_option
 
 
 @click.command()
@@ -12,7 +12,6 @@ from specdiag.cli.options import CheckpointType, debug_option, lock_option
 @click.argument("output", type=click.Path(path_type=Path), metavar="OUT.safetensors")
 @click.option("--force", is_flag=True, help="Replace the files if they exist.")
 @lock_option
-@debug_option
 def export(
     checkpoint: Path,
     output: Path,

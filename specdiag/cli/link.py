@@ -4,14 +4,13 @@ from pathlib import Path
 
 import click
 
-from specdiag.cli.options import debug_option, existing_file, json_option, seed_option
+from specdiag.cli.options import existing_file, json_option, seed_option
 
 
 @click.command()
 @click.argument("spectra", type=existing_file)
 @json_option
 @seed_option("Random seed for permutations and bootstrap.")
-@debug_option
 def link(spectra: Path, as_json: bool, seed: int) -> None:
     """Test whether spectra predict test R2, over the checkpoints of SPECTRA.
 

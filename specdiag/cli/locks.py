@@ -12,7 +12,6 @@ import click
 from specdiag.cli.options import (
     address_option,
     check_engine,
-    debug_option,
     engine_option,
     is_debug,
     json_option,
@@ -38,7 +37,6 @@ _group = click.option("--group", metavar="GROUP", help="Only entries of this gro
 @scale_option("Only entries of this scale.", default=None)
 @_group
 @json_option
-@debug_option
 def list_(
     names: tuple[str, ...],
     lock_path: Path | None,
@@ -73,7 +71,6 @@ def list_(
 @_names
 @lock_option
 @click.option("--force", is_flag=True, help="Download again files that are up to date.")
-@debug_option
 def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
     """Download published weights: of all entries that have a source, or of the named ones.
 
@@ -139,7 +136,6 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
 @address_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @json_option
-@debug_option
 def train(
     names: tuple[str, ...],
     lock_path: Path | None,
@@ -256,7 +252,6 @@ def _joined(path: Path, steps: Sequence["Step"], options: dict[str, Any]) -> boo
 @lock_option
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if the lock would change.")
 @click.option("--init", is_flag=True, help="Start a lock here, and a folder for recipes.")
-@debug_option
 def lock_(names: tuple[str, ...], lock_path: Path | None, check: bool, init: bool) -> None:
     """Write the declarations of the recipes into the lock: of all entries, or the named ones.
 

@@ -14,7 +14,7 @@ from specdiag.cli.export import export
 from specdiag.cli.link import link
 from specdiag.cli.locks import fetch, list_, lock_, train
 from specdiag.cli.measure import alpha, compare
-from specdiag.cli.options import ERRORS, complain
+from specdiag.cli.options import ERRORS, complain, debug_option
 from specdiag.cli.show import figures, report
 from specdiag.cli.simulate import simulate
 from specdiag.cli.verify import verify
@@ -46,7 +46,7 @@ for command in (
     *(alpha, compare, export, fetch, figures, link, list_, lock_, report, simulate, spectra),
     *(train, verify),
 ):
-    cli.add_command(command)
+    cli.add_command(debug_option(command))
 
 
 def main() -> None:
@@ -56,7 +56,3 @@ def main() -> None:
     except ERRORS as error:
         complain(error)
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

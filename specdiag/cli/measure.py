@@ -19,7 +19,6 @@ from specdiag.cli.options import (
     check_installed,
     check_output,
     complain,
-    debug_option,
     engine_option,
     json_option,
     lock_option,
@@ -92,7 +91,6 @@ _include_embeddings = click.option(
 @engine_option
 @address_option
 @lock_option
-@debug_option
 def alpha(
     files: tuple[Path, ...],
     as_json: bool,
@@ -156,7 +154,6 @@ def alpha(
 @_min_eigenvalues
 @_include_embeddings
 @lock_option
-@debug_option
 def compare(
     files: tuple[Path, ...],
     as_json: bool,

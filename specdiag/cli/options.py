@@ -20,10 +20,6 @@ ERRORS = (ValueError, OSError, MemoryError, RuntimeError)
 Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, NaN as null.")
-debug_option = click.option(
-    "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."
-)
-
 existing_file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -83,6 +79,11 @@ def check_engine(engine: str, address: str | None) -> None:
             )
     if address and engine != "ray":
         raise click.UsageError("--address needs --engine ray")
+
+
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."
+)
 
 
 def is_debug() -> bool:

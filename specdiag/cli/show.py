@@ -10,7 +10,6 @@ import click
 from specdiag.cli.options import (
     check_installed,
     check_output,
-    debug_option,
     existing_file,
     lock_option,
     open_lock,
@@ -43,7 +42,6 @@ _trainings = click.argument("trainings", nargs=-1, type=existing_file, metavar="
     multiple=True,
     help="Draw the spectra of this checkpoint; repeatable. By default those of the first.",
 )
-@debug_option
 def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[str, ...]) -> None:
     """Draw every figure for which DATA, a Dataset of specdiag, has values, ready for print.
 
@@ -84,7 +82,6 @@ def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[
     help="Deprecated, give --lock: a CSV that an earlier `specdiag verify` wrote.",
 )
 @lock_option
-@debug_option
 def report(
     data: Path,
     trainings: tuple[Path, ...],

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from specdiag.cli.options import debug_option, lock_option, open_lock
+from specdiag.cli.options import lock_option, open_lock
 
 
 @click.command()
@@ -13,7 +13,6 @@ from specdiag.cli.options import debug_option, lock_option, open_lock
     "--session", "names", multiple=True, metavar="NAME", help="Only this session; repeatable."
 )
 @lock_option
-@debug_option
 def simulate(out: Path, names: tuple[str, ...], lock_path: Path | None) -> None:
     """Write the simulated recordings of the lock's desk entries into the folder OUT, as HDF5.
 

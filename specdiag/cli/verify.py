@@ -7,7 +7,6 @@ import click
 
 from specdiag.cli.options import (
     check_output,
-    debug_option,
     existing_file,
     json_option,
     lock_option,
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 @scale_option("Only checkpoints of this scale; needed if SPECTRA has both.", default=None)
 @output_option("Write the tables as Markdown.")
 @json_option
-@debug_option
 def verify(
     spectra: Path, lock_path: Path | None, scale: "Scale | None", output: Path | None, as_json: bool
 ) -> None:

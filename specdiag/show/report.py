@@ -101,7 +101,6 @@ def report(
         loader=jinja2.PackageLoader("specdiag.show", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        trim_blocks=False,
     )
     style, script = (
         files("specdiag.show").joinpath(f"report.{kind}").read_text(encoding="utf-8")
@@ -186,12 +185,10 @@ def _summary_rows(dataset: "xr.Dataset") -> Iterator[list[_Cell]]:
         row += [_Cell(", ".join(f"{words[word]} {word}" for word in VERDICTS if words[word]))]
         if "r2" in dataset.variables:
             condition = float(one.condition_number)
-            row += [_number(float(one.r2), ".3f")]
+            cell = _number(condition, ".2e")
             if one.condition_number_is_bound and 0 < condition < math.inf:
-                row += [_Cell(f"≥ {rounded_down(condition)}", condition)]
-            else:
-                row += [_number(condition, ".2e")]
-            row += [_Cell(short(str(one.state.values)))]
+                cell = _Cell(f"≥ {rounded_down(condition)}", condition)
+            row += [_number(float(one.r2), ".3f"), cell, _Cell(short(str(one.state.values)))]
         yield row
 
 
