@@ -165,8 +165,7 @@ CLAIMS = (
     Claim(
         text=(
             "The gain is largest with the least data and shrinks with more: falls of R² less that "
-            "of "
-            "scratch"
+            "of scratch"
         ),
         value=lambda get: falls(gain(get, CURVE, "scratch")),
         labels=STEPS,
@@ -233,8 +232,7 @@ CLAIMS = (
     Claim(
         text=(
             "Frozen core, three levels of UnitDropout: measured matrices whose bits differ from "
-            "the "
-            "base"
+            "the base"
         ),
         value=lambda get: [get(entry, "n_changed") for entry in FROZEN],
         holds=(-np.inf, 0.5),
@@ -287,8 +285,7 @@ CLAIMS = (
     Claim(
         text=(
             "Its condition numbers are not rounding: smallest eigenvalue over the noise floor "
-            "(ratio, "
-            "the least of the three)"
+            "(ratio, the least of the three)"
         ),
         value=lambda get: np.min([get(entry, "above_floor") for entry in PLASTIC]),
         holds=(1, np.inf),

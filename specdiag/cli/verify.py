@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 def verify(
     spectra: Path, lock_path: Path | None, scale: "Scale | None", output: Path | None, as_json: bool
 ) -> None:
-    """Check published claims against your checkpoints, those of SPECTRA.
+    """Check published claims against the checkpoints in SPECTRA.
 
-    SPECTRA is a file that `specdiag spectra` writes, of at least three seeds (`specdiag train
-    --seed`). The claims are in recipes/_claims.py beside the lock; like recipes, they are programs.
+    SPECTRA is a file that `specdiag spectra` writes. A claim needs at least three seeds (`specdiag
+    train --seed`). The claims are in recipes/_claims.py beside the lock. That file is a program, as
+    recipes are: use only one that you trust.
 
     \b
     Examples:
@@ -45,7 +46,7 @@ def verify(
         check_output(output, [spectra], [path])
     from specdiag.dataset.netcdf import open_spectra
     from specdiag.files import write_whole
-    from specdiag.show import claims as claim_tables
+    from specdiag.show import claims
     from specdiag.transfer.verification import findings_of_lock, measure_for_lock
 
     dataset = open_spectra(spectra)  # its errors name the file
@@ -54,11 +55,8 @@ def verify(
     measured = measure_for_lock(path, dataset)
     findings = findings_of_lock(path, measured)
     if output:
-        text = "\n\n".join(claim_tables.tables(findings, measured).values())
+        text = "\n\n".join(claims.tables(findings, measured).values())
         write_whole(output, f"{text}\n".encode())
         click.echo(f"wrote {output}", err=True)
-    click.echo(
-        claim_tables.as_json(findings, measured.scale)
-        if as_json
-        else "\n".join(claim_tables.lines(findings))
-    )
+    shown = [claims.as_json(findings, measured.scale)] if as_json else claims.lines(findings)
+    click.echo("\n".join(shown))

@@ -28,16 +28,13 @@ def _summary(findings: Sequence[Finding], measured: Measured) -> str:
     n_untested = sum(f.outcome == "cannot be tested here" for f in findings)
     n_missing = sum(f.n_seeds < MIN_SEEDS and not f.claim.not_at_desk for f in findings)
     n_tested = len(findings) - n_untested
-    sentences = [
-        f"{measured.scale.capitalize()} scale, seeds {', '.join(map(str, seeds)) or 'none'}.",
-        f"{count(findings)}.",
-        f"{counted(n_missing, 'claim')} without enough values or seeds." if n_missing else "",
-        (
-            f"{counted(n_tested, 'claim')} could be tested: if none of them had any effect, "
-            f"{(1 - LEVEL) * n_tested:.1f} wrong outcomes would be expected."
-        ),
-    ]
-    return " ".join(filter(None, sentences))
+    missing = f" {counted(n_missing, 'claim')} without enough values or seeds." * bool(n_missing)
+    return (
+        f"{measured.scale.capitalize()} scale, seeds {', '.join(map(str, seeds)) or 'none'}. "
+        f"{count(findings)}.{missing} "
+        f"{counted(n_tested, 'claim')} could be tested: if none of them had any effect, "
+        f"{(1 - LEVEL) * n_tested:.1f} wrong outcomes would be expected."
+    )
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -65,8 +62,8 @@ def lines(findings: Sequence[Finding]) -> list[str]:
     for finding in findings:
         text, published, ours, seeds, outcome, why = row(finding)
         shown.append(f"{outcome:21}  {text}")
-        numbers = f"published {published}; ours {ours}; {seeds} seeds"
-        shown.append(" " * 23 + "; ".join(filter(None, (numbers, why))))
+        reason = f"; {why}" if why else ""
+        shown.append(f"{'':23}published {published}; ours {ours}; {seeds} seeds{reason}")
     return [*shown, count(findings)]
 
 
@@ -117,9 +114,9 @@ def row(finding: Finding) -> tuple[str, ...]:
 
 def _margin(claim: Claim) -> str:
     """Return the range in which a claim without a direction holds; '' for other claims."""
-    low, high = map(_number, claim.holds)
     if not claim.is_null:
         return ""
+    low, high = map(_number, claim.holds)
     if low == "-":
         return f" (holds below {high})"
     return f" (holds above {low})" if high == "-" else f" (holds from {low} to {high})"

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from specdiag.dataset.schema import LINK
@@ -19,24 +20,18 @@ PRIMARY = "mean alpha"
 
 def as_json(linked: "xr.Dataset") -> str:
     """Return all numbers and the sentences as one JSON object; NaN becomes null."""
+    pairs = list(product(linked.quantity.values, linked.part.values))
     cells = [
         {"quantity": q, "part": part, "stratification": s, **_cell(linked, q, part, s)}
-        for q in linked.quantity.values
-        for part in linked.part.values
+        for q, part in pairs
         for s in linked.stratification.values
     ]
-    predictions = [
-        {"quantity": q, "left_out": part, **_values(linked[_ERRORS].sel(quantity=q, part=part))}
-        for q in linked.quantity.values
-        for part in linked.part.values
-    ]
+    predictions = [{"quantity": q, "left_out": p, **_errors(linked, q, p)} for q, p in pairs]
+    columns = {"checkpoint": linked.checkpoint.values, "r2": linked.r2.values}
+    columns |= zip(linked.quantity.values, linked.value.values, strict=True)
     checkpoints = [
-        {"checkpoint": name, "r2": r2, **dict(zip(linked.quantity.values, row, strict=True))}
-        for name, r2, row in zip(
-            *(linked.checkpoint.values.tolist(), linked.r2.values.tolist()),
-            linked.value.values.T.tolist(),
-            strict=True,
-        )
+        dict(zip(columns, row, strict=True))
+        for row in zip(*(column.tolist() for column in columns.values()), strict=True)
     ]
     whole = {
         "counts": {k: int(n) for k, n in linked.attrs.items() if k != "schema_version"},
@@ -56,28 +51,30 @@ _ERRORS = [name for name, spec in LINK.items() if spec.dims == _CELL[:2]]
 
 def _cell(linked: "xr.Dataset", quantity: str, part: str, stratification: str) -> dict[str, Any]:
     cell = linked[_CELLS].sel(quantity=quantity, part=part, stratification=stratification)
-    return _values(cell)
+    return {name: cell[name].values.tolist() for name in _CELLS}
 
 
-def _values(cell: "xr.Dataset") -> dict[str, Any]:
-    return {str(name): variable.values.tolist() for name, variable in cell.data_vars.items()}
+def _errors(linked: "xr.Dataset", quantity: str, part: str) -> dict[str, Any]:
+    errors = linked[_ERRORS].sel(quantity=quantity, part=part)
+    return {name: errors[name].values.tolist() for name in _ERRORS}
 
 
 def lines(linked: "xr.Dataset") -> list[str]:
     """Return the tables and the sentences, for a terminal."""
-    tasks = [part for part in linked.part.values if part != ALL_TASKS]
-    shown = [
-        _counts(linked.attrs),
-        *_without_counterpart(linked.attrs),
-        _NOTE,
-        "",
-        *_table(_rows(linked)),
-        *_same(linked),
-        "",
-    ]
-    shown.append("within each task:")
+    tasks = _tasks(linked)
+    shown = [_counts(linked.attrs)]
+    if n := linked.attrs["n_without_counterpart"]:
+        shown.append(
+            f"{counted(n, 'checkpoint')} left out of the seed test 'alike': no second seed with "
+            "the same entries"
+        )
+    shown += [_NOTE, "", *_table(_rows(linked)), *_same(linked), "", "within each task:"]
     shown += _table(_task_rows(linked, tasks)) if tasks else ["no checkpoint has a task"]
     return [printable(line) for line in [*shown, "", *sentences(linked)]]
+
+
+def _tasks(linked: "xr.Dataset") -> list[str]:
+    return [part for part in linked.part.values if part != ALL_TASKS]
 
 
 _NOTE = (
@@ -94,15 +91,6 @@ def _counts(counts: Mapping[str, Any]) -> str:
     )
 
 
-def _without_counterpart(counts: Mapping[str, Any]) -> list[str]:
-    n = counts["n_without_counterpart"]
-    left_out = (
-        f"{counted(n, 'checkpoint')} left out of the seed test 'alike': no second seed with the "
-        "same entries"
-    )
-    return [left_out] if n else []
-
-
 def _same(linked: "xr.Dataset") -> list[str]:
     alike = linked.same_order_as.sel(part=ALL_TASKS, stratification="alike")
     return [
@@ -117,7 +105,7 @@ def _rows(linked: "xr.Dataset") -> list[dict[str, str]]:
     rows = []
     for q in linked.quantity.values:
         cells = {s: _cell(linked, q, ALL_TASKS, s) for s in linked.stratification.values}
-        errors = _values(linked[_ERRORS].sel(quantity=q, part=ALL_TASKS))
+        errors = _errors(linked, q, ALL_TASKS)
         rows.append(
             {
                 "quantity": q,
@@ -170,9 +158,7 @@ def _alike(linked: "xr.Dataset") -> str:
         n = sum(math.isfinite(cell["p"]) and not cell["same_order_as"] for cell in cells.values())
         of = f" of one of {n} quantities" if n > 1 else ""
         has = (
-            "only one seed each"
-            if most == 1
-            else f"their seeds can be exchanged in {most:.0f} ways"
+            f"their seeds can be exchanged in {most:.0f} ways" if most > 1 else "only one seed each"
         )
         return (
             f"Too few seeds to say whether spectra predict R2: {has}, and a p-value{of} below 5 % "
@@ -199,8 +185,7 @@ _SIGNS = {
 
 def _signs(linked: "xr.Dataset") -> list[str]:
     """Return a sentence for each stratification in which significant signs differ between tasks."""
-    tasks = [part for part in linked.part.values if part != ALL_TASKS]
-    signs = []
+    tasks, signs = _tasks(linked), []
     for stratification, about in _SIGNS.items():
         differing = {}
         for q in linked.quantity.values:

@@ -134,35 +134,25 @@ def decide(values: Array, low: Array, high: Array) -> Literal["holds", "fails", 
 
 
 def decide_claim(claim: Claim, published: Values, measured: Measured) -> Finding:
-    """Return the finding on one claim.
-
-    Parameters
-    ----------
-    claim : Claim
-    published : mapping of (entry, quantity) to float
-    measured : Measured
-    """
+    """Return the finding on one claim."""
     asked = needed([claim])
     seeds = _by_seed(asked, measured)
     n_bounds = sum(math.inf in values.values() for values in seeds.values())
     theirs = _values(claim, published)
     ours = _rows(claim, seeds.values(), len(theirs))
-    is_exact = len(ours) == 1 and not any(
-        math.isfinite(values.get(key, math.nan))
-        for values in measured.trained.values()
-        for key in asked
-    )
+    is_trained = any(key in values for values in measured.trained.values() for key in asked)
+    is_exact = len(ours) == 1 and not is_trained
     outcome, why = _outcome(claim, measured.scale, theirs, ours, is_exact=is_exact)
     if outcome == "cannot be tested here" and not why:
         why = _missing(asked, seeds.values(), len(ours))
+    reasons = [why]
     if n_bounds:
         if outcome in ("reproduced", "direction only"):  # the seeds left out may well differ
-            outcome, why = "undecided", ""
-        bounds = f"{counted(n_bounds, 'seed')} left out: only a lower bound is known"
-        why = "; ".join(filter(None, (why, bounds)))
+            outcome, reasons = "undecided", []
+        reasons.append(f"{counted(n_bounds, 'seed')} left out: only a lower bound is known")
     low, high = claim.holds
     if claim.tolerance is None and np.any((theirs <= low) | (theirs >= high)):
-        why = "; ".join(filter(None, (why, "the published numbers themselves do not show it")))
+        reasons.append("the published numbers themselves do not show it")
     mean = ours.mean(axis=0) if len(ours) else np.full(len(theirs), math.nan)
     ends = mean_interval(ours)
     mean, lower, upper = (np.exp(x) if claim.is_ratio else x for x in (mean, *ends))
@@ -173,7 +163,7 @@ def decide_claim(claim: Claim, published: Values, measured: Measured) -> Finding
         interval=(lower, upper),
         n_seeds=len(ours),
         outcome=outcome,
-        why=why,
+        why="; ".join(filter(None, reasons)),
     )
 
 
@@ -184,8 +174,7 @@ def _by_seed(asked: Sequence[Key], measured: Measured) -> dict[int, dict[Key, fl
     for source, keys in ((measured.trained, {*asked}), (measured.fetched, {*asked} - trained)):
         for seed, values in source.items():
             chosen = {key: value for key, value in values.items() if key in keys}
-            if chosen:
-                seeds.setdefault(seed, {}).update(chosen)
+            seeds.setdefault(seed, {}).update(chosen)
     return dict(sorted(seeds.items()))
 
 

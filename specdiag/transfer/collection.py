@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_BY_LAYER = {n: v for n, v in SCHEMA.items() if v.dims[:2] == ("checkpoint", "layer")}
+_BY_LAYER = [name for name, spec in SCHEMA.items() if spec.dims[:2] == ("checkpoint", "layer")]
 _TEXTS = ("status", "reason", "verdict", "shape", "stored_dtype")  # coordinates by layer
 
 
@@ -304,8 +304,7 @@ def _evaluation_columns(rows: Sequence[Row]) -> dict[str, Any]:
     for i, one in enumerate(evaluations):
         for name, value in one.items():
             if name == "session_r2":
-                for session, r2 in value.items():
-                    columns[name][i, place[session]] = r2
+                columns[name][i, [place[session] for session in value]] = list(value.values())
             elif name == "feature_eigenvalue":
                 columns[name][i, : len(value)] = value
             else:
@@ -322,14 +321,11 @@ def _filled(spec: Variable, sizes: Mapping[str, int]) -> Any:
 def _attributes(rows: Sequence[Row], locks: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     from importlib.metadata import version
 
-    texts = dict.fromkeys(
-        row.spectra.attrs["provenance"] for row in rows if row.spectra is not None
-    )
+    measured = [row.spectra for row in rows if row.spectra is not None]
+    texts = dict.fromkeys(spectra.attrs["provenance"] for spectra in measured)
     if len(texts) > 1:
-        _log.warning(
-            "spectra were measured with %d different settings; see the attribute provenance",
-            len(texts),
-        )
+        differing = "spectra were measured with %d different settings; see the attribute provenance"
+        _log.warning(differing, len(texts))
     provenance = {
         "specdiag": version("specdiag"),
         "locks": list(locks),

@@ -15,9 +15,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specdiag.dataset.spectrum import mean_over_fit_layers
+from specdiag.htsr.statistics import Array
 from specdiag.lock.entry import Lock
 from specdiag.lock.lockfile import load, select
 from specdiag.lock.recipe import load_recipe
@@ -27,7 +27,6 @@ from specdiag.transfer.collection import check_variables
 if TYPE_CHECKING:
     import xarray as xr
 
-Array = NDArray[np.float64]
 Measures = Callable[["xr.Dataset"], Mapping[str, Array]]
 
 _FROM_DATASET = ("r2", "effective_rank", "participation_ratio", "top1_fraction", "trace")
@@ -55,7 +54,7 @@ def verify(
     ----------
     dataset : xarray.Dataset
         A collection of one scale, of `specdiag.collect` or `specdiag.open_spectra`. Checkpoints
-        without a seed do not take part.
+        without a seed are left out.
     claims : sequence of Claim
     published : mapping of (entry, quantity) to float, optional
         The published values. For a lock, `reported` returns them.
@@ -168,13 +167,15 @@ def measure(
             "decided at one scale: select its checkpoints (--scale)"
         )
     columns = {**quantities(dataset), **(measures(dataset) if measures else {})}
-    asked = _with_counts(needed(claims))
+    asked = needed(claims)
     for _, quantity in asked:
         if quantity not in columns:
             raise ValueError(
                 f"a claim asks for {quantity!r}; expected one of {', '.join(columns)}; or let "
                 "measures() in recipes/_claims.py return it"
             )
+    of_means = [entry for entry, quantity in asked if quantity in ("mean_alpha", "rope_fraction")]
+    asked += [(entry, count) for entry in of_means for count in _COUNTS]
     seeds: dict[str, dict[int, dict[Key, float]]] = {"trained": {}, "fetched": {}}
     for i, (entry, seed) in enumerate(zip(dataset.entry.values, dataset.seed.values, strict=True)):
         source = seeds["fetched" if dataset.how.values[i] == "fetched" else "trained"]
@@ -183,11 +184,6 @@ def measure(
             if math.isfinite(value) or (quantity == "condition_number" and value == math.inf):
                 source.setdefault(int(seed), {})[str(entry), quantity] = value
     return Measured(scale=scales[0], **seeds)  # type: ignore[arg-type]  # desk or paper
-
-
-def _with_counts(asked: Sequence[Key]) -> list[Key]:
-    means = [entry for entry, quantity in asked if quantity in ("mean_alpha", "rope_fraction")]
-    return list(dict.fromkeys([*asked, *((entry, count) for entry in means for count in _COUNTS)]))
 
 
 def quantities(dataset: "xr.Dataset") -> dict[str, Array]:
@@ -204,8 +200,7 @@ def quantities(dataset: "xr.Dataset") -> dict[str, Array]:
     """
     has_spectra = (dataset.status.values != "absent").any(axis=1)
     counts = {name: np.where(has_spectra, dataset[name].values, math.nan) for name in _COUNTS}
-    eigenvalues = np.where(np.isnan(e := dataset.feature_eigenvalue.values), math.inf, e)
-    smallest = eigenvalues.min(axis=1, initial=math.inf)
+    smallest = np.fmin.reduce(dataset.feature_eigenvalue.values, axis=1, initial=math.nan)
     condition = dataset.condition_number.values
     is_bound = dataset.condition_number_is_bound.values & ~np.isnan(condition)
     return {
@@ -213,9 +208,7 @@ def quantities(dataset: "xr.Dataset") -> dict[str, Array]:
         **counts,
         "n_matrices": counts["n_fit"] + counts["n_degenerate"],
         "condition_number": np.where(is_bound, math.inf, condition),
-        "above_floor": np.maximum(
-            np.where(np.isfinite(smallest), smallest, math.nan) / dataset.noise_floor.values, 1.0
-        ),
+        "above_floor": np.maximum(smallest / dataset.noise_floor.values, 1.0),
         "mean_alpha": mean_over_fit_layers(dataset, "alpha_mean"),
         "rope_fraction": mean_over_fit_layers(dataset, "rope_probability"),
         "n_changed": dataset.n_changed.values,
@@ -223,7 +216,7 @@ def quantities(dataset: "xr.Dataset") -> dict[str, Array]:
 
 
 def read_values(path: Path) -> Measured:
-    """Return the values of a CSV that `specdiag verify -o` wrote before it took a collection.
+    """Return the values of a CSV as `benchmarks.claims` writes it and `specdiag verify` once did.
 
     Raises
     ------

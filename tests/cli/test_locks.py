@@ -608,8 +608,7 @@ def test_a_parent_is_made_only_for_a_child_that_needs_it(lock):
             (
                 "recipes/toy.py: entry 'base/net'.params.rate: nan; expected text, a finite number "
                 "of at most 64 bits, true or false, an array or a table; correct it, or write the "
-                "entry again "
-                "with `specdiag lock`"
+                "entry again with `specdiag lock`"
             ),
         ),
         ("import sys; sys.exit(3)", "recipes/toy.py:29: SystemExit: 3"),

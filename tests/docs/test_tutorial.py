@@ -29,8 +29,7 @@ def test_the_commands_of_the_tutorial_print_what_it_shows(folder):
     assert status == 0
     assert out.splitlines()[-2] == (
         "same spectrum by construction: the one measured matrix is bit-identical, so no alpha can "
-        "differ; "
-        "what differs: out"
+        "differ; what differs: out"
     )
     recipe = folder / "recipes" / "net.py"
     recipe.write_text(RECIPE.replace('"steps": 1000', '"steps": 900'))

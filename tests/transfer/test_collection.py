@@ -229,8 +229,7 @@ def test_an_evaluation_of_an_earlier_build_is_left_out(lock, caplog):
     (record,) = caplog.records
     assert record.getMessage() == (
         "net0.ckpt.evaluation.json is left out: the mean over its sessions is not the R² of the "
-        "receipt, "
-        "so it belongs to another build"
+        "receipt, so it belongs to another build"
     )
 
 
@@ -246,8 +245,7 @@ def test_without_an_evaluation_r2_is_that_of_the_receipt(lock, dataset):
 
 END = (
     "; expected the R² by session and the features that a recipe wrote; make it again with "
-    "`specdiag "
-    "train NAME --force`, or remove it"
+    "`specdiag train NAME --force`, or remove it"
 )
 
 

@@ -13,7 +13,7 @@ from specdiag.cli.main import cli
 from specdiag.dataset.schema import LINK, SCHEMA
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.lock.lockfile import load
-from specdiag.show import link as link_tables
+from specdiag.show.link import lines, sentences
 from specdiag.transfer.link import ALL_TASKS, QUANTITIES, STRATIFICATIONS, quantities
 from support.paths import ROOT
 
@@ -108,7 +108,7 @@ def test_a_planted_relation_among_seeds_is_found_with_its_sign():
     assert alike.rho.item() > 0.5
     assert alike.p_holm.item() <= 0.05
     assert 0 < alike.rho_ci.values[0] < alike.rho.item() < alike.rho_ci.values[1]
-    first = link_tables.sentences(linked)[0]
+    first = sentences(linked)[0]
     assert first.startswith(
         "Among trainings that differ only in their seed, R2 is correlated with mean alpha (rho +0."
     )
@@ -119,7 +119,7 @@ def test_a_difference_between_arms_is_not_a_relation():
     linked = specdiag.link(collection(transfers(0.0)))
     assert cell(linked, "mean alpha", "overall").p.item() < 0.01
     assert cell(linked, "mean alpha", "alike").p.item() > 0.05
-    first, *others = link_tables.sentences(linked)
+    first, *others = sentences(linked)
     assert re.match(
         r"Among trainings that differ only in their seed, none of \d quantities is significantly "
         r"correlated with R2: the nearest is .* \(rho .*\)\. A correlation may still exist\.",
@@ -136,14 +136,12 @@ def test_a_difference_between_arms_is_not_a_relation():
 
 def test_a_sign_that_differs_between_tasks_because_of_arms_is_ascribed_to_them():
     linked = specdiag.link(collection(transfers(0.0, motor=-1, timing=1)))
-    lines = [line for line in link_tables.sentences(linked) if "sign of mean alpha" in line]
-    assert len(lines) == 1
+    (sentence,) = (line for line in sentences(linked) if "sign of mean alpha" in line)
     assert re.match(
         "The sign of mean alpha differs between tasks, all arms together, so that differences "
-        "between "
-        r"arms may be the reason: center_out \(rho -.*\); interval_timing \(rho \+.*\)\. So does "
-        "that of .*",
-        lines[0],
+        r"between arms may be the reason: center_out \(rho -.*\); interval_timing \(rho \+.*\)\. "
+        "So does that of .*",
+        sentence,
     )
 
 
@@ -152,16 +150,15 @@ def test_a_sign_that_differs_among_seeds_too_is_not_ascribed_to_arms():
     assert any(
         line.startswith(
             "The sign of mean alpha differs between tasks, among trainings that differ only in "
-            "their "
-            "seed:"
+            "their seed:"
         )
-        for line in link_tables.sentences(linked)
+        for line in sentences(linked)
     )
 
 
 def test_the_same_sign_in_all_tasks_is_not_reported():
     linked = specdiag.link(collection(transfers(0.5)))
-    assert not any("sign of" in line for line in link_tables.sentences(linked))
+    assert not any("sign of" in line for line in sentences(linked))
 
 
 def reported(prefix, method):
@@ -208,17 +205,14 @@ def test_the_published_values_decide_nothing_and_their_estimates_are_shown():
     assert cell(linked, "mean alpha", "overall", "area2_bump").rho.item() == pytest.approx(-1)
     assert cell(linked, "mean alpha", "overall", "interval_timing").rho.item() == pytest.approx(1)
     assert np.isnan(linked.p_holm).all()
-    assert link_tables.sentences(linked)[0] == (
+    assert sentences(linked)[0] == (
         "Too few seeds to say whether spectra predict R2: only one seed each, and a p-value below "
-        "5 % "
-        "needs more than 40 ways to exchange seeds. Train more seeds."
+        "5 % needs more than 40 ways to exchange seeds. Train more seeds."
     )
-    assert not any("sign of" in line for line in link_tables.sentences(linked))
-    row = next(line for line in link_tables.lines(linked) if line.startswith("mean alpha"))
+    assert not any("sign of" in line for line in sentences(linked))
+    row = next(line for line in lines(linked) if line.startswith("mean alpha"))
     assert f"{expected.statistic:+.2f} (5, 3)" in row
-    assert any(
-        "-1.00 (2, 2)" in line and "+1.00 (2, 2)" in line for line in link_tables.lines(linked)
-    )
+    assert any("-1.00 (2, 2)" in line and "+1.00 (2, 2)" in line for line in lines(linked))
 
 
 def test_the_published_augmentation_decides_nothing_either():
@@ -251,7 +245,7 @@ def test_missing_values_are_counted_and_not_compared():
     assert cell(linked, "mean alpha", "overall").n.item() == 29
     assert cell(linked, "fit fraction", "overall").n.item() == 30
     assert cell(linked, "effective rank", "overall").n.item() == 0
-    assert link_tables.lines(linked)[0] == (
+    assert lines(linked)[0] == (
         "32 checkpoints, 23 different spectra; without R2 1, without spectrum 1, no layer fit 2"
     )
 
@@ -300,7 +294,7 @@ def test_a_seed_without_one_child_is_counted_and_changes_nothing_else():
     assert alike.n.item() == 2 * (len(SEEDS) - 1)
     assert alike.rho.item() == pytest.approx(cell(expected, "mean alpha", "alike").rho.item())
     assert alike.n_without_counterpart.item() == linked.attrs["n_without_counterpart"] == 1
-    assert link_tables.lines(linked)[1] == (
+    assert lines(linked)[1] == (
         "1 checkpoint left out of the seed test 'alike': no second seed with the same entries"
     )
     assert expected.attrs["n_without_counterpart"] == 0
@@ -319,12 +313,10 @@ def test_too_few_arrangements_for_all_quantities_decide_nothing():
     assert alike.arrangements.item() == pytest.approx(120)
     assert np.isfinite(alike.p)
     assert np.isnan(linked.p_holm.sel(stratification="alike")).all()
-    assert link_tables.sentences(linked)[0] == (
+    assert sentences(linked)[0] == (
         "Too few seeds to say whether spectra predict R2: their seeds can be exchanged in 120 "
-        "ways, "
-        "and a p-value of one of 4 quantities below 5 % needs more than 160 ways to exchange "
-        "seeds. "
-        "Train more seeds."
+        "ways, and a p-value of one of 4 quantities below 5 % needs more than 160 ways to exchange "
+        "seeds. Train more seeds."
     )
     both = specdiag.link(collection(scratch), n_resamples=99)  # 120² of them, and 120 in each task
     assert np.isfinite(cell(both, "mean alpha", "alike").p_holm)
@@ -341,7 +333,7 @@ def test_a_quantity_of_the_same_order_as_another_is_tested_once():
         assert (distance.rho.item() == alpha.rho.item()) == repeats
         assert np.isnan(distance.p_holm) == repeats
         line = "distance from 2: same order as mean alpha, not tested twice"
-        assert (line in link_tables.lines(linked)) == repeats
+        assert (line in lines(linked)) == repeats
     tested = linked.p.sel(part=ALL_TASKS, stratification="alike")[
         (linked.same_order_as.sel(part=ALL_TASKS, stratification="alike") == "").values
     ]
@@ -402,14 +394,14 @@ def test_the_command_prints_tables_and_ends_with_the_sentences(file):
     done = CliRunner().invoke(cli, ["link", str(file)])
     assert (done.exit_code, done.stderr) == (0, "")
     expected = specdiag.link(specdiag.open_spectra(file))
-    assert done.stdout.splitlines() == link_tables.lines(expected)
-    assert done.stdout.splitlines()[-1] == link_tables.sentences(expected)[-1]
+    assert done.stdout.splitlines() == lines(expected)
+    assert done.stdout.splitlines()[-1] == sentences(expected)[-1]
 
 
 def test_json_has_every_number_with_its_n(file):
     done = CliRunner().invoke(cli, ["link", str(file), "--json", "--seed", "5"])
     result, expected = json.loads(done.stdout), specdiag.link(specdiag.open_spectra(file), seed=5)
-    assert result["verdict"] == link_tables.sentences(expected)
+    assert result["verdict"] == sentences(expected)
     assert len(result["correlations"]) == len(QUANTITIES) * 3 * len(STRATIFICATIONS)
     one = next(
         c

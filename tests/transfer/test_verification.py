@@ -361,24 +361,21 @@ def test_a_collection_of_no_or_both_scales_or_of_the_first_version_is_refused():
             both,
             (
                 "the dataset has checkpoints of desk and paper scale; claims are decided at one "
-                "scale: "
-                "select its checkpoints (--scale)"
+                "scale: select its checkpoints (--scale)"
             ),
         ),
         (
             dataset.isel(checkpoint=[]),
             (
                 "the dataset has checkpoints of no scale; claims are decided at one scale: select "
-                "its "
-                "checkpoints (--scale)"
+                "its checkpoints (--scale)"
             ),
         ),
         (
             dataset.drop_vars(["how", "n_changed"]),
             (
                 "the dataset has no how, n_changed: expected a collection of checkpoints with "
-                "their R2, "
-                "as `specdiag spectra` writes it"
+                "their R2, as `specdiag spectra` writes it"
             ),
         ),
     ):
@@ -405,10 +402,8 @@ def test_the_command_selects_a_scale(study, tmp_path):
 
 UNKNOWN = (
     "a claim asks for 'fits'; expected one of r2, effective_rank, participation_ratio, "
-    "top1_fraction, "
-    "trace, n_fit, n_degenerate, n_matrices, condition_number, above_floor, mean_alpha, "
-    "rope_fraction, "
-    "n_changed, norm; or let measures() in recipes/_claims.py return it"
+    "top1_fraction, trace, n_fit, n_degenerate, n_matrices, condition_number, above_floor, "
+    "mean_alpha, rope_fraction, n_changed, norm; or let measures() in recipes/_claims.py return it"
 )
 
 
@@ -420,8 +415,7 @@ UNKNOWN = (
             "CLAIMS = (1,)",
             (
                 "recipes/_claims.py: CLAIMS must be a sequence of specdiag.transfer.claims.Claim; "
-                "declare "
-                "them there"
+                "declare them there"
             ),
         ),
         (
