@@ -268,7 +268,7 @@ def test_the_table_fits_the_terminal(minilm, columns):
 @pytest.mark.slow
 def test_only_a_terminal_shows_the_progress_of_long_work(rng, tmp_path):
     path = tmp_path / "large.safetensors"
-    W = rng.standard_normal((1024, 1024)).astype(np.float32)
+    W = rng.standard_normal((2048, 2048)).astype(np.float32)
     save_file({f"l{i}.weight": W for i in range(6)}, path)
     text = on_a_terminal([sys.executable, "-m", "specdiag", "alpha", str(path), "--no-gof"], 80)
     shown = [int(percent) for percent in re.findall(r"large .*?(\d+)%", text)]
