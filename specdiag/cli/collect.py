@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--group", help="Only entries of this group of the lock.")
-@scale_option("Only entries of this scale.", "all")
+@click.option("--group", help="Collect only entries of this group of the lock.")
+@scale_option("Collect only entries of this scale.", "all")
 @click.option(
     "--lock",
     "locks",
     multiple=True,
     type=existing_file,
-    help="Lock file; repeatable. By default checkpoints.lock here or in a folder above.",
+    help="A lock file; repeatable. By default, checkpoints.lock in this folder or in one above.",
 )
 @output_option("Write the xarray Dataset, as netCDF.", required=True)
 @engine_option
@@ -50,10 +50,11 @@ def spectra(
     address: str | None,
     as_json: bool,
 ) -> None:
-    """Collect weight spectra, feature covariance and test R² of many checkpoints in one file.
+    """Collect spectra, features and test R² of many checkpoints.
 
-    Reads the files beside the checkpoints of one lock, or of several, such as those of other seeds,
-    and measures spectra that are not there yet. Missing values are NaN, with the reason.
+    The command writes weight spectra, feature covariance and test R² into one file. It reads the
+    files beside the checkpoints of one lock, or of several, such as those of other seeds, and
+    measures spectra that are still missing. Missing values are NaN, with the reason.
 
     \b
     Examples:
@@ -99,7 +100,7 @@ def _measure_on_cluster(address: str | None, checkpoints: list[Path]) -> None:
 
 
 def _summary(dataset: "xr.Dataset") -> dict[str, Any]:
-    """Return how many checkpoints have which values, and the scalars of each; None for NaN."""
+    """Return counts of the values that checkpoints have, and scalars of each; None for NaN."""
     from specdiag.wording import without_nan
 
     names = ("state", "n_fit", "n_degenerate", "n_skipped", "n_failed", "r2", "condition_number")

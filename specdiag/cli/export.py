@@ -18,15 +18,15 @@ def export(
     force: bool,
     lock_path: Path | None,  # noqa: ARG001 - CheckpointType uses it
 ) -> None:
-    """Write CHECKPOINT as OUT.safetensors, and OUT.json with its vocabulary beside it.
+    """Write CHECKPOINT as OUT.safetensors and OUT.json.
 
     CHECKPOINT is a file or folder that the other commands read, or a name in checkpoints.lock.
 
-    All tensors keep their bits, and their names without the prefixes of wrapper modules such as
-    'model.'. The JSON holds vocabularies, hyper-parameters and other plain values; the safetensors
-    file holds a copy of it, so that every command reads the export as it reads CHECKPOINT. A tensor
-    that cannot be exported is an error; other parts that are omitted are listed on stderr. No code
-    in CHECKPOINT is ever run.
+    Every tensor keeps its bits and its name, without prefixes of wrapper modules such as 'model.'.
+    OUT.json holds vocabularies, hyper-parameters and other plain values. OUT.safetensors holds a
+    copy of them, so that every command reads it as it reads CHECKPOINT. A tensor that cannot be
+    exported is an error; other parts that are omitted are listed on stderr. No code in CHECKPOINT
+    is ever run.
 
     \b
     Examples:

@@ -36,30 +36,30 @@ if TYPE_CHECKING:
     from specdiag.comparison.dataset import Comparison
     from specdiag.htsr.layers import Layer
 
-# Multiplications of about two seconds; for less work a progress bar would only flicker.
+# Number of multiplications in about two seconds; for less work a progress bar would only flicker.
 _LONG = 5e10
 
 _files = click.argument("files", nargs=-1, required=True, type=CheckpointType(), metavar="FILE...")
 _output = output_option("Write the xarray Dataset, eigenvalues included, as netCDF.")
 _layers = click.option(
-    "--layers", metavar="GLOB", help="Only matrices whose name matches, such as '*.query*'."
+    "--layers", metavar="GLOB", help="Measure only matrices whose name matches, such as '*.query*'."
 )
 _min_eigenvalues = click.option(
     "--min-eigenvalues",
     type=click.IntRange(min=2),
     default=50,
     show_default=True,
-    help="Skip a matrix with fewer eigenvalues; with fewer above rounding it is degenerate.",
+    help="Skip matrices with fewer eigenvalues. Matrices with fewer above rounding are degenerate.",
 )
 _include_embeddings = click.option(
-    "--include-embeddings", is_flag=True, help="Measure embedding tables too."
+    "--include-embeddings", is_flag=True, help="Measure embedding tables, too."
 )
 
 
 @click.command()
 @_files
 @json_option
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a row for each matrix.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV with a row for each matrix.")
 @_output
 @click.option(
     "--plot",
@@ -75,14 +75,14 @@ _include_embeddings = click.option(
     type=click.Choice(["specdiag", "weightwatcher", "wwj"]),
     default="specdiag",
     show_default=True,
-    help="Rules for alpha: those of specdiag, of weightwatcher, or of the published POYO card.",
+    help="Use the rules of specdiag, of weightwatcher, or of the published POYO model card (wwj).",
 )
 @click.option(
     "--null",
     type=click.Choice(["gaussian", "permutation"]),
     default="gaussian",
     show_default=True,
-    help="Compare alpha with Gaussian matrices, or with the shuffled entries of the layer (slow).",
+    help="Compare alpha with Gaussian matrices, or with the layer's permuted entries (slow).",
 )
 @click.option(
     "--gof/--no-gof", default=True, help="Test how well the power law fits.  [default: gof]"
@@ -103,11 +103,12 @@ def alpha(
     lock_path: Path | None,  # noqa: ARG001 - CheckpointType uses it
     **settings: Any,
 ) -> None:
-    """Measure how heavy-tailed the spectrum of each weight matrix is, and how certain that is.
+    """Measure how heavy-tailed the spectrum of each weight matrix is.
 
-    Fits a power law to the eigenvalues of every matrix of each FILE. A FILE is a .ckpt, .pt, .pth,
-    .bin or .safetensors file, an index of shards (*.index.json), a folder with one of these, or a
-    name in checkpoints.lock. No code in it is ever run.
+    The command fits a power law to the eigenvalues of every matrix of each FILE, and shows how
+    certain its exponent alpha is. A FILE is a .ckpt, .pt, .pth, .bin or .safetensors file, an index
+    of shards (*.index.json), a folder with one of these, or a name in checkpoints.lock. No code in
+    it is ever run.
 
     \b
     Examples:
@@ -163,10 +164,11 @@ def compare(
     lock_path: Path | None,  # noqa: ARG001 - CheckpointType uses it
     **settings: Any,
 ) -> None:
-    """Compare the first FILE with each of the others, layer by layer and as a whole.
+    """Compare the first FILE with each of the others.
 
-    Shows which tensors are bit-identical and how alpha and the spectrum of the others differ, and
-    ends with a conclusion in one sentence. Differences are the other file minus the first.
+    The command compares layer by layer and as a whole. It shows which tensors are bit-identical,
+    how alpha and the spectra of the other tensors differ, and a conclusion in one sentence. Each
+    difference is the other file minus the first.
 
     \b
     Examples:
@@ -221,7 +223,7 @@ def _measure_all(
     engine: str,
     address: str | None,
 ) -> tuple[list["Checkpoint"], list[list["Layer"]]]:
-    """Return the files that could be measured, and their layers; print why others could not."""
+    """Return the files that can be measured, and their layers; print the errors of the others."""
     function = partial(_open_and_measure, pattern=pattern, settings=settings)
     results: Iterable[Callable[[], Any]] = (partial(function, file) for file in files)
     if engine == "ray":
@@ -312,7 +314,7 @@ def _write(
     plot: Path | None,
     draw: Callable[["xr.Dataset", Path], Sequence[Path]],
 ) -> bool:
-    """Return whether all files could be written; print why not, and let the results be printed."""
+    """Return whether all files could be written; print the error if not, and go on."""
     from specdiag.dataset.netcdf import save_spectra
     from specdiag.wording import counted
 

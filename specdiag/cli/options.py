@@ -19,7 +19,7 @@ ERRORS = (ValueError, OSError, MemoryError, RuntimeError)
 
 Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, NaN as null.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with null for NaN.")
 existing_file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -60,12 +60,12 @@ engine_option = click.option(
     type=click.Choice(["process", "ray"]),
     default="process",
     show_default=True,
-    help="Work in this process, one after another, or as tasks of Ray, many at a time.",
+    help="With process, one checkpoint is done after another; with ray, many at a time by Ray.",
 )
 address_option = click.option(
     "--address",
     metavar="HOST:PORT",
-    help="Address of a Ray cluster, or auto. By default Ray is started on this machine.",
+    help="The Ray cluster to use; auto is a running one. By default, Ray starts on this machine.",
 )
 
 
@@ -96,7 +96,7 @@ lock_option = click.option(
     "lock_path",
     type=existing_file,
     is_eager=True,  # parsed before the names, which CheckpointType looks up in it
-    help="Lock file. By default checkpoints.lock here or in a folder above.",
+    help="The lock file. By default, it is checkpoints.lock in this folder or in a folder above.",
 )
 
 

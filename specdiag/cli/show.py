@@ -31,7 +31,7 @@ _trainings = click.argument("trainings", nargs=-1, type=existing_file, metavar="
 @_data
 @_trainings
 @output_option(
-    "Folder for an SVG and a PDF of each figure, and for captions.txt.",
+    "Write an SVG and a PDF of each figure, and captions.txt, into this folder.",
     is_folder=True,
     required=True,
     metavar="DIR",
@@ -40,14 +40,14 @@ _trainings = click.argument("trainings", nargs=-1, type=existing_file, metavar="
     "--checkpoint",
     "names",
     multiple=True,
-    help="Draw the spectra of this checkpoint; repeatable. By default those of the first.",
+    help="Draw the spectra of this checkpoint; repeatable. By default, the first one's are drawn.",
 )
 def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[str, ...]) -> None:
-    """Draw every figure for which DATA, a Dataset of specdiag, has values, ready for print.
+    """Draw every figure for which DATA has values, ready for print.
 
     DATA is a file that `specdiag spectra`, `alpha` or `compare` writes with -o. A CSV is the file
-    .spectra.csv beside a trained checkpoint. The modules of a folder figures/ beside the nearest
-    lock are drawn, too.
+    .spectra.csv beside a trained checkpoint. If there is a folder figures/ beside the nearest lock,
+    the figures of its modules are drawn, too.
 
     \b
     Examples:
@@ -74,12 +74,12 @@ def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[
 @click.command()
 @_data
 @_trainings
-@output_option("The HTML file to write.", required=True)
+@output_option("Write this HTML file.", required=True)
 @click.option(
     "--claims",
     type=existing_file,
     metavar="FIGURES.csv",
-    help="Deprecated, give --lock: a CSV that an earlier `specdiag verify` wrote.",
+    help="A CSV that an earlier `specdiag verify` wrote. Deprecated: give --lock.",
 )
 @lock_option
 def report(
@@ -89,10 +89,11 @@ def report(
     claims: Path | None,
     lock_path: Path | None,
 ) -> None:
-    """Write DATA as one HTML page: summary, figures, layers, provenance. It needs no network.
+    """Write DATA as one HTML page that needs no network.
 
-    DATA and CSV are those of `specdiag figures`. With --lock, the page also has the claims about
-    that lock, as `specdiag verify` decides them on DATA.
+    The page has a summary, figures, layers and provenance. DATA and CSV are those of `specdiag
+    figures`. With --lock, the page also has the claims about that lock, as `specdiag verify`
+    decides them on DATA.
 
     \b
     Examples:

@@ -10,16 +10,16 @@ from specdiag.cli.options import lock_option, open_lock
 @click.command()
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
-    "--session", "names", multiple=True, metavar="NAME", help="Only this session; repeatable."
+    "--session", "names", multiple=True, metavar="NAME", help="Write only this session; repeatable."
 )
 @lock_option
 def simulate(out: Path, names: tuple[str, ...], lock_path: Path | None) -> None:
-    """Write the simulated recordings of the lock's desk entries into the folder OUT, as HDF5.
+    """Write the simulated recordings of the lock's desk entries.
 
-    They have the layout of torch_brain's processed brainsets, OUT/BRAINSET/SESSION.h5, and are
-    drawn from the seeds that the entries declare. Files that exist already, made with the same
-    settings, are kept. Prints the path of each file. Needs torch_brain: pip install
-    'specdiag[recipes]'.
+    The recordings are HDF5 files in the layout of torch_brain's processed brainsets,
+    OUT/BRAINSET/SESSION.h5. They are drawn from the seeds that the entries declare. Existing files
+    that were made with the same settings are kept. The command prints the path of each file. It
+    needs torch_brain: pip install 'specdiag[recipes]'.
 
     \b
     Examples:
