@@ -52,6 +52,23 @@ def gain(get: Get, entries: tuple[str, ...], over: str) -> np.ndarray:
     return r2(get, *entries) - r2(get, *controls)
 
 
+def helps(text: str, entries: tuple[str, ...], labels: tuple[str, ...] = ()) -> list[Claim]:
+    """Return the claims that R² is above that of scratch, and above that of tuned scratch."""
+    controls = (
+        ("scratch", "scratch", UNDERTRAINED),
+        ("tuned scratch", "scratch_tuned", NOT_PUBLISHED),
+    )
+    return [
+        Claim(
+            text=f"{text}: R² less that of {control}",
+            value=lambda get, over=over: gain(get, entries, over),
+            labels=labels,
+            note=note,
+        )
+        for control, over, note in controls
+    ]
+
+
 def falls(values: np.ndarray) -> np.ndarray:
     """Return each value minus the next one."""
     return values[:-1] - values[1:]
@@ -131,31 +148,8 @@ CLAIMS = (
             get(BASE, "rope_fraction") - get("transfer/area2_ft_scratch", "rope_fraction")
         ),
     ),
-    Claim(
-        text="The motor core helps another motor area: R² less that of scratch",
-        value=lambda get: gain(get, AREA2, "scratch"),
-        note=UNDERTRAINED,
-    ),
-    Claim(
-        text="The motor core helps another motor area: R² less that of tuned scratch",
-        value=lambda get: gain(get, AREA2, "scratch_tuned"),
-        note=NOT_PUBLISHED,
-    ),
-    Claim(
-        text="The core helps an unseen monkey in each of three sessions: R² less that of scratch",
-        value=lambda get: gain(get, MONKEY_T, "scratch"),
-        labels=SESSIONS,
-        note=UNDERTRAINED,
-    ),
-    Claim(
-        text=(
-            "The core helps an unseen monkey in each of three sessions: R² less that of tuned "
-            "scratch"
-        ),
-        value=lambda get: gain(get, MONKEY_T, "scratch_tuned"),
-        labels=SESSIONS,
-        note=NOT_PUBLISHED,
-    ),
+    *helps("The motor core helps another motor area", AREA2),
+    *helps("The core helps an unseen monkey in each of three sessions", MONKEY_T, SESSIONS),
     Claim(
         text="The core helps at every fraction of the data (area2): R² less that of scratch",
         value=lambda get: gain(get, CURVE, "scratch"),
@@ -349,6 +343,4 @@ CLAIMS = (
 
 def measures(dataset):
     """Return the alpha of the decoder's matrix for each checkpoint of a collection."""
-    if DECODER not in dataset.layer:
-        return {"alpha": np.full(dataset.sizes["checkpoint"], np.nan)}
-    return {"alpha": dataset.alpha_mean.sel(layer=DECODER).values}
+    return {"alpha": dataset.alpha_mean.reindex(layer=[DECODER]).values[:, 0]}  # NaN without it
