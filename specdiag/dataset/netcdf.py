@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specdiag.dataset.schema import COLLECTION_VERSION, SCHEMA, SCHEMA_VERSION, labelled, schema_of
-from specdiag.files import check_target, write_whole
+from specdiag.files import write_whole
 from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.wording import one_line
 
@@ -67,12 +67,10 @@ def save_spectra(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> None:
         If the file cannot be written.
     """
     validate(dataset)
-    target = Path(path).resolve()
-    check_target(Path(path))
     # In memory first: HDF5 crashes the process if the disk fills while it writes.
     content = dataset.to_netcdf(engine="h5netcdf", encoding=_encoding(dataset))
     try:
-        write_whole(target, content)
+        write_whole(Path(path), content)
     except OSError as error:
         raise OSError(f"{path} could not be written: {error.strerror or error}") from error
 
@@ -124,8 +122,8 @@ def open_spectra(path: str | os.PathLike[str]) -> "xr.Dataset":
 def read_spectra(path: Path) -> "xr.Dataset":
     """Return the whole Dataset of one checkpoint that `save_spectra` wrote, in memory.
 
-    It is read with h5py: xarray takes ten times as long to open so small a file, and a collection
-    may have a thousand of them.
+    h5py reads it, because xarray takes ten times as long to open such a small file, and a
+    collection may have a thousand of them.
 
     Raises
     ------

@@ -1,9 +1,10 @@
 """Every variable of every Dataset: dimensions, dtypes and descriptions.
 
 - `SCHEMA`: measured weight matrices (`specdiag.alpha`);
-- `COLLECTION`: on top of it, the features' covariance and the test R² of whole studies
+- `COLLECTION`: in addition, the features' covariance and the test R² of whole studies
   (`specdiag.collect`);
-- `COMPARISON`: on top of it, the differences of checkpoints from the first (`specdiag.compare`);
+- `COMPARISON`: in addition to `SCHEMA`, the differences from the first checkpoint
+  (`specdiag.compare`);
 - `LINK`: rank correlations over a collection (`specdiag.link`).
 """
 
@@ -92,8 +93,8 @@ SCHEMA: dict[str, Variable] = {
     "eigenvalue": Variable(("sample",), "f", "eigenvalues of W'W / N, descending by layer"),
 }
 
-# From `n_samples` on, the fields of `specdiag.features.conditioning.FeatureSpectrum`; intervals end
-# in `_ci`.
+# From `n_samples` on, variables are fields of `specdiag.features.conditioning.FeatureSpectrum`;
+# names of intervals end in `_ci`.
 COLLECTION: dict[str, Variable] = {
     "session": Variable(("session",), "O", "recording session"),
     "feature_rank": Variable(("feature_rank",), "i", "rank of an eigenvalue, 1 the largest"),
@@ -222,8 +223,8 @@ LINK: dict[str, Variable] = {
     "n_error": Variable(_CELL[:2], "i", "number of checkpoints predicted"),
 }
 
-# Name of a variable in the JSON of an evaluation: that in FeatureSpectrum, where intervals are
-# written in full.
+# The key of each variable in the JSON of an evaluation: the field of FeatureSpectrum, where the name
+# of an interval ends in `_interval`.
 FEATURES = {
     "feature_eigenvalue": "eigenvalues",
     **{
@@ -232,7 +233,7 @@ FEATURES = {
     },
 }
 
-# Part and attribute of a Layer, for variables of another name.
+# The part of a Layer, and the attribute of that part, which hold a variable.
 _IN_LAYER = {
     **{name: ("tail", name) for name in ("alpha", "xmin", "ks_distance")},
     "alpha_mean": ("posterior", "mean"),

@@ -63,7 +63,7 @@ def mean_over_fit_layers(
 ) -> NDArray[np.float64]:
     """Return the mean of a quantity over the fit layers of each checkpoint.
 
-    Layers for which it is NaN are left out, as in `specdiag.htsr.statistics.mean`.
+    Layers whose value is NaN are left out, as in `specdiag.htsr.statistics.mean`.
 
     Parameters
     ----------

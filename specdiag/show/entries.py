@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def row(root: Path, lock: Lock, entry: Entry) -> dict[str, Any]:
     """Return the name, state, size, R² and cost of an entry; None for unknown values.
 
-    `published_r2` holds every published test R² with its method. `r2` is ours: that of the file, if
-    it exists, else the one that the lock records.
+    `published_r2` holds every published test R² with its method. `r2` is the test R² that was
+    measured for the file or, without a usable file, the one that the lock records.
     """
     current = state(root, lock, entry)
     metrics = current.receipt.metrics if current.receipt else entry.metrics
