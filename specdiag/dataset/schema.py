@@ -223,8 +223,8 @@ LINK: dict[str, Variable] = {
     "n_error": Variable(_CELL[:2], "i", "number of checkpoints predicted"),
 }
 
-# The key of each variable in the JSON of an evaluation: the field of FeatureSpectrum, where the name
-# of an interval ends in `_interval`.
+# The key of each variable in the JSON of an evaluation: a field of FeatureSpectrum, where names of
+# intervals end in `_interval`.
 FEATURES = {
     "feature_eigenvalue": "eigenvalues",
     **{
