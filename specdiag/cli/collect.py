@@ -18,7 +18,6 @@ from specdiag.cli.options import (
     output_option,
     scale_option,
     show_count,
-    start_log,
 )
 
 if TYPE_CHECKING:
@@ -63,7 +62,6 @@ def spectra(
       specdiag spectra --lock checkpoints.lock --lock checkpoints.seed-43.lock -o seeds.nc
     """  # noqa: D301
     check_engine(engine, address)
-    start_log()
     from specdiag.dataset.netcdf import save_spectra
     from specdiag.lock.lockfile import find_lock, load, select
     from specdiag.transfer.collection import collect

@@ -3,6 +3,7 @@
 Heavy libraries are imported when a command runs, so that `specdiag --help` answers at once.
 """
 
+import logging
 import signal
 import sys
 from typing import Any
@@ -40,6 +41,9 @@ class Interruptible(click.Group):
 @click.version_option(package_name="specdiag")
 def cli() -> None:
     """Measure how heavy-tailed the spectrum of each weight matrix is, and how certain that is."""
+    # Print the log of specdiag, and warnings of other libraries.
+    logging.basicConfig(level=logging.WARNING, format="specdiag: %(message)s")
+    logging.getLogger("specdiag").setLevel(logging.INFO)
 
 
 for command in (

@@ -24,7 +24,6 @@ from specdiag.cli.options import (
     lock_option,
     output_option,
     seed_option,
-    start_log,
     target_type,
 )
 
@@ -121,7 +120,6 @@ def alpha(
         raise click.UsageError("--json and --csv exclude each other")
     check_engine(engine, address)
     _check_usage(files, output, plot)
-    start_log()
     from specdiag.dataset.spectra import build
     from specdiag.plot.drawings import draw_all
     from specdiag.show import layers as layer_tables
@@ -182,7 +180,6 @@ def compare(
     if plot and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise click.UsageError(f"--plot {plot}: name a .png, .pdf or .svg file")
     _check_usage(files, output, plot)
-    start_log()
     from specdiag.checkpoint.reader import open_checkpoint
     from specdiag.comparison import dataset as comparison
     from specdiag.dataset.spectra import measure_checkpoint

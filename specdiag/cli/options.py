@@ -1,6 +1,5 @@
 """Options, checks and messages of several commands. Results go to stdout, the rest to stderr."""
 
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -201,12 +200,6 @@ def _kept_for(output: Path, locks: Iterable[Path]) -> str:
     return ""
 
 
-def start_log() -> None:
-    """Print the log of specdiag, and warnings of other libraries."""
-    logging.basicConfig(level=logging.WARNING, format="specdiag: %(message)s")
-    logging.getLogger("specdiag").setLevel(logging.INFO)
-
-
 def show_count(done: int, total: int) -> None:
     """Print a count of entries on a terminal's stderr, in one line."""
     if sys.stderr.isatty():
@@ -253,7 +246,6 @@ def complain(error: Exception) -> None:
 
 def open_lock(lock_path: Path | None) -> tuple[Path, "Lock"]:
     """Return the path and the content of the given lock, or else of the nearest one."""
-    start_log()
     from specdiag.lock.lockfile import find_lock, load
 
     path = (lock_path or find_lock(Path.cwd())).resolve()

@@ -14,7 +14,6 @@ from specdiag.cli.options import (
     lock_option,
     open_lock,
     output_option,
-    start_log,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +55,6 @@ def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[
     """  # noqa: D301
     check_installed("figures", "matplotlib")
     check_output(output / "captions.txt" if output.is_dir() else output, (data, *trainings))
-    start_log()
     from specdiag.plot.drawings import check_names, drawings, write
 
     dataset, tables = _read(data, trainings)
@@ -102,9 +100,8 @@ def report(
       specdiag report minilm.nc -o minilm.html
     """  # noqa: D301
     check_installed("report", "matplotlib", "jinja2")
-    read = [path for path in (data, *trainings, claims) if path]
-    check_output(output, read, [lock_path] if lock_path else [])
-    start_log()
+    inputs = [path for path in (data, *trainings, claims) if path]
+    check_output(output, inputs, [lock_path] if lock_path else [])
     from specdiag.files import write_whole
     from specdiag.show.report import report as page
 
