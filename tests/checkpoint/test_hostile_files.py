@@ -259,7 +259,13 @@ FLOODS = {
 @pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="only Linux reports the peak of the memory there"
 )
-@pytest.mark.parametrize("kind", FLOODS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("dicts", "sets", "a list of frozen sets"),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in [*FLOODS][3:]),
+    ],
+)
 def test_a_flood_of_containers_takes_little_memory(kind, tmp_path):
     path = corpus.write(tmp_path, corpus.with_value(FLOODS[kind]))
     code = (

@@ -93,7 +93,7 @@ values = st.recursive(
 
 
 def hexadecimal(digits):
-    return st.text("0123456789abcdef", min_size=digits, max_size=digits)
+    return st.integers(0, 16**digits - 1).map(lambda number: f"{number:0{digits}x}")
 
 
 sha256 = hexadecimal(64)
