@@ -48,8 +48,8 @@ def list_(
 
     \b
     ok       the recorded file, or, if none is recorded, the one that the recipe built
-    rebuilt  other bytes than recorded, metrics within tolerance
-    drifted  other bytes than recorded, metrics out of tolerance
+    rebuilt  bytes differ from the recorded ones, metrics are within tolerance
+    drifted  bytes differ from the recorded ones, metrics are out of tolerance
     stale    made before its parent, params, recipe, inputs or source changed
     missing  no file
     corrupt  changed or damaged after it was made
@@ -70,7 +70,7 @@ def list_(
 @click.command()
 @_names
 @lock_option
-@click.option("--force", is_flag=True, help="Download again files that are up to date.")
+@click.option("--force", is_flag=True, help="Also download files that are up to date.")
 def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
     """Download published weights: of all entries that have a source, or of the named ones.
 
@@ -103,7 +103,7 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
 @click.option("--all", "all_", is_flag=True, help="All entries, as if each were named.")
 @click.option("--missing", is_flag=True, help="All missing entries that a recipe can build.")
 @_group
-@click.option("--force", is_flag=True, help="Make again entries that are ok, and record them.")
+@click.option("--force", is_flag=True, help="Also make entries that are ok, and record them.")
 @click.option(
     "--prefer",
     type=click.Choice(["fetch", "train"]),
@@ -114,7 +114,7 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
-    help="Train replicates from this seed, as entries of another lock.",
+    help="Train with this random seed, as entries of another lock.",
 )
 @click.option(
     "--devices",
@@ -129,9 +129,9 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="Precision of the training, if not as declared; results may differ from the record.",
+    help="Number format of the training, if not as declared; results may differ from the record.",
 )
-@click.option("--yes", is_flag=True, help="Start also trainings that take very long here.")
+@click.option("--yes", is_flag=True, help="Also start trainings that take very long here.")
 @engine_option
 @address_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
@@ -156,7 +156,8 @@ def train(
 
     Entries that are ok are kept. To resume an interrupted run, start it again; several processes
     can share the work. Recipes are programs that come with the lock: run only those you trust.
-    With --seed 43 the replicates are entries of checkpoints.seed-43.lock, written beside the lock.
+    With --seed 43 the entries are trained with that seed, as entries of checkpoints.seed-43.lock,
+    which is written beside the lock.
 
     \b
     Examples:
@@ -223,11 +224,10 @@ def _say_unseeded(entries: Sequence["Entry"]) -> None:
     from specdiag.lock.resolve import is_seeded
 
     names = [e.name for e in entries if e.kind == "checkpoint" and not is_seeded(e)]
-    has, again = "has", "it is built again with the same params"
-    if len(names) > 1:
-        has, again = "have", "they are built again with the same params"
+    has, it_is = ("has", "it is") if len(names) == 1 else ("have", "they are")
     if names:
-        click.echo(f"{', '.join(names)} {has} no params.training.seed: {again}", err=True)
+        text = f"{has} no params.training.seed: {it_is} built again with the same params"
+        click.echo(f"{', '.join(names)} {text}", err=True)
 
 
 def _joined(path: Path, steps: Sequence["Step"], options: dict[str, Any]) -> bool:
@@ -253,7 +253,7 @@ def _joined(path: Path, steps: Sequence["Step"], options: dict[str, Any]) -> boo
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if the lock would change.")
 @click.option("--init", is_flag=True, help="Start a lock here, and a folder for recipes.")
 def lock_(names: tuple[str, ...], lock_path: Path | None, check: bool, init: bool) -> None:
-    """Write the declarations of the recipes into the lock: of all entries, or the named ones.
+    """Write the declarations of the recipes into the lock: of all entries, or of the named ones.
 
     The records of an entry are kept as long as its declaration is the same.
 
@@ -314,11 +314,10 @@ def _outcomes(
     """Yield the outcomes of the steps, done in this process or, if there are any, on Ray."""
     from specdiag.obtain import build, cluster
 
+    settings["debug"] = is_debug()
     if engine == "ray" and any(step.action != "keep" for step in steps):
-        on_ray = build.Settings(**settings, debug=is_debug())
-        return cluster.run(path, steps, on_ray, address=address)
-    here = build.Settings(**settings, progress=show_bytes, debug=is_debug())
-    return build.run(path, steps, here)
+        return cluster.run(path, steps, build.Settings(**settings), address=address)
+    return build.run(path, steps, build.Settings(**settings, progress=show_bytes))
 
 
 def _report(steps: Sequence["Step"], outcomes: Iterator["Outcome"], as_json: bool) -> None:
@@ -336,8 +335,7 @@ def _report(steps: Sequence["Step"], outcomes: Iterator["Outcome"], as_json: boo
             {"name": o.entry.name, "scale": o.entry.scale, "outcome": o.word, "text": o.text}
             for o in ordered
         ]
-        click.echo(
-            json.dumps({"checkpoints": rows}, indent=2) if as_json else outcome_text(ordered)
-        )
+        text = json.dumps({"checkpoints": rows}, indent=2) if as_json else outcome_text(ordered)
+        click.echo(text)
     if any(outcome.word in ("failed", "skipped") for outcome in ordered):
         raise click.exceptions.Exit(1)

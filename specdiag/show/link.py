@@ -61,9 +61,14 @@ def _errors(linked: "xr.Dataset", quantity: str, part: str) -> dict[str, Any]:
 
 def lines(linked: "xr.Dataset") -> list[str]:
     """Return the tables and the sentences, for a terminal."""
-    tasks = _tasks(linked)
-    shown = [_counts(linked.attrs)]
-    if n := linked.attrs["n_without_counterpart"]:
+    tasks, counts = _tasks(linked), linked.attrs
+    total = (
+        f"{counted(counts['n_checkpoints'], 'checkpoint')}, {counts['n_spectra']} different "
+        f"spectra; without R2 {counts['n_without_r2']}, without spectrum "
+        f"{counts['n_without_spectrum']}, no layer fit {counts['n_without_fit']}"
+    )
+    shown = [total]
+    if n := counts["n_without_counterpart"]:
         shown.append(
             f"{counted(n, 'checkpoint')} left out of the seed test 'alike': no second seed with "
             "the same entries"
@@ -81,14 +86,6 @@ _NOTE = (
     "rank correlation with R2 (checkpoints, different spectra or features among them); interval, p "
     "and adjusted p: of 'alike'; error: of R2 in a left-out task, with the quantity and without"
 )
-
-
-def _counts(counts: Mapping[str, Any]) -> str:
-    return (
-        f"{counted(counts['n_checkpoints'], 'checkpoint')}, {counts['n_spectra']} different "
-        f"spectra; without R2 {counts['n_without_r2']}, without spectrum "
-        f"{counts['n_without_spectrum']}, no layer fit {counts['n_without_fit']}"
-    )
 
 
 def _same(linked: "xr.Dataset") -> list[str]:

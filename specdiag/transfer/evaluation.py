@@ -72,15 +72,12 @@ def _checked(content: Any) -> dict[str, Any]:
     if not isinstance(sessions, dict) or not sessions or not all(map(is_text, sessions)):
         raise ValueError("r2 is not a table of sessions")
     r2 = {name: _value(f"r2.{shown(name)}", v, (), "f") for name, v in sessions.items()}
-    if "features" not in content:
-        return {"session_r2": r2}
-    return {"session_r2": r2} | {
-        name: _value(
-            f"features.{key}", _part(content["features"], "features.", key), spec.dims, spec.dtype
-        )
-        for name, key in FEATURES.items()
-        for spec in [COLLECTION[name]]
-    }
+    evaluation: dict[str, Any] = {"session_r2": r2}
+    if "features" in content:
+        for name, key in FEATURES.items():
+            value, spec = _part(content["features"], "features.", key), COLLECTION[name]
+            evaluation[name] = _value(f"features.{key}", value, spec.dims, spec.dtype)
+    return evaluation
 
 
 def _part(table: Any, where: str, key: str) -> Any:

@@ -312,12 +312,12 @@ def _mean_error(
     columns: Array, y: Array, there: NDArray[np.bool_], here: NDArray[np.bool_]
 ) -> float:
     """Return the mean |error| of rows `here`, with the shortest least-squares fit to `there`."""
-    centre, spread = columns[there].mean(axis=0), columns[there].std(axis=0)
+    center, spread = columns[there].mean(axis=0), columns[there].std(axis=0)
     varies = spread > 1e-12
-    scaled = (columns[:, varies] - centre[varies]) / spread[varies]
-    center = y[there].mean()
-    slope = np.linalg.lstsq(scaled[there], y[there] - center)[0]
-    return float(np.abs(center + scaled[here] @ slope - y[here]).mean())
+    scaled = (columns[:, varies] - center[varies]) / spread[varies]
+    level = y[there].mean()
+    slope = np.linalg.lstsq(scaled[there], y[there] - level)[0]
+    return float(np.abs(level + scaled[here] @ slope - y[here]).mean())
 
 
 _LABELS = ("entry", "parent", "task", "arm", "scale", "seed")

@@ -193,5 +193,5 @@ def holm(p: Array) -> Array:
     known = np.flatnonzero(np.isfinite(p))
     order = known[np.argsort(p.flat[known], kind="stable")]
     steps = p.flat[order] * np.arange(len(order), 0, -1)
-    adjusted.flat[order] = np.minimum(np.maximum.accumulate(steps), 1) if len(order) else steps
+    adjusted.flat[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return adjusted
