@@ -2,13 +2,13 @@
 
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from statistics import fmean
 from typing import get_args
 
 from specdiag.htsr.statistics import LEVEL
-from specdiag.transfer.claims import MIN_SEEDS, Claim, Finding, Measured, Outcome
+from specdiag.transfer.claims import MIN_SEEDS, Claim, Finding, Key, Measured, Outcome
 from specdiag.wording import counted, number, without_nan
 
 HEADER = ("claim", "published", "ours", "seeds", "outcome", "reason and notes")
@@ -44,15 +44,14 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _layer_counts(measured: Measured) -> list[list[str]]:
     """Return the mean numbers of fit and degenerate layers over the seeds of each checkpoint."""
-    counts: dict[str, dict[str, list[float]]] = {}
+    counts: dict[Key, list[float]] = defaultdict(list)
     for values in (*measured.trained.values(), *measured.fetched.values()):
-        for (entry, quantity), value in values.items():
-            if quantity in ("n_fit", "n_degenerate"):
-                counts.setdefault(entry, {}).setdefault(quantity, []).append(value)
+        for key, value in values.items():
+            counts[key].append(value)
     return [
-        [entry, *(_number(fmean(values[name])) for name in ("n_fit", "n_degenerate"))]
-        for entry, values in sorted(counts.items())
-        if len(values) == 2
+        [entry, *(_number(fmean(counts[entry, name])) for name in ("n_fit", "n_degenerate"))]
+        for entry, quantity in sorted(counts)
+        if quantity == "n_fit" and (entry, "n_degenerate") in counts
     ]
 
 

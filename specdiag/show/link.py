@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 MAX_P = 0.05
 PRIMARY = "mean alpha"
 
+_CELL = ("quantity", "part", "stratification")
+_CELLS = [name for name, spec in LINK.items() if spec.dims[:3] == _CELL]
+_ERRORS = [name for name, spec in LINK.items() if spec.dims == _CELL[:2]]
+
 
 def as_json(linked: "xr.Dataset") -> str:
     """Return all numbers and the sentences as one JSON object; NaN becomes null."""
@@ -42,11 +46,6 @@ def as_json(linked: "xr.Dataset") -> str:
         "verdict": sentences(linked),
     }
     return json.dumps(without_nan(whole), indent=2, allow_nan=False)
-
-
-_CELL = ("quantity", "part", "stratification")
-_CELLS = [name for name, spec in LINK.items() if spec.dims[:3] == _CELL]
-_ERRORS = [name for name, spec in LINK.items() if spec.dims == _CELL[:2]]
 
 
 def _cell(linked: "xr.Dataset", quantity: str, part: str, stratification: str) -> dict[str, Any]:

@@ -154,8 +154,8 @@ def decide_claim(claim: Claim, published: Values, measured: Measured) -> Finding
     if claim.tolerance is None and np.any((theirs <= low) | (theirs >= high)):
         reasons.append("the published numbers themselves do not show it")
     mean = ours.mean(axis=0) if len(ours) else np.full(len(theirs), math.nan)
-    ends = mean_interval(ours)
-    mean, lower, upper = (np.exp(x) if claim.is_ratio else x for x in (mean, *ends))
+    numbers = (mean, *mean_interval(ours))
+    mean, lower, upper = (np.exp(x) for x in numbers) if claim.is_ratio else numbers
     return Finding(
         claim=claim,
         published=theirs,
@@ -220,9 +220,9 @@ def _outcome(
         return "undecided", _resolution(claim, ours)
     if claim.tolerance is not None or claim.is_null:
         return "reproduced", ""
-    lower, upper = mean_interval(ours)
     if scale == "desk" or is_exact or np.isnan(scaled).any():
         return "direction only", ""
+    lower, upper = mean_interval(ours)
     is_same = np.all((lower <= scaled) & (scaled <= upper))
     return ("reproduced", "") if is_same else ("direction only", "the size differs")
 
@@ -238,6 +238,4 @@ def _missing(asked: Sequence[Key], seeds: Iterable[Values], n_seeds: int) -> str
     """Return why there are too few seeds."""
     known = {key for values in seeds for key in values}
     lost = [f"{quantity} of {entry}" for entry, quantity in asked if (entry, quantity) not in known]
-    if not lost:
-        return f"{n_seeds} of {MIN_SEEDS} seeds"
-    return f"no {some(lost, most=1)}"
+    return f"no {some(lost, most=1)}" if lost else f"{n_seeds} of {MIN_SEEDS} seeds"

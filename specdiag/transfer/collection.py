@@ -1,9 +1,9 @@
 """Entries of locks -> one Dataset that links weight spectra, feature covariance and test R².
 
-All of it is read from files beside the checkpoints: NAME.ckpt.SHA.nc, the spectra of the file with
-that digest; NAME.ckpt.evaluation.json, R² by session and the covariance of the features; and the
-receipt. So a collection can be made again at any time, with the same bytes. Only missing spectra
-are measured.
+All values are read from files beside the checkpoints: NAME.ckpt.SHA.nc, the spectra of the file
+with that digest; NAME.ckpt.evaluation.json, R² by session and the covariance of the features; and
+the receipt. Only missing spectra are measured. So a collection can be made again at any time, with
+the same bytes.
 """
 
 import json
@@ -70,12 +70,10 @@ def collect(
     Parameters
     ----------
     *locks : path
-        Such as the locks of several seeds. The labels of entries with equal names get the scale or
-        the seed.
-    names : iterable of str
-        Only these entries; all by default.
-    group, scale : str, optional
-        Only entries of this group, of this scale.
+        Such as the locks of several seeds. Entries with the same name get the scale or the seed in
+        their labels.
+    names, group, scale : optional
+        Only entries of these names, of this group, of this scale.
     progress : callable, optional
         Called with the number of entries that are done and the number of all.
     measure : callable, optional

@@ -1,7 +1,7 @@
 """R² by session and the covariance of the features <-> the JSON of an evaluation.
 
-A recipe writes `{"r2": {session: value}, "features": {...}}`, with null for NaN. It may be
-anybody's recipe, so everything that is read is checked.
+A recipe writes `{"r2": {session: value}, "features": {...}}`, with null for NaN. Recipes come from
+anybody, so everything that is read is checked.
 """
 
 import json
@@ -37,7 +37,7 @@ def write_evaluation(
 def read_evaluation(path: Path) -> dict[str, Any]:
     """Return `session_r2`, a dict by session, and the features under the names of COLLECTION.
 
-    The features may be missing as a whole, because a recipe need not measure them.
+    There are no features if the recipe did not measure them.
 
     Raises
     ------

@@ -25,12 +25,8 @@ _TASKS = {
 def factors(entry: Entry, parent: Entry | None) -> dict[str, Any]:
     """Return the experimental factors of an entry, under their names in COLLECTION.
 
-    Parameters
-    ----------
-    entry : Entry
-    parent : Entry or None
-        An evaluation has the weights of its parent, so a factor that is missing in its own params,
-        such as the seed, is taken from the parent.
+    An evaluation has the weights of its parent, so a factor that is missing in its own params, such
+    as the seed, is taken from the parent.
     """
     is_evaluation = entry.kind == "evaluation"
     params = {**(parent.params if parent and is_evaluation else {}), **entry.params}

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 # A two-sided p-value can be below 5 % only if there are more than 40 arrangements; after Holm's
 # adjustment, only if there are more than 40 for each test.
 MIN_ARRANGEMENTS = 40
-N_RESAMPLES = 1999
 
 # The labels in which checkpoints of one stratum agree.
 STRATIFICATIONS: dict[str, tuple[str, ...]] = {
@@ -50,7 +49,7 @@ _OF_FEATURES = ("log condition number", "effective rank", "participation ratio",
 ALL_TASKS = "all tasks"
 
 
-def link(dataset: "xr.Dataset", *, n_resamples: int = N_RESAMPLES, seed: int = 0) -> "xr.Dataset":
+def link(dataset: "xr.Dataset", *, n_resamples: int = 1999, seed: int = 0) -> "xr.Dataset":
     """Return the rank correlations of spectral quantities with test R² over a collection.
 
     There are four stratifications: `overall`, all arms together; `within arm`; `data size removed`,

@@ -78,11 +78,9 @@ def log_arrangements(clusters: Clusters) -> float:
 
 
 def arrangements(clusters: Clusters, count: int, rng: np.random.Generator) -> Codes:
-    """Return random exchanges of the clusters: for each row, the row whose value it gets.
+    """Return random exchanges of the clusters, of shape (count, n_rows).
 
-    Returns
-    -------
-    ndarray of shape (count, n_rows)
+    An exchange gives for each row the row whose value it gets.
     """
     n = len(clusters.group)
     group = np.broadcast_to(clusters.group, (count, n))
@@ -94,11 +92,9 @@ def arrangements(clusters: Clusters, count: int, rng: np.random.Generator) -> Co
 
 
 def resamples(clusters: Clusters, count: int, rng: np.random.Generator) -> Array:
-    """Return how often each row is in each of `count` bootstrap samples of clusters, by group.
+    """Return how often each row is in each bootstrap sample, of shape (count, n_rows).
 
-    Returns
-    -------
-    ndarray of shape (count, n_rows)
+    A sample draws as many clusters of each group as there are, with replacement.
     """
     drawn = np.zeros((count, len(clusters.group)))
     for g in range(clusters.group.max(initial=-1) + 1):

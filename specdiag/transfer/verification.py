@@ -2,8 +2,8 @@
 
 The claims about a lock are in recipes/_claims.py beside it, because they are about the entries of
 its recipes: `CLAIMS`, a sequence of `specdiag.transfer.claims.Claim`, and, if they need more than
-the `quantities` below, a function `measures(dataset)` that returns further ones by name. Like
-recipes, this is a program of the lock's author.
+the `quantities` below, a function `measures(dataset)` that returns further ones by name. That file
+is a program by the author of the lock, as recipes are.
 """
 
 import csv
@@ -47,8 +47,8 @@ def verify(
 ) -> list[Finding]:
     """Return one finding for each claim: published and measured values, and the outcome.
 
-    A claim is a function of values. It is applied to the published values and to the values of each
-    training seed; an interval over the seeds decides the outcome. At least three seeds are needed.
+    A claim is a function of values, applied to the published values and to those of each training
+    seed. An interval over at least three seeds decides the outcome.
 
     Parameters
     ----------
@@ -122,13 +122,13 @@ def claims_of(root: Path) -> ModuleType:
 def reported(lock: Lock) -> dict[Key, float]:
     """Return the published values of a lock by (entry, quantity).
 
-    A value may be there several times, such as rounded on a card and in full in a file. The one
-    with the most digits is returned.
+    A value may be in the lock several times, such as rounded on a card and in full in a file. The
+    one with the most digits is returned.
 
     Raises
     ------
     ValueError
-        If that one does not round to the others.
+        If the value with the most digits does not round to the others.
     """
     values: dict[Key, float] = {}
     for entry in lock.entries:
@@ -193,8 +193,8 @@ def quantities(dataset: "xr.Dataset") -> dict[str, Array]:
 
     - r2, effective_rank, participation_ratio, top1_fraction, trace, n_changed: as in the Dataset;
     - condition_number: infinite where the noise floor allows only a lower bound;
-    - above_floor: the smallest eigenvalue of the feature covariance divided by the noise floor. It
-      is 1 if the eigenvalue lies below the floor, where it depends on rounding;
+    - above_floor: the smallest eigenvalue of the feature covariance divided by the noise floor; 1
+      if the eigenvalue lies below the floor, where it depends on rounding;
     - mean_alpha, rope_fraction: means of posterior mean and ROPE probability over the fit layers;
     - n_fit, n_degenerate, and n_matrices, their sum: NaN without spectra.
     """
