@@ -14,7 +14,9 @@ from specdiag.cli.options import (
     check_output,
     engine_option,
     existing_file,
+    group_option,
     json_option,
+    names_argument,
     output_option,
     scale_option,
     show_count,
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--group", help="Collect only entries of this group of the lock.")
+@names_argument
+@group_option
 @scale_option("Collect only entries of this scale.", "all")
 @click.option(
     "--lock",

@@ -13,9 +13,11 @@ from specdiag.cli.options import (
     address_option,
     check_engine,
     engine_option,
+    group_option,
     is_debug,
     json_option,
     lock_option,
+    names_argument,
     open_lock,
     scale_option,
     show_bytes,
@@ -27,15 +29,12 @@ if TYPE_CHECKING:
     from specdiag.obtain.build import Outcome
     from specdiag.obtain.plan import Step
 
-_names = click.argument("names", nargs=-1, metavar="[NAME]...")
-_group = click.option("--group", metavar="GROUP", help="Only entries of this group.")
-
 
 @click.command("list")
-@_names
+@names_argument
 @lock_option
-@scale_option("Only entries of this scale.", default=None)
-@_group
+@scale_option("Show only entries of this scale.", default=None)
+@group_option
 @json_option
 def list_(
     names: tuple[str, ...],
@@ -68,7 +67,7 @@ def list_(
 
 
 @click.command()
-@_names
+@names_argument
 @lock_option
 @click.option("--force", is_flag=True, help="Also download files that are up to date.")
 def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
@@ -97,12 +96,12 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
 
 
 @click.command()
-@_names
+@names_argument
 @lock_option
 @scale_option("desk: small networks on simulated recordings; paper: the published settings.")
-@click.option("--all", "all_", is_flag=True, help="All entries, as if each were named.")
-@click.option("--missing", is_flag=True, help="All missing entries that a recipe can build.")
-@_group
+@click.option("--all", "all_", is_flag=True, help="Make all entries, as if each were named.")
+@click.option("--missing", is_flag=True, help="Make all missing entries that recipes can build.")
+@group_option
 @click.option("--force", is_flag=True, help="Also make entries that are ok, and record them.")
 @click.option(
     "--prefer",
@@ -248,7 +247,7 @@ def _joined(path: Path, steps: Sequence["Step"], options: dict[str, Any]) -> boo
 
 
 @click.command("lock")
-@_names
+@names_argument
 @lock_option
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if the lock would change.")
 @click.option("--init", is_flag=True, help="Start a lock here, and a folder for recipes.")

@@ -18,6 +18,8 @@ ERRORS = (ValueError, OSError, MemoryError, RuntimeError)
 
 Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
 
+names_argument = click.argument("names", nargs=-1, metavar="[NAME]...")
+group_option = click.option("--group", metavar="GROUP", help="Use only entries of this group.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with null for NaN.")
 existing_file = click.Path(exists=True, dir_okay=False, path_type=Path)
 

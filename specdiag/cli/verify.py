@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("spectra", type=existing_file)
 @lock_option
-@scale_option("Only checkpoints of this scale; needed if SPECTRA has both.", default=None)
+@scale_option("Use only checkpoints of this scale; needed if SPECTRA has both.", default=None)
 @output_option("Write the tables as Markdown.")
 @json_option
 def verify(
