@@ -39,6 +39,14 @@ def small_job(folder, declared, *, parent=None, steps=10):
     return job(folder, parent=parent, name=declared.name, **changed)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def threads():
+    """Give torch its threads again: a build at desk scale sets one."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def simulated(monkeypatch, tmp_path_factory):
     from recipes.poyo import run
