@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,7 @@ def command_line(folder, arguments, environment, outputs):
     """Run the command line in this process, which ends with its status."""
     from specdiag.cli.main import main
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background ignores it
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
