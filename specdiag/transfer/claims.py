@@ -68,6 +68,28 @@ class Claim:
     not_at_desk: str = ""
     note: str = ""
 
+    def __post_init__(self) -> None:
+        """Raise ValueError if a field has an invalid value."""
+        given = (self.text, self.not_at_desk, self.note, *_listed(self.labels))
+        ends = _listed(self.holds)
+        for name, is_valid, expected in (
+            ("labels", isinstance(self.labels, list | tuple), "a tuple of texts"),
+            ("text, not_at_desk, note or labels", all(isinstance(s, str) for s in given), "text"),
+            ("value", callable(self.value), "a function"),
+            ("holds", len(ends) == 2 and all(map(_is_number, ends)), "two numbers"),
+            ("tolerance", self.tolerance is None or _is_number(self.tolerance), "a number"),
+        ):
+            if not is_valid:
+                raise ValueError(f"claim {str(self.text)!r}: invalid {name}; expected {expected}")
+
+
+def _listed(value: object) -> tuple[object, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else ()
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not math.isnan(value)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
@@ -100,7 +122,10 @@ class Finding:
 
 
 def needed(claims: Iterable[Claim]) -> list[Key]:
-    """Return the (entry, quantity) pairs that the claims ask for, in the order of the claims."""
+    """Return the (entry, quantity) pairs that the claims ask for, in the order of the claims.
+
+    If the function of a claim fails, RuntimeError is raised, in one line that names the claim.
+    """
     asked: dict[Key, None] = {}
 
     def get(entry: str, quantity: str) -> float:
@@ -108,7 +133,7 @@ def needed(claims: Iterable[Claim]) -> list[Key]:
         return math.nan
 
     for claim in claims:
-        claim.value(get)
+        _numbers(claim, get)
     return list(asked)
 
 
@@ -187,8 +212,21 @@ def _rows(claim: Claim, seeds: Iterable[Values], k: int) -> Array:
 
 
 def _values(claim: Claim, values: Values) -> Array:
-    numbers = claim.value(lambda entry, quantity: values.get((entry, quantity), math.nan))
-    return np.atleast_1d(np.asarray(numbers, dtype=np.float64))
+    return _numbers(claim, lambda entry, quantity: values.get((entry, quantity), math.nan))
+
+
+def _numbers(claim: Claim, get: Get) -> Array:
+    """Return the numbers of a claim; an error of its function raises RuntimeError in one line."""
+    where = f"claim {claim.text!r}"
+    try:
+        value = claim.value(get)
+        numbers = np.atleast_1d(np.asarray(value, dtype=np.float64))
+    except (Exception, SystemExit) as error:  # a user's program
+        text = f"{where}: {type(error).__name__}: {error}"
+        raise RuntimeError(text).with_traceback(error.__traceback__) from error
+    if value is None or numbers.ndim > 1 or not numbers.size:
+        raise RuntimeError(f"{where}: its value is {value!r}; expected one or more numbers")
+    return numbers
 
 
 def _log(ratios: Array) -> Array:

@@ -8,7 +8,8 @@ is a program by the author of the lock, as recipes are.
 
 import csv
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
@@ -20,9 +21,10 @@ from specdiag.dataset.spectrum import mean_over_fit_layers
 from specdiag.htsr.statistics import Array
 from specdiag.lock.entry import Lock
 from specdiag.lock.lockfile import load, select
-from specdiag.lock.recipe import load_recipe
+from specdiag.lock.recipe import FOLDER, explained, load_recipe
 from specdiag.transfer.claims import Claim, Finding, Key, Measured, Values, decide_claim, needed
 from specdiag.transfer.collection import check_variables
+from specdiag.wording import counted
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -86,9 +88,12 @@ def measure_for_lock(path: Path, dataset: "xr.Dataset") -> Measured:
     ------
     ValueError
         As `verify`, and if a claim names an entry that is not in the lock.
+    RuntimeError
+        If recipes/_claims.py fails: in one line that begins with the place in it.
     """
     module = claims_of(path.parent)
-    measured = measure(dataset, module.CLAIMS, getattr(module, "measures", None))
+    with _explained(path.parent):
+        measured = measure(dataset, module.CLAIMS, getattr(module, "measures", None))
     select([(path, load(path))], {entry for entry, _ in needed(module.CLAIMS)}, measured.scale)
     return measured
 
@@ -96,7 +101,18 @@ def measure_for_lock(path: Path, dataset: "xr.Dataset") -> Measured:
 def findings_of_lock(path: Path, measured: Measured) -> list[Finding]:
     """Return one finding for each claim about the lock at `path`."""
     published = reported(load(path))
-    return [decide_claim(claim, published, measured) for claim in claims_of(path.parent).CLAIMS]
+    claims = claims_of(path.parent).CLAIMS
+    with _explained(path.parent):
+        return [decide_claim(claim, published, measured) for claim in claims]
+
+
+@contextmanager
+def _explained(root: Path) -> Iterator[None]:
+    """Put the place in recipes/_claims.py before the message of an error of a claim."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RuntimeError(explained(error, root / FOLDER, "_claims")) from error
 
 
 def claims_of(root: Path) -> ModuleType:
@@ -109,9 +125,17 @@ def claims_of(root: Path) -> ModuleType:
     RuntimeError
         If its import fails, or it declares no claims.
     """
+    if not (root / FOLDER / "_claims.py").is_file():
+        raise FileNotFoundError(
+            "no claims: recipes/_claims.py is missing; docs/lockfile.md shows how to write it"
+        )
     module = load_recipe(root, "_claims")
     claims = getattr(module, "CLAIMS", None)
-    if not claims or not all(isinstance(claim, Claim) for claim in claims):
+    if (
+        not isinstance(claims, Sequence)
+        or not claims
+        or not all(isinstance(claim, Claim) for claim in claims)
+    ):
         raise RuntimeError(
             "recipes/_claims.py: CLAIMS must be a sequence of specdiag.transfer.claims.Claim; "
             "declare them there"
@@ -166,7 +190,7 @@ def measure(
             f"the dataset has checkpoints of {' and '.join(scales) or 'no'} scale; claims are "
             "decided at one scale: select its checkpoints (--scale)"
         )
-    columns = {**quantities(dataset), **(measures(dataset) if measures else {})}
+    columns = {**quantities(dataset), **(_further(dataset, measures) if measures else {})}
     asked = needed(claims)
     for _, quantity in asked:
         if quantity not in columns:
@@ -184,6 +208,23 @@ def measure(
             if math.isfinite(value) or (quantity == "condition_number" and value == math.inf):
                 source.setdefault(int(seed), {})[str(entry), quantity] = value
     return Measured(scale=scales[0], **seeds)  # type: ignore[arg-type]  # desk or paper
+
+
+def _further(dataset: "xr.Dataset", measures: Measures) -> dict[str, Array]:
+    """Return the quantities of `measures`; an error of it raises RuntimeError in one line."""
+    try:
+        columns = {k: np.asarray(v, dtype=np.float64) for k, v in measures(dataset).items()}
+    except (Exception, SystemExit) as error:  # a user's program
+        text = f"measures(): {type(error).__name__}: {error}"
+        raise RuntimeError(text).with_traceback(error.__traceback__) from error
+    n = dataset.sizes["checkpoint"]
+    for name, values in columns.items():
+        if values.shape != (n,):
+            raise RuntimeError(
+                f"measures(): {name} has the shape {values.shape}; expected a number for each of "
+                f"{counted(n, 'checkpoint')}"
+            )
+    return columns
 
 
 def quantities(dataset: "xr.Dataset") -> dict[str, Array]:

@@ -15,7 +15,7 @@ from recipes import _claims
 from specdiag.lock.lockfile import load
 from specdiag.transfer import verification
 from specdiag.transfer.claims import Claim, Measured, decide_claim, needed
-from specdiag.transfer.verification import read_values, reported, verify
+from specdiag.transfer.verification import measure_for_lock, read_values, reported, verify
 from support import toy
 from support.collections_ import collected, row
 from support.commands import run_forked as run
@@ -401,6 +401,7 @@ def test_the_command_selects_a_scale(study, tmp_path):
     assert (status, err, json.loads(out)["scale"]) == (0, "", "desk")
 
 
+IMPORT = "from specdiag.transfer.claims import Claim\n"
 UNKNOWN = (
     "a claim asks for 'fits'; expected one of r2, effective_rank, participation_ratio, "
     "top1_fraction, trace, n_fit, n_degenerate, n_matrices, condition_number, above_floor, "
@@ -411,7 +412,11 @@ UNKNOWN = (
 @pytest.mark.parametrize(
     ("claims", "expected"),
     [
-        (None, "no recipe recipes/_claims.py beside the lock; write it there"),
+        (None, "no claims: recipes/_claims.py is missing; docs/lockfile.md shows how to write it"),
+        (
+            f"{IMPORT}CLAIMS = (Claim(text='t', value=lambda get: 1 / 0),)",
+            "recipes/_claims.py:2: claim 't': ZeroDivisionError: division by zero",
+        ),
         (
             "CLAIMS = (1,)",
             (
@@ -437,6 +442,51 @@ def test_claims_that_cannot_be_decided_are_refused(study, claims, expected):
     finally:
         file.write_text(TOY_CLAIMS)  # for the tests that follow
     assert (status, out, err) == (1, "", f"specdiag: {expected}\n")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ("value=lambda get: exit(3)", ":2: claim 't': SystemExit: 3"),
+        ("value=lambda get: [get('base', 'r2'), 10**400]", ": claim 't': OverflowError: int too "),
+        ("value=lambda get: {}", ": claim 't': TypeError: float() argument must be a string or "),
+        ("value=lambda get: None", ": claim 't': its value is None; expected one or more numbers"),
+        ("value=lambda get: []", ": claim 't': its value is []; expected one or more numbers"),
+        ("value=3", ":2: claim 't': invalid value; expected a function"),
+        ("value=abs, holds=5", ":2: claim 't': invalid holds; expected two numbers"),
+        ("value=abs, holds=('a', 1)", ":2: claim 't': invalid holds; expected two numbers"),
+        ("value=abs, tolerance='a'", ":2: claim 't': invalid tolerance; expected a number"),
+        ("value=abs, labels='a'", ":2: claim 't': invalid labels; expected a tuple of texts"),
+        ("value=abs, note=1", ":2: claim 't': invalid text, not_at_desk, note or labels; "),
+    ],
+)
+def test_a_mistake_in_a_claim_is_an_error_of_one_line(fields, expected, tmp_path):
+    assert_refused(tmp_path, f"CLAIMS = [Claim(text='t', {fields})]", expected)
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        ("5", ": measures(): AttributeError: 'int' object has no attribute 'items'"),
+        ("{}['x']", ":3: measures(): KeyError: 'x'"),
+        ("{'x': 1}", ": measures(): x has the shape (); expected a number for each of 6 check"),
+    ],
+)
+def test_a_mistake_in_measures_is_an_error_of_one_line(result, expected, tmp_path):
+    text = f"CLAIMS = [Claim(text='t', value=abs)]\ndef measures(dataset): return {result}\n"
+    assert_refused(tmp_path, text, expected)
+
+
+def test_claims_that_are_no_sequence_are_refused(tmp_path):
+    assert_refused(tmp_path, "CLAIMS = 3", ": CLAIMS must be a sequence of specdiag.transfer.")
+
+
+def assert_refused(folder, claims, expected):
+    (folder / "recipes").mkdir()
+    (folder / "recipes" / "_claims.py").write_text(f"{IMPORT}{claims}\n")
+    with pytest.raises(RuntimeError) as error:
+        measure_for_lock(folder / "checkpoints.lock", two_trainings())
+    assert str(error.value).startswith(f"recipes/_claims.py{expected}")
 
 
 def test_the_output_is_markdown(study):
