@@ -158,7 +158,7 @@ def _metrics(entry: Entry, result: Any) -> dict[str, Metric]:
     """Return the result of `build`, a mapping of names to (value, tolerance), as Metrics."""
     try:
         metrics = {str(k): Metric(value=float(v), atol=float(a)) for k, (v, a) in result.items()}
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, OverflowError, TypeError, ValueError):
         metrics = {}
     if not metrics or not all(
         math.isfinite(m.value) and 0 <= m.atol < math.inf for m in metrics.values()

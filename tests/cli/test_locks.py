@@ -469,6 +469,7 @@ def test_a_recipe_that_leaves_nothing_or_no_metrics_fails(lock):
         ("job.output.mkdir()", "wrote no file to job.output"),
         ("job.output.write_text('a')", "net.ckpt"),
         ("return None", "returned None; expected finite metrics"),
+        ("return {'r2': (10**400, 1)}", "expected finite metrics"),
     ],
 )
 def test_an_invalid_output_of_a_recipe_does_not_block_the_next_run(lock, line, refusal):
