@@ -18,7 +18,7 @@ TITLE = "Condition number and test R²"
 def reason_not_drawn(dataset: "xr.Dataset") -> str:
     """Return why there is nothing to draw, or ''."""
     reason = seeds.without_r2(dataset)
-    return reason or seeds.too_few(_shown(dataset), "the condition number of its features")
+    return reason or seeds.too_few(_shown(dataset), "a condition number")
 
 
 def _shown(dataset: "xr.Dataset") -> list[Any]:

@@ -18,7 +18,7 @@ from specdiag.files import write_whole
 from specdiag.lock.recipe import explained, load_module
 from specdiag.plot import alpha_by_layer, esd, trajectory
 from specdiag.plot.style import save_figure, short_title, slug, style
-from specdiag.wording import counted
+from specdiag.wording import counted, some
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -115,10 +115,19 @@ def study_modules(folder: Path) -> dict[str, Any]:
 
 
 def drawing(name: str, module: Any, data: Any) -> Drawing:
-    """Return the figure that a module draws of a Dataset, or of the rows of a table."""
+    """Return the figure that a module draws of a Dataset, or of the rows of a table.
+
+    A result of `plot` that is not a matplotlib Figure raises RuntimeError.
+    """
+    from matplotlib.figure import Figure
+
     if reason := module.reason_not_drawn(data):
         return Drawing(name, module.TITLE, reason, None)
-    return Drawing(name, module.TITLE, module.caption(data), module.plot(data))
+    figure = module.plot(data)
+    if not isinstance(figure, Figure):
+        text = f"plot() returned {figure!r}; expected a matplotlib Figure"
+        raise RuntimeError(text)  # noqa: TRY004 - an error of a study's module
+    return Drawing(name, module.TITLE, module.caption(data), figure)
 
 
 def _of_weights(
@@ -186,7 +195,7 @@ def check_names(dataset: "xr.Dataset", names: Iterable[str]) -> None:
     known = [str(name) for name in dataset.checkpoint.values]
     for name in names:
         if name not in known:
-            raise ValueError(f"no checkpoint {name!r}; there are {', '.join(known[:5])}")
+            raise ValueError(f"no checkpoint {name!r}; the Dataset has {some(known, 5)}")
 
 
 def draw_all(dataset: "xr.Dataset", folder: Path) -> list[Path]:
@@ -211,7 +220,7 @@ def draw_all(dataset: "xr.Dataset", folder: Path) -> list[Path]:
 
 
 def write(figures: Iterable[Drawing], folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """Write every figure as SVG and PDF, and captions.txt.
+    """Write every figure as SVG and PDF, and captions.txt, also if a later figure fails.
 
     Returns
     -------
@@ -221,14 +230,16 @@ def write(figures: Iterable[Drawing], folder: Path) -> tuple[list[Path], dict[st
     """
     folder.mkdir(parents=True, exist_ok=True)
     written, reasons, captions = [], {}, []
-    for one in figures:
-        if one.figure is None:
-            reasons[one.name] = one.caption
-            continue
-        for kind in ("svg", "pdf"):
-            path = folder / f"{one.name}.{kind}"
-            save_figure(one.figure, path)
-            written.append(path)
-        captions.append(f"{one.name}\n{one.title}. {one.caption}\n")
-    write_whole(folder / "captions.txt", "\n".join(captions).encode())
+    try:
+        for one in figures:
+            if one.figure is None:
+                reasons[one.name] = one.caption
+                continue
+            for kind in ("svg", "pdf"):
+                path = folder / f"{one.name}.{kind}"
+                save_figure(one.figure, path)
+                written.append(path)
+            captions.append(f"{one.name}\n{one.title}. {one.caption}\n")
+    finally:
+        write_whole(folder / "captions.txt", "\n".join(captions).encode())
     return [*written, folder / "captions.txt"], reasons

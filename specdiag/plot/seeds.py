@@ -78,7 +78,9 @@ def without_r2(dataset: "xr.Dataset") -> str:
 def too_few(groups: Sequence[Any], quantity: str) -> str:
     """Return the message that fewer than two checkpoints can be drawn, or ''."""
     n = sum(map(len, groups))
-    return "" if n > 1 else f"{counted(n, 'checkpoint')} with R² and {quantity}: two are needed"
+    has = "has" if n == 1 else "have"
+    text = f"{counted(n, 'checkpoint')} {has} both R² and {quantity}; at least 2 are needed"
+    return "" if n > 1 else text
 
 
 def scatter(

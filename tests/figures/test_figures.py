@@ -178,6 +178,21 @@ def test_a_broken_module_is_an_error_of_one_line(source, message, tmp_path, monk
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("result", ["5", "None"])
+def test_a_result_of_plot_that_is_not_a_figure_is_refused(result, tmp_path, monkeypatch):
+    specdiag.save_spectra(weights(1).isel(layer=[0, 4]), tmp_path / "a.nc")
+    (tmp_path / "checkpoints.lock").write_text("lock-version = 1\n")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "broken.py").write_text(BROKEN.replace("1 / 0", result))
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(tmp_path, "figures", "a.nc", "-o", "out")
+    assert (status, err.splitlines()[-1]) == (
+        1,
+        f"specdiag: figures/broken.py: plot() returned {result}; expected a matplotlib Figure",
+    )
+    assert (tmp_path / "out" / "captions.txt").read_text().startswith("alpha_by_layer\n")
+
+
 def test_data_efficiency_shows_mean_and_interval_by_arm(dataset):
     (ax,) = data_efficiency.plot(dataset).axes
     drawn = points(ax, "scratch")

@@ -209,7 +209,7 @@ def test_a_collection_of_one_checkpoint_has_no_figure_that_needs_two():
     reasons = {d.name: d.caption for d in drawings.drawings(one) if d.figure is None}
     assert set(reasons) == {*WHOLE, "difference"}
     assert reasons["alpha_and_r2"] == (
-        "1 checkpoint with R² and a layer that was fit: two are needed"
+        "1 checkpoint has both R² and a layer that was fit; at least 2 are needed"
     )
 
 
@@ -232,7 +232,7 @@ def test_the_command_writes_svg_pdf_and_captions(tmp_path):
 def test_an_unknown_checkpoint_is_an_error_that_names_the_known_ones():
     with pytest.raises(ValueError, match="no checkpoint") as error:
         next(drawings.drawings(weights(1), spectra_of=["other"]))
-    assert str(error.value) == "no checkpoint 'other'; there are model"
+    assert str(error.value) == "no checkpoint 'other'; the Dataset has model"
 
 
 def test_an_unknown_checkpoint_leaves_no_figures(tmp_path):
@@ -241,7 +241,7 @@ def test_an_unknown_checkpoint_leaves_no_figures(tmp_path):
     done = CliRunner().invoke(cli, ["figures", str(tmp_path / "a.nc"), *options])
     assert done.exit_code == 2
     assert done.output.splitlines()[-1] == (
-        "Error: --checkpoint: no checkpoint 'nope'; there are model"
+        "Error: --checkpoint: no checkpoint 'nope'; the Dataset has model"
     )
     assert not (tmp_path / "figures").exists()
 
