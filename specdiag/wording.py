@@ -20,8 +20,9 @@ def shown(text: str, *, quote: bool = True, limit: int = 80) -> str:
 
 def one_line(error: BaseException) -> str:
     """Return the message of an error on one line, after the file that it concerns, if any."""
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return printable(f"{error.filename}: {error.strerror}")
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return printable(where + error.strerror)
     text = "not enough memory" if isinstance(error, MemoryError) else type(error).__name__
     return printable(str(error) or text)
 

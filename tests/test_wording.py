@@ -1,6 +1,7 @@
+import errno
 import math
 
-from specdiag.wording import accounting, counted, number, numbered, some, tally
+from specdiag.wording import accounting, counted, number, numbered, one_line, some, tally
 
 
 def test_a_count_agrees_with_its_noun():
@@ -19,6 +20,11 @@ def test_the_accounting_names_every_status_that_occurs():
     assert accounting(counts) == "41 matrices: 37 measured, 4 skipped"
     assert accounting({"degenerate": 1}) == "1 matrix: 1 degenerate"
     assert accounting({}) == "0 matrices"
+
+
+def test_the_message_of_a_system_error_has_no_number():
+    assert one_line(OSError(errno.ENOSPC, "No space left", "a.nc")) == "a.nc: No space left"
+    assert one_line(OSError(errno.ENOSPC, "No space left")) == "No space left"
 
 
 def test_equal_names_are_numbered():

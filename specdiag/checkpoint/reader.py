@@ -81,13 +81,18 @@ def open_checkpoint(source: Source) -> Checkpoint:
     if isinstance(source, Checkpoint):
         return source
     if isinstance(source, str | os.PathLike):
+        if not os.fspath(source):  # Path("") is the current folder
+            raise ValueError("the name of the checkpoint is empty")
         path = Path(source)
         return _open_folder(path) if path.is_dir() else _open_path(path)
     if isinstance(source, Mapping) or is_module(source):
         model = find_model(memory_tree(source), "model")
         tensors = [memory_tensor(name, values) for name, values in model.tensors]
         return _assemble("model", None, _Content(tensors, *_metadata(model)))
-    raise TypeError(f"expected a path, state dict or module, not {type(source).__name__}")
+    raise TypeError(
+        f"expected a path, state dict or module, not {type(source).__name__}; "
+        'give one array W as {"name": W}'
+    )
 
 
 def tensor_digest(source: Source) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from specdiag.cli.options import CheckpointType, lock_option
+from specdiag.cli.options import CheckpointType, errors_of, lock_option
 
 
 @click.command()
@@ -39,7 +39,8 @@ def export(
 
     if output.suffix != ".safetensors":
         raise click.UsageError(f"{output}: expected a name that ends in .safetensors")
-    opened = open_checkpoint(checkpoint)
+    with errors_of(checkpoint):
+        opened = open_checkpoint(checkpoint)
     digest = write_export(opened, output, overwrite=force)
     for note in opened.notes:
         click.echo(printable(f"note: {note}"), err=True)

@@ -20,6 +20,7 @@ from specdiag.cli.options import (
     check_output,
     complain,
     engine_option,
+    errors_of,
     json_option,
     lock_option,
     output_option,
@@ -48,7 +49,8 @@ _min_eigenvalues = click.option(
     type=click.IntRange(min=2),
     default=50,
     show_default=True,
-    help="Skip matrices with fewer eigenvalues. Matrices with fewer above rounding are degenerate.",
+    help="Skip matrices with fewer eigenvalues. A matrix with fewer above rounding error is called "
+    "degenerate.",
 )
 _include_embeddings = click.option(
     "--include-embeddings", is_flag=True, help="Measure embedding tables, too."
@@ -187,8 +189,15 @@ def compare(
     from specdiag.show import comparison as comparison_tables
 
     settings["gof"] = False
-    checkpoints = comparison.aligned([open_checkpoint(file) for file in files])
-    measured = [measure_checkpoint(c, layers, _with_progress, **settings) for c in checkpoints]
+    opened = []
+    for file in files:
+        with errors_of(file):
+            opened.append(open_checkpoint(file))
+    checkpoints = comparison.aligned(opened)
+    measured = []
+    for file, checkpoint in zip(files, checkpoints, strict=True):
+        with errors_of(file):
+            measured.append(measure_checkpoint(checkpoint, layers, _with_progress, **settings))
     comparisons = comparison.compare_measured(checkpoints, measured, settings["min_eigenvalues"])
     failed = False
     if output or plot:
@@ -230,7 +239,8 @@ def _measure_all(
     checkpoints, measured = [], []
     for file, result in zip(files, results, strict=True):
         try:
-            checkpoint, layers = result()
+            with errors_of(file):
+                checkpoint, layers = result()
         except ERRORS as error:
             complain(error)
         else:

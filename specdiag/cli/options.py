@@ -46,7 +46,14 @@ def output_option(
 
 def target_type(is_folder: bool = False) -> click.Path:
     """Return the type of an option that names a file or a folder to write to."""
-    return click.Path(file_okay=not is_folder, dir_okay=is_folder, writable=True, path_type=Path)
+    return _Target(file_okay=not is_folder, dir_okay=is_folder, writable=True, path_type=Path)
+
+
+class _Target(click.Path):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value):  # Path("") is the current folder
+            self.fail("the name is empty", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def seed_option(text: str) -> Callable[[Command], Command]:
@@ -108,6 +115,8 @@ class CheckpointType(click.ParamType[Path]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Return the path; raise a usage error if the name has no file, or several."""
+        if not str(value):
+            self.fail("the name is empty", param, ctx)
         path = Path(value)
         if path.exists():
             return path
@@ -244,6 +253,20 @@ def complain(error: Exception) -> None:
     if is_debug():
         raise error
     click.echo(f"specdiag: {one_line(error)}", err=True)
+
+
+@contextmanager
+def errors_of(path: Path) -> Iterator[None]:
+    """Raise each error of the library as a ValueError whose message begins with the path."""
+    from specdiag.wording import one_line, shown
+
+    try:
+        yield
+    except ERRORS as error:
+        text = one_line(error)
+        for name in (str(path), str(path.absolute()), shown(path.name, quote=False)):
+            text = text.removeprefix(f"{name}: ")
+        raise ValueError(f"{path}: {text}") from error
 
 
 def open_lock(lock_path: Path | None) -> tuple[Path, "Lock"]:

@@ -29,6 +29,7 @@ from specdiag.htsr.goodness_of_fit import goodness_of_fit, likelihood_ratios
 from specdiag.htsr.null import gaussian_draws, p_value, permutation_draws
 from specdiag.htsr.posterior import NO_POSTERIOR, Posterior, alpha_posterior
 from specdiag.htsr.tail import NO_FIT, Array, TailFit, fit_alpha
+from specdiag.wording import counted
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -90,8 +91,8 @@ def matrices(checkpoint: Checkpoint, pattern: str | None = None) -> tuple[Tensor
     all_matrices = tuple(t for t in checkpoint.tensors if len(t.shape) >= 2)
     if not all_matrices:
         raise ValueError(
-            f"{checkpoint.name} holds no weight matrix: {len(checkpoint.tensors)} tensors, "
-            "none with two axes"
+            f"{checkpoint.path.name if checkpoint.path else checkpoint.name}: no weight matrix: "
+            f"{counted(len(checkpoint.tensors), 'tensor')}, none with two axes or more"
         )
     chosen = tuple(
         t for t in all_matrices if pattern is None or fnmatch.fnmatchcase(t.name, pattern)
@@ -99,8 +100,8 @@ def matrices(checkpoint: Checkpoint, pattern: str | None = None) -> tuple[Tensor
     if not chosen:
         names = ", ".join(t.name for t in all_matrices[:3])
         raise ValueError(
-            f"no matrix of {checkpoint.name} matches {pattern!r}: its {len(all_matrices)} matrices "
-            f"begin with {names}"
+            f"no matrix of {checkpoint.name} matches {pattern!r}; it has {len(all_matrices)}, "
+            f"such as {names}"
         )
     return chosen
 

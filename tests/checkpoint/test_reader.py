@@ -698,8 +698,16 @@ def test_a_checkpoint_is_returned_unchanged(save):
 
 
 def test_a_source_of_another_type_is_a_type_error():
-    with pytest.raises(TypeError, match="not int"):
+    with pytest.raises(TypeError) as error:
         open_checkpoint(3)
+    assert str(error.value) == (
+        'expected a path, state dict or module, not int; give one array W as {"name": W}'
+    )
+
+
+def test_an_empty_name_is_not_the_current_folder():
+    with pytest.raises(ValueError, match="the name of the checkpoint is empty"):
+        open_checkpoint("")
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "torch zip", "legacy"])
