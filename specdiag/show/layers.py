@@ -117,7 +117,12 @@ def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str
     """Return the summary of a checkpoint: alphas over measured layers, and the accounting."""
     summary = summarise(layers)
     n_vectors = sum(len(t.shape) < 2 for t in checkpoint.tensors)
-    lines = _alpha_lines(summary) if summary["n_fit"] else ["no layer was measured: no alpha"]
+    selected = len(layers) + n_vectors < len(checkpoint.tensors)  # by --layers
+    lines = (
+        _alpha_lines(summary, "eligible matrices that match" if selected else "eligible matrices")
+        if summary["n_fit"]
+        else ["no layer was measured: no alpha"]
+    )
     ignored = f"; {counted(n_vectors, 'vector or scalar', 'vectors and scalars')} ignored"
     lines.append(accounting(summary) + ignored * bool(n_vectors))
     lines += [f"  {r['status']}: {r['reason']}: {some(r['layers'])}" for r in summary["reasons"]]
@@ -127,12 +132,12 @@ def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str
     return [printable(line) for line in lines]
 
 
-def _alpha_lines(summary: Mapping[str, Any]) -> list[str]:
+def _alpha_lines(summary: Mapping[str, Any], eligible: str) -> list[str]:
     low, high = summary["mean_alpha_interval"]
     interval = f" (95 % interval over layers {low:.2f} to {high:.2f})" if math.isfinite(low) else ""
     alpha = (
         f"alpha over {counted(summary['n_fit'], 'measured layer')} ({summary['coverage']:.0%} of "
-        f"all eligible matrices): mean {summary['mean_alpha']:.3f}{interval}, median "
+        f"all {eligible}): mean {summary['mean_alpha']:.3f}{interval}, median "
         f"{summary['median_alpha']:.3f}, mean |alpha - 2| {summary['mean_distance_from_2']:.2f}"
     )
     shares = (
@@ -145,12 +150,12 @@ def _alpha_lines(summary: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"posterior: mean alpha {summary['posterior_mean_alpha']:.3f}, P(1.9 to 2.1) "
             f"{summary['rope_fraction']:.1%} on average; alpha is close to 2 in {inside}, "
-            f"not in {summary['n_outside_rope']}, unclear in {summary['n_undecided']}"
+            f"not close in {summary['n_outside_rope']}, unclear in {summary['n_undecided']}"
         )
     if summary["n_tested"]:
-        tested = counted(summary["n_tested"], "layer")
+        tested = counted(summary["n_tested"], "layer has", "layers have")
         lines.append(
-            f"{summary['n_distinguishable']} of {tested} have heavier tails than random matrices "
+            f"{summary['n_distinguishable']} of {tested} heavier tails than random matrices "
             f"(q <= {MAX_Q})"
         )
         counts = summary["verdicts"]

@@ -78,6 +78,13 @@ def test_the_table_has_a_row_for_each_matrix_and_a_summary(file):
     assert "alpha over 2 measured layers (67% of all eligible matrices): mean" in out
 
 
+def test_the_summary_says_whether_a_pattern_selected_the_matrices(file):
+    out = run("alpha", file, "--layers", "fc1*")[1]
+    assert "alpha over 1 measured layer (100% of all eligible matrices that match): mean" in out
+    assert re.search(r"close to 2 in \d layers?, not close in \d, unclear in \d\n", out)
+    assert re.search(r"\n[01] of 1 layer has heavier tails than random matrices", out)
+
+
 def test_json_has_the_same_numbers_and_null_for_nan(file):
     status, out, _ = run("alpha", file, "--json")
     (checkpoint,) = json.loads(out)["checkpoints"]
@@ -135,6 +142,8 @@ def fit_layers(file):
     [
         ([], "Missing argument 'FILE...'."),
         (["none.pt"], "Path 'none.pt' does not exist."),
+        ([""], "Invalid value for 'FILE...': the name is empty"),
+        (["FILE", "-o", ""], "Invalid value for '-o' / '--output': the name is empty"),
         (["FILE", "--json", "--csv"], "--json and --csv exclude each other"),
         (["FILE", "-o", "no/where/x.nc"], "-o no/where/x.nc: there is no folder no/where"),
         (["FILE", "--min-eigenvalues", "1"], "1 is not in the range x>=2"),
@@ -151,12 +160,13 @@ def test_wrong_usage_prints_one_line_and_gives_status_two(file, arguments, messa
 def test_the_error_of_a_bad_file_is_one_line_and_the_other_files_are_measured(file, tmp_path):
     bad = tmp_path / "bad.pt"
     bad.write_bytes(b"")
+    expected = f"specdiag: {bad}: the file is empty; copy or download it again\n"
     status, out, err = run("alpha", bad, file)
     assert status == 1
     assert "fc1.weight" in out
-    assert err.startswith("specdiag: ")
-    assert err.count("\n") == 1
-    assert "bad.pt" in err
+    assert err == expected
+    assert run("compare", file, bad) == (1, "", expected)
+    assert run("export", bad, tmp_path / "x.safetensors") == (1, "", expected)
     assert "Traceback" in run("alpha", bad, "--debug")[2]
 
 
@@ -177,7 +187,7 @@ def test_every_file_is_opened_once(file, monkeypatch):
 def test_a_pattern_without_match_is_an_error_of_one_line(file):
     status, out, err = run("alpha", file, "--layers", "zzz*")
     assert (status, out) == (1, "")
-    assert "no matrix of net matches 'zzz*': its 6 matrices begin with" in err
+    assert "no matrix of net matches 'zzz*'; it has 6, such as " in err
 
 
 def test_a_pipe_is_not_written_to(file, tmp_path):
