@@ -123,11 +123,18 @@ def _conclude(summary: dict[str, Any], pairs: Sequence[Pair], names: tuple[str, 
         if n
     ]
     parts.append(
-        _about_alpha(summary, names) if summary["n_compared"] else "no other alpha can be compared"
+        _about_alpha(summary, names)
+        if summary["n_compared"]
+        else f"no {'other ' * bool(parts)}alpha could be compared"
     )
     if summary["not_compared"]:
-        listed = ", ".join(f"{n} {reason}" for reason, n in summary["not_compared"].items())
-        parts.append(f"not compared: {sum(summary['not_compared'].values())} more ({listed})")
+        listed = ", ".join(
+            f"{n} "
+            + re.sub(r"^(\w+) to (\w+)$", lambda m: f"{m[1]} in {a} but {m[2]} in {b}", reason)
+            for reason, n in summary["not_compared"].items()
+        )
+        n_others = counted(sum(summary["not_compared"].values()), "matrix", "matrices")
+        parts.append(f"not compared: {n_others} ({listed})")
     return "; ".join(parts)
 
 

@@ -183,7 +183,7 @@ def test_the_conclusion_counts_matrices_that_were_not_compared(first, rng):
     del other["blocks.3.fc2.weight"]
     dataset = specdiag.compare(collapsed, other)
     assert dataset.conclusion.item().endswith(
-        "; not compared: 3 more (2 degenerate to fit, 1 only in model#1)"
+        "; not compared: 3 matrices (2 degenerate in model#1 but fit in model#2, 1 only in model#1)"
     )
     layer = dataset.sel(layer=block_matrices(first)[4])
     assert list(layer.status.values) == ["degenerate", "fit"]
@@ -194,13 +194,13 @@ def test_equal_matrices_are_counted_also_when_no_other_can_be_compared(first):
     name = "blocks.2.fc1.weight"
     dead = first | {name: np.zeros_like(first[name])}
     assert conclusion(first, dead) == (
-        "7 of 8 measured matrices are bit-identical; no other alpha can be compared; not compared: "
-        "1 more (1 fit to degenerate)"
+        "7 of 8 measured matrices are bit-identical; no other alpha could be compared; not "
+        "compared: 1 matrix (1 fit in model#1 but degenerate in model#2)"
     )
     short = first | {name: first[name][:100]}
     assert conclusion(first, short) == (
-        "7 of 8 measured matrices are bit-identical; no other alpha can be compared; not compared: "
-        "1 more (1 other shape)"
+        "7 of 8 measured matrices are bit-identical; no other alpha could be compared; not "
+        "compared: 1 matrix (1 other shape)"
     )
 
 
@@ -238,7 +238,9 @@ def test_invalid_values_fail_only_their_own_layer(first):
     broken = first | {"blocks.0.fc1.weight": np.full_like(first["blocks.0.fc1.weight"], np.nan)}
     dataset = specdiag.compare(first, broken)
     cell = dataset.sel(layer="blocks.0.fc1.weight")
-    assert dataset.conclusion.item().endswith("not compared: 1 more (1 fit to failed)")
+    assert dataset.conclusion.item().endswith(
+        "not compared: 1 matrix (1 fit in model#1 but failed in model#2)"
+    )
     assert list(cell.status.values) == ["fit", "failed"]
     assert np.isnan(cell.alpha_difference).all()
     assert relations(dataset)["blocks.0.fc1.weight"] == "different"
@@ -305,7 +307,7 @@ def test_a_layer_that_is_too_small_for_a_posterior_is_left_out_of_the_means(firs
     for name in ("n_compared", "n_blocks", "mean_alpha_difference", "mean_rope_difference"):
         assert dataset[name] == whole[name]
     assert dataset.conclusion.item() == (
-        whole.conclusion.item() + "; not compared: 2 more (2 too small for a posterior)"
+        whole.conclusion.item() + "; not compared: 2 matrices (2 too small for a posterior)"
     )
 
 
