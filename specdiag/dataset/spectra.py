@@ -89,10 +89,9 @@ def alpha(
     check_whole_numbers(min_eigenvalues=(min_eigenvalues, 2), seed=(seed, 0))
     if not sources:
         raise ValueError("alpha() needs at least one checkpoint: a path, module or state dict")
-    if method not in METHODS or null not in NULLS:
-        raise ValueError(
-            f"method is {method!r} and null {null!r}: expected one of {METHODS} and one of {NULLS}"
-        )
+    for name, value, choices in (("method", method, METHODS), ("null", null, NULLS)):
+        if value not in choices:
+            raise ValueError(f"{name} is {value!r}: expected one of {', '.join(choices)}")
     checkpoints = [open_checkpoint(source) for source in sources]
     for checkpoint in checkpoints:
         for note in checkpoint.notes:
