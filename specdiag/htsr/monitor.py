@@ -1,6 +1,6 @@
 """Spectra of a network while it trains, and a warning when a matrix collapses.
 
-    monitor = SpectralMonitor(every=500, log=Path("spectra.csv"))
+    monitor = SpectralMonitor(every=500, log="spectra.csv")
     for step, batch in enumerate(batches, 1):
         ...
         monitor(step, model)
@@ -71,7 +71,7 @@ class SpectralMonitor:
     pattern : str, optional
         Shell pattern of the matrices' names. Embedding tables, and matrices with fewer than
         `min_eigenvalues` on their smaller side, are left out, as in `specdiag alpha`.
-    log : Path, optional
+    log : path, optional
         CSV file with one row for each reading. Rows of earlier steps are kept, so a resumed
         training compares with the same first reading.
     collapsed : float
@@ -97,13 +97,13 @@ class SpectralMonitor:
         *,
         every: int = 100,
         pattern: str | None = None,
-        log: Path | None = None,
+        log: str | Path | None = None,
         collapsed: float = COLLAPSED,
         min_eigenvalues: int = MIN_EIGENVALUES,
     ) -> None:
         if every < 1:
             raise ValueError(f"every is {every}: expected a number of steps, 1 or more")
-        self.every, self.pattern, self.log = every, pattern, log
+        self.every, self.pattern, self.log = every, pattern, Path(log) if log else None
         self.collapsed, self.min_eigenvalues = collapsed, min_eigenvalues
         self.readings: list[Reading] = []
         self.dead: dict[str, str] = {}
