@@ -33,13 +33,18 @@ def spectrum(
         raise ValueError(f"several checkpoints: name one of {', '.join(labels)}")
     wanted = {"checkpoint": labels[0] if checkpoint is None else checkpoint, "layer": layer}
     for dim, label in wanted.items():
-        known = _labels(dataset, dim)
-        if label not in known:
-            raise ValueError(f"no {dim} {label!r} in the dataset: it has {some(known, 3)}")
+        check_label(dataset, dim, label)
     cell = dataset[["row_start", "row_size"]]
     cell = cell.sel({dim: label for dim, label in wanted.items() if dim in cell.dims})
     start = int(cell.row_start)
     return np.asarray(dataset.eigenvalue[start : start + int(cell.row_size)].values)
+
+
+def check_label(dataset: "xr.Dataset", dim: str, label: str) -> None:
+    """Raise ValueError if the dataset has no layer, or checkpoint, of that name."""
+    known = _labels(dataset, dim)
+    if label not in known:
+        raise ValueError(f"no {dim} {label!r} in the dataset: it has {some(known, 3)}")
 
 
 def fingerprints(dataset: "xr.Dataset") -> NDArray[np.float32]:

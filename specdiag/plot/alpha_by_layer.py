@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.dataset.spectrum import layer_counts
+from specdiag.dataset.spectrum import check_label, layer_counts
 from specdiag.htsr.null import gaussian_draws
 from specdiag.htsr.verdict import MAX_Q, WELL_TRAINED
 from specdiag.plot.style import short_title
@@ -28,6 +28,7 @@ def plot(dataset: "xr.Dataset", checkpoint: str | None = None) -> "Figure":
     from matplotlib.figure import Figure
 
     name = str(dataset.checkpoint.values[0]) if checkpoint is None else checkpoint
+    check_label(dataset, "checkpoint", name)
     one = dataset.drop_dims("sample").sel(checkpoint=name)
     fit = np.flatnonzero(one.status.values == "fit")
     has_posterior = np.isfinite(one.alpha_mean.values).any()
@@ -76,6 +77,7 @@ def _null_band(one: "xr.Dataset") -> tuple[Any, Any, Any]:
 def caption(dataset: "xr.Dataset", checkpoint: str | None = None) -> str:
     """Return what is drawn, with the number of matrices of each status."""
     name = str(dataset.checkpoint.values[0]) if checkpoint is None else checkpoint
+    check_label(dataset, "checkpoint", name)
     one = dataset.drop_dims("sample").sel(checkpoint=name)
     n = {status: int(count) for status, count in layer_counts(one).items()}
     text = (

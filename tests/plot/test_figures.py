@@ -235,6 +235,12 @@ def test_an_unknown_checkpoint_is_an_error_that_names_the_known_ones():
     assert str(error.value) == "no checkpoint 'other'; the Dataset has model"
 
 
+def test_an_unknown_checkpoint_has_no_alpha_by_layer():
+    with pytest.raises(ValueError, match="no checkpoint") as error:
+        alpha_by_layer.plot(weights(1), "other")
+    assert str(error.value) == "no checkpoint 'other' in the dataset: it has model"
+
+
 def test_an_unknown_checkpoint_leaves_no_figures(tmp_path):
     specdiag.save_spectra(weights(1), tmp_path / "a.nc")
     options = ["--checkpoint", "nope", "-o", str(tmp_path / "figures")]
