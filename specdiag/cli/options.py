@@ -99,12 +99,19 @@ def is_debug() -> bool:
     return "--debug" in sys.argv
 
 
-lock_option = click.option(
-    "--lock",
-    "lock_path",
-    type=existing_file,
-    is_eager=True,  # parsed before the names, which CheckpointType looks up in it
-    help="The lock file. By default, it is checkpoints.lock in this folder or in a folder above.",
+def lock_option_with(text: str) -> Callable[[Command], Command]:
+    """Return the option `--lock` with this help."""
+    return click.option(
+        "--lock",
+        "lock_path",
+        type=existing_file,
+        is_eager=True,  # parsed before the names, which CheckpointType looks up in it
+        help=text,
+    )
+
+
+lock_option = lock_option_with(
+    "The lock file. By default, it is checkpoints.lock in this folder or in a folder above."
 )
 
 

@@ -11,7 +11,7 @@ from specdiag.cli.options import (
     check_installed,
     check_output,
     existing_file,
-    lock_option,
+    lock_option_with,
     open_lock,
     output_option,
 )
@@ -79,7 +79,9 @@ def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[
     metavar="FIGURES.csv",
     help="A CSV that an earlier `specdiag verify` wrote. Deprecated: give --lock.",
 )
-@lock_option
+@lock_option_with(
+    "The lock file. By default only the drawings of the nearest lock are added; claims need --lock."
+)
 def report(
     data: Path,
     trainings: tuple[Path, ...],
