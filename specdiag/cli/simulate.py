@@ -1,10 +1,14 @@
 """The command that writes simulated recordings."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from specdiag.cli.options import lock_option, open_lock
+
+if TYPE_CHECKING:
+    from specdiag.lock.entry import Lock
 
 
 @click.command()
@@ -26,15 +30,12 @@ def simulate(out: Path, names: tuple[str, ...], lock_path: Path | None) -> None:
       specdiag simulate recordings
       specdiag simulate recordings --session c_20131003_center_out_reaching
     """  # noqa: D301
-    from specdiag.lock.recipe import load_recipe
+    from specdiag.lock.recipe import FOLDER, explained, load_recipe
 
     path, lock = open_lock(lock_path)
-    settings = {
-        session: entry.params["simulation"]
-        for entry in lock.entries
-        if "simulation" in entry.params
-        for session in entry.params["data"]["sessions"]
-    }
+    settings = _settings(lock)
+    if not settings:
+        raise click.UsageError("no entry of this lock has simulated recordings")
     if unknown := [name for name in names if name not in settings]:
         raise click.UsageError(
             f"no desk entry has the session {unknown[0]}; expected one of "
@@ -46,4 +47,24 @@ def simulate(out: Path, names: tuple[str, ...], lock_path: Path | None) -> None:
             (file,) = recipe.write_recordings(out, [session], settings[session])
         except ImportError as error:
             raise RuntimeError(f"{error}; run: pip install 'specdiag[recipes]'") from error
+        except (AttributeError, LookupError, TypeError) as error:  # such as a missing setting
+            where = path.parent / FOLDER
+            raise RuntimeError(explained(error, where, "simulation/recordings")) from error
         click.echo(file)
+
+
+def _settings(lock: "Lock") -> dict[str, Any]:
+    """Return the settings of the simulation of every session that an entry of a lock uses."""
+    settings: dict[str, Any] = {}
+    for entry in lock.entries:
+        if "simulation" not in entry.params:
+            continue
+        data = entry.params.get("data")
+        sessions = data.get("sessions") if isinstance(data, dict) else None
+        if not isinstance(sessions, list) or not all(isinstance(s, str) for s in sessions):
+            raise ValueError(
+                f"{entry.name} ({entry.scale}): params.simulation without params.data.sessions; "
+                "declare the names of the sessions"
+            )
+        settings |= dict.fromkeys(sessions, entry.params["simulation"])
+    return settings
