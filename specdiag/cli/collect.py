@@ -142,5 +142,7 @@ def _lines(summary: dict[str, Any]) -> list[str]:
             f"{counted(len(files), 'file')} beside checkpoints cannot be read: {some(files, 3)}"
         )
     if rows and summary["with_features"] < summary["with_r2"]:
-        lines.append("R2 without features: recipes wrote no evaluation.json; see docs/dataset.md")
+        lines.append(
+            "R² without features: evaluation.json is missing or has none; see docs/dataset.md"
+        )
     return [printable(line) for line in lines]

@@ -22,6 +22,7 @@ from specdiag.cli.options import (
     scale_option,
     show_bytes,
     stdout_to_stderr,
+    target_type,
 )
 
 if TYPE_CHECKING:
@@ -84,9 +85,11 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
     path, lock = open_lock(lock_path)
     entries = [e for e in _selected(path, lock, names) if e.source]
     rest = set(names) - {e.name for e in entries}
-    if rest or not entries:
-        subject = ", ".join(sorted(rest)) or "the lock"
-        raise click.UsageError(f"{subject} has no source; `specdiag list` shows which entries have")
+    if rest:
+        text = f"{', '.join(sorted(rest))} has no source; `specdiag list` shows which entries have"
+        raise click.UsageError(text)
+    if not entries:
+        raise click.UsageError("no entry has a place to download from")
     from specdiag.obtain.plan import plan
 
     keys = {e.key for e in entries}
@@ -99,10 +102,16 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
 @names_argument
 @lock_option
 @scale_option("desk: small networks on simulated recordings; paper: the published settings.")
-@click.option("--all", "all_", is_flag=True, help="Make all entries, as if each were named.")
-@click.option("--missing", is_flag=True, help="Make all missing entries that recipes can build.")
+@click.option(
+    "--all", "all_", is_flag=True, help="All entries of the scale, stale and missing ones included."
+)
+@click.option(
+    "--missing", is_flag=True, help="All missing, stale and corrupt entries that recipes can build."
+)
 @group_option
-@click.option("--force", is_flag=True, help="Also make entries that are ok, and record them.")
+@click.option(
+    "--force", is_flag=True, help="Rebuild entries even if they are ok, and replace their records."
+)
 @click.option(
     "--prefer",
     type=click.Choice(["fetch", "train"]),
@@ -165,10 +174,12 @@ def train(
       specdiag train --missing --scale paper --dry-run
       specdiag train --all --group published --seed 43
     """  # noqa: D301
+    if names and group:
+        raise click.UsageError("give names or --group, not both")
     if bool(names) == bool(all_ or missing or group):
         raise click.UsageError("name entries, or give --missing, --all or --group")
     if missing and (force or all_):
-        raise click.UsageError("--missing leaves out existing files: give no --force or --all")
+        raise click.UsageError("--missing leaves out entries that are ok: give no --force or --all")
     if dry_run and as_json:
         raise click.UsageError("--json prints outcomes, and --dry-run has none: leave one out")
     check_engine(engine, address)
@@ -248,9 +259,16 @@ def _joined(path: Path, steps: Sequence["Step"], options: dict[str, Any]) -> boo
 
 @click.command("lock")
 @names_argument
-@lock_option
+@click.option(
+    "--lock",
+    "lock_path",
+    type=target_type(),
+    help="The lock file. By default, it is checkpoints.lock in this folder or in a folder above.",
+)
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if the lock would change.")
-@click.option("--init", is_flag=True, help="Start a lock here, and a folder for recipes.")
+@click.option(
+    "--init", is_flag=True, help="Start a lock, by default here, and a folder for recipes."
+)
 def lock_(names: tuple[str, ...], lock_path: Path | None, check: bool, init: bool) -> None:
     """Write the declarations of the recipes into the lock: of all entries, or of the named ones.
 
@@ -267,11 +285,15 @@ def lock_(names: tuple[str, ...], lock_path: Path | None, check: bool, init: boo
 
     if lock_path:
         _check_is_no_replicate(lock_path)
+        if not init and not lock_path.exists():
+            raise click.UsageError(f"--lock {lock_path} does not exist; --init starts a lock")
     if init:
         if names or check:
             raise click.UsageError("--init takes no names and no --check")
         lock_path, folder = recipe.start(lock_path)
-        click.echo(f"started {lock_path}; write recipes into {folder}, then run `specdiag lock`")
+        has_recipes = any(folder.glob("[!_]*.py"))
+        hint = f"; write recipes into {folder}, then run `specdiag lock`" * (not has_recipes)
+        click.echo(f"started {lock_path}{hint}")
     path, _ = open_lock(lock_path)
     declarations = recipe.declared(path.parent)
     with nullcontext() if check else exclusive(path):

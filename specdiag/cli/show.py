@@ -65,7 +65,7 @@ def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[
     drawn = drawings(dataset, tables, spectra_of=names or None, study=_study())
     written, reasons = write(_with_count(drawn), output)
     for name, reason in reasons.items():
-        click.echo(f"no {name}: {reason}", err=True)
+        click.echo(f"{name} is not drawn: {reason}", err=True)
     click.echo(f"wrote {len(written)} files in {output}", err=True)
 
 

@@ -51,6 +51,9 @@ def verify(
 
     dataset = open_spectra(spectra)  # its errors name the file
     if scale and "scale" in dataset.variables:
+        if scale not in (scales := sorted({*dataset.scale.values.tolist()})):
+            has = " and ".join(scales) or "none"
+            raise ValueError(f"{spectra} has no checkpoints of {scale} scale; it has {has}")
         dataset = dataset.sel(checkpoint=dataset.scale == scale)
     measured = measure_for_lock(path, dataset)
     findings = findings_of_lock(path, measured)

@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 
 from specdiag.wording import is_text, shown
 
+MAX_PART = 200  # bytes of a name in a path: file systems allow 255, with what is added to it
 MAX_DEPTH = 50  # levels of nested tables and arrays, well within the limit of recursion
 
-_REPAIR = "correct it, or write the entry again with `specdiag lock`"
+REPAIR = "correct it, or write the entry again with `specdiag lock`"
 _EXPECTED = {
     str: "text",
     int: "a whole number",
@@ -40,13 +41,15 @@ class Check:
     holds: Callable[[Any], object]
 
 
-def refuse(where: str, problem: str, expected: str, repair: str = _REPAIR) -> NoReturn:
+def refuse(where: str, problem: str, expected: str, repair: str = REPAIR) -> NoReturn:
     """Raise LockfileError with one line: place, problem, expected value and repair."""
     raise LockfileError(f"{where}: {problem}; expected {expected}; {repair}")
 
 
 def _is_path(text: str) -> bool:
     parts = text.split("/")
+    if any(len(part.encode()) > MAX_PART for part in parts):
+        return False
     return text.isprintable() and not {"\\", ":"} & {*text} and not {"", ".", ".."} & {*parts}
 
 
@@ -74,7 +77,13 @@ def _pattern(pattern: str) -> Callable[[str], object]:
 
 Text = Annotated[str, Check("one line of text", lambda s: s.strip() and s.isprintable())]
 Module = Annotated[str, Check("the name of a Python module", _pattern("[A-Za-z][A-Za-z0-9_]*"))]
-RelativePath = Annotated[str, Check("a relative path such as base/name, without '..'", _is_path)]
+RelativePath = Annotated[
+    str,
+    Check(
+        f"a relative path such as base/name, without '..', of names of at most {MAX_PART} bytes",
+        _is_path,
+    ),
+]
 Repo = Annotated[str, Check("a repository such as owner/name", _pattern(r"\w[\w.-]*/\w[\w.-]*"))]
 Url = Annotated[str, Check("a URL: https, file:///, or http on this machine", _is_url)]
 Sha256 = Annotated[str, Check("64 lowercase hexadecimal digits", _pattern("[0-9a-f]{64}"))]

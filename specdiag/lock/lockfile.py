@@ -186,8 +186,9 @@ def select(
     """
     entries = [(path, lock, entry) for path, lock in locks for entry in lock.entries]
     groups = {entry.group for *_, entry in entries}
-    if group and group not in groups:
-        raise ValueError(f"no group {group}; the lock has {', '.join(sorted(groups))}")
+    if group is not None and group not in groups:
+        text = f"no group {shown(group)}; the lock has {', '.join(sorted(groups))}"
+        raise ValueError(text if groups else "the lock has no entries")
     selected = [
         item
         for item in entries

@@ -22,8 +22,9 @@ from types import ModuleType
 from typing import Any
 
 from specdiag.lock.entry import LOCK_NAME, Cost, Entry, Key, Lock, Scale
-from specdiag.lock.fields import plain, read
+from specdiag.lock.fields import REPAIR, LockfileError, plain, read, refuse
 from specdiag.lock.lockfile import save
+from specdiag.wording import shown
 
 FOLDER = "recipes"
 
@@ -193,7 +194,13 @@ def _checked(entry: Any, where: str) -> Entry:
         text = f"{where}: entries() gave {entry!r}; expected Entry objects"
         raise RuntimeError(text)  # noqa: TRY004 - an error of the recipe
     where = f"{where}: entry {entry.name!r}"
-    checked: Entry = read(where, Entry, plain(entry))
+    repair = "correct the recipe"
+    if isinstance(entry.parent, str):
+        refuse(f"{where}.parent", shown(entry.parent), f"Parent(name={entry.parent!r})", repair)
+    try:
+        checked: Entry = read(where, Entry, plain(entry))
+    except LockfileError as error:
+        raise LockfileError(str(error).replace(REPAIR, repair)) from None
     if checked.metrics or checked.environment or checked.file.sha256:
         raise ValueError(
             f"{where}: metrics, environment and the file's hashes are recorded, not declared"

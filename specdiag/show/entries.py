@@ -53,7 +53,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rows as a table with the reason of each state that is not ok, and their number."""
     if not rows:
         return "the lock has no entries: write a recipe, then run `specdiag lock`"
-    header = ("name", "scale", "state", "size", "published R2", "our R2", "by", "cost", "")
+    header = ("name", "scale", "state", "size", "published R2", "our R2", "made by", "cost", "")
     cells = [
         (
             row["name"],

@@ -276,4 +276,6 @@ def _missing(asked: Sequence[Key], seeds: Iterable[Values], n_seeds: int) -> str
     """Return why there are too few seeds."""
     known = {key for values in seeds for key in values}
     lost = [f"{quantity} of {entry}" for entry, quantity in asked if (entry, quantity) not in known]
-    return f"no {some(lost, most=1)}" if lost else f"{n_seeds} of {MIN_SEEDS} seeds"
+    if lost:
+        return f"no {some(lost, most=1)}"
+    return f"{n_seeds} of {MIN_SEEDS} seeds" if n_seeds else "no seed has all its values"

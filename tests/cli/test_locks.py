@@ -9,7 +9,8 @@ import pytest
 from filelock import FileLock
 
 import specdiag
-from specdiag.lock.lockfile import load
+from specdiag.lock.entry import Entry, Lock
+from specdiag.lock.lockfile import load, save
 from specdiag.obtain import cluster
 from specdiag.obtain.build import Settings
 from support import toy
@@ -28,7 +29,7 @@ def lock(tmp_path):
 def test_a_lock_is_started_resolved_trained_and_listed(tmp_path):
     path = toy.make(tmp_path)
     assert run(tmp_path, "lock", "--init")[1].splitlines() == [
-        "started checkpoints.lock; write recipes into recipes, then run `specdiag lock`",
+        "started checkpoints.lock",
         "added base/net (desk)",
         "added child/net0 (desk)",
         "added child/net1 (desk)",
@@ -311,18 +312,26 @@ def test_the_lock_command_only_touches_what_is_named(lock):
     ("arguments", "status", "message"),
     [
         (("train",), 2, "Error: name entries, or give --missing, --all or --group"),
+        (("train", "net", "--group", "a"), 2, "Error: give names or --group, not both"),
+        (("list", "--group", ""), 2, "Error: no group ''; the lock has toys"),
+        (
+            ("lock", "--lock", "none.lock"),
+            2,
+            "Error: --lock none.lock does not exist; --init starts a lock",
+        ),
+        (("simulate", "out"), 2, "Error: no entry of this lock has simulated recordings"),
         (("train", "net", "--all"), 2, "Error: name entries, or give --missing, --all or --group"),
         (
             ("train", "--missing", "--force"),
             2,
-            "Error: --missing leaves out existing files: give no --force or --all",
+            "Error: --missing leaves out entries that are ok: give no --force or --all",
         ),
         (
             ("train", "--all", "--dry-run", "--json"),
             2,
             "Error: --json prints outcomes, and --dry-run has none: leave one out",
         ),
-        (("train", "--group", "toy"), 2, "Error: no group toy; the lock has toys"),
+        (("train", "--group", "toy"), 2, "Error: no group 'toy'; the lock has toys"),
         (
             ("train", "--all", "--address", "auto"),
             2,
@@ -367,7 +376,7 @@ def test_the_lock_command_only_touches_what_is_named(lock):
         (
             ("fetch",),
             2,
-            "Error: the lock has no source; `specdiag list` shows which entries have",
+            "Error: no entry has a place to download from",
         ),
         (
             ("lock", "--init"),
@@ -601,15 +610,31 @@ def test_a_parent_is_made_only_for_a_child_that_needs_it(lock):
             'yield entry("../net")',
             (
                 "recipes/toy.py: entry '../net'.name: '../net'; expected a relative path such as "
-                "base/name, without '..'; correct it, or write the entry again with `specdiag lock`"
+                "base/name, without '..', of names of at most 200 bytes; "
+                "correct the recipe"
             ),
         ),
         (
             'yield entry("base/net", rate=float("nan"))',
             (
                 "recipes/toy.py: entry 'base/net'.params.rate: nan; expected text, a finite number "
-                "of at most 64 bits, true or false, an array or a table; correct it, or write the "
-                "entry again with `specdiag lock`"
+                "of at most 64 bits, true or false, an array or a table; correct the "
+                "recipe"
+            ),
+        ),
+        (
+            f'yield entry("{300 * "a"}")',
+            (
+                f"recipes/toy.py: entry '{300 * 'a'}'.name: '{77 * 'a'}...'; expected a relative "
+                "path such as base/name, without '..', of names of at most 200 bytes; correct the "
+                "recipe"
+            ),
+        ),
+        (
+            'yield Entry(name="a", scale="desk", group="g", recipe="toy", parent="b")',
+            (
+                "recipes/toy.py: entry 'a'.parent: 'b'; expected Parent(name='b'); correct the "
+                "recipe"
             ),
         ),
         ("import sys; sys.exit(3)", "recipes/toy.py:29: SystemExit: 3"),
@@ -712,3 +737,42 @@ def test_a_build_in_progress_is_not_removed_by_a_process_that_finds_the_old_file
     out, _ = other.communicate()
     assert out == "kept  base/net  desk\n1 kept\n"
     assert not building.exists()
+
+
+def test_a_lock_is_started_at_the_given_path(tmp_path):
+    path = tmp_path / "new" / "checkpoints.lock"
+    for status, message in (
+        (0, f"started {path}; write recipes into {path.parent}/recipes, then run `specdiag lock`"),
+        (1, f"specdiag: {path} exists already; `specdiag lock` updates it"),
+    ):
+        done = run(tmp_path, "lock", "--init", "--lock", path)
+        assert (done[0], "".join(done[1:])) == (status, f"{message}\n")
+    assert load(path).entries == ()
+    message = "Error: the lock has no entries"
+    assert run(path.parent, "list", "--group", "x")[2].splitlines()[-1] == message
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (
+            {},
+            (
+                "net (desk): params.simulation without params.data.sessions; declare the names of "
+                "the sessions"
+            ),
+        ),
+        ({"data": {"sessions": ["a"]}}, "recipes/simulation/recordings.py:2: KeyError: 'seed'"),
+    ],
+)
+def test_invalid_settings_of_simulated_recordings_are_an_error_of_one_line(
+    params, message, tmp_path
+):
+    params = {"simulation": {}, **params}
+    entry = Entry(name="net", scale="desk", group="g", recipe="toy", params=params)
+    save(Lock(entries=(entry,)), tmp_path / "checkpoints.lock")
+    (tmp_path / "recipes" / "simulation").mkdir(parents=True)
+    (tmp_path / "recipes" / "simulation" / "recordings.py").write_text(
+        "def write_recordings(out, sessions, settings):\n    return settings['seed']\n"
+    )
+    assert run(tmp_path, "simulate", "out") == (1, "", f"specdiag: {message}\n")

@@ -309,7 +309,7 @@ def test_a_path_stays_below_the_folder_of_the_lock(path, where):
     shown = path.replace("\0", "\\x00").replace("\n", "\\n")
     assert message(dumps, Lock(entries=(entry,))) == (
         f"checkpoints.lock: checkpoint[0].{where}: '{shown}'; expected a relative path such as "
-        f"base/name, without '..'; {REPAIR}"
+        f"base/name, without '..', of names of at most 200 bytes; {REPAIR}"
     )
 
 
@@ -346,7 +346,13 @@ def test_a_recipe_is_the_plain_name_of_a_module(recipe):
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"name": None}, "name: nothing; expected a relative path such as base/name, without '..'"),
+        (
+            {"name": None},
+            (
+                "name: nothing; expected a relative path such as base/name, without '..', of names "
+                "of at most 200 bytes"
+            ),
+        ),
         ({"params": {"a": None}}, f"params.a: nothing; expected {PLAIN}"),
         ({"params": {"a": Path("x")}}, f"params.a: a {type(Path()).__name__}; expected {PLAIN}"),
         ({"params": {"a": "\ud800"}}, f"params.a: '\\ud800'; expected {PLAIN}"),

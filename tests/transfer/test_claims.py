@@ -230,7 +230,7 @@ def test_a_ratio_that_is_not_positive_counts_as_a_small_one(values, expected):
         (
             [INF] * 4,
             "cannot be tested here",
-            "0 of 3 seeds; 4 seeds left out: only a lower bound is known",
+            "no seed has all its values; 4 seeds left out: only a lower bound is known",
         ),
     ],
 )

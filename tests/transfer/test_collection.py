@@ -554,7 +554,7 @@ def test_a_collection_without_a_variable_is_refused(dataset, tmp_path):
             {"names": ["x"], "scale": "desk"},
             "no entry x at desk scale; `specdiag list` shows all names",
         ),
-        ({"group": "y"}, "no group y; the lock has toys"),
+        ({"group": "y"}, "no group 'y'; the lock has toys"),
         (
             {"names": ["z"], "group": "toys", "scale": "desk"},
             "no entry z at desk scale in group toys; `specdiag list` shows all names",
@@ -703,7 +703,7 @@ def test_a_name_group_or_scale_without_entries_is_wrong_usage(lock):
         ),
         (
             ["--group", "y"],
-            "no group y; the lock has toys",
+            "no group 'y'; the lock has toys",
         ),
         (
             ["--scale", "paper"],

@@ -385,6 +385,14 @@ def test_a_collection_of_no_or_both_scales_or_of_the_first_version_is_refused():
         assert str(error.value) == wrong
 
 
+def test_a_scale_of_which_there_are_no_checkpoints_is_refused(study):
+    assert run(study, "verify", "spectra.nc", "--scale", "paper") == (
+        1,
+        "",
+        "specdiag: spectra.nc has no checkpoints of paper scale; it has desk\n",
+    )
+
+
 def test_the_command_selects_a_scale(study, tmp_path):
     with specdiag.open_spectra(study / "spectra.nc") as opened:
         dataset = opened.load()
