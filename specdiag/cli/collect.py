@@ -19,6 +19,7 @@ from specdiag.cli.options import (
     names_argument,
     output_option,
     scale_option,
+    select,
     show_count,
 )
 
@@ -65,17 +66,13 @@ def spectra(
     """  # noqa: D301
     check_engine(engine, address)
     from specdiag.dataset.netcdf import save_spectra
-    from specdiag.lock.lockfile import find_lock, load, select
+    from specdiag.lock.lockfile import find_lock, load
     from specdiag.transfer.collection import collect
 
     locks = locks or (find_lock(Path.cwd()),)
     check_output(output, locks=locks)
     scale = None if scale == "all" else scale
-    loaded = [(path, load(path)) for path in locks]
-    try:
-        select(loaded, names, scale, group)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    select([(path, load(path)) for path in locks], names, scale, group)  # before anything is read
     dataset = collect(
         *locks,
         names=names,

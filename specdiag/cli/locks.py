@@ -20,6 +20,7 @@ from specdiag.cli.options import (
     names_argument,
     open_lock,
     scale_option,
+    select,
     show_bytes,
     stdout_to_stderr,
     target_type,
@@ -62,7 +63,7 @@ def list_(
     from specdiag.show import entries
 
     path, lock = open_lock(lock_path)
-    selected = _selected(path, lock, names, scale, group)
+    selected = select([(path, lock)], names, scale, group)
     rows = [entries.row(path.parent, lock, entry) for entry in selected]
     click.echo(json.dumps({"checkpoints": rows}, indent=2) if as_json else entries.table(rows))
 
@@ -83,7 +84,7 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
       specdiag fetch base/poyo_mp_converged
     """  # noqa: D301
     path, lock = open_lock(lock_path)
-    entries = [e for e in _selected(path, lock, names) if e.source]
+    entries = [e for e in select([(path, lock)], names) if e.source]
     rest = set(names) - {e.name for e in entries}
     if rest:
         text = f"{', '.join(sorted(rest))} has no source; `specdiag list` shows which entries have"
@@ -192,7 +193,7 @@ def train(
     path, lock = open_lock(lock_path)
     if seed is not None:
         path, lock = _replicate(path, scale, seed, write=not dry_run)
-    entries = _selected(path, lock, names, scale, group)
+    entries = select([(path, lock)], names, scale, group)
     if seed is not None:
         _say_unseeded(entries)
     keys = {e.key for e in entries}
@@ -309,22 +310,6 @@ def lock_(names: tuple[str, ...], lock_path: Path | None, check: bool, init: boo
         raise click.exceptions.Exit(1)
 
 
-def _selected(
-    path: Path,
-    lock: "Lock",
-    names: Sequence[str],
-    scale: "Scale | None" = None,
-    group: str | None = None,
-) -> list["Entry"]:
-    """Return the selected entries in the order of the lock; an invalid name is a usage error."""
-    from specdiag.lock.lockfile import select
-
-    try:
-        return [entry for *_, entry in select([(path, lock)], names, scale, group)]
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-
-
 def _outcomes(
     path: Path,
     steps: Sequence["Step"],
@@ -343,7 +328,7 @@ def _outcomes(
 
 def _report(steps: Sequence["Step"], outcomes: Iterator["Outcome"], as_json: bool) -> None:
     """Do the steps, print all outcomes, also after an interrupt, and exit 1 if one failed."""
-    from specdiag.show.entries import outcome_text
+    from specdiag.show.entries import outcome_json, outcome_text
 
     done = {}
     try:
@@ -352,11 +337,6 @@ def _report(steps: Sequence["Step"], outcomes: Iterator["Outcome"], as_json: boo
                 done[outcome.entry.key] = outcome
     finally:
         ordered = [done[step.entry.key] for step in steps if step.entry.key in done]
-        rows = [
-            {"name": o.entry.name, "scale": o.entry.scale, "outcome": o.word, "text": o.text}
-            for o in ordered
-        ]
-        text = json.dumps({"checkpoints": rows}, indent=2) if as_json else outcome_text(ordered)
-        click.echo(text)
+        click.echo(outcome_json(ordered) if as_json else outcome_text(ordered))
     if any(outcome.word in ("failed", "skipped") for outcome in ordered):
         raise click.exceptions.Exit(1)

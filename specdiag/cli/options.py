@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from specdiag.lock.entry import Lock
+    from specdiag.lock.entry import Entry, Lock, Scale
 
 # The errors of the library; their messages say in one line what is wrong and what to do.
 ERRORS = (ValueError, OSError, MemoryError, RuntimeError)
@@ -274,6 +274,21 @@ def errors_of(path: Path) -> Iterator[None]:
         for name in (str(path), str(path.absolute()), shown(path.name, quote=False)):
             text = text.removeprefix(f"{name}: ")
         raise ValueError(f"{path}: {text}") from error
+
+
+def select(
+    locks: Sequence[tuple[Path, "Lock"]],
+    names: Sequence[str],
+    scale: "Scale | None" = None,
+    group: str | None = None,
+) -> list["Entry"]:
+    """Return the selected entries in the order of the locks; an invalid name is a usage error."""
+    from specdiag.lock import lockfile
+
+    try:
+        return [entry for *_, entry in lockfile.select(locks, names, scale, group)]
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def open_lock(lock_path: Path | None) -> tuple[Path, "Lock"]:

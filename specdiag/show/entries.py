@@ -1,5 +1,6 @@
 """Entries, plans and outcomes of a lock -> rows for machines, and tables for people."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,15 @@ def outcome_text(outcomes: Sequence["Outcome"]) -> str:
     """Return a line for each entry with its outcome, and how often each outcome occurs."""
     cells = [(o.word, o.entry.name, o.entry.scale, o.text) for o in outcomes]
     return "\n".join([*aligned(cells), tally(o.word for o in outcomes) or "0 entries"])
+
+
+def outcome_json(outcomes: Sequence["Outcome"]) -> str:
+    """Return the outcome of each entry as JSON."""
+    rows = [
+        {"name": o.entry.name, "scale": o.entry.scale, "outcome": o.word, "text": o.text}
+        for o in outcomes
+    ]
+    return json.dumps({"checkpoints": rows}, indent=2)
 
 
 def _size(size: int | None) -> str:
