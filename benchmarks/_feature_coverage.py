@@ -12,7 +12,6 @@ import numpy as np
 from scipy.signal import lfilter
 from scipy.stats import entropy
 
-from benchmarks._pages import table_of
 from benchmarks._results import read, write
 from specdiag.features.covariance import FeatureCovariance
 
@@ -41,23 +40,24 @@ SPECTRA = {
     "exponential": lambda d: np.exp(-8 * np.arange(d) / d),
     "two and equal tail": lambda d: np.concatenate([[1, 0.6], np.full(d - 2, 1e-6)]),
 }
-# Ways to sample, with the values of n / d at d = 8, at 64, and at 128 and 384.
+# Ways to sample, with the values of n / d for each of the WIDTHS.
+WIDTHS = (8, 64, 128, 384)
 SAMPLES = {
-    "independent": ((2, 10, 50), (0.5, 1, 2, 5, 10, 50), (0.5, 1, 2, 10)),
-    "trials": ((50,), (2, 5, 10, 50), (5,)),
-    "heavy tails": ((2, 10), (1, 5, 20), (2,)),
-    "mixed memory": ((50,), (5, 20), ()),
-    "trial offsets": ((50,), (5, 20), ()),
-    "five trials": ((2.5,), (0.5, 2.5), (2.5,)),
-    "unequal trials": ((50,), (5, 20), (5,)),
-    "skewed": ((2, 10), (2, 10), ()),
+    "independent": ((2, 10, 50), (0.5, 1, 2, 5, 10, 50), (0.5, 1, 2, 10), (0.5, 2)),
+    "trials": ((50,), (2, 5, 10, 50), (5,), (5,)),
+    "heavy tails": ((2, 10), (1, 5, 20), (2,), ()),
+    "mixed memory": ((50,), (5, 20), (), ()),
+    "trial offsets": ((50,), (5, 20), (), ()),
+    "five trials": ((2.5,), (0.5, 2.5), (2.5,), ()),
+    "unequal trials": ((50,), (5, 20), (5,), ()),
+    "skewed": ((2, 10), (2, 10), (), ()),
 }
-COUNTS = {8: 200, 64: 200, 128: 50, 384: 20}  # samples of a cell
+COUNTS = (100, 100, 40, 16)  # samples of a cell for each width
 
 
 def cells(d):
     """Return the cells of a width: (spectrum, samples, n / d)."""
-    place = 0 if d < 64 else 1 if d == 64 else 2
+    place = WIDTHS.index(d)
     ratios = {way: by_width[place] for way, by_width in SAMPLES.items()}
     return [(name, way, ratio) for name in SPECTRA for way in SAMPLES for ratio in ratios[way]]
 

@@ -74,7 +74,7 @@ def estimates(blocks: Sequence[Moments], total: Moments, floor: float) -> dict[s
     both = spectra(sums)
     ratio, n_effective = _participation_ratio(sums, both, jackknife)
     between = _between(both, ratio.value)
-    low, high = jackknife.without_bias(np.log(both.sample.sum(axis=1)))
+    low, high = jackknife.without_bias(_log_ratio(both.sample.sum(axis=1), 1.0))
     return {
         "n_effective": Estimate(n_effective),
         "participation_ratio": ratio,
@@ -145,7 +145,7 @@ def _participation_ratio(
         # Its error grows with the value less than in proportion, so the lower end is further away.
         low, high = value * (1 - reach), value * math.exp(min(reach, math.log(d)))
     else:  # too few samples: errors exceed the traces; sample eigenvalues give the lower end
-        logs = 2 * _log(both.sample.sum(axis=1)) - _log((both.sample**2).sum(axis=1))
+        logs = _log_ratio(both.sample.sum(axis=1) ** 2, (both.sample**2).sum(axis=1))
         value, low, high = math.exp(logs[0]), math.exp(logs[0] - jackknife.reach(logs)), d
     return _within(value, low, high, (1, d)), n_effective
 
@@ -194,7 +194,7 @@ def _condition_number(
     """Return lambda_1 / lambda_d, without an upper end if lambda_d may be as small as the floor."""
     largest, smallest = both.sample[:, 0], both.sample[:, -1]
     held_out = np.maximum(both.held_out[:, -1], floor)
-    below, above = _log(both.held_out[:, 0]) - _log(held_out), _log(largest) - _log(smallest)
+    below, above = _log_ratio(both.held_out[:, 0], held_out), _log_ratio(largest, smallest)
     low = math.exp(max(below[0] - jackknife.reach(below, held_out=True), 0.0))
     high, limit = above[0] + jackknife.reach(above), math.log(largest[0] / floor)
     is_resolved = smallest[0] > floor
@@ -221,9 +221,9 @@ def _shares(rows: Array) -> Array:
         return np.asarray(rows / rows.sum(axis=1, keepdims=True), np.float64)
 
 
-def _log(x: Array) -> Array:
-    with np.errstate(divide="ignore"):
-        return np.asarray(np.log(x), np.float64)
+def _log_ratio(a: Array, b: Array | float) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.log(a / b), np.float64)
 
 
 def _logit(x: Array) -> Array:
