@@ -12,6 +12,7 @@ import numpy as np
 from scipy.signal import lfilter
 from scipy.stats import entropy
 
+from benchmarks._pages import table_of
 from benchmarks._results import read, write
 from specdiag.features.covariance import FeatureCovariance
 
@@ -132,22 +133,79 @@ def measured(name, way, d, ratio, count):
 
 
 def rows():
-    """Return the rows of the file."""
-    return read("features", text=TEXT)
+    """Return the rows of the file, sorted."""
+    return sorted(read("features", text=TEXT), key=_place)
 
 
 def simulate(d, count, log):
     """Measure the cells of a width that have no row of as many samples yet."""
     for name, way, ratio in cells(d):
-        key = (name, way, d, ratio)
-        if any(_key(row) == key and row["count"] >= count for row in rows()):
+        cell = (name, way, d, ratio)
+        if any(_cell(row) == cell and row["count"] >= count for row in rows()):
             continue
         row = measured(name, way, d, ratio, count)
-        # Read again: other processes may measure other widths at the same time.
-        others = [r for r in rows() if _key(r) != key]
-        write("features", [*others, row])
-        log("%s", key)
+        write("features", sorted([r for r in rows() if _cell(r) != cell] + [row], key=_place))
+        log("%s", cell)
 
 
-def _key(row):
+def _cell(row):
     return row["spectrum"], row["samples"], row["d"], row["n / d"]
+
+
+def _place(row):
+    name, way, d, ratio = _cell(row)
+    return WIDTHS.index(d), list(SPECTRA).index(name), list(SAMPLES).index(way), ratio
+
+
+def tables(stored):
+    """Return the tables of docs/features.md: coverage by sampling and width, and estimates."""
+    by = {}
+    for row in stored:
+        by.setdefault((row["samples"], row["d"]), []).append(row)
+    ways = [(way, d) for way in SAMPLES for d in WIDTHS if (way, d) in by]
+    overall = [_coverage("all", "all", stored)] if stored else []
+    chosen = [
+        row
+        for row in stored
+        if (row["samples"], row["d"]) in {("independent", 64), ("trials", 64)}
+        and row["n / d"] in (1, 2, 5, 10)
+    ]
+    return {
+        "coverage": table_of([_coverage(*key, by[key]) for key in ways] + overall),
+        "estimates": table_of([_estimate(row) for row in chosen]),
+    }
+
+
+def _coverage(way, d, some):
+    """Return the lowest and the mean coverage of some cells."""
+    covered = {name: [100 * row[key] for row in some] for key, name in NAMES.items()}
+    counts = sorted({int(row["count"]) for row in some})
+    return {
+        "samples": way,
+        "d": d if d == "all" else f"{d:.0f}",
+        "cells": len(some),
+        "of": f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}",
+        **{name: f"{min(c):.0f} / {np.mean(c):.1f}" for name, c in covered.items()},
+    }
+
+
+def _estimate(row):
+    """Return estimates over the truth, and ratios of the ends of intervals, of a cell."""
+
+    def ratio(value):
+        return f"{value:.2f}" if value < 10 else f"{value:,.0f}" if value < math.inf else "no upper"
+
+    condition = row["condition_number / truth"]
+    return {
+        "spectrum": row["spectrum"],
+        "samples": row["samples"],
+        "n / d": f"{row['n / d']:g}",
+        "n_effective / n": f"{row['n_effective / n']:.2f}",
+        "sample effective rank": f"{row['sample effective rank / truth']:.2f}",
+        "effective rank": f"{row['effective_rank / truth']:.2f}",
+        "its ends": ratio(row["effective_rank width"]),
+        "participation ratio": f"{row['participation_ratio / truth']:.2f}",
+        "ends of it": ratio(row["participation_ratio width"]),
+        "condition number": "-" if math.isnan(condition) else f"{condition:.2f}",
+        "ends of that": ratio(row["condition_number width"]),
+    }

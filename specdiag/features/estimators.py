@@ -81,7 +81,7 @@ def estimates(blocks: Sequence[Moments], total: Moments, floor: float) -> dict[s
         "effective_rank": _effective_rank(both, between, ratio, jackknife),
         "top1_fraction": _fraction(1, both, between, ratio, jackknife),
         "top5_fraction": _fraction(5, both, between, ratio, jackknife),
-        "condition_number": _condition_number(both, between, floor / trace, jackknife),
+        "condition_number": _condition_number(both, between, floor / trace, n_effective, jackknife),
         "trace": Estimate(trace, trace * math.exp(min(low, 0)), trace * math.exp(max(high, 0))),
     }
 
@@ -102,9 +102,10 @@ class _Jackknife:
         freedom = 1 / float(self._share @ self._share) - 1  # k - 1 if all sizes are equal
         self._quantile = float(stdtrit(freedom, (1 + LEVEL) / 2))
         # Folds share the samples that give the eigenvectors of others, so their variances are
-        # correlated, which this factor allows for: Nadeau & Bengio (2003), Machine Learning 52.
+        # correlated. The factor of Nadeau & Bengio (2003), Machine Learning 52, has no 2: that of
+        # the first and the last eigenvector of equal variances is twice as large.
         folds = min(FOLDS, len(size))
-        self._correlation = math.sqrt(1 + folds / (folds - 1))
+        self._correlation = math.sqrt(1 + 2 * folds / (folds - 1))
 
     def reach(self, values: Array, *, held_out: bool = False) -> float:
         """Return how far the 95 % interval about values[0] extends to each side."""
@@ -189,7 +190,7 @@ def _fraction(
 
 
 def _condition_number(
-    both: Spectra, between: Array, floor: float, jackknife: _Jackknife
+    both: Spectra, between: Array, floor: float, n_effective: float, jackknife: _Jackknife
 ) -> Estimate:
     """Return lambda_1 / lambda_d, without an upper end if lambda_d may be as small as the floor."""
     largest, smallest = both.sample[:, 0], both.sample[:, -1]
@@ -197,11 +198,12 @@ def _condition_number(
     below, above = _log_ratio(both.held_out[:, 0], held_out), _log_ratio(largest, smallest)
     low = math.exp(max(below[0] - jackknife.reach(below, held_out=True), 0.0))
     high, limit = above[0] + jackknife.reach(above), math.log(largest[0] / floor)
-    is_resolved = smallest[0] > floor
+    is_resolved = smallest[0] > floor and math.isfinite(high)
     if is_resolved and high <= limit:
         value = between[0] / max(between[-1], floor)
         return _within(float(value), low, math.exp(high), (1, math.inf))
-    is_rounding = both.held_out[0, -1] <= floor or (is_resolved and math.isfinite(high))
+    # With no more independent samples than features, lambda_d of the sample is small anyway.
+    is_rounding = is_resolved or both.held_out[0, -1] <= floor or n_effective > len(between)
     return Estimate(low if is_rounding else math.nan, low, math.inf)
 
 
