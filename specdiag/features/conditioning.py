@@ -167,14 +167,15 @@ def _line(name: str, value: str) -> str:
     return f"{name:<20} {value}"
 
 
-def _short(value: float) -> str:
-    """Return a number with three digits, without an exponent below a million."""
-    return f"{float(f'{value:.3g}'):g}"
+def _short(value: float, text: str = "") -> str:
+    """Return a number with three digits, or in the given text; with an exponent from 1e5 on."""
+    text = text or f"{value:.3g}"
+    return text if value >= 1e5 else f"{float(text):g}"
 
 
 def _down(value: float) -> str:
     """Return a lower bound with two digits, never rounded up."""
-    return f"{float(rounded_down(value)):g}"
+    return _short(value, rounded_down(value))
 
 
 def feature_spectrum(
