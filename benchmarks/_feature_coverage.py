@@ -181,10 +181,10 @@ def _coverage(way, d, some):
     covered = {name: [100 * row[key] for row in some] for key, name in NAMES.items()}
     counts = sorted({int(row["count"]) for row in some})
     return {
-        "samples": way,
+        "sampling": way,
         "d": d if d == "all" else f"{d:.0f}",
         "cells": len(some),
-        "of": f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}",
+        "samples": f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}",
         **{name: f"{min(c):.0f} / {np.mean(c):.1f}" for name, c in covered.items()},
     }
 
@@ -198,14 +198,14 @@ def _estimate(row):
     condition = row["condition_number / truth"]
     return {
         "spectrum": row["spectrum"],
-        "samples": row["samples"],
+        "sampling": row["samples"],
         "n / d": f"{row['n / d']:g}",
         "n_effective / n": f"{row['n_effective / n']:.2f}",
-        "sample effective rank": f"{row['sample effective rank / truth']:.2f}",
+        "effective rank of the sample": f"{row['sample effective rank / truth']:.2f}",
         "effective rank": f"{row['effective_rank / truth']:.2f}",
-        "its ends": ratio(row["effective_rank width"]),
+        "its high / low": ratio(row["effective_rank width"]),
         "participation ratio": f"{row['participation_ratio / truth']:.2f}",
-        "ends of it": ratio(row["participation_ratio width"]),
+        "high / low of it": ratio(row["participation_ratio width"]),
         "condition number": "-" if math.isnan(condition) else f"{condition:.2f}",
-        "ends of that": ratio(row["condition_number width"]),
+        "high / low of that": ratio(row["condition_number width"]),
     }
