@@ -142,6 +142,30 @@ def traces(blocks: Blocks) -> Array:
     return np.asarray(two - 2 * three + four, np.float64)
 
 
+def curvature(blocks: Blocks) -> float:
+    """Return the second-order standard error of the logarithm of tr(S)^2 / tr(S^2).
+
+    With S + E for S of trace 1, tr(S^2) changes by 2 tr(SE) + tr(EE). The jackknife sees the first
+    term, which is zero where the ratio is at a maximum; this is the error of the second.
+    """
+    share = blocks.size / blocks.size.sum()
+    trace = np.trace(blocks.squares, axis1=1, axis2=2) / blocks.size
+    flat = blocks.squares.reshape(len(share), -1)
+    products = flat @ flat.T / np.outer(blocks.size, blocks.size)
+    with_mean, trace = products @ share, trace / (share @ trace)
+    mean = float(share @ with_mean)
+    # Inner products of M_b / n_b - trace_b * mean, whose trace is zero.
+    products -= (
+        np.outer(trace, with_mean) + np.outer(with_mean, trace) - mean * np.outer(trace, trace)
+    )
+    # About the mean of k blocks, those of independent ones are -1 / (k - 1) of the squares.
+    squares = np.diag(products).copy()
+    products += np.add.outer(squares, squares) / (2 * (len(share) - 1))
+    products *= np.outer(share, share)
+    np.fill_diagonal(products, 0.0)
+    return math.sqrt(2 * float((products**2).sum())) / mean
+
+
 def _over_different(pairs: Array, triples: Array, factors: Array) -> Array:
     """Return sums over different blocks a, b, c, d of P[a, b], Q[a, b, c] and F[a, b] F[c, d].
 

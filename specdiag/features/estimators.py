@@ -14,7 +14,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from specdiag.features.blocks import FOLDS, Array, Blocks, Moments, Spectra, scaled, spectra, traces
+from specdiag.features.blocks import (
+    FOLDS,
+    Array,
+    Blocks,
+    Moments,
+    Spectra,
+    curvature,
+    scaled,
+    spectra,
+    traces,
+)
 
 LEVEL = 0.95
 MIN_BLOCKS = 5  # with fewer than 4 degrees of freedom the t quantile is large, the interval useless
@@ -72,13 +82,14 @@ def estimates(blocks: Sequence[Moments], total: Moments, floor: float) -> dict[s
     sums = scaled(blocks, total)
     jackknife = _Jackknife(sums.size)
     both = spectra(sums)
-    ratio, n_effective = _participation_ratio(sums, both, jackknife)
+    slack = jackknife.quantile * curvature(sums)
+    ratio, n_effective = _participation_ratio(sums, both, slack, jackknife)
     between = _between(both, ratio.value)
     low, high = jackknife.without_bias(_log_ratio(both.sample.sum(axis=1), 1.0))
     return {
         "n_effective": Estimate(n_effective),
         "participation_ratio": ratio,
-        "effective_rank": _effective_rank(both, between, ratio, jackknife),
+        "effective_rank": _effective_rank(both, between, ratio, slack, jackknife),
         "top1_fraction": _fraction(1, both, between, ratio, jackknife),
         "top5_fraction": _fraction(5, both, between, ratio, jackknife),
         "condition_number": _condition_number(both, between, floor / trace, n_effective, jackknife),
@@ -100,7 +111,7 @@ class _Jackknife:
 
         self._share = size / size.sum()
         freedom = 1 / float(self._share @ self._share) - 1  # k - 1 if all sizes are equal
-        self._quantile = float(stdtrit(freedom, (1 + LEVEL) / 2))
+        self.quantile = float(stdtrit(freedom, (1 + LEVEL) / 2))
         # Folds share the samples that give the eigenvectors of others, so their variances are
         # correlated. The factor of Nadeau & Bengio (2003), Machine Learning 52, has no 2: that of
         # the first and the last eigenvector of equal variances is twice as large.
@@ -110,12 +121,12 @@ class _Jackknife:
     def reach(self, values: Array, *, held_out: bool = False) -> float:
         """Return how far the 95 % interval about values[0] extends to each side."""
         _, error = self._center_and_error(values)
-        return self._quantile * error * (self._correlation if held_out else 1.0)
+        return self.quantile * error * (self._correlation if held_out else 1.0)
 
     def without_bias(self, values: Array) -> tuple[float, float]:
         """Return the ends of the 95 % interval after removal of the bias of order 1/n."""
         center, error = self._center_and_error(values)
-        return center - self._quantile * error, center + self._quantile * error
+        return center - self.quantile * error, center + self.quantile * error
 
     def _center_and_error(self, values: Array) -> tuple[float, float]:
         if not np.isfinite(values).all():
@@ -127,7 +138,7 @@ class _Jackknife:
 
 
 def _participation_ratio(
-    blocks: Blocks, both: Spectra, jackknife: _Jackknife
+    blocks: Blocks, both: Spectra, slack: float, jackknife: _Jackknife
 ) -> tuple[Estimate, float]:
     """Return tr(S)^2 / tr(S^2), and the effective number of samples.
 
@@ -144,7 +155,7 @@ def _participation_ratio(
         logs = np.log(squared / square)
         value, reach = math.exp(min(logs[0], math.log(d))), jackknife.reach(logs)
         # Its error grows with the value less than in proportion, so the lower end is further away.
-        low, high = value * (1 - reach), value * math.exp(min(reach, math.log(d)))
+        low, high = value * (1 - reach - slack), value * math.exp(min(reach, math.log(d)))
     else:  # too few samples: errors exceed the traces; sample eigenvalues give the lower end
         logs = _log_ratio(both.sample.sum(axis=1) ** 2, (both.sample**2).sum(axis=1))
         value, low, high = math.exp(logs[0]), math.exp(logs[0] - jackknife.reach(logs)), d
@@ -164,11 +175,11 @@ def _between(both: Spectra, ratio: float) -> Array:
 
 
 def _effective_rank(
-    both: Spectra, between: Array, ratio: Estimate, jackknife: _Jackknife
+    both: Spectra, between: Array, ratio: Estimate, slack: float, jackknife: _Jackknife
 ) -> Estimate:
     """Return exp(-sum p log p), which is never below the participation ratio (Rényi 1961)."""
     below, above = _entropy(_shares(both.sample)), _entropy(_shares(both.smooth))
-    low = math.exp(max(below[0] - jackknife.reach(below), 0.0))
+    low = math.exp(max(below[0] - jackknife.reach(below) - slack, 0.0))
     high = math.exp(min(above[0] + jackknife.reach(above, held_out=True), math.log(len(between))))
     value = max(math.exp(float(_entropy(between))), ratio.value)
     return _within(value, max(low, ratio.low), max(high, ratio.high), (1, len(between)))

@@ -70,6 +70,23 @@ def test_traces_are_averages_over_all_choices_of_different_blocks(seed, d, k):
         np.testing.assert_allclose(seen[:, 1 + i], traces_by_enumeration(rest), **close)
 
 
+def test_the_curvature_is_that_of_all_pairs_of_different_blocks():
+    rng = np.random.default_rng(3)
+    trials = [rng.standard_normal((5, 3)) for _ in range(7)]
+    sums, scale = scaled(trials)
+    centre = np.concatenate(trials).mean(axis=0)
+    M = [(rows - centre).T @ (rows - centre) / (5 * scale) for rows in trials]
+    S = np.mean(M, axis=0)
+    E = [(one - np.trace(one) / np.trace(S) * S) / np.trace(S) for one in M]
+    own = [float((one**2).sum()) for one in E]
+    pairs = [
+        ((E[a] * E[b]).sum() + (own[a] + own[b]) / 12) / 49
+        for a, b in itertools.permutations(range(7), 2)
+    ]
+    ratio = np.trace(S) ** 2 / (S**2).sum()
+    assert blocks.curvature(sums) == pytest.approx(math.sqrt(2 * np.dot(pairs, pairs)) * ratio)
+
+
 def test_traces_have_no_bias_although_samples_within_blocks_depend_on_each_other():
     """Test seven trials whose ten samples differ little, about a mean that is not zero."""
     rng = np.random.default_rng(0)
@@ -188,6 +205,7 @@ VALUES = {
     "white": np.ones(16),
     "k^-1": 1 / np.arange(1, 17),
     "spiked": np.array([50.0, 20, 10, *[1] * 13]),
+    "two": np.array([1, 0.6, *[1e-6] * 14]),
 }
 
 
