@@ -53,7 +53,7 @@ SAMPLES = {
     "unequal trials": ((50,), (5, 20), (5,), ()),
     "skewed": ((2, 10), (2, 10), (), ()),
 }
-COUNTS = (100, 100, 40, 16)  # samples of a cell for each width
+COUNTS = (60, 60, 40, 8)  # samples of a cell for each width
 
 
 def cells(d):
@@ -203,9 +203,9 @@ def _estimate(row):
         "n_effective / n": f"{row['n_effective / n']:.2f}",
         "effective rank of the sample": f"{row['sample effective rank / truth']:.2f}",
         "effective rank": f"{row['effective_rank / truth']:.2f}",
-        "its high / low": ratio(row["effective_rank width"]),
+        "effective rank, high / low": ratio(row["effective_rank width"]),
         "participation ratio": f"{row['participation_ratio / truth']:.2f}",
-        "high / low of it": ratio(row["participation_ratio width"]),
+        "participation ratio, high / low": ratio(row["participation_ratio width"]),
         "condition number": "-" if math.isnan(condition) else f"{condition:.2f}",
-        "high / low of that": ratio(row["condition_number width"]),
+        "condition number, high / low": ratio(row["condition_number width"]),
     }
