@@ -135,6 +135,7 @@ def _package(folder: Path) -> str:
 
 def explained(error: BaseException, folder: Path, name: str) -> str:
     """Return one line: the place in a folder that raised an error, and the text of the error."""
+    folder = folder.resolve()  # as modules are loaded: it may be given through a link
     place, trace = f"{folder.name}/{name}.py: ", error.__traceback__
     while trace:
         file = Path(trace.tb_frame.f_code.co_filename)

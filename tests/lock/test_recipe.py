@@ -60,3 +60,11 @@ def test_the_log_of_a_recipe_is_shown(tmp_path, caplog):
     folder = make(tmp_path, 7)
     declared(folder)
     assert [r.getMessage() for r in caplog.records if r.levelno == logging.INFO] == ["rate 7"]
+
+
+def test_the_place_of_an_error_is_given_for_a_folder_behind_a_link(tmp_path):
+    folder = make(tmp_path / "real", 1)
+    (folder / "recipes" / "_settings.py").write_text("RATE = 1 / 0\n")
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(RuntimeError, match=r"^recipes/_settings\.py:1: ZeroDivisionError: "):
+        load_recipe(tmp_path / "link", "net")
