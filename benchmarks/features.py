@@ -3,7 +3,8 @@
     python -m benchmarks.features [--full] [--write-docs]
 
 Prints the tables of docs/features.md; `--write-docs` writes them into the page. Seeds are fixed.
-Fast takes under a minute on one core, full about ten minutes.
+Coverage is stored in benchmarks/results/features.csv, a row for each cell; cells that have a row of
+as many samples are not repeated. Fast takes a few minutes on one core, full about an hour.
 """
 
 import argparse
@@ -15,11 +16,11 @@ from collections import Counter
 
 import ml_dtypes
 import numpy as np
-from scipy.stats import entropy
 from threadpoolctl import threadpool_limits
 
 from benchmarks import _rounded_network as rounded
-from benchmarks._calibration_tables import rate
+from benchmarks._feature_coverage import COUNTS, WIDTHS, rows, simulate
+from benchmarks._feature_coverage import tables as coverage_tables
 from benchmarks._pages import DOCS, table, write_tables
 from specdiag.features.conditioning import noise_floor
 from specdiag.features.covariance import FeatureCovariance
@@ -126,76 +127,17 @@ def floor_counts(full):
     return table(header, rows)
 
 
-SPECTRA = {
-    "graded": lambda d: np.geomspace(1, 1e-6, d),
-    "two and decay": lambda d: np.concatenate([[1, 0.6], 1e-3 * np.geomspace(1, 1e-6, d - 2)]),
-    "two and equal tail": lambda d: np.concatenate([[1, 0.6], np.full(d - 2, 1e-6)]),
-    "all equal": np.ones,
-}
-NAMES = ("condition_number", "effective_rank", "participation_ratio", "top1_fraction", "trace")
-
-
-def truths(values):
-    share = values / values.sum()
-    return (
-        condition(values),
-        math.exp(entropy(share)),
-        1 / float(share @ share),
-        float(share[0]),
-        float(values.sum()),
-    )
-
-
-def sample(rng, values, groups, correlation, tokens=10):
-    d = len(values)
-    own = rng.standard_normal((groups, tokens, d)) * math.sqrt(1 - correlation)
-    return (own + rng.standard_normal((groups, 1, d)) * math.sqrt(correlation)) * np.sqrt(values)
-
-
-def percentile_holds(rng, x, truth, draws=199):
-    """Return whether the percentile bootstrap over groups contains the true condition number."""
-    groups, _, d = x.shape
-    weights = rng.multinomial(groups, np.full(groups, 1 / groups), draws) / groups
-    mean = weights @ x.mean(axis=1)
-    squares = np.einsum("gti,gtj->gij", x, x, optimize=True).reshape(groups, -1) / x.shape[1]
-    covariances = (weights @ squares).reshape(-1, d, d) - mean[:, :, None] * mean[:, None]
-    eigenvalues = np.linalg.eigvalsh(covariances)
-    low, high = np.quantile(eigenvalues[:, -1] / eigenvalues[:, 0], [0.025, 0.975])
-    return low <= truth <= high
-
-
 def coverage(full):
-    """Return a table of the coverage of 95 % intervals, of Gaussian features, dependent tokens."""
-    count, others = (200, 40) if full else (10, 4)
-    rows = []
-    cells = itertools.product(SPECTRA, (16, 64), (0, 0.5), (50, 500) if full else (50,))
-    for name, d, correlation, groups in cells:
-        rng = np.random.default_rng(d * groups)
-        values = SPECTRA[name](d)
-        truth = truths(values)
-        hits, percentile, bias = np.zeros(len(NAMES)), 0, []
-        for i in range(count):
-            x = sample(rng, values, groups, correlation)
-            result = measured_windows(x)
-            ends = [getattr(result, f"{key}_interval") for key in NAMES]
-            hits += [low <= t <= high for t, (low, high) in zip(truth, ends, strict=True)]
-            bias.append(math.log(result.condition_number / truth[0]))
-            percentile += i < others and percentile_holds(rng, x, truth[0])
-        rates = [rate(hit / count, count).split(" ±")[0] for hit in hits]
-        typical = f"{math.exp(np.mean(bias)):.2f}"
-        rows.append(
-            [name, d, correlation, groups, *rates, f"{100 * percentile / others:.0f}", typical]
-        )
-        _log.info("%s", rows[-1])
-    header = ["spectrum", "d", "within-group correlation", "groups"]
-    header += ["condition number", "effective rank", "participation ratio", "top-1", "trace"]
-    return table([*header, "condition number, percentile bootstrap", "estimate / truth"], rows)
+    """Return a table of the coverage of 95 % intervals, after measuring what is not stored yet."""
+    for d, count in zip(WIDTHS, COUNTS, strict=True):
+        if full or d <= 64:
+            simulate(d, count if full else 10, _log.info)
+    return coverage_tables(rows())["coverage"]
 
 
-def measured_windows(x):
-    seen = FeatureCovariance()
-    seen.update(x)
-    return seen.result()
+def estimates(_full):
+    """Return a table of estimates over the truth, from what is stored."""
+    return coverage_tables(rows())["estimates"]
 
 
 def scatter(full):
@@ -257,6 +199,7 @@ TABLES = {
     "published": published_side,
     "scatter": scatter,
     "coverage": coverage,
+    "estimates": estimates,
 }
 
 

@@ -18,7 +18,7 @@ from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.htsr.layers import Layer
 
 SCHEMA_VERSION = 1
-COLLECTION_VERSION = 2  # collections of version 1 have no `how` and no `n_changed`
+COLLECTION_VERSION = 3
 LINK_VERSION = 2  # in version 1 the dimension `stratification` was called `comparison`
 _DTYPES = {"f": "float64", "i": "int64", "b": "int8", "O": "str"}
 _LAYER = ("checkpoint", "layer")
@@ -125,17 +125,16 @@ COLLECTION: dict[str, Variable] = {
         ("checkpoint", "feature_rank"), "f", "eigenvalues of the feature covariance"
     ),
     "n_samples": Variable(_ONE, "f", "number of samples of the features"),
+    "n_effective": Variable(_ONE, "f", "number of independent samples that are as informative"),
     "n_groups": Variable(_ONE, "f", "number of trials or windows that they come from"),
     "n_blocks": Variable(_ONE, "f", "number of blocks that the intervals resample"),
     "precision": Variable(_ONE, "O", "number format of the forward pass"),
     "noise_floor": Variable(_ONE, "f", "limit that an eigenvalue above rounding exceeds"),
     "noise_floor_source": Variable(_ONE, "O", "source of the noise floor"),
     "numerical_rank": Variable(_ONE, "f", "number of feature eigenvalues above the noise floor"),
-    "condition_number": Variable(
-        _ONE, "f", "largest over smallest eigenvalue, or over the noise floor"
-    ),
-    "condition_number_ci": Variable(_CI, "f", "its 95 % interval; a lower bound has no upper end"),
-    "condition_number_is_bound": Variable(_ONE, "b", "1 if the condition number is a lower bound"),
+    "condition_number": Variable(_ONE, "f", "largest over smallest eigenvalue, or its lower bound"),
+    "condition_number_ci": Variable(_CI, "f", "its 95 % interval; the upper end may be missing"),
+    "condition_number_is_bound": Variable(_ONE, "b", "1 if the noise floor makes it a lower bound"),
     "condition_number_published": Variable(
         _ONE,
         "f",
@@ -223,6 +222,9 @@ LINK: dict[str, Variable] = {
     "n_error": Variable(_CELL[:2], "i", "number of checkpoints predicted"),
 }
 
+# The version of collections in which a variable is first.
+ADDED = {"how": 2, "n_changed": 2, "n_effective": 3}
+
 # The key of each variable in the JSON of an evaluation: a field of FeatureSpectrum, where names of
 # intervals end in `_interval`.
 FEATURES = {
@@ -269,8 +271,8 @@ def schema_of(attrs: Mapping[Any, Any]) -> dict[str, Variable]:
     """Return the variables that a Dataset with these attributes must have."""
     if attrs.get("kind") != "collection":
         return SCHEMA
-    later = () if attrs.get("schema_version") == COLLECTION_VERSION else ("how", "n_changed")
-    return SCHEMA | {name: spec for name, spec in COLLECTION.items() if name not in later}
+    version = attrs.get("schema_version", 1)
+    return SCHEMA | {n: spec for n, spec in COLLECTION.items() if ADDED.get(n, 1) <= version}
 
 
 def as_markdown(schema: Mapping[str, Variable]) -> str:

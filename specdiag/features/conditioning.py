@@ -1,28 +1,25 @@
 """Moments of features -> condition number, effective rank and more, each with its interval.
 
 Plain arrays in and out. The moments come in blocks of dependent samples (trials, windows, sessions;
-see `specdiag.features.covariance`). Every interval is a delete-a-block jackknife, so dependence
-within a block does not make it too short.
+see `specdiag.features.covariance`).
 """
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from specdiag.features.blocks import Array, Moments, merged
+from specdiag.features.estimators import Estimate, estimates, refusal, summaries
 from specdiag.notebook import record_html
 from specdiag.wording import rounded_down
 
-Array = NDArray[np.float64]
 Interval = tuple[float, float]
 
-LEVEL = 0.95
-MIN_BLOCKS = 5  # with fewer than 4 degrees of freedom the t quantile makes intervals too wide
-NO_INTERVAL = (math.nan, math.nan)
+MOST_APART = 10.0  # ratio of the ends of an interval beyond which no condition number is printed
 
 # Distance from 1 to the next larger number, coarsest format first. TF32 (matrix products on
 # NVIDIA's tensor cores) rounds the two factors to 10 bits and stores float32.
@@ -30,66 +27,40 @@ EPS = {"bfloat16": 2**-7, "float16": 2**-10, "tf32": 2**-10, "float32": 2**-23, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moments:
-    """Count, mean (d,) and scatter matrix sum((x - mean)(x - mean)') (d, d) of samples."""
-
-    count: int
-    mean: Array
-    scatter: Array
-
-
-def merged(a: Moments, b: Moments) -> Moments:
-    """Return the moments of the samples of both.
-
-    The pairwise update of Chan, Golub & LeVeque (1979), STAN-CS-79-773. Unlike E[xx'] - mean mean',
-    it subtracts no large sums.
-    """
-    count = a.count + b.count
-    delta = b.mean - a.mean
-    between = np.outer(delta, delta * (a.count * b.count / count))
-    mean = a.mean + delta * (b.count / count)
-    return Moments(count=count, mean=mean, scatter=a.scatter + b.scatter + between)
-
-
-def without(total: Moments, part: Moments) -> Moments:
-    """Return the moments of the samples of `total` that are not in `part`; undoes `merged`."""
-    count = total.count - part.count
-    mean = total.mean + (total.mean - part.mean) * (part.count / count)
-    delta = part.mean - mean
-    between = np.outer(delta, delta * (count * part.count / total.count))
-    return Moments(count=count, mean=mean, scatter=total.scatter - part.scatter - between)
-
-
-@dataclass(frozen=True, kw_only=True)
 class FeatureSpectrum:
-    """The spectrum of a covariance of features. Intervals are 95 %, NaN with fewer than 5 blocks.
+    """The spectrum of a covariance of features, with 95 % intervals that contain the estimates.
+
+    With fewer than 5 blocks, or more than half of the samples in one, intervals are NaN, and the
+    numbers are those of the sample eigenvalues: ranks too low, condition number too high.
 
     Attributes
     ----------
     eigenvalues : ndarray of shape (d,)
-        Of the covariance, descending, in the squared units of the features. The covariance is
-        divided by n - 1, as in `numpy.cov`, which is unbiased for independent samples; only `trace`
-        and the eigenvalues depend on that divisor.
+        Of the sample covariance, descending, in the squared units of the features. The covariance
+        is divided by n - 1, as in `numpy.cov`, which is unbiased for independent samples. Sample
+        eigenvalues spread further than the true ones, which the numbers below allow for.
     condition_number : float
-        lambda_1 / lambda_d. Where lambda_d does not exceed the noise floor, it is lambda_1 / floor:
-        a lower bound, because the true lambda_d is below the floor. (lambda_1 over the last
-        eigenvalue above the floor would say nothing about those below it.) NaN when there are no
-        more samples than features (lambda_d is then zero for any network) or no variance.
+        lambda_1 / lambda_d. Where lambda_d may lie below the noise floor, it is the lower end of
+        the interval: a lower bound. NaN when there are too few samples to bound it from above, or
+        no variance. Compare networks by the intervals: where the ends of one are more than a
+        factor of 10 apart, the number itself is not printed.
     condition_number_is_bound : bool
         Whether it is that lower bound; its interval then has no upper end.
     condition_number_published : float
-        lambda_1 over the smallest positive eigenvalue, as in published tables, for comparison only.
-        When an eigenvalue does not exceed the noise floor, this value depends on rounding: it may
-        change by many orders of magnitude from one machine to another, and is not printed.
+        lambda_1 over the smallest positive sample eigenvalue, as in published tables, for
+        comparison only. When an eigenvalue does not exceed the noise floor, this value depends on
+        rounding: it may change by many orders of magnitude from one machine to another, and is not
+        printed.
     numerical_rank : int
-        Number of eigenvalues above the noise floor.
+        Number of sample eigenvalues above the noise floor.
     noise_floor, noise_floor_source : float, str
         Value that an eigenvalue must exceed to be more than rounding, and which arithmetic sets it
         (see the function `noise_floor`).
     effective_rank : float
-        exp(-sum p log p), p = lambda / trace, between 1 and d: Roy & Vetterli (2007), EUSIPCO.
+        exp(-sum p log p), p = lambda / sum(lambda), between 1 and d: Roy & Vetterli (2007),
+        EUSIPCO.
     participation_ratio : float
-        trace^2 / sum(lambda^2), between 1 and d: Gao et al. (2017), bioRxiv 214262.
+        sum(lambda)^2 / sum(lambda^2), between 1 and d: Gao et al. (2017), bioRxiv 214262.
     top1_fraction, top5_fraction : float
         Share of the variance of the largest and the five largest eigenvalues.
     trace : float
@@ -98,12 +69,17 @@ class FeatureSpectrum:
         Of the forward pass: a name in `EPS`.
     n_samples : int
         Rows of features seen.
+    n_effective : float
+        Number of independent Gaussian samples whose covariance is as uncertain, at most
+        `n_samples`: fewer if the samples of a block depend on each other or have heavy tails. NaN
+        without intervals.
     n_groups, n_blocks : int
         Distinct groups seen, and the blocks that they were folded into. Intervals resample blocks.
     """
 
     eigenvalues: Array
     n_samples: int
+    n_effective: float
     n_groups: int
     n_blocks: int
     precision: str
@@ -129,15 +105,25 @@ class FeatureSpectrum:
 
     @property
     def condition_number_text(self) -> str:
-        """The condition number, `1.20e+06`; its bound, `>= 3.0e+11 (…)`; or why it is unknown."""
-        if self.condition_number_is_bound:
-            at_least = rounded_down(self.condition_number)
-            return f">= {at_least} ({self.noise_floor_source} floor)"
+        """The condition number as far as it is known.
+
+        `about 78 [34, 172]`, `between 1 and 1160`, `at least 3 (…)`, or why it is unknown.
+        """
+        low, high = self.condition_number_interval
         if not self.trace > 0:
             return "unknown (the features do not vary)"
-        if math.isnan(self.condition_number):
-            return f"unknown ({self._size})"
-        return f"{self.condition_number:.2e}"
+        if self.condition_number_is_bound:
+            return f"at least {_down(self.condition_number)} ({self.noise_floor_source} floor)"
+        if math.isnan(low):
+            if math.isnan(self.condition_number):
+                return f"unknown ({self._size})"
+            return f"{_short(self.condition_number)} (of the sample)"
+        if math.isinf(high):
+            samples = f"{self.n_effective:,.0f} effective samples"
+            return f"at least {_down(low)} ({samples} of {len(self.eigenvalues)} features)"
+        if high > MOST_APART * low:
+            return f"between {_down(low)} and {_short(high)}"
+        return f"about {_short(self.condition_number)}  [{_short(low)}, {_short(high)}]"
 
     @property
     def condition_number_published_text(self) -> str:
@@ -153,27 +139,43 @@ class FeatureSpectrum:
     def __str__(self) -> str:
         words = "group" if self.n_groups == 1 else "groups"
         folded = f" in {self.n_blocks} blocks" if self.n_blocks != self.n_groups else ""
-        ends = NO_INTERVAL if self.condition_number_is_bound else self.condition_number_interval
+        effective = "unknown" if math.isnan(self.n_effective) else f"{self.n_effective:,.0f}"
         lines = [
             f"{self._size}, {self.precision}, {self.n_groups:,} {words}{folded}",
-            _line("condition number", self.condition_number_text, ends),
+            _line("effective samples", effective),
+            _line("condition number", self.condition_number_text),
             _line("  as published", self.condition_number_published_text),
             _line("numerical rank", str(self.numerical_rank)),
         ]
         for name in _PLAIN:
-            value, interval = getattr(self, name), getattr(self, f"{name}_interval")
-            lines.append(_line(name.replace("_", " "), f"{value:.4g}", interval))
-        if self.n_blocks < MIN_BLOCKS:
-            lines.append(f"no intervals: {self.n_blocks} of the {MIN_BLOCKS} groups they need")
+            value, (low, high) = getattr(self, name), getattr(self, f"{name}_interval")
+            ends = "" if math.isnan(low) else f"  [{low:.3g}, {high:.3g}]"
+            lines.append(_line(name.replace("_", " "), f"{value:.4g}{ends}"))
+        if math.isnan(self.trace_interval[0]) and self.trace > 0:
+            reason = refusal(self.n_blocks, largest_share=1.0)
+            lines.append(
+                f"no intervals: {reason}; the numbers are those of the sample, whose "
+                "ranks are too low and condition number too high"
+            )
         return "\n".join(lines)
 
 
 _PLAIN = ("effective_rank", "participation_ratio", "top1_fraction", "top5_fraction", "trace")
 
 
-def _line(name: str, value: str, interval: Interval = NO_INTERVAL) -> str:
-    low, high = interval
-    return f"{name:<20} {value}" + ("" if math.isnan(low) else f"  [{low:.3g}, {high:.3g}]")
+def _line(name: str, value: str) -> str:
+    return f"{name:<20} {value}"
+
+
+def _short(value: float, text: str = "") -> str:
+    """Return a number with three digits, or in the given text; with an exponent from 1e5 on."""
+    text = text or f"{value:.3g}"
+    return text if value >= 1e5 else f"{float(text):g}"
+
+
+def _down(value: float) -> str:
+    """Return a lower bound with two digits, never rounded up."""
+    return _short(value, rounded_down(value))
 
 
 def feature_spectrum(
@@ -200,39 +202,45 @@ def feature_spectrum(
     total = functools.reduce(merged, blocks)
     if total.count < 2:
         raise ValueError(f"{total.count} sample: a covariance needs at least 2")
-    values = _spectrum(total)
+    covariance = total.scatter / (total.count - 1)
+    values = np.asarray(np.linalg.eigvalsh(covariance), np.float64)[::-1]
     floor, source = noise_floor(values, second_moment=second_moment, precision=precision)
-    # With no more samples than features, lambda_d is zero for any network.
-    enough = total.count > len(values)
-    bound = bool(values[-1] <= floor and enough and values[0] > 0)
-    estimates = _estimates(values)
-    intervals = _jackknife(blocks, total, estimates)
-    condition, interval = estimates["condition_number"], intervals.pop("condition_number")
-    limit = float(values[0]) / floor if floor > 0 else math.nan
-    if bound:
-        condition, interval = limit, (limit, math.inf)
-    elif not enough:
-        condition, interval = math.nan, NO_INTERVAL
-    elif interval[1] > limit:
-        interval = min(interval[0], limit), math.inf
+    reason = refusal(len(blocks), max(block.count for block in blocks) / total.count)
+    if reason or not values[0] > 0:
+        numbers = _of_the_sample(values, floor, total.count)
+    else:
+        numbers = estimates(blocks, total, floor)
+    condition = numbers["condition_number"]
     positive = values[values > 0]
-    named: dict[str, Any] = {name: estimates[name] for name in _PLAIN}
-    named |= {f"{name}_interval": intervals[name] for name in _PLAIN}
+    named: dict[str, Any] = {}
+    for name in ("condition_number", *_PLAIN):
+        named |= {name: numbers[name].value, f"{name}_interval": numbers[name][1:]}
     return FeatureSpectrum(
         eigenvalues=np.maximum(values, 0.0),
         n_samples=total.count,
+        n_effective=numbers["n_effective"].value,
         n_groups=n_groups,
         n_blocks=len(blocks),
         precision=precision,
         noise_floor=floor,
         noise_floor_source=source,
         numerical_rank=int(np.count_nonzero(values > floor)),
-        condition_number=condition,
-        condition_number_interval=interval,
-        condition_number_is_bound=bound,
+        condition_number_is_bound=math.isinf(condition.high) and not math.isnan(condition.value),
         condition_number_published=float(positive[0] / positive[-1]) if len(positive) else math.nan,
         **named,
     )
+
+
+def _of_the_sample(values: Array, floor: float, n_samples: int) -> dict[str, Estimate]:
+    """Return the numbers of sample eigenvalues, without intervals."""
+    numbers = {name: Estimate(value) for name, value in summaries(values).items()}
+    if n_samples <= len(values):  # lambda_d is zero for any network
+        numbers["condition_number"] = Estimate(math.nan)
+    elif values[0] > 0 and values[-1] <= floor:
+        limit = float(values[0]) / floor
+        numbers["condition_number"] = Estimate(limit, limit, math.inf)
+    trace = float(np.maximum(values, 0.0).sum())
+    return numbers | {"trace": Estimate(trace), "n_effective": Estimate(math.nan)}
 
 
 def noise_floor(values: Array, *, second_moment: float, precision: str) -> tuple[float, str]:
@@ -267,77 +275,3 @@ def noise_floor(values: Array, *, second_moment: float, precision: str) -> tuple
     if precision == "float64" or own > forward:
         return max(own, forward), "float64 arithmetic"
     return forward, precision
-
-
-def _spectrum(moments: Moments) -> Array:
-    return np.asarray(np.linalg.eigvalsh(moments.scatter / (moments.count - 1)), np.float64)[::-1]
-
-
-def _estimates(values: Array) -> dict[str, float]:
-    """Return all quantities that have an interval, of a descending spectrum; NaN if it is zero."""
-    x = np.maximum(values, 0.0)
-    trace = float(x.sum())
-    if not trace > 0:
-        return dict.fromkeys(_SCALES, math.nan) | {"trace": trace}
-    p = x / trace
-    seen = p[p > 0]
-    return {
-        "condition_number": float(x[0] / x[-1]) if x[-1] > 0 else math.inf,
-        "effective_rank": math.exp(-float(seen @ np.log(seen))),
-        "participation_ratio": 1 / float(p @ p),
-        "top1_fraction": float(p[0]),
-        "top5_fraction": float(p[:5].sum()),
-        "trace": trace,
-    }
-
-
-def _logit(x: Any) -> Any:
-    return np.log(x) - np.log1p(-x)
-
-
-def _expit(x: Any) -> Any:
-    return 1 / (1 + np.exp(-x))
-
-
-# The scale on which each estimate is nearly normal, and its inverse.
-_RANKS = ("effective_rank", "participation_ratio")
-_SCALES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
-    **dict.fromkeys(("condition_number", *_RANKS, "trace"), (np.log, np.exp)),
-    **dict.fromkeys(("top1_fraction", "top5_fraction"), (_logit, _expit)),
-}
-
-
-def _jackknife(
-    blocks: Sequence[Moments], total: Moments, whole: dict[str, float]
-) -> dict[str, Interval]:
-    """Return the interval of every estimate: a jackknife over blocks on the log or logit scale.
-
-    The delete-m_j jackknife, for blocks of unequal size, with Student's t: Busing, Meijer & van der
-    Leeden (1999), Statistics and Computing 9. It also removes the bias of order 1/n, which is large
-    for sample eigenvalues (the smallest one is too small), so an interval may not contain its
-    estimate. The percentile bootstrap would double that bias.
-    """
-    # specdiag.htsr.statistics, which has this quantile too, lies above this package; and importing
-    # SciPy costs little beside PyTorch, from which features come.
-    from scipy.special import stdtrit
-
-    size = np.array([block.count for block in blocks], dtype=np.float64)
-    if len(blocks) < MIN_BLOCKS or total.count - size.max() < 2:
-        return dict.fromkeys(_SCALES, NO_INTERVAL)
-    deleted = [_estimates(_spectrum(without(total, block))) for block in blocks]
-    quantile = float(stdtrit(len(blocks) - 1, (1 + LEVEL) / 2))
-    h = total.count / size
-    intervals = {}
-    for name, (forward, backward) in _SCALES.items():
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            estimate = forward(np.float64(whole[name]))
-            left_out = forward(np.array([values[name] for values in deleted]))
-            center = len(blocks) * estimate - ((1 - 1 / h) * left_out).sum()
-            pseudo = h * estimate - (h - 1) * left_out
-            error = math.sqrt(float(((pseudo - center) ** 2 / (h - 1)).mean()))
-            low, high = backward(center + quantile * error * np.array([-1.0, 1.0]))
-        if name in _RANKS:
-            low, high = np.clip((low, high), 1, len(total.mean))
-        finite = math.isfinite(low) and math.isfinite(high)
-        intervals[name] = (float(low), float(high)) if finite else NO_INTERVAL
-    return intervals

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.features.conditioning import EPS, FeatureSpectrum, Moments, feature_spectrum, merged
-
-Array = NDArray[np.float64]
+from specdiag.features.blocks import Array, Moments, merged
+from specdiag.features.conditioning import EPS, FeatureSpectrum, feature_spectrum
 
 # Number of blocks kept for the intervals: 64 d^2 numbers (8 MB for d = 128). The t quantile of 63
 # degrees of freedom is 2 % above that of infinitely many; docs/features.md has the coverage.

@@ -19,6 +19,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 
 from specdiag.dataset.spectrum import layer_counts
+from specdiag.features.conditioning import MOST_APART
 from specdiag.htsr.statistics import known, mean, mean_interval
 from specdiag.htsr.verdict import MAX_Q, VERDICTS
 from specdiag.plot.drawings import Drawing, drawings, first_of_each, measured
@@ -185,7 +186,10 @@ def _summary_rows(dataset: "xr.Dataset") -> Iterator[list[_Cell]]:
         row += [_Cell(", ".join(f"{words[word]} {word}" for word in VERDICTS if words[word]))]
         if "r2" in dataset.variables:
             condition = float(one.condition_number)
+            low, high = one.condition_number_ci.values
             cell = _number(condition, ".2e")
+            if MOST_APART * low < high:
+                cell = _Cell(f"{low:.1e} to {high:.1e}", condition)
             if one.condition_number_is_bound and 0 < condition < math.inf:
                 cell = _Cell(f"≥ {rounded_down(condition)}", condition)
             row += [_number(float(one.r2), ".3f"), cell, _Cell(short(str(one.state.values)))]

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specdiag.dataset.schema import COLLECTION, FEATURES
+from specdiag.dataset.schema import ADDED, COLLECTION, FEATURES
 from specdiag.files import find_file, open_file, write_whole
 from specdiag.wording import is_text, one_line, shown, without_nan
 
@@ -74,8 +74,11 @@ def _checked(content: Any) -> dict[str, Any]:
     r2 = {name: _value(f"r2.{shown(name)}", v, (), "f") for name, v in sessions.items()}
     evaluation: dict[str, Any] = {"session_r2": r2}
     if "features" in content:
+        features = content["features"]
         for name, key in FEATURES.items():
-            value, spec = _part(content["features"], "features.", key), COLLECTION[name]
+            if name in ADDED and isinstance(features, dict) and key not in features:
+                continue  # written by an earlier specdiag
+            value, spec = _part(features, "features.", key), COLLECTION[name]
             evaluation[name] = _value(f"features.{key}", value, spec.dims, spec.dtype)
     return evaluation
 

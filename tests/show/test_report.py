@@ -144,6 +144,13 @@ def test_a_lower_bound_of_a_condition_number_is_not_rounded_up(page):
         assert 0.9 * bound < number <= bound
 
 
+def test_a_condition_number_with_a_wide_interval_is_shown_as_the_interval():
+    dataset = study(seeds=(42,))
+    place = int(np.flatnonzero(dataset.condition_number_is_bound.values == 0)[0])
+    dataset.condition_number_ci.values[place] = 2.0, 21.0
+    assert "<bdi>2.0e+00 to 2.1e+01</bdi>" in report(dataset)
+
+
 def test_names_break_between_their_words_only(page):
     assert "<bdi>layers.0.attention.to_<wbr>qkv.weight</bdi>" in page
 

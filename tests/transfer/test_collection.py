@@ -103,7 +103,9 @@ def test_r2_and_features_are_those_of_the_evaluation(dataset, trained):
         assert row.r2 == pytest.approx(np.mean(list(evaluation["r2"].values())), abs=1e-12)
         values = evaluation["features"]["eigenvalues"]
         assert row.feature_eigenvalue.dropna("feature_rank").values.tolist() == values
-        assert row.condition_number == values[0] / values[-1]
+        low, high = row.condition_number_ci.values
+        assert 1 <= low <= row.condition_number <= high
+        assert row.condition_number_published == values[0] / values[-1]
         assert (
             row.condition_number_ci.values.tolist()
             == evaluation["features"]["condition_number_interval"]
@@ -151,7 +153,7 @@ def test_without_the_file_of_its_parent_nothing_is_known_to_have_changed(lock):
 
 
 def test_a_collection_of_the_first_version_is_read(dataset, tmp_path):
-    old = dataset.drop_vars(["how", "n_changed"]).assign_attrs(schema_version=1)
+    old = dataset.drop_vars(["how", "n_changed", "n_effective"]).assign_attrs(schema_version=1)
     specdiag.save_spectra(old, tmp_path / "old.nc")
     xr.testing.assert_identical(specdiag.open_spectra(tmp_path / "old.nc").load(), old)
     with pytest.raises(ValueError, match="variable how is missing"):
@@ -216,6 +218,17 @@ def test_a_stale_checkpoint_has_no_values(lock, dataset):
     assert row.state == "stale"
     assert np.isnan(row.alpha).all()
     assert np.isnan(row.r2)
+
+
+def test_an_evaluation_without_the_effective_number_of_samples_is_read(lock, dataset):
+    """Test the file of an earlier specdiag."""
+    path = beside(lock, "base/net", ".evaluation.json")
+    evaluation = json.loads(path.read_text())
+    assert evaluation["features"].pop("n_effective") == dataset.n_effective[0]
+    path.write_text(json.dumps(evaluation))
+    row = specdiag.collect(lock).sel(checkpoint="base/net")
+    assert np.isnan(row.n_effective)
+    assert row.trace == dataset.trace.sel(checkpoint="base/net")
 
 
 def test_an_evaluation_of_an_earlier_build_is_left_out(lock, caplog):

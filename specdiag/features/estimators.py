@@ -1,0 +1,248 @@
+"""Moments of blocks of samples -> summaries of the spectrum of a covariance, with intervals.
+
+The spread of sample eigenvalues depends on d / n, so their effective rank and participation ratio
+are too low, and their largest share and condition number too high. Near n = d the correction of
+order 1/n is not enough. The estimates here use what holds for any n (see `blocks`): the
+participation ratio is a ratio of unbiased traces; the true value of every other summary lies
+between those of two spectra, apart from their standard errors, which gives its interval; and its
+estimate is that of the spectrum between the two that has the unbiased participation ratio.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from specdiag.features.blocks import (
+    FOLDS,
+    Array,
+    Blocks,
+    Moments,
+    Spectra,
+    curvature,
+    scaled,
+    spectra,
+    traces,
+)
+
+LEVEL = 0.95
+MIN_BLOCKS = 5  # with fewer than 4 degrees of freedom the t quantile is large, the interval useless
+SUMMARIES = (
+    *("condition_number", "effective_rank", "participation_ratio"),
+    *("top1_fraction", "top5_fraction"),
+)
+
+
+class Estimate(NamedTuple):
+    """A number within its 95 % interval. The ends are NaN if there is no interval."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+def summaries(values: Array) -> dict[str, float]:
+    """Return the SUMMARIES of eigenvalues in descending order; NaN if all are zero."""
+    x = np.maximum(values, 0.0)
+    if not x.sum() > 0:
+        return dict.fromkeys(SUMMARIES, math.nan)
+    p = x / x.sum()
+    return {
+        "condition_number": float(x[0] / x[-1]) if x[-1] > 0 else math.inf,
+        "effective_rank": math.exp(float(_entropy(p))),
+        "participation_ratio": 1 / float(p @ p),
+        "top1_fraction": float(p[0]),
+        "top5_fraction": float(p[:5].sum()),
+    }
+
+
+def refusal(n_blocks: int, largest_share: float) -> str:
+    """Return why blocks allow no intervals, by the share of samples in the largest one, or ''."""
+    if n_blocks < MIN_BLOCKS:
+        return f"{n_blocks} of the {MIN_BLOCKS} groups they need"
+    # The jackknife approximates small changes.
+    return "more than half of the samples are in one block" if largest_share > 0.5 else ""
+
+
+def estimates(blocks: Sequence[Moments], total: Moments, floor: float) -> dict[str, Estimate]:
+    """Return the SUMMARIES, `trace`, and `n_effective` (without an interval).
+
+    Parameters
+    ----------
+    blocks : sequence of Moments
+        Independent of each other; there is no `refusal`.
+    total : Moments
+        Those of all blocks; the features vary.
+    floor : float
+        Variance that an eigenvalue must exceed to be more than rounding. A condition number without
+        an upper end has the value `low` if the floor is the reason, and NaN if the samples are.
+    """
+    trace = float(np.trace(total.scatter)) / (total.count - 1)
+    sums = scaled(blocks, total)
+    jackknife = _Jackknife(sums.size)
+    both = spectra(sums)
+    slack = jackknife.quantile * curvature(sums)
+    ratio, n_effective = _participation_ratio(sums, both, slack, jackknife)
+    between = _between(both, ratio.value)
+    low, high = jackknife.without_bias(_log_ratio(both.sample.sum(axis=1), 1.0))
+    return {
+        "n_effective": Estimate(n_effective),
+        "participation_ratio": ratio,
+        "effective_rank": _effective_rank(both, between, ratio, slack, jackknife),
+        "top1_fraction": _fraction(1, both, between, ratio, jackknife),
+        "top5_fraction": _fraction(5, both, between, ratio, jackknife),
+        "condition_number": _condition_number(both, between, floor / trace, n_effective, jackknife),
+        "trace": Estimate(trace, trace * math.exp(min(low, 0)), trace * math.exp(max(high, 0))),
+    }
+
+
+class _Jackknife:
+    """Errors of values of shape (1 + k,): an estimate, and the same without each of k blocks.
+
+    The delete-m_j jackknife, for blocks of unequal size: Busing, Meijer & van der Leeden (1999),
+    Statistics and Computing 9. An estimate that is not finite has an infinite error.
+    """
+
+    def __init__(self, size: Array) -> None:
+        # specdiag.htsr.statistics, which has this quantile too, lies above this package; and
+        # importing SciPy costs little beside PyTorch, from which features come.
+        from scipy.special import stdtrit
+
+        self._share = size / size.sum()
+        freedom = 1 / float(self._share @ self._share) - 1  # k - 1 if all sizes are equal
+        self.quantile = float(stdtrit(freedom, (1 + LEVEL) / 2))
+        # Folds share the samples that give the eigenvectors of others, so their variances are
+        # correlated. The factor of Nadeau & Bengio (2003), Machine Learning 52, has no 2: that of
+        # the first and the last eigenvector of equal variances is twice as large.
+        folds = min(FOLDS, len(size))
+        self._correlation = math.sqrt(1 + 2 * folds / (folds - 1))
+
+    def reach(self, values: Array, *, held_out: bool = False) -> float:
+        """Return how far the 95 % interval about values[0] extends to each side."""
+        _, error = self._center_and_error(values)
+        return self.quantile * error * (self._correlation if held_out else 1.0)
+
+    def without_bias(self, values: Array) -> tuple[float, float]:
+        """Return the ends of the 95 % interval after removal of the bias of order 1/n."""
+        center, error = self._center_and_error(values)
+        return center - self.quantile * error, center + self.quantile * error
+
+    def _center_and_error(self, values: Array) -> tuple[float, float]:
+        if not np.isfinite(values).all():
+            return float(values[0]), math.inf
+        h = 1 / self._share
+        center = len(h) * values[0] - ((1 - self._share) * values[1:]).sum()
+        pseudo = h * values[0] - (h - 1) * values[1:]
+        return float(center), math.sqrt(float(((pseudo - center) ** 2 / (h - 1)).mean()))
+
+
+def _participation_ratio(
+    blocks: Blocks, both: Spectra, slack: float, jackknife: _Jackknife
+) -> tuple[Estimate, float]:
+    """Return tr(S)^2 / tr(S^2), and the effective number of samples.
+
+    For independent Gaussian samples, tr(M_b M_b) of the second moments of a block exceeds what the
+    products of different blocks predict by tr(S)^2 + tr(S^2) per sample. The excess is n / n_eff
+    times as large if the samples of a block depend on each other, or have heavy tails.
+    """
+    n, d = float(blocks.size.sum()), both.sample.shape[1]
+    square, squared = traces(blocks)  # tr(S^2) and tr(S)^2
+    excess = float((blocks.squares**2).sum() - (blocks.size**2).sum() * square[0])
+    expected = float(square[0] + squared[0])
+    n_effective = min(n, n**2 * expected / excess) if min(excess, expected) > 0 else n
+    if min(square.min(), squared.min()) > 0:
+        logs = np.log(squared / square)
+        value, reach = math.exp(min(logs[0], math.log(d))), jackknife.reach(logs)
+        # Its error grows with the value less than in proportion, so the lower end is further away.
+        low, high = value * (1 - reach - slack), value * math.exp(min(reach, math.log(d)))
+    else:  # too few samples: errors exceed the traces; sample eigenvalues give the lower end
+        logs = _log_ratio(both.sample.sum(axis=1) ** 2, (both.sample**2).sum(axis=1))
+        value, low, high = math.exp(logs[0]), math.exp(logs[0] - jackknife.reach(logs)), d
+    return _within(value, low, high, (1, d)), n_effective
+
+
+def _between(both: Spectra, ratio: float) -> Array:
+    """Return shares of variance on the line between both spectra, with this participation ratio.
+
+    That is where the sum of their squares is 1 / ratio, or an end of the line.
+    """
+    x, y = (values[0] / values[0].sum() for values in (both.sample, both.smooth))
+    slope, excess = float(x @ (x - y)), float(x @ x) - 1 / ratio
+    root = math.sqrt(max(slope**2 - float((x - y) @ (x - y)) * excess, 0.0))
+    weight = min(max(excess / (slope + root), 0.0), 1.0) if slope + root > 0 else 0.0
+    return np.asarray((1 - weight) * x + weight * y, np.float64)
+
+
+def _effective_rank(
+    both: Spectra, between: Array, ratio: Estimate, slack: float, jackknife: _Jackknife
+) -> Estimate:
+    """Return exp(-sum p log p), which is never below the participation ratio (Rényi 1961)."""
+    below, above = _entropy(_shares(both.sample)), _entropy(_shares(both.smooth))
+    low = math.exp(max(below[0] - jackknife.reach(below) - slack, 0.0))
+    high = math.exp(min(above[0] + jackknife.reach(above, held_out=True), math.log(len(between))))
+    value = max(math.exp(float(_entropy(between))), ratio.value)
+    return _within(value, max(low, ratio.low), max(high, ratio.high), (1, len(between)))
+
+
+def _fraction(
+    count: int, both: Spectra, between: Array, ratio: Estimate, jackknife: _Jackknife
+) -> Estimate:
+    """Return the share of the variance of the `count` largest eigenvalues."""
+    above, below = (
+        _logit(_shares(rows)[:, :count].sum(axis=1)) for rows in (both.sample, both.held_out)
+    )
+    low = _expit(below[0] - jackknife.reach(below, held_out=True))
+    high = _expit(above[0] + jackknife.reach(above))
+    if count == 1:  # sum p^2 <= p_1 <= sqrt(sum p^2)
+        low, high = max(low, 1 / ratio.high), min(high, ratio.low**-0.5)
+    least = min(1.0, count / len(between))
+    return _within(float(between[:count].sum()), low, high, (least, 1))
+
+
+def _condition_number(
+    both: Spectra, between: Array, floor: float, n_effective: float, jackknife: _Jackknife
+) -> Estimate:
+    """Return lambda_1 / lambda_d, without an upper end if lambda_d may be as small as the floor."""
+    largest, smallest = both.sample[:, 0], both.sample[:, -1]
+    held_out = np.maximum(both.held_out[:, -1], floor)
+    below, above = _log_ratio(both.held_out[:, 0], held_out), _log_ratio(largest, smallest)
+    low = math.exp(max(below[0] - jackknife.reach(below, held_out=True), 0.0))
+    high, limit = above[0] + jackknife.reach(above), math.log(largest[0] / floor)
+    is_resolved = smallest[0] > floor and math.isfinite(high)
+    if is_resolved and high <= limit:
+        value = between[0] / max(between[-1], floor)
+        return _within(float(value), low, math.exp(high), (1, math.inf))
+    # With no more independent samples than features, lambda_d of the sample is small anyway.
+    is_rounding = is_resolved or both.held_out[0, -1] <= floor or n_effective > len(between)
+    return Estimate(low if is_rounding else math.nan, low, math.inf)
+
+
+def _within(value: float, low: float, high: float, limits: tuple[float, float]) -> Estimate:
+    """Return an estimate that lies in its interval, and both in the limits of what is possible."""
+    low, high = (min(max(end, limits[0]), limits[1]) for end in sorted((low, high)))
+    return Estimate(min(max(value, low), high), low, high)
+
+
+def _entropy(p: Array) -> Any:
+    """Return the entropy of shares along the last axis."""
+    return -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=-1)
+
+
+def _shares(rows: Array) -> Array:
+    with np.errstate(invalid="ignore"):
+        return np.asarray(rows / rows.sum(axis=1, keepdims=True), np.float64)
+
+
+def _log_ratio(a: Array, b: Array | float) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.log(a / b), np.float64)
+
+
+def _logit(x: Array) -> Array:
+    x = np.clip(x, np.finfo(np.float64).tiny, 1 - np.finfo(np.float64).epsneg)
+    return np.asarray(np.log(x) - np.log1p(-x), np.float64)
+
+
+def _expit(x: float) -> float:
+    return float((1 + np.tanh(x / 2)) / 2)
