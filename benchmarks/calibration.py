@@ -28,10 +28,10 @@ from benchmarks._pages import DOCS, write_tables
 from benchmarks._results import write
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.htsr import esd, null, weightwatcher
-from specdiag.htsr.goodness_of_fit import goodness_of_fit
 from specdiag.htsr.layers import matrices, measure
-from specdiag.htsr.posterior import NO_POSTERIOR, alpha_posterior, mixture_posterior
-from specdiag.htsr.tail import fit_alpha
+from specdiag.htsr.tail.goodness_of_fit import goodness_of_fit
+from specdiag.htsr.tail.posterior import NO_POSTERIOR, alpha_posterior, mixture_posterior
+from specdiag.htsr.tail.power_law import fit_alpha
 from specdiag.htsr.verdict import MAX_Q, MAX_SHORT_TAIL, MIN_GOF_P, VERDICTS, with_verdicts
 
 BORDER = (0.93, 0.975)  # a cell whose first coverage lies outside is measured again

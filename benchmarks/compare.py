@@ -18,7 +18,7 @@ from benchmarks._networks import KINDS, alphas
 from benchmarks._pages import DOCS, table_of, write_tables
 from specdiag.comparison.conclusion import block
 from specdiag.comparison.matrices import SHARED_VARIANCE, alpha_difference, mean_difference
-from specdiag.htsr.posterior import alpha_posterior
+from specdiag.htsr.tail.posterior import alpha_posterior
 
 PAIRS = ((2.0, 2.0), (2.0, 2.5), (1.5, 3.0), (3.0, 2.0), (2.5, 3.5), (3.5, 3.5))
 BODIES = (("none", 1.0), ("uniform", 0.5), ("bulk", 0.25), ("lognormal", 0.5))

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from specdiag.features.covariance import attach as attach
     from specdiag.htsr.esd import eigenvalues as eigenvalues
     from specdiag.htsr.esd import resolved_eigenvalues as resolved_eigenvalues
-    from specdiag.htsr.goodness_of_fit import goodness_of_fit as goodness_of_fit
-    from specdiag.htsr.goodness_of_fit import likelihood_ratios as likelihood_ratios
     from specdiag.htsr.monitor import SpectralMonitor as SpectralMonitor
-    from specdiag.htsr.posterior import alpha_posterior as alpha_posterior
-    from specdiag.htsr.tail import fit_alpha as fit_alpha
+    from specdiag.htsr.tail.goodness_of_fit import goodness_of_fit as goodness_of_fit
+    from specdiag.htsr.tail.goodness_of_fit import likelihood_ratios as likelihood_ratios
+    from specdiag.htsr.tail.posterior import alpha_posterior as alpha_posterior
+    from specdiag.htsr.tail.power_law import fit_alpha as fit_alpha
     from specdiag.transfer.collection import collect as collect
     from specdiag.transfer.link import link as link
     from specdiag.transfer.verification import verify as verify
@@ -38,10 +38,10 @@ _NAMES = {
     "dataset.spectrum": "spectrum",
     "features.covariance": "FeatureCovariance attach",
     "htsr.esd": "eigenvalues resolved_eigenvalues",
-    "htsr.goodness_of_fit": "goodness_of_fit likelihood_ratios",
+    "htsr.tail.goodness_of_fit": "goodness_of_fit likelihood_ratios",
     "htsr.monitor": "SpectralMonitor",
-    "htsr.posterior": "alpha_posterior",
-    "htsr.tail": "fit_alpha",
+    "htsr.tail.posterior": "alpha_posterior",
+    "htsr.tail.power_law": "fit_alpha",
     "transfer.collection": "collect",
     "transfer.link": "link",
     "transfer.verification": "verify",

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from specdiag.htsr import esd
-from specdiag.htsr.posterior import Posterior, alpha_quantiles
 from specdiag.htsr.statistics import LEVEL, student_quantile
-from specdiag.htsr.tail import Array
+from specdiag.htsr.tail.posterior import Posterior, alpha_quantiles
+from specdiag.htsr.tail.power_law import Array
 
 N_LEADING = 10  # leading singular directions whose subspaces are compared
 # Share of the variance of a layer's alpha over seeds that all layers of a network have in common.

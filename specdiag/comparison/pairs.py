@@ -24,8 +24,8 @@ from specdiag.checkpoint.tensor import Tensor
 from specdiag.comparison import matrices
 from specdiag.htsr import esd
 from specdiag.htsr.layers import Layer, in_parallel
-from specdiag.htsr.posterior import NO_POSTERIOR, Posterior, alpha_posterior
-from specdiag.htsr.tail import Array
+from specdiag.htsr.tail.posterior import NO_POSTERIOR, Posterior, alpha_posterior
+from specdiag.htsr.tail.power_law import Array
 
 SAME = ("identical", "equal")
 COMPARABLE = (*SAME, "rounded", "same spectrum", "different")

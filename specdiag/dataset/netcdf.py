@@ -10,7 +10,7 @@ import numpy as np
 
 from specdiag.dataset.schema import COLLECTION_VERSION, SCHEMA, SCHEMA_VERSION, labelled, schema_of
 from specdiag.files import write_whole
-from specdiag.htsr.goodness_of_fit import ALTERNATIVES
+from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
 from specdiag.wording import one_line
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.htsr.layers import Layer
+from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
 
 SCHEMA_VERSION = 1
 COLLECTION_VERSION = 3

@@ -20,9 +20,9 @@ import numpy as np
 from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
 from specdiag.checkpoint.tensor import Tensor
 from specdiag.dataset.schema import SCHEMA, SCHEMA_VERSION, labelled, layer_value
-from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.htsr.layers import MIN_EIGENVALUES, Layer, matrices, measure
 from specdiag.htsr.null import NULLS
+from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
 from specdiag.htsr.verdict import with_verdicts
 from specdiag.htsr.weightwatcher import METHODS
 from specdiag.wording import numbered

@@ -25,10 +25,10 @@ from threadpoolctl import threadpool_limits
 from specdiag.checkpoint.reader import Checkpoint
 from specdiag.checkpoint.tensor import Tensor, ties
 from specdiag.htsr import esd, weightwatcher
-from specdiag.htsr.goodness_of_fit import goodness_of_fit, likelihood_ratios
 from specdiag.htsr.null import gaussian_draws, p_value, permutation_draws
-from specdiag.htsr.posterior import NO_POSTERIOR, Posterior, alpha_posterior
-from specdiag.htsr.tail import NO_FIT, Array, TailFit, fit_alpha
+from specdiag.htsr.tail.goodness_of_fit import goodness_of_fit, likelihood_ratios
+from specdiag.htsr.tail.posterior import NO_POSTERIOR, Posterior, alpha_posterior
+from specdiag.htsr.tail.power_law import NO_FIT, Array, TailFit, fit_alpha
 from specdiag.wording import counted
 
 Job = TypeVar("Job")

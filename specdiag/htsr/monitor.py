@@ -27,7 +27,7 @@ from specdiag.checkpoint.tensor import Tensor, read_values
 from specdiag.files import write_whole
 from specdiag.htsr.esd import eigenvalues, resolved_eigenvalues
 from specdiag.htsr.layers import MIN_EIGENVALUES, matrices, skip_reason
-from specdiag.htsr.posterior import NO_POSTERIOR, alpha_posterior
+from specdiag.htsr.tail.posterior import NO_POSTERIOR, alpha_posterior
 from specdiag.wording import is_text, shown
 
 _log = logging.getLogger(__name__)

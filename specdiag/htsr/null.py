@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from specdiag.files import write_whole
 from specdiag.htsr import esd
-from specdiag.htsr.posterior import MIN_SPACINGS, posterior_mean
+from specdiag.htsr.tail.posterior import MIN_SPACINGS, posterior_mean
 
 Array = NDArray[np.float64]
 

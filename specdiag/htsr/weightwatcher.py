@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.htsr.posterior import NO_POSTERIOR, Posterior, mixture_posterior
-from specdiag.htsr.tail import NO_FIT, TIE, Array, TailFit, fit_alpha
+from specdiag.htsr.tail.posterior import NO_POSTERIOR, Posterior, mixture_posterior
+from specdiag.htsr.tail.power_law import NO_FIT, TIE, Array, TailFit, fit_alpha
 
 METHODS = ("specdiag", "weightwatcher", "wwj")
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from specdiag.dataset.schema import SCHEMA, layer_value
 from specdiag.dataset.spectra import unique_names
-from specdiag.htsr.goodness_of_fit import ALTERNATIVES
 from specdiag.htsr.layers import Layer
+from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
 from specdiag.htsr.verdict import MAX_Q, summarise
 from specdiag.show.table import render
 from specdiag.wording import accounting, counted, number, printable, some, without_nan

@@ -27,7 +27,7 @@ from specdiag.dataset.schema import (
     Variable,
     labelled,
 )
-from specdiag.htsr.goodness_of_fit import ALTERNATIVES
+from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
 from specdiag.lock.entry import Entry, Lock, Scale
 from specdiag.lock.lockfile import find, load, select
 from specdiag.obtain.beside import attach_spectra, sha256_of, spectra_path, table_path

@@ -11,7 +11,7 @@ from specdiag.comparison import matrices
 from specdiag.comparison.conclusion import block
 from specdiag.dataset.schema import COMPARISON
 from specdiag.htsr import esd
-from specdiag.htsr.posterior import alpha_posterior
+from specdiag.htsr.tail.posterior import alpha_posterior
 
 
 def network(rng, blocks=4, side=64, freedom=3.0):

@@ -11,7 +11,7 @@ from scipy.linalg import subspace_angles
 
 from specdiag.comparison import matrices
 from specdiag.htsr import esd
-from specdiag.htsr.posterior import (
+from specdiag.htsr.tail.posterior import (
     NO_POSTERIOR,
     alpha_posterior,
     alpha_quantiles,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.htsr.goodness_of_fit import goodness_of_fit, likelihood_ratios
 from specdiag.htsr.layers import matrices, measure
 from specdiag.htsr.null import gaussian_draws, p_value, permutation_draws
+from specdiag.htsr.tail.goodness_of_fit import goodness_of_fit, likelihood_ratios
 
 
 def measured(arrays, pattern=None, **settings):

@@ -8,7 +8,7 @@ from scipy.stats import false_discovery_control, ks_2samp, kstest
 
 from specdiag.htsr import null
 from specdiag.htsr.esd import eigenvalues
-from specdiag.htsr.posterior import posterior_mean
+from specdiag.htsr.tail.posterior import posterior_mean
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.htsr.layers import Layer, matrices, measure
-from specdiag.htsr.posterior import NO_POSTERIOR
-from specdiag.htsr.tail import TailFit
+from specdiag.htsr.tail.posterior import NO_POSTERIOR
+from specdiag.htsr.tail.power_law import TailFit
 from specdiag.htsr.verdict import summarise, verdict, with_verdicts
 
 

@@ -11,7 +11,7 @@ import specdiag
 from benchmarks._collection import FIELDS, collection, simulated
 from specdiag.cli.main import cli
 from specdiag.dataset.schema import LINK, SCHEMA
-from specdiag.htsr.goodness_of_fit import ALTERNATIVES
+from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
 from specdiag.lock.lockfile import load
 from specdiag.show.link import lines, sentences
 from specdiag.transfer.link import ALL_TASKS, QUANTITIES, STRATIFICATIONS, quantities

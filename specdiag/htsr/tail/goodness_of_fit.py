@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specdiag.htsr.posterior import MIN_SPACINGS
-from specdiag.htsr.tail import TIE, Array, checked_eigenvalues
+from specdiag.htsr.tail.posterior import MIN_SPACINGS
+from specdiag.htsr.tail.power_law import TIE, Array, checked_eigenvalues
 
 REPLICATES = 300  # the smallest p-value is 1 / 301
 STOP_AFTER = 20  # sampling stops when so many replicates are as far from their fit as the data

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specdiag.htsr.statistics import LEVEL
-from specdiag.htsr.tail import TIE, Array, checked_eigenvalues
+from specdiag.htsr.tail.power_law import TIE, Array, checked_eigenvalues
 from specdiag.notebook import record_html
 
 MIN_SPACINGS = 15  # a shorter tail cannot be distinguished from the last points of a body

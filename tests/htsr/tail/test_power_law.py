@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specdiag.htsr import esd
-from specdiag.htsr.tail import fit_alpha
+from specdiag.htsr.tail.power_law import fit_alpha
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, optimize
 
-from specdiag.htsr.goodness_of_fit import ALTERNATIVES, goodness_of_fit, likelihood_ratios
+from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES, goodness_of_fit, likelihood_ratios
 
 seeds = st.integers(0, 2**32 - 1)
 

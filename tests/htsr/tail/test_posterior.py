@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.special import gammainc
 from scipy.stats import gamma
 
-from specdiag.htsr.posterior import (
+from specdiag.htsr.tail.posterior import (
     BODY_BLOCKS,
     BODY_RATE,
     BODY_SHAPE,
