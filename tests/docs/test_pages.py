@@ -11,10 +11,10 @@ import re
 import pytest
 
 from benchmarks import (
-    _calibration_tables,
     _collapse_tables,
     _feature_coverage,
     _transfer_tables,
+    calibration,
     claims,
     link,
     transfer,
@@ -23,7 +23,7 @@ from benchmarks._pages import DOCS
 from benchmarks._results import FOLDER, read
 
 PAGES = {
-    "calibration.md": ("coverage.csv", _calibration_tables.tables),
+    "calibration.md": ("coverage.csv", calibration.tables),
     "claims.md": ("claims.csv", claims.tables),
     "collapse.md": (
         "collapse_runs.csv",
