@@ -24,7 +24,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from specdiag.files import write_whole
 from specdiag.htsr import esd
-from specdiag.htsr.tail.posterior import MIN_SPACINGS, posterior_mean
+from specdiag.htsr.tail.change_points import MIN_SPACINGS
+from specdiag.htsr.tail.posterior import posterior_mean
 
 Array = NDArray[np.float64]
 

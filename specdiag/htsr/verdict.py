@@ -12,7 +12,8 @@ import numpy as np
 from specdiag.htsr.layers import Layer
 from specdiag.htsr.null import false_discovery_rate
 from specdiag.htsr.statistics import known, mean, mean_interval
-from specdiag.htsr.tail.posterior import MIN_SPACINGS, ROPE
+from specdiag.htsr.tail.change_points import MIN_SPACINGS
+from specdiag.htsr.tail.posterior import ROPE
 
 WELL_TRAINED = (2.0, 6.0)  # the range of alpha that Martin & Mahoney (2021) call well trained
 MAX_Q = 0.05  # of the null: with a larger q, the layer does not differ from a random matrix

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from specdiag.htsr.tail.posterior import MIN_SPACINGS
+from specdiag.htsr.tail.change_points import MIN_SPACINGS
 from specdiag.htsr.tail.power_law import TIE, Array, checked_eigenvalues
 
 REPLICATES = 300  # the smallest p-value is 1 / 301

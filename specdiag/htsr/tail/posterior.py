@@ -1,28 +1,25 @@
 """Eigenvalues -> posterior of alpha when xmin is unknown: interval, ROPE, length of the tail.
 
-Plain arrays in and out. Sort n eigenvalues downwards, lambda_1 >= ... >= lambda_n, and take the
-normalised log-spacings E_i = i log(lambda_i / lambda_{i+1}), i = 1 ... n-1. Where the density is a
-power law, they are independent exponentials of one rate, beta = alpha - 1 (Rényi 1953, Acta Math.
-Hung. 4; their mean over i <= k is Hill's estimator). Below xmin their rate is the hazard of log
-lambda, which can have any form. A power law above an unknown xmin is thus a change point in a
-sequence of exponentials:
+Plain arrays in and out. A power law above an unknown xmin is a change point in the log-spacings of
+the eigenvalues: the first k spacings E_i are exponential with one rate, beta = alpha - 1, and those
+below follow the model of `change_points`, which gives the evidence Q of everything below every
+possible end of the tail. With a flat prior of beta, which integrates in closed form,
 
-- the first k spacings share a rate beta ~ Gamma(1, 0.1);
-- the other m = n - 1 - k fall into round(4 m^(1/3)) blocks of equally many, each with its own rate,
-  Gamma(3, 1.5 s), where s = median(E) / log 2 sets the scale.
+    weight of an end ~ prior Gamma(k + 1) S_k^-(k + 1) Q,    beta | end ~ Gamma(k + 1, S_k),
 
-The prior of k is proportional to 1 / (k + 1), 15 <= k <= n - 1. All rates integrate in closed form,
+where S_k is the sum of the k spacings. The posterior of alpha is the mixture of 1 + Gamma(k + 1,
+S_k). Each component is called a window.
 
-    log m(a, b; k, S) = a log b - lgamma(a) + lgamma(a + k) - (a + k) log(b + S),   S = sum of E_i,
+The largest eigenvalues need not belong to the power law: the top of a trained matrix often has a
+few outliers, and a finite matrix cuts a power law off. So the tail may begin below 1, 2, 3, 5, 8 or
+12 outliers, whose spacings share a rate with the prior Gamma(1, s); the prior probability of any is
+1/5. A window then has the spacings between its outliers and its end.
 
-so each k, called a window, has an evidence of the *whole* spectrum. The weights of the windows are
-the softmax of these evidences, and the posterior of alpha is the mixture of
-1 + Gamma(1 + k, 0.1 + S_k). Only ratios of eigenvalues are used, so the scale of the weights has no
-effect. The block rule and the prior of the body were set by simulation; docs/calibration.md has the
-coverage.
+Only ratios of eigenvalues are used, so the scale of the weights has no effect. The constants were
+set by simulation on one half of a family of bodies; docs/calibration.md has the coverage on the
+other.
 """
 
-import functools
 import math
 from dataclasses import dataclass, field, replace
 
@@ -30,14 +27,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specdiag.htsr.statistics import LEVEL
+from specdiag.htsr.tail.change_points import MIN_SPACINGS, layout, scale, spacings, tail_ends
 from specdiag.htsr.tail.power_law import TIE, Array, checked_eigenvalues
 from specdiag.notebook import record_html
 
-MIN_SPACINGS = 15  # a shorter tail cannot be distinguished from the last points of a body
 SHORT_TAIL = 30  # coverage was measured for tails of at least this many eigenvalues
-TAIL_SHAPE, TAIL_RATE = 1, 0.1  # a prior that weighs as much as one spacing
-BODY_SHAPE, BODY_RATE = 3.0, 1.5
-BODY_BLOCKS = 4.0
+OUTLIERS = (0, 1, 2, 3, 5, 8, 12)  # above the tail
+OUTLIERS_PRIOR = 0.2  # probability of one or more
+MIN_WINDOW = 10  # spacings that a tail below outliers must have
 ROPE = (1.9, 2.1)  # region of practical equivalence around alpha = 2
 
 _NEGLIGIBLE = 1e-7  # windows with less than this share of the largest weight are left out
@@ -58,7 +55,9 @@ class Posterior:
     rope : float
         Probability that alpha is from 1.9 to 2.1.
     n_tail : float
-        Posterior mean of the number of eigenvalues at or above xmin.
+        Posterior mean of the number of eigenvalues in the tail: at or above xmin, without outliers.
+    n_outliers : float
+        Posterior mean of the number of eigenvalues above the tail that do not belong to it.
     xmin : float
         Posterior median of the smallest eigenvalue of the tail.
     short_tail : float
@@ -77,6 +76,7 @@ class Posterior:
     below_2: float = math.nan
     rope: float = math.nan
     n_tail: float = math.nan
+    n_outliers: float = math.nan
     xmin: float = math.nan
     short_tail: float = math.nan
     n_windows: float = math.nan
@@ -103,10 +103,11 @@ def alpha_posterior(eigenvalues: ArrayLike) -> Posterior:
     Returns
     -------
     Posterior
-        The interval is equal-tailed, nominally 95 %. On independent draws it covers 92 to 98 % for
-        tails of 30 or more, except for a few kinds of bodies (85 % if the body is itself a power
-        law and larger than the tail). `short_tail` is the probability that the tail is shorter;
-        the interval of such a tail may cover in only half of the cases.
+        The interval is equal-tailed, nominally 95 %, for independent draws from a power law above
+        some xmin with 30 or more of them in the tail; docs/calibration.md has the coverage.
+        `short_tail` is the probability that the tail is shorter. Nothing marks a tail that becomes
+        a power law only in the limit (Burr, squared Student t): no interval can adapt to an unknown
+        smoothness and keep its coverage (Low 1997, Ann. Statist. 25).
 
     Raises
     ------
@@ -115,15 +116,20 @@ def alpha_posterior(eigenvalues: ArrayLike) -> Posterior:
     """
     x = checked_eigenvalues(eigenvalues)[::-1]
     logs = np.log(x)
-    if len(x) <= MIN_SPACINGS or logs[0] - logs[-1] <= TIE:
+    if len(x) <= MIN_SPACINGS or logs[0] - logs[-1] <= TIE * len(x):
         return NO_POSTERIOR
-    k, total, weight = windows(logs)
+    ends, outliers, total, weight = windows(logs)
     keep = weight > _NEGLIGIBLE * weight.max()
-    k, total, weight = k[keep], total[keep], weight[keep] / weight[keep].sum()
+    ends, outliers, total = ends[keep], outliers[keep], total[keep]
+    weight = weight[keep] / weight[keep].sum()
+    k = ends - outliers
+    order = np.argsort(ends, kind="stable")
+    median = order[np.searchsorted(np.cumsum(weight[order]), 0.5)]
     return replace(
-        mixture_posterior(float(TAIL_SHAPE) + k, TAIL_RATE + total, weight),
+        mixture_posterior(k + 1.0, total, weight),
         n_tail=float(weight @ (k + 1)),
-        xmin=float(x[k[np.searchsorted(np.cumsum(weight), 0.5)]]),
+        n_outliers=float(weight @ outliers),
+        xmin=float(x[ends[median]]),
         short_tail=float(weight[k + 1 < SHORT_TAIL].sum()),
         n_windows=math.exp(-float(weight @ np.log(weight))),
         windows=k + 1,
@@ -162,56 +168,35 @@ def alpha_quantiles(posterior: Posterior, p: ArrayLike) -> Array:
 
 def posterior_mean(eigenvalues: Array) -> float:
     """Return the posterior mean of alpha, for descending eigenvalues; the statistic of `null`."""
-    k, total, weight = windows(np.log(eigenvalues))
-    return 1 + float(weight @ ((TAIL_SHAPE + k) / (TAIL_RATE + total)))
+    ends, outliers, total, weight = windows(np.log(eigenvalues))
+    return 1 + float(weight @ ((ends - outliers + 1) / total))
 
 
-def windows(logs: Array) -> tuple[NDArray[np.int64], Array, Array]:
-    """Return the number of spacings k of every window, their sum, and its posterior weight.
+def windows(logs: Array) -> tuple[NDArray[np.int64], NDArray[np.int64], Array, Array]:
+    """Return the windows: where each ends, its outliers, the sum of its spacings, and its weight.
 
-    The log-eigenvalues must be descending, at least 16, and not all equal.
+    The log-eigenvalues must be descending, at least 16, and not all equal. A window reaches from
+    spacing `outliers` to spacing `ends`; windows within ties of the top are left out. Each array
+    has shape (n_windows,).
     """
-    n_spacings = len(logs) - 1
-    spacings = np.arange(1, n_spacings + 1) * -np.diff(logs)
-    cumulative = np.concatenate([[0.0], np.cumsum(spacings)])
-    scale = float(np.median(spacings[spacings > TIE])) / math.log(2)
-    k, edges, body_shape, constant = _layout(n_spacings)
-    body_rate = BODY_RATE * scale
-    body_total = np.diff(cumulative[edges], axis=1)
-    # A block without spacings has shape BODY_SHAPE and no total: its two terms cancel.
-    log_weight = constant + body_shape.shape[1] * BODY_SHAPE * math.log(body_rate)
-    log_weight -= (body_shape * np.log(body_rate + body_total)).sum(axis=1)
-    log_weight -= (TAIL_SHAPE + k) * np.log(TAIL_RATE + cumulative[k])
-    weight = np.exp(log_weight - log_weight.max())
-    return k, cumulative[k], weight / weight.sum()
-
-
-@functools.lru_cache(maxsize=16)
-def _layout(n_spacings: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Array, Array]:
-    """Return the parts of every window's evidence that depend only on the number of spacings.
-
-    Returns
-    -------
-    k : ndarray of shape (n_windows,)
-        Spacings in the tail.
-    edges : ndarray of shape (n_windows, n_blocks + 1)
-        Indices at which the blocks of the body begin and end; trailing blocks may be empty.
-    body_shape : ndarray of shape (n_windows, n_blocks)
-        Shape parameters of the posteriors of the blocks' rates.
-    constant : ndarray of shape (n_windows,)
-        Log prior and all terms of the log evidence that do not depend on the eigenvalues, except
-        those that are the same for all windows.
-    """
-    k = np.arange(MIN_SPACINGS, n_spacings + 1)
-    m = n_spacings - k
-    n_blocks = np.maximum(1, np.round(BODY_BLOCKS * np.cbrt(m)))
-    share = np.minimum(np.arange(int(n_blocks.max()) + 1) / n_blocks[:, None], 1)
-    edges = k[:, None] + np.floor(share * m[:, None] + 0.5).astype(np.int64)
-    count = np.diff(edges, axis=1)
-    log_gamma = np.array([math.lgamma(BODY_SHAPE + i) for i in range(int(count.max()) + 1)])
-    tail = np.array([math.lgamma(TAIL_SHAPE + i) for i in k])
-    constant = (log_gamma[count] - log_gamma[0]).sum(axis=1) + tail - np.log(k + 1.0)
-    return k, edges, BODY_SHAPE + count, constant
+    e = spacings(logs)
+    s = scale(e)
+    ends, log_weight = tail_ends(e)
+    log_gamma = layout(len(e)).log_gamma
+    cumulative = np.concatenate([[0.0], np.cumsum(e)])
+    outliers = np.array(OUTLIERS)
+    above = cumulative[outliers]
+    log_above = math.log(OUTLIERS_PRIOR / (len(OUTLIERS) - 1) * s) + log_gamma[outliers]
+    log_above -= (1 + outliers) * np.log(s + above)
+    log_above[0] = math.log(1 - OUTLIERS_PRIOR)
+    k = ends - outliers[:, None]
+    total = cumulative[ends] - above[:, None]
+    valid = (k >= MIN_WINDOW) & (total > TIE * k)
+    k, total = np.where(valid, k, 1), np.where(valid, total, 1.0)
+    log_weight = log_above[:, None] + log_weight + log_gamma[k] - (k + 1) * np.log(total)
+    weight = np.where(valid, np.exp(log_weight - log_weight[valid].max()), 0)[valid]
+    which, end = np.nonzero(valid)
+    return ends[end], outliers[which], total[valid], weight / weight.sum()
 
 
 class _Mixture:
