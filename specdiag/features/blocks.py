@@ -119,6 +119,22 @@ def _squares_along(vectors: Array, squares: Array) -> Array:
     return np.array([(vectors * (one @ vectors)).sum(axis=0) for one in squares])
 
 
+def trace(blocks: Blocks) -> Array:
+    """Return tr(S) of the covariance S without bias, of all blocks and without each: (1 + k,).
+
+    The squared mean is averaged over products of different blocks (see `traces`).
+    """
+    size, sums, squares = blocks
+    n, of_block = size.sum(), np.trace(squares, axis1=1, axis2=2)
+    own = (sums**2).sum(axis=1)
+    left = np.append(n, n - size)
+    second = np.append(of_block.sum(), of_block.sum() - of_block) / left
+    # The sums of all add up to 0, those of all but one to minus its own.
+    different = np.append(-own.sum(), 2 * own - own.sum())
+    pairs = left**2 - np.append((size**2).sum(), (size**2).sum() - size**2)
+    return np.asarray(second - different / pairs, np.float64)
+
+
 def traces(blocks: Blocks) -> Array:
     """Return tr(S^2) and tr(S)^2 of the covariance S without bias: shape (2, 1 + k).
 

@@ -23,6 +23,7 @@ from specdiag.features.blocks import (
     curvature,
     scaled,
     spectra,
+    trace,
     traces,
 )
 
@@ -78,22 +79,21 @@ def estimates(blocks: Sequence[Moments], total: Moments, floor: float) -> dict[s
         Variance that an eigenvalue must exceed to be more than rounding. A condition number without
         an upper end has the value `low` if the floor is the reason, and NaN if the samples are.
     """
-    trace = float(np.trace(total.scatter)) / (total.count - 1)
+    scale = float(np.trace(total.scatter)) / (total.count - 1)
     sums = scaled(blocks, total)
     jackknife = _Jackknife(sums.size)
     both = spectra(sums)
     slack = jackknife.quantile * curvature(sums)
     ratio, n_effective = _participation_ratio(sums, both, slack, jackknife)
     between = _between(both, ratio.value)
-    low, high = jackknife.without_bias(_log_ratio(both.sample.sum(axis=1), 1.0))
     return {
         "n_effective": Estimate(n_effective),
         "participation_ratio": ratio,
         "effective_rank": _effective_rank(both, between, ratio, slack, jackknife),
         "top1_fraction": _fraction(1, both, between, ratio, jackknife),
         "top5_fraction": _fraction(5, both, between, ratio, jackknife),
-        "condition_number": _condition_number(both, between, floor / trace, n_effective, jackknife),
-        "trace": Estimate(trace, trace * math.exp(min(low, 0)), trace * math.exp(max(high, 0))),
+        "condition_number": _condition_number(both, between, floor / scale, n_effective, jackknife),
+        "trace": _trace(sums, scale, jackknife),
     }
 
 
@@ -120,21 +120,36 @@ class _Jackknife:
 
     def reach(self, values: Array, *, held_out: bool = False) -> float:
         """Return how far the 95 % interval about values[0] extends to each side."""
-        _, error = self._center_and_error(values)
+        error, _ = self._error_and_skewness(values)
         return self.quantile * error * (self._correlation if held_out else 1.0)
 
-    def without_bias(self, values: Array) -> tuple[float, float]:
-        """Return the ends of the 95 % interval after removal of the bias of order 1/n."""
-        center, error = self._center_and_error(values)
-        return center - self.quantile * error, center + self.quantile * error
+    def reach_above(self, values: Array) -> float:
+        """Return how far it extends upwards if few large values may be missing from a sample.
 
-    def _center_and_error(self, values: Array) -> tuple[float, float]:
+        That is further if the contributions of blocks are skewed to the right, by the first term of
+        the Edgeworth expansion of Student's ratio: Hall (1992), J. R. Statist. Soc. B 54, 221-228.
+        """
+        error, skewness = self._error_and_skewness(values)
+        further = (1 + 2 * self.quantile**2) / (6 * math.sqrt(len(self._share)))
+        return error * (self.quantile + further * max(skewness, 0.0))
+
+    def _error_and_skewness(self, values: Array) -> tuple[float, float]:
         if not np.isfinite(values).all():
-            return float(values[0]), math.inf
+            return math.inf, 0.0
         h = 1 / self._share
         center = len(h) * values[0] - ((1 - self._share) * values[1:]).sum()
         pseudo = h * values[0] - (h - 1) * values[1:]
-        return float(center), math.sqrt(float(((pseudo - center) ** 2 / (h - 1)).mean()))
+        parts = (pseudo - center) / np.sqrt(h - 1)
+        error = math.sqrt(float((parts**2).mean()))
+        return error, float(((parts / error) ** 3).mean()) if error > 0 else 0.0
+
+
+def _trace(blocks: Blocks, scale: float, jackknife: _Jackknife) -> Estimate:
+    """Return tr(S) in units of `scale`; all of its interval is positive."""
+    logs = _log_ratio(trace(blocks), 1.0)
+    value = scale * math.exp(logs[0])
+    low, high = jackknife.reach(logs), jackknife.reach_above(logs)
+    return Estimate(value, value * math.exp(-low), value * math.exp(high))
 
 
 def _participation_ratio(

@@ -9,7 +9,7 @@ from scipy import stats
 
 from specdiag.features import blocks
 from specdiag.features.blocks import Moments
-from specdiag.features.estimators import SUMMARIES, _between, estimates
+from specdiag.features.estimators import SUMMARIES, _between, _Jackknife, estimates
 from support.features import measured, numpy_spectrum
 
 seeds = st.integers(0, 2**32 - 1)
@@ -33,7 +33,7 @@ def average(products, weights):
 
 
 def traces_by_enumeration(trials):
-    """Return tr(S^2) and tr(S)^2 as averages over all choices of different trials."""
+    """Return tr(S^2), tr(S)^2 and tr(S) as averages over all choices of different trials."""
     n = [len(rows) for rows in trials]
     s = [rows.sum(axis=0) for rows in trials]
     M = [rows.T @ rows for rows in trials]
@@ -52,7 +52,8 @@ def traces_by_enumeration(trials):
         - 2 * average([np.trace(M[a]) * (s[b] @ s[c]) for a, b, c in three], n3)
         + mean4
     )
-    return square, squared
+    one = sum(map(np.trace, M)) / sum(n) - average([s[a] @ s[b] for a, b in two], n2)
+    return square, squared, one
 
 
 @given(seed=seeds, d=st.integers(1, 4), k=st.integers(5, 6))
@@ -62,7 +63,7 @@ def test_traces_are_averages_over_all_choices_of_different_blocks(seed, d, k):
     sums, scale = scaled(trials)
     centre = np.concatenate(trials).mean(axis=0)
     centred = [(rows - centre) / math.sqrt(scale) for rows in trials]
-    seen = blocks.traces(sums)
+    seen = np.vstack([blocks.traces(sums), blocks.trace(sums)])
     close = {"rtol": 1e-7, "atol": 1e-9}
     np.testing.assert_allclose(seen[:, 0], traces_by_enumeration(centred), **close)
     for i in range(k):
@@ -95,8 +96,9 @@ def test_traces_have_no_bias_although_samples_within_blocks_depend_on_each_other
     for _ in range(4000):
         trial = rng.standard_normal((7, 1, 3)) + 0.3 * rng.standard_normal((7, 10, 3))
         sums, scale = scaled([*(trial * np.sqrt(values / 1.09) + 2)])
-        seen.append(blocks.traces(sums)[:, 0] * scale**2)
-    expected = np.array([(values**2).sum(), values.sum() ** 2])
+        one = blocks.trace(sums)[0] * scale
+        seen.append([*blocks.traces(sums)[:, 0] * scale**2, one])
+    expected = np.array([(values**2).sum(), values.sum() ** 2, values.sum()])
     error = stats.sem(seen)
     assert (np.abs(np.mean(seen, axis=0) - expected) < 4 * error).all()
     assert (error < 0.03 * expected).all()
@@ -184,6 +186,17 @@ def test_every_interval_is_possible_and_contains_its_estimate(
     assert result.top1_fraction <= result.top5_fraction * (1 + 1e-9)
     assert 0 < result.n_effective <= result.n_samples
     assert str(result)
+
+
+@given(seed=seeds, k=st.integers(5, 20))
+def test_of_equal_blocks_the_jackknife_is_that_of_a_mean_and_allows_for_skewness(seed, k):
+    x = np.random.default_rng(seed).pareto(3, k)
+    values = np.append(x.mean(), (x.sum() - x) / (k - 1))
+    jackknife, q = _Jackknife(np.full(k, 7.0)), stats.t.ppf(0.975, k - 1)
+    error, skewness = stats.sem(x), stats.skew(x)
+    assert jackknife.reach(values) == pytest.approx(q * error)
+    edgeworth = (2 * q**2 + 1) * skewness / (6 * math.sqrt(k))
+    assert jackknife.reach_above(values) == pytest.approx((q + max(edgeworth, 0)) * error)
 
 
 def test_the_effective_number_is_that_of_independent_samples_and_of_trials():
