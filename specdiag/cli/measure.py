@@ -79,16 +79,9 @@ _include_embeddings = click.option(
     help="Use the rules of specdiag, of weightwatcher, or of the published POYO model card (wwj).",
 )
 @click.option(
-    "--null",
-    type=click.Choice(["gaussian", "permutation"]),
-    default="gaussian",
-    show_default=True,
-    help="Compare alpha with Gaussian matrices, or with the layer's permuted entries (slow).",
-)
-@click.option(
     "--gof/--no-gof", default=True, help="Test how well the power law fits.  [default: gof]"
 )
-@seed_option("Random seed for bootstrap and shuffling.")
+@seed_option("Random seed for bootstrap and sign flips.")
 @engine_option
 @address_option
 @lock_option

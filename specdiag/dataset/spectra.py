@@ -21,7 +21,6 @@ from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
 from specdiag.checkpoint.tensor import Tensor
 from specdiag.dataset.schema import SCHEMA, SCHEMA_VERSION, labelled, layer_value
 from specdiag.htsr.layers import MIN_EIGENVALUES, Layer, matrices, measure
-from specdiag.htsr.null import NULLS
 from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
 from specdiag.htsr.verdict import with_verdicts
 from specdiag.htsr.weightwatcher import METHODS
@@ -42,7 +41,6 @@ def alpha(
     include_embeddings: bool = False,
     method: str = "specdiag",
     gof: bool = True,
-    null: str = "gaussian",
     seed: int = 0,
 ) -> "xr.Dataset":
     """Return the Dataset of the weight matrices of one or several networks.
@@ -62,10 +60,8 @@ def alpha(
         Rules for alpha and its interval; see `specdiag.htsr.weightwatcher`.
     gof : bool
         Test the goodness of fit, and compare the power law with other tails.
-    null : {'gaussian', 'permutation'}
-        Random matrices that alpha is compared with; see `specdiag.htsr.null`.
     seed : int
-        Random seed for bootstrap and permutations.
+        Random seed for bootstrap and sign flips.
 
     Returns
     -------
@@ -77,7 +73,7 @@ def alpha(
     ------
     ValueError
         If a source is not a checkpoint, has no matrix, or none that matches `layers`; or if
-        `method`, `null`, `seed` or `min_eigenvalues` is invalid.
+        `method`, `seed` or `min_eigenvalues` is invalid.
     OSError
         If a file cannot be read.
 
@@ -89,9 +85,8 @@ def alpha(
     check_whole_numbers(min_eigenvalues=(min_eigenvalues, 2), seed=(seed, 0))
     if not sources:
         raise ValueError("alpha() needs at least one checkpoint: a path, module or state dict")
-    for name, value, choices in (("method", method, METHODS), ("null", null, NULLS)):
-        if value not in choices:
-            raise ValueError(f"{name} is {value!r}: expected one of {', '.join(choices)}")
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}: expected one of {', '.join(METHODS)}")
     checkpoints = [open_checkpoint(source) for source in sources]
     for checkpoint in checkpoints:
         for note in checkpoint.notes:
@@ -101,7 +96,6 @@ def alpha(
         "include_embeddings": include_embeddings,
         "method": method,
         "gof": gof,
-        "null": null,
         "seed": seed,
     }
     measured = [measure_checkpoint(c, layers, **settings) for c in checkpoints]

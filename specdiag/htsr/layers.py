@@ -16,7 +16,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 from specdiag.checkpoint.reader import Checkpoint
 from specdiag.checkpoint.tensor import Tensor, ties
 from specdiag.htsr import esd, weightwatcher
-from specdiag.htsr.null import gaussian_draws, p_value, permutation_draws
+from specdiag.htsr.null.ladder import null_test
 from specdiag.htsr.tail.goodness_of_fit import goodness_of_fit, likelihood_ratios
 from specdiag.htsr.tail.posterior import NO_POSTERIOR, Posterior, alpha_posterior
 from specdiag.htsr.tail.power_law import NO_FIT, Array, TailFit, fit_alpha
@@ -67,8 +67,12 @@ class Layer:
     tail: TailFit = NO_FIT
     posterior: Posterior = field(default=NO_POSTERIOR, repr=False)
     gof_p: float = math.nan
+    gaussian_p: float = math.nan
+    scales_p: float = math.nan
     null_p: float = math.nan
     null_q: float = math.nan
+    row_scale_sd: float = math.nan
+    column_scale_sd: float = math.nan
     likelihood_ratios: dict[str, tuple[float, float]] = field(default_factory=dict)
     verdict: str = ""
 
@@ -143,7 +147,6 @@ def measure(
     min_eigenvalues: int = MIN_EIGENVALUES,
     include_embeddings: bool = False,
     method: str = "specdiag",
-    null: str = "gaussian",
     **options: Any,
 ) -> Iterator[Layer]:
     """Yield one record for each tensor, in order; `verdict.with_verdicts` adds the verdicts.
@@ -160,29 +163,26 @@ def measure(
     tied = ties(t for t in tensors if not reasons[t.name])
     reasons |= {name: f"tied to {first}, measured once" for name, first in tied.items()}
     jobs = [t for t in tensors if not reasons[t.name]]
-    if method == "specdiag" and null == "gaussian":
-        for shape in dict.fromkeys(t.shape for t in jobs):
-            gaussian_draws(shape)  # before the threads start: two threads would draw it twice
     budget = max(4 * max((8 * math.prod(t.shape) for t in jobs), default=0), 2**28)
     function = functools.partial(
-        measure_tensor, min_eigenvalues=min_eigenvalues, method=method, null=null, **options
+        measure_tensor, min_eigenvalues=min_eigenvalues, method=method, **options
     )
-    measured = in_parallel(function, [(t, _peak_bytes(t, null)) for t in jobs], budget)
+    measured = in_parallel(function, [(t, _peak_bytes(t)) for t in jobs], budget)
     for tensor in tensors:
         reason = reasons[tensor.name]
         yield _record(tensor, status="skipped", reason=reason) if reason else next(measured)
 
 
-def _peak_bytes(tensor: Tensor, null: str) -> float:
+def _peak_bytes(tensor: Tensor) -> float:
     """Return how much memory measuring a tensor takes; 5 % are added for the buffers of BLAS.
 
-    It is the largest of three steps: the matrix as stored and in float64; the matrix in float64 and
-    its Gram matrix; the Gram matrix and LAPACK's copy of it.
+    It is the largest of three steps: the matrix as stored and in float64, or two copies in float32;
+    the matrix in float64 and its Gram matrix; a copy in float32, which the null test keeps, the
+    Gram matrix, and LAPACK's copy of that.
     """
     values = math.prod(tensor.shape)
     grams = min(tensor.shape[:2]) ** 2 * math.prod(tensor.shape[2:])
-    kept = values if null == "permutation" else 0  # the copy that is shuffled
-    return 8 * 1.05 * (kept + max(1.5 * values, values + grams, 2 * grams))
+    return 8 * 1.05 * max(1.5 * values, values + grams, 0.5 * values + 2 * grams)
 
 
 def in_parallel(
@@ -217,7 +217,6 @@ def measure_tensor(
     min_eigenvalues: int = MIN_EIGENVALUES,
     method: str = "specdiag",
     gof: bool = True,
-    null: str = "gaussian",
     seed: int = 0,
 ) -> Layer:
     """Return the measured values of one tensor; its status is `failed` if it cannot be measured.
@@ -236,9 +235,9 @@ def measure_tensor(
         else:
             fit = _fit(tensor, spectrum, resolved, min_eigenvalues)
         if fit["status"] == "fit" and method == "specdiag":
-            fit |= _tests(tensor, resolved, fit, gof=gof, null=null, seed=seed)
+            fit |= _tests(tensor, resolved, fit, gof=gof, seed=seed)
     except MemoryError:
-        size = _peak_bytes(tensor, null) / 1e9
+        size = _peak_bytes(tensor) / 1e9
         return _record(tensor, status="failed", reason=f"not enough memory: needs {size:.1f} GB")
     except (ValueError, OSError, np.linalg.LinAlgError) as error:
         return _record(tensor, status="failed", reason=str(error))
@@ -276,13 +275,11 @@ def _fit(tensor: Tensor, spectrum: Array, resolved: Array, min_eigenvalues: int)
 
 
 def _tests(
-    tensor: Tensor, resolved: Array, fit: dict[str, Any], *, gof: bool, null: str, seed: int
+    tensor: Tensor, resolved: Array, fit: dict[str, Any], *, gof: bool, seed: int
 ) -> dict[str, Any]:
-    if null == "gaussian":
-        draws = gaussian_draws(tensor.shape)
-    else:
-        draws = permutation_draws(tensor.read(), tensor.dtype, seed=seed)
-    tests: dict[str, Any] = {"null_p": p_value(fit["posterior"].mean, draws)}
+    tests: dict[str, Any] = asdict(
+        null_test(fit["posterior"].mean, tensor.shape, tensor.read, tensor.dtype, seed=seed)
+    )
     if gof:
         tail = fit["tail"]
         tests["gof_p"] = goodness_of_fit(resolved, seed=seed)

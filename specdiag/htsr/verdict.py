@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from specdiag.htsr.layers import Layer
-from specdiag.htsr.null import false_discovery_rate
+from specdiag.htsr.null.ladder import false_discovery_rate
 from specdiag.htsr.statistics import known, mean, mean_interval
 from specdiag.htsr.tail.change_points import MIN_SPACINGS
 from specdiag.htsr.tail.posterior import ROPE

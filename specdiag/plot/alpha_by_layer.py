@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specdiag.dataset.spectrum import check_label, layer_counts
-from specdiag.htsr.null import gaussian_draws
+from specdiag.htsr.null import law
 from specdiag.htsr.verdict import MAX_Q, WELL_TRAINED
 from specdiag.plot.style import short_title
 from specdiag.wording import accounting, short
@@ -69,7 +69,7 @@ def _null_band(one: "xr.Dataset") -> tuple[Any, Any, Any]:
     """
     position = np.flatnonzero(np.isfinite(one.null_p.values))
     shapes = [tuple(map(int, text.split("x"))) for text in one["shape"].values[position]]
-    bands = [np.quantile(gaussian_draws(shape), (0.05, 0.95)) for shape in shapes]
+    bands = [law.quantiles(shape, (0.05, 0.95)) for shape in shapes]
     low, high = np.array(bands).reshape(-1, 2).T
     return position, low, high
 

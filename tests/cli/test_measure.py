@@ -17,7 +17,6 @@ from specdiag.checkpoint import reader
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.cli.main import cli
 from specdiag.htsr.layers import MIN_EIGENVALUES
-from specdiag.htsr.null import NULLS
 from specdiag.htsr.verdict import VERDICTS
 from specdiag.htsr.weightwatcher import METHODS
 from support.commands import run_forked
@@ -291,7 +290,6 @@ def test_only_a_terminal_shows_the_progress_of_long_work(rng, tmp_path):
 def test_the_options_have_the_choices_of_the_library():
     options = {p.name: p for p in cli.commands["alpha"].params}
     assert tuple(options["method"].type.choices) == METHODS
-    assert tuple(options["null"].type.choices) == NULLS
     assert options["min_eigenvalues"].default == MIN_EIGENVALUES
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.htsr.layers import matrices, measure
-from specdiag.htsr.null import gaussian_draws, p_value, permutation_draws
+from specdiag.htsr.null.ladder import null_test
 from specdiag.htsr.tail.goodness_of_fit import goodness_of_fit, likelihood_ratios
 
 
@@ -139,16 +139,17 @@ def test_a_tail_of_one_repeated_value_is_degenerate_in_every_dtype(rng, dtype):
     assert layer.status == "degenerate" or layer.tail.alpha < 10
 
 
-def test_seed_and_null_are_passed_to_the_tests_of_the_fit(rng):
+def test_the_seed_is_passed_to_the_tests_of_the_fit(rng):
     W = heavy(rng, 100, 60)
     (full,) = measured({"a": W}, seed=3)
-    (other,) = measured({"a": W}, null="permutation", gof=False)
+    (other,) = measured({"a": W}, gof=False)
     resolved = full.eigenvalues
     assert full.gof_p == goodness_of_fit(resolved, seed=3)
     tail = resolved[: full.tail.n_tail]
     assert full.likelihood_ratios == likelihood_ratios(tail, full.tail.xmin)
-    assert full.null_p == p_value(full.posterior.mean, gaussian_draws(W.shape))
-    assert other.null_p == p_value(other.posterior.mean, permutation_draws(W))
+    test = null_test(full.posterior.mean, W.shape, lambda: W, W.dtype, seed=3)
+    for name in ("gaussian_p", "scales_p", "null_p", "row_scale_sd", "column_scale_sd"):
+        assert getattr(full, name) == getattr(test, name)
     assert math.isnan(other.gof_p)
     assert other.likelihood_ratios == {}
 

@@ -111,13 +111,11 @@ def test_the_method_weightwatcher_gives_what_weightwatcher_reports(weights):
     assert np.isnan(dataset.gof_p).all()
 
 
-def test_an_unknown_method_or_null_is_refused(weights):
+def test_an_unknown_method_is_refused(weights):
     with pytest.raises(ValueError) as error:
         specdiag.alpha(weights, method="x")
     expected = "method is 'x': expected one of specdiag, weightwatcher, wwj"
     assert str(error.value) == expected
-    with pytest.raises(ValueError, match="null is 'x': expected one of gaussian, permutation"):
-        specdiag.alpha(weights, null="x")
 
 
 @pytest.mark.parametrize("method", weightwatcher.METHODS)

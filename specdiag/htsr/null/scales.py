@@ -1,0 +1,148 @@
+"""Weight matrix -> the same matrix without its row scales, its column scales and its offset.
+
+Plain arrays in and out. Rows and columns of a trained layer differ in scale for many reasons that
+no correlation explains: fused matrices, folded normalisations, pruning, weight decay. Its spectrum
+is then heavier than that of Gaussian entries of one scale. Dividing every entry W_ij by r_i c_j, so
+that each row and each column has mean square 1, removes such scales: this is Sinkhorn's iteration
+on the squared entries (Sinkhorn & Knopp 1967, Pacific J. Math. 21). More goes with them. Whatever
+the variances of independent entries are, after the division all rows and all columns have the same
+mean variance, and then the spectrum follows the Marchenko-Pastur law (Girko 2001, Theory of
+Stochastic Canonical Equations, chapter 7). So heavy-tailed and sparse entries are covered, too.
+
+The scales of a Gaussian matrix are noise: log r_i is half the log of a mean of m squares, with
+variance trigamma(m / 2) / 4, about 1 / (2 m). Divided by them, the matrix would be more regular
+than random. The logs are therefore shrunk towards their mean, by the share of their variance that a
+Gaussian matrix shows; row and column means, which are subtracted afterwards, likewise. So a
+Gaussian matrix stays nearly as it is, and real scales and offsets are removed nearly in full.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+SWEEPS = 30  # of Sinkhorn's iteration, at most
+CONVERGED = 1e-3  # relative change of a squared scale in one sweep
+
+Array = NDArray[np.float64]
+Single = NDArray[np.float32]
+
+
+class Balanced(NamedTuple):
+    """A matrix without scales and offset, and how far its scales were apart.
+
+    Attributes
+    ----------
+    slices : ndarray of float32, shape (n_slices, n, m)
+        One (out, in) matrix for each position of the kernel, of mean square about 1. Rows, columns
+        and slices that are zero throughout are missing.
+    row_sd, column_sd : float
+        Standard deviation of the logarithms of the row and of the column scales, beyond that of a
+        Gaussian matrix: 0 if they differ by no more. Of a kernel, root mean square over slices.
+    """
+
+    slices: Single
+    row_sd: float
+    column_sd: float
+
+
+def balanced(W: ArrayLike) -> Balanced:
+    """Return W, of shape (n, m) or (out, in, *kernel), without scales and offset.
+
+    Every position of a kernel has scales and an offset of its own. W must be finite and not zero.
+    """
+    slices = _without_zeros(_slices(np.asarray(W)))
+    del W  # at most two float32 copies are in memory: the slices, and the squares of one
+    _, n, m = slices.shape
+    logs = [_log_scales(part) for part in slices]
+    level = np.array([row.mean() + column.mean() for row, column in logs])
+    level = level.mean() + _shrunk(level - level.mean(), _noise(n * m))[0]
+    spread = [_divide(*each) for each in zip(slices, logs, level, strict=True)]
+    row_sd, column_sd = np.sqrt(np.mean(spread, axis=0))
+    return Balanced(slices, float(row_sd), float(column_sd))
+
+
+def _divide(W: Single, logs: tuple[Array, Array], level: float) -> tuple[float, float]:
+    """Divide W by its shrunk scales and centre it, in place; return the variances of both logs."""
+    n, m = W.shape
+    row, row_variance = _shrunk(logs[0] - logs[0].mean(), _noise(m))
+    column, column_variance = _shrunk(logs[1] - logs[1].mean(), _noise(n))
+    W *= np.exp(-level - row).astype(np.float32)[:, None]
+    W *= np.exp(-column).astype(np.float32)
+    _centre(W)
+    return row_variance, column_variance
+
+
+def fourth_moment(slices: Single) -> float:
+    """Return the mean fourth power over the squared mean square: 3 for Gaussian entries."""
+    second = fourth = 0.0
+    for part in slices:
+        squares = np.square(part).ravel()
+        second += float(squares.sum(dtype=np.float64))
+        fourth += float(squares @ squares)
+    return slices.size * fourth / second**2
+
+
+def _slices(W: NDArray[np.generic]) -> Single:
+    """Return a float32 copy (slices, n, m), divided by its largest value: no square overflows."""
+    parts = np.moveaxis(W.reshape(*W.shape[:2], -1), 2, 0)
+    largest = max(abs(float(W.max())), abs(float(W.min())))
+    copy = np.empty(parts.shape, np.float32)
+    return np.divide(parts, largest, out=copy, dtype=np.float64, casting="same_kind")
+
+
+def _without_zeros(slices: Single) -> Single:
+    """Return the slices without the rows, columns and slices that are zero throughout."""
+    for axis in range(3):
+        live = slices.any(axis=tuple({0, 1, 2} - {axis}))
+        if not live.all():
+            slices = slices.compress(live, axis=axis)
+    return slices
+
+
+def _log_scales(W: Single) -> tuple[Array, Array]:
+    """Return log r and log c: each row and column of W / (r c) has mean square 1, or is zero."""
+    squares = W * W
+    n, m = squares.shape
+    row, column = np.ones(n, np.float32), np.ones(m, np.float32)
+    for _ in range(SWEEPS):
+        row = _or_one((squares @ (1 / column)) / np.float32(m))
+        last, column = column, _or_one(((1 / row) @ squares) / np.float32(n))
+        if np.abs(column / last - 1).max() < CONVERGED:
+            break
+    return np.log(row, dtype=np.float64) / 2, np.log(column, dtype=np.float64) / 2
+
+
+def _or_one(x: NDArray[Any]) -> Single:
+    return np.where(x > 0, x, 1).astype(np.float32, copy=False)
+
+
+def _noise(size: int) -> float:
+    """Return the variance of half the log of a mean of so many squared Gaussian numbers.
+
+    It is trigamma(size / 2) / 4: by recurrence to an argument of 8 or more, and there by the
+    asymptotic series (Abramowitz & Stegun 6.4.6, 6.4.12).
+    """
+    x, total = size / 2, 0.0
+    while x < 8:
+        total += 1 / x**2
+        x += 1
+    return (total + 1 / x + 1 / (2 * x**2) + 1 / (6 * x**3) - 1 / (30 * x**5)) / 4
+
+
+def _shrunk(deviation: Array, noise: float) -> tuple[Array, float]:
+    """Return the deviations times the share of their variance beyond noise, and that variance."""
+    variance = float(deviation @ deviation) / len(deviation)
+    beyond = max(variance - noise, 0.0)
+    return deviation * (beyond / variance if beyond else 0.0), beyond
+
+
+def _centre(W: Single) -> None:
+    """Subtract the shrunk overall mean, row means and column means, in place."""
+    n, m = W.shape
+    row, column = W.mean(axis=1, dtype=np.float64), W.mean(axis=0, dtype=np.float64)
+    overall = row.mean()
+    row, column = _shrunk(row - overall, 1 / m)[0], _shrunk(column - overall, 1 / n)[0]
+    middle = _shrunk(np.array([overall]), 1 / (n * m))[0]
+    W -= (row + middle).astype(np.float32)[:, None]
+    W -= column.astype(np.float32)
