@@ -17,7 +17,8 @@ from benchmarks import _simulate as simulate
 from benchmarks._networks import KINDS, alphas
 from benchmarks._pages import DOCS, table_of, write_tables
 from specdiag.comparison.conclusion import block
-from specdiag.comparison.matrices import SHARED_VARIANCE, alpha_difference, mean_difference
+from specdiag.comparison.matrices import alpha_difference
+from specdiag.comparison.means import ASSUMED_CORRELATION, layers_difference
 from specdiag.htsr.tail.posterior import alpha_posterior
 
 PAIRS = ((2.0, 2.0), (2.0, 2.5), (1.5, 3.0), (3.0, 2.0), (2.5, 3.5), (3.5, 3.5))
@@ -88,12 +89,12 @@ def means(full):
             of_block = mean + 0.3 * rng.standard_normal(n_blocks)
             truth = (of_block[:, None] + 0.2 * rng.standard_normal((n_blocks, 4))).ravel()
             first = 2.5 + 0.4 * rng.random(len(truth))
-            differences = [
-                _estimated(rng, a + d) - _estimated(rng, a)
-                for a, d in zip(first, truth, strict=True)
+            alphas = [
+                np.array([_estimated(rng, alpha) for alpha in side])
+                for side in (first, first + truth)
             ]
             blocks = np.repeat(np.arange(n_blocks), 4).tolist()
-            _, (low, high) = mean_difference(np.array(differences), blocks)
+            _, (low, high) = layers_difference(*alphas, blocks)
             hits.append(low <= mean <= high)
         rows.append(
             {
@@ -135,7 +136,7 @@ def power(full):
     for first, second in CONTRASTS:
         (names, a), (_, b) = _trained(first, full), _trained(second, full)
         pairs = itertools.permutations(range(len(a)), 2)  # one seed has one initialisation in both
-        alarms = [_alarm(a[i], b[j], names, SHARED_VARIANCE) for i, j in pairs]
+        alarms = [_alarm(a[i], b[j], names, ASSUMED_CORRELATION) for i, j in pairs]
         rows.append(
             {
                 "first": first,
@@ -156,7 +157,7 @@ def _trained(name, full):
 def _alarm(first, second, names, shared):
     known = np.isfinite(first) & np.isfinite(second)
     blocks = [block(name) for name, k in zip(names, known, strict=True) if k]
-    _, (low, high) = mean_difference((second - first)[known], blocks, shared)
+    _, (low, high) = layers_difference(first[known], second[known], blocks, shared)
     return low > 0 or high < 0
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from specdiag.checkpoint.reader import Checkpoint
     from specdiag.checkpoint.tensor import Tensor
-    from specdiag.comparison.dataset import Comparison
+    from specdiag.comparison.dataset import Compared
     from specdiag.htsr.layers import Layer
 
 # Number of multiplications in about two seconds; for less work a progress bar would only flicker.
@@ -134,8 +134,32 @@ def alpha(
         raise click.exceptions.Exit(1)
 
 
-@click.command()
+class _Against(click.Command):
+    """A command whose option `--against` takes all words up to the next option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Write the option anew before each of its words."""
+        written, is_against = [], False
+        for arg in args:
+            if arg.startswith("-"):
+                is_against = arg == "--against"
+                written += [arg] * (not is_against)
+            else:
+                written += ["--against", arg] if is_against else [arg]
+        if "--against" in args and "--against" not in written:
+            raise click.UsageError("--against needs at least one file")
+        return super().parse_args(ctx, written)
+
+
+@click.command(cls=_Against)
 @_files
+@click.option(
+    "--against",
+    multiple=True,
+    type=CheckpointType(),
+    metavar="FILE...",
+    help="Compare all FILEs before with all of these, as seeds of two recipes.",
+)
 @json_option
 @_output
 @click.option(
@@ -150,6 +174,7 @@ def alpha(
 @lock_option
 def compare(
     files: tuple[Path, ...],
+    against: tuple[Path, ...],
     as_json: bool,
     output: Path | None,
     plot: Path | None,
@@ -157,50 +182,42 @@ def compare(
     lock_path: Path | None,  # noqa: ARG001 - CheckpointType uses it
     **settings: Any,
 ) -> None:
-    """Compare the first FILE with each of the others.
+    """Compare the first FILE with each of the others, or two groups of seeds.
 
     The command compares layer by layer and as a whole. It shows which tensors are bit-identical,
     how alpha and the spectra of the other tensors differ, and a conclusion in one sentence. Each
     difference is the other file minus the first.
+
+    Two networks cannot show how far two seeds of one recipe differ, so that is assumed. Give
+    several seeds of both recipes to measure it: with --against, the FILEs before it are one group,
+    those after it the other.
 
     \b
     Examples:
       specdiag compare pretrained.ckpt scratch.ckpt
       specdiag compare base.ckpt finetuned.ckpt --plot difference.pdf
       specdiag compare base.ckpt a.ckpt b.ckpt c.ckpt -o all.nc
+      specdiag compare a1.pt a2.pt a3.pt --against b1.pt b2.pt b3.pt
     """  # noqa: D301
-    if len(files) < 2:
+    if len(files) + len(against) < 2:
         text = "compare needs at least two files; the first is compared with the others"
         raise click.UsageError(text)
     if plot and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise click.UsageError(f"--plot {plot}: name a .png, .pdf or .svg file")
-    _check_usage(files, output, plot)
-    from specdiag.checkpoint.reader import open_checkpoint
-    from specdiag.comparison import dataset as comparison
-    from specdiag.dataset.spectra import measure_checkpoint
+    _check_usage([*files, *against], output, plot)
+    from specdiag.comparison.dataset import build_comparison, measure_and_compare
     from specdiag.plot import difference
     from specdiag.show import comparison as comparison_tables
 
-    settings["gof"] = False
-    opened = []
-    for file in files:
-        with errors_of(file):
-            opened.append(open_checkpoint(file))
-    checkpoints = comparison.aligned(opened)
-    measured = []
-    for file, checkpoint in zip(files, checkpoints, strict=True):
-        with errors_of(file):
-            measured.append(measure_checkpoint(checkpoint, layers, _with_progress, **settings))
-    comparisons = comparison.compare_measured(checkpoints, measured, settings["min_eigenvalues"])
+    groups = [files, against] if against else [[file] for file in files]
+    compared = measure_and_compare(groups, layers, _with_progress, errors_of, **settings)
     failed = False
     if output or plot:
-        settings["layers"] = layers
-        dataset = comparison.build_comparison(checkpoints, measured, comparisons, settings)
-        failed = not _write(dataset, output, plot, difference.draw)
+        failed = not _write(build_comparison(compared), output, plot, difference.draw)
     if as_json:
-        click.echo(comparison_tables.as_json(checkpoints, comparisons))
+        click.echo(comparison_tables.as_json(compared))
     else:
-        _print_comparisons(checkpoints, comparisons)
+        _print_comparisons(compared)
     if failed:
         raise click.exceptions.Exit(1)
 
@@ -288,23 +305,22 @@ def _width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def _print_comparisons(
-    checkpoints: Sequence["Checkpoint"], comparisons: Sequence["Comparison"]
-) -> None:
+def _print_comparisons(compared: "Compared") -> None:
     from specdiag.dataset.spectra import unique_names
     from specdiag.show.comparison import as_table, summary_lines
     from specdiag.show.table import aligned
     from specdiag.wording import printable
 
-    first, *others = unique_names(checkpoints)
-    for name, comparison in zip(others, comparisons, strict=True):
+    first, *others = compared.names
+    for name, comparison in zip(others, compared.comparisons, strict=True):
         table = as_table(comparison.pairs, _width())
         _print(f"1: {first}   2: {name}", table + summary_lines(comparison, (first, name)))
-    for name, checkpoint in zip((first, *others), checkpoints, strict=True):
+    checkpoints = compared.checkpoints
+    for name, checkpoint in zip(unique_names(checkpoints), checkpoints, strict=True):
         for note in checkpoint.notes:
             click.echo(printable(f"note: {name}: {note}"))
     if len(others) > 1:
-        conclusions = [comparison.summary["conclusion"] for comparison in comparisons]
+        conclusions = [comparison.summary["conclusion"] for comparison in compared.comparisons]
         click.echo("\n".join(aligned(list(zip(others, conclusions, strict=True)))))
 
 

@@ -3,17 +3,20 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from specdiag.comparison import matrices
+from specdiag.comparison import means
 from specdiag.comparison.pairs import COMPARABLE, SAME, Pair
 from specdiag.htsr.layers import Layer
-from specdiag.htsr.statistics import mean
-from specdiag.htsr.verdict import summarise
+from specdiag.htsr.statistics import MIN_LAYERS, mean
+from specdiag.htsr.tail.power_law import Array
+from specdiag.htsr.verdict import MEANINGFUL, summarise
 from specdiag.wording import counted, some
+
+Seeds = tuple[Mapping[str, Array], Mapping[str, Array]]  # `groups.seed_alphas` of both groups
 
 
 def block(name: str) -> str:
@@ -27,46 +30,120 @@ def block(name: str) -> str:
 
 
 def summarise_pairs(
-    pairs: Sequence[Pair], first: Sequence[Layer], second: Sequence[Layer], names: tuple[str, str]
+    pairs: Sequence[Pair],
+    first: Sequence[Layer],
+    second: Sequence[Layer],
+    names: tuple[str, str],
+    seeds: Seeds | None = None,
 ) -> dict[str, Any]:
-    """Return the summary of a comparison of two networks, from all their pairs and layers.
+    """Return the summary of a comparison of two networks or groups, from all pairs and layers.
+
+    Means over layers take only those whose alpha means something in both (`Pair.is_meaningful`).
+    Two networks need at least `MIN_LAYERS` of them; for groups, whose sampling units are seeds, one
+    is enough. With fewer, the means are NaN.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
+    first, second : sequence of Layer
+        Of the two networks, or `groups.group_layers` of the two groups.
+    names : tuple of str
+    seeds : tuple of mapping of str to ndarray, optional
+        For groups, `groups.seed_alphas` of both.
 
     Returns
     -------
     dict
         relations: how many tensors have each relation; matrices: the same for the matrices that
         were measured in both; not_compared: how many other weight matrices there are, by reason.
-        n_compared, n_blocks: number of layers, and of their blocks, that have a difference of alpha
-        and different spectra. Over these layers: mean_alpha_difference with two intervals, one over
-        blocks (`matrices.mean_difference`) and one that also allows for the share of the variance
-        that all layers of a network have in common; sign_p and wilcoxon_p over the means of blocks;
-        mean_rope_difference.
-        first, second: `verdict.summarise` of each checkpoint. conclusion: one sentence.
+        n_comparable: number of layers that have a difference of alpha and different spectra;
+        n_compared, n_blocks: number of these, and of their blocks, whose alpha means something in
+        both. Over these: mean_alpha_difference with two intervals, one over blocks
+        (`means.layers_difference`) and one that also holds for other seeds: for two networks with
+        an assumed intraclass correlation, for groups over their seeds (`means.seeds_difference`);
+        seed_basis: this in words; intraclass_correlation: assumed, or measured with an interval;
+        intraclass_correlation_limit: see `means.correlation_limit`; NaN for groups; sign_p and
+        wilcoxon_p over the means of blocks; mean_rope_difference.
+        n_first_seeds, n_second_seeds: numbers of networks.
+        first, second: `verdict.summarise` of each. conclusion: one sentence.
     """
-    compared = [p for p in pairs if p.relation == "different" and not math.isnan(p.alpha.value)]
-    differences = np.array([pair.alpha.value for pair in compared])
-    blocks = [block(pair.name) for pair in compared]
-    difference, interval = matrices.mean_difference(differences, blocks)
-    _, seed_interval = matrices.mean_difference(differences, blocks, matrices.SHARED_VARIANCE)
-    labels = dict.fromkeys(blocks)
-    of_blocks = [differences[[b == label for b in blocks]].mean() for label in labels]
-    sign_p, wilcoxon_p = matrices.sign_tests(np.array(of_blocks))
+    comparable = [p for p in pairs if p.relation == "different" and not math.isnan(p.alpha.value)]
+    chosen = [pair for pair in comparable if pair.is_meaningful]
+    compared = chosen if len(chosen) >= (1 if seeds else MIN_LAYERS) else []
     summary = {
         "relations": _count(pair.relation for pair in pairs),
         "matrices": _count(pair.relation for pair in pairs if pair.is_measured),
         "not_compared": _not_compared(pairs, names),
-        "n_compared": len(compared),
-        "n_blocks": len(labels),
-        "mean_alpha_difference": difference,
-        "mean_alpha_difference_ci": interval,
-        "mean_alpha_difference_seed_ci": seed_interval,
-        "sign_p": sign_p,
-        "wilcoxon_p": wilcoxon_p,
-        "mean_rope_difference": mean([pair.rope_difference for pair in compared]),
+        "n_comparable": len(comparable),
+        "n_meaningful": tuple(
+            sum(layer.verdict in MEANINGFUL for layer in side)
+            for side in ([p.first for p in comparable], [p.second for p in comparable])
+        ),
+        "n_meaningful_in_both": len(chosen),
+        **_differences(compared, seeds),
         "first": summarise(first),
         "second": summarise(second),
     }
     return summary | {"conclusion": _conclude(summary, pairs, names)}
+
+
+def _differences(compared: Sequence[Pair], seeds: Seeds | None) -> dict[str, Any]:
+    """Return the part of a summary that is about the layers whose alphas are compared."""
+    blocks = [block(pair.name) for pair in compared]
+    first = np.array([pair.first.posterior.mean for pair in compared])
+    second = np.array([pair.second.posterior.mean for pair in compared])
+    difference, interval = means.layers_difference(first, second, blocks)
+    labels = dict.fromkeys(blocks)
+    of_blocks = [(second - first)[[b == label for b in blocks]].mean() for label in labels]
+    sign_p, wilcoxon_p = means.sign_tests(np.array(of_blocks))
+    if seeds:
+        basis = _measured(seeds, [pair.name for pair in compared], blocks)
+    else:
+        basis = _assumed(first, second, blocks)
+    return {
+        "n_compared": len(compared),
+        "n_blocks": len(labels),
+        "mean_alpha_difference": difference,
+        "mean_alpha_difference_ci": interval,
+        **basis,
+        "sign_p": sign_p,
+        "wilcoxon_p": wilcoxon_p,
+        "mean_rope_difference": mean([pair.rope_difference for pair in compared]),
+    }
+
+
+def _assumed(first: Array, second: Array, blocks: Sequence[str]) -> dict[str, Any]:
+    """Return the interval that holds for other seeds if layers correlate as is assumed."""
+    r = means.ASSUMED_CORRELATION
+    return {
+        "mean_alpha_difference_seed_ci": means.layers_difference(first, second, blocks, r)[1],
+        "seed_basis": f"assuming an intraclass correlation of {r:g}",
+        "intraclass_correlation": r,
+        "intraclass_correlation_ci": (math.nan, math.nan),
+        "intraclass_correlation_limit": means.correlation_limit(first, second, blocks),
+        "n_first_seeds": 1,
+        "n_second_seeds": 1,
+    }
+
+
+def _measured(seeds: Seeds, layers: Sequence[str], blocks: Sequence[str]) -> dict[str, Any]:
+    """Return the interval over the seeds of two groups, and how far their layers correlate."""
+    n = [len(next(iter(side.values()))) for side in seeds]
+    interval, r, ends = (math.nan, math.nan), math.nan, (math.nan, math.nan)
+    if layers:
+        alphas = [np.array([side[name] for name in layers]).T for side in seeds]
+        interval = means.seeds_difference(*(side.mean(axis=1) for side in alphas))[1]
+        r, ends = means.intraclass_correlation(alphas, blocks)
+    measured = "" if math.isnan(r) else f", whose measured intraclass correlation is {r:.2f}"
+    return {
+        "mean_alpha_difference_seed_ci": interval,
+        "seed_basis": f"over {n[0]} and {counted(n[1], 'seed')}{measured}",
+        "intraclass_correlation": r,
+        "intraclass_correlation_ci": ends,
+        "intraclass_correlation_limit": math.nan,
+        "n_first_seeds": n[0],
+        "n_second_seeds": n[1],
+    }
 
 
 def _count(words: Iterable[str]) -> dict[str, int]:
@@ -124,7 +201,7 @@ def _conclude(summary: dict[str, Any], pairs: Sequence[Pair], names: tuple[str, 
     ]
     parts.append(
         _about_alpha(summary, names)
-        if summary["n_compared"]
+        if summary["n_comparable"]
         else f"no {'other ' * bool(parts)}alpha could be compared"
     )
     if summary["not_compared"]:
@@ -151,20 +228,55 @@ def _differing(pairs: Sequence[Pair]) -> str:
 
 
 def _about_alpha(summary: dict[str, Any], names: tuple[str, str]) -> str:
+    if not summary["n_compared"]:
+        return _refused(summary, names)
     a, b = names
-    mean, n_blocks = summary["mean_alpha_difference"], summary["n_blocks"]
-    layers = counted(summary["n_compared"], "layer")
-    claim = f"mean alpha of {b} is {abs(mean):.2f} {'lower' if mean < 0 else 'higher'} than of {a}"
-    if n_blocks < 2:
-        return f"undecided: {claim} over {layers} of one block, too few for an interval"
+    value, n_blocks = summary["mean_alpha_difference"], summary["n_blocks"]
+    layers = f"{summary['n_compared']} of {counted(summary['n_comparable'], 'layer')}"
+    claim = (
+        f"mean alpha of {b} is {abs(value):.2f} {'lower' if value < 0 else 'higher'} than of {a}"
+    )
     low, high = summary["mean_alpha_difference_seed_ci"]
-    interval = f"95 % interval {low:.2f} to {high:.2f}"
+    if math.isnan(low):
+        few = f"in {counted(n_blocks, 'block')}, too few for an interval"
+        why = "that are the same in all seeds of each" if _is_group(summary) else few
+        return f"undecided: {claim} over {layers} {why}"
+    interval = f"95 % interval {low:.2f} to {high:.2f}, {summary['seed_basis']}"
+    limit = summary["intraclass_correlation_limit"]
     if low > 0 or high < 0:
-        return f"{claim} over {layers} ({interval}, allowing for the difference between two seeds)"
-    low, high = summary["mean_alpha_difference_ci"]
-    if low > 0 or high < 0:
+        flips = "" if math.isnan(limit) else f"; the claim would not hold above {_share(limit)}"
+        return f"{claim} over {layers} ({interval}{flips})"
+    if limit > 0:
+        low, high = summary["mean_alpha_difference_ci"]
         return (
             f"undecided: {claim} over {layers} ({low:.2f} to {high:.2f} for these two networks), "
-            f"but two seeds of one recipe can differ as much ({interval}, allowing for that)"
+            f"but two seeds of one recipe can differ as much ({interval}; below {_share(limit)} it "
+            "would be a difference)"
         )
-    return f"no difference of mean alpha is shown: {mean:+.2f} over {layers} ({interval})"
+    holds = "" if math.isnan(limit) else "; the same with any other"
+    return f"no difference of mean alpha is shown: {value:+.2f} over {layers} ({interval}{holds})"
+
+
+def _refused(summary: dict[str, Any], names: tuple[str, str]) -> str:
+    """Return why the means over layers are not compared."""
+    a, b = names
+    layers = counted(summary["n_comparable"], "layer")
+    if not any(summary["n_meaningful"]):
+        return (
+            f"no alpha of {a} or {b} can be told from noise, so no means over {layers} are compared"
+        )
+    first, second = summary["n_meaningful"]
+    both, needed = summary["n_meaningful_in_both"], 1 if _is_group(summary) else MIN_LAYERS
+    return (
+        f"mean alpha is not compared: of {layers}, {both} have an alpha that means something in "
+        f"both ({first} in {a}, {second} in {b}), fewer than {needed}"
+    )
+
+
+def _is_group(summary: dict[str, Any]) -> bool:
+    return bool(summary["n_first_seeds"] + summary["n_second_seeds"] > 2)
+
+
+def _share(correlation: float) -> str:
+    """Return an intraclass correlation with two digits, below 1."""
+    return f"{min(correlation, 0.99):.2f}"

@@ -1,17 +1,25 @@
 """Two or more checkpoints -> one Dataset of their spectra and their differences from the first."""
 
-from collections.abc import KeysView, Sequence
+from collections.abc import Callable, KeysView, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
 from specdiag.comparison.conclusion import summarise_pairs
+from specdiag.comparison.groups import group_layers, pair_up_groups, seed_alphas
 from specdiag.comparison.pairs import Pair, pair_up
 from specdiag.dataset.schema import COMPARISON, labelled
-from specdiag.dataset.spectra import build, check_whole_numbers, measure_checkpoint, unique_names
+from specdiag.dataset.spectra import (
+    Progress,
+    build,
+    check_whole_numbers,
+    measure_checkpoint,
+    unique_names,
+)
 from specdiag.htsr.layers import MIN_EIGENVALUES, Layer
-from specdiag.wording import some
+from specdiag.wording import counted, some
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -30,10 +38,24 @@ _HOME = {
 
 
 class Comparison(NamedTuple):
-    """Comparison of the first checkpoint with another one."""
+    """Comparison of the first network or group of seeds with another one."""
 
     pairs: list[Pair]
     summary: dict[str, Any]  # of `summarise_pairs`
+
+
+class Compared(NamedTuple):
+    """Networks, in groups of seeds or one each, with the comparisons of the first and the others.
+
+    `checkpoints` and `measured` have an item for each network; `group` is the index of its group.
+    """
+
+    checkpoints: list[Checkpoint]
+    measured: list[list[Layer]]
+    group: list[int]
+    names: list[str]  # of the groups
+    comparisons: list[Comparison]
+    settings: dict[str, Any]
 
 
 def compare(
@@ -47,8 +69,9 @@ def compare(
 
     Parameters
     ----------
-    first, *others : path, torch.nn.Module, or mapping of names to arrays or tensors
-        Anything that `open_checkpoint` reads.
+    first, *others : path, torch.nn.Module, or mapping of names to arrays or tensors; or lists
+        Anything that `open_checkpoint` reads. A list is a group: networks of one recipe that differ
+        in their seed. Groups are compared by their means, and the intervals are over seeds.
     layers, min_eigenvalues, include_embeddings
         Which matrices are measured, as in `specdiag.alpha`. Every tensor gets a relation.
 
@@ -56,12 +79,14 @@ def compare(
     -------
     xarray.Dataset
         The variables of `specdiag.alpha` (without goodness of fit) and those of `COMPARISON`. A
-        comparison has the name of its second checkpoint. Differences are second minus first.
+        comparison has the name of its second checkpoint or group. Differences are second minus
+        first. What is defined for two matrices alone, such as the overlap, is NaN for groups.
 
     Raises
     ------
     ValueError
-        If a source is not a checkpoint, or has no matrix in common with the first one.
+        If a source is not a checkpoint, or has no matrix in common with the first one; or if the
+        networks of a group do not have the same matrices.
     OSError
         If a file cannot be read.
 
@@ -69,19 +94,82 @@ def compare(
     --------
     >>> dataset = specdiag.compare("pretrained.ckpt", "scratch.ckpt")
     >>> print(dataset.conclusion.item())
+    >>> seeds = specdiag.compare(["a1.pt", "a2.pt", "a3.pt"], ["b1.pt", "b2.pt", "b3.pt"])
     """
     if not others:
         raise ValueError("compare() needs at least two checkpoints")
     check_whole_numbers(min_eigenvalues=(min_eigenvalues, 2))
+    groups = [list(x) if isinstance(x, list | tuple) else [x] for x in (first, *others)]
+    if not all(groups):
+        raise ValueError("compare() needs at least one checkpoint in each group")
     settings: dict[str, Any] = {
         "min_eigenvalues": min_eigenvalues,
         "include_embeddings": include_embeddings,
-        "gof": False,
     }
-    checkpoints = aligned([open_checkpoint(source) for source in (first, *others)])
-    measured = [measure_checkpoint(c, layers, **settings) for c in checkpoints]
-    comparisons = compare_measured(checkpoints, measured, min_eigenvalues)
-    return build_comparison(checkpoints, measured, comparisons, {"layers": layers, **settings})
+    return build_comparison(measure_and_compare(groups, layers, **settings))
+
+
+def measure_and_compare(
+    groups: Sequence[Sequence[Any]],
+    layers: str | None,
+    progress: Progress | None = None,
+    errors_of: Callable[[Any], AbstractContextManager[None]] = nullcontext,
+    **settings: Any,
+) -> Compared:
+    """Return the comparison of the first group with each of the others; no xarray is needed.
+
+    Each source is opened and measured within `errors_of(source)`. `layers`, `progress` and the
+    settings are those of `measure_checkpoint`. Groups of one network each are plain networks.
+    """
+    settings["gof"] = False
+    sources = [source for group in groups for source in group]
+    opened, measured = [], []
+    for source in sources:
+        with errors_of(source):
+            opened.append(open_checkpoint(source))
+    checkpoints = aligned(opened)
+    for source, checkpoint in zip(sources, checkpoints, strict=True):
+        with errors_of(source):
+            measured.append(measure_checkpoint(checkpoint, layers, progress, **settings))
+    index = [i for i, group in enumerate(groups) for _ in group]
+    compared = Compared(checkpoints, measured, index, [], [], {"layers": layers, **settings})
+    if len(sources) == len(groups):
+        return _compare_networks(compared)
+    return _compare_groups(compared)
+
+
+def _compare_networks(all_: Compared) -> Compared:
+    names = unique_names(all_.checkpoints)
+    comparisons = []
+    for name, other, layers in zip(names[1:], all_.checkpoints[1:], all_.measured[1:], strict=True):
+        pairs = pair_up(
+            all_.checkpoints[0], other, all_.measured[0], layers, all_.settings["min_eigenvalues"]
+        )
+        summary = summarise_pairs(pairs, all_.measured[0], layers, (names[0], name))
+        comparisons.append(Comparison(pairs, summary))
+    return all_._replace(names=names, comparisons=comparisons)
+
+
+def _compare_groups(all_: Compared) -> Compared:
+    of_each = unique_names(all_.checkpoints)
+    names, networks, measured, layers = [], [], [], []
+    for i in range(all_.group[-1] + 1):
+        members = [j for j, group in enumerate(all_.group) if group == i]
+        names.append(f"{of_each[members[0]]} ({counted(len(members), 'seed')})")
+        networks.append([all_.checkpoints[j] for j in members])
+        measured.append([all_.measured[j] for j in members])
+        layers.append(group_layers(measured[i], [of_each[j] for j in members]))
+    alphas = [seed_alphas(group) for group in measured]
+    comparisons = []
+    for i in range(1, len(names)):
+        pairs = pair_up_groups(
+            (networks[0], networks[i]), (layers[0], layers[i]), (alphas[0], alphas[i])
+        )
+        summary = summarise_pairs(
+            pairs, layers[0], layers[i], (names[0], names[i]), (alphas[0], alphas[i])
+        )
+        comparisons.append(Comparison(pairs, summary))
+    return all_._replace(names=names, comparisons=comparisons)
 
 
 def aligned(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
@@ -124,33 +212,17 @@ def _without_first_word(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, tensors=tuple(tensors))
 
 
-def compare_measured(
-    checkpoints: Sequence[Checkpoint], measured: Sequence[Sequence[Layer]], min_eigenvalues: int
-) -> list[Comparison]:
-    """Return the comparison of each further checkpoint with the first."""
-    names = unique_names(checkpoints)
-    comparisons = []
-    for name, checkpoint, layers in zip(names[1:], checkpoints[1:], measured[1:], strict=True):
-        pairs = pair_up(checkpoints[0], checkpoint, measured[0], layers, min_eigenvalues)
-        summary = summarise_pairs(pairs, measured[0], layers, (names[0], name))
-        comparisons.append(Comparison(pairs, summary))
-    return comparisons
-
-
-def build_comparison(
-    checkpoints: Sequence[Checkpoint],
-    measured: Sequence[Sequence[Layer]],
-    comparisons: Sequence[Comparison],
-    settings: dict[str, Any],
-) -> "xr.Dataset":
+def build_comparison(compared: Compared) -> "xr.Dataset":
     """Return the Dataset of the spectra and the comparisons."""
-    dataset = build(checkpoints, measured, settings)
+    dataset = build(compared.checkpoints, compared.measured, compared.settings)
+    comparisons = compared.comparisons
     pairs = [{pair.name: pair for pair in comparison.pairs} for comparison in comparisons]
     tensors = list(dict.fromkeys(name for table in pairs for name in table))
     labels = {"tensor": tensors, "layer": list(dataset.layer.values)}
     absent = Pair(name="", relation="absent")
     columns: dict[str, Any] = {
-        "comparison": unique_names(checkpoints)[1:],
+        "comparison": compared.names[1:],
+        "group": [compared.names[i] for i in compared.group],
         "tensor": tensors,
         "side": ["output", "input"],
     }
@@ -162,7 +234,7 @@ def build_comparison(
             names = labels[dims[1]]
             columns[name] = [[pair_value(t.get(n, absent), name) for n in names] for t in pairs]
     return dataset.assign(labelled(COMPARISON, columns)).set_coords(
-        ["comparison", "tensor", "side"]
+        ["comparison", "tensor", "side", "group"]
     )
 
 

@@ -4,7 +4,6 @@ Signed quantities are those of the second minus those of the first.
 """
 
 import math
-from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +11,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from specdiag.htsr import esd
-from specdiag.htsr.statistics import LEVEL, student_quantile
+from specdiag.htsr.statistics import LEVEL
 from specdiag.htsr.tail.posterior import Posterior, alpha_quantiles
 from specdiag.htsr.tail.power_law import Array
 
 N_LEADING = 10  # leading singular directions whose subspaces are compared
-# Share of the variance of a layer's alpha over seeds that all layers of a network have in common.
-# It is above the largest one measured in small networks of several kinds, 0.40 (docs/compare.md).
-SHARED_VARIANCE = 0.5
 
 _N_QUANTILES = 256
 
@@ -164,64 +160,6 @@ def _leading_vectors(W: Array, k: int) -> tuple[Array, Array]:
 def unfolded(W: NDArray[Any]) -> Array:
     """Return W in float64; a kernel (out, in, *k) as a matrix (out, in * prod(k))."""
     return W.reshape(len(W), -1).astype(np.float64)
-
-
-def mean_difference(
-    differences: Array, blocks: Sequence[Hashable], shared: float = 0.0
-) -> tuple[float, tuple[float, float]]:
-    """Return the mean over layers and its 95 % interval, with blocks as the sampling unit.
-
-    Layers of a block are not independent, so the variance is that of the sums of residuals by block
-    (Liang & Zeger 1986, Biometrika 73(1)), with Student's t of n_blocks - 1 degrees of freedom.
-
-    Layers of one network are not independent either: its seed moves all of them. Two networks
-    cannot show by how much, so `shared` is an assumed intraclass correlation r, and the variance is
-    multiplied by 1 + n_blocks r / (1 - r). That is the post hoc correction of Varnell, Murray &
-    Baker (2001), Evaluation Review 25(4), for one group per condition.
-
-    Parameters
-    ----------
-    differences : ndarray of shape (n_layers,)
-        Difference of alpha of each layer.
-    blocks : sequence of shape (n_layers,)
-        The block of each layer.
-    shared : float
-        0 for an interval about these two networks, `SHARED_VARIANCE` for one about other seeds.
-
-    Returns
-    -------
-    mean : float
-        NaN without layers.
-    interval : tuple of float
-        NaN for fewer than two blocks.
-    """
-    if not len(differences):
-        return math.nan, (math.nan, math.nan)
-    mean = float(differences.mean())
-    labels = {block: i for i, block in enumerate(dict.fromkeys(blocks))}
-    n = len(labels)
-    if n < 2:
-        return mean, (math.nan, math.nan)
-    sums = np.bincount([labels[b] for b in blocks], weights=differences - mean)
-    variance = n / (n - 1) * float(sums @ sums) / len(differences) ** 2
-    variance *= 1 + n * shared / (1 - shared)
-    reach = student_quantile(n - 1) * math.sqrt(variance)
-    return mean, (mean - reach, mean + reach)
-
-
-def sign_tests(block_means: Array) -> tuple[float, float]:
-    """Return the two-sided p-values of the sign test and of Wilcoxon's signed-rank test.
-
-    Both are over blocks whose mean is not zero: Wilcoxon (1945), Biometrics Bulletin 1(6). NaN if
-    there are none.
-    """
-    moved = block_means[block_means != 0]
-    if not len(moved):
-        return math.nan, math.nan
-    from scipy.stats import binomtest, wilcoxon
-
-    sign = binomtest(int(np.count_nonzero(moved > 0)), len(moved)).pvalue
-    return float(sign), float(wilcoxon(moved).pvalue)
 
 
 def added_eigenvalues(A: Array, B: Array, floor: float) -> tuple[Array, float]:

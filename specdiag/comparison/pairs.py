@@ -26,6 +26,7 @@ from specdiag.htsr import esd
 from specdiag.htsr.layers import Layer, in_parallel
 from specdiag.htsr.tail.posterior import NO_POSTERIOR, Posterior, alpha_posterior
 from specdiag.htsr.tail.power_law import Array
+from specdiag.htsr.verdict import MEANINGFUL
 
 SAME = ("identical", "equal")
 COMPARABLE = (*SAME, "rounded", "same spectrum", "different")
@@ -95,6 +96,11 @@ class Pair:
         return self.is_measured and self.first.status == self.second.status == "fit"
 
     @property
+    def is_meaningful(self) -> bool:
+        """Whether the alphas of both mean something, by their verdicts."""
+        return all(layer.verdict in MEANINGFUL for layer in (self.first, self.second))
+
+    @property
     def is_weight(self) -> bool:
         """Whether one of them was measured or failed, so that a summary must count the pair."""
         return any(layer.status in (*MEASURED, "failed") for layer in (self.first, self.second))
@@ -112,7 +118,7 @@ def pair_up(
     layers = [{layer.name: layer for layer in side} for side in (first_layers, second_layers)]
     pairs = []
     for name in dict.fromkeys([*tensors[0], *tensors[1]]):
-        pair = _relate(name, tensors[0].get(name), tensors[1].get(name))
+        pair = relate(name, tensors[0].get(name), tensors[1].get(name))
         measured = [side.get(name, NOT_WALKED) for side in layers]
         pairs.append(replace(pair, first=measured[0], second=measured[1]))
     # Comparing takes the memory of six matrices: the two, their difference, and Gram matrices.
@@ -126,7 +132,7 @@ def pair_up(
     return [completed.get(pair.name, pair) for pair in pairs]
 
 
-def _relate(name: str, a: Tensor | None, b: Tensor | None) -> Pair:
+def relate(name: str, a: Tensor | None, b: Tensor | None) -> Pair:
     """Return the pair with its relation and, if both have real numbers, its relative distance."""
     if a is None or b is None:
         return Pair(name=name, relation="only in second" if a is None else "only in first")
@@ -172,7 +178,7 @@ def _relate_chunk(x: NDArray[Any], y: NDArray[Any]) -> str:
 def _compare(pair: Pair, a: Tensor, b: Tensor, min_eigenvalues: int) -> Pair:
     """Return the pair of two measured matrices with all quantities of their spectra and values."""
     if pair.relation in SAME:
-        return replace(_unchanged(pair), spectral_distance=0.0, overlap=(1.0, 1.0))
+        return replace(unchanged(pair), spectral_distance=0.0, overlap=(1.0, 1.0))
     try:
         A, B = matrices.unfolded(a.read()), matrices.unfolded(b.read())
         return _compare_values(_compare_spectra(pair, a, b, (A, B)), a, b, (A, B), min_eigenvalues)
@@ -193,9 +199,9 @@ def _compare_spectra(pair: Pair, a: Tensor, b: Tensor, values: tuple[Array, Arra
         for s, t, W in zip(spectra, (a, b), values, strict=True)
     ]
     if pair.relation == "rounded":
-        pair = _unchanged(pair)
+        pair = unchanged(pair)
     elif matrices.same_spectrum(*spectra, *shifts) and not matrices.is_small_change(*values, eps):
-        pair = replace(_unchanged(pair), relation="same spectrum")
+        pair = replace(unchanged(pair), relation="same spectrum")
     else:
         pair = replace(
             pair,
@@ -210,7 +216,7 @@ def _compare_spectra(pair: Pair, a: Tensor, b: Tensor, values: tuple[Array, Arra
     )
 
 
-def _unchanged(pair: Pair) -> Pair:
+def unchanged(pair: Pair) -> Pair:
     """Return the pair with differences of zero: any other value would be only rounding."""
     return replace(pair, alpha=matrices.NO_CHANGE, rope_difference=0.0) if pair.is_fit else pair
 

@@ -22,6 +22,8 @@ MAX_RATIO_P = 0.05  # another tail fits better when the p-value of its ratio is 
 MAX_SHORT_TAIL = 0.5  # probability of fewer than 30 eigenvalues in the tail
 
 VERDICTS = ("power law", "compatible", "too few", "rejected", "no evidence", "degenerate")
+# Verdicts of layers whose alpha means something: means over layers are over these.
+MEANINGFUL = ("power law", "compatible", "too few")
 
 
 def with_verdicts(layers: Iterable[Layer]) -> list[Layer]:

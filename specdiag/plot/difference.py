@@ -36,27 +36,30 @@ def plot(dataset: "xr.Dataset", comparison: str | None = None) -> "Figure":
     """Return alpha of both checkpoints of a comparison by layer, and the difference below.
 
     Points are posterior means, bars 95 % intervals; crosses at the bottom mark layers without
-    alpha. The band is the interval of the mean difference that allows for seeds.
+    alpha. A group of seeds has a point for each of them. The band is the interval of the mean
+    difference that holds for other seeds.
 
     Parameters
     ----------
     dataset : xarray.Dataset
         Of `specdiag.compare`.
     comparison : str, optional
-        Name of the second checkpoint; by default that of the first comparison.
+        Name of the second checkpoint or group; by default that of the first comparison.
     """
     from matplotlib.figure import Figure
 
     second = str(dataset.comparison.values[0]) if comparison is None else comparison
-    names = str(dataset.checkpoint.values[0]), second
-    both = dataset.drop_dims("sample").sel(checkpoint=list(names), comparison=second)
+    names = str(dataset.group.values[0]), second
+    both = dataset.drop_dims("sample").sel(comparison=second)
+    both = both.isel(checkpoint=np.isin(both.group.values, names))
     shown = np.flatnonzero(np.isin(both.status.values, ("fit", "degenerate")).any(axis=0))
     both = both.isel(layer=shown)
 
     figure = Figure(figsize=(7, 6), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True)
     for i, (name, color) in enumerate(zip(names, _COLORS, strict=True)):
-        _draw_alpha(top, both.isel(checkpoint=i), 0.3 * i - 0.15, color, short_title(name, 30))
+        seeds = both.isel(checkpoint=both.group.values == name)
+        _draw_alpha(top, seeds, 0.3 * i - 0.15, color, short_title(name, 30))
     _draw_difference(bottom, both)
     top.set(ylabel="α (posterior mean)")
     bottom.set(
@@ -67,17 +70,21 @@ def plot(dataset: "xr.Dataset", comparison: str | None = None) -> "Figure":
     return figure
 
 
-def _draw_alpha(ax: "Axes", one: "xr.Dataset", shift: float, color: str, name: str) -> None:
-    x = np.arange(one.sizes["layer"]) + shift
-    fit = one.status.values == "fit"
-    ax.vlines(x[fit], *one.alpha_ci.values[fit].T, color=color, alpha=0.5)
+def _draw_alpha(ax: "Axes", seeds: "xr.Dataset", shift: float, color: str, name: str) -> None:
+    index, x = np.indices(seeds.status.shape)
+    fit = seeds.status.values == "fit"
+    ax.vlines(x[fit] + shift, *seeds.alpha_ci.values[fit].T, color=color, alpha=0.5 / len(index))
     ax.scatter(
-        x[fit], one.alpha_mean.values[fit], s=10, color=color, label=f"{name}: {fit.sum()} fit"
+        x[fit] + shift,
+        seeds.alpha_mean.values[fit],
+        s=10,
+        color=color,
+        label=f"{name}: {fit.sum()} fit",
     )
-    dead = one.status.values == "degenerate"
+    dead = seeds.status.values == "degenerate"
     if dead.any():
         ax.scatter(
-            x[dead],
+            x[dead] + shift,
             np.full(dead.sum(), 0.02),
             marker="x",
             s=16,
@@ -92,7 +99,7 @@ def _draw_difference(ax: "Axes", both: "xr.Dataset") -> None:
     known = np.isfinite(both.alpha_difference.values)
     low, high = both.mean_alpha_difference_seed_ci.values
     if np.isfinite(low):
-        label = f"mean over {int(both.n_compared)} layers, and what seeds may add to it"
+        label = f"mean over {int(both.n_compared)} layers, interval {both.seed_basis.item()}"
         ax.axhspan(low, high, color="#009e73", alpha=0.15, linewidth=0, label=label)
         ax.axhline(float(both.mean_alpha_difference), color="#009e73", linewidth=1)
     ax.axhline(0, color="black", linewidth=0.5)
@@ -114,8 +121,8 @@ def caption(dataset: "xr.Dataset", comparison: str | None = None) -> str:
     second = str(dataset.comparison.values[0]) if comparison is None else comparison
     one = dataset.sel(comparison=second)
     return (
-        f"Posterior means of α of {short(str(dataset.checkpoint.values[0]))} (1) and "
-        f"{short(second)} (2) by layer, and their difference, with 95 % intervals; "
-        f"{int(one.n_compared)} layers in {int(one.n_blocks)} blocks are fit in both. "
+        f"Posterior means of α of {short(str(dataset.group.values[0]))} (1) and "
+        f"{short(second)} (2) by layer, and their difference, with 95 % intervals; in "
+        f"{int(one.n_compared)} of {int(one.n_comparable)} layers α means something in both. "
         f"{one.conclusion.values}"
     )

@@ -3,9 +3,9 @@
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from specdiag.comparison.dataset import Comparison, pair_value
+from specdiag.comparison.dataset import Compared, Comparison, pair_value
 from specdiag.comparison.pairs import MEASURED, SAME, Pair
 from specdiag.dataset.schema import COMPARISON
 from specdiag.dataset.spectra import unique_names
@@ -13,9 +13,6 @@ from specdiag.htsr.layers import Layer
 from specdiag.show.layers import layer_row
 from specdiag.show.table import render
 from specdiag.wording import accounting, counted, number, printable, some, without_nan
-
-if TYPE_CHECKING:
-    from specdiag.checkpoint.reader import Checkpoint
 
 # As in `specdiag.show.layers`.
 _DROPPED = (
@@ -27,13 +24,19 @@ _DROPPED = (
 _OF_LAYERS = [name for name, spec in COMPARISON.items() if spec.dims[:2] == ("comparison", "layer")]
 
 
-def as_json(checkpoints: Sequence["Checkpoint"], comparisons: Sequence[Comparison]) -> str:
+def as_json(compared: Compared) -> str:
     """Return all values but the eigenvalues as one JSON object; NaN and infinity become null."""
-    names = unique_names(checkpoints)
+    networks = unique_names(compared.checkpoints)
+    seeds = [
+        [name for name, group in zip(networks, compared.group, strict=True) if group == i]
+        for i in range(len(compared.names))
+    ]
     rows = [
         {
-            "first": names[0],
-            "second": name,
+            "first": compared.names[0],
+            "second": compared.names[i],
+            "first_seeds": seeds[0],
+            "second_seeds": seeds[i],
             "conclusion": comparison.summary["conclusion"],
             "whole": {k: v for k, v in comparison.summary.items() if k != "conclusion"},
             "tensors": [
@@ -47,7 +50,7 @@ def as_json(checkpoints: Sequence["Checkpoint"], comparisons: Sequence[Compariso
             ],
             "layers": [_row(pair) for pair in comparison.pairs if pair.is_measured],
         }
-        for name, comparison in zip(names[1:], comparisons, strict=True)
+        for i, comparison in enumerate(compared.comparisons, start=1)
     ]
     return json.dumps({"comparisons": without_nan(rows)}, indent=2, allow_nan=False)
 
@@ -72,13 +75,19 @@ def _reason(pair: Pair) -> str:
 
 
 def as_table(pairs: Sequence[Pair], width: int | None = None) -> list[str]:
-    """Return the lines of the table of the matrices measured in both; [] if there are none."""
+    """Return the lines of the table of the matrices measured in both; [] if there are none.
+
+    Columns without any value are left out: most of those of groups of seeds.
+    """
     measured = [pair for pair in pairs if pair.is_measured]
     if not measured:
         return []
     styles = [{"dim": True} if pair.relation in SAME else {} for pair in measured]
     names = [pair.name for pair in measured]
-    return render(names, [_cells(pair) for pair in measured], styles, _DROPPED, width)
+    cells = [_cells(pair) for pair in measured]
+    filled = [name for name in cells[0] if any(row[name].strip("- ") for row in cells)]
+    cells = [{name: row[name] for name in filled} for row in cells]
+    return render(names, cells, styles, _DROPPED, width)
 
 
 def _cells(pair: Pair) -> dict[str, str]:
@@ -145,16 +154,21 @@ def _alpha_lines(whole: dict[str, Any]) -> list[str]:
         low, high = whole[name]
         return f"{low:+z.2f} to {high:+z.2f}" if math.isfinite(low) else "none"
 
-    alpha = (
-        f"alpha, second minus first, over {counted(whole['n_compared'], 'layer')} in "
-        f"{counted(whole['n_blocks'], 'block')}: mean {whole['mean_alpha_difference']:+.3f}"
+    layers = (
+        f"alpha, second minus first, over {whole['n_compared']} of "
+        f"{counted(whole['n_comparable'], 'layer')} in {counted(whole['n_blocks'], 'block')}: mean "
+        f"{whole['mean_alpha_difference']:+.3f}, 95 % interval over blocks "
+        f"{interval('mean_alpha_difference_ci')}"
     )
-    rope = f"mean difference of P(1.9 to 2.1) {whole['mean_rope_difference']:+z.3f}"
-    if whole["n_blocks"] < 2:
-        return [alpha, rope]
-    alpha += (
-        f", 95 % interval over blocks {interval('mean_alpha_difference_ci')}, allowing for other "
-        f"seeds {interval('mean_alpha_difference_seed_ci')}"
+    seeds = (
+        f"95 % interval for other seeds {interval('mean_alpha_difference_seed_ci')}, "
+        f"{whole['seed_basis']}"
     )
-    tests = f"sign test p {whole['sign_p']:.3f}, Wilcoxon p {whole['wilcoxon_p']:.3f}"
-    return [alpha, f"{tests}; {rope}"]
+    tests = (
+        f"sign test p {whole['sign_p']:.3f}, Wilcoxon p {whole['wilcoxon_p']:.3f}; mean difference "
+        f"of P(1.9 to 2.1) {whole['mean_rope_difference']:+z.3f}"
+    )
+    low, high = whole["intraclass_correlation_ci"]
+    if math.isfinite(low):
+        seeds += f" ({low:.2f} to {high:.2f})"
+    return [layers, seeds, tests]

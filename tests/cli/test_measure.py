@@ -20,6 +20,7 @@ from specdiag.htsr.layers import MIN_EIGENVALUES
 from specdiag.htsr.verdict import VERDICTS
 from specdiag.htsr.weightwatcher import METHODS
 from support.commands import run_forked
+from support.weights import heavy
 
 
 @pytest.fixture
@@ -387,6 +388,8 @@ def test_files_without_a_common_name_are_an_error_of_one_line(file, tmp_path):
     ("options", "message"),
     [
         ((), "compare needs at least two files; the first is compared with the others"),
+        (("--against",), "--against needs at least one file"),
+        (("--against", "--json"), "--against needs at least one file"),
         (("FILE", "-o", "nowhere/a.nc"), "-o nowhere/a.nc: there is no folder nowhere"),
         (("FILE", "--plot", "nowhere/a.png"), "--plot nowhere/a.png: there is no folder nowhere"),
         (("FILE", "--plot", "a.docx"), "--plot a.docx: name a .png, .pdf or .svg file"),
@@ -398,3 +401,66 @@ def test_wrong_usage_of_compare_is_an_error_before_any_file_is_read(file, option
     status, out, err = run("compare", file, *(file if o == "FILE" else o for o in options))
     assert (status, out) == (2, "")
     assert err.splitlines()[-1] == f"Error: {message.replace('FILE', str(file))}"
+
+
+@pytest.fixture
+def seeds(rng, tmp_path):
+    """Two seeds of one recipe, and three of another."""
+    paths = [tmp_path / f"{name}.safetensors" for name in ("a1", "a2", "b1", "b2", "b3")]
+    for path in paths:
+        alpha = 1.6 if path.stem[0] == "a" else 2.4
+        weights = {f"fc{i}.weight": heavy(rng, (80, 64), alpha) for i in range(3)}
+        save_file({name: W.astype(np.float32) for name, W in weights.items()}, path)
+    return paths[:2], paths[2:]
+
+
+def test_compare_takes_groups_of_seeds_and_shows_their_means(seeds, tmp_path):
+    first, second = seeds
+    output, plot = tmp_path / "groups.nc", tmp_path / "groups.png"
+    status, out, err = run("compare", *first, "--against", *second, "-o", output, "--plot", plot)
+    assert (status, err) == (0, f"wrote {output}\ndrew 1 figure in {plot}\n")
+    dataset = specdiag.open_spectra(output)
+    lines = out.splitlines()
+    assert lines[0] == "1: a1 (2 seeds)   2: b1 (3 seeds)"
+    alpha = dataset.alpha_mean.sel(layer="fc1.weight").values
+    cell = dataset.sel(layer="fc1.weight").squeeze()
+    low, high = cell.alpha_difference_ci.values
+    row = next(line.split() for line in lines if line.startswith("fc1.weight"))
+    assert row[1:] == [
+        *("80x64", f"{alpha[:2].mean():.2f}", f"{alpha[2:].mean():.2f}"),
+        *(f"{cell.alpha_difference.item():+.2f}", f"{low:+.2f}", "to", f"{high:+.2f}"),
+        *(f"{cell.rope_difference.item():+z.2f}", "different"),
+    ]
+    low, high = dataset.intraclass_correlation_ci.values[0]
+    (line,) = (line for line in lines if line.startswith("95 % interval for other seeds "))
+    assert line.endswith(
+        f"over 2 and 3 seeds, whose measured intraclass correlation is "
+        f"{dataset.intraclass_correlation.item():.2f} ({low:.2f} to {high:.2f})"
+    )
+    assert lines[-2] == dataset.conclusion.item()
+
+
+def test_the_json_of_groups_names_their_seeds(seeds):
+    first, second = seeds
+    status, out, _ = run("compare", *first, "--json", "--against", *second)
+    assert status == 0
+    (comparison,) = json.loads(out)["comparisons"]
+    assert comparison["first_seeds"] == ["a1", "a2"]
+    assert comparison["second_seeds"] == ["b1", "b2", "b3"]
+    whole = comparison["whole"]
+    assert (whole["n_first_seeds"], whole["n_second_seeds"]) == (2, 3)
+    low, high = whole["intraclass_correlation_ci"]
+    assert low < whole["intraclass_correlation"] < high
+    assert whole["intraclass_correlation_limit"] is None
+
+
+def test_one_file_against_one_other_is_the_plain_comparison(seeds):
+    (a, *_), (b, *_) = seeds
+    assert run("compare", a, "--against", b) == run("compare", a, b)
+
+
+def test_files_of_a_group_with_other_layers_are_an_error_of_one_line(seeds, file):
+    status, out, err = run("compare", seeds[0][0], file, "--against", *seeds[1])
+    assert (status, out) == (1, "")
+    assert err.startswith("specdiag: a1 and net are no seeds of one recipe: they differ in ")
+    assert err.count("\n") == 1

@@ -12,14 +12,16 @@ from specdiag.comparison.conclusion import block
 from specdiag.dataset.schema import COMPARISON
 from specdiag.htsr import esd
 from specdiag.htsr.tail.posterior import alpha_posterior
+from specdiag.htsr.verdict import MEANINGFUL
+from support.weights import heavy
 
 
-def network(rng, blocks=4, side=64, freedom=3.0):
+def network(rng, blocks=4, side=64, alpha=2.0):
     """Return blocks of two heavy-tailed layers, an embedding table and a readout."""
     weights = {"unit_emb.weight": rng.standard_normal((100, side))}
     for i in range(blocks):
         for name, shape in (("fc1", (2 * side, side)), ("fc2", (side, 2 * side))):
-            weights[f"blocks.{i}.{name}.weight"] = rng.standard_t(freedom, shape)
+            weights[f"blocks.{i}.{name}.weight"] = heavy(rng, shape, alpha)
             weights[f"blocks.{i}.{name}.bias"] = rng.standard_normal(shape[0])
     return weights | {"readout.weight": rng.standard_normal((2, side))}
 
@@ -56,7 +58,7 @@ def test_a_network_compared_with_itself_is_identical_with_exact_zeros(first):
         assert (measured[name] == 0).all()
     assert (measured.subspace_overlap == 1).all()
     assert (dataset.relative_distance == 0).all()
-    assert dataset.n_compared == 0
+    assert dataset.n_comparable == dataset.n_compared == 0
 
 
 def test_the_conclusion_on_a_frozen_core_names_what_differs(first, rng):
@@ -152,17 +154,61 @@ def test_a_low_rank_update_has_its_rank(first, rng):
     assert np.isnan(cell.added_alpha)
 
 
-def test_an_untrained_network_differs_from_one_with_heavy_tails(rng):
-    trained = stored(network(rng, blocks=6, freedom=1.5))
-    random = {n: rng.standard_normal(W.shape).astype(np.float32) for n, W in trained.items()}
-    dataset = specdiag.compare(trained, random)
+def random_of(weights, rng):
+    """Return a network of the same shapes with Gaussian weights."""
+    return {n: rng.standard_normal(W.shape).astype(np.float32) for n, W in weights.items()}
+
+
+def test_a_network_of_larger_alpha_differs_and_the_conclusion_names_what_is_assumed(rng):
+    first, second = (stored(network(rng, blocks=6, alpha=alpha)) for alpha in (1.6, 2.4))
+    dataset = specdiag.compare(first, second)
+    n = dataset.n_compared.item()
     mean = dataset.mean_alpha_difference.item()
     low, high = dataset.mean_alpha_difference_seed_ci.values[0]
+    limit = dataset.intraclass_correlation_limit.item()
     assert dataset.conclusion == (
-        f"mean alpha of model#2 is {mean:.2f} higher than of model#1 over 12 layers (95 % interval "
-        f"{low:.2f} to {high:.2f}, allowing for the difference between two seeds)"
+        f"mean alpha of model#2 is {mean:.2f} higher than of model#1 over {n} of 12 layers (95 % "
+        f"interval {low:.2f} to {high:.2f}, assuming an intraclass correlation of 0.5; the claim "
+        f"would not hold above {limit:.2f})"
     )
-    assert dataset.n_blocks == 6
+    assert low > 0
+    assert 0.5 < limit < 1
+    assert n >= 10
+
+
+def test_two_untrained_networks_have_no_means_to_compare(rng):
+    first, second = (random_of(network(rng, blocks=6), rng) for _ in range(2))
+    dataset = specdiag.compare(first, second)
+    assert dataset.conclusion == (
+        "no alpha of model#1 or model#2 can be told from noise, so no means over 12 layers are "
+        "compared"
+    )
+    assert (dataset.n_comparable, dataset.n_compared) == (12, 0)
+    assert np.isnan(dataset.mean_alpha_difference)
+    assert np.isfinite(dataset.alpha_difference.sel(layer=block_matrices(first))).all()
+
+
+def test_a_trained_network_has_no_mean_to_compare_with_an_untrained_one(first, rng):
+    dataset = specdiag.compare(first, random_of(first, rng))
+    n = int((dataset.verdict[0].isin(MEANINGFUL)).sum())
+    assert n >= 6
+    assert dataset.conclusion == (
+        "mean alpha is not compared: of 8 layers, 0 have an alpha that means something in both "
+        f"({n} in model#1, 0 in model#2), fewer than 4"
+    )
+
+
+def test_means_take_only_layers_whose_alpha_means_something_in_both(rng):
+    first, second = (stored(network(rng, blocks=6)) for _ in range(2))
+    noise = "blocks.2.fc1.weight"
+    second[noise] = rng.standard_normal(second[noise].shape).astype(np.float32)
+    dataset = specdiag.compare(first, second)
+    chosen = dataset.verdict.isin(MEANINGFUL).all("checkpoint")
+    assert not chosen.sel(layer=noise)
+    assert dataset.n_compared == chosen.sum()
+    assert dataset.n_comparable == 12
+    expected = dataset.alpha_difference.where(chosen).mean()
+    assert dataset.mean_alpha_difference.item() == pytest.approx(expected.item())
 
 
 def test_two_draws_of_one_network_do_not_differ(rng):
@@ -170,9 +216,19 @@ def test_two_draws_of_one_network_do_not_differ(rng):
     assert re.match("no difference of mean alpha is shown: [+-]|undecided: ", text)
 
 
-def test_one_block_is_too_few_for_an_interval(rng):
-    a, b = (stored(network(rng, blocks=1)) for _ in range(2))
-    assert conclusion(a, b).endswith("over 2 layers of one block, too few for an interval")
+@pytest.mark.parametrize("blocks", [2, 1])
+def test_few_layers_or_blocks_give_no_interval(rng, blocks):
+    a, b = (stored(network(rng, blocks=blocks, alpha=1.6)) for _ in range(2))
+    dataset = specdiag.compare(a, b)
+    expected = (
+        "over 4 of 4 layers in 2 blocks, too few for an interval"
+        if blocks == 2
+        else "of 2 layers, 2 have an alpha that means something in both (2 in model#1, 2 in "
+        "model#2), fewer than 4"
+    )
+    assert dataset.conclusion.item().endswith(expected)
+    assert np.isnan(dataset.mean_alpha_difference_ci).all()
+    assert np.isnan(dataset.mean_alpha_difference_seed_ci).all()
 
 
 def test_the_conclusion_counts_matrices_that_were_not_compared(first, rng):
@@ -211,7 +267,7 @@ def test_a_finetuned_network_is_different_even_if_it_moved_little(first, rng):
     }
     dataset = specdiag.compare(first, moved)
     assert set(dataset.relation.values.ravel()) == {"different"}
-    assert dataset.n_compared == 8
+    assert dataset.n_comparable == 8
 
 
 def test_a_coarser_copy_is_compared_on_eigenvalues_that_both_resolve(first):
@@ -290,7 +346,7 @@ def test_modules_and_kernels_are_compared(rng):
     dataset = specdiag.compare(*nets)
     assert (dataset.status == "fit").all()
     assert np.isfinite(dataset.subspace_overlap).all()
-    assert dataset.n_compared == 2
+    assert dataset.n_comparable == 2
 
 
 def test_a_layer_that_is_too_small_for_a_posterior_is_left_out_of_the_means(first, rng):
@@ -304,7 +360,13 @@ def test_a_layer_that_is_too_small_for_a_posterior_is_left_out_of_the_means(firs
     )
     assert (dataset.status.sel(layer=list(small)) == "fit").all()
     assert dataset.alpha_difference.sel(layer=list(small)).isnull().all()
-    for name in ("n_compared", "n_blocks", "mean_alpha_difference", "mean_rope_difference"):
+    for name in (
+        "n_comparable",
+        "n_compared",
+        "n_blocks",
+        "mean_alpha_difference",
+        "mean_rope_difference",
+    ):
         assert dataset[name] == whole[name]
     assert dataset.conclusion.item() == (
         whole.conclusion.item() + "; not compared: 2 matrices (2 too small for a posterior)"

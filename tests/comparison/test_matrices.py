@@ -120,44 +120,6 @@ def test_the_change_by_training_is_separated_from_rounding(rng):
     np.testing.assert_allclose(spectrum[:3], esd.eigenvalues(added)[:3], rtol=1e-3)
 
 
-def test_the_interval_over_independent_layers_is_that_of_a_t_test(rng):
-    d = rng.standard_normal(9)
-    mean, interval = matrices.mean_difference(d, range(9))
-    expected = stats.t.interval(0.95, 8, d.mean(), stats.sem(d))
-    assert mean == pytest.approx(d.mean())
-    assert interval == pytest.approx(expected)
-
-
-def test_layers_that_repeat_within_blocks_are_no_more_evidence(rng):
-    d = rng.standard_normal(6)
-    once = matrices.mean_difference(d, range(6))[1]
-    thrice = matrices.mean_difference(np.repeat(d, 3), np.repeat(np.arange(6), 3).tolist())[1]
-    assert thrice == pytest.approx(once)
-
-
-def test_allowing_for_seeds_widens_by_the_intraclass_correlation(rng):
-    d = rng.standard_normal(12)
-    mean, (low, high) = matrices.mean_difference(d, range(12))
-    _, (wide_low, wide_high) = matrices.mean_difference(d, range(12), 0.5)
-    assert (wide_high - wide_low) / (high - low) == pytest.approx(math.sqrt(1 + 12))
-    assert (wide_low + wide_high) / 2 == pytest.approx(mean)
-
-
-def test_one_block_has_a_mean_but_no_interval():
-    mean, interval = matrices.mean_difference(np.array([0.1, 0.3]), ["a", "a"])
-    assert mean == pytest.approx(0.2)
-    assert np.isnan(interval).all()
-    assert np.isnan(matrices.mean_difference(np.empty(0), [])[0])
-
-
-def test_sign_tests_are_those_of_scipy_without_zeros():
-    d = np.array([0.4, 0.1, -0.2, 0.7, 0.9, 0.3])
-    expected = stats.binomtest(5, 6).pvalue, stats.wilcoxon(d).pvalue
-    assert matrices.sign_tests(d) == pytest.approx(expected)
-    assert matrices.sign_tests(np.append(d, 0.0)) == pytest.approx(expected)
-    assert np.isnan(matrices.sign_tests(np.zeros(3))).all()
-
-
 def same(A, B, dtypes=(np.float32, np.float32)):
     """Return whether two matrices, stored in the given dtypes, have the same spectrum."""
     stored = [W.astype(dtype) for W, dtype in zip((A, B), dtypes, strict=True)]

@@ -4,6 +4,7 @@ import pytest
 import specdiag
 from specdiag.plot import alpha_by_layer, difference, esd
 from specdiag.plot.drawings import draw_all
+from support.weights import heavy
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_several_checkpoints_get_a_folder_each(rng, tmp_path):
 
 def test_the_difference_shows_both_alphas_their_difference_and_its_mean(rng):
     first, second = (
-        {f"blocks.{i}.weight": rng.standard_t(3, (120, 80)) for i in range(4)}
+        {f"blocks.{i}.weight": heavy(rng, (120, 80)) for i in range(4)}
         | {"dead.weight": np.zeros((60, 60)), "small.weight": np.eye(3)}
         for _ in range(2)
     )
@@ -97,6 +98,8 @@ def test_the_difference_shows_both_alphas_their_difference_and_its_mean(rng):
         points["difference"][:, 1], dataset.alpha_difference.values[0, :4]
     )
     (band,) = bottom.patches
-    assert band.get_label() == "mean over 4 layers, and what seeds may add to it"
+    assert band.get_label() == (
+        "mean over 4 layers, interval assuming an intraclass correlation of 0.5"
+    )
     low, high = dataset.mean_alpha_difference_seed_ci.values[0]
     assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((low, high))

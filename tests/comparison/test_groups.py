@@ -1,0 +1,163 @@
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import specdiag
+from specdiag.comparison import means
+from specdiag.dataset.schema import COMPARISON
+from specdiag.htsr.verdict import MEANINGFUL
+from support.weights import heavy
+
+
+def seeds_of(rng, n_seeds, alpha, blocks=3, spread=0.0):
+    """Return networks of one recipe; `spread` moves all layers of a seed together."""
+    seeds = []
+    for _ in range(n_seeds):
+        of_seed = alpha + spread * rng.standard_normal()
+        seeds.append(
+            {f"{i}.weight": heavy(rng, (80, 64), of_seed).astype(np.float32) for i in range(blocks)}
+            | {"readout.weight": rng.standard_normal((2, 64)).astype(np.float32)}
+        )
+    return seeds
+
+
+@pytest.fixture(scope="module")
+def groups():
+    rng = np.random.default_rng(3)
+    return seeds_of(rng, 3, 1.6), seeds_of(rng, 4, 2.2)
+
+
+@pytest.fixture(scope="module")
+def dataset(groups):
+    return specdiag.compare(*groups)
+
+
+NAMES = "model#1 (3 seeds)", "model#4 (4 seeds)"
+
+
+def test_groups_of_seeds_are_compared_by_their_means_with_an_interval_over_seeds(dataset):
+    assert dataset.comparison.values.tolist() == [NAMES[1]]
+    assert dataset.group.values.tolist() == [NAMES[0]] * 3 + [NAMES[1]] * 4
+    assert (dataset.n_first_seeds, dataset.n_second_seeds) == (3, 4)
+    assert (dataset.n_compared, dataset.n_comparable) == (3, 3)
+    alpha = dataset.alpha_mean.sel(layer=[f"{i}.weight" for i in range(3)]).values
+    a, b = alpha[:3].mean(axis=1), alpha[3:].mean(axis=1)
+    difference, interval = means.seeds_difference(a, b)
+    assert dataset.mean_alpha_difference.item() == pytest.approx(difference)
+    assert tuple(dataset.mean_alpha_difference_seed_ci.values[0]) == pytest.approx(interval)
+    # By the same rule as scipy's, up to the scale of log(alpha - 1).
+    expected = stats.ttest_ind(b, a, equal_var=False).confidence_interval()
+    assert interval == pytest.approx(tuple(expected), rel=0.25)
+
+
+def test_the_difference_of_each_layer_is_that_of_its_means_over_seeds(dataset):
+    for i in range(3):
+        layer = dataset.sel(layer=f"{i}.weight")
+        a, b = layer.alpha_mean.values[:3], layer.alpha_mean.values[3:]
+        difference, interval = means.seeds_difference(a, b)
+        assert layer.alpha_difference.item() == pytest.approx(difference)
+        assert tuple(layer.alpha_difference_ci.values[0]) == pytest.approx(interval)
+        assert np.isnan(layer.spectral_distance).all()
+
+
+def test_the_conclusion_of_groups_names_the_measured_correlation(dataset):
+    low, high = dataset.mean_alpha_difference_seed_ci.values[0]
+    mean, r = dataset.mean_alpha_difference.item(), dataset.intraclass_correlation.item()
+    assert dataset.conclusion.item() == (
+        f"mean alpha of {NAMES[1]} is {mean:.2f} higher than of {NAMES[0]} over 3 of 3 layers (95 "
+        f"% interval {low:.2f} to {high:.2f}, over 3 and 4 seeds, whose measured intraclass "
+        f"correlation is {r:.2f})"
+    )
+    assert np.isnan(dataset.intraclass_correlation_limit).all()
+    ends = dataset.intraclass_correlation_ci.values[0]
+    assert ends[0] < r < ends[1]
+
+
+def test_a_seed_that_moves_all_layers_raises_the_measured_correlation():
+    rng = np.random.default_rng(8)
+    far, near = (
+        specdiag.compare(seeds_of(rng, 6, 2.0, 4, spread), seeds_of(rng, 6, 2.0, 4, spread))
+        for spread in (0.3, 0.0)
+    )
+    assert near.intraclass_correlation < 0.35 < far.intraclass_correlation
+    assert far.conclusion.item().startswith("no difference of mean alpha is shown: ")
+
+
+def test_a_layer_counts_if_its_alpha_means_something_in_most_seeds_of_both(groups, rng):
+    first, second = ([dict(network) for network in group] for group in groups)
+    noise = [rng.standard_normal((80, 64)).astype(np.float32) for _ in range(3)]
+    first[0]["0.weight"] = noise[0]  # in one seed of three
+    for i in (1, 2):
+        second[i]["1.weight"] = noise[i]  # in two of four
+    dataset = specdiag.compare(first, second)
+    assert dataset.n_compared == 2
+    chosen = dataset.alpha_difference.sel(layer=["0.weight", "2.weight"]).mean()
+    assert dataset.mean_alpha_difference.item() == pytest.approx(chosen.item())
+
+
+def test_untrained_groups_have_no_means_to_compare(rng):
+    first, second = (
+        [{f"{i}.weight": rng.standard_normal((80, 64)) for i in range(3)} for _ in range(3)]
+        for _ in range(2)
+    )
+    dataset = specdiag.compare(first, second)
+    assert dataset.conclusion.item() == (
+        "no alpha of model#1 (3 seeds) or model#4 (3 seeds) can be told from noise, so no means "
+        "over 3 layers are compared"
+    )
+    assert not dataset.verdict.isin(MEANINGFUL).all()
+
+
+def test_a_single_network_can_be_compared_with_a_group(groups):
+    dataset = specdiag.compare(groups[0][0], groups[1])
+    assert dataset.comparison.values.tolist() == ["model#2 (4 seeds)"]
+    assert dataset.group.values[0] == "model#1 (1 seed)"
+    assert np.isfinite(dataset.mean_alpha_difference_seed_ci).all()
+    assert re.search(r"over 1 and 4 seeds", dataset.conclusion.item())
+
+
+def test_groups_of_one_are_plain_networks(groups):
+    (first, *_), (second, *_) = groups
+    plain = specdiag.compare(first, second)
+    assert specdiag.compare([first], [second]).equals(plain)
+    assert plain.group.values.tolist() == ["model#1", "model#2"]
+
+
+def test_a_core_that_is_the_same_in_all_networks_cannot_differ(groups, rng):
+    core = groups[0][0]
+    tuned = [core | {"readout.weight": rng.standard_normal((2, 64))} for _ in range(4)]
+    dataset = specdiag.compare(tuned[:2], tuned[2:])
+    assert dataset.conclusion.item() == (
+        "same spectrum by construction: all 3 measured matrices are bit-identical, so no alpha can "
+        "differ; what differs: readout"
+    )
+    assert (dataset.alpha_difference.sel(layer="0.weight") == 0).all()
+
+
+def test_seeds_that_share_a_frozen_core_give_no_interval(groups):
+    dataset = specdiag.compare([groups[0][0]] * 2, [groups[1][0]] * 2)
+    assert dataset.conclusion.item().endswith(
+        "over 3 of 3 layers that are the same in all seeds of each"
+    )
+    assert np.isnan(dataset.mean_alpha_difference_seed_ci).all()
+
+
+def test_networks_of_other_layers_are_refused_as_one_group(groups, rng):
+    other = groups[0][1] | {"0.weight": rng.standard_normal((90, 64)), "3.weight": np.eye(64)}
+    with pytest.raises(ValueError, match="seeds of one recipe") as error:
+        specdiag.compare([groups[0][0], other], groups[1])
+    assert str(error.value) == (
+        "model#1 and model#2 are no seeds of one recipe: they differ in the name or shape of "
+        "0.weight, 3.weight; give networks of one recipe as a group"
+    )
+    with pytest.raises(ValueError, match="at least one checkpoint in each group"):
+        specdiag.compare([], groups[1])
+
+
+def test_the_dataset_of_groups_matches_its_schema_and_survives_a_file(dataset, tmp_path):
+    for name, spec in COMPARISON.items():
+        assert dataset[name].dims == spec.dims
+    specdiag.save_spectra(dataset, tmp_path / "groups.nc")
+    assert specdiag.open_spectra(tmp_path / "groups.nc").equals(dataset)
