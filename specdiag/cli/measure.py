@@ -14,6 +14,7 @@ import click
 from specdiag.cli.options import (
     ERRORS,
     CheckpointType,
+    GroupsCommand,
     address_option,
     check_engine,
     check_installed,
@@ -134,24 +135,7 @@ def alpha(
         raise click.exceptions.Exit(1)
 
 
-class _Against(click.Command):
-    """A command whose option `--against` takes all words up to the next option."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Write the option anew before each of its words."""
-        written, is_against = [], False
-        for arg in args:
-            if arg.startswith("-"):
-                is_against = arg == "--against"
-                written += [arg] * (not is_against)
-            else:
-                written += ["--against", arg] if is_against else [arg]
-        if "--against" in args and "--against" not in written:
-            raise click.UsageError("--against needs at least one file")
-        return super().parse_args(ctx, written)
-
-
-@click.command(cls=_Against)
+@click.command(cls=GroupsCommand)
 @_files
 @click.option(
     "--against",

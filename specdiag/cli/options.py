@@ -136,6 +136,23 @@ class CheckpointType(click.ParamType[Path]):
         return files[0]
 
 
+class GroupsCommand(click.Command):
+    """A command whose option `--against` takes all words up to the next option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Write the option anew before each of its words."""
+        written, is_against = [], False
+        for arg in args:
+            if arg.startswith("-"):
+                is_against = arg == "--against"
+                written += [arg] * (not is_against)
+            else:
+                written += ["--against", arg] if is_against else [arg]
+        if "--against" in args and "--against" not in written:
+            raise click.UsageError("--against needs at least one file")
+        return super().parse_args(ctx, written)
+
+
 def _files_of(name: str, lock_path: Path | None) -> tuple[list[Path], list[str]]:
     """Return the files of the entries with this name, and why the others have no file."""
     from specdiag.obtain.state import state

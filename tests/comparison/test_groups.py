@@ -8,7 +8,7 @@ import specdiag
 from specdiag.comparison import means
 from specdiag.dataset.schema import COMPARISON
 from specdiag.htsr.verdict import MEANINGFUL
-from support.weights import heavy
+from support.weights import heavy, light
 
 
 def seeds_of(rng, n_seeds, alpha, blocks=3, spread=0.0):
@@ -87,7 +87,7 @@ def test_a_seed_that_moves_all_layers_raises_the_measured_correlation():
 
 def test_a_layer_counts_if_its_alpha_means_something_in_most_seeds_of_both(groups, rng):
     first, second = ([dict(network) for network in group] for group in groups)
-    noise = [rng.standard_normal((80, 64)).astype(np.float32) for _ in range(3)]
+    noise = [light(rng, (80, 64)).astype(np.float32) for _ in range(3)]
     first[0]["0.weight"] = noise[0]  # in one seed of three
     for i in (1, 2):
         second[i]["1.weight"] = noise[i]  # in two of four
@@ -99,7 +99,7 @@ def test_a_layer_counts_if_its_alpha_means_something_in_most_seeds_of_both(group
 
 def test_untrained_groups_have_no_means_to_compare(rng):
     first, second = (
-        [{f"{i}.weight": rng.standard_normal((80, 64)) for i in range(3)} for _ in range(3)]
+        [{f"{i}.weight": light(rng, (80, 64)) for i in range(3)} for _ in range(3)]
         for _ in range(2)
     )
     dataset = specdiag.compare(first, second)
