@@ -11,7 +11,7 @@ has the eigenvalues t. An eigenvalue l of WW' / N that stands apart from the oth
     1 / t = r(l) = ((N - M) / l + sum over the other eigenvalues l_j of 1 / (l - l_j)) / N
 
 (Silverstein 1995, J. Multivar. Anal. 55; for spikes Bai & Ding 2012, Random Matrices Theory Appl.
-1). Elsewhere the sum is taken at l + iw, with the bandwidth w = M^(-1/3) l of Ledoit & Wolf (2020,
+1). Elsewhere the sum is taken at l + iw, with the bandwidth w = N^(-1/3) l of Ledoit & Wolf (2020,
 Ann. Statist. 48), and
 
     1 / t = Re r (1 + (Im r / Re r)^2)^0.2.
@@ -128,7 +128,7 @@ def population_values(eigenvalues: ArrayLike, shape: tuple[int, ...]) -> Array:
     largest = x[:1]
     x = x / largest
     top = x[: math.ceil(TOP * len(x))]
-    width = np.cbrt(positions / max(len(x), 1)) * top
+    width = N ** (-1 / 3) * top
     real, imaginary = np.empty(len(top)), np.empty(len(top))
     for start in range(0, len(top), _BLOCK):
         rows = slice(start, start + _BLOCK)
