@@ -4,7 +4,10 @@
 an estimator may be chosen on "tuning", and is judged on "held out".
 """
 
+import math
+
 import numpy as np
+from scipy.stats import norm
 
 SHAPES = {  # (M, N / M)
     "tuning": ((128, 1), (128, 4), (128, 16), (256, 1), (256, 2)),
@@ -25,12 +28,26 @@ KINDS = {
 }
 
 
+CONTRAST = ("anew-2", "anew-3")  # what the posterior is about: no estimate is judged by these
+
+
 def cells():
     """Yield (half, kind, M, N / M) of every cell."""
     for half, kinds in KINDS.items():
         for M, ratio in SHAPES[half]:
             for kind in kinds:
                 yield half, kind, M, ratio
+    for M, ratio in SHAPES["tuning"]:
+        for kind in CONTRAST:
+            yield "contrast", kind, M, ratio
+
+
+def limit(kind):
+    """Return the exponent of the spectrum of infinitely large matrices, or NaN."""
+    name, _, parameter = kind.rpartition("-")
+    if name == "entries-student":
+        return 1 + float(parameter) / 2
+    return float(parameter) if name in ("power", "drawn", "anew") else math.nan
 
 
 def population(kind, M, rng):
@@ -39,7 +56,8 @@ def population(kind, M, rng):
     gaussian, uniform: entries without structure.
     power-a, lognormal-s: Gaussian rows; the variances are quantiles of a power law of exponent a,
     or of a lognormal whose logarithm has standard deviation s.
-    drawn-a: the same as power-a, but with variances that are drawn from the power law once.
+    drawn-a: the same as power-a, but with variances that are drawn from the power law once;
+    anew-a: with variances drawn anew with every matrix.
     planted-k: k directions of variance 5 to 25 (of 2 and more, by a power law of exponent 2, if k
     is above 10) in a random basis, all others of variance 1.
     rows-student-v, rows-lognormal-s: Gaussian rows, each times a random scale of its own, so that
@@ -48,20 +66,18 @@ def population(kind, M, rng):
     """
     name, _, parameter = kind.rpartition("-")
     value = float(parameter) if name else 0.0
-    quantile = (np.arange(M) + 0.5) / M
     match name or kind:
         case "gaussian":
             return lambda rng, N: rng.standard_normal((N, M))
         case "uniform":
             return lambda rng, N: rng.random((N, M)) - 0.5
-        case "power":
-            return _gaussian(quantile ** (-1 / (value - 1)))
-        case "drawn":
-            return _gaussian(rng.random(M) ** (-1 / (value - 1)))
-        case "lognormal":
-            from scipy.stats import norm
-
-            return _gaussian(np.exp(value * norm.ppf(quantile)))
+        case "power" | "drawn" | "lognormal":
+            scales = np.sqrt(_variances(name, value, M, rng))
+            return lambda rng, N: rng.standard_normal((N, M)) * scales
+        case "anew":
+            return lambda rng, N: (
+                rng.standard_normal((N, M)) * np.sqrt(_variances("drawn", value, M, rng))
+            )
         case "planted":
             k = int(value)
             strength = 5 + 20 * rng.random(k) if k <= 10 else 2 / rng.random(k)
@@ -81,6 +97,8 @@ def population(kind, M, rng):
     raise ValueError(f"unknown kind {kind!r}")
 
 
-def _gaussian(variances):
-    scales = np.sqrt(variances)
-    return lambda rng, N: rng.standard_normal((N, len(scales))) * scales
+def _variances(name, value, M, rng):
+    quantile = rng.random(M) if name == "drawn" else (np.arange(M) + 0.5) / M
+    return (
+        np.exp(value * norm.ppf(quantile)) if name == "lognormal" else quantile ** (1 / (1 - value))
+    )
