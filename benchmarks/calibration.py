@@ -1,4 +1,4 @@
-"""Calibration by simulation: coverage, false alarms, power, scatter and goodness of fit.
+"""Calibration by simulation: coverage, false alarms, power and goodness of fit.
 
     python -m benchmarks.calibration [--fast | --full] [--only STAGE ...] [--write-docs]
 
@@ -14,17 +14,16 @@ import time
 
 from threadpoolctl import threadpool_limits
 
-from benchmarks import _coverage, _ensembles, _goodness_of_fit, _minilm, _verdicts
+from benchmarks import _coverage, _goodness_of_fit, _minilm, _verdicts
 from benchmarks._pages import DOCS, table, write_tables
 
 STAGES = {
     "coverage": _coverage.coverage,
     "verdicts": _verdicts.verdicts,
-    "ensembles": _ensembles.ensembles,
     "gof": _goodness_of_fit.gof,
     "minilm": _minilm.minilm,
 }
-MODULES = (_coverage, _verdicts, _ensembles, _goodness_of_fit, _minilm)
+MODULES = (_coverage, _verdicts, _goodness_of_fit, _minilm)
 
 _log = logging.getLogger(__name__)
 
