@@ -12,7 +12,7 @@ import math
 import numpy as np
 from scipy.stats import entropy
 
-from benchmarks._pages import table_of
+from benchmarks._pages import table, table_of
 from benchmarks._results import read, write
 from specdiag.features.covariance import FeatureCovariance
 
@@ -128,9 +128,20 @@ def measured(name, way, d, ratio, count, first=0):
         row[f"{key} width"] = float(np.median(ends[:, 1] / ends[:, 0]))
         known = estimate[np.isfinite(estimate)] / truth[key]
         row[f"{key} / truth"] = float(np.exp(np.log(known).mean())) if len(known) else math.nan
+    row["impossible"] = float(sum(_is_impossible(r, key, d) for r in results for key in NAMES))
     plain = [truths(np.maximum(r.eigenvalues, 1e-300))["effective_rank"] for r in results]
     row["sample effective rank / truth"] = float(np.mean(plain)) / truth["effective_rank"]
     return row
+
+
+def _is_impossible(result, key, d):
+    """Return whether an interval leaves what is possible, or does not contain its estimate."""
+    value, (low, high) = getattr(result, key), getattr(result, f"{key}_interval")
+    least = {"trace": 0, "top1_fraction": 1 / d, "top5_fraction": min(1, 5 / d)}.get(key, 1)
+    most = {"effective_rank": d, "participation_ratio": d, "top1_fraction": 1, "top5_fraction": 1}
+    possible = least * (1 - 1e-9) <= low <= high <= most.get(key, math.inf) * (1 + 1e-9)
+    without_value = math.isnan(value) and high == math.inf
+    return not (possible and (without_value or low <= value <= high))
 
 
 def rows(file="features"):
@@ -172,23 +183,56 @@ def _place(row):
     return WIDTHS.index(d), list(SPECTRA).index(name), list(SAMPLES).index(way), ratio
 
 
-def tables(stored):
-    """Return the tables of docs/features.md: coverage by sampling and width, and estimates."""
+def tables(stored, again):
+    """Return the tables of docs/features.md, from the rows of cells and of their repeats."""
     by = {}
     for row in stored:
         by.setdefault((row["samples"], row["d"]), []).append(row)
-    ways = [(way, d) for way in SAMPLES for d in WIDTHS if (way, d) in by]
-    overall = [_coverage("all", "all", stored)] if stored else []
-    chosen = [
+    parts = {(way, f"{d:.0f}"): by[way, d] for way in SAMPLES for d in WIDTHS if (way, d) in by}
+    chosen_on = [row for row in stored if row["spectrum"] in CHOSEN_ON]
+    parts[", ".join(CHOSEN_ON), "all"] = chosen_on
+    parts["the other spectra", "all"] = [row for row in stored if row not in chosen_on]
+    parts["all", "all"] = stored
+    parts["those below 90, new samples", "all"] = again
+    shown = [
         row
         for row in stored
         if (row["samples"], row["d"]) in {("independent", 64), ("trials", 64)}
         and row["n / d"] in (1, 2, 5, 10)
     ]
     return {
-        "coverage": table_of([_coverage(*key, by[key]) for key in ways] + overall),
-        "estimates": table_of([_estimate(row) for row in chosen]),
+        "bars": _bars(stored, again) if stored else "",
+        "coverage": table_of([_coverage(*key, some) for key, some in parts.items() if some]),
+        "estimates": table_of([_estimate(row) for row in shown]),
     }
+
+
+def _bars(stored, again):
+    """Return a table of what the intervals promise, and what they keep."""
+
+    def percent(some, summary, digits):
+        return [f"{100 * summary([row[key] for row in some]):.{digits}f}" for key in NAMES]
+
+    every = [*stored, *again]
+    intervals = f"{len(NAMES) * int(sum(row['count'] for row in every)):,}"
+    wrong = f"{sum(row['impossible'] for row in every):.0f}"
+    blank = [""] * len(NAMES)
+    rows = [
+        ["lowest coverage of a cell, at least 88", *percent(stored, min, 0)],
+        ["mean coverage, at least 93", *percent(stored, np.mean, 1)],
+        ["bias from n = d on, at most 15 %", "", _bias(stored), *blank[2:]],
+        [f"impossible or without its estimate: 0 of {intervals}", f"{wrong} in all", *blank[1:]],
+    ]
+    if again:
+        new = f"the same of {len(again)} cells with one below 90, new samples"
+        rows.insert(1, [new, *percent(again, min, 1)])
+    return table(["bar", *NAMES.values()], rows)
+
+
+def _bias(some):
+    """Return the extremes of the effective rank over the truth, less 1, in cells from n = d on."""
+    bias = [100 * (row["effective_rank / truth"] - 1) for row in some if row["n / d"] >= 1]
+    return f"{min(bias):+.0f} to {max(bias):+.0f}" if bias else "-"
 
 
 def _coverage(way, d, some):
@@ -196,11 +240,12 @@ def _coverage(way, d, some):
     covered = {name: [100 * row[key] for row in some] for key, name in NAMES.items()}
     counts = sorted({int(row["count"]) for row in some})
     return {
-        "sampling": way,
-        "d": d if d == "all" else f"{d:.0f}",
+        "sampling or spectra": way,
+        "d": d,
         "cells": len(some),
         "samples": f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}",
         **{name: f"{min(c):.0f} / {np.mean(c):.1f}" for name, c in covered.items()},
+        "bias of effective rank": _bias(some),
     }
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks import _rounded_network as rounded
-from benchmarks._feature_coverage import COUNTS, WIDTHS, rows, simulate
+from benchmarks._feature_coverage import COUNTS, WIDTHS, repeat, rows, simulate
 from benchmarks._feature_coverage import tables as coverage_tables
 from benchmarks._pages import DOCS, table, write_tables
 from specdiag.features.conditioning import noise_floor
@@ -128,16 +128,13 @@ def floor_counts(full):
 
 
 def coverage(full):
-    """Return a table of the coverage of 95 % intervals, after measuring what is not stored yet."""
+    """Return the tables of intervals and estimates, after measuring what is not stored yet."""
     for d, count in zip(WIDTHS, COUNTS, strict=True):
         if full or d <= 64:
             simulate(d, count if full else 10, _log.info)
-    return coverage_tables(rows())["coverage"]
-
-
-def estimates(_full):
-    """Return a table of estimates over the truth, from what is stored."""
-    return coverage_tables(rows())["estimates"]
+    if full:
+        repeat(_log.info)
+    return coverage_tables(rows(), rows("features_repeats"))
 
 
 def scatter(full):
@@ -199,7 +196,6 @@ TABLES = {
     "published": published_side,
     "scatter": scatter,
     "coverage": coverage,
-    "estimates": estimates,
 }
 
 
@@ -213,11 +209,13 @@ def main():
     with threadpool_limits(1):
         for name in arguments.only:
             start = time.perf_counter()
-            text = TABLES[name](arguments.full)
+            made = TABLES[name](arguments.full)
+            tables = made if isinstance(made, dict) else {name: made}
             _log.info("%s took %.0f s", name, time.perf_counter() - start)
-            print(f"\n{name}\n{text}")
+            for title, text in tables.items():
+                print(f"\n{title}\n{text}")
             if arguments.write_docs:
-                write_tables(PAGE, {name: text})
+                write_tables(PAGE, tables)
 
 
 if __name__ == "__main__":

@@ -84,15 +84,17 @@ def estimates(blocks: Sequence[Moments], total: Moments, floor: float) -> dict[s
     jackknife = _Jackknife(sums.size)
     both = spectra(sums)
     slack = jackknife.quantile * curvature(sums)
-    ratio, n_effective = _participation_ratio(sums, both, slack, jackknife)
-    between = _between(both, ratio.value)
+    ratio, ratios, n_effective = _participation_ratio(sums, both, slack, jackknife)
+    between = _between(both, ratios)
     return {
         "n_effective": Estimate(n_effective),
         "participation_ratio": ratio,
         "effective_rank": _effective_rank(both, between, ratio, slack, jackknife),
-        "top1_fraction": _fraction(1, both, between, ratio, jackknife),
-        "top5_fraction": _fraction(5, both, between, ratio, jackknife),
-        "condition_number": _condition_number(both, between, floor / scale, n_effective, jackknife),
+        "top1_fraction": _fraction(1, both, between[0], ratio, jackknife),
+        "top5_fraction": _fraction(5, both, between[0], ratio, jackknife),
+        "condition_number": _condition_number(
+            both, between[0], floor / scale, n_effective, jackknife
+        ),
         "trace": _trace(sums, scale, jackknife),
     }
 
@@ -154,8 +156,8 @@ def _trace(blocks: Blocks, scale: float, jackknife: _Jackknife) -> Estimate:
 
 def _participation_ratio(
     blocks: Blocks, both: Spectra, slack: float, jackknife: _Jackknife
-) -> tuple[Estimate, float]:
-    """Return tr(S)^2 / tr(S^2), and the effective number of samples.
+) -> tuple[Estimate, Array, float]:
+    """Return tr(S)^2 / tr(S^2), its values with and without each block, and `n_effective`.
 
     For independent Gaussian samples, tr(M_b M_b) of the second moments of a block exceeds what the
     products of different blocks predict by tr(S)^2 + tr(S^2) per sample. The excess is n / n_eff
@@ -168,36 +170,49 @@ def _participation_ratio(
     n_effective = min(n, n**2 * expected / excess) if min(excess, expected) > 0 else n
     if min(square.min(), squared.min()) > 0:
         logs = np.log(squared / square)
-        value, reach = math.exp(min(logs[0], math.log(d))), jackknife.reach(logs)
+        ratios, reach = np.exp(np.clip(logs, 0.0, math.log(d))), jackknife.reach(logs)
+        value = float(ratios[0])
         # Its error grows with the value less than in proportion, so the lower end is further away.
         low, high = value * (1 - reach - slack), value * math.exp(min(reach, math.log(d)))
     else:  # too few samples: errors exceed the traces; sample eigenvalues give the lower end
         logs = _log_ratio(both.sample.sum(axis=1) ** 2, (both.sample**2).sum(axis=1))
-        value, low, high = math.exp(logs[0]), math.exp(logs[0] - jackknife.reach(logs)), d
-    return _within(value, low, high, (1, d)), n_effective
+        ratios = np.exp(logs)
+        value, low, high = float(ratios[0]), math.exp(logs[0] - jackknife.reach(logs)), d
+    return _within(value, low, high, (1, d)), ratios, n_effective
 
 
-def _between(both: Spectra, ratio: float) -> Array:
-    """Return shares of variance on the line between both spectra, with this participation ratio.
+def _between(both: Spectra, ratios: Array) -> Array:
+    """Return shares of variance on the line between both spectra, with these participation ratios.
 
-    That is where the sum of their squares is 1 / ratio, or an end of the line.
+    That is where the sum of their squares is 1 / ratio, or an end of the line; shape (1 + k, d).
     """
-    x, y = (values[0] / values[0].sum() for values in (both.sample, both.smooth))
-    slope, excess = float(x @ (x - y)), float(x @ x) - 1 / ratio
-    root = math.sqrt(max(slope**2 - float((x - y) @ (x - y)) * excess, 0.0))
-    weight = min(max(excess / (slope + root), 0.0), 1.0) if slope + root > 0 else 0.0
+    x, y = _shares(both.sample), _shares(both.smooth)
+    slope, excess = (x * (x - y)).sum(axis=1), (x * x).sum(axis=1) - 1 / ratios
+    root = np.sqrt(np.maximum(slope**2 - ((x - y) ** 2).sum(axis=1) * excess, 0.0))
+    sums = np.where(slope + root > 0, slope + root, math.inf)
+    weight = np.clip(excess / sums, 0.0, 1.0)[:, None]
     return np.asarray((1 - weight) * x + weight * y, np.float64)
 
 
 def _effective_rank(
     both: Spectra, between: Array, ratio: Estimate, slack: float, jackknife: _Jackknife
 ) -> Estimate:
-    """Return exp(-sum p log p), which is never below the participation ratio (Rényi 1961)."""
-    below, above = _entropy(_shares(both.sample)), _entropy(_shares(both.smooth))
-    low = math.exp(max(below[0] - jackknife.reach(below) - slack, 0.0))
-    high = math.exp(min(above[0] + jackknife.reach(above, held_out=True), math.log(len(between))))
-    value = max(math.exp(float(_entropy(between))), ratio.value)
-    return _within(value, max(low, ratio.low), max(high, ratio.high), (1, len(between)))
+    """Return exp(-sum p log p), which is never below the participation ratio (Rényi 1961).
+
+    Its estimate lies well within the two spectra. So each end is at most halfway from the estimate
+    to the spectrum on its side, apart from standard errors.
+    """
+    below, entropy, above = map(_entropy, (_shares(both.sample), between, _shares(both.smooth)))
+    reach = jackknife.reach(entropy) + slack
+    low = max(below[0] - jackknife.reach(below) - slack, (below[0] + entropy[0]) / 2 - reach, 0.0)
+    high = min(
+        above[0] + jackknife.reach(above, held_out=True),
+        (above[0] + entropy[0]) / 2 + reach,
+        math.log(between.shape[1]),
+    )
+    value = max(math.exp(entropy[0]), ratio.value)
+    ends = max(math.exp(low), ratio.low), max(math.exp(high), ratio.high)
+    return _within(value, *ends, (1, between.shape[1]))
 
 
 def _fraction(

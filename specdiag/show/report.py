@@ -190,8 +190,8 @@ def _summary_rows(dataset: "xr.Dataset") -> Iterator[list[_Cell]]:
             cell = _number(condition, ".2e")
             if MOST_APART * low < high:
                 cell = _Cell(f"{low:.1e} to {high:.1e}", condition)
-            if one.condition_number_is_bound and 0 < condition < math.inf:
-                cell = _Cell(f"≥ {rounded_down(condition)}", condition)
+            if low > 0 and not math.isfinite(high):
+                cell = _Cell(f"≥ {rounded_down(low)}", low)
             row += [_number(float(one.r2), ".3f"), cell, _Cell(short(str(one.state.values)))]
         yield row
 

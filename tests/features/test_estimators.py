@@ -142,10 +142,10 @@ def test_the_estimates_are_of_a_spectrum_with_the_unbiased_participation_ratio(s
     y = x.mean() + 0.3 * (x - x.mean())
     both = blocks.Spectra(x, y, y)
     p = (x + share * (y - x))[0] / x.sum()
-    between = _between(both, 1 / float(p @ p))
+    between = _between(both, np.array([1 / float(p @ p)]))[0]
     np.testing.assert_allclose(between, p, atol=1e-6)
-    np.testing.assert_allclose(_between(both, 1.0), x[0] / x.sum())
-    np.testing.assert_allclose(_between(both, 6.0), y[0] / y.sum())
+    np.testing.assert_allclose(_between(both, np.ones(1)), x / x.sum())
+    np.testing.assert_allclose(_between(both, np.full(1, 6.0)), y / y.sum())
 
 
 @given(

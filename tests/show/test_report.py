@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from html import unescape
 from html.parser import HTMLParser
@@ -149,6 +150,14 @@ def test_a_condition_number_with_a_wide_interval_is_shown_as_the_interval():
     place = int(np.flatnonzero(dataset.condition_number_is_bound.values == 0)[0])
     dataset.condition_number_ci.values[place] = 2.0, 21.0
     assert "<bdi>2.0e+00 to 2.1e+01</bdi>" in report(dataset)
+
+
+def test_without_an_upper_end_the_lower_end_of_a_condition_number_is_a_bound():
+    dataset = study(seeds=(42,))
+    place = int(np.flatnonzero(dataset.condition_number_is_bound.values == 0)[0])
+    dataset.condition_number.values[place] = math.nan
+    dataset.condition_number_ci.values[place] = 3.19, math.nan
+    assert "<bdi>≥ 3.1e+00</bdi>" in report(dataset)
 
 
 def test_names_break_between_their_words_only(page):

@@ -1,5 +1,6 @@
 """Small collections of made-up trainings, as `specdiag spectra` writes them."""
 
+import math
 from functools import cache
 
 import numpy as np
@@ -39,7 +40,8 @@ def features(rng, rank=32, floor=1e-7):
     """Return the features of an evaluation."""
     values = np.exp(-0.4 * np.arange(rank)) * rng.uniform(0.5, 1.5, rank)
     values = np.sort(values)[::-1]
-    condition = values[0] / max(values[-1], floor)
+    condition, is_bound = values[0] / max(values[-1], floor), bool(values[-1] <= floor)
+    ends = [condition, math.nan] if is_bound else [0.8 * condition, 1.3 * condition]
     return {
         "feature_eigenvalue": values.tolist(),
         "n_samples": 4000.0,
@@ -50,8 +52,8 @@ def features(rng, rank=32, floor=1e-7):
         "noise_floor_source": "float32",
         "numerical_rank": float(np.sum(values > floor)),
         "condition_number": condition,
-        "condition_number_ci": [0.8 * condition, 1.3 * condition],
-        "condition_number_is_bound": bool(values[-1] <= floor),
+        "condition_number_ci": ends,
+        "condition_number_is_bound": is_bound,
         "trace": float(values.sum()),
     }
 
