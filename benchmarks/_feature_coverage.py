@@ -55,7 +55,7 @@ SAMPLES = {
     "unequal trials": ((50,), (5, 20), (5,), ()),
     "skewed": ((2, 10), (2, 10), (), ()),
 }
-COUNTS = (60, 60, 40, 32)  # samples of a cell for each width
+COUNTS = (60, 40, 24, 16)  # samples of a cell for each width
 REPEATS = (400, 200, 120, 40)  # new samples of a cell with a low coverage
 LOW = 0.9
 

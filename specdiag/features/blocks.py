@@ -144,14 +144,15 @@ def traces(blocks: Blocks) -> Array:
     the samples within a block depend on each other.
     """
     size, sums, squares = blocks
-    trace = np.trace(squares, axis1=1, axis2=2)
+    of_block = np.trace(squares, axis1=1, axis2=2)
     flat = squares.reshape(len(size), -1)
-    inner = sums @ sums.T
-    crossed = np.array([sums @ one @ sums.T for one in squares])
-    pairs = np.outer(size, size)
+    pairs, inner = np.outer(size, size), sums @ sums.T
+    # Sums over a third block: of all blocks, which is n or 0, less those of the two.
+    third = size.sum() - np.add.outer(size, size)
+    crossed = -((sums @ squares) * (sums[:, None] + sums)).sum(axis=2)
     over = _over_different(
-        np.array([pairs, flat @ flat.T, np.outer(trace, trace)]),
-        np.array([np.multiply.outer(size, pairs), crossed, np.multiply.outer(trace, inner)]),
+        np.array([pairs, flat @ flat.T, np.outer(of_block, of_block)]),
+        np.array([pairs * third, crossed, -of_block[:, None] * (inner + np.diag(inner))]),
         np.array([pairs, inner, inner]),
     )
     two, three, four = over[:, 1:] / over[:, :1]
@@ -185,14 +186,13 @@ def curvature(blocks: Blocks) -> float:
 def _over_different(pairs: Array, triples: Array, factors: Array) -> Array:
     """Return sums over different blocks a, b, c, d of P[a, b], Q[a, b, c] and F[a, b] F[c, d].
 
-    P and F are symmetric, and so is Q in its last two indices. For m arrays each, the result has
-    the shape (3, m, 1 + k): first over all k blocks, then without each of them.
+    P and F are symmetric, and so is Q in its last two indices; `triples` are its sums over c. For m
+    arrays each, the result has the shape (3, m, 1 + k): first over all k blocks, then without each.
     """
     off = 1 - np.eye(pairs.shape[-1])
-    pairs, factors = pairs * off, factors * off
-    triples = triples * off * off[:, :, None] * off[:, None, :]
-    two, three = pairs.sum((1, 2)), triples.sum((1, 2, 3))
-    with_one_of_three = triples.sum((2, 3)) + 2 * triples.sum((1, 2))
+    pairs, triples, factors = pairs * off, triples * off, factors * off
+    two, three = pairs.sum((1, 2)), triples.sum((1, 2))
+    with_one_of_three = triples.sum(2) + 2 * triples.sum(1)
     # Of all F[a, b] F[c, d], those that share one index (in 4 ways) or both (in 2 ways) go.
     total, rows, squares = factors.sum((1, 2)), factors.sum(2), (factors**2).sum(2)
     four = total**2 - 4 * (rows**2).sum(1) + 2 * squares.sum(1)
