@@ -14,16 +14,17 @@ import time
 
 from threadpoolctl import threadpool_limits
 
-from benchmarks import _coverage, _goodness_of_fit, _minilm, _verdicts
+from benchmarks import _coverage, _goodness_of_fit, _minilm, _repeat, _verdicts
 from benchmarks._pages import DOCS, table, write_tables
 
 STAGES = {
     "coverage": _coverage.coverage,
     "verdicts": _verdicts.verdicts,
+    "repeat": _repeat.repeat,
     "gof": _goodness_of_fit.gof,
     "minilm": _minilm.minilm,
 }
-MODULES = (_coverage, _verdicts, _goodness_of_fit, _minilm)
+MODULES = (_coverage, _verdicts, _repeat, _goodness_of_fit, _minilm)
 
 _log = logging.getLogger(__name__)
 

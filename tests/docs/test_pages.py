@@ -17,14 +17,13 @@ from benchmarks import (
     calibration,
     claims,
     link,
-    repeat,
     transfer,
 )
 from benchmarks._pages import DOCS
 from benchmarks._results import FOLDER, read
 
 PAGES = {
-    "calibration.md": ("coverage.csv", lambda: calibration.tables() | repeat.tables()),
+    "calibration.md": ("coverage.csv", calibration.tables),
     "claims.md": ("claims.csv", claims.tables),
     "collapse.md": (
         "collapse_runs.csv",

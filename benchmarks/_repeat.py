@@ -1,23 +1,15 @@
-"""How far alpha scatters when rows are drawn again, and the estimate of it from one matrix.
+"""How far alpha scatters when rows are drawn again, and the estimate of it from one matrix."""
 
-    python -m benchmarks.repeat [--full] [--write-docs]
-
-Writes benchmarks/results/repeat.csv; `--write-docs` writes the tables of docs/calibration.md from
-that file alone. Seeds are fixed: the same counts give the same numbers. Full takes about eight
-minutes on one core.
-"""
-
-import argparse
 import logging
 import math
 import time
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
-from benchmarks._pages import DOCS, table, write_tables
+from benchmarks._pages import table
 from benchmarks._populations import KINDS, cells, limit, population
 from benchmarks._results import read, write
+from benchmarks._tables import column
 from specdiag.htsr import esd
 from specdiag.htsr.repeat import repeat_sd
 from specdiag.htsr.tail.posterior import alpha_posterior
@@ -39,7 +31,7 @@ NAMES = {
 _log = logging.getLogger(__name__)
 
 
-def measure(full):
+def repeat(full):
     """Write one row for each kind of rows and shape."""
     rows = []
     for index, (half, kind, M, ratio) in enumerate(cells()):
@@ -79,68 +71,84 @@ def posterior(W):
     return alpha_posterior(esd.resolved_eigenvalues(esd.eigenvalues(W), W.shape, W.dtype))
 
 
-def tables():
-    """Return the tables of the section on repetition."""
-    return {"repeat": by_kind(), "repeat-bar": bar(), "bias": bias()}
+def key_numbers():
+    """Return the rows of this stage in the table of the page's first section."""
+    label = f"`alpha_repeat_sd` over the scatter of alpha, cells within {BAR[0]:g} to {BAR[1]:g}"
+    return {f"{label}, {half}": within_bar(in_half(half)) for half in KINDS}
 
 
 def by_kind():
-    stored, rows = read("repeat", text=("half", "kind")), []
-    for kind in dict.fromkeys(x["kind"] for x in stored):
-        these = [x for x in stored if x["kind"] == kind]
-        ratio = np.array([x["ratio"] for x in these])
-        narrow = np.array([x["posterior_sd"] / x["scatter"] for x in these])
-        estimate = f"{geometric_mean(ratio):.2f} ({ratio.min():.2f}–{ratio.max():.2f})"
+    rows = []
+    for kind, these in grouped(stored()).items():
+        narrow = column(these, "posterior_sd") / column(these, "scatter")
+        scatter, half = column(these, "scatter"), these[0]["half"]
         rows.append(
             [
                 name_of(kind),
-                these[0]["half"],
-                f"{min(x['scatter'] for x in these):.2g}–{max(x['scatter'] for x in these):.2g}",
+                half,
+                f"{scatter.min():.2g}–{scatter.max():.2g}",
                 f"{geometric_mean(narrow):.1f} ({narrow.min():.1f}–{narrow.max():.1f})",
-                estimate if these[0]["half"] in KINDS else "–",
+                mean_and_range(column(these, "ratio")) if half in KINDS else "–",
+                mean_and_range(column(these, "rms_ratio")) if half in KINDS else "–",
             ]
         )
     header = ["rows", "half", "scatter of alpha", "posterior sd / scatter"]
-    return table([*header, "`alpha_repeat_sd` / scatter"], rows)
+    return table([*header, "`alpha_repeat_sd` / scatter", "root mean square / scatter"], rows)
 
 
 def bar():
     """Return the bar and what was measured, of each half."""
-    stored, rows = read("repeat", text=("half", "kind")), []
+    rows = []
     for half in KINDS:
-        these = [x for x in stored if x["half"] == half]
-        ratio = np.array([x["ratio"] for x in these])
-        within = np.count_nonzero((ratio >= BAR[0]) & (ratio <= BAR[1]))
-        error = np.mean([relative_error(x) for x in these])
+        these = in_half(half)
+        errors = np.hypot(
+            1 / np.sqrt(2 * column(these, "draws")),
+            column(these, "log_sd") / np.sqrt(column(these, "matrices")),
+        )
         rows.append(
             [
                 half,
-                f"{within} of {len(these)}",
-                f"{geometric_mean(ratio):.2f}",
-                f"{ratio.min():.2f}–{ratio.max():.2f}",
-                f"{100 * error:.0f} %",
-                f"{100 * np.mean([x['log_sd'] for x in these]):.0f} %",
+                within_bar(these),
+                mean_and_range(column(these, "ratio")),
+                f"{100 * errors.mean():.0f} %",
+                f"{100 * column(these, 'log_sd').mean():.0f} %",
             ]
         )
-    header = ["half", f"cells within {BAR[0]:g} to {BAR[1]:g}", "geometric mean", "range"]
-    return table([*header, "standard error of a cell", "scatter of one estimate"], rows)
-
-
-def relative_error(cell):
-    """Return the standard error of the log of a cell's ratio."""
-    return math.hypot(
-        1 / math.sqrt(2 * cell["draws"]), cell["log_sd"] / math.sqrt(cell["matrices"])
-    )
+    header = ["half", f"cells within {BAR[0]:g} to {BAR[1]:g}", "geometric mean and range"]
+    return table([*header, "standard error of a cell", "scatter of a single estimate"], rows)
 
 
 def bias():
-    stored, rows = read("repeat", text=("half", "kind")), []
-    known = [x for x in stored if not math.isnan(x["limit"])]
-    for kind in dict.fromkeys(x["kind"] for x in known):
-        these = [x for x in known if x["kind"] == kind]
+    rows = []
+    for kind, these in grouped(x for x in stored() if not math.isnan(x["limit"])).items():
         shifts = [f"{x['N']:.0f} × {x['M']:.0f}: {x['alpha'] - x['limit']:+.2f}" for x in these]
         rows.append([name_of(kind), f"{these[0]['limit']:g}", ", ".join(shifts)])
     return table(["rows", "exponent of large matrices", "mean alpha less it"], rows)
+
+
+def stored():
+    return read("repeat", text=("half", "kind"))
+
+
+def in_half(half):
+    return [cell for cell in stored() if cell["half"] == half]
+
+
+def grouped(rows):
+    """Return the cells of each kind."""
+    groups = {}
+    for cell in rows:
+        groups.setdefault(cell["kind"], []).append(cell)
+    return groups
+
+
+def within_bar(rows):
+    ratio = column(rows, "ratio")
+    return f"{np.count_nonzero((ratio >= BAR[0]) & (ratio <= BAR[1]))} of {len(ratio)}"
+
+
+def mean_and_range(ratio):
+    return f"{geometric_mean(ratio):.2f} ({ratio.min():.2f}–{ratio.max():.2f})"
 
 
 def geometric_mean(values):
@@ -152,17 +160,4 @@ def name_of(kind):
     return NAMES[name or kind].format(parameter)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--full", action="store_true", help="the counts of the page")
-    parser.add_argument("--write-docs", action="store_true", help="write the tables of the page")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    with threadpool_limits(1):
-        measure(arguments.full)
-    if arguments.write_docs:
-        write_tables(DOCS / "calibration.md", tables())
-
-
-if __name__ == "__main__":
-    main()
+TABLES = {"repeat": by_kind, "repeat-bar": bar, "bias": bias}
