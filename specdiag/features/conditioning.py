@@ -64,7 +64,8 @@ class FeatureSpectrum:
     top1_fraction, top5_fraction : float
         Share of the variance of the largest and the five largest eigenvalues.
     trace : float
-        Total variance.
+        Total variance, estimated without bias. The sum of the sample eigenvalues is lower if the
+        samples of a block depend on each other.
     precision : str
         Of the forward pass: a name in `EPS`.
     n_samples : int
@@ -130,7 +131,7 @@ class FeatureSpectrum:
         """The published condition number, or that it depends on rounding."""
         if self.numerical_rank < len(self.eigenvalues):
             return "not resolved, depends on rounding"
-        return f"{self.condition_number_published:.2e}"
+        return _short(self.condition_number_published)
 
     @property
     def _size(self) -> str:

@@ -2,10 +2,10 @@
 
 The spread of sample eigenvalues depends on d / n, so their effective rank and participation ratio
 are too low, and their largest share and condition number too high. Near n = d the correction of
-order 1/n is not enough. The estimates here use what holds for any n (see `blocks`): the
-participation ratio is a ratio of unbiased traces; the true value of every other summary lies
-between those of two spectra, apart from their standard errors, which gives its interval; and its
-estimate is that of the spectrum between the two that has the unbiased participation ratio.
+order 1/n is not enough. The estimates here use what holds for any n (see `blocks`): traces without
+bias, whose ratio is the participation ratio; the true value of every other summary lies between
+those of two spectra, apart from their standard errors, which gives its interval; and its estimate
+is that of the spectrum between the two that has the participation ratio found.
 """
 
 import math
