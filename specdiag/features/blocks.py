@@ -44,6 +44,7 @@ class Blocks(NamedTuple):
     size: Array  # (k,)
     sums: Array  # (k, d)
     squares: Array  # (k, d, d), sums of xx'
+    products: Array  # (k, k), tr(AB) of two such sums
 
 
 def scaled(blocks: Sequence[Moments], total: Moments) -> Blocks:
@@ -51,11 +52,14 @@ def scaled(blocks: Sequence[Moments], total: Moments) -> Blocks:
     scale = float(np.trace(total.scatter)) / (total.count - 1)
     size = np.array([block.count for block in blocks], dtype=np.float64)
     shift = np.array([block.mean - total.mean for block in blocks]) / math.sqrt(scale)
-    squares = [
-        block.scatter / scale + n * np.outer(mean, mean)
-        for block, n, mean in zip(blocks, size, shift, strict=True)
-    ]
-    return Blocks(size, size[:, None] * shift, np.array(squares))
+    squares = np.array(
+        [
+            block.scatter / scale + n * np.outer(mean, mean)
+            for block, n, mean in zip(blocks, size, shift, strict=True)
+        ]
+    )
+    flat = squares.reshape(len(size), -1)
+    return Blocks(size, size[:, None] * shift, squares, flat @ flat.T)
 
 
 class Spectra(NamedTuple):
@@ -96,7 +100,7 @@ def _held_out(blocks: Blocks) -> Array:
     held = np.empty_like(blocks.sums)
     for number in range(fold.max() + 1):
         own = fold == number
-        size, sums, squares = (part[own] for part in blocks)
+        size, sums, squares = blocks.size[own], blocks.sums[own], blocks.squares[own]
         n = blocks.size.sum() - size.sum()
         mean = -sums.sum(axis=0) / n  # of the others
         vectors, rank = _eigenvectors(total - squares.sum(axis=0) - n * np.outer(mean, mean))
@@ -124,7 +128,7 @@ def trace(blocks: Blocks) -> Array:
 
     The squared mean is averaged over products of different blocks (see `traces`).
     """
-    size, sums, squares = blocks
+    size, sums, squares, _ = blocks
     n, of_block = size.sum(), np.trace(squares, axis1=1, axis2=2)
     own = (sums**2).sum(axis=1)
     left = np.append(n, n - size)
@@ -143,15 +147,14 @@ def traces(blocks: Blocks) -> Array:
     is averaged over *different* blocks, so it has the expectation of independent factors, however
     the samples within a block depend on each other.
     """
-    size, sums, squares = blocks
+    size, sums, squares, products = blocks
     of_block = np.trace(squares, axis1=1, axis2=2)
-    flat = squares.reshape(len(size), -1)
     pairs, inner = np.outer(size, size), sums @ sums.T
     # Sums over a third block: of all blocks, which is n or 0, less those of the two.
     third = size.sum() - np.add.outer(size, size)
     crossed = -((sums @ squares) * (sums[:, None] + sums)).sum(axis=2)
     over = _over_different(
-        np.array([pairs, flat @ flat.T, np.outer(of_block, of_block)]),
+        np.array([pairs, products, np.outer(of_block, of_block)]),
         np.array([pairs * third, crossed, -of_block[:, None] * (inner + np.diag(inner))]),
         np.array([pairs, inner, inner]),
     )
@@ -167,8 +170,7 @@ def curvature(blocks: Blocks) -> float:
     """
     share = blocks.size / blocks.size.sum()
     trace = np.trace(blocks.squares, axis1=1, axis2=2) / blocks.size
-    flat = blocks.squares.reshape(len(share), -1)
-    products = flat @ flat.T / np.outer(blocks.size, blocks.size)
+    products = blocks.products / np.outer(blocks.size, blocks.size)
     with_mean, trace = products @ share, trace / (share @ trace)
     mean = float(share @ with_mean)
     # Inner products of M_b / n_b - trace_b * mean, whose trace is zero.

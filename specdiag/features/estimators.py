@@ -165,7 +165,7 @@ def _participation_ratio(
     """
     n, d = float(blocks.size.sum()), both.sample.shape[1]
     square, squared = traces(blocks)  # tr(S^2) and tr(S)^2
-    excess = float((blocks.squares**2).sum() - (blocks.size**2).sum() * square[0])
+    excess = float(np.trace(blocks.products) - (blocks.size**2).sum() * square[0])
     expected = float(square[0] + squared[0])
     n_effective = min(n, n**2 * expected / excess) if min(excess, expected) > 0 else n
     if min(square.min(), squared.min()) > 0:
