@@ -6,10 +6,10 @@ from pathlib import Path
 
 from benchmarks._pages import table
 from benchmarks._results import read, write
-from benchmarks._verdicts import ks_null
+from benchmarks._verdicts import ks_null, ks_p
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.htsr import null
 from specdiag.htsr.layers import matrices, measure
+from specdiag.htsr.null.ladder import false_discovery_rate
 from specdiag.htsr.verdict import with_verdicts
 
 _log = logging.getLogger(__name__)
@@ -29,9 +29,7 @@ def minilm(full):
     ]
     sizes = [(max(x.shape), min(x.shape)) for x in layers]
     ks_draws = {size: ks_null(*size, 500 if full else 100) for size in sorted(set(sizes))}
-    ks_p = [
-        null.p_value(x.tail.alpha, ks_draws[size]) for x, size in zip(layers, sizes, strict=True)
-    ]
+    p_of_ks = [ks_p(x, ks_draws[size]) for x, size in zip(layers, sizes, strict=True)]
     rows = [
         {
             "layer": x.name,
@@ -49,7 +47,7 @@ def minilm(full):
             "short_tail": x.posterior.short_tail,
             "verdict": x.verdict,
         }
-        for x, p, q in zip(layers, ks_p, null.false_discovery_rate(ks_p), strict=True)
+        for x, p, q in zip(layers, p_of_ks, false_discovery_rate(p_of_ks), strict=True)
     ]
     write("minilm", rows)
 

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from specdiag.htsr import null
+from specdiag.htsr.null.draws import gaussian_spectrum
 
 SIZES = (128, 256, 512, 1024)
 ALPHAS = (1.5, 2.0, 2.5, 3.0, 4.0)
@@ -147,7 +147,7 @@ def gof_cases(n, count):
 
 
 def gaussian_spectra(rng, N, M, count):
-    return [null._wishart(rng, N, M)[::-1] for _ in range(count)]
+    return [gaussian_spectrum(rng, N, M) for _ in range(count)]
 
 
 def draw_matrix(rng, kind, N, M):

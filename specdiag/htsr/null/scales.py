@@ -23,6 +23,8 @@ from numpy.typing import ArrayLike, NDArray
 
 SWEEPS = 30  # of Sinkhorn's iteration, at most
 CONVERGED = 1e-3  # relative change of a squared scale in one sweep
+ROUNDS = 3  # of scales and means, at most
+SMALL_MEANS = 0.01  # mean square of the means; with more, there is another round
 
 Array = NDArray[np.float64]
 Single = NDArray[np.float32]
@@ -37,8 +39,9 @@ class Balanced(NamedTuple):
         One (out, in) matrix for each position of the kernel, of mean square about 1. Rows, columns
         and slices that are zero throughout are missing.
     row_sd, column_sd : float
-        Standard deviation of the logarithms of the row and of the column scales, beyond that of a
-        Gaussian matrix: 0 if they differ by no more. Of a kernel, root mean square over slices.
+        Standard deviation of the logarithms of the scales that rows and columns were divided by: 0
+        if they differ no more than those of a Gaussian matrix. Of a kernel, root mean square over
+        slices.
     """
 
     slices: Single
@@ -53,24 +56,37 @@ def balanced(W: ArrayLike) -> Balanced:
     """
     slices = _without_zeros(_slices(np.asarray(W)))
     del W  # at most two float32 copies are in memory: the slices, and the squares of one
-    _, n, m = slices.shape
-    logs = [_log_scales(part) for part in slices]
-    level = np.array([row.mean() + column.mean() for row, column in logs])
-    level = level.mean() + _shrunk(level - level.mean(), _noise(n * m))[0]
-    spread = [_divide(*each) for each in zip(slices, logs, level, strict=True)]
-    row_sd, column_sd = np.sqrt(np.mean(spread, axis=0))
+    scales = [_balance(part) for part in slices]
+    level = np.array([row.mean() + column.mean() for row, column in scales])
+    level -= level.mean()
+    kept = level - _shrunk(level, _noise(slices[0].size))
+    if kept.any():
+        slices *= np.exp(kept).astype(np.float32)[:, None, None]
+    row_sd, column_sd = np.sqrt(
+        [np.mean([x.var() for x in logs]) for logs in zip(*scales, strict=True)]
+    )
     return Balanced(slices, float(row_sd), float(column_sd))
 
 
-def _divide(W: Single, logs: tuple[Array, Array], level: float) -> tuple[float, float]:
-    """Divide W by its shrunk scales and centre it, in place; return the variances of both logs."""
+def _balance(W: Single) -> tuple[Array, Array]:
+    """Divide W by its shrunk scales and centre it, in place; return the logs of these scales.
+
+    A row with a mean of its own has a scale that is partly the mean's, so the scales are taken
+    again if means were removed.
+    """
     n, m = W.shape
-    row, row_variance = _shrunk(logs[0] - logs[0].mean(), _noise(m))
-    column, column_variance = _shrunk(logs[1] - logs[1].mean(), _noise(n))
-    W *= np.exp(-level - row).astype(np.float32)[:, None]
-    W *= np.exp(-column).astype(np.float32)
-    _centre(W)
-    return row_variance, column_variance
+    total_row, total_column = np.zeros(n), np.zeros(m)
+    for _ in range(ROUNDS):
+        row, column = _log_scales(W)
+        row = row.mean() + _shrunk(row - row.mean(), _noise(m))
+        column = column.mean() + _shrunk(column - column.mean(), _noise(n))
+        W *= np.exp(-row).astype(np.float32)[:, None]
+        W *= np.exp(-column).astype(np.float32)
+        total_row += row
+        total_column += column
+        if _centre(W) < SMALL_MEANS:
+            break
+    return total_row, total_column
 
 
 def fourth_moment(slices: Single) -> float:
@@ -130,19 +146,21 @@ def _noise(size: int) -> float:
     return (total + 1 / x + 1 / (2 * x**2) + 1 / (6 * x**3) - 1 / (30 * x**5)) / 4
 
 
-def _shrunk(deviation: Array, noise: float) -> tuple[Array, float]:
-    """Return the deviations times the share of their variance beyond noise, and that variance."""
+def _shrunk(deviation: Array, noise: float) -> Array:
+    """Return the deviations from a mean times the share of their variance that is not noise."""
     variance = float(deviation @ deviation) / len(deviation)
-    beyond = max(variance - noise, 0.0)
-    return deviation * (beyond / variance if beyond else 0.0), beyond
+    return deviation * (max(1 - noise / variance, 0.0) if variance > 0 else 0.0)
 
 
-def _centre(W: Single) -> None:
-    """Subtract the shrunk overall mean, row means and column means, in place."""
+def _centre(W: Single) -> float:
+    """Subtract the shrunk overall mean, row means and column means; return their mean square."""
     n, m = W.shape
     row, column = W.mean(axis=1, dtype=np.float64), W.mean(axis=0, dtype=np.float64)
     overall = row.mean()
-    row, column = _shrunk(row - overall, 1 / m)[0], _shrunk(column - overall, 1 / n)[0]
-    middle = _shrunk(np.array([overall]), 1 / (n * m))[0]
-    W -= (row + middle).astype(np.float32)[:, None]
-    W -= column.astype(np.float32)
+    row, column = _shrunk(row - overall, 1 / m), _shrunk(column - overall, 1 / n)
+    row += _shrunk(np.array([overall]), 1 / (n * m))
+    if row.any():
+        W -= row.astype(np.float32)[:, None]
+    if column.any():
+        W -= column.astype(np.float32)
+    return float(np.mean(row**2) + np.mean(column**2))
