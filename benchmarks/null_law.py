@@ -203,7 +203,7 @@ def main():
     with threadpool_limits(1):
         for name, shapes in designs().items():
             limit = seconds[name] if arguments.full else 0.1
-            most = 5000 if name == "held-out" else 1500
+            most = 4000 if name == "held-out" else 1500
             draw(arguments.draws, name, shapes[first::step], limit, 24, most)
     if arguments.part:
         return

@@ -28,6 +28,8 @@ from specdiag.htsr.tail.power_law import TIE
 Array = NDArray[np.float64]
 
 LEVEL = 0.05  # a rung that is not beaten ends the ladder
+LARGE = 128  # rows or columns, whichever are fewer: from there on half of them is tested first
+GAUSSIAN_ENOUGH = 10.0  # fourth moment, below which no matrix is too sparse
 FLIPS = 39  # of the signs of a very sparse matrix
 FLIPS_SKEWNESS = 0.3  # of log(alpha - 1), as in the law
 RESOLVED = 4 * float(np.finfo(np.float32).eps)  # float32 errors are about 0.4 eps of the largest
@@ -96,24 +98,41 @@ def null_test(
 
 
 def scales_p(slices: Single, dtype: DTypeLike, *, seed: int = 0) -> float:
-    """Return the p-value of the alpha of a matrix without scales and offset, (slices, n, m).
+    """Return the p-value of the alpha of a matrix without scales and offset, (n_slices, n, m).
 
-    The null is the Gaussian law of its shape. Where single entries carry most of their row or
-    column, a division by scales leaves little of them but the sign (fewer than about three entries
-    that are not zero in a row): the fourth moment is then above M / 2, and alpha is compared with
-    the matrix after 39 random changes of its signs instead, through the normal distribution with
-    the skewness of the law. NaN if fewer than 17 eigenvalues are above rounding.
+    The null is the Gaussian law of its shape. Half of the columns, or of the rows if they are
+    fewer, is tested first, at an eighth of the cost: if it is as heavy as can be (p = 1e-5), the
+    whole is not measured. That adds no more than 1e-5 to the false alarms.
+
+    Where single entries carry most of their row or column, a division by scales leaves little of
+    them but the sign (fewer than about three entries that are not zero in a row): the fourth moment
+    is then above M / 2, and alpha is compared with the matrix after 39 random changes of its signs
+    instead, through the normal distribution with the skewness of the law.
+
+    NaN if fewer than 17 eigenvalues are above rounding.
     """
+    _, n, m = slices.shape
+    if fourth_moment(slices) > max(min(n, m) / 2, GAUSSIAN_ENOUGH):
+        return _flipped_p(slices, dtype, np.random.default_rng(seed))
+    if min(n, m) >= LARGE:
+        half = slices[:, :, ::2] if n >= m else slices[:, ::2]
+        p = _law_p(half, dtype)
+        if p <= law.LEAST_P:
+            return p
+    return _law_p(slices, dtype)
+
+
+def _law_p(slices: Single, dtype: DTypeLike) -> float:
     count, n, m = slices.shape
-    alpha = _alpha(slices, dtype)
-    if math.isnan(alpha) or fourth_moment(slices) <= max(min(n, m) / 2, 10):
-        return law.p_value(alpha, (n, m, count))
-    return _flipped_p(alpha, slices, dtype, np.random.default_rng(seed))
+    return law.p_value(_alpha(slices, dtype), (n, m, count))
 
 
-def _flipped_p(alpha: float, slices: Single, dtype: DTypeLike, rng: np.random.Generator) -> float:
+def _flipped_p(slices: Single, dtype: DTypeLike, rng: np.random.Generator) -> float:
     signs = np.array([-1, 1], dtype=np.float32)
     flipped = [_alpha(slices * rng.choice(signs, slices.shape), dtype) for _ in range(FLIPS)]
+    alpha = _alpha(slices, dtype)
+    if math.isnan(alpha):
+        return math.nan
     y, drawn = math.log(alpha - 1), np.log(np.array(flipped) - 1)
     drawn = drawn[np.isfinite(drawn)]
     if math.isinf(y) or len(drawn) < FLIPS / 2:

@@ -77,7 +77,11 @@ def quantiles(shape: tuple[int, ...], p: ArrayLike) -> Array:
 
 def moments(shape: tuple[int, ...]) -> tuple[float, float, float]:
     """Return mean, standard deviation and skewness of log(alpha - 1) of Gaussian matrices."""
-    N, M, slices = _sizes(shape)
+    return _moments(*_sizes(shape))
+
+
+@functools.lru_cache(maxsize=512)
+def _moments(N: int, M: int, slices: int) -> tuple[float, float, float]:
     within = min(1.0, LARGEST / (M * slices))
     n, m = within * N, within * M
     law = coefficients()["matrix" if slices == 1 else "kernel"]
