@@ -36,7 +36,7 @@ def collection(checkpoints, n_layers=3):
     norm = np.where(status == "absent", np.nan, alpha[:, None])
     layers = {
         "status": status,
-        "alpha_mean": value,
+        "alpha": value,
         "alpha_hat": 1.1 * value,
         "stable_rank": 9 - value,
         "rope_probability": np.exp(-((value - 2) ** 2)),

@@ -57,7 +57,7 @@ def _controls(dataset: "xr.Dataset") -> dict[str, dict[tuple[int, int], Any]]:
 
 def _layers(dataset: "xr.Dataset") -> dict[tuple[int, int], Any]:
     """Return the layers that are fit in both of a pair."""
-    fit = (dataset.status.values == "fit") & np.isfinite(dataset.alpha_mean.values)
+    fit = (dataset.status.values == "fit") & np.isfinite(dataset.alpha.values)
     both = {(i, j): np.flatnonzero(fit[i] & fit[j]) for i, j in pairs(dataset)}
     return {pair: layers for pair, layers in both.items() if len(layers)}
 
@@ -104,7 +104,7 @@ def _draw_pair(
     ax: "Axes", dataset: "xr.Dataset", pair: tuple[int, int], layers: Any, look: dict[str, str]
 ) -> None:
     i, j = pair
-    x, y = (dataset.alpha_mean.values[at, layers] for at in (j, i))
+    x, y = (dataset.alpha.values[at, layers] for at in (j, i))
     faint: Any = {"color": look["color"], "linewidth": 0.5, "alpha": 0.3}
     ax.hlines(y, *dataset.alpha_ci.values[j, layers].T, **faint)
     ax.vlines(x, *dataset.alpha_ci.values[i, layers].T, **faint)
@@ -123,10 +123,7 @@ def caption(dataset: "xr.Dataset") -> str:
 
 def _sentence(dataset: "xr.Dataset", arm: str, layers: dict[tuple[int, int], Any]) -> str:
     differences = np.concatenate(
-        [
-            dataset.alpha_mean.values[i, at] - dataset.alpha_mean.values[j, at]
-            for (i, j), at in layers.items()
-        ]
+        [dataset.alpha.values[i, at] - dataset.alpha.values[j, at] for (i, j), at in layers.items()]
     )
     walked = ("fit", "degenerate", "failed")
     status = dataset.status.values
@@ -136,7 +133,7 @@ def _sentence(dataset: "xr.Dataset", arm: str, layers: dict[tuple[int, int], Any
         for i, j in pairs(dataset)
         if dataset.arm.values[j] == arm
     )
-    n_spectra = len({dataset.alpha_mean.values[i].tobytes() for i, _ in layers})
+    n_spectra = len({dataset.alpha.values[i].tobytes() for i, _ in layers})
     spectra = "one pretrained spectrum" if n_spectra == 1 else f"{n_spectra} pretrained spectra"
     return (
         f"Against {CONTROLS[arm]}: {counted(len(layers), 'pair')} of {spectra}, "

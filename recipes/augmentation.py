@@ -80,8 +80,8 @@ def reported(series: str, level: str, line: int) -> tuple[Reported, ...]:
     return (
         r2(on_card, CARD),
         r2(test_r2, f"{results}, line {line}"),
-        published("mean_alpha", mean, FREQUENTIST, rounded),
-        published("mean_alpha", alpha, FREQUENTIST, summary),
+        published("mean_alpha_ks", mean, FREQUENTIST, rounded),
+        published("mean_alpha_ks", alpha, FREQUENTIST, summary),
         published("n_degenerate", 98, DEGENERATE, summary),
         published("n_matrices", 106, COUNT, f"{summary}.n_layers"),
         *features(f"{results}, line {line}", **dict(zip(COLUMNS, values, strict=True))),

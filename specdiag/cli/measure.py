@@ -62,6 +62,13 @@ _include_embeddings = click.option(
 @_files
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV with a row for each matrix.")
+@click.option(
+    "--columns",
+    type=click.Choice(["default", "all"]),
+    default="default",
+    show_default=True,
+    help="Columns of the table; all adds alpha_ks, the estimate by Clauset's rule, with its tail.",
+)
 @_output
 @click.option(
     "--plot",
@@ -90,6 +97,7 @@ def alpha(
     files: tuple[Path, ...],
     as_json: bool,
     as_csv: bool,
+    columns: str,
     output: Path | None,
     plot: Path | None,
     layers: str | None,
@@ -130,7 +138,7 @@ def alpha(
     elif as_csv:
         click.echo(layer_tables.as_csv(checkpoints, measured), nl=False)
     else:
-        _print_tables(checkpoints, measured)
+        _print_tables(checkpoints, measured, columns)
     if failed:
         raise click.exceptions.Exit(1)
 
@@ -270,12 +278,13 @@ def _with_progress(
 
 
 def _print_tables(
-    checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence["Layer"]]
+    checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence["Layer"]], columns: str
 ) -> None:
     from specdiag.show.layers import as_table, summary_lines
 
     for checkpoint, layers in zip(checkpoints, measured, strict=True):
-        _print(str(checkpoint.path), as_table(layers, _width()) + summary_lines(checkpoint, layers))
+        lines = as_table(layers, _width(), columns) + summary_lines(checkpoint, layers)
+        _print(str(checkpoint.path), lines)
 
 
 def _print(title: str, lines: Sequence[str]) -> None:

@@ -2,13 +2,20 @@
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.dataset.schema import COLLECTION_VERSION, SCHEMA, SCHEMA_VERSION, labelled, schema_of
+from specdiag.dataset.schema import ADDED, SCHEMA, labelled
+from specdiag.dataset.versions import (
+    check_version,
+    completed,
+    former_names,
+    latest_version,
+    schema_of,
+    upgraded,
+)
 from specdiag.files import write_whole
 from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
 from specdiag.wording import one_line
@@ -28,6 +35,9 @@ def validate(dataset: "xr.Dataset") -> "xr.Dataset":
         If a variable is missing or different; the message names the first one.
     """
     check_version(dataset.attrs)
+    version, latest = dataset.attrs["schema_version"], latest_version(dataset.attrs)
+    if version < latest:
+        raise ValueError(f"schema_version is {version}, not {latest}: use specdiag.open_spectra")
     for name, spec in schema_of(dataset.attrs).items():
         if name not in dataset.variables:
             raise ValueError(f"variable {name} is missing")
@@ -43,17 +53,6 @@ def validate(dataset: "xr.Dataset") -> "xr.Dataset":
     if np.any(starts < 0) or np.any(ends > dataset.sizes["sample"]):
         raise ValueError("row_start and row_size point outside of the eigenvalues")
     return dataset
-
-
-def check_version(attrs: Mapping[Any, Any]) -> None:
-    """Raise ValueError if the attributes have a `schema_version` that this specdiag cannot read."""
-    version = attrs.get("schema_version")
-    latest = COLLECTION_VERSION if attrs.get("kind") == "collection" else SCHEMA_VERSION
-    if version not in range(1, latest + 1):
-        raise ValueError(
-            f"schema_version is {version}: this specdiag reads {latest}; name a file of specdiag, "
-            "or update specdiag"
-        )
 
 
 def save_spectra(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> None:
@@ -94,7 +93,9 @@ def _encoding(dataset: "xr.Dataset") -> dict[str, dict[str, Any]]:
 def open_spectra(path: str | os.PathLike[str]) -> "xr.Dataset":
     """Return a Dataset that `save_spectra` wrote. Values are read from the file when they are used.
 
-    `.load()` reads all values; `.close()`, or the end of a `with` block, closes the file.
+    `.load()` reads all values; `.close()`, or the end of a `with` block, closes the file. A file of
+    an earlier version is returned as one of the latest: variables are renamed, those that it does
+    not have are missing values (NaN or ''), and so are its verdicts, which had other meanings.
 
     Raises
     ------
@@ -108,7 +109,11 @@ def open_spectra(path: str | os.PathLike[str]) -> "xr.Dataset":
     try:
         dataset = xr.open_dataset(path, engine="h5netcdf")
         try:
-            return validate(dataset)
+            check_version(dataset.attrs)
+            latest = upgraded(dataset)
+            if latest is not dataset:
+                latest.set_close(dataset.close)
+            return validate(latest)
         except (ValueError, OSError):
             dataset.close()
             raise
@@ -147,14 +152,17 @@ def _loaded(file: Any) -> "xr.Dataset":
     names = ("schema_version", "provenance")
     attrs = {name: np.ravel(file.attrs.get(name))[0] for name in names}  # netCDF writes lists
     check_version(attrs)
+    former = former_names(attrs)
+    stored = {name: former.get(name, name) for name in SCHEMA}
+    schema = {n: spec for n, spec in SCHEMA.items() if stored[n] in file or n not in ADDED}
     columns = {
-        name: file[name].asstr()[()] if spec.dtype == "O" else file[name][()]
-        for name, spec in SCHEMA.items()
+        name: file[stored[name]].asstr()[()] if spec.dtype == "O" else file[stored[name]][()]
+        for name, spec in schema.items()
     }
     provenance = json.loads(attrs["provenance"])
     provenance.pop("checkpoints")  # paths on the machine that measured
     attrs["provenance"] = json.dumps(provenance, sort_keys=True)
-    dataset = validate(xr.Dataset(labelled(SCHEMA, columns), attrs=attrs))
+    dataset = validate(completed(xr.Dataset(labelled(schema, columns), attrs=attrs)))
     if dataset.sizes["checkpoint"] != 1 or not dataset.indexes["layer"].is_unique:
         raise ValueError("it holds several checkpoints, or a layer twice")
     if tuple(dataset.alternative.values) != ALTERNATIVES:

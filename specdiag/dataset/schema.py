@@ -17,8 +17,8 @@ import numpy as np
 from specdiag.htsr.layers import Layer
 from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
 
-SCHEMA_VERSION = 1
-COLLECTION_VERSION = 3
+SCHEMA_VERSION = 2
+COLLECTION_VERSION = 4
 LINK_VERSION = 2  # in version 1 the dimension `stratification` was called `comparison`
 _DTYPES = {"f": "float64", "i": "int64", "b": "int8", "O": "str"}
 _LAYER = ("checkpoint", "layer")
@@ -51,24 +51,24 @@ SCHEMA: dict[str, Variable] = {
     "reason": Variable(_LAYER, "O", "why the status is not fit"),
     "shape": Variable(_LAYER, "O", "shape of the stored tensor"),
     "stored_dtype": Variable(_LAYER, "O", "number format of the stored tensor"),
-    "alpha": Variable(_LAYER, "f", "power-law exponent of the eigenvalue density's tail"),
-    "xmin": Variable(_LAYER, "f", "smallest eigenvalue of the tail"),
-    "ks_distance": Variable(_LAYER, "f", "Kolmogorov-Smirnov distance of tail and power law"),
-    "n_tail": Variable(_LAYER, "f", "number of eigenvalues in the tail"),
+    "alpha": Variable(_LAYER, "f", "exponent of the eigenvalue density's tail: posterior mean"),
+    "alpha_ci": Variable((*_LAYER, "ci_bound"), "f", "95 % posterior interval of alpha"),
+    "alpha_sd": Variable(_LAYER, "f", "posterior standard deviation of alpha"),
+    "alpha_below_2": Variable(_LAYER, "f", "posterior probability of alpha < 2"),
+    "rope_probability": Variable(_LAYER, "f", "posterior probability of 1.9 <= alpha <= 2.1"),
+    "xmin": Variable(_LAYER, "f", "smallest eigenvalue of the tail: posterior median"),
+    "n_tail": Variable(_LAYER, "f", "number of eigenvalues in the tail: posterior mean"),
+    "short_tail": Variable(_LAYER, "f", "probability of fewer than 30 eigenvalues in the tail"),
+    "n_windows": Variable(_LAYER, "f", "effective number of tail windows in the posterior"),
+    "alpha_ks": Variable(_LAYER, "f", "exponent of the tail of least KS distance (Clauset's rule)"),
+    "xmin_ks": Variable(_LAYER, "f", "smallest eigenvalue of that tail"),
+    "n_tail_ks": Variable(_LAYER, "f", "number of eigenvalues in that tail"),
+    "ks_distance": Variable(_LAYER, "f", "Kolmogorov-Smirnov distance of that tail and its law"),
     "rank": Variable(_LAYER, "f", "number of eigenvalues above the rank gate"),
     "stable_rank": Variable(_LAYER, "f", "squared Frobenius norm over squared spectral norm"),
     "spectral_norm": Variable(_LAYER, "f", "largest singular value"),
     "frobenius_norm": Variable(_LAYER, "f", "Frobenius norm"),
-    "alpha_mean": Variable(_LAYER, "f", "posterior mean of alpha"),
-    "alpha_sd": Variable(_LAYER, "f", "posterior standard deviation of alpha"),
-    "alpha_ci": Variable((*_LAYER, "ci_bound"), "f", "95 % posterior interval of alpha"),
-    "alpha_below_2": Variable(_LAYER, "f", "posterior probability of alpha < 2"),
-    "rope_probability": Variable(_LAYER, "f", "posterior probability of 1.9 <= alpha <= 2.1"),
-    "n_tail_mean": Variable(_LAYER, "f", "posterior mean of the number of eigenvalues in the tail"),
-    "xmin_median": Variable(_LAYER, "f", "posterior median of xmin"),
-    "short_tail": Variable(_LAYER, "f", "probability of fewer than 30 eigenvalues in the tail"),
-    "n_windows": Variable(_LAYER, "f", "effective number of tail windows in the posterior"),
-    "gof_p": Variable(_LAYER, "f", "goodness-of-fit p-value of the power law"),
+    "gof_p": Variable(_LAYER, "f", "goodness-of-fit p-value of the power law above xmin_ks"),
     "null_p": Variable(
         _LAYER, "f", "probability of so low an alpha for random matrices (the null)"
     ),
@@ -236,8 +236,8 @@ LINK: dict[str, Variable] = {
     "n_error": Variable(_CELL[:2], "i", "number of checkpoints predicted"),
 }
 
-# The version of collections in which a variable is first.
-ADDED = {"how": 2, "n_changed": 2, "n_effective": 3}
+# Variables that files of earlier versions do not have.
+ADDED = ("how", "n_changed", "n_effective")
 
 # The key of each variable in the JSON of an evaluation: a field of FeatureSpectrum, where names of
 # intervals end in `_interval`.
@@ -251,16 +251,14 @@ FEATURES = {
 
 # The part of a Layer, and the attribute of that part, which hold a variable.
 _IN_LAYER = {
-    **{name: ("tail", name) for name in ("alpha", "xmin", "ks_distance")},
-    "alpha_mean": ("posterior", "mean"),
-    "alpha_sd": ("posterior", "sd"),
     "alpha_ci": ("posterior", "interval"),
+    "alpha_sd": ("posterior", "sd"),
     "alpha_below_2": ("posterior", "below_2"),
     "rope_probability": ("posterior", "rope"),
-    "n_tail_mean": ("posterior", "n_tail"),
-    "xmin_median": ("posterior", "xmin"),
-    "short_tail": ("posterior", "short_tail"),
-    "n_windows": ("posterior", "n_windows"),
+    **{name: ("posterior", name) for name in ("xmin", "n_tail", "short_tail", "n_windows")},
+    "alpha_ks": ("tail", "alpha"),
+    "xmin_ks": ("tail", "xmin"),
+    "ks_distance": ("tail", "ks_distance"),
 }
 
 
@@ -269,7 +267,7 @@ def layer_value(layer: Layer, name: str) -> Any:
     if name in _IN_LAYER:
         part, attribute = _IN_LAYER[name]
         return getattr(getattr(layer, part), attribute)
-    if name == "n_tail":
+    if name == "n_tail_ks":
         return layer.tail.n_tail or math.nan
     if name == "shape":
         return "x".join(map(str, layer.shape))
@@ -281,12 +279,10 @@ def layer_value(layer: Layer, name: str) -> Any:
     return getattr(layer, {"stored_dtype": "dtype"}.get(name, name))
 
 
-def schema_of(attrs: Mapping[Any, Any]) -> dict[str, Variable]:
-    """Return the variables that a Dataset with these attributes must have."""
-    if attrs.get("kind") != "collection":
-        return SCHEMA
-    version = attrs.get("schema_version", 1)
-    return SCHEMA | {n: spec for n, spec in COLLECTION.items() if ADDED.get(n, 1) <= version}
+def missing_values(spec: Variable, sizes: Mapping[Any, int]) -> Any:
+    """Return an array of a variable, filled with its missing value."""
+    empty = {"f": (math.nan, float), "i": (0, np.int64), "b": (0, np.int8), "O": ("", object)}
+    return np.full([sizes[dim] for dim in spec.dims], *empty[spec.dtype])
 
 
 def as_markdown(schema: Mapping[str, Variable]) -> str:

@@ -77,11 +77,15 @@ class Layer:
     verdict: str = ""
 
     @property
+    def alpha(self) -> float:
+        """Posterior mean of the tail's exponent; by the method `weightwatcher`, its estimate."""
+        return self.posterior.mean
+
+    @property
     def alpha_hat(self) -> float:
         """Alpha times log10 of the squared spectral norm; WeightWatcher calls it alpha_weighted."""
-        return (
-            self.tail.alpha * 2 * math.log10(self.spectral_norm) if self.tail.n_tail else math.nan
-        )
+        has_alpha = not math.isnan(self.alpha)
+        return self.alpha * 2 * math.log10(self.spectral_norm) if has_alpha else math.nan
 
 
 def matrices(checkpoint: Checkpoint, pattern: str | None = None) -> tuple[Tensor, ...]:
@@ -295,8 +299,9 @@ def _fit_weightwatcher(tensor: Tensor, spectrum: Array) -> dict[str, Any]:
     if not tail.n_tail:
         reason = "weightwatcher finds no fit, and reports alpha -1"
         return {"status": "degenerate", "reason": reason}
-    tail = replace(tail, xmin=tail.xmin / scale)
-    return {"status": "fit", "tail": tail, "posterior": posterior}
+    xmin = tail.xmin / scale
+    fit = {"tail": replace(tail, xmin=xmin), "posterior": replace(posterior, xmin=xmin)}
+    return {"status": "fit", **fit}
 
 
 def _fit_wwj(tensor: Tensor) -> dict[str, Any]:

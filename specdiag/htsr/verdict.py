@@ -72,19 +72,17 @@ def summarise(layers: Sequence[Layer]) -> dict[str, Any]:
     dict
         n_walked = n_fit + n_degenerate + n_skipped + n_failed; coverage = n_fit / (n_fit +
         n_degenerate); reasons, the layers of each (status, reason).
-        Over the fit layers, NaN if there are none, of the point estimate: mean_alpha and its 95 %
-        interval (Student's t, with layers as the sampling unit), median_alpha,
-        mean_distance_from_2, fraction_below_2, fraction_2_to_6, fraction_above_6.
-        Over the fit layers, of the posterior: posterior_mean_alpha, rope_fraction (the mean of
-        P(1.9 <= alpha <= 2.1)), and Kruschke's decisions on that region: n_inside_rope,
-        n_outside_rope, n_undecided.
+        Over the fit layers, NaN if there are none: mean_alpha and its 95 % interval (Student's t,
+        with layers as the sampling unit), median_alpha, mean_distance_from_2, fraction_below_2,
+        fraction_2_to_6, fraction_above_6, rope_fraction (the mean of P(1.9 <= alpha <= 2.1)), and
+        Kruschke's decisions on that region: n_inside_rope, n_outside_rope, n_undecided.
         n_tested, the layers with a null; n_distinguishable, those with null_q <= 0.05; verdicts,
         how many layers have each verdict.
     """
     count = Counter(layer.status for layer in layers)
     fit = [layer for layer in layers if layer.status == "fit"]
     eligible = len(fit) + count["degenerate"]
-    alpha = known([layer.tail.alpha for layer in fit])
+    alpha = known([layer.alpha for layer in fit])
     low, high = WELL_TRAINED
     words = Counter(layer.verdict for layer in layers)
     return {
@@ -98,7 +96,6 @@ def summarise(layers: Sequence[Layer]) -> dict[str, Any]:
         "fraction_below_2": mean(alpha < low),
         "fraction_2_to_6": mean((alpha >= low) & (alpha <= high)),
         "fraction_above_6": mean(alpha > high),
-        "posterior_mean_alpha": mean([layer.posterior.mean for layer in fit]),
         "rope_fraction": mean([layer.posterior.rope for layer in fit]),
         **_rope_decisions(fit),
         "n_tested": sum(not math.isnan(layer.null_q) for layer in layers),

@@ -25,12 +25,19 @@ WWJ_PRIOR = 1e-3  # shape and rate of the Gamma prior of alpha - 1
 def weightwatcher(squared_singular_values: Array) -> tuple[TailFit, Posterior]:
     """Return the fit of weightwatcher 0.7.7, from the eigenvalues of W'W (not divided by N).
 
-    Eigenvalues above 1e-5 are fitted as in `fit_alpha`. The interval is alpha +- 1.96 sigma. The
-    other fields of the posterior are NaN, because the method has no posterior.
+    Eigenvalues above 1e-5 are fitted as in `fit_alpha`. The method has no posterior: its mean is
+    alpha, its standard deviation sigma, its interval alpha +- 1.96 sigma, its tail that of the fit,
+    and its other fields are NaN.
     """
     fit = fit_alpha(squared_singular_values[squared_singular_values > WEIGHTWATCHER_FLOOR])
     reach = 1.96 * fit.sigma
-    return fit, Posterior(interval=(fit.alpha - reach, fit.alpha + reach))
+    return fit, Posterior(
+        mean=fit.alpha,
+        sd=fit.sigma,
+        interval=(fit.alpha - reach, fit.alpha + reach),
+        n_tail=float(fit.n_tail) if fit.n_tail else math.nan,
+        xmin=fit.xmin,
+    )
 
 
 def wwj(W: NDArray[np.generic]) -> tuple[TailFit, Posterior, int]:
@@ -74,8 +81,11 @@ def wwj(W: NDArray[np.generic]) -> tuple[TailFit, Posterior, int]:
     fit = _right_limit_fit(x, n, excess)
     best = [len(x) - fit.n_tail]
     at_best = mixture_posterior(shape[best], rate[best], np.ones(1))
-    averaged = mixture_posterior(shape[likely], rate[likely], weight[likely] / weight[likely].sum())
-    return fit, replace(averaged, rope=at_best.rope), len(x)
+    weight = weight[likely] / weight[likely].sum()
+    averaged = mixture_posterior(shape[likely], rate[likely], weight)
+    n_tail = float(weight @ n[likely])
+    xmin = float(x[start[likely][np.searchsorted(np.cumsum(weight), 0.5)]])
+    return fit, replace(averaged, rope=at_best.rope, n_tail=n_tail, xmin=xmin), len(x)
 
 
 def _right_limit_fit(x: Array, n: NDArray[np.int64], excess: Array) -> TailFit:

@@ -22,7 +22,7 @@ def reason_not_drawn(dataset: "xr.Dataset") -> str:
 
 def _shown(dataset: "xr.Dataset") -> list[Any]:
     """Return replicates with alpha and R², without evaluations, whose weights are a parent's."""
-    known = np.isfinite(mean_over_fit_layers(dataset, "alpha_mean"))
+    known = np.isfinite(mean_over_fit_layers(dataset, "alpha"))
     known &= np.isfinite(dataset.r2.values)
     known &= dataset.arm.values != "evaluation"
     return seeds.replicates(dataset, known)
@@ -30,10 +30,10 @@ def _shown(dataset: "xr.Dataset") -> list[Any]:
 
 def plot(dataset: "xr.Dataset") -> "Figure":
     """Return mean alpha over fit layers against test R², one point per entry, bars over seeds."""
-    alpha = mean_over_fit_layers(dataset, "alpha_mean")
+    alpha = mean_over_fit_layers(dataset, "alpha")
     at = [(group, seeds.mean_over_seeds(alpha[group]), False) for group in _shown(dataset)]
     figure = seeds.scatter(dataset, alpha, at)
-    figure.axes[0].set_xlabel("mean over fit layers of α (posterior means)")
+    figure.axes[0].set_xlabel("mean over fit layers of α")
     return figure
 
 

@@ -20,10 +20,9 @@ TITLE = "Alpha by depth"
 def plot(dataset: "xr.Dataset", checkpoint: str | None = None) -> "Figure":
     """Return alpha and its interval by layer, with the range that random matrices give.
 
-    Alpha is the posterior mean, as in the null, or the point estimate if the method has no
-    posterior. The area of a dot shows the number of eigenvalues in the tail. Positions are those in
-    the names of files that `draw_all` writes. Degenerate and failed layers have no alpha: crosses
-    at 0 mark them.
+    The area of a dot shows the number of eigenvalues in the tail. Positions are those in the names
+    of files that `draw_all` writes. Degenerate and failed layers have no alpha: crosses at 0 mark
+    them.
     """
     from matplotlib.figure import Figure
 
@@ -31,8 +30,6 @@ def plot(dataset: "xr.Dataset", checkpoint: str | None = None) -> "Figure":
     check_label(dataset, "checkpoint", name)
     one = dataset.drop_dims("sample").sel(checkpoint=name)
     fit = np.flatnonzero(one.status.values == "fit")
-    has_posterior = np.isfinite(one.alpha_mean.values).any()
-    alpha, title = (one.alpha_mean, "α (posterior mean)") if has_posterior else (one.alpha, "α")
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     ax = figure.add_subplot()
@@ -44,7 +41,7 @@ def plot(dataset: "xr.Dataset", checkpoint: str | None = None) -> "Figure":
     ax.vlines(fit, *one.alpha_ci.values[fit].T, color="#56b4e9", label="95 % interval")
     ax.scatter(
         fit,
-        alpha.values[fit],
+        one.alpha.values[fit],
         s=10 + one.n_tail.values[fit] / 3,
         color="#0072b2",
         zorder=3,
@@ -56,7 +53,7 @@ def plot(dataset: "xr.Dataset", checkpoint: str | None = None) -> "Figure":
             label = f"{len(marked)} {status}"
             ax.scatter(marked, np.zeros(len(marked)), marker="x", color=color, label=label)
             ax.set_ylim(bottom=min(ax.get_ylim()[0], -0.2))
-    ax.set(xlabel="position of the matrix in the file", ylabel=title, title=short_title(name))
+    ax.set(xlabel="position of the matrix in the file", ylabel="α", title=short_title(name))
     ax.set_xlim(-0.7, one.sizes["layer"] - 0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     return figure

@@ -61,7 +61,7 @@ def plot(dataset: "xr.Dataset", comparison: str | None = None) -> "Figure":
         seeds = both.isel(checkpoint=both.group.values == name)
         _draw_alpha(top, seeds, 0.3 * i - 0.15, color, short_title(name, 30))
     _draw_difference(bottom, both)
-    top.set(ylabel="α (posterior mean)")
+    top.set(ylabel="α")
     bottom.set(
         xlabel="measured matrices, in the order of the file", ylabel="difference of α, 2 - 1"
     )
@@ -76,7 +76,7 @@ def _draw_alpha(ax: "Axes", seeds: "xr.Dataset", shift: float, color: str, name:
     ax.vlines(x[fit] + shift, *seeds.alpha_ci.values[fit].T, color=color, alpha=0.5 / len(index))
     ax.scatter(
         x[fit] + shift,
-        seeds.alpha_mean.values[fit],
+        seeds.alpha.values[fit],
         s=10,
         color=color,
         label=f"{name}: {fit.sum()} fit",

@@ -11,6 +11,7 @@ from specdiag.wording import short
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TITLE = "Spectrum of a layer"
@@ -39,10 +40,7 @@ def plot(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) -> "F
     edges = np.geomspace(shown[-1], shown[0] * 1.0001, max(12, round(2 * len(shown) ** 0.5)))
     counts, _ = np.histogram(shown, edges)
     density = counts / np.diff(edges) / len(values)
-    alpha, xmin, n_tail = float(cell.alpha), float(cell.xmin), int(cell.n_tail)
-    x = np.geomspace(xmin, shown[0], 100)
-    power_law = n_tail / len(values) * (alpha - 1) / xmin * (x / xmin) ** -alpha
-    bottom = min(density[density > 0].min(), power_law.min()) / 2
+    bottom = density[density > 0].min() / 2
 
     figure = Figure(figsize=(5, 4), layout="constrained")
     ax = figure.add_subplot()
@@ -54,10 +52,8 @@ def plot(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) -> "F
         linewidth=0,
         label="random matrix of this shape and norm",
     )
-    ax.plot(
-        x, power_law, color="#d55e00", label=f"power law, α = {alpha:.2f}, {n_tail} in its tail"
-    )
-    ax.axvline(xmin, color="#d55e00", linestyle=":", label="xmin")
+    if np.isfinite(cell.alpha):
+        bottom = min(bottom, _draw_tail(ax, cell, values))
     if np.isfinite(cell.mp_edge):
         edge = float(cell.mp_edge)
         ax.axvline(edge, color="#009e73", linestyle="--", label="Marchenko-Pastur edge")
@@ -74,6 +70,17 @@ def plot(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) -> "F
             axis.set_minor_locator(NullLocator())
     figure.legend(loc="outside lower center", ncols=2, fontsize="x-small", frameon=False)
     return figure
+
+
+def _draw_tail(ax: "Axes", cell: "xr.Dataset", values: Any) -> float:
+    """Draw the power law above xmin, and return its least density."""
+    alpha, xmin, n_tail = float(cell.alpha), float(cell.xmin), float(cell.n_tail)
+    x = np.geomspace(xmin, values[0], 100)
+    power_law = n_tail / len(values) * (alpha - 1) / xmin * (x / xmin) ** -alpha
+    label = f"power law, α = {alpha:.2f}, {n_tail:.0f} in its tail"
+    ax.plot(x, power_law, color="#d55e00", label=label)
+    ax.axvline(xmin, color="#d55e00", linestyle=":", label="xmin")
+    return float(power_law.min()) / 2
 
 
 def _cell(dataset: "xr.Dataset", layer: str, checkpoint: str | None) -> "xr.Dataset":
@@ -101,11 +108,13 @@ def caption(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) ->
     text = (
         f"Density of the {int(cell.row_size)} eigenvalues of {short(layer)} "
         f"({cell['shape'].values}, {short(str(cell.checkpoint.values))}), {int(cell['rank'])} of "
-        f"them above rounding. Power law: α = {float(cell.alpha):.2f}, "
-        f"{int(cell.n_tail)} eigenvalues in the tail"
+        "them above rounding"
     )
-    if np.isfinite(low):
-        text += f", 95 % interval {low:.2f} to {high:.2f}"
+    if np.isfinite(cell.alpha):
+        text += (
+            f". Power law: α = {float(cell.alpha):.2f}, 95 % interval {low:.2f} to {high:.2f}, "
+            f"{float(cell.n_tail):.0f} eigenvalues in the tail"
+        )
     if np.isfinite(cell.null_q):
         text += f", q against random matrices {float(cell.null_q):.3f}"
     word = str(cell.verdict.values)

@@ -96,8 +96,8 @@ def _cells(pair: Pair) -> dict[str, str]:
     change = "" if first.status == second.status else f", {first.status} to {second.status}"
     return {
         "shape": "x".join(map(str, first.shape)),
-        "alpha 1": number(first.posterior.mean, ".2f"),
-        "alpha 2": number(second.posterior.mean, ".2f"),
+        "alpha 1": number(first.alpha, ".2f"),
+        "alpha 2": number(second.alpha, ".2f"),
         "2 - 1": number(pair.alpha.value, "+z.2f"),
         "95 % interval": f"{low:+z.2f} to {high:+z.2f}" if low < high else "-",
         "P(< 0)": number(pair.alpha.below_0, ".2f") if low < high else "-",
@@ -122,7 +122,7 @@ def summary_lines(comparison: Comparison, names: tuple[str, str]) -> list[str]:
     for label, name in zip(("first", "second"), names, strict=True):
         summary = whole[label]
         lines.append(
-            f"{name}: mean alpha {number(summary['posterior_mean_alpha'], '.2f')}, P(1.9 to 2.1) "
+            f"{name}: mean alpha {number(summary['mean_alpha'], '.2f')}, P(1.9 to 2.1) "
             f"{number(summary['rope_fraction'], '.1%')} on average; {accounting(summary)}"
         )
     return [printable(line) for line in [*lines, whole["conclusion"]]]

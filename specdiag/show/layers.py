@@ -37,9 +37,10 @@ _MEANING = {
     "rejected": "no power law fits the tail",
     "no evidence": "random matrices have tails as heavy",
 }
+_OF_KS_FIT = {"alpha_ks", "n_tail_ks", "KS"}
 # Columns that a narrow terminal drops, in this order, and the characters that names then need.
 _DROPPED = (
-    ({"mean", "KS", "stable rank", "spectral norm"}, 24),
+    ({*_OF_KS_FIT, "stable rank", "spectral norm"}, 24),
     ({"ROPE", "n_tail"}, 20),
     ({"gof p", "null q"}, 8),
 )
@@ -83,9 +84,16 @@ def layer_row(layer: Layer) -> dict[str, Any]:
     return row
 
 
-def as_table(layers: Sequence[Layer], width: int | None = None) -> list[str]:
-    """Return the lines of the table of a checkpoint: a header, and a row for each matrix."""
-    cells = [_cells(layer) for layer in layers]
+def as_table(
+    layers: Sequence[Layer], width: int | None = None, columns: str = "default"
+) -> list[str]:
+    """Return the lines of the table of a checkpoint: a header, and a row for each matrix.
+
+    Of `columns`, 'all' adds the fit of least Kolmogorov-Smirnov distance to those of 'default'.
+    """
+    left_out = set() if columns == "all" else _OF_KS_FIT
+    rows = [_cells(layer) for layer in layers]
+    cells = [{name: text for name, text in row.items() if name not in left_out} for row in rows]
     styles = [_STYLES.get(layer.status, {}) for layer in layers]
     return render([layer.name for layer in layers], cells, styles, _DROPPED, width)
 
@@ -94,10 +102,11 @@ def _cells(layer: Layer) -> dict[str, str]:
     low, high = layer.posterior.interval
     return {
         "shape": "x".join(map(str, layer.shape)),
-        "alpha": number(layer.tail.alpha, ".2f") + "*" * _outside(layer),
-        "mean": number(layer.posterior.mean, ".2f"),
+        "alpha": number(layer.alpha, ".2f"),
         "95 % interval": f"{low:.2f} - {high:.2f}" if math.isfinite(low) else "-",
-        "n_tail": str(layer.tail.n_tail) if layer.tail.n_tail else "-",
+        "n_tail": number(layer.posterior.n_tail, ".0f"),
+        "alpha_ks": number(layer.tail.alpha, ".2f"),
+        "n_tail_ks": str(layer.tail.n_tail or "-"),
         "KS": number(layer.tail.ks_distance, ".3f"),
         "ROPE": number(layer.posterior.rope, ".2f"),
         "gof p": number(layer.gof_p, ".2f"),
@@ -106,11 +115,6 @@ def _cells(layer: Layer) -> dict[str, str]:
         "spectral norm": number(layer.spectral_norm, "#.3g"),
         "verdict": layer.verdict or layer.status,
     }
-
-
-def _outside(layer: Layer) -> bool:
-    low, high = layer.posterior.interval
-    return layer.tail.alpha < low or layer.tail.alpha > high
 
 
 def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str]:
@@ -126,8 +130,6 @@ def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str
     ignored = f"; {counted(n_vectors, 'vector or scalar', 'vectors and scalars')} ignored"
     lines.append(accounting(summary) + ignored * bool(n_vectors))
     lines += [f"  {r['status']}: {r['reason']}: {some(r['layers'])}" for r in summary["reasons"]]
-    if any(_outside(layer) for layer in layers):
-        lines.append("* unreliable: several tail starts fit equally well; use the interval")
     lines += [f"note: {note}" for note in checkpoint.notes]
     return [printable(line) for line in lines]
 
@@ -148,9 +150,9 @@ def _alpha_lines(summary: Mapping[str, Any], eligible: str) -> list[str]:
     if math.isfinite(summary["rope_fraction"]):
         inside = counted(summary["n_inside_rope"], "layer")
         lines.append(
-            f"posterior: mean alpha {summary['posterior_mean_alpha']:.3f}, P(1.9 to 2.1) "
-            f"{summary['rope_fraction']:.1%} on average; alpha is close to 2 in {inside}, "
-            f"not close in {summary['n_outside_rope']}, unclear in {summary['n_undecided']}"
+            f"P(1.9 to 2.1) {summary['rope_fraction']:.1%} on average; alpha is close to 2 in "
+            f"{inside}, not close in {summary['n_outside_rope']}, unclear in "
+            f"{summary['n_undecided']}"
         )
     if summary["n_tested"]:
         tested = counted(summary["n_tested"], "layer has", "layers have")

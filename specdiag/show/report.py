@@ -177,7 +177,7 @@ def _summary_rows(dataset: "xr.Dataset") -> Iterator[list[_Cell]]:
     counts = list(layer_counts(dataset).values())
     for i in range(dataset.sizes["checkpoint"]):
         one = dataset.drop_dims("sample").isel(checkpoint=i)
-        alpha = known(one.alpha_mean.values[one.status.values == "fit"])
+        alpha = known(one.alpha.values[one.status.values == "fit"])
         n = [int(count[i]) for count in counts]
         words = Counter(one.verdict.values.tolist())
         row = [_Cell(short(str(one.checkpoint.values), _LONGEST_NAME))]
@@ -206,7 +206,6 @@ def _interval(low: float, high: float) -> _Cell:
 
 _NUMBERS = {
     "α": ("alpha", ".2f"),
-    "mean": ("alpha_mean", ".2f"),
     "95 % interval": ("alpha_ci", ""),
     "tail": ("n_tail", ".0f"),
     "gof p": ("gof_p", ".2f"),
@@ -241,9 +240,9 @@ def _layers(dataset: "xr.Dataset") -> dict[str, Any]:
             row += [_Cell(short(str(dataset.reason.values[i, j]), _LONGEST_NAME))]
             rows.append(row)
     caption = (
-        f"{counted(len(rows), 'matrix', 'matrices')} in the order of the file. α is the point "
-        "estimate, mean the posterior mean with its 95 % interval; gof p tests the power law, null "
-        "q compares with random matrices. Click on a heading to sort the table."
+        f"{counted(len(rows), 'matrix', 'matrices')} in the order of the file. α is the posterior "
+        "mean, with its 95 % interval; gof p tests the power law, null q compares with random "
+        "matrices. Click on a heading to sort the table."
     )
     return {"header": header, "rows": rows, "caption": caption}
 

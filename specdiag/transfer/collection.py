@@ -24,8 +24,8 @@ from specdiag.dataset.schema import (
     COLLECTION_VERSION,
     FEATURES,
     SCHEMA,
-    Variable,
     labelled,
+    missing_values,
 )
 from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
 from specdiag.lock.entry import Entry, Lock, Scale
@@ -266,7 +266,7 @@ def _spectra_columns(rows: Sequence[Row]) -> dict[str, Any]:
     place = {name: i for i, name in enumerate(layers)}
     sizes = {"checkpoint": len(rows), "layer": len(layers), "ci_bound": 2}
     sizes["alternative"] = len(ALTERNATIVES)
-    columns = {name: _filled(SCHEMA[name], sizes) for name in _BY_LAYER}
+    columns = {name: missing_values(SCHEMA[name], sizes) for name in _BY_LAYER}
     columns["status"][:] = "absent"
     columns["reason"][:] = "no such tensor"
     eigenvalues = []
@@ -298,7 +298,7 @@ def _evaluation_columns(rows: Sequence[Row]) -> dict[str, Any]:
     place = {name: i for i, name in enumerate(names)}
     rank = max(len(one.get("feature_eigenvalue", ())) for one in evaluations)
     sizes = {"checkpoint": len(rows), "session": len(place), "feature_rank": rank, "ci_bound": 2}
-    columns = {n: _filled(COLLECTION[n], sizes) for n in ("r2", "session_r2", *FEATURES)}
+    columns = {n: missing_values(COLLECTION[n], sizes) for n in ("r2", "session_r2", *FEATURES)}
     for i, one in enumerate(evaluations):
         for name, value in one.items():
             if name == "session_r2":
@@ -308,12 +308,6 @@ def _evaluation_columns(rows: Sequence[Row]) -> dict[str, Any]:
             else:
                 columns[name][i] = value
     return columns | {"session": list(place), "feature_rank": np.arange(1, rank + 1)}
-
-
-def _filled(spec: Variable, sizes: Mapping[str, int]) -> Any:
-    """Return an array of a variable, filled with its missing value."""
-    empty = {"f": (math.nan, float), "i": (0, np.int64), "b": (0, np.int8), "O": ("", object)}
-    return np.full([sizes[dim] for dim in spec.dims], *empty[spec.dtype])
 
 
 def _attributes(rows: Sequence[Row], locks: Sequence[Mapping[str, str]]) -> dict[str, Any]:

@@ -33,8 +33,8 @@ STRATIFICATIONS: dict[str, tuple[str, ...]] = {
 }
 
 QUANTITIES = {
-    "mean alpha": "posterior mean of alpha, mean over fit layers",
-    "distance from 2": "mean of |posterior mean - 2| over fit layers",
+    "mean alpha": "mean of alpha (posterior means) over fit layers",
+    "distance from 2": "mean of |alpha - 2| over fit layers",
     "alpha-hat": "mean of alpha_hat over fit layers",
     "ROPE fraction": "mean of rope_probability over fit layers",
     "stable rank": "mean of stable_rank over fit layers",
@@ -130,8 +130,8 @@ def quantities(dataset: "xr.Dataset") -> Array:
     counts = layer_counts(dataset)
     with np.errstate(divide="ignore", invalid="ignore"):
         columns = [  # in the order of QUANTITIES
-            mean_over_fit_layers(dataset, "alpha_mean"),
-            mean_over_fit_layers(dataset, abs(dataset.alpha_mean - 2)),
+            mean_over_fit_layers(dataset, "alpha"),
+            mean_over_fit_layers(dataset, abs(dataset.alpha - 2)),
             mean_over_fit_layers(dataset, "alpha_hat"),
             mean_over_fit_layers(dataset, "rope_probability"),
             mean_over_fit_layers(dataset, "stable_rank"),
@@ -322,7 +322,7 @@ def _mean_error(
 _LABELS = ("entry", "parent", "task", "arm", "scale", "seed")
 _NEEDED = (
     *_LABELS,
-    *("train_fraction", "r2", "status", "alpha_mean", "alpha_hat", "rope_probability"),
+    *("train_fraction", "r2", "status", "alpha", "alpha_hat", "rope_probability"),
     *("stable_rank", "frobenius_norm", "spectral_norm", "condition_number", "effective_rank"),
     *("participation_ratio", "top1_fraction"),
 )

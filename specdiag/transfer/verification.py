@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 Measures = Callable[["xr.Dataset"], Mapping[str, Array]]
 
 _FROM_DATASET = ("r2", "effective_rank", "participation_ratio", "top1_fraction", "trace")
+_MEANS = ("mean_alpha", "mean_alpha_ks", "rope_fraction")  # over layers
 _COUNTS = ("n_fit", "n_degenerate")
 _NEEDED = (
-    *("entry", "seed", "scale", "how", "n_changed", "status", "alpha_mean", "rope_probability"),
+    *("entry", "seed", "scale", "how", "n_changed", "status"),
+    *("alpha", "alpha_ks", "rope_probability"),
     *(*_FROM_DATASET, *_COUNTS, "condition_number", "condition_number_is_bound"),
     *("feature_eigenvalue", "noise_floor"),
 )
@@ -198,7 +200,7 @@ def measure(
                 f"a claim asks for {quantity!r}; expected one of {', '.join(columns)}; or let "
                 "measures() in recipes/_claims.py return it"
             )
-    of_means = [entry for entry, quantity in asked if quantity in ("mean_alpha", "rope_fraction")]
+    of_means = [entry for entry, quantity in asked if quantity in _MEANS]
     asked += [(entry, count) for entry in of_means for count in _COUNTS]
     seeds: dict[str, dict[int, dict[Key, float]]] = {"trained": {}, "fetched": {}}
     for i, (entry, seed) in enumerate(zip(dataset.entry.values, dataset.seed.values, strict=True)):
@@ -236,7 +238,8 @@ def quantities(dataset: "xr.Dataset") -> dict[str, Array]:
     - condition_number: infinite where the noise floor allows only a lower bound;
     - above_floor: the smallest eigenvalue of the feature covariance divided by the noise floor; 1
       if the eigenvalue lies below the floor, where it depends on rounding;
-    - mean_alpha, rope_fraction: means of posterior mean and ROPE probability over the fit layers;
+    - mean_alpha, mean_alpha_ks, rope_fraction: means of alpha (posterior means), of alpha_ks
+      (Clauset's rule) and of rope_probability over the fit layers;
     - n_fit, n_degenerate, and n_matrices, their sum: NaN without spectra.
     """
     has_spectra = (dataset.status.values != "absent").any(axis=1)
@@ -250,7 +253,8 @@ def quantities(dataset: "xr.Dataset") -> dict[str, Array]:
         "n_matrices": counts["n_fit"] + counts["n_degenerate"],
         "condition_number": np.where(is_bound, math.inf, condition),
         "above_floor": np.maximum(smallest / dataset.noise_floor.values, 1.0),
-        "mean_alpha": mean_over_fit_layers(dataset, "alpha_mean"),
+        "mean_alpha": mean_over_fit_layers(dataset, "alpha"),
+        "mean_alpha_ks": mean_over_fit_layers(dataset, "alpha_ks"),
         "rope_fraction": mean_over_fit_layers(dataset, "rope_probability"),
         "n_changed": dataset.n_changed.values,
     }

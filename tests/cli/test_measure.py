@@ -52,14 +52,11 @@ def test_the_table_has_a_row_for_each_matrix_and_a_summary(file):
     assert (status, err) == (0, "")
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
     low, high = expected.alpha_ci.values
-    outside = not low <= expected.alpha <= high
     assert rows["fc1.weight"][1:] == [
         "120x80",
-        f"{expected.alpha.item():.2f}" + "*" * outside,
-        f"{expected.alpha_mean.item():.2f}",
+        f"{expected.alpha.item():.2f}",
         *(f"{low:.2f}", "-", f"{high:.2f}"),
         f"{expected.n_tail.item():.0f}",
-        f"{expected.ks_distance.item():.3f}",
         f"{expected.rope_probability.item():.2f}",
         f"{expected.gof_p.item():.2f}",
         f"{expected.null_q.item():.3f}",
@@ -76,6 +73,20 @@ def test_the_table_has_a_row_for_each_matrix_and_a_summary(file):
     assert "skipped: embedding table, by its name: unit_emb.weight" in out
     assert "skipped: too few eigenvalues: 2 of at least 50: readout.weight" in out
     assert "alpha over 2 measured layers (67% of all eligible matrices): mean" in out
+
+
+def test_the_estimate_by_clausets_rule_is_in_the_table_when_asked_for(file):
+    cell = specdiag.alpha(file, gof=False).sel(layer="fc1.weight", checkpoint="net")
+    by_default, everything = (
+        run("alpha", file, "--no-gof", *more)[1].splitlines() for more in ((), ("--columns", "all"))
+    )
+    assert not any("alpha_ks" in line for line in by_default)
+    columns = everything[1].split("  ")
+    row = next(line for line in everything if line.startswith("fc1.weight"))
+    shown = dict(zip([c.strip() for c in columns if c], re.split(r"\s{2,}", row), strict=True))
+    assert shown["alpha"] == f"{cell.alpha.item():.2f}"
+    assert shown["alpha_ks"] == f"{cell.alpha_ks.item():.2f}"
+    assert shown["n_tail_ks"] == f"{cell.n_tail_ks.item():.0f}"
 
 
 def test_the_summary_says_whether_a_pattern_selected_the_matrices(file):
@@ -324,7 +335,7 @@ def test_compare_prints_measured_matrices_relations_and_a_conclusion(pair):
     assert lines[0] == "1: net   2: tuned"
     assert row[1:5] == [
         "80x60",
-        *(f"{x:.2f}" for x in cell.alpha_mean.values),
+        *(f"{x:.2f}" for x in cell.alpha.values),
         f"{cell.alpha_difference.item():+.2f}",
     ]
     assert row[-1] == "different"
@@ -422,7 +433,7 @@ def test_compare_takes_groups_of_seeds_and_shows_their_means(seeds, tmp_path):
     dataset = specdiag.open_spectra(output)
     lines = out.splitlines()
     assert lines[0] == "1: a1 (2 seeds)   2: b1 (3 seeds)"
-    alpha = dataset.alpha_mean.sel(layer="fc1.weight").values
+    alpha = dataset.alpha.sel(layer="fc1.weight").values
     cell = dataset.sel(layer="fc1.weight").squeeze()
     low, high = cell.alpha_difference_ci.values
     row = next(line.split() for line in lines if line.startswith("fc1.weight"))

@@ -42,7 +42,7 @@ def test_groups_of_seeds_are_compared_by_their_means_with_an_interval_over_seeds
     assert dataset.group.values.tolist() == [NAMES[0]] * 3 + [NAMES[1]] * 4
     assert (dataset.n_first_seeds, dataset.n_second_seeds) == (3, 4)
     assert (dataset.n_compared, dataset.n_comparable) == (3, 3)
-    alpha = dataset.alpha_mean.sel(layer=[f"{i}.weight" for i in range(3)]).values
+    alpha = dataset.alpha.sel(layer=[f"{i}.weight" for i in range(3)]).values
     a, b = alpha[:3].mean(axis=1), alpha[3:].mean(axis=1)
     difference, interval = means.seeds_difference(a, b)
     assert dataset.mean_alpha_difference.item() == pytest.approx(difference)
@@ -55,7 +55,7 @@ def test_groups_of_seeds_are_compared_by_their_means_with_an_interval_over_seeds
 def test_the_difference_of_each_layer_is_that_of_its_means_over_seeds(dataset):
     for i in range(3):
         layer = dataset.sel(layer=f"{i}.weight")
-        a, b = layer.alpha_mean.values[:3], layer.alpha_mean.values[3:]
+        a, b = layer.alpha.values[:3], layer.alpha.values[3:]
         difference, interval = means.seeds_difference(a, b)
         assert layer.alpha_difference.item() == pytest.approx(difference)
         assert tuple(layer.alpha_difference_ci.values[0]) == pytest.approx(interval)

@@ -7,6 +7,7 @@ import xarray as xr
 import specdiag
 from specdiag.dataset import netcdf
 from specdiag.dataset.schema import SCHEMA
+from support.collections_ import as_version_1
 
 
 @pytest.fixture
@@ -42,9 +43,13 @@ def test_alpha_of_a_dict_a_file_and_a_module_is_the_same(weights, tmp_path):
     save_file(arrays, path)
     module = torch.nn.ModuleDict({"fc": torch.nn.Linear(60, 90, bias=False)})
     module["fc"].weight.data = torch.from_numpy(arrays["fc.weight"])
-    expected = specdiag.fit_alpha(specdiag.eigenvalues(arrays["fc.weight"])).alpha
+    eigenvalues = specdiag.eigenvalues(arrays["fc.weight"])
+    posterior, fit = specdiag.alpha_posterior(eigenvalues), specdiag.fit_alpha(eigenvalues)
     for source in (arrays, path, str(path), module, module.state_dict()):
-        assert specdiag.alpha(source).alpha.item() == expected
+        cell = specdiag.alpha(source).squeeze()
+        assert (cell.alpha, *cell.alpha_ci) == (posterior.mean, *posterior.interval)
+        assert (cell.n_tail, cell.xmin) == (posterior.n_tail, posterior.xmin)
+        assert (cell.alpha_ks, cell.n_tail_ks, cell.xmin_ks) == (fit.alpha, fit.n_tail, fit.xmin)
 
 
 def test_the_spectrum_of_each_layer_can_be_sliced_out(dataset, weights):
@@ -87,6 +92,17 @@ def test_a_saved_dataset_is_opened_unchanged(dataset, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["spectra.nc"]
 
 
+def test_a_file_of_the_first_version_is_read_under_the_present_names(dataset, tmp_path):
+    path = tmp_path / "old.nc"
+    as_version_1(dataset).to_netcdf(path, engine="h5netcdf")
+    with specdiag.open_spectra(path) as opened:
+        opened.load()
+    without_verdicts = dataset.verdict.copy(data=np.full(dataset.verdict.shape, ""))
+    xr.testing.assert_identical(opened, dataset.assign_coords(verdict=without_verdicts))
+    specdiag.save_spectra(opened, path)
+    xr.testing.assert_identical(specdiag.open_spectra(path).load(), opened)
+
+
 def test_plain_xarray_reads_the_file(dataset, tmp_path):
     path = tmp_path / "spectra.nc"
     specdiag.save_spectra(dataset, path)
@@ -127,7 +143,7 @@ def test_a_save_that_fails_leaves_the_old_file(dataset, tmp_path):
         (lambda d: d.drop_vars("alpha"), "variable alpha is missing"),
         (
             lambda d: d.assign_attrs(schema_version=99),
-            "schema_version is 99: this specdiag reads 1",
+            "schema_version is 99: this specdiag reads 2",
         ),
         (
             lambda d: d.isel(sample=slice(10)),
@@ -206,7 +222,7 @@ def test_min_eigenvalues_must_be_a_whole_number_of_at_least_two(weights, value):
 def test_the_dataset_holds_the_likelihood_ratios(weights):
     layer = specdiag.alpha(weights).sel(layer="a.weight").squeeze()
     values = specdiag.eigenvalues(weights["a.weight"])
-    expected = specdiag.likelihood_ratios(values[: int(layer.n_tail)], layer.xmin.item())
+    expected = specdiag.likelihood_ratios(values[: int(layer.n_tail_ks)], layer.xmin_ks.item())
     for name, (ratio, p) in expected.items():
         assert layer.log_likelihood_ratio.sel(alternative=name) == ratio
         assert layer.log_likelihood_ratio_p.sel(alternative=name) == p
@@ -220,9 +236,9 @@ def test_a_seed_must_be_a_whole_number(weights):
 def test_values_that_were_not_measured_are_nan(dataset):
     dead = dataset.sel(layer="flat.weight", checkpoint="model")
     assert dead["rank"] == 0
-    assert np.isnan(dead.n_tail)
+    assert np.isnan([dead.n_tail, dead.n_tail_ks]).all()
     skipped = specdiag.alpha({"a": np.ones((3, 3))}).squeeze()
-    assert all(np.isnan(skipped[name]) for name in ("rank", "n_tail", "n_spikes", "alpha"))
+    assert all(np.isnan(skipped[name]) for name in ("rank", "n_tail_ks", "alpha", "alpha_ks"))
 
 
 def test_alpha_of_nothing_is_an_error():

@@ -280,7 +280,7 @@ def test_pretrained_against_scratch_has_a_point_a_layer_and_a_panel_a_control(da
         "α from tuned scratch (posterior mean)",
     ]
     text = pretrained_and_scratch.caption(dataset)
-    alpha = dataset.alpha_mean.values
+    alpha = dataset.alpha.values
     for arm, name, n, ax in zip(
         ("scratch", "scratch_tuned"), ("scratch", "tuned scratch"), (18, 6), axes, strict=True
     ):

@@ -57,7 +57,7 @@ def numbers(layer):
         | {
             "low": low,
             "high": high,
-            "alpha": layer.tail.alpha,
+            "alpha of the fit": layer.tail.alpha,
             "distance": layer.tail.ks_distance,
             "n_tail of the fit": layer.tail.n_tail,
             "rank": layer.rank,
@@ -240,7 +240,7 @@ def test_every_number_of_a_matrix_follows_from_its_singular_values(rng, shape):
     assert layer.frobenius_norm == pytest.approx(np.linalg.norm(W.ravel()), rel=1e-9)
     assert layer.stable_rank == pytest.approx((s**2).sum() / s.max() ** 2, rel=1e-9)
     assert layer.entropy == pytest.approx(-(p * np.log(p)).sum() / math.log(len(s)), rel=1e-9)
-    assert layer.alpha_hat == pytest.approx(layer.tail.alpha * math.log10(s.max() ** 2), rel=1e-9)
+    assert layer.alpha_hat == pytest.approx(layer.alpha * math.log10(s.max() ** 2), rel=1e-9)
 
 
 def test_entropy_is_of_the_eigenvalues_above_rounding(rng):

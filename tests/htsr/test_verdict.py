@@ -15,8 +15,8 @@ from specdiag.htsr.verdict import summarise, verdict, with_verdicts
 
 
 def layer(alpha=2.0, **changes):
-    tail = TailFit(alpha=alpha, xmin=1.0, ks_distance=0.1, n_tail=60)
-    posterior = replace(NO_POSTERIOR, mean=2.0, interval=(1.5, 2.5), rope=0.5, short_tail=0.0)
+    tail = TailFit(alpha=9.0, xmin=1.0, ks_distance=0.1, n_tail=60)
+    posterior = replace(NO_POSTERIOR, mean=alpha, interval=(1.5, 2.5), rope=0.5, short_tail=0.0)
     fit = Layer(
         name="a",
         shape=(60, 60),
@@ -132,5 +132,5 @@ def test_intervals_decide_about_the_rope():
 
 def test_a_layer_without_posterior_does_not_hide_those_of_others():
     summary = summarise([layer(), layer(posterior=NO_POSTERIOR, null_q=math.nan)])
-    assert (summary["posterior_mean_alpha"], summary["rope_fraction"]) == (2.0, 0.5)
+    assert (summary["mean_alpha"], summary["rope_fraction"]) == (2.0, 0.5)
     assert summary["n_tested"] == 1

@@ -53,6 +53,10 @@ def test_wwj_agrees_with_its_formulas(weights):
         assert fit.n_tail == n_tail
         assert posterior.mean == pytest.approx(averaged, rel=1e-6)
         assert rank == 120
+        values = np.linalg.eigvalsh(W.astype(np.float64).T @ W / max(W.shape))
+        assert posterior.n_tail >= 50
+        assert fit.xmin == pytest.approx(values[-fit.n_tail], rel=1e-3)
+        assert values[0] * (1 - 1e-4) <= posterior.xmin <= values[-50] * (1 + 1e-4)
 
 
 def test_the_rope_of_wwj_is_that_of_its_frequentist_window(weights):
@@ -104,7 +108,11 @@ def test_the_method_weightwatcher_gives_what_weightwatcher_reports(weights):
     assert [name for name in expected.columns if f"`{name}`" not in documented] == []
     kernel = model["conv"].weight.detach().numpy()
     dataset = specdiag.alpha(weights | {"conv": kernel}, method="weightwatcher")
-    np.testing.assert_allclose(dataset.alpha.values[0], expected.alpha, rtol=1e-6)
+    for name in ("alpha", "alpha_ks"):
+        np.testing.assert_allclose(dataset[name].values[0], expected.alpha, rtol=1e-6)
+    matrix = np.array(["conv" not in str(name) for name in expected.longname])
+    weighted = dataset.alpha_hat.values[0]  # weightwatcher scales kernels by sqrt(1/2)
+    np.testing.assert_allclose(weighted[matrix], expected.alpha_weighted[matrix], rtol=1e-6)
     np.testing.assert_array_equal(dataset.n_tail.values[0], expected.num_pl_spikes)
     low = expected.alpha - 1.96 * expected.sigma
     np.testing.assert_allclose(dataset.alpha_ci.values[0, :, 0], low, rtol=1e-6)
@@ -125,4 +133,5 @@ def test_xmin_is_an_eigenvalue_by_every_method(weights, method):
         cell = dataset.sel(layer=layer).squeeze()
         values = specdiag.spectrum(dataset, layer)
         eps = np.finfo(np.float32 if method == "wwj" else np.float64).eps
-        assert np.abs(values - cell.xmin.item()).min() < 10 * eps * values[0]
+        for xmin in (cell.xmin.item(), cell.xmin_ks.item()):
+            assert np.abs(values - xmin).min() < 10 * eps * values[0]

@@ -59,7 +59,7 @@ def test_alpha_by_layer_marks_the_degenerate(dataset):
     intervals = [segment[:, 1] for segment in drawn["95 % interval"].get_segments()]
     np.testing.assert_allclose(intervals, dataset.alpha_ci.values[0, :2])
     np.testing.assert_allclose(
-        points["2 fit (area: eigenvalues in the tail)"][:, 1], dataset.alpha_mean.values[0, :2]
+        points["2 fit (area: eigenvalues in the tail)"][:, 1], dataset.alpha.values[0, :2]
     )
     assert points["1 degenerate"].tolist() == [[2, 0]]
 
@@ -92,7 +92,7 @@ def test_the_difference_shows_both_alphas_their_difference_and_its_mean(rng):
     points = {c.get_label(): c.get_offsets() for c in [*top.collections, *bottom.collections]}
     for i in (0, 1):
         drawn = points[f"model#{i + 1}: 4 fit"]
-        np.testing.assert_array_equal(drawn[:, 1], dataset.alpha_mean.values[i, :4])
+        np.testing.assert_array_equal(drawn[:, 1], dataset.alpha.values[i, :4])
     np.testing.assert_array_equal(points["1 degenerate"], [[4.15, 0.02]])
     np.testing.assert_array_equal(
         points["difference"][:, 1], dataset.alpha_difference.values[0, :4]

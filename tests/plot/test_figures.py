@@ -90,7 +90,7 @@ def test_alpha_and_r2_shows_means_over_layers_and_seeds(dataset):
     drawn = points(ax, "_entry")
     entry = "transfer/area2_bump_scratch"
     mine = dataset.sel(checkpoint=dataset.entry == entry)
-    alpha = mine.alpha_mean.where(mine.status == "fit").mean("layer").mean()
+    alpha = mine.alpha.where(mine.status == "fit").mean("layer").mean()
     at = np.argmin(np.abs(drawn - (float(alpha), r2_of(dataset, entry).mean())).sum(axis=1))
     np.testing.assert_allclose(drawn[at], (float(alpha), r2_of(dataset, entry).mean()))
     assert len(drawn) == len(

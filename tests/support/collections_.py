@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 
 import specdiag
+from specdiag.dataset.schema import ADDED
 from specdiag.transfer.collection import Row, build
 
 HOSTILE = {
@@ -34,6 +35,20 @@ def hostile():
     one = weights(1)
     fit = one.isel(layer=[i % 3 for i in range(len(HOSTILE))])
     return fit.assign_coords(layer=("layer", np.array(list(HOSTILE), dtype=object)))
+
+
+def as_version_1(dataset):
+    """Return spectra, or a collection, as specdiag 0.1 wrote them."""
+    former = {
+        "alpha": "alpha_mean",
+        "n_tail": "n_tail_mean",
+        "xmin": "xmin_median",
+        "alpha_ks": "alpha",
+        "n_tail_ks": "n_tail",
+        "xmin_ks": "xmin",
+    }
+    later = [name for name in ADDED if name in dataset.variables]
+    return dataset.drop_vars(later).rename(former).assign_attrs(schema_version=1)
 
 
 def features(rng, rank=32, floor=1e-7):

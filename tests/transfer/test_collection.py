@@ -20,6 +20,7 @@ from specdiag.transfer import collection
 from specdiag.transfer.evaluation import read_evaluation
 from specdiag.transfer.factors import factors, labels
 from support import toy
+from support.collections_ import as_version_1
 from support.commands import run_forked as run
 from support.locks import locks
 from support.paths import ROOT
@@ -153,11 +154,28 @@ def test_without_the_file_of_its_parent_nothing_is_known_to_have_changed(lock):
 
 
 def test_a_collection_of_the_first_version_is_read(dataset, tmp_path):
-    old = dataset.drop_vars(["how", "n_changed", "n_effective"]).assign_attrs(schema_version=1)
-    specdiag.save_spectra(old, tmp_path / "old.nc")
-    xr.testing.assert_identical(specdiag.open_spectra(tmp_path / "old.nc").load(), old)
-    with pytest.raises(ValueError, match="variable how is missing"):
-        netcdf.validate(old.assign_attrs(schema_version=2))
+    old = as_version_1(dataset)
+    with pytest.raises(ValueError, match="schema_version is 1, not 4"):
+        specdiag.save_spectra(old, tmp_path / "old.nc")
+    old.to_netcdf(tmp_path / "old.nc", engine="h5netcdf")
+    with specdiag.open_spectra(tmp_path / "old.nc") as opened:
+        opened.load()
+    expected = dataset.copy()
+    for name in ("how", "n_changed", "n_effective", "verdict"):
+        missing = "" if (SCHEMA | COLLECTION)[name].dtype == "O" else np.nan
+        expected[name] = dataset[name].copy(data=np.full(dataset[name].shape, missing))
+    xr.testing.assert_identical(opened, expected)
+
+
+def test_spectra_of_the_first_version_beside_a_checkpoint_are_read(lock):
+    path = beside(lock, "base/net", ".*.nc")
+    with specdiag.open_spectra(path) as opened:
+        dataset = opened.load()
+    as_version_1(dataset).to_netcdf(path, engine="h5netcdf")
+    row = specdiag.collect(lock, names=["base/net"]).isel(checkpoint=0)
+    for name in ("alpha", "alpha_ci", "n_tail", "xmin", "alpha_ks", "n_tail_ks", "xmin_ks"):
+        np.testing.assert_array_equal(row[name], dataset[name][0])
+    assert set(row.verdict.values) == {""}
 
 
 def test_the_dataset_has_every_variable_of_the_schema(dataset):
@@ -348,10 +366,10 @@ def to_file(change):
     [
         (lambda _, path: path.write_bytes(path.read_bytes()[:3000]), "truncated file"),
         (lambda _, path: path.write_text("no file"), "file signature not found"),
-        (to_file(lambda _: xr.Dataset({"a": 1})), "schema_version is None: this specdiag reads 1"),
+        (to_file(lambda _: xr.Dataset({"a": 1})), "schema_version is None: this specdiag reads 2"),
         (
-            to_file(lambda d: d.assign_attrs(schema_version=2)),
-            "schema_version is 2: this specdiag reads 1",
+            to_file(lambda d: d.assign_attrs(schema_version=3)),
+            "schema_version is 3: this specdiag reads 2",
         ),
         (to_file(lambda d: d.drop_vars("alpha")), "'alpha'"),
         (

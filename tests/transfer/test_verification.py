@@ -80,7 +80,7 @@ def test_published_values_are_those_of_card_and_result_files():
 
 def test_of_a_value_that_is_reported_twice_the_one_with_all_digits_is_taken():
     assert REPORTED["augmentation/finetune_all/augf_off", "condition_number"] == 1122105856165.022
-    assert REPORTED["augmentation/freeze/aug_off", "mean_alpha"] == 1.7793363481760025
+    assert REPORTED["augmentation/freeze/aug_off", "mean_alpha_ks"] == 1.7793363481760025
 
 
 def test_values_that_do_not_round_to_each_other_are_refused():
@@ -413,7 +413,8 @@ IMPORT = "from specdiag.transfer.claims import Claim\n"
 UNKNOWN = (
     "a claim asks for 'fits'; expected one of r2, effective_rank, participation_ratio, "
     "top1_fraction, trace, n_fit, n_degenerate, n_matrices, condition_number, above_floor, "
-    "mean_alpha, rope_fraction, n_changed, norm; or let measures() in recipes/_claims.py return it"
+    "mean_alpha, mean_alpha_ks, rope_fraction, n_changed, norm; or let measures() in "
+    "recipes/_claims.py return it"
 )
 
 

@@ -1,0 +1,88 @@
+"""A Dataset of an earlier version -> the same one with the variables of this version.
+
+Version 2 of the spectra, and 4 of collections, call the posterior mean `alpha`, and the estimate of
+Clauset's rule `alpha_ks`. Before, that estimate was `alpha`, and the posterior mean `alpha_mean`.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from specdiag.dataset.schema import (
+    ADDED,
+    COLLECTION,
+    COLLECTION_VERSION,
+    SCHEMA,
+    SCHEMA_VERSION,
+    Variable,
+    labelled,
+    missing_values,
+)
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_FORMER = {
+    "alpha_ks": "alpha",
+    "xmin_ks": "xmin",
+    "n_tail_ks": "n_tail",
+    "alpha": "alpha_mean",
+    "xmin": "xmin_median",
+    "n_tail": "n_tail_mean",
+}
+
+
+def schema_of(attrs: Mapping[Any, Any]) -> dict[str, Variable]:
+    """Return the variables that a Dataset with these attributes must have."""
+    return SCHEMA | COLLECTION if _is_collection(attrs) else SCHEMA
+
+
+def _is_collection(attrs: Mapping[Any, Any]) -> bool:
+    return attrs.get("kind") == "collection"
+
+
+def latest_version(attrs: Mapping[Any, Any]) -> int:
+    """Return the version of the Datasets of this kind that this specdiag writes."""
+    return COLLECTION_VERSION if _is_collection(attrs) else SCHEMA_VERSION
+
+
+def check_version(attrs: Mapping[Any, Any]) -> None:
+    """Raise ValueError if the attributes have a `schema_version` that this specdiag cannot read."""
+    version, latest = attrs.get("schema_version"), latest_version(attrs)
+    if version not in range(1, latest + 1):
+        raise ValueError(
+            f"schema_version is {version}: this specdiag reads {latest}; name a file of specdiag, "
+            "or update specdiag"
+        )
+
+
+def former_names(attrs: Mapping[Any, Any]) -> dict[str, str]:
+    """Return the names, in a file with these attributes, of variables that have another one now."""
+    first = 4 if _is_collection(attrs) else 2  # the first version with the present names
+    return {} if attrs["schema_version"] >= first else _FORMER
+
+
+def upgraded(dataset: "xr.Dataset") -> "xr.Dataset":
+    """Return a Dataset of any version that `check_version` allows, as one of the latest version."""
+    present = {old: new for new, old in former_names(dataset.attrs).items() if old in dataset}
+    return completed(dataset.rename(present))
+
+
+def completed(dataset: "xr.Dataset") -> "xr.Dataset":
+    """Return a Dataset of any version, whose variables have their present names, as of the latest.
+
+    Variables that its version did not have get their missing value. Verdicts of an earlier version
+    were decided by other tests, so they are removed.
+    """
+    latest = latest_version(dataset.attrs)
+    if dataset.attrs["schema_version"] == latest:
+        return dataset
+    schema = schema_of(dataset.attrs)
+    new = {name: schema[name] for name in ADDED if name in schema and name not in dataset}
+    if "verdict" in dataset and former_names(dataset.attrs):
+        new["verdict"] = schema["verdict"]
+    columns = {name: missing_values(spec, dataset.sizes) for name, spec in new.items()}
+    dataset = dataset.assign(labelled(new, columns))
+    for name in _FORMER.keys() & dataset.variables.keys():
+        dataset[name].attrs["long_name"] = schema[name].long_name
+    coordinates = [name for name in ("verdict", "how", "n_changed") if name in dataset.data_vars]
+    return dataset.set_coords(coordinates).assign_attrs(schema_version=latest)
