@@ -8,9 +8,9 @@ estimator), and a function of any form below xmin.
 
 The model: the hazard is piecewise constant in i. It may change at the edges e_0 < e_1 < ... < e_J,
 with e_0 = 15, e_J = m, and six edges an octave. Changes occur at a rate of L an octave, so a
-segment goes on from e_t to e_u with probability exp(-L log2(e_u / e_t)). L is 1/2, 1 or 2, averaged
-by evidence: with few changes a body that bends smoothly into the tail is found, with many the tail
-is not shortened without need. The rates below the tail are independent, in equal parts Gamma(1,
+segment goes on from e_t to e_u with probability exp(-L log2(e_u / e_t)). L is 1/2 or 1, averaged by
+evidence: with fewer changes intervals are wider, with more they miss where a body bends smoothly
+into the tail. The rates below the tail are independent, in equal parts Gamma(1,
 s/4) and Gamma(1, s), where s = median(E) / log 2 sets the scale. A segment of c spacings that sum
 to S then has the evidence
 
@@ -42,7 +42,7 @@ from specdiag.htsr.tail.power_law import TIE, Array
 MIN_SPACINGS = 15  # a shorter tail cannot be distinguished from the last points of a body
 PER_OCTAVE = 6
 PER_OCTAVE_BOTTOM = 3  # the last edges are geometric in m - i, too: a spectrum may end abruptly
-CHANGES = (0.5, 1.0, 2.0)  # of the hazard, per octave
+CHANGES = (0.5, 1.0)  # of the hazard, per octave
 RATES = (0.25, 1.0)  # of the prior of the hazard below the tail, in units of s
 NO_BODY = 1.0  # octaves
 

@@ -13,7 +13,9 @@ S_k). Each component is called a window.
 The largest eigenvalues need not belong to the power law: the top of a trained matrix often has a
 few outliers, and a finite matrix cuts a power law off. So the tail may begin below 1, 2, 3, 5, 8 or
 12 outliers, whose spacings share a rate with the prior Gamma(1, s); the prior probability of any is
-1/5. A window then has the spacings between its outliers and its end.
+1/5. A window then has the spacings between its outliers and its end. Windows of fewer than 30
+eigenvalues, for which nothing is claimed, have their prior multiplied by (size / 30)^2: a few of
+them are steep by chance, and would make the mean and the interval of long tails much wider.
 
 Only ratios of eigenvalues are used, so the scale of the weights has no effect. The constants were
 set by simulation on one half of a family of bodies; docs/calibration.md has the coverage on the
@@ -34,6 +36,7 @@ from specdiag.notebook import record_html
 SHORT_TAIL = 30  # coverage was measured for tails of at least this many eigenvalues
 OUTLIERS = (0, 1, 2, 3, 5, 8, 12)  # above the tail
 OUTLIERS_PRIOR = 0.2  # probability of one or more
+SHORT_PRIOR = 2  # exponent of size / SHORT_TAIL in the prior of short tails
 MIN_WINDOW = 10  # spacings that a tail below outliers must have
 ROPE = (1.9, 2.1)  # region of practical equivalence around alpha = 2
 
@@ -194,6 +197,7 @@ def windows(logs: Array) -> tuple[NDArray[np.int64], NDArray[np.int64], Array, A
     valid = (k >= MIN_WINDOW) & (total > TIE * k)
     k, total = np.where(valid, k, 1), np.where(valid, total, 1.0)
     log_weight = log_above[:, None] + log_weight + log_gamma[k] - (k + 1) * np.log(total)
+    log_weight += SHORT_PRIOR * np.log(np.minimum((k + 1) / SHORT_TAIL, 1))
     weight = np.where(valid, np.exp(log_weight - log_weight[valid].max()), 0)[valid]
     which, end = np.nonzero(valid)
     return ends[end], outliers[which], total[valid], weight / weight.sum()

@@ -13,6 +13,8 @@ from specdiag.htsr.tail.posterior import (
     MIN_WINDOW,
     OUTLIERS,
     OUTLIERS_PRIOR,
+    SHORT_PRIOR,
+    SHORT_TAIL,
     alpha_posterior,
     mixture_posterior,
     posterior_mean,
@@ -80,6 +82,7 @@ def slow_windows(x):
             if end - outliers < MIN_WINDOW:
                 continue
             score = prior[t] + below
+            score += SHORT_PRIOR * math.log(min((end - outliers + 1) / SHORT_TAIL, 1))
             # Flat prior: Gamma(1, r) of density r in the limit of small r.
             score += evidence(1e-12, end - outliers, sum(E[outliers:end])) - math.log(1e-12)
             if outliers:
