@@ -89,7 +89,12 @@ _include_embeddings = click.option(
 @click.option(
     "--gof/--no-gof", default=True, help="Test how well the power law fits.  [default: gof]"
 )
-@seed_option("Random seed for bootstrap and sign flips.")
+@click.option(
+    "--repeats",
+    is_flag=True,
+    help="Estimate how far alpha would scatter if the rows of each matrix were drawn again (slow).",
+)
+@seed_option("Random seed for bootstrap, sign flips and repeats.")
 @engine_option
 @address_option
 @lock_option
@@ -112,6 +117,9 @@ def alpha(
     certain its exponent alpha is. A FILE is a .ckpt, .pt, .pth, .bin or .safetensors file, an index
     of shards (*.index.json), a folder with one of these, or a name in checkpoints.lock. No code in
     it is ever run.
+
+    The interval of alpha takes the eigenvalues for independent draws. It is not how far alpha moves
+    when rows are drawn again (--repeats), nor when a network is trained again (compare --against).
 
     \b
     Examples:

@@ -54,6 +54,9 @@ SCHEMA: dict[str, Variable] = {
     "alpha": Variable(_LAYER, "f", "exponent of the eigenvalue density's tail: posterior mean"),
     "alpha_ci": Variable((*_LAYER, "ci_bound"), "f", "95 % posterior interval of alpha"),
     "alpha_sd": Variable(_LAYER, "f", "posterior standard deviation of alpha"),
+    "alpha_repeat_sd": Variable(
+        _LAYER, "f", "standard deviation of alpha if the rows of the matrix were drawn again"
+    ),
     "alpha_below_2": Variable(_LAYER, "f", "posterior probability of alpha < 2"),
     "rope_probability": Variable(_LAYER, "f", "posterior probability of 1.9 <= alpha <= 2.1"),
     "xmin": Variable(_LAYER, "f", "smallest eigenvalue of the tail: posterior median"),
@@ -237,7 +240,7 @@ LINK: dict[str, Variable] = {
 }
 
 # Variables that files of earlier versions do not have.
-ADDED = ("how", "n_changed", "n_effective")
+ADDED = ("how", "n_changed", "n_effective", "alpha_repeat_sd")
 
 # The key of each variable in the JSON of an evaluation: a field of FeatureSpectrum, where names of
 # intervals end in `_interval`.

@@ -41,6 +41,7 @@ def alpha(
     include_embeddings: bool = False,
     method: str = "specdiag",
     gof: bool = True,
+    repeats: bool = False,
     seed: int = 0,
 ) -> "xr.Dataset":
     """Return the Dataset of the weight matrices of one or several networks.
@@ -60,8 +61,11 @@ def alpha(
         Rules for alpha and its interval; see `specdiag.htsr.weightwatcher`.
     gof : bool
         Test the goodness of fit, and compare the power law with other tails.
+    repeats : bool
+        Estimate `alpha_repeat_sd`, the scatter of alpha if the rows of each matrix were drawn
+        again. It is off by default, because it takes 17 times as long as the eigenvalues.
     seed : int
-        Random seed for bootstrap and sign flips.
+        Random seed for bootstrap, sign flips and repeats.
 
     Returns
     -------
@@ -96,6 +100,7 @@ def alpha(
         "include_embeddings": include_embeddings,
         "method": method,
         "gof": gof,
+        "repeats": repeats,
         "seed": seed,
     }
     measured = [measure_checkpoint(c, layers, **settings) for c in checkpoints]

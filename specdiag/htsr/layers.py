@@ -26,6 +26,7 @@ from specdiag.checkpoint.reader import Checkpoint
 from specdiag.checkpoint.tensor import Tensor, ties
 from specdiag.htsr import esd, weightwatcher
 from specdiag.htsr.null.ladder import null_test
+from specdiag.htsr.repeat import repeat_sd
 from specdiag.htsr.tail.goodness_of_fit import goodness_of_fit, likelihood_ratios
 from specdiag.htsr.tail.posterior import NO_POSTERIOR, Posterior, alpha_posterior
 from specdiag.htsr.tail.power_law import NO_FIT, Array, TailFit, fit_alpha
@@ -66,6 +67,7 @@ class Layer:
     n_spikes: float = math.nan
     tail: TailFit = NO_FIT
     posterior: Posterior = field(default=NO_POSTERIOR, repr=False)
+    alpha_repeat_sd: float = math.nan
     gof_p: float = math.nan
     gaussian_p: float = math.nan
     scales_p: float = math.nan
@@ -151,6 +153,7 @@ def measure(
     min_eigenvalues: int = MIN_EIGENVALUES,
     include_embeddings: bool = False,
     method: str = "specdiag",
+    repeats: bool = False,
     **options: Any,
 ) -> Iterator[Layer]:
     """Yield one record for each tensor, in order; `verdict.with_verdicts` adds the verdicts.
@@ -169,24 +172,29 @@ def measure(
     jobs = [t for t in tensors if not reasons[t.name]]
     budget = max(4 * max((8 * math.prod(t.shape) for t in jobs), default=0), 2**28)
     function = functools.partial(
-        measure_tensor, min_eigenvalues=min_eigenvalues, method=method, **options
+        measure_tensor,
+        min_eigenvalues=min_eigenvalues,
+        method=method,
+        repeats=repeats,
+        **options,
     )
-    measured = in_parallel(function, [(t, _peak_bytes(t)) for t in jobs], budget)
+    measured = in_parallel(function, [(t, _peak_bytes(t, repeats)) for t in jobs], budget)
     for tensor in tensors:
         reason = reasons[tensor.name]
         yield _record(tensor, status="skipped", reason=reason) if reason else next(measured)
 
 
-def _peak_bytes(tensor: Tensor) -> float:
+def _peak_bytes(tensor: Tensor, repeats: bool) -> float:
     """Return how much memory measuring a tensor takes; 5 % are added for the buffers of BLAS.
 
     It is the largest of three steps: the matrix as stored and in float64, or two copies in float32;
     the matrix in float64 and its Gram matrix; a copy in float32, which the null test keeps, the
-    Gram matrix, and LAPACK's copy of that.
+    Gram matrix, and LAPACK's copy of that. In repeats, the stored matrix and a part of it are kept.
     """
     values = math.prod(tensor.shape)
     grams = min(tensor.shape[:2]) ** 2 * math.prod(tensor.shape[2:])
-    return 8 * 1.05 * max(1.5 * values, values + grams, 0.5 * values + 2 * grams)
+    kept = 0.5 * values * repeats
+    return 8 * 1.05 * (kept + max(1.5 * values, values + grams, 0.5 * values + 2 * grams))
 
 
 def in_parallel(
@@ -221,12 +229,13 @@ def measure_tensor(
     min_eigenvalues: int = MIN_EIGENVALUES,
     method: str = "specdiag",
     gof: bool = True,
+    repeats: bool = False,
     seed: int = 0,
 ) -> Layer:
     """Return the measured values of one tensor; its status is `failed` if it cannot be measured.
 
-    The settings are those of `specdiag.alpha`. Only the method 'specdiag' has a goodness of fit and
-    a null. The goodness of fit (`gof`) takes about as long as computing the eigenvalues.
+    The settings are those of `specdiag.alpha`. Only the method 'specdiag' has a goodness of fit,
+    a null and repeats. The goodness of fit takes about as long as computing the eigenvalues.
     """
     try:
         spectrum = esd.eigenvalues(tensor.read())  # no variable keeps the values in memory
@@ -240,8 +249,10 @@ def measure_tensor(
             fit = _fit(tensor, spectrum, resolved, min_eigenvalues)
         if fit["status"] == "fit" and method == "specdiag":
             fit |= _tests(tensor, resolved, fit, gof=gof, seed=seed)
+            if repeats:
+                fit["alpha_repeat_sd"] = repeat_sd(tensor.read(), tensor.dtype, seed=seed)
     except MemoryError:
-        size = _peak_bytes(tensor) / 1e9
+        size = _peak_bytes(tensor, repeats) / 1e9
         return _record(tensor, status="failed", reason=f"not enough memory: needs {size:.1f} GB")
     except (ValueError, OSError, np.linalg.LinAlgError) as error:
         return _record(tensor, status="failed", reason=str(error))

@@ -90,8 +90,11 @@ def as_table(
     """Return the lines of the table of a checkpoint: a header, and a row for each matrix.
 
     Of `columns`, 'all' adds the fit of least Kolmogorov-Smirnov distance to those of 'default'.
+    `alpha_repeat_sd` is shown where it was measured.
     """
-    left_out = set() if columns == "all" else _OF_KS_FIT
+    left_out = set() if columns == "all" else set(_OF_KS_FIT)
+    if all(math.isnan(layer.alpha_repeat_sd) for layer in layers):
+        left_out.add("repeat sd")
     rows = [_cells(layer) for layer in layers]
     cells = [{name: text for name, text in row.items() if name not in left_out} for row in rows]
     styles = [_STYLES.get(layer.status, {}) for layer in layers]
@@ -104,6 +107,7 @@ def _cells(layer: Layer) -> dict[str, str]:
         "shape": "x".join(map(str, layer.shape)),
         "alpha": number(layer.alpha, ".2f"),
         "95 % interval": f"{low:.2f} - {high:.2f}" if math.isfinite(low) else "-",
+        "repeat sd": number(layer.alpha_repeat_sd, ".2g"),
         "n_tail": number(layer.posterior.n_tail, ".0f"),
         "alpha_ks": number(layer.tail.alpha, ".2f"),
         "n_tail_ks": str(layer.tail.n_tail or "-"),

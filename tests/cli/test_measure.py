@@ -89,6 +89,17 @@ def test_the_estimate_by_clausets_rule_is_in_the_table_when_asked_for(file):
     assert shown["n_tail_ks"] == f"{cell.n_tail_ks.item():.0f}"
 
 
+def test_the_scatter_over_drawn_rows_is_in_the_table_when_asked_for(file):
+    plain, asked = (
+        run("alpha", file, "--no-gof", *more)[1].splitlines() for more in ((), ("--repeats",))
+    )
+    expected = specdiag.alpha(file, gof=False, repeats=True).alpha_repeat_sd
+    row = next(line for line in asked if line.startswith("fc1.weight"))
+    assert "repeat sd" in asked[1]
+    assert "repeat sd" not in plain[1]
+    assert f"  {expected.sel(layer='fc1.weight', checkpoint='net').item():.2g}  " in row
+
+
 def test_the_summary_says_whether_a_pattern_selected_the_matrices(file):
     out = run("alpha", file, "--layers", "fc1*")[1]
     assert "alpha over 1 measured layer (100% of all eligible matrices that match): mean" in out

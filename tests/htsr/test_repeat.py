@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import specdiag
 from specdiag.htsr.esd import eigenvalues
 from specdiag.htsr.repeat import SHARE, paired_variance, repeat_sd
 from specdiag.htsr.tail.posterior import alpha_posterior
@@ -84,3 +85,12 @@ def test_a_kernel_is_split_by_units_not_by_positions():
 )
 def test_a_matrix_without_an_alpha_has_no_number(W):
     assert np.isnan(repeat_sd(W))
+
+
+def test_the_dataset_has_the_number_only_when_it_is_asked_for():
+    arrays = {"a.weight": rows(np.random.default_rng(6), 90, 60).astype(np.float32)}
+    plain, asked = (specdiag.alpha(arrays, gof=False, repeats=x, seed=7) for x in (False, True))
+    assert np.isnan(plain.alpha_repeat_sd.item())
+    assert asked.alpha_repeat_sd.item() == repeat_sd(arrays["a.weight"], seed=7)
+    other = specdiag.alpha(arrays, method="weightwatcher", repeats=True)
+    assert np.isnan(other.alpha_repeat_sd.item())
