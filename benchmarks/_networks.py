@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch.nn.functional import cross_entropy, gelu, layer_norm
 
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.htsr.layers import matrices, measure
+from specdiag.dataset.spectra import measure_checkpoint
 
 N_TRAINING = 1500
 N_CLASSES = 10
@@ -26,8 +26,9 @@ class Networks:
             torch.Generator().manual_seed(first_seed + seed) for seed in range(n_seeds)
         ]
         pixels, labels = load_digits(return_X_y=True)
-        self._pixels = torch.tensor(pixels / 8 - 1, dtype=torch.float32)[:N_TRAINING]
-        self._labels = torch.tensor(labels)[:N_TRAINING]
+        pixels, labels = torch.tensor(pixels / 8 - 1, dtype=torch.float32), torch.tensor(labels)
+        self._pixels, self._held_out_pixels = pixels[:N_TRAINING], pixels[N_TRAINING:]
+        self._labels, self._held_out_labels = labels[:N_TRAINING], labels[N_TRAINING:]
         self.weights = {}
 
     def add(self, name, n_out, n_in):
@@ -44,21 +45,47 @@ class Networks:
         )
         return self._pixels[index], self._labels[index]
 
-    def train(self, forward, *, steps, lr, weight_decay=0.0, optimizer="adamw", size=32):
+    def train(
+        self, forward, *, steps, lr, weight_decay=0.0, optimizer="adamw", size=32, patience=0
+    ):
+        """Return the trained weights of each network.
+
+        With `patience` a network is stopped early: its weights are those of its lowest held-out
+        loss, taken every 20 steps, before so many in a row do not fall below it.
+        """
         chosen = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[optimizer]
         options = {"momentum": 0.9} if optimizer == "sgd" else {}
         stepper = chosen(self.weights.values(), lr=lr, weight_decay=weight_decay, **options)
-        for _ in range(steps):
+        kept, lowest, last = (
+            {},
+            np.full(len(self._generators), np.inf),
+            np.zeros(len(self._generators)),
+        )
+        for step in range(1, steps + 1):
             x, labels = self.batch(size)
             logits = forward(x).reshape(-1, N_CLASSES)
             loss = cross_entropy(logits, labels.reshape(-1), reduction="sum") / size
             stepper.zero_grad()
             loss.backward()
             stepper.step()
-        return [
-            {name: W[i].detach().numpy().copy() for name, W in self.weights.items()}
-            for i in range(len(self._generators))
-        ]
+            if patience and step % 20 == 0:
+                losses = self._held_out_losses(forward)
+                running = step - last <= 20 * patience
+                for i in np.flatnonzero(running & (losses < lowest)):
+                    kept[i], lowest[i], last[i] = self._weights_of(i), losses[i], step
+                if not running.any():
+                    break
+        return [kept.get(i) or self._weights_of(i) for i in range(len(self._generators))]
+
+    def _held_out_losses(self, forward):
+        n = len(self._generators)
+        with torch.no_grad():
+            logits = forward(self._held_out_pixels.expand(n, -1, -1)).reshape(-1, N_CLASSES)
+            losses = cross_entropy(logits, self._held_out_labels.repeat(n), reduction="none")
+        return losses.reshape(n, -1).mean(dim=1).numpy()
+
+    def _weights_of(self, i):
+        return {name: W[i].detach().numpy().copy() for name, W in self.weights.items()}
 
 
 def mlp(n_seeds, *, first_seed=0, depth=6, width=64, hidden=128, **training):
@@ -115,12 +142,7 @@ def transformer(n_seeds, *, first_seed=0, depth=4, width=64, **training):
 KINDS = {"mlp": mlp, "transformer": transformer}
 
 
-def alphas(networks):
-    """Return the layers of blocks, and the posterior mean of alpha by network and layer, or NaN."""
-    names = [name for name in networks[0] if name.startswith("blocks.")]
-    rows = []
-    for weights in networks:
-        chosen = open_checkpoint({name: weights[name] for name in names})
-        means = {x.name: x.posterior.mean for x in measure(matrices(chosen), gof=False)}
-        rows.append([means[name] for name in names])
-    return names, np.array(rows)
+def measured(weights):
+    """Return the measured layers of the blocks of a network."""
+    chosen = {name: W for name, W in weights.items() if name.startswith("blocks.")}
+    return measure_checkpoint(open_checkpoint(chosen), gof=False)

@@ -109,8 +109,8 @@ def seeds_difference(first: Array, second: Array) -> tuple[float, Interval]:
     its size have. Without this limit 5 % become 6 % for 2 seeds against 5, and 11 % against 12, as
     Satterthwaite's number is itself estimated, from the scatter of the smaller group.
 
-    A group of one seed has no scatter. Its variance is taken to be that of the other group, as it
-    is if both are of one recipe.
+    A group of one seed has no scatter. Relative to alpha - 1, it is taken to be that of the other
+    group, as it is if both are of one recipe.
 
     Parameters
     ----------
@@ -125,11 +125,12 @@ def seeds_difference(first: Array, second: Array) -> tuple[float, Interval]:
     n = len(first), len(second)
     means = float(first.mean()), float(second.mean())
     difference = means[1] - means[0]
-    known = [float(x.var(ddof=1)) for x in (first, second) if len(x) > 1]
-    if not any(known):
+    relative = [float(x.std(ddof=1)) / (x.mean() - 1) for x in (first, second) if len(x) > 1]
+    if not any(relative):
         return difference, _NO_INTERVAL
-    variances = np.array(known if len(known) == 2 else 2 * known) / n
-    if len(known) == 2:
+    scatter = np.array([relative[0], relative[-1]]) * (np.array(means) - 1)
+    variances = scatter**2 / n
+    if len(relative) == 2:
         freedom = float(variances.sum() ** 2 / np.sum(variances**2 / (np.array(n) - 1)))
         freedom = min(freedom, 2 * (min(n) - 1))
     else:
