@@ -266,10 +266,10 @@ def _refused(summary: dict[str, Any], names: tuple[str, str]) -> str:
             f"no alpha of {a} or {b} can be told from noise, so no means over {layers} are compared"
         )
     first, second = summary["n_meaningful"]
-    both, needed = summary["n_meaningful_in_both"], 1 if _is_group(summary) else MIN_LAYERS
+    needed = "" if _is_group(summary) else f", and at least {MIN_LAYERS} are needed"
     return (
-        f"mean alpha is not compared: of {layers}, {both} have an alpha that means something in "
-        f"both ({first} in {a}, {second} in {b}), fewer than {needed}"
+        f"mean alpha is not compared: of {layers}, {summary['n_meaningful_in_both']} have an alpha "
+        f"that means something in both ({first} in {a}, {second} in {b}){needed}"
     )
 
 

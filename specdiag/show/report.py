@@ -129,7 +129,7 @@ def report(
 def _title(dataset: "xr.Dataset") -> str:
     names = dataset.checkpoint.values
     if "comparison" in dataset.dims:
-        return f"Comparison with {short(str(names[0]), 80)}"
+        return f"Comparison with {short(str(dataset.group.values[0]), 80)}"
     if len(names) == 1:
         return f"Spectra of {short(str(names[0]), 80)}"
     return f"Spectra of {len(names)} checkpoints"

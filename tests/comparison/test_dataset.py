@@ -194,7 +194,7 @@ def test_a_trained_network_has_no_mean_to_compare_with_an_untrained_one(first, r
     assert n >= 6
     assert dataset.conclusion == (
         "mean alpha is not compared: of 8 layers, 0 have an alpha that means something in both "
-        f"({n} in model#1, 0 in model#2), fewer than 4"
+        f"({n} in model#1, 0 in model#2), and at least 4 are needed"
     )
 
 
@@ -224,7 +224,7 @@ def test_few_layers_or_blocks_give_no_interval(rng, blocks):
         "over 4 of 4 layers in 2 blocks, too few for an interval"
         if blocks == 2
         else "of 2 layers, 2 have an alpha that means something in both (2 in model#1, 2 in "
-        "model#2), fewer than 4"
+        "model#2), and at least 4 are needed"
     )
     assert dataset.conclusion.item().endswith(expected)
     assert np.isnan(dataset.mean_alpha_difference_ci).all()

@@ -110,6 +110,14 @@ def test_untrained_groups_have_no_means_to_compare(rng):
     assert not dataset.verdict.isin(MEANINGFUL).all()
 
 
+def test_a_trained_group_has_no_mean_to_compare_with_an_untrained_one(groups, rng):
+    untrained = [{f"{i}.weight": light(rng, (80, 64)) for i in range(3)} for _ in range(2)]
+    assert specdiag.compare(groups[0], untrained).conclusion.item() == (
+        "mean alpha is not compared: of 3 layers, 0 have an alpha that means something in both (3 "
+        "in model#1 (3 seeds), 0 in model#4 (2 seeds))"
+    )
+
+
 def test_a_single_network_can_be_compared_with_a_group(groups):
     dataset = specdiag.compare(groups[0][0], groups[1])
     assert dataset.comparison.values.tolist() == ["model#2 (4 seeds)"]

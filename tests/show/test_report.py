@@ -19,6 +19,7 @@ from specdiag.wording import short
 from support.browser import Browser
 from support.collections_ import HOSTILE, hostile, readings, study, weights
 from support.paths import ROOT
+from support.weights import heavy
 
 CLAIMS = Section("Claims", ["Two <b>claims</b>."], ["claim", "ours"], [["R² 0.8", "0.79"]])
 
@@ -206,6 +207,14 @@ def test_a_comparison_begins_with_its_conclusion(rng):
     dataset = specdiag.compare(first, second)
     text = report(dataset)
     assert "<h1>Comparison with model#1</h1>" in text
+    assert dataset.conclusion.item() in [d.partition(": ")[2] for _, d in Parsed(text).text]
+
+
+def test_a_comparison_of_groups_names_them_and_their_conclusion(rng):
+    seeds = [[{"a.weight": heavy(rng, (80, 60), alpha)} for _ in "12"] for alpha in (1.6, 2.4)]
+    dataset = specdiag.compare(*seeds)
+    text = report(dataset)
+    assert "<h1>Comparison with model#1 (2 seeds)</h1>" in text
     assert dataset.conclusion.item() in [d.partition(": ")[2] for _, d in Parsed(text).text]
 
 
