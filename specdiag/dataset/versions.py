@@ -7,10 +7,13 @@ Clauset's rule `alpha_ks`. Before, that estimate was `alpha`, and the posterior 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from specdiag.dataset.schema import (
     ADDED,
     COLLECTION,
     COLLECTION_VERSION,
+    COMPARISON,
     SCHEMA,
     SCHEMA_VERSION,
     Variable,
@@ -80,9 +83,27 @@ def completed(dataset: "xr.Dataset") -> "xr.Dataset":
     new = {name: schema[name] for name in ADDED if name in schema and name not in dataset}
     if "verdict" in dataset and former_names(dataset.attrs):
         new["verdict"] = schema["verdict"]
+    if "comparison" in dataset.dims:
+        new |= {name: spec for name, spec in COMPARISON.items() if name not in dataset}
     columns = {name: missing_values(spec, dataset.sizes) for name, spec in new.items()}
+    if "group" in columns:
+        columns |= _of_former_comparison(dataset)
     dataset = dataset.assign(labelled(new, columns))
     for name in _FORMER.keys() & dataset.variables.keys():
         dataset[name].attrs["long_name"] = schema[name].long_name
-    coordinates = [name for name in ("verdict", "how", "n_changed") if name in dataset.data_vars]
+    names = ("verdict", "how", "n_changed", "group")
+    coordinates = [name for name in names if name in dataset.data_vars]
     return dataset.set_coords(coordinates).assign_attrs(schema_version=latest)
+
+
+def _of_former_comparison(dataset: "xr.Dataset") -> dict[str, Any]:
+    """Return the new variables of a comparison of version 1: of two networks, all layers taken."""
+    ones = np.ones(dataset.sizes["comparison"], np.int64)
+    return {
+        "group": dataset.checkpoint.values,
+        "n_first_seeds": ones,
+        "n_second_seeds": ones,
+        "n_comparable": dataset.n_compared.values,
+        "seed_basis": ["assuming an intraclass correlation of 0.5" for _ in ones],
+        "intraclass_correlation": 0.5 * ones,
+    }

@@ -13,6 +13,8 @@ from specdiag.dataset.schema import COMPARISON
 from specdiag.htsr import esd
 from specdiag.htsr.tail.posterior import alpha_posterior
 from specdiag.htsr.verdict import MEANINGFUL
+from specdiag.plot import difference
+from support.collections_ import as_version_1
 from support.weights import heavy, light
 
 
@@ -380,6 +382,18 @@ def test_the_dataset_matches_its_schema_and_survives_a_file(first, rng, tmp_path
         assert dataset[name].attrs["long_name"] == spec.long_name
     specdiag.save_spectra(dataset, tmp_path / "pair.nc")
     assert specdiag.open_spectra(tmp_path / "pair.nc").equals(dataset)
+
+
+def test_a_comparison_of_the_first_version_is_read_and_drawn(first, rng, tmp_path):
+    dataset = specdiag.compare(first, stored(network(rng)))
+    added = ("group", "n_first_seeds", "n_second_seeds", "n_comparable", "seed_basis")
+    former = [*added, *(name for name in COMPARISON if name.startswith("intraclass"))]
+    as_version_1(dataset.drop_vars(former)).to_netcdf(tmp_path / "pair.nc", engine="h5netcdf")
+    with specdiag.open_spectra(tmp_path / "pair.nc") as read:
+        assert read.group.values.tolist() == ["model#1", "model#2"]
+        assert (read.n_first_seeds, read.n_comparable) == (1, dataset.n_compared)
+        assert read.seed_basis.item() == dataset.seed_basis.item()
+        assert len(difference.draw(read, tmp_path / "pair.svg")) == 1
 
 
 @pytest.mark.parametrize(
