@@ -56,7 +56,7 @@ SAMPLES = {
     "skewed": ((2, 10), (2, 10), (), ()),
 }
 COUNTS = (60, 40, 24, 16)  # samples of a cell for each width
-REPEATS = (400, 200, 120, 40)  # new samples of a cell with a low coverage
+REPEATS = (1000, 200, 120, 40)  # new samples of a cell with a low coverage
 LOW = 0.9
 
 
@@ -165,8 +165,8 @@ def repeat(log):
     again = {_cell(row): row for row in rows("features_repeats")}
     low = [_cell(row) for row in rows() if min(row[key] for key in NAMES) < LOW]
     for cell in low:
-        if cell not in again:
-            count = REPEATS[WIDTHS.index(cell[2])]
+        count = REPEATS[WIDTHS.index(cell[2])]
+        if cell not in again or again[cell]["count"] < count:
             again[cell] = measured(cell[0], cell[1], int(cell[2]), cell[3], count, first=1000)
             write(
                 "features_repeats", sorted((again[key] for key in again if key in low), key=_place)

@@ -1,7 +1,6 @@
 """The tables of the documentation are those that the stored results of the benchmarks give.
 
-compare.md and benchmarks.md are not here: their benchmarks have no stored results. Of features.md,
-only the tables of its coverage have.
+compare.md and benchmarks.md are not here: their benchmarks have no stored results.
 tests/transfer/test_collection.py and tests/recipes/test_behaviour.py check dataset.md and
 simulation.md.
 """
@@ -12,10 +11,10 @@ import pytest
 
 from benchmarks import (
     _collapse_tables,
-    _feature_coverage,
     _transfer_tables,
     calibration,
     claims,
+    features,
     link,
     transfer,
 )
@@ -29,12 +28,7 @@ PAGES = {
         "collapse_runs.csv",
         lambda: _collapse_tables.tables(read("collapse_runs"), read("collapse")),
     ),
-    "features.md": (
-        "features.csv",
-        lambda: _feature_coverage.tables(
-            _feature_coverage.rows(), _feature_coverage.rows("features_repeats")
-        ),
-    ),
+    "features.md": ("features.csv", features.tables),
     "link.md": ("link.csv", lambda: link.tables(link.measured_so_far())),
     "transfer.md": ("transfer.csv", lambda: _transfer_tables.tables(transfer.rows())),
 }
@@ -47,6 +41,4 @@ def test_the_tables_of_a_page_are_made_of_the_stored_results(page):
         pytest.skip(f"no benchmarks/results/{file}: its benchmark has not stored results yet")
     marked = r"<!-- ([\w-]+) -->\n(.*?)\n?<!-- end -->"
     stored = dict(re.findall(marked, (DOCS / page).read_text(encoding="utf-8"), re.DOTALL))
-    if page == "features.md":
-        stored = {name: stored[name] for name in ("bars", "coverage", "estimates")}
     assert stored == tables(), "run the benchmark with --write-docs"
