@@ -27,7 +27,7 @@ from specdiag.htsr.null.draws import gaussian_spectrum
 from specdiag.htsr.tail.posterior import posterior_mean
 
 LAW = Path(law.__file__).with_name("law.json")
-SIZES = (34, 42, 50, 62, 80, 104, 140, 190, 270, 400, 600, 900, 1400, 2300, 4096, 8192)
+SIZES = (46, 50, 56, 64, 80, 104, 140, 190, 270, 400, 600, 900, 1400, 2300, 4096, 8192)
 RATIOS = (1.0, 1.1, 1.5, 3.0, 12.0, 400.0)
 SIDES = (1, 2, 3, 6, 12, 32, 64, 128, 256, 512)  # of the slices of a kernel
 SLICES = (3, 9, 25, 49, 256)
@@ -46,20 +46,20 @@ MISSED = 0.03  # what the splines may miss of the mean, in standard deviations
 # Knots in eigenvalues, and the powers of r = sqrt(M / N), of the terms of each moment.
 MATRIX_TERMS = {
     "mean": [
-        (0, (40, 60, 90, 140, 220, 350, 600, 1200, 3000, 8192)),
-        *((power, (40, 90, 220, 700, 8192)) for power in (1, 2, 3, 4)),
+        (0, (46, 64, 90, 140, 220, 350, 600, 1200, 3000, 8192)),
+        *((power, (46, 90, 220, 700, 8192)) for power in (1, 2, 3, 4)),
     ],
-    "log_sd": [(0, (40, 90, 220, 700, 8192)), (1, (40, 220, 8192)), (2, (40, 220, 8192))],
-    "skewness": [(0, (40, 200, 8192)), (1, (40, 8192))],
+    "log_sd": [(0, (46, 90, 220, 700, 8192)), (1, (46, 220, 8192)), (2, (46, 220, 8192))],
+    "skewness": [(0, (46, 200, 8192)), (1, (46, 8192))],
 }
 KERNEL_TERMS = {
     "mean": [
-        (0, (40, 90, 220, 700, 8192), (2, 6, 30, 300)),
-        (1, (40, 220, 2000), (2, 12, 300)),
-        (2, (40, 220, 2000), (2, 12, 300)),
+        (0, (46, 90, 220, 700, 8192), (2, 6, 30, 300)),
+        (1, (46, 220, 2000), (2, 12, 300)),
+        (2, (46, 220, 2000), (2, 12, 300)),
     ],
-    "log_sd": [(0, (40, 220, 2000), (2, 12, 300)), (1, (40, 2000), (2, 300))],
-    "skewness": [(0, (40, 200, 8192), (2, 300)), (1, (40, 8192), (2, 300))],
+    "log_sd": [(0, (46, 220, 2000), (2, 12, 300)), (1, (46, 2000), (2, 300))],
+    "skewness": [(0, (46, 200, 8192), (2, 300)), (1, (46, 8192), (2, 300))],
 }
 
 _log = logging.getLogger(__name__)
@@ -101,10 +101,9 @@ def draw(folder, name, shapes, seconds, least, most):
 def load(folder, name):
     """Return log(alpha - 1) of the draws of a design, by their shape."""
     drawn = {}
-    for path in sorted((folder / name).glob("*.npy")):
-        spectra = np.load(path).astype(np.float64)
-        shape = tuple(map(int, path.stem.split("x")))
-        drawn[shape] = np.log([posterior_mean(values) - 1 for values in spectra])
+    for N, M, slices in designs()[name]:
+        spectra = np.load(folder / name / f"{N}x{M}x{slices}.npy").astype(np.float64)
+        drawn[N, M, slices] = np.log([posterior_mean(values) - 1 for values in spectra])
     return drawn
 
 

@@ -174,13 +174,16 @@ def _eigenvalues(slices: Single, dtype: DTypeLike) -> Array:
 def _gram(A: Single, dtype: DTypeLike = np.float32) -> NDArray[Any]:
     """Return the smaller Gram matrix over the larger side, without a whole copy of A."""
     A = A if A.shape[0] >= A.shape[1] else A.T
+    gram: NDArray[Any]
     if A.dtype == dtype:
-        return A.T @ A / np.float32(len(A))
-    gram = np.zeros((A.shape[1],) * 2, dtype)
-    for start in range(0, len(A), BLOCK):
-        block = A[start : start + BLOCK].astype(dtype)
-        gram += block.T @ block
-    return gram / len(A)
+        gram = A.T @ A
+    else:
+        gram = np.zeros((A.shape[1],) * 2, dtype)
+        for start in range(0, len(A), BLOCK):
+            block = A[start : start + BLOCK].astype(dtype)
+            gram += block.T @ block
+    gram /= len(A)
+    return gram
 
 
 def initialisation_p(alpha: float, untrained: Iterable[float]) -> float:

@@ -33,7 +33,7 @@ from specdiag.htsr.null import draws
 Array = NDArray[np.float64]
 
 LEAST_P = 1e-5
-SMALLEST = 40  # eigenvalues
+SMALLEST = 50  # eigenvalues
 LARGEST = 16384
 LARGEST_SKEWNESS = 0.8  # that of a skew-normal distribution is below 0.995
 
