@@ -34,37 +34,38 @@ _log = logging.getLogger(__name__)
 def repeat(full):
     """Write one row for each kind of rows and shape."""
     rows = []
-    for index, (half, kind, M, ratio) in enumerate(cells()):
+    for index, place in enumerate(cells()):
         start = time.perf_counter()
-        draws, matrices = (200, 20) if full else (10, 2)
-        if full and M >= 384:
-            draws, matrices = 100, 10
-        rng = np.random.default_rng([7, index])
-        draw = population(kind, M, rng)
-        drawn = [draw(rng, ratio * M) for _ in range(draws)]
-        posteriors = [posterior(W) for W in drawn]
-        alpha = np.array([p.mean for p in posteriors])
-        estimates = np.array([repeat_sd(W) for W in drawn[:matrices]])
-        scatter = alpha.std(ddof=1)
-        rows.append(
-            {
-                "half": half,
-                "kind": kind,
-                "N": ratio * M,
-                "M": M,
-                "draws": draws,
-                "matrices": matrices,
-                "limit": limit(kind),
-                "alpha": alpha.mean(),
-                "scatter": scatter,
-                "posterior_sd": float(np.mean([p.sd for p in posteriors])),
-                "ratio": float(np.exp(np.mean(np.log(estimates)))) / scatter,
-                "rms_ratio": math.sqrt(np.mean(estimates**2)) / scatter,
-                "log_sd": np.log(estimates).std(ddof=1),
-            }
-        )
-        write("repeat", rows, digits=4)
-        _log.info("%s, %d x %d: %.0f s", kind, ratio * M, M, time.perf_counter() - start)
+        rows.append(cell(index, *place, full=full))
+        _log.info("%s: %.0f s", place, time.perf_counter() - start)
+    write("repeat", rows, digits=4)
+
+
+def cell(index, half, kind, M, ratio, *, full):
+    """Return the row of one kind of rows and shape."""
+    draws, matrices = (10, 2) if not full else (200, 20) if M < 384 else (100, 10)
+    rng = np.random.default_rng([7, index])
+    draw = population(kind, M, rng)
+    drawn = [draw(rng, ratio * M) for _ in range(draws)]
+    posteriors = [posterior(W) for W in drawn]
+    alpha = np.array([p.mean for p in posteriors])
+    estimates = np.array([repeat_sd(W) for W in drawn[:matrices]])
+    scatter = alpha.std(ddof=1)
+    return {
+        "half": half,
+        "kind": kind,
+        "N": ratio * M,
+        "M": M,
+        "draws": draws,
+        "matrices": matrices,
+        "limit": limit(kind),
+        "alpha": alpha.mean(),
+        "scatter": scatter,
+        "posterior_sd": float(np.mean([p.sd for p in posteriors])),
+        "ratio": geometric_mean(estimates) / scatter,
+        "rms_ratio": math.sqrt(np.mean(estimates**2)) / scatter,
+        "log_sd": np.log(estimates).std(ddof=1),
+    }
 
 
 def posterior(W):
