@@ -40,7 +40,7 @@ RECIPES = {
     "MLP, SGD": ("mlp", {"steps": 800, "lr": 0.05, "weight_decay": 1e-3, "optimizer": "sgd"}),
     "MLP, early stopping": (
         "mlp",
-        {"steps": 800, "lr": 1e-2, "weight_decay": 0.1, "patience": 3},
+        {"steps": 800, "lr": 2e-2, "weight_decay": 0.3, "patience": 2},
     ),
     "transformer": ("transformer", {"steps": 600, "lr": 3e-3}),
     "transformer, short": ("transformer", {"steps": 150, "lr": 3e-3}),
@@ -68,7 +68,7 @@ def groups(full):
     rows = []
     for r in CORRELATIONS:
         rng = np.random.default_rng([1, int(10 * r)])
-        pairs = [(_drawn(rng, 1, r)[0], _drawn(rng, 1, r)[0]) for _ in range(count // 2)]
+        pairs = [(_drawn(rng, 1, r)[0], _drawn(rng, 1, r)[0]) for _ in range(count // 4)]
         blocks = range(N_LAYERS)
         assumed = [layers_difference(a, b, blocks, ASSUMED_CORRELATION)[1] for a, b in pairs]
         row = {"correlation": f"{r:g}", "two networks": f"{_excluding_0(assumed):.1%}"}
@@ -77,7 +77,7 @@ def groups(full):
             row[f"{n[0]} and {n[1]} seeds"] = f"{_excluding_0(same):.1%}"
         for n in SIZES:
             truth = -0.5 * _true_mean()
-            other = np.array([_interval(rng, n, r, 0.5) for _ in range(count // 2)])
+            other = np.array([_interval(rng, n, r, 0.5) for _ in range(count // 4)])
             hit = np.mean((other[:, 0] <= truth) & (truth <= other[:, 1]))
             row[f"coverage, {n[0]} and {n[1]}"] = f"{hit:.1%}"
         rows.append(row)
@@ -89,7 +89,7 @@ def power(full):
 
     The difference is given in standard deviations of the mean alpha of a network over seeds.
     """
-    count = 2000 if full else 100
+    count = 1000 if full else 100
     rng = np.random.default_rng(2)
     r = 0.5
     sd = np.mean([_drawn(rng, 200, r).mean(axis=1).std(ddof=1) for _ in range(50)])

@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 def differences(full):
     """Measure the coverage of the interval of a layer's difference of alpha; the truth is known."""
-    count = 200 if full else 20
+    count = 100 if full else 20
     rows = []
     for n, (first, second), (body, share) in itertools.product((128, 512), PAIRS, BODIES):
         rng = np.random.default_rng([n, int(10 * first), int(10 * second), len(body)])
@@ -61,7 +61,7 @@ def differences(full):
 
 def means(full):
     """Measure the coverage of the interval of the mean over layers, with blocks as the unit."""
-    count = 200 if full else 20
+    count = 100 if full else 20
     rows = []
     for n_blocks, mean in itertools.product((3, 6, 12), (0.0, 0.5, -0.5)):
         rng = np.random.default_rng([n_blocks, int(10 * abs(mean)), mean < 0])

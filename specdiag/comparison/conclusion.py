@@ -253,7 +253,7 @@ def _about_alpha(summary: dict[str, Any], names: tuple[str, str]) -> str:
             f"but two seeds of one recipe can differ as much ({interval}; below {_share(limit)} it "
             "would be a difference)"
         )
-    holds = "" if math.isnan(limit) else "; the same with any other"
+    holds = "" if math.isnan(limit) else "; the same with any other value"
     return f"no difference of mean alpha is shown: {value:+.2f} over {layers} ({interval}{holds})"
 
 

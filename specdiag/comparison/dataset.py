@@ -132,44 +132,45 @@ def measure_and_compare(
         with errors_of(source):
             measured.append(measure_checkpoint(checkpoint, layers, progress, **settings))
     index = [i for i, group in enumerate(groups) for _ in group]
-    compared = Compared(checkpoints, measured, index, [], [], {"layers": layers, **settings})
     if len(sources) == len(groups):
-        return _compare_networks(compared)
-    return _compare_groups(compared)
+        names, comparisons = _compare_networks(checkpoints, measured, settings["min_eigenvalues"])
+    else:
+        names, comparisons = _compare_groups(checkpoints, measured, index)
+    settings["layers"] = layers
+    return Compared(checkpoints, measured, index, names, comparisons, settings)
 
 
-def _compare_networks(all_: Compared) -> Compared:
-    names = unique_names(all_.checkpoints)
+def _compare_networks(
+    checkpoints: Sequence[Checkpoint], measured: Sequence[list[Layer]], min_eigenvalues: int
+) -> tuple[list[str], list[Comparison]]:
+    names = unique_names(checkpoints)
     comparisons = []
-    for name, other, layers in zip(names[1:], all_.checkpoints[1:], all_.measured[1:], strict=True):
-        pairs = pair_up(
-            all_.checkpoints[0], other, all_.measured[0], layers, all_.settings["min_eigenvalues"]
-        )
-        summary = summarise_pairs(pairs, all_.measured[0], layers, (names[0], name))
+    for name, checkpoint, layers in zip(names[1:], checkpoints[1:], measured[1:], strict=True):
+        pairs = pair_up(checkpoints[0], checkpoint, measured[0], layers, min_eigenvalues)
+        summary = summarise_pairs(pairs, measured[0], layers, (names[0], name))
         comparisons.append(Comparison(pairs, summary))
-    return all_._replace(names=names, comparisons=comparisons)
+    return names, comparisons
 
 
-def _compare_groups(all_: Compared) -> Compared:
-    of_each = unique_names(all_.checkpoints)
-    names, networks, measured, layers = [], [], [], []
-    for i in range(all_.group[-1] + 1):
-        members = [j for j, group in enumerate(all_.group) if group == i]
+def _compare_groups(
+    checkpoints: Sequence[Checkpoint], measured: Sequence[list[Layer]], index: Sequence[int]
+) -> tuple[list[str], list[Comparison]]:
+    of_each = unique_names(checkpoints)
+    names, networks, layers, alphas = [], [], [], []
+    for i in dict.fromkeys(index):
+        members = [j for j, group in enumerate(index) if group == i]
+        of_seeds = [measured[j] for j in members]
         names.append(f"{of_each[members[0]]} ({counted(len(members), 'seed')})")
-        networks.append([all_.checkpoints[j] for j in members])
-        measured.append([all_.measured[j] for j in members])
-        layers.append(group_layers(measured[i], [of_each[j] for j in members]))
-    alphas = [seed_alphas(group) for group in measured]
+        networks.append([checkpoints[j] for j in members])
+        layers.append(group_layers(of_seeds, [of_each[j] for j in members]))
+        alphas.append(seed_alphas(of_seeds))
     comparisons = []
     for i in range(1, len(names)):
-        pairs = pair_up_groups(
-            (networks[0], networks[i]), (layers[0], layers[i]), (alphas[0], alphas[i])
-        )
-        summary = summarise_pairs(
-            pairs, layers[0], layers[i], (names[0], names[i]), (alphas[0], alphas[i])
-        )
+        both = (layers[0], layers[i]), (alphas[0], alphas[i])
+        pairs = pair_up_groups((networks[0], networks[i]), *both)
+        summary = summarise_pairs(pairs, *both[0], (names[0], names[i]), both[1])
         comparisons.append(Comparison(pairs, summary))
-    return all_._replace(names=names, comparisons=comparisons)
+    return names, comparisons
 
 
 def aligned(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:

@@ -59,7 +59,8 @@ def pair_up_groups(
         pair = max(related, key=lambda pair: _ORDER.index(pair.relation))
         first, second = (table.get(name, NOT_WALKED) for table in tables)
         pair = replace(pair, distance=math.nan, first=first, second=second)
-        if pair.is_fit and pair.relation == "different":
+        has_alpha = pair.is_fit and not math.isnan(first.posterior.mean + second.posterior.mean)
+        if pair.relation == "different" and has_alpha:
             value, interval = means.seeds_difference(*(side[name] for side in alphas))
             alpha = matrices.Difference(value=value, interval=interval, below_0=math.nan)
             rope = second.posterior.rope - first.posterior.rope

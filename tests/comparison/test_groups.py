@@ -164,6 +164,21 @@ def test_networks_of_other_layers_are_refused_as_one_group(groups, rng):
         specdiag.compare([], groups[1])
 
 
+def test_layers_too_small_for_a_posterior_or_broken_in_a_seed_are_not_compared(groups, rng):
+    first, second = (
+        [network | {"small.weight": rng.standard_normal((12, 64))} for network in group]
+        for group in groups
+    )
+    first[1]["2.weight"] = np.full((80, 64), np.nan)
+    dataset = specdiag.compare(first, second, min_eigenvalues=10)
+    assert dataset.conclusion.item().endswith(
+        "; not compared: 2 matrices (1 failed in model#1 (3 seeds) but fit in model#4 (4 seeds), "
+        "1 too small for a posterior)"
+    )
+    assert dataset.alpha_difference.sel(layer=["2.weight", "small.weight"]).isnull().all()
+    assert dataset.n_compared == 2
+
+
 def test_the_dataset_of_groups_matches_its_schema_and_survives_a_file(dataset, tmp_path):
     for name, spec in COMPARISON.items():
         assert dataset[name].dims == spec.dims

@@ -1,6 +1,6 @@
 """The tables of the documentation are those that the stored results of the benchmarks give.
 
-compare.md and benchmarks.md are not here: their benchmarks have no stored results.
+benchmarks.md is not here: its benchmark has no stored results.
 tests/transfer/test_collection.py and tests/recipes/test_behaviour.py check dataset.md and
 simulation.md.
 """
@@ -14,6 +14,7 @@ from benchmarks import (
     _transfer_tables,
     calibration,
     claims,
+    compare,
     features,
     link,
     transfer,
@@ -28,6 +29,7 @@ PAGES = {
         "collapse_runs.csv",
         lambda: _collapse_tables.tables(read("collapse_runs"), read("collapse")),
     ),
+    "compare.md": ("compare.csv", compare.tables),
     "features.md": ("features.csv", features.tables),
     "link.md": ("link.csv", lambda: link.tables(link.measured_so_far())),
     "transfer.md": ("transfer.csv", lambda: _transfer_tables.tables(transfer.rows())),
