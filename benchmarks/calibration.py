@@ -14,7 +14,7 @@ import time
 
 from threadpoolctl import threadpool_limits
 
-from benchmarks import _coverage, _goodness_of_fit, _minilm, _repeat, _verdicts
+from benchmarks import _coverage, _goodness_of_fit, _minilm, _repeat, _verdicts, kind
 from benchmarks._pages import DOCS, table, write_tables
 
 STAGES = {
@@ -24,7 +24,7 @@ STAGES = {
     "gof": _goodness_of_fit.gof,
     "minilm": _minilm.minilm,
 }
-MODULES = (_coverage, _verdicts, _repeat, _goodness_of_fit, _minilm)
+MODULES = (_coverage, _verdicts, _repeat, _goodness_of_fit, kind, _minilm)
 
 _log = logging.getLogger(__name__)
 
