@@ -18,7 +18,7 @@ FIELDS = {  # of a checkpoint, with their defaults
 }
 
 
-def collection(checkpoints, n_layers=3):
+def collection(checkpoints, n_layers=4):
     """Return the Dataset of a list of dicts: fields of a checkpoint, `alpha`, `status` of layers.
 
     Equal alphas are equal spectra, and an alpha that is NaN is a checkpoint without weights. The
@@ -36,6 +36,7 @@ def collection(checkpoints, n_layers=3):
     norm = np.where(status == "absent", np.nan, alpha[:, None])
     layers = {
         "status": status,
+        "verdict": np.where(status == "fit", "power law", "").astype(object),
         "alpha": value,
         "alpha_hat": 1.1 * value,
         "stable_rank": 9 - value,
@@ -94,7 +95,7 @@ def simulated(rng, *, seeds=3, effect=0.0, confounded=True, inherited=0.5, sessi
                         row["r2"] += 0.05 * effect * base[seed][0]
                     rows.append(row)
     children = [row for row in rows if row["seed"] == 0 and row["parent"]]
-    return collection([row for row in rows if row not in children[:lost]], n_layers=1)
+    return collection([row for row in rows if row not in children[:lost]])
 
 
 _DESIGN = [(arm, f) for arm in ("pretrained", "plastic", "scratch") for f in (0.25, 1.0)]

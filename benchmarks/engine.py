@@ -107,7 +107,7 @@ def against_weightwatcher(weights, pairs):
 
 
 def whole_process(path, pairs):
-    ours = [Path(sys.executable).with_name("specdiag"), "alpha", "--no-gof", path]
+    ours = [Path(sys.executable).with_name("specdiag"), "alpha", path]
     theirs = [sys.executable, "-c", WEIGHTWATCHER, str(Path(path).resolve())]
 
     # One BLAS thread each: two stall on a busy machine, and the ratio would be too high.
@@ -163,7 +163,7 @@ def memory():
         base, peak = (
             peak_memory(
                 "from specdiag.cli.main import cli; "
-                f"cli(['alpha', '--no-gof', {str(path)!r}], standalone_mode=False)"
+                f"cli(['alpha', {str(path)!r}], standalone_mode=False)"
             )
             for path in (small, large)
         )

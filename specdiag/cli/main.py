@@ -11,14 +11,14 @@ from typing import Any
 import click
 
 from specdiag.cli.collect import spectra
+from specdiag.cli.compare import compare
 from specdiag.cli.export import export
-from specdiag.cli.link import link
+from specdiag.cli.findings import link, verify
 from specdiag.cli.locks import fetch, list_, lock_, train
-from specdiag.cli.measure import alpha, compare
+from specdiag.cli.measure import alpha
 from specdiag.cli.options import ERRORS, complain, debug_option
 from specdiag.cli.show import figures, report
 from specdiag.cli.simulate import simulate
-from specdiag.cli.verify import verify
 
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 

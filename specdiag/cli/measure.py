@@ -1,4 +1,4 @@
-"""The commands that measure checkpoints: alpha and compare."""
+"""The command that measures checkpoints, and what `compare` shares with it."""
 
 import math
 import shutil
@@ -14,7 +14,7 @@ import click
 from specdiag.cli.options import (
     ERRORS,
     CheckpointType,
-    GroupsCommand,
+    ManyFilesCommand,
     address_option,
     check_engine,
     check_installed,
@@ -34,18 +34,19 @@ if TYPE_CHECKING:
 
     from specdiag.checkpoint.reader import Checkpoint
     from specdiag.checkpoint.tensor import Tensor
-    from specdiag.comparison.dataset import Compared
     from specdiag.htsr.layers import Layer
 
 # Number of multiplications in about two seconds; for less work a progress bar would only flicker.
 _LONG = 5e10
 
-_files = click.argument("files", nargs=-1, required=True, type=CheckpointType(), metavar="FILE...")
-_output = output_option("Write the xarray Dataset, eigenvalues included, as netCDF.")
-_layers = click.option(
+files_argument = click.argument(
+    "files", nargs=-1, required=True, type=CheckpointType(), metavar="FILE..."
+)
+netcdf_option = output_option("Write the xarray Dataset, eigenvalues included, as netCDF.")
+layers_option = click.option(
     "--layers", metavar="GLOB", help="Measure only matrices whose name matches, such as '*.query*'."
 )
-_min_eigenvalues = click.option(
+min_eigenvalues_option = click.option(
     "--min-eigenvalues",
     type=click.IntRange(min=2),
     default=50,
@@ -53,13 +54,13 @@ _min_eigenvalues = click.option(
     help="Skip matrices with fewer eigenvalues. A matrix with fewer above rounding error is called "
     "degenerate.",
 )
-_include_embeddings = click.option(
+include_embeddings_option = click.option(
     "--include-embeddings", is_flag=True, help="Measure embedding tables, too."
 )
 
 
-@click.command()
-@_files
+@click.command(cls=ManyFilesCommand)
+@files_argument
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV with a row for each matrix.")
 @click.option(
@@ -69,16 +70,16 @@ _include_embeddings = click.option(
     show_default=True,
     help="Columns of the table; all adds alpha_ks, the estimate by Clauset's rule, with its tail.",
 )
-@_output
+@netcdf_option
 @click.option(
     "--plot",
     type=target_type(is_folder=True),
     metavar="DIR",
     help="Draw the spectrum of every measured layer, and alpha by layer, into this folder.",
 )
-@_layers
-@_min_eigenvalues
-@_include_embeddings
+@layers_option
+@min_eigenvalues_option
+@include_embeddings_option
 @click.option(
     "--method",
     type=click.Choice(["specdiag", "weightwatcher", "wwj"]),
@@ -87,7 +88,16 @@ _include_embeddings = click.option(
     help="Use the rules of specdiag, of weightwatcher, or of the published POYO model card (wwj).",
 )
 @click.option(
-    "--gof/--no-gof", default=True, help="Test how well the power law fits.  [default: gof]"
+    "--initialisation",
+    multiple=True,
+    type=CheckpointType(),
+    metavar="FILE...",
+    help="Also compare with untrained networks of the same recipe; verdicts do from 19 of them on.",
+)
+@click.option(
+    "--gof",
+    is_flag=True,
+    help="Also test how well a power law fits, by a bootstrap, and compare other curves with it.",
 )
 @click.option(
     "--repeats",
@@ -106,6 +116,7 @@ def alpha(
     output: Path | None,
     plot: Path | None,
     layers: str | None,
+    initialisation: tuple[Path, ...],
     engine: str,
     address: str | None,
     lock_path: Path | None,  # noqa: ARG001 - CheckpointType uses it
@@ -131,16 +142,18 @@ def alpha(
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
     check_engine(engine, address)
-    _check_usage(files, output, plot)
+    check_usage([*files, *initialisation], output, plot)
     from specdiag.dataset.spectra import build
     from specdiag.plot.drawings import draw_all
     from specdiag.show import layers as layer_tables
 
-    checkpoints, measured = _measure_all(files, layers, settings, engine, address)
+    measurement = settings | {"untrained": _untrained(initialisation, layers, settings)}
+    checkpoints, measured = _measure_all(files, layers, measurement, engine, address)
+    settings["initialisation"] = [str(file) for file in initialisation]
     failed = len(checkpoints) < len(files)
     if checkpoints and (output or plot):  # first, as stdout may be closed before its end
         dataset = build(checkpoints, measured, {"layers": layers, **settings})
-        failed |= not _write(dataset, output, plot, draw_all)
+        failed |= not write(dataset, output, plot, draw_all)
     if as_json:
         click.echo(layer_tables.as_json(checkpoints, measured))
     elif as_csv:
@@ -151,78 +164,31 @@ def alpha(
         raise click.exceptions.Exit(1)
 
 
-@click.command(cls=GroupsCommand)
-@_files
-@click.option(
-    "--against",
-    multiple=True,
-    type=CheckpointType(),
-    metavar="FILE...",
-    help="Compare all FILEs before with all of these, as seeds of two recipes.",
-)
-@json_option
-@_output
-@click.option(
-    "--plot",
-    type=target_type(),
-    metavar="FILE",
-    help="Draw alpha of both and its difference, by layer (.png, .pdf or .svg).",
-)
-@_layers
-@_min_eigenvalues
-@_include_embeddings
-@lock_option
-def compare(
-    files: tuple[Path, ...],
-    against: tuple[Path, ...],
-    as_json: bool,
-    output: Path | None,
-    plot: Path | None,
-    layers: str | None,
-    lock_path: Path | None,  # noqa: ARG001 - CheckpointType uses it
-    **settings: Any,
-) -> None:
-    """Compare the first FILE with each of the others, or two groups of seeds.
+def _untrained(
+    files: Sequence[Path], pattern: str | None, settings: dict[str, Any]
+) -> dict[str, list[float]]:
+    """Return the alphas of untrained networks by layer; an error of a file ends the command."""
+    if not files:
+        return {}
+    if settings["method"] != "specdiag":
+        raise click.UsageError("--initialisation needs --method specdiag: others have no null")
+    from specdiag.htsr.initialisation import MIN_UNTRAINED, untrained_alphas
 
-    The command compares layer by layer and as a whole. It shows which tensors are bit-identical,
-    how alpha and the spectra of the other tensors differ, and a conclusion in one sentence. Each
-    difference is the other file minus the first.
-
-    Two networks cannot show how far two seeds of one recipe differ, so that is assumed. Give
-    several seeds of both recipes to measure it: with --against, the FILEs before it are one group,
-    those after it the other.
-
-    \b
-    Examples:
-      specdiag compare pretrained.ckpt scratch.ckpt
-      specdiag compare base.ckpt finetuned.ckpt --plot difference.pdf
-      specdiag compare base.ckpt a.ckpt b.ckpt c.ckpt -o all.nc
-      specdiag compare a1.pt a2.pt a3.pt --against b1.pt b2.pt b3.pt
-    """  # noqa: D301
-    if len(files) + len(against) < 2:
-        text = "compare needs at least two files; the first is compared with the others"
-        raise click.UsageError(text)
-    if plot and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise click.UsageError(f"--plot {plot}: name a .png, .pdf or .svg file")
-    _check_usage([*files, *against], output, plot)
-    from specdiag.comparison.dataset import build_comparison, measure_and_compare
-    from specdiag.plot import difference
-    from specdiag.show import comparison as comparison_tables
-
-    groups = [files, against] if against else [[file] for file in files]
-    compared = measure_and_compare(groups, layers, _with_progress, errors_of, **settings)
-    failed = False
-    if output or plot:
-        failed = not _write(build_comparison(compared), output, plot, difference.draw)
-    if as_json:
-        click.echo(comparison_tables.as_json(compared))
-    else:
-        _print_comparisons(compared)
-    if failed:
-        raise click.exceptions.Exit(1)
+    networks, quick = [], settings | {"gof": False, "repeats": False}
+    for file in files:
+        with errors_of(file):
+            networks.append(_open_and_measure(file, pattern, quick)[1])
+    if len(files) < MIN_UNTRAINED:
+        click.echo(
+            f"{len(files)} untrained networks: initialisation_p is at least "
+            f"{1 / (1 + len(files)):.2f}, and not part of null_p; {MIN_UNTRAINED} are needed",
+            err=True,
+        )
+    return untrained_alphas(networks)
 
 
-def _check_usage(files: Sequence[Path], output: Path | None, plot: Path | None) -> None:
+def check_usage(files: Sequence[Path], output: Path | None, plot: Path | None) -> None:
+    """Raise a usage error if a file cannot be written, or would replace another one."""
     if output and plot and output.resolve() == plot.resolve():
         raise click.UsageError(f"-o and --plot both name {output}")
     for option, path in (("-o", output), ("--plot", plot)):
@@ -266,10 +232,10 @@ def _open_and_measure(
     from specdiag.dataset.spectra import measure_checkpoint
 
     checkpoint = open_checkpoint(file)
-    return checkpoint, measure_checkpoint(checkpoint, pattern, _with_progress, **settings)
+    return checkpoint, measure_checkpoint(checkpoint, pattern, with_progress, **settings)
 
 
-def _with_progress(
+def with_progress(
     measured: Iterator["Layer"], tensors: Sequence["Tensor"], label: str
 ) -> Iterator["Layer"]:
     """Yield the layers; show a progress bar on a terminal's stderr if they take long."""
@@ -291,41 +257,24 @@ def _print_tables(
     from specdiag.show.layers import as_table, summary_lines
 
     for checkpoint, layers in zip(checkpoints, measured, strict=True):
-        lines = as_table(layers, _width(), columns) + summary_lines(checkpoint, layers)
-        _print(str(checkpoint.path), lines)
+        lines = as_table(layers, terminal_width(), columns) + summary_lines(checkpoint, layers)
+        print_lines(str(checkpoint.path), lines)
 
 
-def _print(title: str, lines: Sequence[str]) -> None:
+def print_lines(title: str, lines: Sequence[str]) -> None:
+    """Print a title, lines, and an empty line."""
     from specdiag.wording import printable
 
     click.secho(printable(title), bold=True)
     click.echo("\n".join([*lines, ""]))
 
 
-def _width() -> int | None:
+def terminal_width() -> int | None:
+    """Return the columns of the terminal; None if stdout is none."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def _print_comparisons(compared: "Compared") -> None:
-    from specdiag.dataset.spectra import unique_names
-    from specdiag.show.comparison import as_table, summary_lines
-    from specdiag.show.table import aligned
-    from specdiag.wording import printable
-
-    first, *others = compared.names
-    for name, comparison in zip(others, compared.comparisons, strict=True):
-        table = as_table(comparison.pairs, _width())
-        _print(f"1: {first}   2: {name}", table + summary_lines(comparison, (first, name)))
-    checkpoints = compared.checkpoints
-    for name, checkpoint in zip(unique_names(checkpoints), checkpoints, strict=True):
-        for note in checkpoint.notes:
-            click.echo(printable(f"note: {name}: {note}"))
-    if len(others) > 1:
-        conclusions = [comparison.summary["conclusion"] for comparison in compared.comparisons]
-        click.echo("\n".join(aligned(list(zip(others, conclusions, strict=True)))))
-
-
-def _write(
+def write(
     dataset: "xr.Dataset",
     output: Path | None,
     plot: Path | None,

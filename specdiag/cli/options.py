@@ -136,20 +136,22 @@ class CheckpointType(click.ParamType[Path]):
         return files[0]
 
 
-class GroupsCommand(click.Command):
-    """A command whose option `--against` takes all words up to the next option."""
+class ManyFilesCommand(click.Command):
+    """A command whose option `--against` or `--initialisation` takes all words up to the next."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Write the option anew before each of its words."""
-        written, is_against = [], False
+        many = ("--against", "--initialisation")
+        written, option = [], ""
         for arg in args:
             if arg.startswith("-"):
-                is_against = arg == "--against"
-                written += [arg] * (not is_against)
+                option = arg if arg in many else ""
+                written += [arg] * (not option)
             else:
-                written += ["--against", arg] if is_against else [arg]
-        if "--against" in args and "--against" not in written:
-            raise click.UsageError("--against needs at least one file")
+                written += [option, arg] if option else [arg]
+        for option in many:
+            if option in args and option not in written:
+                raise click.UsageError(f"{option} needs at least one file")
         return super().parse_args(ctx, written)
 
 

@@ -71,11 +71,35 @@ SCHEMA: dict[str, Variable] = {
     "stable_rank": Variable(_LAYER, "f", "squared Frobenius norm over squared spectral norm"),
     "spectral_norm": Variable(_LAYER, "f", "largest singular value"),
     "frobenius_norm": Variable(_LAYER, "f", "Frobenius norm"),
-    "gof_p": Variable(_LAYER, "f", "goodness-of-fit p-value of the power law above xmin_ks"),
-    "null_p": Variable(
-        _LAYER, "f", "probability of so low an alpha for random matrices (the null)"
+    "gaussian_p": Variable(_LAYER, "f", "probability of so low an alpha for Gaussian entries"),
+    "gaussian_q": Variable(_LAYER, "f", "gaussian_p adjusted for the layers of the checkpoint"),
+    "scales_p": Variable(
+        _LAYER,
+        "f",
+        "probability of so low an alpha for independent entries of any row and column scales, with "
+        "an offset; missing if gaussian_p is above 0.05",
     ),
+    "initialisation_p": Variable(
+        _LAYER, "f", "probability of so low an alpha for untrained networks of the recipe"
+    ),
+    "null_p": Variable(_LAYER, "f", "largest p-value of the nulls that were tested"),
     "null_q": Variable(_LAYER, "f", "null_p adjusted for the layers of the checkpoint"),
+    "row_scale_sd": Variable(
+        _LAYER,
+        "f",
+        "standard deviation of the logarithms of the row scales, beyond that of Gaussian entries",
+    ),
+    "column_scale_sd": Variable(_LAYER, "f", "the same of the column scales"),
+    "kind_log10_factor": Variable(
+        _LAYER,
+        "f",
+        "log10 of the Bayes factor of a constant exponent against a tail that falls ever faster",
+    ),
+    "tail_slope": Variable(
+        _LAYER, "f", "slope of log(hazard) over log(rank) in the tail: 0 for a power law"
+    ),
+    "tail_slope_sd": Variable(_LAYER, "f", "posterior standard deviation of that slope"),
+    "gof_p": Variable(_LAYER, "f", "goodness-of-fit p-value of the power law above xmin_ks"),
     "log_likelihood_ratio": Variable(
         (*_LAYER, "alternative"), "f", "log-likelihood of power law minus alternative"
     ),
@@ -240,7 +264,11 @@ LINK: dict[str, Variable] = {
 }
 
 # Variables that files of earlier versions do not have.
-ADDED = ("how", "n_changed", "n_effective", "alpha_repeat_sd")
+ADDED = (
+    *("gaussian_p", "gaussian_q", "scales_p", "initialisation_p"),
+    *("row_scale_sd", "column_scale_sd", "kind_log10_factor", "tail_slope", "tail_slope_sd"),
+    *("how", "n_changed", "n_effective", "alpha_repeat_sd"),
+)
 
 # The key of each variable in the JSON of an evaluation: a field of FeatureSpectrum, where names of
 # intervals end in `_interval`.
@@ -262,6 +290,9 @@ _IN_LAYER = {
     "alpha_ks": ("tail", "alpha"),
     "xmin_ks": ("tail", "xmin"),
     "ks_distance": ("tail", "ks_distance"),
+    "kind_log10_factor": ("kind", "log10_factor"),
+    "tail_slope": ("kind", "slope"),
+    "tail_slope_sd": ("kind", "slope_sd"),
 }
 
 

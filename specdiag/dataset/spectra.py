@@ -13,6 +13,7 @@ Dataset is built or opened.
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy as np
 from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
 from specdiag.checkpoint.tensor import Tensor
 from specdiag.dataset.schema import SCHEMA, SCHEMA_VERSION, labelled, layer_value
+from specdiag.htsr.initialisation import Untrained, untrained_alphas, with_initialisation
 from specdiag.htsr.layers import MIN_EIGENVALUES, Layer, matrices, measure
 from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
 from specdiag.htsr.verdict import with_verdicts
@@ -40,7 +42,8 @@ def alpha(
     min_eigenvalues: int = MIN_EIGENVALUES,
     include_embeddings: bool = False,
     method: str = "specdiag",
-    gof: bool = True,
+    initialisation: Sequence[Any] = (),
+    gof: bool = False,
     repeats: bool = False,
     seed: int = 0,
 ) -> "xr.Dataset":
@@ -59,8 +62,12 @@ def alpha(
         Measure lookup tables, too (see `specdiag.htsr.layers.skip_reason`).
     method : {'specdiag', 'weightwatcher', 'wwj'}
         Rules for alpha and its interval; see `specdiag.htsr.weightwatcher`.
+    initialisation : sequence
+        Untrained networks of the same recipe, as `sources`: how often their alphas are as low is
+        one more null (`initialisation_p`). From 19 networks on it is part of `null_p`.
     gof : bool
-        Test the goodness of fit, and compare the power law with other tails.
+        Test the goodness of fit of the power law above `xmin_ks`, and compare it with other tails
+        (likelihood ratios). It takes about as long as everything else.
     repeats : bool
         Estimate `alpha_repeat_sd`, the scatter of alpha if the rows of each matrix were drawn
         again. It is off by default, because it takes 17 times as long as the eigenvalues.
@@ -76,7 +83,8 @@ def alpha(
     Raises
     ------
     ValueError
-        If a source is not a checkpoint, has no matrix, or none that matches `layers`; or if
+        If a source is not a checkpoint, has no matrix, or none that matches `layers`; if no layer
+        of it is in the untrained networks; or if
         `method`, `seed` or `min_eigenvalues` is invalid.
     OSError
         If a file cannot be read.
@@ -103,25 +111,35 @@ def alpha(
         "repeats": repeats,
         "seed": seed,
     }
-    measured = [measure_checkpoint(c, layers, **settings) for c in checkpoints]
-    return build(checkpoints, measured, {"layers": layers, **settings})
+    networks = [open_checkpoint(source) for source in initialisation]
+    untrained = untrained_alphas(
+        measure_checkpoint(c, layers, **settings | {"gof": False, "repeats": False})
+        for c in networks
+    )
+    measured = [measure_checkpoint(c, layers, untrained=untrained, **settings) for c in checkpoints]
+    settings |= {"layers": layers, "initialisation": [str(c.path or c.name) for c in networks]}
+    return build(checkpoints, measured, settings)
 
 
 def measure_checkpoint(
     checkpoint: Checkpoint,
     pattern: str | None = None,
     progress: Progress | None = None,
+    untrained: Untrained = MappingProxyType({}),
     **settings: Any,
 ) -> list[Layer]:
     """Return the measured layers of one checkpoint, with their verdicts; no xarray is needed.
 
     The settings are those of `specdiag.htsr.layers.measure`. `progress` gets the layers as they are
-    measured, their tensors and the checkpoint's name, and yields the layers again. Raise ValueError
-    if the checkpoint has no matrix, or none whose name matches the shell pattern.
+    measured, their tensors and the checkpoint's name, and yields the layers again. `untrained` has
+    the alphas of untrained networks, from `specdiag.htsr.initialisation.untrained_alphas`. Raise
+    ValueError if the checkpoint has no matrix, or none whose name matches the shell pattern, or if
+    the untrained networks have no layer in common with it.
     """
     tensors = matrices(checkpoint, pattern)
     layers = measure(tensors, **settings)
-    return with_verdicts(progress(layers, tensors, checkpoint.name) if progress else layers)
+    layers = progress(layers, tensors, checkpoint.name) if progress else layers
+    return with_verdicts(with_initialisation(layers, untrained))
 
 
 def check_whole_numbers(**arguments: tuple[Any, int]) -> None:

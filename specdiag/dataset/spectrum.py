@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from specdiag.htsr.statistics import MIN_LAYERS
+from specdiag.htsr.verdict import MEANINGFUL
 from specdiag.wording import some
 
 if TYPE_CHECKING:
@@ -68,7 +70,8 @@ def mean_over_fit_layers(
 ) -> NDArray[np.float64]:
     """Return the mean of a quantity over the fit layers of each checkpoint.
 
-    Layers whose value is NaN are left out, as in `specdiag.htsr.statistics.mean`.
+    Layers whose value is NaN are left out, as in `specdiag.htsr.statistics.mean`. For alpha and
+    what depends on it, use `mean_over_meaningful_layers`.
 
     Parameters
     ----------
@@ -83,6 +86,31 @@ def mean_over_fit_layers(
     """
     values = dataset[values] if isinstance(values, str) else values
     return np.asarray(values.where(dataset.status == "fit").mean("layer").values)
+
+
+def meaningful_layers(dataset: "xr.Dataset") -> "xr.DataArray":
+    """Return for each layer whether its alpha means something; see `verdict.is_meaningful`."""
+    return (dataset.status == "fit") & dataset.verdict.isin([*MEANINGFUL, ""])
+
+
+def mean_over_meaningful_layers(
+    dataset: "xr.Dataset", values: "str | xr.DataArray"
+) -> NDArray[np.float64]:
+    """Return the mean of a quantity over the layers of each checkpoint whose alpha means something.
+
+    The parameters are those of `mean_over_fit_layers`. The result, of shape (n_checkpoints,), is
+    NaN for a checkpoint with fewer than `MIN_LAYERS` such layers.
+    """
+    values = dataset[values] if isinstance(values, str) else values
+    chosen = values.where(meaningful_layers(dataset))
+    return np.asarray(chosen.mean("layer").where(chosen.count("layer") >= MIN_LAYERS).values)
+
+
+def n_without_verdicts(dataset: "xr.Dataset") -> int:
+    """Return how many checkpoints have fit layers and no verdict, as those of earlier versions."""
+    fit = dataset.status == "fit"
+    has_verdict = (fit & (dataset.verdict != "")).any("layer")
+    return int((fit.any("layer") & ~has_verdict).sum())
 
 
 def layer_counts(dataset: "xr.Dataset") -> dict[str, NDArray[np.int64]]:

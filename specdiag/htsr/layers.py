@@ -28,6 +28,7 @@ from specdiag.htsr import esd, weightwatcher
 from specdiag.htsr.null.ladder import null_test
 from specdiag.htsr.repeat import repeat_sd
 from specdiag.htsr.tail.goodness_of_fit import goodness_of_fit, likelihood_ratios
+from specdiag.htsr.tail.kind import NO_KIND, Kind, tail_kind
 from specdiag.htsr.tail.posterior import NO_POSTERIOR, Posterior, alpha_posterior
 from specdiag.htsr.tail.power_law import NO_FIT, Array, TailFit, fit_alpha
 from specdiag.wording import counted
@@ -68,13 +69,16 @@ class Layer:
     tail: TailFit = NO_FIT
     posterior: Posterior = field(default=NO_POSTERIOR, repr=False)
     alpha_repeat_sd: float = math.nan
-    gof_p: float = math.nan
     gaussian_p: float = math.nan
+    gaussian_q: float = math.nan
     scales_p: float = math.nan
+    initialisation_p: float = math.nan
     null_p: float = math.nan
     null_q: float = math.nan
     row_scale_sd: float = math.nan
     column_scale_sd: float = math.nan
+    kind: Kind = NO_KIND
+    gof_p: float = math.nan
     likelihood_ratios: dict[str, tuple[float, float]] = field(default_factory=dict)
     verdict: str = ""
 
@@ -228,14 +232,15 @@ def measure_tensor(
     *,
     min_eigenvalues: int = MIN_EIGENVALUES,
     method: str = "specdiag",
-    gof: bool = True,
+    gof: bool = False,
     repeats: bool = False,
     seed: int = 0,
 ) -> Layer:
     """Return the measured values of one tensor; its status is `failed` if it cannot be measured.
 
-    The settings are those of `specdiag.alpha`. Only the method 'specdiag' has a goodness of fit,
-    a null and repeats. The goodness of fit takes about as long as computing the eigenvalues.
+    The settings are those of `specdiag.alpha`. Only the method 'specdiag' has a null, a kind of
+    tail, a goodness of fit (`gof`), which takes about as long as computing the eigenvalues, and
+    repeats.
     """
     try:
         spectrum = esd.eigenvalues(tensor.read())  # no variable keeps the values in memory
@@ -295,6 +300,7 @@ def _tests(
     tests: dict[str, Any] = asdict(
         null_test(fit["posterior"].mean, tensor.shape, tensor.read, tensor.dtype, seed=seed)
     )
+    tests["kind"] = tail_kind(resolved, tensor.shape)
     if gof:
         tail = fit["tail"]
         tests["gof_p"] = goodness_of_fit(resolved, seed=seed)

@@ -6,7 +6,7 @@ import numpy as np
 
 from specdiag.dataset.spectrum import check_label, layer_counts
 from specdiag.htsr.null import law
-from specdiag.htsr.verdict import MAX_Q, WELL_TRAINED
+from specdiag.htsr.verdict import HEAVIER, MAX_Q, MEANINGFUL, WELL_TRAINED
 from specdiag.plot.style import short_title
 from specdiag.wording import accounting, short
 
@@ -15,12 +15,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TITLE = "Alpha by depth"
+COLORS = {  # of the verdicts
+    "": "#0072b2",
+    "power law": "#0072b2",
+    "undecided": "#56b4e9",
+    "steepens": "#e69f00",
+    "too few": "#cc79a7",
+    "rejected": "#d55e00",
+    "initialisation": "#777777",
+    "scales": "#777777",
+    "no evidence": "#000000",
+}
 
 
 def plot(dataset: "xr.Dataset", checkpoint: str | None = None) -> "Figure":
     """Return alpha and its interval by layer, with the range that random matrices give.
 
-    The area of a dot shows the number of eigenvalues in the tail. Positions are those in the names
+    The area of a dot shows the number of eigenvalues in the tail, its colour the verdict; an empty
+    dot is an alpha that means nothing. Positions are those in the names
     of files that `draw_all` writes. Degenerate and failed layers have no alpha: crosses at 0 mark
     them.
     """
@@ -38,15 +50,20 @@ def plot(dataset: "xr.Dataset", checkpoint: str | None = None) -> "Figure":
     if len(position):
         label = "90 % of random matrices of that shape"
         ax.bar(position, high - low, 0.8, low, color="#999999", alpha=0.4, label=label)
-    ax.vlines(fit, *one.alpha_ci.values[fit].T, color="#56b4e9", label="95 % interval")
-    ax.scatter(
-        fit,
-        one.alpha.values[fit],
-        s=10 + one.n_tail.values[fit] / 3,
-        color="#0072b2",
-        zorder=3,
-        label=f"{len(fit)} fit (area: eigenvalues in the tail)",
-    )
+    ax.vlines(fit, *one.alpha_ci.values[fit].T, color="#56b4e9", label="95 % interval", linewidth=1)
+    verdicts = one.verdict.values
+    for word, color in COLORS.items():
+        marked = fit[verdicts[fit] == word]
+        if len(marked):
+            ax.scatter(
+                marked,
+                one.alpha.values[marked],
+                s=10 + one.n_tail.values[marked] / 3,
+                facecolor=color if word in ("", *MEANINGFUL) else "none",
+                edgecolor=color,
+                zorder=3,
+                label=f"{len(marked)} {word or 'fit'}",
+            )
     for status, color in (("degenerate", "#d55e00"), ("failed", "#000000")):
         marked = np.flatnonzero(one.status.values == status)
         if len(marked):
@@ -79,14 +96,16 @@ def caption(dataset: "xr.Dataset", checkpoint: str | None = None) -> str:
     n = {status: int(count) for status, count in layer_counts(one).items()}
     text = (
         f"Power-law exponent α of the weight matrices of {short(name)} in the order of the file "
-        f"({accounting(n)}). Bars are 95 % intervals; green is the range from 2 to 6."
+        f"({accounting(n)}). Bars are 95 % intervals; areas of dots are numbers of eigenvalues in "
+        "the tail; green is the range from 2 to 6."
     )
     tested = np.isfinite(one.null_q.values)
     if tested.any():
         text += (
-            f" Grey is where 90 % of Gaussian matrices of the same shape lie; "
-            f"{int(np.sum(one.null_q.values[tested] <= MAX_Q))} of {tested.sum()} alphas are lower "
-            f"than such matrices give (q ≤ {MAX_Q}, adjusted for the number of layers)."
+            " Grey is where 90 % of Gaussian matrices of the same shape lie. "
+            f"{int(np.sum(one.null_q.values[tested] <= MAX_Q))} of {tested.sum()} layers are "
+            f"{HEAVIER} (q ≤ {MAX_Q}, adjusted for the number of layers); empty dots are alphas "
+            "that mean nothing."
         )
     if n["degenerate"]:
         text += " Crosses at 0 are matrices whose spectrum has collapsed: they have no α."

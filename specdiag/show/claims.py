@@ -11,6 +11,7 @@ from specdiag.htsr.statistics import LEVEL
 from specdiag.transfer.claims import MIN_SEEDS, Claim, Finding, Key, Measured, Outcome
 from specdiag.wording import counted, number, without_nan
 
+_LAYERS = {"n_meaningful": "in means of alpha", "n_fit": "fit", "n_degenerate": "degenerate"}
 HEADER = ("claim", "published", "ours", "seeds", "outcome", "reason and notes")
 
 
@@ -19,7 +20,7 @@ def tables(findings: Sequence[Finding], measured: Measured) -> dict[str, str]:
     return {
         "summary": _summary(findings, measured),
         "claims": _table(HEADER, [row(finding) for finding in findings]),
-        "layers": _table(("checkpoint", "fit", "degenerate"), _layer_counts(measured)),
+        "layers": _table(("checkpoint", *_LAYERS.values()), _layer_counts(measured)),
     }
 
 
@@ -43,13 +44,13 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _layer_counts(measured: Measured) -> list[list[str]]:
-    """Return the mean numbers of fit and degenerate layers over the seeds of each checkpoint."""
+    """Return the mean numbers of layers of each kind over the seeds of each checkpoint."""
     counts: dict[Key, list[float]] = defaultdict(list)
     for values in (*measured.trained.values(), *measured.fetched.values()):
         for key, value in values.items():
             counts[key].append(value)
     return [
-        [entry, *(_number(fmean(counts[entry, name])) for name in ("n_fit", "n_degenerate"))]
+        [entry, *(_number(fmean(counts[entry, name] or [math.nan])) for name in _LAYERS)]
         for entry, quantity in sorted(counts)
         if quantity == "n_fit" and (entry, "n_degenerate") in counts
     ]

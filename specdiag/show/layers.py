@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from specdiag.dataset.schema import SCHEMA, layer_value
 from specdiag.dataset.spectra import unique_names
 from specdiag.htsr.layers import Layer
+from specdiag.htsr.statistics import MIN_LAYERS
 from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
-from specdiag.htsr.verdict import MAX_Q, summarise
+from specdiag.htsr.verdict import HEAVIER, MAX_Q, VERDICTS, summarise
 from specdiag.show.table import render
 from specdiag.wording import accounting, counted, number, printable, some, without_nan
 
@@ -25,22 +26,20 @@ _COLUMNS = {
     for name, spec in SCHEMA.items()
     if spec.dims[:2] == ("checkpoint", "layer") and name != "row_start"
 }
+REPEATS = (
+    "an interval takes the eigenvalues for independent draws: it is not how far alpha moves when a "
+    "network is trained again"
+)
 _STYLES: dict[str, dict[str, Any]] = {
     "degenerate": {"fg": "yellow"},
     "failed": {"fg": "red"},
     "skipped": {"dim": True},
 }
-_MEANING = {
-    "power law": "a power law fits, and no other curve fits better",
-    "compatible": "a power law is plausible; another curve fits better or was not tested",
-    "too few": "the tail is too short to judge",
-    "rejected": "no power law fits the tail",
-    "no evidence": "random matrices have tails as heavy",
-}
 _OF_KS_FIT = {"alpha_ks", "n_tail_ks", "KS"}
+_OF_EVIDENCE = {"gaussian p", "scales p", "log10 factor"}
 # Columns that a narrow terminal drops, in this order, and the characters that names then need.
 _DROPPED = (
-    ({*_OF_KS_FIT, "stable rank", "spectral norm"}, 24),
+    ({*_OF_KS_FIT, *_OF_EVIDENCE, "stable rank", "spectral norm"}, 24),
     ({"ROPE", "n_tail"}, 20),
     ({"gof p", "null q"}, 8),
 )
@@ -89,12 +88,14 @@ def as_table(
 ) -> list[str]:
     """Return the lines of the table of a checkpoint: a header, and a row for each matrix.
 
-    Of `columns`, 'all' adds the fit of least Kolmogorov-Smirnov distance to those of 'default'.
-    `alpha_repeat_sd` is shown where it was measured.
+    Of `columns`, 'all' adds to those of 'default' the p-values of the nulls, the evidence for a
+    constant exponent, and the fit of least Kolmogorov-Smirnov distance. The goodness of fit and
+    `alpha_repeat_sd` are shown where they were measured.
     """
-    left_out = set() if columns == "all" else set(_OF_KS_FIT)
-    if all(math.isnan(layer.alpha_repeat_sd) for layer in layers):
-        left_out.add("repeat sd")
+    left_out = set() if columns == "all" else _OF_KS_FIT | _OF_EVIDENCE
+    for column, attribute in (("gof p", "gof_p"), ("repeat sd", "alpha_repeat_sd")):
+        if all(math.isnan(getattr(layer, attribute)) for layer in layers):
+            left_out = left_out | {column}
     rows = [_cells(layer) for layer in layers]
     cells = [{name: text for name, text in row.items() if name not in left_out} for row in rows]
     styles = [_STYLES.get(layer.status, {}) for layer in layers]
@@ -114,7 +115,10 @@ def _cells(layer: Layer) -> dict[str, str]:
         "KS": number(layer.tail.ks_distance, ".3f"),
         "ROPE": number(layer.posterior.rope, ".2f"),
         "gof p": number(layer.gof_p, ".2f"),
-        "null q": number(layer.null_q, ".3f"),
+        "gaussian p": number(layer.gaussian_p, ".2g"),
+        "scales p": number(layer.scales_p, ".2g"),
+        "null q": number(layer.null_q, ".2g"),
+        "log10 factor": number(layer.kind.log10_factor, "+z.1f"),
         "stable rank": number(layer.stable_rank, ".1f"),
         "spectral norm": number(layer.spectral_norm, "#.3g"),
         "verdict": layer.verdict or layer.status,
@@ -126,11 +130,11 @@ def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str
     summary = summarise(layers)
     n_vectors = sum(len(t.shape) < 2 for t in checkpoint.tensors)
     selected = len(layers) + n_vectors < len(checkpoint.tensors)  # by --layers
-    lines = (
-        _alpha_lines(summary, "eligible matrices that match" if selected else "eligible matrices")
-        if summary["n_fit"]
-        else ["no layer was measured: no alpha"]
-    )
+    lines = _alpha_lines(summary, selected) + _verdict_lines(summary)
+    if summary["n_tested"] and all(math.isnan(layer.gof_p) for layer in layers):
+        lines.append("not tested: how well a power law fits above xmin_ks (--gof)")
+    if summary["n_fit"]:
+        lines.append(REPEATS)
     ignored = f"; {counted(n_vectors, 'vector or scalar', 'vectors and scalars')} ignored"
     lines.append(accounting(summary) + ignored * bool(n_vectors))
     lines += [f"  {r['status']}: {r['reason']}: {some(r['layers'])}" for r in summary["reasons"]]
@@ -138,32 +142,40 @@ def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str
     return [printable(line) for line in lines]
 
 
-def _alpha_lines(summary: Mapping[str, Any], eligible: str) -> list[str]:
+def _alpha_lines(summary: Mapping[str, Any], selected: bool) -> list[str]:
+    if not summary["n_fit"]:
+        return ["no layer was measured: no alpha"]
+    n, fit = summary["n_meaningful"], counted(summary["n_fit"], "measured layer")
+    of = f"{n} of {fit}" + " that match" * selected
+    if not math.isfinite(summary["mean_alpha"]):
+        return [f"no mean alpha: it means something in {of}, and {MIN_LAYERS} are needed"]
     low, high = summary["mean_alpha_interval"]
-    interval = f" (95 % interval over layers {low:.2f} to {high:.2f})" if math.isfinite(low) else ""
-    alpha = (
-        f"alpha over {counted(summary['n_fit'], 'measured layer')} ({summary['coverage']:.0%} of "
-        f"all {eligible}): mean {summary['mean_alpha']:.3f}{interval}, median "
-        f"{summary['median_alpha']:.3f}, mean |alpha - 2| {summary['mean_distance_from_2']:.2f}"
+    inside = counted(summary["n_inside_rope"], "layer")
+    averages = (
+        f"alpha means something in {of}: mean {summary['mean_alpha']:.2f} (95 % interval over "
+        f"layers {low:.2f} to {high:.2f}), median {summary['median_alpha']:.2f}"
     )
-    shares = (
-        f"below 2: {summary['fraction_below_2']:.0%}   2 to 6: {summary['fraction_2_to_6']:.0%}   "
-        f"above 6: {summary['fraction_above_6']:.0%}"
-    )
-    lines = [alpha, shares]
+    shares = (summary[f"fraction_{name}"] for name in ("below_2", "2_to_6", "above_6"))
+    lines = [averages, "below 2: {:.0%}   2 to 6: {:.0%}   above 6: {:.0%}".format(*shares)]
     if math.isfinite(summary["rope_fraction"]):
-        inside = counted(summary["n_inside_rope"], "layer")
         lines.append(
-            f"P(1.9 to 2.1) {summary['rope_fraction']:.1%} on average; alpha is close to 2 in "
-            f"{inside}, not close in {summary['n_outside_rope']}, unclear in "
-            f"{summary['n_undecided']}"
+            f"close to 2 (1.9 to 2.1): {inside}, not close {summary['n_outside_rope']}, unclear "
+            f"{summary['n_undecided']}; probability {summary['rope_fraction']:.1%} on average"
         )
-    if summary["n_tested"]:
-        tested = counted(summary["n_tested"], "layer has", "layers have")
-        lines.append(
-            f"{summary['n_distinguishable']} of {tested} heavier tails than random matrices "
-            f"(q <= {MAX_Q})"
-        )
-        counts = summary["verdicts"]
-        lines += [f"  {counts[w]} {w}: {text}" for w, text in _MEANING.items() if w in counts]
     return lines
+
+
+def _verdict_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return how many layers are heavier than random, and how many have each verdict."""
+    if not summary["n_tested"]:
+        return []
+    n, tested = summary["n_distinguishable"], summary["n_tested"]
+    counts = summary["verdicts"]
+    return [
+        f"{n} of {counted(tested, 'layer')} {'is' if n == 1 else 'are'} {HEAVIER} (q <= {MAX_Q})",
+        *(
+            f"  {counts[word]} {word}: {text.removeprefix(f'{HEAVIER}; ')}"
+            for word, text in VERDICTS.items()
+            if word in counts and word != "degenerate"
+        ),
+    ]

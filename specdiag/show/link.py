@@ -7,6 +7,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from specdiag.dataset.schema import LINK
+from specdiag.htsr.statistics import MIN_LAYERS
 from specdiag.show.table import aligned
 from specdiag.transfer.link import ALL_TASKS, MIN_ARRANGEMENTS, QUANTITIES
 from specdiag.wording import counted, number, printable, without_nan
@@ -64,9 +65,14 @@ def lines(linked: "xr.Dataset") -> list[str]:
     total = (
         f"{counted(counts['n_checkpoints'], 'checkpoint')}, {counts['n_spectra']} different "
         f"spectra; without R2 {counts['n_without_r2']}, without spectrum "
-        f"{counts['n_without_spectrum']}, no layer fit {counts['n_without_fit']}"
+        f"{counts['n_without_spectrum']}, without mean alpha {counts['n_without_alpha']} (fewer "
+        f"than {MIN_LAYERS} layers whose alpha means something)"
     )
     shown = [total]
+    if n := counts["n_without_verdicts"]:
+        shown.append(
+            f"{counted(n, 'checkpoint')} without verdicts: means are over all of their fit layers"
+        )
     if n := counts["n_without_counterpart"]:
         shown.append(
             f"{counted(n, 'checkpoint')} left out of the seed test 'alike': no second seed with "

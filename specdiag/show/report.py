@@ -18,10 +18,10 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 
-from specdiag.dataset.spectrum import layer_counts
+from specdiag.dataset.spectrum import layer_counts, meaningful_layers
 from specdiag.features.conditioning import MOST_APART
-from specdiag.htsr.statistics import known, mean, mean_interval
-from specdiag.htsr.verdict import MAX_Q, VERDICTS
+from specdiag.htsr.statistics import alpha_mean_interval, known
+from specdiag.htsr.verdict import HEAVIER, MAX_Q, VERDICTS
 from specdiag.plot.drawings import Drawing, drawings, first_of_each, measured
 from specdiag.plot.style import rendered
 from specdiag.wording import accounting, counted, rounded_down, short
@@ -147,10 +147,7 @@ def _lead(dataset: "xr.Dataset") -> Iterator[str]:
         is_shared = n_distinct < n_tested
         of = f"the {n_distinct} distinct of {n_tested}" if is_shared else f"{n_tested}"
         once = " A matrix in several checkpoints, such as a frozen core, counts once." * is_shared
-        yield (
-            f"{int(np.sum(q <= MAX_Q))} of {of} layers have heavier tails than random matrices of "
-            f"the same shape (q ≤ {MAX_Q}).{once}"
-        )
+        yield (f"{int(np.sum(q <= MAX_Q))} of {of} layers are {HEAVIER} (q ≤ {MAX_Q}).{once}")
     if n_others := dataset.sizes["checkpoint"] - len(at):
         reasons = "evaluations of these weights, or missing checkpoints"
         yield f"{n_others} more without spectra: {reasons}."
@@ -166,7 +163,8 @@ def _conclusions(dataset: "xr.Dataset") -> list[str]:
 def _summary_header(dataset: "xr.Dataset") -> list[_Column]:
     numbers = ("matrices", "measured", "degenerate", "skipped", "failed", "mean α")
     header = [_Column("checkpoint", "name"), *(_Column(name, "number") for name in numbers)]
-    header += [_Column("95 % interval", "number"), _Column("verdicts", "text")]
+    header += [_Column("95 % interval", "number"), _Column("layers in it", "number")]
+    header += [_Column("verdicts", "text")]
     if "r2" in dataset.variables:
         header += [_Column("test R²", "number"), _Column("condition number", "number")]
         header += [_Column("state", "text")]
@@ -175,14 +173,17 @@ def _summary_header(dataset: "xr.Dataset") -> list[_Column]:
 
 def _summary_rows(dataset: "xr.Dataset") -> Iterator[list[_Cell]]:
     counts = list(layer_counts(dataset).values())
+    chosen = meaningful_layers(dataset).values
     for i in range(dataset.sizes["checkpoint"]):
         one = dataset.drop_dims("sample").isel(checkpoint=i)
-        alpha = known(one.alpha.values[one.status.values == "fit"])
+        alpha = known(one.alpha.values[chosen[i]])
+        center, interval = alpha_mean_interval(alpha)
         n = [int(count[i]) for count in counts]
         words = Counter(one.verdict.values.tolist())
         row = [_Cell(short(str(one.checkpoint.values), _LONGEST_NAME))]
         row += [_number(x, "d") if any(n) else _Cell("-") for x in (sum(n), *n)]
-        row += [_number(mean(alpha), ".2f"), _interval(*mean_interval(alpha))]
+        row += [_number(center, ".2f"), _interval(*interval)]
+        row += [_number(len(alpha), "d") if any(n) else _Cell("-")]
         row += [_Cell(", ".join(f"{words[word]} {word}" for word in VERDICTS if words[word]))]
         if "r2" in dataset.variables:
             condition = float(one.condition_number)
@@ -239,10 +240,12 @@ def _layers(dataset: "xr.Dataset") -> dict[str, Any]:
             row += [_Cell(str(dataset.verdict.values[i, j] or dataset.status.values[i, j]))]
             row += [_Cell(short(str(dataset.reason.values[i, j]), _LONGEST_NAME))]
             rows.append(row)
+    words = [word for word in VERDICTS if (dataset.verdict == word).any()]
+    legend = " ".join(f"{word.capitalize()}: {VERDICTS[word]}." for word in words)
     caption = (
         f"{counted(len(rows), 'matrix', 'matrices')} in the order of the file. α is the posterior "
-        "mean, with its 95 % interval; gof p tests the power law, null q compares with random "
-        "matrices. Click on a heading to sort the table."
+        "mean, with its 95 % interval; null q compares with random matrices, gof p tests the "
+        f"power law. {legend} Click on a heading to sort the table."
     )
     return {"header": header, "rows": rows, "caption": caption}
 

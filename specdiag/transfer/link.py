@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 
 from specdiag.dataset.schema import LINK, LINK_VERSION, labelled
 from specdiag.dataset.spectra import check_whole_numbers
-from specdiag.dataset.spectrum import fingerprints, layer_counts, mean_over_fit_layers
+from specdiag.dataset.spectrum import (
+    fingerprints,
+    layer_counts,
+    mean_over_fit_layers,
+    mean_over_meaningful_layers,
+    n_without_verdicts,
+)
 from specdiag.htsr.statistics import LEVEL, Array, mean
 from specdiag.transfer import rank_correlation as ranks
 from specdiag.transfer.collection import check_variables
@@ -33,10 +39,10 @@ STRATIFICATIONS: dict[str, tuple[str, ...]] = {
 }
 
 QUANTITIES = {
-    "mean alpha": "mean of alpha (posterior means) over fit layers",
-    "distance from 2": "mean of |alpha - 2| over fit layers",
-    "alpha-hat": "mean of alpha_hat over fit layers",
-    "ROPE fraction": "mean of rope_probability over fit layers",
+    "mean alpha": "mean of alpha over the layers whose alpha means something",
+    "distance from 2": "mean of |alpha - 2| over these layers",
+    "alpha-hat": "mean of alpha_hat over these layers",
+    "ROPE fraction": "mean of rope_probability over these layers",
     "stable rank": "mean of stable_rank over fit layers",
     "fit fraction": "fit layers over fit and degenerate ones",
     "log condition number": "log10 of condition_number",
@@ -117,7 +123,8 @@ def link(dataset: "xr.Dataset", *, n_resamples: int = 1999, seed: int = 0) -> "x
         "n_checkpoints": dataset.sizes["checkpoint"],
         "n_without_r2": int(np.isnan(design.r2).sum()),
         "n_without_spectrum": int((~design.has_spectrum).sum()),
-        "n_without_fit": int(np.isnan(values[0]).sum()),
+        "n_without_alpha": int(np.isnan(values[0]).sum()),
+        "n_without_verdicts": n_without_verdicts(dataset),
         "n_without_counterpart": rows[0][0]["n_without_counterpart"][-1],
         "n_spectra": len(set(design.spectrum[np.isfinite(values[0])].tolist())),
         **settings,
@@ -130,10 +137,10 @@ def quantities(dataset: "xr.Dataset") -> Array:
     counts = layer_counts(dataset)
     with np.errstate(divide="ignore", invalid="ignore"):
         columns = [  # in the order of QUANTITIES
-            mean_over_fit_layers(dataset, "alpha"),
-            mean_over_fit_layers(dataset, abs(dataset.alpha - 2)),
-            mean_over_fit_layers(dataset, "alpha_hat"),
-            mean_over_fit_layers(dataset, "rope_probability"),
+            mean_over_meaningful_layers(dataset, "alpha"),
+            mean_over_meaningful_layers(dataset, abs(dataset.alpha - 2)),
+            mean_over_meaningful_layers(dataset, "alpha_hat"),
+            mean_over_meaningful_layers(dataset, "rope_probability"),
             mean_over_fit_layers(dataset, "stable_rank"),
             counts["fit"] / (counts["fit"] + counts["degenerate"]),
             np.log10(dataset.condition_number.values),
@@ -322,7 +329,7 @@ def _mean_error(
 _LABELS = ("entry", "parent", "task", "arm", "scale", "seed")
 _NEEDED = (
     *_LABELS,
-    *("train_fraction", "r2", "status", "alpha", "alpha_hat", "rope_probability"),
+    *("train_fraction", "r2", "status", "verdict", "alpha", "alpha_hat", "rope_probability"),
     *("stable_rank", "frobenius_norm", "spectral_norm", "condition_number", "effective_rank"),
     *("participation_ratio", "top1_fraction"),
 )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.dataset.spectrum import mean_over_fit_layers
+from specdiag.dataset.spectrum import mean_over_meaningful_layers, meaningful_layers
 from specdiag.htsr.statistics import Array
 from specdiag.lock.entry import Lock
 from specdiag.lock.lockfile import load, select
@@ -34,8 +34,9 @@ Measures = Callable[["xr.Dataset"], Mapping[str, Array]]
 _FROM_DATASET = ("r2", "effective_rank", "participation_ratio", "top1_fraction", "trace")
 _MEANS = ("mean_alpha", "mean_alpha_ks", "rope_fraction")  # over layers
 _COUNTS = ("n_fit", "n_degenerate")
+_OF_MEANS = ("n_meaningful", *_COUNTS)
 _NEEDED = (
-    *("entry", "seed", "scale", "how", "n_changed", "status"),
+    *("entry", "seed", "scale", "how", "n_changed", "status", "verdict"),
     *("alpha", "alpha_ks", "rope_probability"),
     *(*_FROM_DATASET, *_COUNTS, "condition_number", "condition_number_is_bound"),
     *("feature_eigenvalue", "noise_floor"),
@@ -183,7 +184,7 @@ def measure(
 ) -> Measured:
     """Return the values of a collection that claims ask for; the arguments are those of `verify`.
 
-    The numbers of fit and degenerate layers are added for every mean over layers.
+    The numbers of meaningful, fit and degenerate layers are added for every mean over layers.
     """
     check_variables(dataset, _NEEDED)
     scales = sorted({str(scale) for scale in dataset.scale.values})
@@ -201,7 +202,7 @@ def measure(
                 "measures() in recipes/_claims.py return it"
             )
     of_means = [entry for entry, quantity in asked if quantity in _MEANS]
-    asked += [(entry, count) for entry in of_means for count in _COUNTS]
+    asked += [(entry, count) for entry in of_means for count in _OF_MEANS]
     seeds: dict[str, dict[int, dict[Key, float]]] = {"trained": {}, "fetched": {}}
     for i, (entry, seed) in enumerate(zip(dataset.entry.values, dataset.seed.values, strict=True)):
         source = seeds["fetched" if dataset.how.values[i] == "fetched" else "trained"]
@@ -239,7 +240,9 @@ def quantities(dataset: "xr.Dataset") -> dict[str, Array]:
     - above_floor: the smallest eigenvalue of the feature covariance divided by the noise floor; 1
       if the eigenvalue lies below the floor, where it depends on rounding;
     - mean_alpha, mean_alpha_ks, rope_fraction: means of alpha (posterior means), of alpha_ks
-      (Clauset's rule) and of rope_probability over the fit layers;
+      (Clauset's rule) and of rope_probability over the layers whose alpha means something; NaN for
+      fewer than four;
+    - n_meaningful, their number; NaN without spectra;
     - n_fit, n_degenerate, and n_matrices, their sum: NaN without spectra.
     """
     has_spectra = (dataset.status.values != "absent").any(axis=1)
@@ -249,13 +252,14 @@ def quantities(dataset: "xr.Dataset") -> dict[str, Array]:
     is_bound = dataset.condition_number_is_bound.values & ~np.isnan(condition)
     return {
         **{name: dataset[name].values for name in _FROM_DATASET},
+        "n_meaningful": np.where(has_spectra, meaningful_layers(dataset).sum("layer"), math.nan),
         **counts,
         "n_matrices": counts["n_fit"] + counts["n_degenerate"],
         "condition_number": np.where(is_bound, math.inf, condition),
         "above_floor": np.maximum(smallest / dataset.noise_floor.values, 1.0),
-        "mean_alpha": mean_over_fit_layers(dataset, "alpha"),
-        "mean_alpha_ks": mean_over_fit_layers(dataset, "alpha_ks"),
-        "rope_fraction": mean_over_fit_layers(dataset, "rope_probability"),
+        "mean_alpha": mean_over_meaningful_layers(dataset, "alpha"),
+        "mean_alpha_ks": mean_over_meaningful_layers(dataset, "alpha_ks"),
+        "rope_fraction": mean_over_meaningful_layers(dataset, "rope_probability"),
         "n_changed": dataset.n_changed.values,
     }
 

@@ -154,7 +154,7 @@ def test_refusals_of_the_hub_are_one_line(hub, lock, fetch, status, text):
 def test_a_fetched_checkpoint_is_read_by_its_name(hub, lock, fetch):
     hub.push({"base/net.ckpt": weights(0)})
     fetch()
-    status, out, _ = run(lock.parent, "alpha", NAME, "--no-gof")
+    status, out, _ = run(lock.parent, "alpha", NAME)
     assert status == 0
     assert "\n1 matrix: 1 measured" in out
 

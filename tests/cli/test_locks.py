@@ -537,7 +537,7 @@ def test_an_interrupted_run_ends_with_one_line(lock, number, status):
 def test_a_checkpoint_is_named_as_in_the_lock_and_a_missing_one_is_refused(lock):
     folder = lock.parent
     run(folder, "train", "--missing")
-    assert run(folder, "alpha", "base/net", "--no-gof")[0] == 0
+    assert run(folder, "alpha", "base/net")[0] == 0
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
     arguments = ("export", "child/net0", elsewhere / "a.safetensors", "--lock", lock)

@@ -17,10 +17,11 @@ from specdiag.checkpoint import reader
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.cli.main import cli
 from specdiag.htsr.layers import MIN_EIGENVALUES
-from specdiag.htsr.verdict import VERDICTS
+from specdiag.htsr.statistics import alpha_mean_interval
+from specdiag.htsr.verdict import MEANINGFUL, VERDICTS
 from specdiag.htsr.weightwatcher import METHODS
 from support.commands import run_forked
-from support.weights import heavy
+from support.weights import heavy, light
 
 
 @pytest.fixture
@@ -47,7 +48,8 @@ def run(*arguments):
 
 
 def test_the_table_has_a_row_for_each_matrix_and_a_summary(file):
-    expected = specdiag.alpha(file).sel(layer="fc1.weight", checkpoint="net")  # draws nulls, once
+    expected_all = specdiag.alpha(file).sel(checkpoint="net")
+    expected = expected_all.sel(layer="fc1.weight")
     status, out, err = run("alpha", file)
     assert (status, err) == (0, "")
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
@@ -58,8 +60,7 @@ def test_the_table_has_a_row_for_each_matrix_and_a_summary(file):
         *(f"{low:.2f}", "-", f"{high:.2f}"),
         f"{expected.n_tail.item():.0f}",
         f"{expected.rope_probability.item():.2f}",
-        f"{expected.gof_p.item():.2f}",
-        f"{expected.null_q.item():.3f}",
+        f"{expected.null_q.item():.2g}",
         f"{expected.stable_rank.item():.1f}",
         f"{expected.spectral_norm.item():#.3g}",
         *expected.verdict.item().split(),
@@ -72,13 +73,15 @@ def test_the_table_has_a_row_for_each_matrix_and_a_summary(file):
     assert "failed: 3,600 of 3,600 values are NaN or infinite: broken.weight" in out
     assert "skipped: embedding table, by its name: unit_emb.weight" in out
     assert "skipped: too few eigenvalues: 2 of at least 50: readout.weight" in out
-    assert "alpha over 2 measured layers (67% of all eligible matrices): mean" in out
+    n = int(expected_all.verdict.isin(MEANINGFUL).sum())
+    assert f"no mean alpha: it means something in {n} of 2 measured layers, and 4 are needed" in out
+    assert "not tested: how well a power law fits above xmin_ks (--gof)" in out
 
 
 def test_the_estimate_by_clausets_rule_is_in_the_table_when_asked_for(file):
-    cell = specdiag.alpha(file, gof=False).sel(layer="fc1.weight", checkpoint="net")
+    cell = specdiag.alpha(file).sel(layer="fc1.weight", checkpoint="net")
     by_default, everything = (
-        run("alpha", file, "--no-gof", *more)[1].splitlines() for more in ((), ("--columns", "all"))
+        run("alpha", file, *more)[1].splitlines() for more in ((), ("--columns", "all"))
     )
     assert not any("alpha_ks" in line for line in by_default)
     columns = everything[1].split("  ")
@@ -90,10 +93,8 @@ def test_the_estimate_by_clausets_rule_is_in_the_table_when_asked_for(file):
 
 
 def test_the_scatter_over_drawn_rows_is_in_the_table_when_asked_for(file):
-    plain, asked = (
-        run("alpha", file, "--no-gof", *more)[1].splitlines() for more in ((), ("--repeats",))
-    )
-    expected = specdiag.alpha(file, gof=False, repeats=True).alpha_repeat_sd
+    plain, asked = (run("alpha", file, *more)[1].splitlines() for more in ((), ("--repeats",)))
+    expected = specdiag.alpha(file, repeats=True).alpha_repeat_sd
     row = next(line for line in asked if line.startswith("fc1.weight"))
     assert "repeat sd" in asked[1]
     assert "repeat sd" not in plain[1]
@@ -102,9 +103,76 @@ def test_the_scatter_over_drawn_rows_is_in_the_table_when_asked_for(file):
 
 def test_the_summary_says_whether_a_pattern_selected_the_matrices(file):
     out = run("alpha", file, "--layers", "fc1*")[1]
-    assert "alpha over 1 measured layer (100% of all eligible matrices that match): mean" in out
-    assert re.search(r"close to 2 in \d layers?, not close in \d, unclear in \d\n", out)
-    assert re.search(r"\n[01] of 1 layer has heavier tails than random matrices", out)
+    assert re.search(
+        r"\nno mean alpha: it means something in [01] of 1 measured layer that match", out
+    )
+    assert re.search(
+        r"\n[01] of 1 layer (is|are) heavier than random entries of any row and col", out
+    )
+
+
+def test_the_mean_of_alpha_is_over_layers_whose_alpha_means_something(rng, tmp_path):
+    path = tmp_path / "net.safetensors"
+    weights = {f"{i}.weight": heavy(rng, (120, 80)).astype(np.float32) for i in range(6)}
+    weights["noise.weight"] = light(rng, (120, 80)).astype(np.float32)
+    save_file(weights, path)
+    expected = specdiag.alpha(path).squeeze()
+    chosen = expected.verdict.isin(MEANINGFUL)
+    mean, (low, high) = alpha_mean_interval(expected.alpha.values[chosen])
+    out = run("alpha", path)[1]
+    assert not chosen.sel(layer="noise.weight")
+    assert (
+        f"alpha means something in {chosen.sum().item()} of 7 measured layers: mean {mean:.2f} "
+        f"(95 % interval over layers {low:.2f} to {high:.2f}), median "
+    ) in out
+    assert re.search(
+        r"\nclose to 2 \(1.9 to 2.1\): \d layers?, not close \d, unclear \d; prob", out
+    )
+    summary = json.loads(run("alpha", path, "--json")[1])["checkpoints"][0]["summary"]
+    assert (summary["mean_alpha"], summary["n_meaningful"]) == (mean, chosen.sum())
+
+
+def test_the_goodness_of_fit_is_tested_when_asked_for(file):
+    expected = specdiag.alpha(file, gof=True).sel(layer="fc1.weight", checkpoint="net")
+    plain, asked = (run("alpha", file, *more)[1].splitlines() for more in ((), ("--gof",)))
+    row = next(line for line in asked if line.startswith("fc1.weight"))
+    assert ("gof p" in plain[1], "gof p" in asked[1]) == (False, True)
+    assert f"  {expected.gof_p.item():.2f}  " in row
+    assert not any("not tested" in line for line in asked)
+
+
+def test_untrained_networks_are_one_more_null(rng, tmp_path):
+    def saved(name, make):
+        W = {f"{i}.weight": make(rng, (90, 60)).astype(np.float32) for i in range(3)}
+        save_file(W, tmp_path / name)
+        return tmp_path / name
+
+    trained = saved("trained.safetensors", heavy)
+    few = [saved(f"{i}.safetensors", light) for i in range(2)]
+    same = [saved(f"{i}.safetensors", heavy) for i in range(2, 21)]
+    status, out, err = run("alpha", trained, "--json", "--initialisation", *few)
+    layers = json.loads(out)["checkpoints"][0]["layers"]
+    assert status == 0
+    assert [x["initialisation_p"] for x in layers] == pytest.approx([1 / 3] * 3)
+    assert all(x["null_p"] < 0.05 for x in layers)
+    assert err == (
+        "2 untrained networks: initialisation_p is at least 0.33, and not part of null_p; 19 are "
+        "needed\n"
+    )
+    dataset = specdiag.alpha(trained, initialisation=same)
+    np.testing.assert_array_equal(
+        dataset.null_p,
+        np.fmax(dataset.initialisation_p, np.fmax(dataset.gaussian_p, dataset.scales_p)),
+    )
+    assert {"initialisation"} <= set(dataset.verdict.values.ravel())
+    other = saved("other.safetensors", light)
+    save_file({"x.weight": light(rng, (90, 60)).astype(np.float32)}, other)
+    status, out, err = run("alpha", trained, "--initialisation", other)
+    assert (status, out) == (1, "")
+    assert err.splitlines()[-1] == (
+        f"specdiag: {trained}: the untrained networks have no layer of this one that was fit: give "
+        "networks of its recipe as initialisation"
+    )
 
 
 def test_json_has_the_same_numbers_and_null_for_nan(file):
@@ -112,7 +180,7 @@ def test_json_has_the_same_numbers_and_null_for_nan(file):
     (checkpoint,) = json.loads(out)["checkpoints"]
     expected = specdiag.alpha(file)
     assert status == 0
-    assert checkpoint["summary"]["mean_alpha"] == expected.alpha.mean().item()
+    assert checkpoint["summary"]["mean_alpha"] is None  # of fewer than four layers
     assert checkpoint["summary"]["n_walked"] == 6
     assert checkpoint["not_matrices"] == ["fc1.bias"]
     by_name = {layer["layer"]: layer for layer in checkpoint["layers"]}
@@ -200,9 +268,7 @@ def test_every_file_is_opened_once(file, monkeypatch):
         return open_checkpoint(path)
 
     monkeypatch.setattr(reader, "open_checkpoint", open_and_count)
-    done = CliRunner().invoke(
-        cli, ["alpha", str(file), "--no-gof", "-o", str(file.parent / "x.nc")]
-    )
+    done = CliRunner().invoke(cli, ["alpha", str(file), "-o", str(file.parent / "x.nc")])
     assert (done.exit_code, opened) == (0, [file])
 
 
@@ -293,7 +359,7 @@ def test_the_table_fits_the_terminal(minilm, columns):
     assert len(table) == 6
     assert all(len(line) <= columns for line in table)
     assert all("x384 " in line or "x1536 " in line for line in table)
-    assert all(line.rstrip().endswith(VERDICTS) for line in table)
+    assert all(line.rstrip().endswith(tuple(VERDICTS)) for line in table)
     assert len({line.split()[0] for line in table}) == 6  # shortened names still differ
 
 
@@ -302,12 +368,12 @@ def test_only_a_terminal_shows_the_progress_of_long_work(rng, tmp_path):
     path = tmp_path / "large.safetensors"
     W = rng.standard_normal((2048, 2048)).astype(np.float32)
     save_file({f"l{i}.weight": W for i in range(6)}, path)
-    text = on_a_terminal([sys.executable, "-m", "specdiag", "alpha", str(path), "--no-gof"], 80)
+    text = on_a_terminal([sys.executable, "-m", "specdiag", "alpha", str(path)], 80)
     shown = [int(percent) for percent in re.findall(r"large .*?(\d+)%", text)]
     assert shown[0] < 20
     assert shown[-1] == 100
     assert shown == sorted(shown)
-    assert run("alpha", path, "--no-gof")[2] == ""
+    assert run("alpha", path)[2] == ""
 
 
 def test_the_options_have_the_choices_of_the_library():

@@ -6,7 +6,7 @@ import xarray as xr
 
 import specdiag
 from specdiag.dataset import netcdf
-from specdiag.dataset.schema import SCHEMA
+from specdiag.dataset.schema import ADDED, SCHEMA
 from support.collections_ import as_version_1
 
 
@@ -97,8 +97,11 @@ def test_a_file_of_the_first_version_is_read_under_the_present_names(dataset, tm
     as_version_1(dataset).to_netcdf(path, engine="h5netcdf")
     with specdiag.open_spectra(path) as opened:
         opened.load()
-    without_verdicts = dataset.verdict.copy(data=np.full(dataset.verdict.shape, ""))
-    xr.testing.assert_identical(opened, dataset.assign_coords(verdict=without_verdicts))
+    expected = dataset.copy()
+    for name in {"verdict", *ADDED} & set(SCHEMA):
+        missing = "" if name == "verdict" else np.nan
+        expected[name] = dataset[name].copy(data=np.full(dataset[name].shape, missing))
+    xr.testing.assert_identical(opened, expected)
     specdiag.save_spectra(opened, path)
     xr.testing.assert_identical(specdiag.open_spectra(path).load(), opened)
 
@@ -220,7 +223,7 @@ def test_min_eigenvalues_must_be_a_whole_number_of_at_least_two(weights, value):
 
 
 def test_the_dataset_holds_the_likelihood_ratios(weights):
-    layer = specdiag.alpha(weights).sel(layer="a.weight").squeeze()
+    layer = specdiag.alpha(weights, gof=True).sel(layer="a.weight").squeeze()
     values = specdiag.eigenvalues(weights["a.weight"])
     expected = specdiag.likelihood_ratios(values[: int(layer.n_tail_ks)], layer.xmin_ks.item())
     for name, (ratio, p) in expected.items():

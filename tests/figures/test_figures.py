@@ -287,11 +287,11 @@ def test_pretrained_against_scratch_has_a_point_a_layer_and_a_panel_a_control(da
         mine = [
             (i, j) for i, j in pretrained_and_scratch.pairs(dataset) if dataset.arm.values[j] == arm
         ]
-        expected = np.concatenate([np.stack([alpha[j, :4], alpha[i, :4]], axis=1) for i, j in mine])
+        expected = np.concatenate([np.stack([alpha[j, :5], alpha[i, :5]], axis=1) for i, j in mine])
         np.testing.assert_array_equal(points(ax, "_pair"), expected)
         x, y = expected.T
         assert (
-            f"Against {name}: {n} pairs of one pretrained spectrum, {4 * n} layers fit in both "
+            f"Against {name}: {n} pairs of one pretrained spectrum, {5 * n} layers fit in both "
             f"({n} others are degenerate or failed in one of the two), α lower pretrained in "
             f"{np.sum(y < x)}, mean difference {np.mean(y - x):+.2f}."
         ) in text

@@ -9,6 +9,7 @@ from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.htsr.layers import matrices, measure
 from specdiag.htsr.null.ladder import null_test
 from specdiag.htsr.tail.goodness_of_fit import goodness_of_fit, likelihood_ratios
+from specdiag.htsr.tail.kind import tail_kind
 
 
 def measured(arrays, pattern=None, **settings):
@@ -17,7 +18,7 @@ def measured(arrays, pattern=None, **settings):
 
 def fit_only(arrays, pattern=None, **settings):
     """Measure without the tests of the fit, which take longer than the fit."""
-    return measured(arrays, pattern, gof=False, **settings)
+    return measured(arrays, pattern, **settings)
 
 
 def one(W, **settings):
@@ -66,6 +67,8 @@ def numbers(layer):
             "spikes": layer.n_spikes,
             "gof p": layer.gof_p,
             "null p": layer.null_p,
+            "log10 factor": layer.kind.log10_factor,
+            "slope": layer.kind.slope,
         }
     )
 
@@ -75,9 +78,9 @@ def test_no_number_depends_on_scale_or_rotation(seed):
     rng = np.random.default_rng(seed)
     W = heavy(rng, 120, 80)
     Q, _ = np.linalg.qr(rng.standard_normal((120, 120)))
-    expected = numbers(*measured({"a": W}))
+    expected = numbers(*measured({"a": W}, gof=True))
     for same in (W * 1e-12, W * 1e12, W.T, Q @ W):
-        values = numbers(*measured({"a": same}))
+        values = numbers(*measured({"a": same}, gof=True))
         assert values == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
@@ -141,8 +144,8 @@ def test_a_tail_of_one_repeated_value_is_degenerate_in_every_dtype(rng, dtype):
 
 def test_the_seed_is_passed_to_the_tests_of_the_fit(rng):
     W = heavy(rng, 100, 60)
-    (full,) = measured({"a": W}, seed=3)
-    (other,) = measured({"a": W}, gof=False)
+    (full,) = measured({"a": W}, gof=True, seed=3)
+    (other,) = measured({"a": W})
     resolved = full.eigenvalues
     assert full.gof_p == goodness_of_fit(resolved, seed=3)
     tail = resolved[: full.tail.n_tail]
@@ -150,6 +153,7 @@ def test_the_seed_is_passed_to_the_tests_of_the_fit(rng):
     test = null_test(full.posterior.mean, W.shape, lambda: W, W.dtype, seed=3)
     for name in ("gaussian_p", "scales_p", "null_p", "row_scale_sd", "column_scale_sd"):
         assert getattr(full, name) == getattr(test, name)
+    assert full.kind == other.kind == tail_kind(resolved, W.shape)
     assert math.isnan(other.gof_p)
     assert other.likelihood_ratios == {}
 

@@ -12,6 +12,7 @@ import specdiag
 from specdiag.cli.main import cli
 from specdiag.htsr.null import law
 from specdiag.htsr.statistics import mean_interval
+from specdiag.htsr.verdict import MEANINGFUL
 from specdiag.plot import (
     alpha_and_r2,
     alpha_by_layer,
@@ -90,7 +91,7 @@ def test_alpha_and_r2_shows_means_over_layers_and_seeds(dataset):
     drawn = points(ax, "_entry")
     entry = "transfer/area2_bump_scratch"
     mine = dataset.sel(checkpoint=dataset.entry == entry)
-    alpha = mine.alpha.where(mine.status == "fit").mean("layer").mean()
+    alpha = mine.alpha.where(mine.verdict.isin(MEANINGFUL)).mean("layer").mean()
     at = np.argmin(np.abs(drawn - (float(alpha), r2_of(dataset, entry).mean())).sum(axis=1))
     np.testing.assert_allclose(drawn[at], (float(alpha), r2_of(dataset, entry).mean()))
     assert len(drawn) == len(
@@ -129,7 +130,7 @@ def test_the_null_band_is_that_of_random_matrices_of_the_shape():
     (bars,) = ax.containers
     low, high = law.quantiles((96, 64), (0.05, 0.95))
     assert (bars[0].get_y(), bars[0].get_height()) == pytest.approx((low, high - low))
-    assert "(6 matrices: 4 measured, 1 degenerate, 1 skipped)." in alpha_by_layer.caption(one)
+    assert "(7 matrices: 5 measured, 1 degenerate, 1 skipped)." in alpha_by_layer.caption(one)
 
 
 def test_the_grey_of_a_spectrum_is_a_density_with_the_norm_of_the_layer():
@@ -208,13 +209,13 @@ def test_a_collection_of_one_checkpoint_has_no_figure_that_needs_two():
     reasons = {d.name: d.caption for d in drawings.drawings(one) if d.figure is None}
     assert set(reasons) == {*WHOLE, "difference"}
     assert reasons["alpha_and_r2"] == (
-        "1 checkpoint has both R² and a layer that was fit; at least 2 are needed"
+        "1 checkpoint has both R² and a mean alpha; at least 2 are needed"
     )
 
 
 def test_the_command_writes_svg_pdf_and_captions(tmp_path):
     data, table, output = (tmp_path / name for name in ("a.nc", "run.csv", "figures"))
-    one = weights(1).isel(layer=[0, 4, 5])
+    one = weights(1).isel(layer=[0, 5, 6])
     specdiag.save_spectra(one, data)
     table.write_text(readings())
     done = CliRunner().invoke(cli, ["figures", str(data), str(table), "-o", str(output)])

@@ -8,6 +8,7 @@ import numpy as np
 import specdiag
 from specdiag.dataset.schema import ADDED
 from specdiag.transfer.collection import Row, build
+from support.weights import heavy, light
 
 HOSTILE = {
     "<script>alert(1)</script>.weight": "markup",
@@ -24,16 +25,16 @@ HOSTILE = {
 def weights(seed):
     """Return spectra of a small network: heavy tails, noise, and one matrix that has collapsed."""
     rng = np.random.default_rng(seed)
-    names = [f"layers.{i}.attention.to_qkv.weight" for i in range(3)]
-    matrices = {name: rng.standard_t(2.5, (96, 64)) for name in names}
-    matrices |= {"readout.weight": rng.standard_normal((80, 60)), "dead.weight": np.zeros((60, 60))}
+    names = [f"layers.{i}.attention.to_qkv.weight" for i in range(4)]
+    matrices = {name: heavy(rng, (96, 64), 2.5) for name in names}
+    matrices |= {"readout.weight": light(rng, (80, 60)), "dead.weight": np.zeros((60, 60))}
     return specdiag.alpha(matrices | {"small.weight": np.eye(3)}, gof=False)
 
 
 def hostile():
     """Return spectra whose layers have the names above, which no reader of checkpoints allows."""
     one = weights(1)
-    fit = one.isel(layer=[i % 3 for i in range(len(HOSTILE))])
+    fit = one.isel(layer=[i % 4 for i in range(len(HOSTILE))])
     return fit.assign_coords(layer=("layer", np.array(list(HOSTILE), dtype=object)))
 
 

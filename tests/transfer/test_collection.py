@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import specdiag
 from specdiag.dataset import netcdf, spectra
-from specdiag.dataset.schema import COLLECTION, FEATURES, SCHEMA, as_markdown
+from specdiag.dataset.schema import ADDED, COLLECTION, FEATURES, SCHEMA, as_markdown
 from specdiag.features.conditioning import FeatureSpectrum
 from specdiag.files import write_whole
 from specdiag.htsr.layers import Layer
@@ -161,7 +161,7 @@ def test_a_collection_of_the_first_version_is_read(dataset, tmp_path):
     with specdiag.open_spectra(tmp_path / "old.nc") as opened:
         opened.load()
     expected = dataset.copy()
-    for name in ("how", "n_changed", "n_effective", "verdict"):
+    for name in ("verdict", *ADDED):
         missing = "" if (SCHEMA | COLLECTION)[name].dtype == "O" else np.nan
         expected[name] = dataset[name].copy(data=np.full(dataset[name].shape, missing))
     xr.testing.assert_identical(opened, expected)

@@ -51,24 +51,31 @@ def cell(linked, quantity, stratification, part=ALL_TASKS):
     return linked.sel(quantity=quantity, stratification=stratification, part=part)
 
 
-def test_the_quantities_are_means_over_fit_layers():
+def test_the_quantities_are_means_over_layers_whose_alpha_means_something():
     dataset = collection(
         [
             {"entry": "a", "alpha": 2.0, "condition_number": 1e6, "effective_rank": 3.0},
-            {"entry": "b", "alpha": 1.5, "status": ["fit", "degenerate", "skipped"]},
+            {"entry": "b", "alpha": 1.5, "status": [*["fit"] * 5, "degenerate"]},
             {"entry": "c", "alpha": math.nan},
-            {"entry": "d", "alpha": 3.0, "status": ["degenerate", "skipped", "failed"]},
-        ]
+            {"entry": "d", "alpha": 3.0, "status": [*["degenerate"] * 4, "skipped", "failed"]},
+            {"entry": "e", "alpha": 2.0},
+        ],
+        n_layers=6,
     )
+    dataset.verdict[1, 0] = "no evidence"  # the lowest of the alphas
+    dataset.verdict[4, :3] = "scales"  # three layers are too few for a mean
     linked = dict(zip(QUANTITIES, quantities(dataset), strict=True))
     nan = math.nan
-    np.testing.assert_allclose(linked["mean alpha"], [2.0, 1.2, nan, nan])
-    np.testing.assert_allclose(linked["distance from 2"], [0.2, 0.8, nan, nan])
-    np.testing.assert_allclose(linked["alpha-hat"], [2.2, 1.32, nan, nan])
-    np.testing.assert_allclose(linked["stable rank"], [7.0, 7.8, nan, nan])
-    np.testing.assert_allclose(linked["fit fraction"], [1.0, 0.5, nan, 0.0])
-    np.testing.assert_allclose(linked["log condition number"], [6.0, nan, nan, nan])
-    np.testing.assert_allclose(linked["effective rank"], [3.0, nan, nan, nan])
+    np.testing.assert_allclose(linked["mean alpha"], [2.0, 1.5, nan, nan, nan])
+    np.testing.assert_allclose(linked["distance from 2"], [0.18, 0.5, nan, nan, nan])
+    np.testing.assert_allclose(linked["alpha-hat"], [2.2, 1.65, nan, nan, nan])
+    np.testing.assert_allclose(linked["stable rank"], [7.0, 7.56, nan, nan, 7.0])
+    np.testing.assert_allclose(linked["fit fraction"], [1.0, 5 / 6, nan, 0.0, 1.0])
+    np.testing.assert_allclose(linked["log condition number"], [6.0, nan, nan, nan, nan])
+    np.testing.assert_allclose(linked["effective rank"], [3.0, nan, nan, nan, nan])
+    dataset.verdict[:] = ""  # as in files of an earlier version
+    without = dict(zip(QUANTITIES, quantities(dataset), strict=True))
+    np.testing.assert_allclose(without["mean alpha"], [2.0, 1.44, nan, nan, 2.0])
 
 
 def test_the_result_has_every_variable_of_its_schema():
@@ -227,14 +234,15 @@ def test_the_published_augmentation_decides_nothing_either():
 
 def test_missing_values_are_counted_and_not_compared():
     rows = transfers(0.0)
-    rows[0]["r2"], rows[1]["alpha"], rows[2]["status"] = math.nan, math.nan, ["degenerate"] * 3
+    rows[0]["r2"], rows[1]["alpha"], rows[2]["status"] = math.nan, math.nan, ["degenerate"] * 4
     linked = specdiag.link(collection(rows), n_resamples=50)
     assert linked.attrs == {
         "schema_version": 2,
         "n_checkpoints": 32,
         "n_without_r2": 1,
         "n_without_spectrum": 1,
-        "n_without_fit": 2,
+        "n_without_alpha": 2,
+        "n_without_verdicts": 0,
         # The two seeds without the same child are exchanged with each other.
         "n_without_counterpart": 0,
         # The base of rows[0] and rows[2] is degenerate in rows[2] alone.
@@ -246,7 +254,13 @@ def test_missing_values_are_counted_and_not_compared():
     assert cell(linked, "fit fraction", "overall").n.item() == 30
     assert cell(linked, "effective rank", "overall").n.item() == 0
     assert lines(linked)[0] == (
-        "32 checkpoints, 23 different spectra; without R2 1, without spectrum 1, no layer fit 2"
+        "32 checkpoints, 23 different spectra; without R2 1, without spectrum 1, without mean "
+        "alpha 2 (fewer than 4 layers whose alpha means something)"
+    )
+    old = collection(rows)
+    old.verdict[:] = ""
+    assert lines(specdiag.link(old, n_resamples=50))[1] == (
+        "30 checkpoints without verdicts: means are over all of their fit layers"
     )
 
 
@@ -378,7 +392,7 @@ def test_an_incomplete_dataset_and_a_wrong_number_are_errors():
 @pytest.fixture
 def file(tmp_path):
     """A file of a collection, as `specdiag.save_spectra` writes it."""
-    dataset = collection(transfers(0.5)).assign_coords(layer=["a", "b", "c"])
+    dataset = collection(transfers(0.5)).assign_coords(layer=list("abcd"))
     sizes = {**dataset.sizes, "ci_bound": 2, "alternative": len(ALTERNATIVES), "sample": 0}
     empty = {"f": (math.nan, float), "i": (0, np.int64), "O": ("", object)}
     for name, spec in SCHEMA.items():

@@ -1,0 +1,120 @@
+"""The command that compares checkpoints."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from specdiag.cli.measure import (
+    check_usage,
+    files_argument,
+    include_embeddings_option,
+    layers_option,
+    min_eigenvalues_option,
+    netcdf_option,
+    print_lines,
+    terminal_width,
+    with_progress,
+    write,
+)
+from specdiag.cli.options import (
+    CheckpointType,
+    ManyFilesCommand,
+    errors_of,
+    json_option,
+    lock_option,
+    target_type,
+)
+
+if TYPE_CHECKING:
+    from specdiag.comparison.dataset import Compared
+
+
+@click.command(cls=ManyFilesCommand)
+@files_argument
+@click.option(
+    "--against",
+    multiple=True,
+    type=CheckpointType(),
+    metavar="FILE...",
+    help="Compare all FILEs before with all of these, as seeds of two recipes.",
+)
+@json_option
+@netcdf_option
+@click.option(
+    "--plot",
+    type=target_type(),
+    metavar="FILE",
+    help="Draw alpha of both and its difference, by layer (.png, .pdf or .svg).",
+)
+@layers_option
+@min_eigenvalues_option
+@include_embeddings_option
+@lock_option
+def compare(
+    files: tuple[Path, ...],
+    against: tuple[Path, ...],
+    as_json: bool,
+    output: Path | None,
+    plot: Path | None,
+    layers: str | None,
+    lock_path: Path | None,  # noqa: ARG001 - CheckpointType uses it
+    **settings: Any,
+) -> None:
+    """Compare the first FILE with each of the others, or two groups of seeds.
+
+    The command compares layer by layer and as a whole. It shows which tensors are bit-identical,
+    how alpha and the spectra of the other tensors differ, and a conclusion in one sentence. Each
+    difference is the other file minus the first.
+
+    Two networks cannot show how far two seeds of one recipe differ, so that is assumed. Give
+    several seeds of both recipes to measure it: with --against, the FILEs before it are one group,
+    those after it the other.
+
+    \b
+    Examples:
+      specdiag compare pretrained.ckpt scratch.ckpt
+      specdiag compare base.ckpt finetuned.ckpt --plot difference.pdf
+      specdiag compare base.ckpt a.ckpt b.ckpt c.ckpt -o all.nc
+      specdiag compare a1.pt a2.pt a3.pt --against b1.pt b2.pt b3.pt
+    """  # noqa: D301
+    if len(files) + len(against) < 2:
+        text = "compare needs at least two files; the first is compared with the others"
+        raise click.UsageError(text)
+    if plot and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise click.UsageError(f"--plot {plot}: name a .png, .pdf or .svg file")
+    check_usage([*files, *against], output, plot)
+    from specdiag.comparison.dataset import build_comparison, measure_and_compare
+    from specdiag.plot import difference
+    from specdiag.show import comparison as comparison_tables
+
+    groups = [files, against] if against else [[file] for file in files]
+    compared = measure_and_compare(groups, layers, with_progress, errors_of, **settings)
+    failed = False
+    if output or plot:
+        failed = not write(build_comparison(compared), output, plot, difference.draw)
+    if as_json:
+        click.echo(comparison_tables.as_json(compared))
+    else:
+        _print_comparisons(compared)
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def _print_comparisons(compared: "Compared") -> None:
+    from specdiag.dataset.spectra import unique_names
+    from specdiag.show.comparison import as_table, summary_lines
+    from specdiag.show.table import aligned
+    from specdiag.wording import printable
+
+    first, *others = compared.names
+    for name, comparison in zip(others, compared.comparisons, strict=True):
+        table = as_table(comparison.pairs, terminal_width())
+        print_lines(f"1: {first}   2: {name}", table + summary_lines(comparison, (first, name)))
+    checkpoints = compared.checkpoints
+    for name, checkpoint in zip(unique_names(checkpoints), checkpoints, strict=True):
+        for note in checkpoint.notes:
+            click.echo(printable(f"note: {name}: {note}"))
+    if len(others) > 1:
+        conclusions = [comparison.summary["conclusion"] for comparison in compared.comparisons]
+        click.echo("\n".join(aligned(list(zip(others, conclusions, strict=True)))))
