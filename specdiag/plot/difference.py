@@ -99,7 +99,7 @@ def _draw_difference(ax: "Axes", both: "xr.Dataset") -> None:
     known = np.isfinite(both.alpha_difference.values)
     low, high = both.mean_alpha_difference_seed_ci.values
     if np.isfinite(low):
-        label = f"mean over {int(both.n_compared)} layers, interval {both.seed_basis.item()}"
+        label = f"mean over {int(both.n_compared)} layers, 95 % interval for other seeds"
         ax.axhspan(low, high, color="#009e73", alpha=0.15, linewidth=0, label=label)
         ax.axhline(float(both.mean_alpha_difference), color="#009e73", linewidth=1)
     ax.axhline(0, color="black", linewidth=0.5)

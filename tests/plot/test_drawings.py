@@ -100,8 +100,23 @@ def test_the_difference_shows_both_alphas_their_difference_and_its_mean(rng):
         points["difference"][:, 1], dataset.alpha_difference.values[0, :4]
     )
     (band,) = bottom.patches
-    assert band.get_label() == (
-        "mean over 4 layers, interval assuming an intraclass correlation of 0.5"
-    )
+    assert band.get_label() == "mean over 4 layers, 95 % interval for other seeds"
+    low, high = dataset.mean_alpha_difference_seed_ci.values[0]
+    assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((low, high))
+
+
+def test_the_difference_of_groups_shows_a_point_for_each_seed(rng):
+    seeds = [
+        [{f"{i}.weight": heavy(rng, (90, 60), alpha) for i in range(3)} for _ in range(n)]
+        for n, alpha in ((2, 1.7), (3, 2.2))
+    ]
+    dataset = specdiag.compare(*seeds)
+    top, bottom = difference.plot(dataset).axes
+    points = {c.get_label(): c.get_offsets() for c in [*top.collections, *bottom.collections]}
+    first = points["model#1 (2 seeds): 6 fit"]
+    np.testing.assert_array_equal(first[:, 1], dataset.alpha.values[:2].ravel())
+    assert len(points["model#3 (3 seeds): 9 fit"]) == 9
+    np.testing.assert_array_equal(points["difference"][:, 1], dataset.alpha_difference.values[0])
+    (band,) = bottom.patches
     low, high = dataset.mean_alpha_difference_seed_ci.values[0]
     assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((low, high))
