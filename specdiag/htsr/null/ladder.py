@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from specdiag.htsr import esd
 from specdiag.htsr.null import law
-from specdiag.htsr.null.scales import Single, balanced, fourth_moment
+from specdiag.htsr.null.scales import Single, balance, balanced, fourth_moment, slices_of
 from specdiag.htsr.tail.change_points import MIN_SPACINGS
 from specdiag.htsr.tail.posterior import posterior_mean
 from specdiag.htsr.tail.power_law import TIE
@@ -29,8 +29,9 @@ Array = NDArray[np.float64]
 
 LEVEL = 0.05  # a rung that is not beaten ends the ladder
 LARGE = 128  # rows or columns, whichever are fewer: from there on half of them is tested first
-GAUSSIAN_ENOUGH = 10.0  # fourth moment, below which no matrix is too sparse
-FLIPS = 39  # of the signs of a very sparse matrix
+NARROW = 12  # rows or columns of a kernel's positions: with fewer, their scales are mostly noise
+FLIPS = 39  # of the signs of a very sparse or narrow matrix
+SIGNS = np.array([-1, 1], dtype=np.int8)
 FLIPS_SKEWNESS = 0.3  # of log(alpha - 1), as in the law
 RESOLVED = 4 * float(np.finfo(np.float32).eps)  # float32 errors are about 0.4 eps of the largest
 MAX_UNRESOLVED = 0.02  # share of eigenvalues; with more, float64 is needed
@@ -86,8 +87,7 @@ def null_test(
     gaussian_p = law.p_value(alpha, shape)
     if not gaussian_p <= LEVEL:
         return NullTest(gaussian_p=gaussian_p, null_p=gaussian_p)
-    slices, row_sd, column_sd = balanced(read())
-    p = scales_p(slices, dtype, seed=seed)
+    p, row_sd, column_sd = scales_test(read, dtype, seed=seed)
     return NullTest(
         gaussian_p=gaussian_p,
         scales_p=p,
@@ -97,8 +97,10 @@ def null_test(
     )
 
 
-def scales_p(slices: Single, dtype: DTypeLike, *, seed: int = 0) -> float:
-    """Return the p-value of the alpha of a matrix without scales and offset, (n_slices, n, m).
+def scales_test(
+    read: Callable[[], ArrayLike], dtype: DTypeLike, *, seed: int = 0
+) -> tuple[float, float, float]:
+    """Return the p-value of a matrix without scales and offset, and the sds of its scales.
 
     The null is the Gaussian law of its shape. Half of the columns, or of the rows if they are
     fewer, is tested first, at an eighth of the cost: if it is as heavy as can be (p = 1e-5), the
@@ -106,20 +108,24 @@ def scales_p(slices: Single, dtype: DTypeLike, *, seed: int = 0) -> float:
 
     Where single entries carry most of their row or column, a division by scales leaves little of
     them but the sign (fewer than about three entries that are not zero in a row): the fourth moment
-    is then above M / 2, and alpha is compared with the matrix after 39 random changes of its signs
-    instead, through the normal distribution with the skewness of the law.
+    is then above M / 2. And the positions of a kernel with a few channels have too few entries in a
+    row to tell its scale. Then alpha is compared with that of 39 copies with random signs instead,
+    through the skew-normal distribution.
 
     NaN if fewer than 17 eigenvalues are above rounding.
     """
+    slices, row_sd, column_sd = balanced(read())
     _, n, m = slices.shape
-    if fourth_moment(slices) > max(min(n, m) / 2, GAUSSIAN_ENOUGH):
-        return _flipped_p(slices, dtype, np.random.default_rng(seed))
+    if min(n, m) < NARROW or fourth_moment(slices) > min(n, m) / 2:
+        del slices
+        p = _flipped_p(slices_of(read()), dtype, np.random.default_rng(seed))
+        return p, row_sd, column_sd
+    p = 1.0
     if min(n, m) >= LARGE:
-        half = slices[:, :, ::2] if n >= m else slices[:, ::2]
-        p = _law_p(half, dtype)
-        if p <= law.LEAST_P:
-            return p
-    return _law_p(slices, dtype)
+        p = _law_p(slices[:, :, ::2] if n >= m else slices[:, ::2], dtype)
+    if p > law.LEAST_P or math.isnan(p):
+        p = _law_p(slices, dtype)
+    return p, row_sd, column_sd
 
 
 def _law_p(slices: Single, dtype: DTypeLike) -> float:
@@ -128,13 +134,15 @@ def _law_p(slices: Single, dtype: DTypeLike) -> float:
 
 
 def _flipped_p(slices: Single, dtype: DTypeLike, rng: np.random.Generator) -> float:
-    signs = np.array([-1, 1], dtype=np.float32)
-    flipped = [_alpha(slices * rng.choice(signs, slices.shape), dtype) for _ in range(FLIPS)]
-    alpha = _alpha(slices, dtype)
+    """Return the p-value from copies with random signs; the slices are those of W, and change."""
+    alpha = _alpha(balance(slices.copy()).slices, dtype)
     if math.isnan(alpha):
         return math.nan
-    y, drawn = math.log(alpha - 1), np.log(np.array(flipped) - 1)
-    drawn = drawn[np.isfinite(drawn)]
+    drawn = np.empty(FLIPS)
+    for i in range(FLIPS):
+        slices *= rng.choice(SIGNS, slices.shape)
+        drawn[i] = math.log(_alpha(balance(slices.copy()).slices, dtype) - 1)
+    y, drawn = math.log(alpha - 1), drawn[np.isfinite(drawn)]
     if math.isinf(y) or len(drawn) < FLIPS / 2:
         return 1.0
     sd = float(drawn.std(ddof=1)) * math.sqrt(1 + 1 / len(drawn))

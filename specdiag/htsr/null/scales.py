@@ -54,39 +54,41 @@ def balanced(W: ArrayLike) -> Balanced:
 
     Every position of a kernel has scales and an offset of its own. W must be finite and not zero.
     """
-    slices = _without_zeros(_slices(np.asarray(W)))
-    del W  # at most two float32 copies are in memory: the slices, and the squares of one
-    scales = [_balance(part) for part in slices]
-    level = np.array([row.mean() + column.mean() for row, column in scales])
-    level -= level.mean()
-    kept = level - _shrunk(level, _noise(slices[0].size))
-    if kept.any():
-        slices *= np.exp(kept).astype(np.float32)[:, None, None]
-    row_sd, column_sd = np.sqrt(
-        [np.mean([x.var() for x in logs]) for logs in zip(*scales, strict=True)]
-    )
-    return Balanced(slices, float(row_sd), float(column_sd))
+    return balance(slices_of(W))
 
 
-def _balance(W: Single) -> tuple[Array, Array]:
-    """Divide W by its shrunk scales and centre it, in place; return the logs of these scales.
+def slices_of(W: ArrayLike) -> Single:
+    """Return a float32 copy (n_slices, n, m) of W without zeros, divided by its largest value."""
+    return _without_zeros(_slices(np.asarray(W)))
+
+
+def balance(slices: Single) -> Balanced:
+    """Divide slices by their scales and subtract their offsets, in place.
 
     A row with a mean of its own has a scale that is partly the mean's, so the scales are taken
     again if means were removed.
     """
-    n, m = W.shape
-    total_row, total_column = np.zeros(n), np.zeros(m)
+    count, n, m = slices.shape
+    rows, columns = np.zeros((count, n)), np.zeros((count, m))
     for _ in range(ROUNDS):
-        row, column = _log_scales(W)
-        row = row.mean() + _shrunk(row - row.mean(), _noise(m))
-        column = column.mean() + _shrunk(column - column.mean(), _noise(n))
-        W *= np.exp(-row).astype(np.float32)[:, None]
-        W *= np.exp(-column).astype(np.float32)
-        total_row += row
-        total_column += column
-        if _centre(W) < SMALL_MEANS:
+        row, column = _log_scales(slices)
+        level = row.mean(axis=1, keepdims=True)
+        row = level + _shrunk(row - level, _noise(m))
+        level = column.mean(axis=1, keepdims=True)
+        column = level + _shrunk(column - level, _noise(n))
+        slices *= np.exp(-row).astype(np.float32)[:, :, None]
+        slices *= np.exp(-column).astype(np.float32)[:, None, :]
+        rows += row
+        columns += column
+        if _centre(slices) < SMALL_MEANS:
             break
-    return total_row, total_column
+    if count > 1:
+        level = rows.mean(axis=1) + columns.mean(axis=1)
+        level -= level.mean()
+        level -= _shrunk(level[None], _noise(n * m))[0]
+        slices *= np.exp(level).astype(np.float32)[:, None, None]
+    row_sd, column_sd = (float(np.sqrt(x.var(axis=1).mean())) for x in (rows, columns))
+    return Balanced(slices, row_sd, column_sd)
 
 
 def fourth_moment(slices: Single) -> float:
@@ -117,21 +119,33 @@ def _without_zeros(slices: Single) -> Single:
     return slices
 
 
-def _log_scales(W: Single) -> tuple[Array, Array]:
-    """Return log r and log c: each row and column of W / (r c) has mean square 1, or is zero."""
-    squares = W * W
-    n, m = squares.shape
-    row, column = np.ones(n, np.float32), np.ones(m, np.float32)
+def _log_scales(slices: Single) -> tuple[Array, Array]:
+    """Return log r and log c: each row and column of W / (r c) has mean square 1, or is zero.
+
+    Rows and columns of zeros, which one position of a kernel may have, get the mean of the others.
+    """
+    squares = slices * slices
+    count, n, m = slices.shape
+    row, column = np.ones((count, n), np.float32), np.ones((count, m), np.float32)
     for _ in range(SWEEPS):
-        row = _or_one((squares @ (1 / column)) / np.float32(m))
-        last, column = column, _or_one(((1 / row) @ squares) / np.float32(n))
+        row = _or_one((squares @ (1 / column)[:, :, None])[:, :, 0] / np.float32(m))
+        last = column
+        column = _or_one(((1 / row)[:, None, :] @ squares)[:, 0] / np.float32(n))
         if np.abs(column / last - 1).max() < CONVERGED:
             break
-    return np.log(row, dtype=np.float64) / 2, np.log(column, dtype=np.float64) / 2
+    return _logs(row, squares.any(axis=2)), _logs(column, squares.any(axis=1))
 
 
 def _or_one(x: NDArray[Any]) -> Single:
     return np.where(x > 0, x, 1).astype(np.float32, copy=False)
+
+
+def _logs(square: Single, live: Any) -> Array:
+    logs = np.log(square, dtype=np.float64) / 2
+    if live.all():
+        return logs
+    mean = (logs * live).sum(axis=1, keepdims=True) / live.sum(axis=1, keepdims=True)
+    return np.where(live, logs, mean)
 
 
 def _noise(size: int) -> float:
@@ -148,21 +162,22 @@ def _noise(size: int) -> float:
 
 
 def _shrunk(deviation: Array, noise: float) -> Array:
-    """Return the deviations from a mean times the share of their variance that is not noise."""
-    variance = float(deviation @ deviation) / len(deviation)
-    return deviation * (max(1 - noise / variance, 0.0) if variance > 0 else 0.0)
+    """Return deviations from a mean, by slice, times the share of their variance beyond noise."""
+    variance = np.mean(deviation**2, axis=1, keepdims=True)
+    return deviation * np.maximum(1 - noise / np.maximum(variance, noise / 2), 0)
 
 
-def _centre(W: Single) -> float:
-    """Subtract the shrunk overall mean, row means and column means; return their mean square."""
-    n, m = W.shape
-    row = (W @ np.ones(m, np.float32)).astype(np.float64) / m  # faster than `mean`
-    column = (np.ones(n, np.float32) @ W).astype(np.float64) / n
-    overall = row.mean()
+def _centre(slices: Single) -> float:
+    """Subtract shrunk overall, row and column means; return the largest mean square of a slice."""
+    _, n, m = slices.shape
+    # Products with ones are faster than `mean`.
+    row = (slices @ np.ones((m, 1), np.float32))[:, :, 0].astype(np.float64) / m
+    column = (np.ones((1, n), np.float32) @ slices)[:, 0].astype(np.float64) / n
+    overall = row.mean(axis=1, keepdims=True)
     row, column = _shrunk(row - overall, 1 / m), _shrunk(column - overall, 1 / n)
-    row += _shrunk(np.array([overall]), 1 / (n * m))
+    row += _shrunk(overall, 1 / (n * m))
     if row.any():
-        W -= row.astype(np.float32)[:, None]
+        slices -= row.astype(np.float32)[:, :, None]
     if column.any():
-        W -= column.astype(np.float32)
-    return float(np.mean(row**2) + np.mean(column**2))
+        slices -= column.astype(np.float32)[:, None, :]
+    return float((np.mean(row**2, axis=1) + np.mean(column**2, axis=1)).max())

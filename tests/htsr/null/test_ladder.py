@@ -12,7 +12,7 @@ from specdiag.htsr.null.ladder import (
     false_discovery_rate,
     initialisation_p,
     null_test,
-    scales_p,
+    scales_test,
 )
 from specdiag.htsr.null.scales import balanced
 from specdiag.htsr.tail.posterior import posterior_mean
@@ -22,6 +22,10 @@ def judged(W, dtype=np.float32, **settings):
     W = np.asarray(W, dtype=dtype)
     values = esd.resolved_eigenvalues(esd.eigenvalues(W), W.shape, dtype)
     return null_test(posterior_mean(values), W.shape, lambda: W, dtype, **settings)
+
+
+def scales_p(W, **settings):
+    return scales_test(lambda: W, np.float64, **settings)[0]
 
 
 def share(draw, name="null_p", count=40, shape=(128, 128)):
@@ -58,9 +62,7 @@ def test_kernels_with_scales_are_not_called_heavier_than_random(kind):
 def test_very_sparse_matrices_are_compared_with_their_own_signs_flipped():
     assert share(families.sparse(0.015), count=12, shape=(200, 150)) <= 3 / 12
     W = families.sparse(0.01)(np.random.default_rng(3), 200, 150)
-    slices = balanced(W).slices
-    assert scales_p(slices, np.float32, seed=1) == scales_p(slices, np.float32, seed=1)
-    assert scales_p(slices, np.float32, seed=1) != scales_p(slices, np.float32, seed=2)
+    assert scales_p(W, seed=1) == scales_p(W, seed=1) != scales_p(W, seed=2)
 
 
 @pytest.mark.parametrize("kind", ["population 3.5", "planted 40 x 0.1"])
@@ -105,7 +107,7 @@ def test_large_row_and_column_scales_do_not_change_the_second_p_value(seed):
     rng = np.random.default_rng(seed)
     W = families.rows(1, families.columns(1))(rng, 80, 80)
     V = families.rows(1, families.columns(1, lambda *_: W))(rng, 80, 80)
-    first, again = (scales_p(balanced(x).slices, np.float64) for x in (W, V))
+    first, again = scales_p(W), scales_p(V)
     assert again == pytest.approx(first, abs=0.15)
 
 
@@ -115,7 +117,7 @@ def test_a_matrix_that_lost_rank_is_measured_in_double_precision():
     slices = balanced(W).slices
     doubles = esd.eigenvalues(np.moveaxis(slices, 0, 2))
     assert len(esd.resolved_eigenvalues(doubles, W.shape, np.float32)) <= 62
-    assert not math.isnan(scales_p(slices, np.float32))
+    assert not math.isnan(scales_p(W))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ def test_a_matrix_that_lost_rank_is_measured_in_double_precision():
     ids=["identity", "blocks", "rank one", "triangle", "outer product"],
 )
 def test_degenerate_matrices_give_a_p_value_or_none_and_no_error(W):
-    p = scales_p(balanced(W).slices, np.float64)
+    p = scales_p(W)
     assert math.isnan(p) or 0 < p <= 1
 
 
