@@ -22,8 +22,9 @@ If it depends on many rows at once, as single eigenvalues do, 1 - f^k is nearly 
 needed, and a jackknife that leaves out few rows is much too large. With the golden ratio the first
 factor is 1, too: half of the mean squared difference is the variance, in both cases.
 
-The estimate is within 0.8 to 1.25 of the scatter for most populations (docs/calibration.md), but only
-0.6 to 0.8 of it where a few long rows make the tail: then V_1 does not fall with the number of rows.
+The estimate is within 0.8 to 1.25 of the scatter for most populations (docs/calibration.md), but
+only 0.6 to 0.8 of it where a few long rows make the tail: V_1 then does not fall with the number of
+rows.
 """
 
 import math
