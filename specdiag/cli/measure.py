@@ -59,7 +59,17 @@ include_embeddings_option = click.option(
 )
 
 
-@click.command(cls=ManyFilesCommand)
+class _Alpha(ManyFilesCommand):
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verdicts, from the module of the library that decides them."""
+        from specdiag.htsr.verdict import VERDICTS
+
+        super().format_epilog(ctx, formatter)
+        with formatter.section("Verdicts"):
+            formatter.write_dl(list(VERDICTS.items()))
+
+
+@click.command(cls=_Alpha)
 @files_argument
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV with a row for each matrix.")
