@@ -78,7 +78,7 @@ class _Alpha(ManyFilesCommand):
     type=click.Choice(["default", "all"]),
     default="default",
     show_default=True,
-    help="Columns of the table; all adds alpha_ks, the estimate by Clauset's rule, with its tail.",
+    help="Columns of the table; all adds what the verdict rests on, and alpha_ks (Clauset's rule).",
 )
 @netcdf_option
 @click.option(

@@ -6,6 +6,7 @@ import shlex
 import pytest
 
 from specdiag.cli.main import cli
+from specdiag.htsr.verdict import VERDICTS
 from support.commands import run
 from support.paths import ROOT
 
@@ -22,6 +23,13 @@ LINES = [
 
 def test_every_output_that_is_shown_is_checked_here():
     assert [command.split()[1] for command in SHOWN] == ["alpha", "compare"]
+
+
+def test_the_pages_explain_every_verdict_in_the_words_of_the_tool():
+    definitions = (ROOT / "docs" / "definitions.md").read_text(encoding="utf-8")
+    for word, sentence in VERDICTS.items():
+        assert f"| `{word}` | {sentence} |" in README
+        assert re.search(rf"\| `{word}` \| [^|]* \| {re.escape(sentence)} \|", definitions)
 
 
 @pytest.mark.realdata
