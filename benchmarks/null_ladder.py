@@ -60,13 +60,13 @@ def cells():
 
 def ladder(full, share="0/1"):
     """Write the rates at 5 % of the cells."""
-    count = 200 if full else 20
+    count = 120 if full else 20
     first, step = map(int, share.split("/"))
     rows = []
     for index, (group, kind, shape, draw) in enumerate(cells()):
         if index % step != first:
             continue
-        p = _measure(draw, [8, index], count if group == "unlearned" else count // 2)
+        p = _measure(draw, [8, index], count)
         if group == "unlearned" and np.mean(p.max(axis=1) <= LEVEL) > AGAIN:
             p = _measure(draw, [9, index], 5 * count)
         row = {"index": index, "group": group, "kind": kind, "shape": "x".join(map(str, shape))}
