@@ -56,7 +56,7 @@ SAMPLES = {
     "skewed": ((2, 10), (2, 10), (), ()),
 }
 COUNTS = (60, 40, 24, 16)  # samples of a cell for each width
-REPEATS = (1000, 200, 120, 40)  # new samples of a cell with a low coverage
+REPEATS = (400, 100, 100, 40)  # new samples of a cell with a low coverage
 LOW = 0.9
 
 
@@ -193,7 +193,7 @@ def tables(stored, again):
     parts[", ".join(CHOSEN_ON), "all"] = chosen_on
     parts["the other spectra", "all"] = [row for row in stored if row not in chosen_on]
     parts["all", "all"] = stored
-    parts["those below 90, new samples", "all"] = again
+    parts["those below 90, repeated so far", "all"] = again
     shown = [
         row
         for row in stored
@@ -224,7 +224,7 @@ def _bars(stored, again):
         [f"impossible or without its estimate: 0 of {intervals}", f"{wrong} in all", *blank[1:]],
     ]
     if again:
-        new = f"the same of {len(again)} cells with one below 90, new samples"
+        new = f"the same of {len(again)} cells with one below 90, repeated with new samples"
         rows.insert(1, [new, *percent(again, min, 1)])
     return table(["bar", *NAMES.values()], rows)
 
