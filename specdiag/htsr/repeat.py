@@ -37,7 +37,7 @@ from specdiag.htsr import esd
 from specdiag.htsr.tail.posterior import alpha_posterior
 
 SHARE = (math.sqrt(5) - 1) / 2  # of the rows, in a subsample
-PAIRS = 8  # the estimate has a relative standard error of about 1 / sqrt(2 PAIRS)
+PAIRS = 8  # the estimate scatters by about 30 %, of which 1 / sqrt(2 PAIRS) = 25 % are due to them
 
 
 def repeat_sd(W: ArrayLike, dtype: DTypeLike | None = None, *, seed: int = 0) -> float:
