@@ -13,7 +13,7 @@ from specdiag.comparison.pairs import COMPARABLE, SAME, Pair
 from specdiag.htsr.layers import Layer
 from specdiag.htsr.statistics import MIN_LAYERS, mean
 from specdiag.htsr.tail.power_law import Array
-from specdiag.htsr.verdict import MEANINGFUL, summarise
+from specdiag.htsr.verdict import is_meaningful, summarise
 from specdiag.wording import counted, some
 
 Seeds = tuple[Mapping[str, Array], Mapping[str, Array]]  # `groups.seed_alphas` of both groups
@@ -76,7 +76,7 @@ def summarise_pairs(
         "not_compared": _not_compared(pairs, names),
         "n_comparable": len(comparable),
         "n_meaningful": tuple(
-            sum(layer.verdict in MEANINGFUL for layer in side)
+            sum(is_meaningful(layer.status, layer.verdict) for layer in side)
             for side in ([p.first for p in comparable], [p.second for p in comparable])
         ),
         "n_meaningful_in_both": len(chosen),

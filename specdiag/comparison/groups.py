@@ -18,7 +18,7 @@ from specdiag.htsr.layers import Layer
 from specdiag.htsr.statistics import mean
 from specdiag.htsr.tail.posterior import Posterior
 from specdiag.htsr.tail.power_law import Array
-from specdiag.htsr.verdict import MEANINGFUL
+from specdiag.htsr.verdict import is_meaningful
 from specdiag.wording import some
 
 # From the relation that says most about two networks to the one that says least. The relation of
@@ -114,8 +114,8 @@ def _group_layer(layers: Sequence[Layer]) -> Layer:
         return replace(common, verdict=one.verdict)
     alphas = np.array([layer.posterior.mean for layer in layers])
     verdicts = [layer.verdict for layer in layers]
-    meaningful = [verdict for verdict in verdicts if verdict in MEANINGFUL]
-    others = [verdict for verdict in verdicts if verdict not in MEANINGFUL]
+    meaningful = [verdict for verdict in verdicts if is_meaningful("fit", verdict)]
+    others = [verdict for verdict in verdicts if not is_meaningful("fit", verdict)]
     chosen = meaningful if 2 * len(meaningful) > len(layers) else others
     return replace(
         common,

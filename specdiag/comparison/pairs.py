@@ -26,7 +26,7 @@ from specdiag.htsr import esd
 from specdiag.htsr.layers import Layer, in_parallel
 from specdiag.htsr.tail.posterior import NO_POSTERIOR, Posterior, alpha_posterior
 from specdiag.htsr.tail.power_law import Array
-from specdiag.htsr.verdict import MEANINGFUL
+from specdiag.htsr.verdict import is_meaningful
 
 SAME = ("identical", "equal")
 COMPARABLE = (*SAME, "rounded", "same spectrum", "different")
@@ -98,7 +98,7 @@ class Pair:
     @property
     def is_meaningful(self) -> bool:
         """Whether the alphas of both mean something, by their verdicts."""
-        return all(layer.verdict in MEANINGFUL for layer in (self.first, self.second))
+        return all(is_meaningful(x.status, x.verdict) for x in (self.first, self.second))
 
     @property
     def is_weight(self) -> bool:
