@@ -23,8 +23,8 @@ needed, and a jackknife that leaves out few rows is much too large. With the gol
 factor is 1, too: half of the mean squared difference is the variance, in both cases.
 
 The estimate is within 0.8 to 1.25 of the scatter for most populations (docs/calibration.md), but
-only 0.6 to 0.8 of it where a few long rows make the tail: V_1 then does not fall with the number of
-rows.
+only 0.6 to 0.85 of it where a few long rows make the tail: V_1 then does not fall with the number
+of rows.
 """
 
 import math
