@@ -154,8 +154,7 @@ def draw_matrix(rng, kind, N, M):
     """Return a float32 matrix of shape (N, M), N >= M.
 
     student-v: independent entries of Student's t with v degrees of freedom (exponent 1 + v / 2).
-    population-a: Gaussian rows whose covariance has eigenvalues of exponent a, drawn anew;
-    population-fixed-a: the same, but the covariance is always the same (its quantiles).
+    population-a: Gaussian rows whose covariance has eigenvalues of exponent a, drawn anew.
     """
     name, _, parameter = kind.rpartition("-")
     match name or kind:
@@ -163,8 +162,6 @@ def draw_matrix(rng, kind, N, M):
             W = rng.standard_t(float(parameter), (N, M))
         case "population":
             W = _colored(rng, N, rng.random(M) ** (-1 / (float(parameter) - 1)))
-        case "population-fixed":
-            W = _colored(rng, N, ((np.arange(M) + 0.5) / M) ** (-1 / (float(parameter) - 1)))
         case "gaussian":
             W = rng.standard_normal((N, M))
         case "uniform":
@@ -182,11 +179,3 @@ def draw_matrix(rng, kind, N, M):
 
 def _colored(rng, N, variance):
     return rng.standard_normal((N, len(variance))) * np.sqrt(variance)
-
-
-def true_alpha(kind):
-    """Return the exponent of the tail of the spectrum of large matrices, or NaN."""
-    name, _, parameter = kind.rpartition("-")
-    if name == "student":
-        return 1 + float(parameter) / 2
-    return float(parameter) if name.startswith("population") else np.nan

@@ -45,5 +45,4 @@ def name_of(kind):
     return {
         "student": f"Student's t, {parameter} degrees of freedom",
         "population": f"population power law {parameter}",
-        "population-fixed": f"fixed population {parameter}",
     }.get(name, NAMES.get(kind, kind))
