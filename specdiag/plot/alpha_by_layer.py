@@ -29,7 +29,7 @@ COLORS = {  # of the verdicts
 
 
 def plot(dataset: "xr.Dataset", checkpoint: str | None = None) -> "Figure":
-    """Return alpha and its interval by layer, with the range that random matrices give.
+    """Return alpha and its interval by layer, with the range that Gaussian matrices give.
 
     The area of a dot shows the number of eigenvalues in the tail, its colour the verdict; an empty
     dot is an alpha that means nothing. Positions are those in the names
@@ -48,7 +48,7 @@ def plot(dataset: "xr.Dataset", checkpoint: str | None = None) -> "Figure":
     ax.axhspan(*WELL_TRAINED, color="#009e73", alpha=0.12, label="2 to 6", linewidth=0)
     position, low, high = _null_band(one)
     if len(position):
-        label = "90 % of random matrices of that shape"
+        label = "90 % of Gaussian matrices of that shape"
         ax.bar(position, high - low, 0.8, low, color="#999999", alpha=0.4, label=label)
     ax.vlines(fit, *one.alpha_ci.values[fit].T, color="#56b4e9", label="95 % interval", linewidth=1)
     verdicts = one.verdict.values

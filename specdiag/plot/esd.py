@@ -116,7 +116,7 @@ def caption(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) ->
             f"{float(cell.n_tail):.0f} eigenvalues in the tail"
         )
     if np.isfinite(cell.null_q):
-        text += f", q against random matrices {float(cell.null_q):.3f}"
+        text += f", q against random matrices {float(cell.null_q):.2g}"
     word = str(cell.verdict.values)
     text += f"; verdict: {word}" * bool(word)
     text += ". Grey: a random matrix of this shape and mean eigenvalue"

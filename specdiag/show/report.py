@@ -18,7 +18,7 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 
-from specdiag.dataset.spectrum import layer_counts, meaningful_layers
+from specdiag.dataset.spectrum import layer_counts, meaningful_layers, n_without_verdicts
 from specdiag.features.conditioning import MOST_APART
 from specdiag.htsr.statistics import alpha_mean_interval, known
 from specdiag.htsr.verdict import HEAVIER, MAX_Q, VERDICTS
@@ -148,6 +148,8 @@ def _lead(dataset: "xr.Dataset") -> Iterator[str]:
         of = f"the {n_distinct} distinct of {n_tested}" if is_shared else f"{n_tested}"
         once = " A matrix in several checkpoints, such as a frozen core, counts once." * is_shared
         yield (f"{int(np.sum(q <= MAX_Q))} of {of} layers are {HEAVIER} (q ≤ {MAX_Q}).{once}")
+    if n_old := n_without_verdicts(dataset):
+        yield f"{counted(n_old, 'checkpoint')} without verdicts: means of α are over all fit ones."
     if n_others := dataset.sizes["checkpoint"] - len(at):
         reasons = "evaluations of these weights, or missing checkpoints"
         yield f"{n_others} more without spectra: {reasons}."

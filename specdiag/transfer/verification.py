@@ -7,6 +7,7 @@ is a program by the author of the lock, as recipes are.
 """
 
 import csv
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.dataset.spectrum import mean_over_meaningful_layers, meaningful_layers
+from specdiag.dataset.spectrum import (
+    mean_over_meaningful_layers,
+    meaningful_layers,
+    n_without_verdicts,
+)
 from specdiag.htsr.statistics import Array
 from specdiag.lock.entry import Lock
 from specdiag.lock.lockfile import load, select
@@ -28,6 +33,8 @@ from specdiag.wording import counted
 
 if TYPE_CHECKING:
     import xarray as xr
+
+_log = logging.getLogger(__name__)
 
 Measures = Callable[["xr.Dataset"], Mapping[str, Array]]
 
@@ -192,6 +199,10 @@ def measure(
         raise ValueError(
             f"the dataset has checkpoints of {' and '.join(scales) or 'no'} scale; claims are "
             "decided at one scale: select its checkpoints (--scale)"
+        )
+    if n := n_without_verdicts(dataset):
+        _log.warning(
+            "%s without verdicts: means of alpha are over all fit layers", counted(n, "checkpoint")
         )
     columns = {**quantities(dataset), **(_further(dataset, measures) if measures else {})}
     asked = needed(claims)
