@@ -299,12 +299,13 @@ def test_the_tables_are_written_as_markdown(study, tmp_path):
     )
     text = file.read_text()
     assert text.startswith(
-        "Desk scale, seeds 42, 43, 44. Of 8 claims: 1 reproduced, 4 direction only, 1 undecided, 2 "
-        "cannot be tested here. 1 claim without enough values or seeds. 6 claims could be tested: "
+        "Desk scale, seeds 42, 43, 44. Of 8 claims: 1 reproduced, 3 direction only, 1 undecided, 3 "
+        "cannot be tested here. 2 claims without enough values or seeds. 5 claims could be tested: "
         "if none of them had any effect, 0.3 wrong outcomes would be expected.\n\n| claim |"
     )
     assert "| R² | 0.5 ± 0.1 |" in text
-    assert "| child/net1 | 1 | 0 |" in text
+    assert "| checkpoint | in means of alpha | fit | degenerate |" in text
+    assert re.search(r"\| child/net1 \| [\d.]+ \| 1 \| 0 \|", text)
 
 
 def test_the_report_of_a_collection_has_the_claims_about_a_lock(study, tmp_path):
@@ -312,7 +313,7 @@ def test_the_report_of_a_collection_has_the_claims_about_a_lock(study, tmp_path)
     lock = study / "checkpoints.lock"
     status, _, err = run(study, "report", "spectra.nc", "--lock", lock, "-o", page)
     assert status == 0, err
-    assert "Of 8 claims: 1 reproduced, 4 direction only" in page.read_text()
+    assert "Of 8 claims: 1 reproduced, 3 direction only" in page.read_text()
 
 
 def gain(get):
@@ -413,8 +414,8 @@ def test_the_command_selects_a_scale(study, tmp_path):
 IMPORT = "from specdiag.transfer.claims import Claim\n"
 UNKNOWN = (
     "a claim asks for 'fits'; expected one of r2, effective_rank, participation_ratio, "
-    "top1_fraction, trace, n_fit, n_degenerate, n_matrices, condition_number, above_floor, "
-    "mean_alpha, mean_alpha_ks, rope_fraction, n_changed, norm; or let measures() in "
+    "top1_fraction, trace, n_meaningful, n_fit, n_degenerate, n_matrices, condition_number, "
+    "above_floor, mean_alpha, mean_alpha_ks, rope_fraction, n_changed, norm; or let measures() in "
     "recipes/_claims.py return it"
 )
 
