@@ -24,7 +24,14 @@ from scipy.stats import binom
 from benchmarks import _bodies as bodies
 from benchmarks._results import write
 from specdiag.htsr.tail import change_points
-from specdiag.htsr.tail.posterior import MIN_WINDOW, OUTLIERS, OUTLIERS_PRIOR, alpha_posterior
+from specdiag.htsr.tail.posterior import (
+    MIN_WINDOW,
+    OUTLIERS,
+    OUTLIERS_PRIOR,
+    SHORT_PRIOR,
+    SHORT_TAIL,
+    alpha_posterior,
+)
 
 BETA = (0.2, 5.0)  # alpha - 1
 SIZES = (64, 4096)
@@ -34,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 def rank_statistics(full):
     """Write the share of ranks up to u, minus u, and its band, for each kind of simulation."""
-    count = 4000 if full else 200
+    count = 2000 if full else 200
     rows = []
     for seed, (kind, draw) in enumerate(KINDS.items()):
         u = ranks(draw, np.random.default_rng([4, seed]), count)
@@ -91,11 +98,11 @@ def of_model(rng):
     ends = change_points.layout(m).ends
     octaves = np.diff(np.log2(ends))
     prior = np.append(octaves, change_points.NO_BODY)
-    while True:
+    size, outliers = 0, 0
+    while size - 1 < MIN_WINDOW or rng.random() > (size / SHORT_TAIL) ** SHORT_PRIOR:
         tail = rng.choice(len(ends), p=prior / prior.sum())
         outliers = rng.choice(OUTLIERS[1:]) if rng.random() < OUTLIERS_PRIOR else 0
-        if ends[tail] - outliers >= MIN_WINDOW or not outliers:
-            break
+        size = ends[tail] - outliers + 1
     beta = rng.uniform(*BETA)
     rates = np.full(m, beta)
     rates[:outliers] = rng.exponential()

@@ -9,42 +9,12 @@ from scipy.stats import norm
 from specdiag.htsr.null.draws import gaussian_spectrum
 
 SIZES = (128, 256, 512, 1024)
-ALPHAS = (1.5, 2.0, 2.5, 3.0, 4.0)
-SHARES = (1 / 8, 1 / 4, 1 / 2)
-BODIES = ("none", "uniform", "exponential", "exponential-csn", "bulk", "lognormal", "lognormal-cut")
 GOF_BODIES = ("none", "uniform", "exponential-csn", "bulk", "lognormal")
-HOLDOUT_BODIES = (
-    "log-uniform",
-    "two-humps",
-    "triangular",
-    "lognormal-far",
-)  # no constant of specdiag was chosen with these
-
 STUDENT = (1.5, 2.0, 2.5, 3.0, 4.0)  # degrees of freedom
 POPULATION = (2.0, 2.5, 3.0, 4.0)  # exponents
 NO_TAIL = ("gaussian", "uniform", "orthogonal")
 HEAVY = (*(f"student-{v:g}" for v in STUDENT), *(f"population-{a:g}" for a in POPULATION))
 OTHER = ("lognormal-columns", "spiked")  # neither random nor a power law
-
-
-def cells():
-    """Yield (group, n, alpha, body, share) of every simulated kind of spectrum."""
-    for n in SIZES:
-        for alpha in ALPHAS:
-            for body in BODIES:
-                for share in _shares(body, alpha):
-                    yield "main", n, alpha, body, share
-    for n in (128, 512):
-        for alpha in (1.5, 2.5, 4.0):
-            for body in HOLDOUT_BODIES:
-                for share in (1 / 4, 1 / 2):
-                    yield "holdout", n, alpha, body, share
-
-
-def _shares(body, alpha):
-    if body == "none":
-        return (1.0,)
-    return (natural_share(alpha),) if body == "exponential-csn" else SHARES
 
 
 def natural_share(alpha):
@@ -80,10 +50,8 @@ def _log_body(rng, body, alpha, share, size):
     match body:
         case "uniform":
             return np.log(0.1 + 0.9 * u)
-        case "exponential" | "exponential-csn":  # continuous at xmin
-            k = alpha if body == "exponential-csn" else _exponential_rate(alpha, share)
-            x = u if abs(k) < 1e-9 else -np.log1p(u * np.expm1(-k)) / k
-            return np.log(np.maximum(x, 1e-300))
+        case "exponential-csn":  # value and slope continuous at xmin
+            return np.log(np.maximum(-np.log1p(u * np.expm1(-alpha)) / alpha, 1e-300))
         case "bulk":  # Marchenko-Pastur of aspect ratio 2, upper edge at 0.4 xmin
             share_below, x = _marchenko_pastur()
             return np.log(0.4 * np.interp(u, share_below, x))
@@ -91,25 +59,7 @@ def _log_body(rng, body, alpha, share, size):
             z = _lognormal_cut(share)
             sigma = z / (alpha - 1)
             return sigma * (norm.ppf(u * norm.cdf(z)) - z)
-        case "lognormal-cut":  # cut at xmin with a jump
-            return -1 + 0.7 * norm.ppf(u * norm.cdf(1 / 0.7))
-        case "log-uniform":  # a power law of exponent 1 itself
-            return np.log(0.02) * u
-        case "two-humps":
-            high = rng.random(size) < 0.5
-            return np.log(np.where(high, 0.5 + 0.3 * u, 0.02 + 0.03 * u))
-        case "triangular":  # density rising towards xmin
-            return 0.5 * np.log(u)
-        case "lognormal-far":
-            return -np.abs(1.5 + 0.4 * rng.standard_normal(size))
     raise ValueError(f"unknown body {body!r}")
-
-
-@functools.cache
-def _exponential_rate(alpha, share):
-    """Return k so that exp(-k (x - 1)) on (0, 1), continuous at 1, leaves `share` above."""
-    target = (1 - share) / share / (alpha - 1)
-    return brentq(lambda k: (np.expm1(k) / k if abs(k) > 1e-9 else 1.0) - target, -700, 60)
 
 
 @functools.cache

@@ -14,17 +14,29 @@ import time
 
 from threadpoolctl import threadpool_limits
 
-from benchmarks import _coverage, _goodness_of_fit, _minilm, _repeat, _verdicts, kind
+from benchmarks import (
+    _coverage,
+    _coverage_tables,
+    _goodness_of_fit,
+    _minilm,
+    _rank_statistics,
+    _repeat,
+    _sampled_matrices,
+    _verdicts,
+    kind,
+)
 from benchmarks._pages import DOCS, table, write_tables
 
 STAGES = {
     "coverage": _coverage.coverage,
+    "matrices": _sampled_matrices.sampled_matrices,
+    "ranks": _rank_statistics.rank_statistics,
     "verdicts": _verdicts.verdicts,
     "repeat": _repeat.repeat,
     "gof": _goodness_of_fit.gof,
     "minilm": _minilm.minilm,
 }
-MODULES = (_coverage, _verdicts, _repeat, _goodness_of_fit, kind, _minilm)
+MODULES = (_coverage_tables, _verdicts, _repeat, _goodness_of_fit, kind, _minilm)
 
 _log = logging.getLogger(__name__)
 

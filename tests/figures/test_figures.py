@@ -20,6 +20,7 @@ from figures import (
     null_p,
     power,
     pretrained_and_scratch,
+    ranks,
     transfer,
 )
 from figures.__main__ import FOLDER, GALLERY, RESULTS, read_rows, with_caption
@@ -31,7 +32,7 @@ from support.plots import assert_text_is_readable, points, r2_of
 
 SEEDS = (42, 43, 44)
 STUDY = (chronic, data_efficiency, feature_spectra, pretrained_and_scratch)
-TABLES = (collapse, coverage, null_p, power, transfer)
+TABLES = (collapse, coverage, null_p, power, ranks, transfer)
 MODULES = [pytest.param(module, id=module.__name__) for module in (*STUDY, *TABLES)]
 BROKEN = """
 TITLE = "Broken"
