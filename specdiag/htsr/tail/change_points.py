@@ -90,23 +90,36 @@ def tail_ends(e: Array) -> tuple[NDArray[np.int64], Array]:
     below = np.maximum(total[1:] - total[:-1, None], 0)  # negative below the diagonal
     s = scale(e)
     log_g = [math.log(r * s / len(RATES)) - (1 + length) * np.log(r * s + below) for r in RATES]
-    # Relative to one segment for each bin, whose evidence is known, all numbers fit into doubles.
+    shared = np.where(length > 0, log_gamma[length], -math.inf)
+    # Relative to one segment for each bin, whose evidence is known, the numbers fit into doubles;
     bins = functools.reduce(np.logaddexp, [np.diagonal(g) for g in log_g])
-    bins = bins + log_gamma[np.diagonal(length)]
-    base = np.concatenate([np.cumsum(bins[::-1])[::-1], [0.0]])
-    offset = np.where(length > 0, log_gamma[length] - base[:-1, None] + base[1:], -math.inf)
+    base = np.append(np.cumsum((bins + np.diagonal(shared))[::-1])[::-1], 0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        q = _evidence(log_g, shared, base, passage)
+    if not np.isfinite(q).all():  # but not if hundreds of eigenvalues are tied: then the best path.
+        segment = functools.reduce(np.logaddexp, log_g) + shared
+        for t in reversed(range(len(bins))):
+            base[t] = (segment[t, t:] + base[t + 1 :]).max()
+        q = _evidence(log_g, shared, base, passage)
+    return ends, log_prior + np.log(q) + base
+
+
+def _evidence(log_g: list[Array], shared: Array, base: Array, passage: Array) -> Array:
+    """Return Q_t / exp(base_t), averaged over the rates of change."""
+    offset = shared - base[:-1, None] + base[1:]
     gain = np.exp(log_g[0] + offset)
     for g in log_g[1:]:
         gain += np.exp(g + offset)
-    n_bins = len(bins)
-    system = np.zeros((len(CHANGES), n_bins + 1, n_bins + 1))
-    system[:] = np.eye(n_bins + 1)
+    size = len(base)
+    system = np.zeros((len(CHANGES), size, size))
+    system[:] = np.eye(size)
     system[:, :-1, 1:] -= passage * gain
-    bottom = np.zeros((n_bins + 1, 1))
+    bottom = np.zeros((size, 1))
     bottom[-1] = 1
     # Triangular: the elimination has nothing to do, and the back substitution is the recursion.
     q = np.linalg.solve(system, np.broadcast_to(bottom, (len(CHANGES), *bottom.shape)))[..., 0]
-    return ends, log_prior + np.log(q.mean(axis=0)) + base
+    mean: Array = q.mean(axis=0)
+    return mean
 
 
 @functools.lru_cache(maxsize=16)

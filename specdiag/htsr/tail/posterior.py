@@ -198,7 +198,7 @@ def windows(logs: Array) -> tuple[NDArray[np.int64], NDArray[np.int64], Array, A
     k, total = np.where(valid, k, 1), np.where(valid, total, 1.0)
     log_weight = log_above[:, None] + log_weight + log_gamma[k] - (k + 1) * np.log(total)
     log_weight += SHORT_PRIOR * np.log(np.minimum((k + 1) / SHORT_TAIL, 1))
-    weight = np.where(valid, np.exp(log_weight - log_weight[valid].max()), 0)[valid]
+    weight = np.exp(log_weight[valid] - log_weight[valid].max())
     which, end = np.nonzero(valid)
     return ends[end], outliers[which], total[valid], weight / weight.sum()
 

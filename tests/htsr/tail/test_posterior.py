@@ -223,10 +223,23 @@ def test_a_short_tail_has_a_high_probability_of_being_short(rng):
         np.repeat([1.0, 2.0, 5.0, 7.0], 10),
         np.concatenate([[1e12], np.linspace(1, 2, 80)]),
         np.concatenate([np.linspace(1, 2, 60), np.linspace(1e6, 2e6, 60)]),
+        np.concatenate([np.linspace(1, 50, 200), np.full(1000, 0.9)]),
+        np.concatenate([np.linspace(1, 50, 200), np.full(1000, 2.0)]),
+        np.concatenate([np.linspace(1, 50, 200), np.full(1000, 99.0)]),
         np.geomspace(1e-300, 1e300, 100),
         np.linspace(1, 1 + 1e-6, 100),
     ],
-    ids=["two values", "ties", "one spike", "a gap", "600 decades", "nearly equal"],
+    ids=[
+        "two values",
+        "ties",
+        "one spike",
+        "a gap",
+        "ties below",
+        "ties within",
+        "ties above",
+        "600 decades",
+        "nearly equal",
+    ],
 )
 def test_unusual_spectra_have_a_finite_posterior(x):
     posterior = alpha_posterior(x)
