@@ -192,7 +192,7 @@ def kernel_sparse(rng, shape):
     return rng.standard_normal(shape) * (rng.random(shape) < 0.2)
 
 
-KERNEL_SHAPES = ((32, 16, 3, 3), (96, 3, 11, 11), (64, 64, 3, 3), (128, 32, 5, 1))
+KERNEL_SHAPES = ((32, 16, 3, 3), (48, 3, 7, 7), (64, 64, 3, 3), (128, 32, 5, 1))
 KERNELS = {
     "kernel": kernel_gaussian,
     "kernel, channel scales": kernel_channels,

@@ -24,6 +24,8 @@ from benchmarks import (
     _sampled_matrices,
     _verdicts,
     kind,
+    null_ladder,
+    null_law,
 )
 from benchmarks._pages import DOCS, table, write_tables
 
@@ -36,7 +38,10 @@ STAGES = {
     "gof": _goodness_of_fit.gof,
     "minilm": _minilm.minilm,
 }
-MODULES = (_coverage_tables, _verdicts, _repeat, _goodness_of_fit, kind, _minilm)
+MODULES = (
+    *(_coverage_tables, null_law, null_ladder, _verdicts),
+    *(_repeat, _goodness_of_fit, kind, _minilm),
+)
 
 _log = logging.getLogger(__name__)
 

@@ -66,9 +66,10 @@ def ladder(full, share="0/1"):
     for index, (group, kind, shape, draw) in enumerate(cells()):
         if index % step != first:
             continue
-        p = _measure(draw, [8, index], count)
+        size = count if shape in SHAPES[:2] else count // 2
+        p = _measure(draw, [8, index], size)
         if group == "unlearned" and np.mean(p.max(axis=1) <= LEVEL) > AGAIN:
-            p = _measure(draw, [9, index], 5 * count)
+            p = _measure(draw, [9, index], 5 * size)
         row = {"index": index, "group": group, "kind": kind, "shape": "x".join(map(str, shape))}
         tests = {"gaussian": p[:, 0], "scales": p[:, 1], "both": p.max(axis=1)}
         rates = {name: float(np.mean(x <= LEVEL)) for name, x in tests.items()}

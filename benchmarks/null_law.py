@@ -42,6 +42,7 @@ HELD_OUT_KERNELS = (
     *((64, 3, 49), (96, 3, 121), (768, 3, 256), (80, 40, 9), (150, 140, 9), (512, 256, 9)),
     *((64, 20, 49), (300, 200, 3), (512, 512, 10), (128, 24, 5), (2048, 512, 9)),
 )
+ENOUGH = 1000  # draws, for a bar
 MISSED = 0.03  # what the splines may miss of the mean, in standard deviations
 # Knots in eigenvalues, and the powers of r = sqrt(M / N), of the terms of each moment.
 MATRIX_TERMS = {
@@ -179,8 +180,31 @@ def held_out_rows(drawn):
     return rows
 
 
-def tables():
-    """Return the tables of docs/calibration.md that this benchmark writes."""
+def key_numbers():
+    """Return the rows of this benchmark in the table of the first section of calibration.md."""
+    rows = [row for row in read("null_law") if row["count"] >= ENOUGH]
+    made = {}
+    for kind, these in (
+        ("matrices", [row for row in rows if row["slices"] == 1]),
+        ("kernels", [row for row in rows if row["slices"] > 1]),
+    ):
+        label = f"law of the null, held-out shapes of {kind} with {ENOUGH:,} draws or more"
+        for level, low, high in ((0.05, 0.04, 0.06), (0.01, 0.007, 0.013)):
+            rates = [row[f"p{level:g}"] for row in these]
+            within = sum(low <= rate <= high for rate in rates)
+            made[
+                f"{label}: rate at {100 * level:g} %, range, within {100 * low:g}–{100 * high:g} %"
+            ] = f"{100 * min(rates):.2f}–{100 * max(rates):.2f} %, {within} of {len(rates)}"
+        distances = [row["ks"] for row in these]
+        close = sum(x <= 0.05 for x in distances)
+        made[f"{label}: KS distance, largest, within 0.05"] = (
+            f"{max(distances):.3f}, {close} of {len(distances)}"
+        )
+    return made
+
+
+def held_out():
+    """Return the table of held-out shapes."""
     rows = []
     for x in read("null_law"):
         shape = f"{x['N']:.0f} × {x['M']:.0f}" + (
@@ -189,7 +213,10 @@ def tables():
         rates = [f"{100 * x[key]:.{digits}f}" for key, digits in (("p0.05", 1), ("p0.01", 2))]
         rows.append([shape, int(x["count"]), *rates, f"{x['ks']:.3f}", f"{x['ks_p']:.2f}"])
     header = ["shape", "draws", "p ≤ 0.05, %", "p ≤ 0.01, %", "KS distance", "its p"]
-    return {"null-law": table(header, rows)}
+    return table(header, rows)
+
+
+TABLES = {"null-law": held_out}
 
 
 def main():
@@ -217,7 +244,7 @@ def main():
     write("null_law_design", design_rows(drawn["matrix"] | drawn["kernel"]))
     write("null_law", held_out_rows(drawn["held-out"]))
     if arguments.write_docs:
-        write_tables(DOCS / "calibration.md", tables())
+        write_tables(DOCS / "calibration.md", {name: make() for name, make in TABLES.items()})
 
 
 if __name__ == "__main__":
