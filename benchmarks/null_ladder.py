@@ -96,7 +96,7 @@ def many_layers(full, N=1536, M=1100, layers=224, heavy=20):
     draw = families.population(2.5)
     signal = [p_values(draw(rng, N, M)).max() for _ in range(heavy)]
     rows = []
-    for _ in range(20 if full else 2):
+    for _ in range(5 if full else 2):
         alphas = [posterior_mean(gaussian_spectrum(rng, N, M)) for _ in range(layers - heavy)]
         q = false_discovery_rate([*signal, *(law.p_value(alpha, (N, M)) for alpha in alphas)])
         found = q <= LEVEL
