@@ -42,6 +42,17 @@ def columns(sd, entries=gaussian):
     return lambda rng, n, m: entries(rng, n, m) * np.exp(sd * gaussian(rng, 1, m))
 
 
+def strong_rows(count, factor):
+    """Return Gaussian matrices with a few rows that are much larger than the others."""
+
+    def draw(rng, n, m):
+        W = gaussian(rng, n, m)
+        W[:count] *= factor
+        return W
+
+    return draw
+
+
 def blocks_of_rows(*scales):
     """Return matrices whose rows are split evenly among the scales, as fused projections are."""
 
@@ -147,6 +158,8 @@ UNLEARNED = {
     **{f"row scales {sd}": rows(sd) for sd in (0.1, 0.3, 1)},
     **{f"column scales {sd}": columns(sd) for sd in (0.1, 0.3, 1)},
     **{f"both scales {sd}": rows(sd, columns(sd)) for sd in (0.3, 1)},
+    "one row times 10": strong_rows(1, 10),
+    "five rows times 30": strong_rows(5, 30),
     "fused, scales 1 1 2": blocks_of_rows(1, 1, 2),
     "fused, scales 1 3 9": blocks_of_rows(1, 3, 9),
     "half of the rows / sqrt(24)": blocks_of_rows(1, 24**-0.5),

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 SWEEPS = 30  # of Sinkhorn's iteration, at most
 CONVERGED = 1e-3  # relative change of a squared scale in one sweep
+ALONE = 3.0  # standard errors, from where on a deviation is real whatever the others are
 ROUNDS = 3  # of scales and means, at most
 SMALL_MEANS = 0.01  # mean square of the means; with more, there is another round
 
@@ -162,9 +163,15 @@ def _noise(size: int) -> float:
 
 
 def _shrunk(deviation: Array, noise: float) -> Array:
-    """Return deviations from a mean, by slice, times the share of their variance beyond noise."""
-    variance = np.mean(deviation**2, axis=1, keepdims=True)
-    return deviation * np.maximum(1 - noise / np.maximum(variance, noise / 2), 0)
+    """Return deviations from a mean, by slice, times the share of their variance beyond noise.
+
+    A deviation of far more than three standard errors is kept nearly whole, even where the others
+    are only noise: one strong row of many adds little to their variance.
+    """
+    squares = deviation**2
+    variance = np.mean(squares, axis=1, keepdims=True)
+    share = np.maximum(1 - noise / np.maximum(variance, noise / 2), 0)
+    return deviation * np.maximum(share, 1 - ALONE**2 * noise / np.maximum(squares, noise))
 
 
 def _centre(slices: Single) -> float:

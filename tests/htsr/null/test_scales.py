@@ -129,3 +129,12 @@ def test_the_fourth_moment_is_that_of_the_distribution():
     signs = rng.choice([-1, 1], (1, 50, 50)).astype(np.float32)
     assert fourth_moment(3 * signs) == pytest.approx(1)
     assert fourth_moment(np.eye(50, dtype=np.float32)[None]) == pytest.approx(50)
+
+
+@pytest.mark.parametrize("factor", [10.0, 1 / 20])
+def test_one_row_of_another_scale_is_divided_by_it(factor):
+    """Test that the scale of one row of many is kept, although it adds little to the variance."""
+    W = matrix(3, 384, 96)
+    W[7] *= factor
+    (Z,) = balanced(W).slices
+    assert np.mean(Z[7] ** 2) == pytest.approx(1, abs=0.15)
