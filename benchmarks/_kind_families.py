@@ -11,6 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from benchmarks._quantiles import (
+    cut_pareto,
+    exponential_cut,
+    levels,
+    lognormal,
+    mixture,
+    pareto,
+    with_body,
+)
+
 POWER_LAW, OTHER, BORDERLINE = "power law", "other", "borderline"
 
 LIMITS = (
@@ -28,47 +38,6 @@ class Family:
     truth: str
     half: str
     draw: Callable
-
-
-def pareto(alpha):
-    return lambda u: u ** (-1 / (alpha - 1))
-
-
-def lognormal(sd):
-    return lambda u: np.exp(sd * stats.norm.isf(u))
-
-
-def with_body(alpha, share, body):
-    """Return quantiles of a power law above 1 that holds a share, and of a body below it."""
-
-    def quantile(u):
-        return np.where(u < share, pareto(alpha)(np.minimum(u / share, 1)), body(u - share))
-
-    return quantile
-
-
-def cut_pareto(alpha, largest):
-    b = alpha - 1
-    return lambda u: (u + (1 - u) * largest**-b) ** (-1 / b)
-
-
-def exponential_cut(alpha, scale):
-    """Return quantiles of x^-alpha exp(-x / scale) above 1."""
-    log_x = np.linspace(0, math.log(40 * scale), 40_000)
-    density = np.exp(-(alpha - 1) * log_x - np.exp(log_x) / scale)
-    below = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return lambda u: np.exp(np.interp(1 - u, below / below[-1], log_x))
-
-
-def levels(*values):
-    return lambda u: np.asarray(values, float)[(u * len(values)).astype(int)]
-
-
-def mixture(share, first, second):
-    """Return quantiles of a mixture of two lognormals, by their sds."""
-    log_x = np.linspace(-8, 8, 40_001)
-    above = share * stats.norm.sf(log_x / first) + (1 - share) * stats.norm.sf(log_x / second)
-    return lambda u: np.exp(np.interp(u, above[::-1], log_x[::-1]))
 
 
 def drawn(quantile):
@@ -141,6 +110,30 @@ def added(strengths, share):
         return spectrum(W), (M, N)
 
     return draw
+
+
+def few(count, shape, noise):
+    """Return draws of noise of variance 1 plus a signal of a few directions.
+
+    The least strength is 1.1 to 10 times the noise's edge, log-uniform.
+    """
+
+    def draw(rng, M, N):
+        W = noise(rng, M, N)
+        s = shape(rng, count) * strength(rng) * (math.sqrt(M) + math.sqrt(N))
+        W[np.arange(count), np.arange(count)] += s
+        return spectrum(W), (M, N)
+
+    return draw
+
+
+def few_large(count, shape):
+    """Return draws of an identity covariance of which a few variances are at least 2.4 to 200."""
+    return spiked(lambda rng, _: 2 * (shape(rng, count) * strength(rng)) ** 2, 0)
+
+
+def strength(rng):
+    return math.exp(rng.uniform(math.log(1.1), math.log(10)))
 
 
 def squared(variances, least):
@@ -280,6 +273,36 @@ OTHERS = {
     "kernel, log-uniform 4": kernel(drawn(lambda u: np.exp(4 * (1 - u)))),
     LIMITS[2]: population(drawn(mixture(0.2, 1.5, 0.5))),
 }
+
+SHAPES = {
+    "equal": lambda _, k: np.ones(k),
+    "geometric": lambda _, k: 1.3 ** np.arange(k),
+    "heavy-tailed": lambda rng, k: (1 - rng.random(k)) ** -0.5,
+}
+SPIKES = {
+    "one spike": (1, SHAPES["equal"]),
+    **{
+        f"{name} {word} spikes": (count, shape)
+        for name, count in (("two", 2), ("three", 3), ("six", 6))
+        for word, shape in SHAPES.items()
+    },
+}
+IDENTITY = {f"identity, {name}": few_large(*spikes) for name, spikes in SPIKES.items()}
+NOISES = {
+    "Gaussian": lambda rng, M, N: rng.standard_normal((M, N)),
+    "Student-5": lambda rng, M, N: rng.standard_t(5, (M, N)) * math.sqrt(3 / 5),
+}
+IN_NOISE = {
+    noise: {f"{noise} noise, {name}": few(*spikes, of) for name, spikes in SPIKES.items()}
+    for noise, of in NOISES.items()
+}
+A_FEW = [  # so that both halves have every number and shape of spikes
+    *IN_NOISE["Gaussian"].items(),
+    *list(IDENTITY.items())[:5],
+    *IN_NOISE["Student-5"].items(),
+    *list(IDENTITY.items())[5:],
+]
+OTHERS |= dict(A_FEW)
 
 NEITHER = {
     "power law 2 cut exponentially at 20, drawn": population(drawn(exponential_cut(2, 20))),

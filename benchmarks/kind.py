@@ -29,7 +29,7 @@ from specdiag.htsr.tail.kind import EVIDENCE, tail_kind
 PAGE = DOCS / "calibration.md"
 COUNTS = {128: 40, 256: 40, 512: 20, 1024: 6}  # matrices a family and ratio, by M
 FAST = {128: 10, 256: 5}
-RATIOS = {128: (1, 2, 4), 256: (1, 2, 4), 512: (1, 2, 4), 1024: (1,)}
+RATIOS = {128: (1, 2, 4), 256: (1, 2, 4, 8), 512: (1, 2, 4), 1024: (1,)}
 ENOUGH = 256  # the bars are for matrices of at least this M
 MOST_FALSE, LEAST_POWER = 0.05, 0.6
 HALVES = ("tuning", "held out")

@@ -6,18 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks._kind_families import (
-    FAMILIES,
-    LIMITS,
-    NOISE,
-    OTHER,
-    POWER_LAW,
-    cut_pareto,
-    exponential_cut,
-    levels,
-    mixture,
-    with_body,
-)
+from benchmarks._kind_families import FAMILIES, LIMITS, NOISE, OTHER, POWER_LAW
+from benchmarks._quantiles import cut_pareto, exponential_cut, levels, mixture, with_body
 
 u = np.linspace(0.001, 0.999, 999)
 
