@@ -21,35 +21,50 @@ little. M is the number of eigenvalues above the rank gate, so rows of zeros cha
 positions of a convolution kernel are taken for matrices of one population: r is their mean, a sum
 over the pooled eigenvalues.
 
-The map keeps the order of large eigenvalues if the matrix is what it assumes. In a signal *added*
-to noise the directions repel each other far less, and the map often reverses the order if the
-matrix is nearly square. If it does so among the upper quarter, the evidence of the eigenvalues
-themselves is taken as well, and the lower factor of the two counts.
-
 **Evidence.** Sort the upper part of the values downwards, t_1 >= ... >= t_(m + 1). The spacings
-E_i = i log(t_i / t_(i+1)) are exponential with the hazard of log t as their rate (Rényi 1953). In
-the tail, i <= k, the rate is beta (i / c)^b, where c is the geometric mean of 1 ... k: b = 0 is a
-power law, b < 0 a tail that falls ever faster. With a flat prior of beta, k and b have the evidence
+E_i = i log(t_i / t_(i+1)) are exponential with the hazard of log t as their rate (Rényi 1953). The
+windows of the tail are those of `posterior`: it ends at k, below n outliers, whose spacings have a
+rate of their own. In the tail, n < i <= k, the rate is beta (i / c)^b, where c is the geometric
+mean of n + 1 ... k: b = 0 is a power law, b < 0 a tail that falls ever faster. With a flat prior of
+beta, a window and b have the evidence
 
-    Gamma(k + 1) / S_k(b)^(k + 1),   S_k(b) = sum over i <= k of E_i (i / c)^b,
+    Gamma(k - n + 1) / S(b)^(k - n + 1),   S(b) = sum over n < i <= k of E_i (i / c)^b,
 
-times that of everything below the tail, from `change_points`. The Bayes factor sets b = 0 against a
-half-normal prior of b < 0, each averaged over its own ends of the tail: a rising hazard may claim a
-longer tail than a constant one, and that is what tells them apart. Bayes factors: Kass & Raftery
-1995, J. Am. Stat. Assoc. 90. docs/calibration.md has the rates of error.
+times that of the outliers and of everything below the tail. The Bayes factor sets b = 0 against a
+half-normal prior of b < 0, each averaged over its own windows: a rising hazard may claim a longer
+tail than a constant one, and that is what tells them apart. Without the outliers, a few large
+eigenvalues above an edge would count for a constant hazard: theirs is low, so a rising one is worse
+still. Bayes factors: Kass & Raftery 1995, J. Am. Stat. Assoc. 90.
+
+**The eigenvalues themselves.** The map takes bend away, and it takes too much from some matrices.
+So the eigenvalues as they are must not count too much against a power law either, and the factor is
+
+    min(factor of the values, factor of the eigenvalues + bend).
+
+If the second is what withholds the call, the slope is that of the eigenvalues, too. The edge of
+noise in a square matrix nearly becomes a power law by the map; at M >= 256 its eigenvalues steepen
+with odds of mostly 10^2 to 10^7 to one, those of power laws with less than 10^1.5. The allowance
+for the bend of a finite matrix is 125 to one; it was set by simulation. It is zero where the map is
+plainly wrong: it keeps the order of large eigenvalues if the matrix is what it assumes, but in a
+signal *added* to noise the directions repel each other far less, and in nearly square matrices the
+map often reverses the order. It is zero if it does so among the upper quarter.
+
+docs/calibration.md has the rates of error.
 """
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from specdiag.htsr.tail.change_points import layout, spacings, tail_ends
+from specdiag.htsr.tail.posterior import MIN_WINDOW, OUTLIERS, log_outliers, log_size_prior
 from specdiag.htsr.tail.power_law import TIE, Array, checked_eigenvalues
 
 EVIDENCE = math.log10(5)  # a call needs five to one
+BEND = 3 * EVIDENCE  # by which a finite matrix may hide a power law
 MIN_VALUES = 17
 TOP = 0.6  # share of the values that is used; the lowest ones are the least certain
 DAMPING = 0.2
@@ -67,12 +82,14 @@ class Kind:
     Attributes
     ----------
     log10_factor : float
-        log10 of the Bayes factor of a constant exponent against a tail that falls ever faster: at
-        least `EVIDENCE` favours the power law five to one, at most -`EVIDENCE` the other.
+        log10 of the Bayes factor of a constant exponent against a tail that falls ever faster, the
+        lower one of population values and eigenvalues: at least `EVIDENCE` favours the power law
+        five to one, at most -`EVIDENCE` the other.
     slope, slope_sd : float
         Posterior mean and standard deviation of d log(hazard of log lambda) / d log(rank) in the
         tail, prior uniform from -1.5 to 1. A power law has 0. A tail that steepens towards the
-        largest eigenvalues has a negative slope.
+        largest eigenvalues has a negative slope. Of the population values, or of the eigenvalues if
+        these withhold the call.
     """
 
     log10_factor: float = math.nan
@@ -107,11 +124,16 @@ def tail_kind(eigenvalues: ArrayLike, shape: tuple[int, ...]) -> Kind:
     """
     x = checked_eigenvalues(eigenvalues)[::-1]
     values = population_values(x, shape)
-    of_values = evidence(np.sort(values)[::-1])
-    if math.isnan(of_values.log10_factor) or np.all(np.diff(values[: len(x) // 4]) <= 0):
-        return of_values
-    of_eigenvalues = evidence(x[: len(values)])
-    return min(of_values, of_eigenvalues, key=lambda kind: kind.log10_factor)
+    of_values, of_eigenvalues = evidence(np.sort(values)[::-1]), evidence(x[: len(values)])
+    if math.isnan(of_values.log10_factor) or math.isnan(of_eigenvalues.log10_factor):
+        return NO_KIND
+    in_order = np.all(np.diff(values[: len(x) // 4]) <= 0)
+    hidden = of_eigenvalues.log10_factor + (BEND if in_order else 0.0)
+    withheld = hidden < min(of_values.log10_factor, EVIDENCE)
+    return replace(
+        of_eigenvalues if withheld else of_values,
+        log10_factor=min(of_values.log10_factor, hidden),
+    )
 
 
 def population_values(eigenvalues: ArrayLike, shape: tuple[int, ...]) -> Array:
@@ -150,13 +172,20 @@ def evidence(values: Array) -> Kind:
         return NO_KIND
     e = spacings(np.log(values))
     ends, log_below = tail_ends(e)
-    powers, mean_log = _tables(len(e))
-    parts = np.add.reduceat(powers * e, np.append(0, ends[:-1]), axis=1)
-    total = np.cumsum(parts, axis=1)
-    log_total = np.log(np.maximum(total, TIE)) - _SLOPES[:, None] * mean_log[ends - 1]
-    surface = log_below + layout(len(e)).log_gamma[ends] - (ends + 1) * log_total
-    surface[:, total[_CONSTANT] <= TIE * ends] = -math.inf  # equal values are no tail
-    by_slope = _log_sum(surface)
+    outliers = np.array(OUTLIERS)[:, None]
+    k = ends - outliers
+    powers, sum_log = _tables(len(e))
+    bounds = np.append(OUTLIERS, ends)
+    parts = np.cumsum(np.add.reduceat(powers * e, bounds[:-1], axis=1), axis=1)
+    above, below = np.split(np.pad(parts, ((0, 0), (1, 0))), [len(OUTLIERS)], axis=1)
+    total = below[:, None] - above[..., None]
+    valid = (k >= MIN_WINDOW) & (total[_CONSTANT] > TIE * k)  # equal values are no tail
+    k, total = np.where(valid, k, 1), np.where(valid, total, 1.0)
+    mean_log = (sum_log[ends] - sum_log[outliers]) / k
+    of_window = log_outliers(e)[:, None] + log_below + log_size_prior(k)
+    of_window = np.where(valid, of_window + layout(len(e)).log_gamma[k], -math.inf)
+    surface = of_window - (k + 1) * (np.log(total) - _SLOPES[:, None, None] * mean_log)
+    by_slope = _log_sum(surface.reshape(len(_SLOPES), -1))
     prior = -0.5 * (_SLOPES[:_CONSTANT] / SLOPE_SD) ** 2
     steepens = _log_sum(by_slope[:_CONSTANT] + prior) - _log_sum(prior)
     weight = np.exp(by_slope - by_slope.max())
@@ -171,10 +200,9 @@ def evidence(values: Array) -> Kind:
 
 @functools.lru_cache(maxsize=16)
 def _tables(m: int) -> tuple[Array, Array]:
-    """Return i^b for all slopes b and i = 1 ... m, and the mean of log 1 ... log i."""
-    rank = np.arange(1, m + 1)
-    log_rank = np.log(rank)
-    return np.exp(_SLOPES[:, None] * log_rank), np.cumsum(log_rank) / rank
+    """Return i^b for all slopes b and i = 1 ... m, and the sum of log 1 ... log i, i = 0 ... m."""
+    log_rank = np.log(np.arange(1, m + 1))
+    return np.exp(_SLOPES[:, None] * log_rank), np.append(0.0, np.cumsum(log_rank))
 
 
 def _log_sum(logs: Array) -> Array:

@@ -183,24 +183,37 @@ def windows(logs: Array) -> tuple[NDArray[np.int64], NDArray[np.int64], Array, A
     has shape (n_windows,).
     """
     e = spacings(logs)
-    s = scale(e)
     ends, log_weight = tail_ends(e)
     log_gamma = layout(len(e)).log_gamma
     cumulative = np.concatenate([[0.0], np.cumsum(e)])
     outliers = np.array(OUTLIERS)
-    above = cumulative[outliers]
-    log_above = math.log(OUTLIERS_PRIOR / (len(OUTLIERS) - 1) * s) + log_gamma[outliers]
-    log_above -= (1 + outliers) * np.log(s + above)
-    log_above[0] = math.log(1 - OUTLIERS_PRIOR)
+    log_above = log_outliers(e)
     k = ends - outliers[:, None]
-    total = cumulative[ends] - above[:, None]
+    total = cumulative[ends] - cumulative[outliers, None]
     valid = (k >= MIN_WINDOW) & (total > TIE * k)
     k, total = np.where(valid, k, 1), np.where(valid, total, 1.0)
     log_weight = log_above[:, None] + log_weight + log_gamma[k] - (k + 1) * np.log(total)
-    log_weight += SHORT_PRIOR * np.log(np.minimum((k + 1) / SHORT_TAIL, 1))
+    log_weight += log_size_prior(k)
     weight = np.exp(log_weight[valid] - log_weight[valid].max())
     which, end = np.nonzero(valid)
     return ends[end], outliers[which], total[valid], weight / weight.sum()
+
+
+def log_outliers(e: Array) -> Array:
+    """Return log(prior times evidence) of each number of outliers, for spacings from the top."""
+    s = scale(e)
+    outliers = np.array(OUTLIERS)
+    above = np.concatenate([[0.0], np.cumsum(e[: OUTLIERS[-1]])])[outliers]
+    log_above = math.log(OUTLIERS_PRIOR / (len(OUTLIERS) - 1) * s)
+    log_above += layout(len(e)).log_gamma[outliers] - (1 + outliers) * np.log(s + above)
+    log_above[0] = math.log(1 - OUTLIERS_PRIOR)
+    return log_above
+
+
+def log_size_prior(k: NDArray[np.int64]) -> Array:
+    """Return the log of the factor by which windows of k spacings are less probable."""
+    factor: Array = SHORT_PRIOR * np.log(np.minimum((k + 1) / SHORT_TAIL, 1))
+    return factor
 
 
 class _Mixture:

@@ -41,28 +41,38 @@ def integrated_factor(values):
     values = np.sort(values)[::-1]
     m = len(values) - 1
     e = np.array([i * math.log(values[i - 1] / values[i]) for i in range(1, m + 1)])
+    s = np.median(e) / math.log(2)
     ends, log_below = tail_ends(e)
+    windows = [
+        (n, k, below)
+        for k, below in zip(ends, log_below, strict=True)
+        for n in (0, 1, 2, 3, 5, 8, 12)
+        if k - n >= 10
+    ]
     slopes = np.arange(-30, 21) / 20
     evidence_of = []
     for b in slopes:
         parts = []
-        for k, below in zip(ends, log_below, strict=True):
-            center = math.exp(np.log(np.arange(1, k + 1)).mean())
-            shape = (np.arange(1, k + 1) / center) ** b
+        for n, k, below in windows:
+            rank = np.arange(n + 1, k + 1)
+            shape = (rank / math.exp(np.log(rank).mean())) ** b
 
-            def log_likelihood(beta, shape=shape, e=e[:k]):
+            def log_likelihood(beta, shape=shape, e=e[n:k]):
                 rate = beta * shape
                 return float(np.sum(np.log(rate) - rate * e))
 
-            best = k / float(shape @ e[:k])
+            best = (k - n) / float(shape @ e[n:k])
             top = log_likelihood(best)
             area, _ = quad(
                 lambda x, f=log_likelihood, top=top: math.exp(f(x) - top),
                 1e-9,
-                best * (1 + 12 / math.sqrt(k)),
+                best * (1 + 12 / math.sqrt(k - n)),
                 points=[best],
             )
-            parts.append(below + top + math.log(area))
+            outliers = 0.2 / 6 * s * math.factorial(n) / (s + e[:n].sum()) ** (n + 1)
+            size = min((k - n + 1) / 30, 1) ** 2
+            prior = (outliers if n else 0.8) * size
+            parts.append(below + top + math.log(area * prior))
         evidence_of.append(np.logaddexp.reduce(parts))
     evidence_of = np.array(evidence_of)
     steeper = slopes < -0.01
@@ -145,6 +155,34 @@ def test_values_out_of_order_do_not_count_for_a_power_law():
     of_values, of_eigenvalues = evidence(np.sort(values)[::-1]), evidence(x[: len(values)])
     assert of_eigenvalues.log10_factor < EVIDENCE < of_values.log10_factor
     assert tail_kind(x, W.shape) == of_eigenvalues
+
+
+@pytest.mark.parametrize("shape", [(192, 192), (128, 256), (96, 768)], ids=str)
+@pytest.mark.parametrize(
+    "strengths",
+    [[1.1], [1.6], [4.0], [2.0, 2.0, 2.0], [5.0, 2.0, 1.2]],
+    ids=lambda strengths: " ".join(map(str, strengths)),
+)
+def test_a_few_directions_above_noise_are_no_power_law(shape, strengths):
+    """Their strengths are in units of the largest singular value of the noise."""
+    rng = np.random.default_rng(0)
+    i = np.arange(len(strengths))
+    kinds = []
+    for _ in range(4):
+        W = rng.standard_normal(shape)
+        W[i, i] += np.array(strengths) * np.sqrt(shape).sum()
+        kinds.append(tail_kind(eigenvalues(W), shape))
+    assert max(kind.log10_factor for kind in kinds) < EVIDENCE
+    assert np.mean([kind.slope for kind in kinds]) < 0
+
+
+def test_outliers_above_a_power_law_do_not_hide_it():
+    rng = np.random.default_rng(0)
+    M = 256
+    variances = ((np.arange(M) + 0.5) / M) ** (-1 / 1.5)
+    variances[:2] *= 20
+    kinds = [tail_kind(spectrum(rng, variances, M), (M, M)) for _ in range(10)]
+    assert share_of(kind.log10_factor >= EVIDENCE for kind in kinds) >= 0.8
 
 
 @pytest.mark.parametrize("N", [256, 1024])
