@@ -21,7 +21,12 @@ import numpy as np
 from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
 from specdiag.checkpoint.tensor import Tensor
 from specdiag.dataset.schema import SCHEMA, SCHEMA_VERSION, labelled, layer_value
-from specdiag.htsr.initialisation import Untrained, untrained_alphas, with_initialisation
+from specdiag.htsr.initialisation import (
+    Untrained,
+    check_recipe,
+    untrained_alphas,
+    with_initialisation,
+)
 from specdiag.htsr.layers import MIN_EIGENVALUES, Layer, matrices, measure
 from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
 from specdiag.htsr.verdict import with_verdicts
@@ -83,9 +88,9 @@ def alpha(
     Raises
     ------
     ValueError
-        If a source is not a checkpoint, has no matrix, or none that matches `layers`; if no layer
-        of it is in the untrained networks; or if
-        `method`, `seed` or `min_eigenvalues` is invalid.
+        If a source is not a checkpoint, has no matrix, or none that matches `layers`; if an
+        untrained network has no matrix of the name and shape of one of them; or if `method`,
+        `seed` or `min_eigenvalues` is invalid.
     OSError
         If a file cannot be read.
 
@@ -112,6 +117,10 @@ def alpha(
         "seed": seed,
     }
     networks = [open_checkpoint(source) for source in initialisation]
+    if networks:
+        wanted = [tensor for checkpoint in checkpoints for tensor in matrices(checkpoint, layers)]
+    for network in networks:
+        check_recipe(matrices(network, layers), wanted)
     untrained = untrained_alphas(
         measure_checkpoint(c, layers, **settings | {"gof": False, "repeats": False})
         for c in networks
@@ -133,8 +142,7 @@ def measure_checkpoint(
     The settings are those of `specdiag.htsr.layers.measure`. `progress` gets the layers as they are
     measured, their tensors and the checkpoint's name, and yields the layers again. `untrained` has
     the alphas of untrained networks, from `specdiag.htsr.initialisation.untrained_alphas`. Raise
-    ValueError if the checkpoint has no matrix, or none whose name matches the shell pattern, or if
-    the untrained networks have no layer in common with it.
+    ValueError if the checkpoint has no matrix, or none whose name matches the shell pattern.
     """
     tensors = matrices(checkpoint, pattern)
     layers = measure(tensors, **settings)

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+WITHOUT_VERDICTS = (  # after a number of checkpoints
+    "without verdicts (files of an earlier version, or methods of others): means of alpha are over "
+    "all of their fit layers, which were not compared with random entries of any row and column "
+    "scales; measure them again"
+)
+
+
 def spectrum(
     dataset: "xr.Dataset", layer: str, checkpoint: str | None = None
 ) -> NDArray[np.float64]:

@@ -1,9 +1,12 @@
 """A Dataset of an earlier version -> the same one with the variables of this version.
 
 Version 2 of the spectra, and 4 of collections, call the posterior mean `alpha`, and the estimate of
-Clauset's rule `alpha_ks`. Before, that estimate was `alpha`, and the posterior mean `alpha_mean`.
+Clauset's rule `alpha_ks`. Before, that estimate was `alpha`, and the posterior mean `alpha_mean`;
+`alpha_hat` was of that estimate; `null_p` and `null_q` were of one null alone, of Gaussian entries
+unless another was asked for; and the method `weightwatcher` had no posterior mean.
 """
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +35,7 @@ _FORMER = {
     "xmin": "xmin_median",
     "n_tail": "n_tail_mean",
 }
+_OF_NULL = {"null_p": "gaussian_p", "null_q": "gaussian_q"}
 
 
 def schema_of(attrs: Mapping[Any, Any]) -> dict[str, Variable]:
@@ -74,7 +78,8 @@ def completed(dataset: "xr.Dataset") -> "xr.Dataset":
     """Return a Dataset of any version, whose variables have their present names, as of the latest.
 
     Variables that its version did not have get their missing value. Verdicts of an earlier version
-    were decided by other tests, so they are removed.
+    were decided by other tests, so they are removed. Its p-values become those of the null that was
+    tested, `gaussian_p` and `gaussian_q`, and `null_p` and `null_q` are missing.
     """
     latest = latest_version(dataset.attrs)
     if dataset.attrs["schema_version"] == latest:
@@ -88,12 +93,42 @@ def completed(dataset: "xr.Dataset") -> "xr.Dataset":
     columns = {name: missing_values(spec, dataset.sizes) for name, spec in new.items()}
     if "group" in columns:
         columns |= _of_former_comparison(dataset)
+    if former_names(dataset.attrs):
+        columns |= _of_former_measurement(dataset)
+    new |= {name: schema[name] for name in columns}
     dataset = dataset.assign(labelled(new, columns))
     for name in _FORMER.keys() & dataset.variables.keys():
         dataset[name].attrs["long_name"] = schema[name].long_name
     names = ("verdict", "how", "n_changed", "group")
     coordinates = [name for name in names if name in dataset.data_vars]
     return dataset.set_coords(coordinates).assign_attrs(schema_version=latest)
+
+
+def _of_former_measurement(dataset: "xr.Dataset") -> dict[str, Any]:
+    """Return the variables whose meaning in version 1 was another one."""
+    columns: dict[str, Any] = {name: np.full_like(dataset[name], np.nan) for name in _OF_NULL}
+    if _setting(dataset.attrs, "null") in (None, "gaussian"):
+        columns |= {new: dataset[old].values for old, new in _OF_NULL.items()}
+    alpha = dataset.alpha.values
+    if _setting(dataset.attrs, "method") == "weightwatcher":
+        alpha, n_tail = dataset.alpha_ks.values, dataset.n_tail_ks.values
+        sd = (alpha - 1) / np.sqrt(n_tail)
+        columns |= {
+            "alpha": alpha,
+            "alpha_sd": sd,
+            "n_tail": n_tail,
+            "xmin": dataset.xmin_ks.values,
+        }
+    norm = np.where(np.isnan(alpha), np.nan, dataset.spectral_norm.values)
+    return columns | {"alpha_hat": 2 * alpha * np.log10(norm)}
+
+
+def _setting(attrs: Mapping[Any, Any], name: str) -> Any:
+    """Return a setting of the measurement, or None if the provenance does not have it."""
+    try:
+        return json.loads(attrs["provenance"])["settings"][name]
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _of_former_comparison(dataset: "xr.Dataset") -> dict[str, Any]:

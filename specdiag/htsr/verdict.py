@@ -21,6 +21,7 @@ MAX_Q = 0.05  # of the nulls: with a larger q, the layer does not differ from a 
 MIN_GOF_P = 0.1  # Clauset, Shalizi & Newman (2009), section 4.1
 MAX_SHORT_TAIL = 0.5  # probability of fewer than 30 eigenvalues in the tail
 
+ONE_SCALE = "heavier than random entries of one scale"
 HEAVIER = "heavier than random entries of any row and column scales"
 VERDICTS = {  # each with its sentence
     "power law": f"{HEAVIER}; a constant exponent is favoured five to one over a tail that falls "
@@ -32,8 +33,7 @@ VERDICTS = {  # each with its sentence
     "too few": f"{HEAVIER}; the tail is too short to trust the interval",
     "rejected": f"{HEAVIER}; no power law fits above xmin_ks",
     "initialisation": f"{HEAVIER}, but untrained networks of its recipe have an alpha as low",
-    "scales": "heavier than random entries of one scale, but row and column scales or an offset "
-    "explain it",
+    "scales": f"{ONE_SCALE}, but row and column scales or an offset explain it",
     "no evidence": "random entries of one scale have an alpha as low",
     "degenerate": "the spectrum has collapsed",
 }

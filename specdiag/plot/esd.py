@@ -21,7 +21,8 @@ def chosen(dataset: "xr.Dataset", checkpoint: str, most: int | None) -> list[int
     """Return the positions of at most `most` fit layers, those with the least null q."""
     one = dataset.sel(checkpoint=checkpoint)
     fit = np.flatnonzero(one.status.values == "fit")
-    strongest = fit[np.argsort(one.null_q.values[fit], kind="stable")]
+    q = one.null_q.fillna(one.gaussian_q).values  # files of version 1 have the second alone
+    strongest = fit[np.argsort(q[fit], kind="stable")]
     return sorted(strongest[:most].tolist())
 
 
@@ -77,7 +78,7 @@ def _draw_tail(ax: "Axes", cell: "xr.Dataset", values: Any) -> float:
     alpha, xmin, n_tail = float(cell.alpha), float(cell.xmin), float(cell.n_tail)
     x = np.geomspace(xmin, values[0], 100)
     power_law = n_tail / len(values) * (alpha - 1) / xmin * (x / xmin) ** -alpha
-    label = f"power law, α = {alpha:.2f}, {n_tail:.0f} in its tail"
+    label = f"slope α = {alpha:.2f}, {n_tail:.0f} in its tail"
     ax.plot(x, power_law, color="#d55e00", label=label)
     ax.axvline(xmin, color="#d55e00", linestyle=":", label="xmin")
     return float(power_law.min()) / 2
@@ -112,13 +113,13 @@ def caption(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) ->
     )
     if np.isfinite(cell.alpha):
         text += (
-            f". Power law: α = {float(cell.alpha):.2f}, 95 % interval {low:.2f} to {high:.2f}, "
+            f"; α = {float(cell.alpha):.2f}, 95 % interval {low:.2f} to {high:.2f}, "
             f"{float(cell.n_tail):.0f} eigenvalues in the tail"
         )
     if np.isfinite(cell.null_q):
         text += f", q against random matrices {float(cell.null_q):.2g}"
     word = str(cell.verdict.values)
-    text += f"; verdict: {word}" * bool(word)
+    text += f"; {word}" * bool(word)
     text += ". Grey: a random matrix of this shape and mean eigenvalue"
     if np.isfinite(cell.mp_edge):
         text += (

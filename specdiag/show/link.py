@@ -7,6 +7,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from specdiag.dataset.schema import LINK
+from specdiag.dataset.spectrum import WITHOUT_VERDICTS
 from specdiag.htsr.statistics import MIN_LAYERS
 from specdiag.show.table import aligned
 from specdiag.transfer.link import ALL_TASKS, MIN_ARRANGEMENTS, QUANTITIES
@@ -70,9 +71,7 @@ def lines(linked: "xr.Dataset") -> list[str]:
     )
     shown = [total]
     if n := counts["n_without_verdicts"]:
-        shown.append(
-            f"{counted(n, 'checkpoint')} without verdicts: means are over all of their fit layers"
-        )
+        shown.append(f"{counted(n, 'checkpoint')} {WITHOUT_VERDICTS}")
     if n := counts["n_without_counterpart"]:
         shown.append(
             f"{counted(n, 'checkpoint')} left out of the seed test 'alike': no second seed with "

@@ -18,12 +18,18 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 
-from specdiag.dataset.spectrum import layer_counts, meaningful_layers, n_without_verdicts
+from specdiag.dataset.spectrum import (
+    WITHOUT_VERDICTS,
+    layer_counts,
+    meaningful_layers,
+    n_without_verdicts,
+)
 from specdiag.features.conditioning import MOST_APART
 from specdiag.htsr.statistics import alpha_mean_interval, known
-from specdiag.htsr.verdict import HEAVIER, MAX_Q, VERDICTS
+from specdiag.htsr.verdict import HEAVIER, MAX_Q, ONE_SCALE, VERDICTS
 from specdiag.plot.drawings import Drawing, drawings, first_of_each, measured
 from specdiag.plot.style import rendered
+from specdiag.show.layers import REPEATS
 from specdiag.wording import accounting, counted, rounded_down, short
 
 if TYPE_CHECKING:
@@ -140,19 +146,32 @@ def _lead(dataset: "xr.Dataset") -> Iterator[str]:
     at = list(measured(dataset))
     counts = {word: int(n[at].sum()) for word, n in layer_counts(dataset).items()}
     yield f"Weights of {counted(len(at), 'checkpoint')}; {accounting(counts)}."
+    first = first_of_each(dataset)[at]
     q = dataset.null_q.values[at]
-    if n_tested := int(np.isfinite(q).sum()):
-        q = q[first_of_each(dataset)[at]]
-        n_distinct = int(np.isfinite(q).sum())
-        is_shared = n_distinct < n_tested
-        of = f"the {n_distinct} distinct of {n_tested}" if is_shared else f"{n_tested}"
-        once = " A matrix in several checkpoints, such as a frozen core, counts once." * is_shared
-        yield (f"{int(np.sum(q <= MAX_Q))} of {of} layers are {HEAVIER} (q ≤ {MAX_Q}).{once}")
+    if np.isfinite(q).any():
+        yield _share(q, first, HEAVIER)
+    q = np.where(np.isfinite(q), np.nan, dataset.gaussian_q.values[at])
+    if np.isfinite(q).any():  # of a file of an earlier version
+        yield f"{_share(q, first, ONE_SCALE)} Row and column scales were not tested in these."
     if n_old := n_without_verdicts(dataset):
-        yield f"{counted(n_old, 'checkpoint')} without verdicts: means of α are over all fit ones."
+        yield f"{counted(n_old, 'checkpoint')} {WITHOUT_VERDICTS}."
+    if counts["fit"]:
+        yield f"{REPEATS.capitalize()}."
     if n_others := dataset.sizes["checkpoint"] - len(at):
         reasons = "evaluations of these weights, or missing checkpoints"
         yield f"{n_others} more without spectra: {reasons}."
+
+
+def _share(q: Any, first: Any, null: str) -> str:
+    """Return how many layers beat a null; a matrix counts where it is the first of its kind."""
+    n_tested, q = int(np.isfinite(q).sum()), q[first]
+    n_distinct = int(np.isfinite(q).sum())
+    is_shared = n_distinct < n_tested
+    of = f"the {n_distinct} distinct of {n_tested}" if is_shared else f"{n_tested}"
+    n = int(np.sum(q <= MAX_Q))
+    layers = "layer is" if n_tested == 1 else "layers is" if n == 1 else "layers are"
+    once = " A matrix in several checkpoints, such as a frozen core, counts once." * is_shared
+    return f"{n} of {of} {layers} {null} (q ≤ {MAX_Q}).{once}"
 
 
 def _conclusions(dataset: "xr.Dataset") -> list[str]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specdiag.dataset.spectrum import (
+    WITHOUT_VERDICTS,
     mean_over_meaningful_layers,
     meaningful_layers,
     n_without_verdicts,
@@ -201,9 +202,7 @@ def measure(
             "decided at one scale: select its checkpoints (--scale)"
         )
     if n := n_without_verdicts(dataset):
-        _log.warning(
-            "%s without verdicts: means of alpha are over all fit layers", counted(n, "checkpoint")
-        )
+        _log.warning("%s %s", counted(n, "checkpoint"), WITHOUT_VERDICTS)
     columns = {**quantities(dataset), **(_further(dataset, measures) if measures else {})}
     asked = needed(claims)
     for _, quantity in asked:

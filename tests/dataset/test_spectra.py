@@ -6,8 +6,8 @@ import xarray as xr
 
 import specdiag
 from specdiag.dataset import netcdf
-from specdiag.dataset.schema import ADDED, SCHEMA
-from support.collections_ import as_version_1
+from specdiag.dataset.schema import SCHEMA
+from support.collections_ import as_version_1, read_from_version_1
 
 
 @pytest.fixture
@@ -97,13 +97,33 @@ def test_a_file_of_the_first_version_is_read_under_the_present_names(dataset, tm
     as_version_1(dataset).to_netcdf(path, engine="h5netcdf")
     with specdiag.open_spectra(path) as opened:
         opened.load()
-    expected = dataset.copy()
-    for name in {"verdict", *ADDED} & set(SCHEMA):
-        missing = "" if name == "verdict" else np.nan
-        expected[name] = dataset[name].copy(data=np.full(dataset[name].shape, missing))
-    xr.testing.assert_identical(opened, expected)
+    expected = read_from_version_1(dataset)
+    xr.testing.assert_allclose(opened, expected)
+    for name, variable in opened.variables.items():
+        assert variable.attrs == expected[name].attrs
     specdiag.save_spectra(opened, path)
     xr.testing.assert_identical(specdiag.open_spectra(path).load(), opened)
+
+
+def test_an_alpha_of_weightwatcher_is_read_from_a_file_of_the_first_version(weights, tmp_path):
+    dataset = specdiag.alpha(weights, method="weightwatcher")
+    path = tmp_path / "old.nc"
+    old = as_version_1(dataset)
+    for name in ("alpha_mean", "alpha_sd", "n_tail_mean", "xmin_median"):
+        old[name] = old[name].copy(data=np.full(old[name].shape, np.nan))
+    old.to_netcdf(path, engine="h5netcdf")
+    with specdiag.open_spectra(path) as opened:
+        xr.testing.assert_allclose(opened.load(), read_from_version_1(dataset))
+
+
+def test_the_null_of_permuted_entries_is_not_taken_for_the_gaussian_one(dataset, tmp_path):
+    path = tmp_path / "old.nc"
+    provenance = json.loads(dataset.attrs["provenance"])
+    provenance["settings"]["null"] = "permutation"
+    old = as_version_1(dataset.assign_attrs(provenance=json.dumps(provenance)))
+    old.to_netcdf(path, engine="h5netcdf")
+    with specdiag.open_spectra(path) as opened:
+        assert not np.isfinite([opened.gaussian_p, opened.null_p, opened.null_q]).any()
 
 
 def test_plain_xarray_reads_the_file(dataset, tmp_path):

@@ -12,12 +12,16 @@ from click.testing import CliRunner
 
 import specdiag
 from specdiag.cli.main import cli
-from specdiag.plot import trajectory
+from specdiag.dataset.spectrum import WITHOUT_VERDICTS
+from specdiag.dataset.versions import upgraded
+from specdiag.htsr.verdict import HEAVIER
+from specdiag.plot import alpha_by_layer, trajectory
+from specdiag.show.layers import REPEATS
 from specdiag.show.report import Section, report
 from specdiag.transfer.verification import findings_of_lock, read_values
 from specdiag.wording import short
 from support.browser import Browser
-from support.collections_ import HOSTILE, hostile, readings, study, weights
+from support.collections_ import HOSTILE, as_version_1, hostile, readings, study, weights
 from support.paths import ROOT
 from support.weights import heavy
 
@@ -131,6 +135,25 @@ def test_a_matrix_that_checkpoints_share_counts_once(page):
     assert "distinct" not in "".join(
         data for tag, data in Parsed(report(weights(1))).text if tag == "p"
     )
+
+
+def test_a_file_of_the_first_version_gets_no_claim_that_was_not_tested():
+    dataset = upgraded(as_version_1(weights(1)))
+    page = report(dataset)
+    text = [data for tag, data in Parsed(page).text if tag == "p"]
+    n = int((dataset.gaussian_q <= 0.05).sum())
+    assert n == 4
+    assert (
+        f"{n} of 5 layers are heavier than random entries of one scale (q ≤ 0.05). Row and column "
+        "scales were not tested in these."
+    ) in text
+    assert f"1 checkpoint {WITHOUT_VERDICTS}." in text
+    assert HEAVIER not in page
+    assert HEAVIER not in alpha_by_layer.caption(dataset)
+
+
+def test_the_page_says_what_an_interval_does_not_repeat_over(page):
+    assert f"{REPEATS.capitalize()}." in [d for tag, d in Parsed(page).text if tag == "p"]
 
 
 def test_a_checkpoint_without_weights_has_no_counts(page):

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 import specdiag
-from specdiag.dataset.schema import ADDED
+from specdiag.dataset.schema import ADDED, COLLECTION, SCHEMA
 from specdiag.transfer.collection import Row, build
 from support.weights import heavy, light
 
@@ -39,7 +39,10 @@ def hostile():
 
 
 def as_version_1(dataset):
-    """Return spectra, or a collection, as specdiag 0.1 wrote them."""
+    """Return spectra, or a collection, as specdiag 0.1 wrote them.
+
+    Its null was that of Gaussian entries alone, and alpha_hat was of the estimate.
+    """
     former = {
         "alpha": "alpha_mean",
         "n_tail": "n_tail_mean",
@@ -48,8 +51,21 @@ def as_version_1(dataset):
         "n_tail_ks": "n_tail",
         "xmin_ks": "xmin",
     }
+    hat = 2 * dataset.alpha_ks * np.log10(dataset.spectral_norm.where(dataset.alpha_ks > 0))
+    dataset = dataset.assign(null_p=dataset.gaussian_p, null_q=dataset.gaussian_q, alpha_hat=hat)
     later = [name for name in ADDED if name in dataset.variables]
     return dataset.drop_vars(later).rename(former).assign_attrs(schema_version=1)
+
+
+def read_from_version_1(dataset):
+    """Return what is read from `as_version_1(dataset)`: without verdicts, and with one null."""
+    expected = dataset.copy()
+    kept = ("gaussian_p", "gaussian_q")
+    for name in ("verdict", "null_p", "null_q", *ADDED):
+        if name in dataset.variables and name not in kept:
+            missing = "" if (SCHEMA | COLLECTION)[name].dtype == "O" else math.nan
+            expected[name] = dataset[name].copy(data=np.full(dataset[name].shape, missing))
+    return expected
 
 
 def features(rng, rank=32, floor=1e-7):

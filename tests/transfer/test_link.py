@@ -260,7 +260,9 @@ def test_missing_values_are_counted_and_not_compared():
     old = collection(rows)
     old.verdict[:] = ""
     assert lines(specdiag.link(old, n_resamples=50))[1] == (
-        "30 checkpoints without verdicts: means are over all of their fit layers"
+        "30 checkpoints without verdicts (files of an earlier version, or methods of others): "
+        "means of alpha are over all of their fit layers, which were not compared with random "
+        "entries of any row and column scales; measure them again"
     )
 
 
