@@ -4,6 +4,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -157,7 +158,8 @@ def alpha(
     from specdiag.plot.drawings import draw_all
     from specdiag.show import layers as layer_tables
 
-    measurement = settings | {"untrained": _untrained(initialisation, layers, settings)}
+    untrained = _untrained(initialisation, files, layers, settings)
+    measurement = settings | {"untrained": untrained}
     checkpoints, measured = _measure_all(files, layers, measurement, engine, address)
     settings["initialisation"] = [str(file) for file in initialisation]
     failed = len(checkpoints) < len(files)
@@ -175,22 +177,35 @@ def alpha(
 
 
 def _untrained(
-    files: Sequence[Path], pattern: str | None, settings: dict[str, Any]
+    files: Sequence[Path], trained: Sequence[Path], pattern: str | None, settings: dict[str, Any]
 ) -> dict[str, list[float]]:
-    """Return the alphas of untrained networks by layer; an error of a file ends the command."""
+    """Return the alphas of untrained networks by layer; an error of a file ends the command.
+
+    All files are checked before any is measured.
+    """
     if not files:
         return {}
     if settings["method"] != "specdiag":
         raise click.UsageError("--initialisation needs --method specdiag: others have no null")
-    from specdiag.htsr.initialisation import MIN_UNTRAINED, untrained_alphas
+    from specdiag.checkpoint.reader import open_checkpoint
+    from specdiag.htsr.initialisation import MIN_UNTRAINED, check_recipe, untrained_alphas
+    from specdiag.htsr.layers import matrices
+    from specdiag.wording import counted
 
+    wanted: list[Tensor] = []
+    for file in trained:
+        with suppress(*ERRORS):  # reported when the file is measured
+            wanted += matrices(open_checkpoint(file), pattern)
+    for file in files:
+        with errors_of(file):
+            check_recipe(matrices(open_checkpoint(file), pattern), wanted)
     networks, quick = [], settings | {"gof": False, "repeats": False}
     for file in files:
         with errors_of(file):
             networks.append(_open_and_measure(file, pattern, quick)[1])
     if len(files) < MIN_UNTRAINED:
         click.echo(
-            f"{len(files)} untrained networks: initialisation_p is at least "
+            f"{counted(len(files), 'untrained network')}: initialisation_p is at least "
             f"{1 / (1 + len(files)):.2f}, and not part of null_p; {MIN_UNTRAINED} are needed",
             err=True,
         )

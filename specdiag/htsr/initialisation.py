@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from specdiag.checkpoint.tensor import Tensor
 from specdiag.htsr.layers import Layer
 from specdiag.htsr.null.ladder import LEVEL, initialisation_p
 
@@ -22,23 +23,25 @@ def untrained_alphas(networks: Iterable[Iterable[Layer]]) -> dict[str, list[floa
     return alphas
 
 
+def check_recipe(untrained: Iterable[Tensor], trained: Iterable[Tensor]) -> None:
+    """Raise ValueError if no matrix of an untrained network has name and shape of a trained one.
+
+    If there is no trained one, nothing is raised.
+    """
+    wanted = {(tensor.name, tensor.shape) for tensor in trained}
+    if wanted and wanted.isdisjoint((tensor.name, tensor.shape) for tensor in untrained):
+        raise ValueError(
+            "it has no matrix of the name and shape of one to be measured: give untrained networks "
+            "of the same recipe as initialisation"
+        )
+
+
 def with_initialisation(layers: Iterable[Layer], untrained: Untrained) -> list[Layer]:
     """Return the layers with `initialisation_p`, before their verdicts.
 
-    It becomes part of `null_p` where there are at least 19 untrained alphas of a layer.
-
-    Raises
-    ------
-    ValueError
-        If there are untrained alphas, but none of a layer that was fit.
+    It is NaN without an untrained alpha of the layer, and becomes part of `null_p` where there are
+    at least 19.
     """
-    layers = list(layers)
-    fit = [layer.name for layer in layers if layer.status == "fit"]
-    if untrained and fit and untrained.keys().isdisjoint(fit):
-        raise ValueError(
-            "the untrained networks have no layer of this one that was fit: give networks of its "
-            "recipe as initialisation"
-        )
     return [_tested(layer, untrained.get(layer.name, ())) for layer in layers]
 
 

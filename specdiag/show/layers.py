@@ -40,7 +40,7 @@ _OF_EVIDENCE = {"gaussian p", "scales p", "log10 factor"}
 # Columns that a narrow terminal drops, in this order, and the characters that names then need.
 _DROPPED = (
     ({*_OF_KS_FIT, *_OF_EVIDENCE, "stable rank", "spectral norm"}, 24),
-    ({"ROPE", "n_tail"}, 20),
+    ({"P(1.9-2.1)", "n_tail"}, 20),
     ({"gof p", "null q"}, 8),
 )
 
@@ -113,7 +113,7 @@ def _cells(layer: Layer) -> dict[str, str]:
         "alpha_ks": number(layer.tail.alpha, ".2f"),
         "n_tail_ks": str(layer.tail.n_tail or "-"),
         "KS": number(layer.tail.ks_distance, ".3f"),
-        "ROPE": number(layer.posterior.rope, ".2f"),
+        "P(1.9-2.1)": number(layer.posterior.rope, ".2f"),
         "gof p": number(layer.gof_p, ".2f"),
         "gaussian p": number(layer.gaussian_p, ".2g"),
         "scales p": number(layer.scales_p, ".2g"),
@@ -145,15 +145,14 @@ def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str
 def _alpha_lines(summary: Mapping[str, Any], selected: bool) -> list[str]:
     if not summary["n_fit"]:
         return ["no layer was measured: no alpha"]
-    n, fit = summary["n_meaningful"], counted(summary["n_fit"], "measured layer")
-    of = f"{n} of {fit}" + " that match" * selected
+    over = _averaged(summary, selected)
     if not math.isfinite(summary["mean_alpha"]):
-        return [f"no mean alpha: it means something in {of}, and {MIN_LAYERS} are needed"]
+        return [f"no mean alpha over {over}: {MIN_LAYERS} layers are needed"]
     low, high = summary["mean_alpha_interval"]
     inside = counted(summary["n_inside_rope"], "layer")
     averages = (
-        f"alpha means something in {of}: mean {summary['mean_alpha']:.2f} (95 % interval over "
-        f"layers {low:.2f} to {high:.2f}), median {summary['median_alpha']:.2f}"
+        f"mean alpha {summary['mean_alpha']:.2f} (95 % interval over layers {low:.2f} to "
+        f"{high:.2f}), median {summary['median_alpha']:.2f}, over {over}"
     )
     shares = (summary[f"fraction_{name}"] for name in ("below_2", "2_to_6", "above_6"))
     lines = [averages, "below 2: {:.0%}   2 to 6: {:.0%}   above 6: {:.0%}".format(*shares)]
@@ -165,14 +164,26 @@ def _alpha_lines(summary: Mapping[str, Any], selected: bool) -> list[str]:
     return lines
 
 
+def _averaged(summary: Mapping[str, Any], selected: bool) -> str:
+    """Return which layers the means are over: those whose alpha means something."""
+    n, n_fit = summary["n_meaningful"], summary["n_fit"]
+    fit = counted(n_fit, "measured layer") + " that match" * selected
+    if not summary["n_tested"]:
+        share = "all " if n == n_fit else f"{n} of "
+        return f"{share}{fit}, which were not compared with random matrices"
+    unrejected = " and not rejected" * ("rejected" in summary["verdicts"])
+    return f"the {n} of {fit} that are heavier than random{unrejected}"
+
+
 def _verdict_lines(summary: Mapping[str, Any]) -> list[str]:
     """Return how many layers are heavier than random, and how many have each verdict."""
     if not summary["n_tested"]:
         return []
     n, tested = summary["n_distinguishable"], summary["n_tested"]
+    layers = counted(tested, "layer") + (" is" if 1 in (n, tested) else " are")
     counts = summary["verdicts"]
     return [
-        f"{n} of {counted(tested, 'layer')} {'is' if n == 1 else 'are'} {HEAVIER} (q <= {MAX_Q})",
+        f"{n} of {layers} {HEAVIER} (q <= {MAX_Q})",
         *(
             f"  {counts[word]} {word}: {text.removeprefix(f'{HEAVIER}; ')}"
             for word, text in VERDICTS.items()

@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,10 +17,11 @@ import specdiag
 from specdiag.checkpoint import reader
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.cli.main import cli
-from specdiag.htsr.layers import MIN_EIGENVALUES
+from specdiag.htsr.layers import MIN_EIGENVALUES, matrices, measure
 from specdiag.htsr.statistics import alpha_mean_interval
-from specdiag.htsr.verdict import MEANINGFUL, VERDICTS
+from specdiag.htsr.verdict import MEANINGFUL, VERDICTS, with_verdicts
 from specdiag.htsr.weightwatcher import METHODS
+from specdiag.show.layers import summary_lines
 from support.commands import run_forked
 from support.weights import heavy, light
 
@@ -74,7 +76,10 @@ def test_the_table_has_a_row_for_each_matrix_and_a_summary(file):
     assert "skipped: embedding table, by its name: unit_emb.weight" in out
     assert "skipped: too few eigenvalues: 2 of at least 50: readout.weight" in out
     n = int(expected_all.verdict.isin(MEANINGFUL).sum())
-    assert f"no mean alpha: it means something in {n} of 2 measured layers, and 4 are needed" in out
+    assert (
+        f"no mean alpha over the {n} of 2 measured layers that are heavier than random: 4 layers "
+        "are needed"
+    ) in out
     assert "not tested: how well a power law fits above xmin_ks (--gof)" in out
 
 
@@ -103,12 +108,8 @@ def test_the_scatter_over_drawn_rows_is_in_the_table_when_asked_for(file):
 
 def test_the_summary_says_whether_a_pattern_selected_the_matrices(file):
     out = run("alpha", file, "--layers", "fc1*")[1]
-    assert re.search(
-        r"\nno mean alpha: it means something in [01] of 1 measured layer that match", out
-    )
-    assert re.search(
-        r"\n[01] of 1 layer (is|are) heavier than random entries of any row and col", out
-    )
+    assert re.search(r"\nno mean alpha over the [01] of 1 measured layer that match", out)
+    assert re.search(r"\n[01] of 1 layer is heavier than random entries of any row and col", out)
 
 
 def test_the_mean_of_alpha_is_over_layers_whose_alpha_means_something(rng, tmp_path):
@@ -119,11 +120,13 @@ def test_the_mean_of_alpha_is_over_layers_whose_alpha_means_something(rng, tmp_p
     expected = specdiag.alpha(path).squeeze()
     chosen = expected.verdict.isin(MEANINGFUL)
     mean, (low, high) = alpha_mean_interval(expected.alpha.values[chosen])
+    median = np.median(expected.alpha.values[chosen])
     out = run("alpha", path)[1]
     assert not chosen.sel(layer="noise.weight")
     assert (
-        f"alpha means something in {chosen.sum().item()} of 7 measured layers: mean {mean:.2f} "
-        f"(95 % interval over layers {low:.2f} to {high:.2f}), median "
+        f"mean alpha {mean:.2f} (95 % interval over layers {low:.2f} to {high:.2f}), median "
+        f"{median:.2f}, over the {chosen.sum().item()} of 7 measured layers that are heavier than "
+        "random\n"
     ) in out
     assert re.search(
         r"\nclose to 2 \(1.9 to 2.1\): \d layers?, not close \d, unclear \d; prob", out
@@ -165,13 +168,48 @@ def test_untrained_networks_are_one_more_null(rng, tmp_path):
         np.fmax(dataset.initialisation_p, np.fmax(dataset.gaussian_p, dataset.scales_p)),
     )
     assert {"initialisation"} <= set(dataset.verdict.values.ravel())
-    other = saved("other.safetensors", light)
-    save_file({"x.weight": light(rng, (90, 60)).astype(np.float32)}, other)
-    status, out, err = run("alpha", trained, "--initialisation", other)
+
+
+def test_files_of_untrained_networks_are_checked_before_any_is_measured(file, rng, tmp_path):
+    other, text = tmp_path / "other.safetensors", tmp_path / "text.safetensors"
+    save_file({"fc1.weight": light(rng, (80, 120)).astype(np.float32)}, other)
+    text.write_text("no checkpoint")
+    status, out, err = run("alpha", file, "--initialisation", file, other)
     assert (status, out) == (1, "")
-    assert err.splitlines()[-1] == (
-        f"specdiag: {trained}: the untrained networks have no layer of this one that was fit: give "
-        "networks of its recipe as initialisation"
+    assert err == (
+        f"specdiag: {other}: it has no matrix of the name and shape of one to be measured: give "
+        "untrained networks of the same recipe as initialisation\n"
+    )
+    status, out, err = run("alpha", file, "--initialisation", file, text)
+    assert (status, out) == (1, "")
+    assert err.startswith(f"specdiag: {text}: ")
+    with pytest.raises(ValueError, match="give untrained networks of the same recipe"):
+        specdiag.alpha(file, initialisation=[file, other])
+    status, out, err = run("alpha", file, "--layers", "fc1*", "--initialisation", file)
+    assert status == 0
+    assert err.startswith("1 untrained network: ")
+
+
+def test_the_mean_of_a_method_without_a_null_says_that_nothing_was_compared(rng, tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_file({f"{i}.weight": light(rng, (90, 60)).astype(np.float32) for i in range(4)}, path)
+    for method in ("weightwatcher", "wwj"):
+        out = run("alpha", path, "--method", method)[1]
+        assert re.search(
+            r"\nmean alpha .* over all 4 measured layers, which were not compared with random "
+            r"matrices\n",
+            out,
+        )
+        assert "heavier than random" not in out
+
+
+def test_rejected_layers_are_named_where_means_leave_them_out(rng, tmp_path):
+    weights = {f"{i}.weight": heavy(rng, (120, 80)) for i in range(5)}
+    layers = with_verdicts(measure(matrices(open_checkpoint(weights))))
+    layers[0] = replace(layers[0], verdict="rejected")
+    (first, *_), n = summary_lines(open_checkpoint(weights), layers), 4
+    assert (
+        f"over the {n} of 5 measured layers that are heavier than random and not rejected" in first
     )
 
 
