@@ -134,7 +134,10 @@ def test_fewer_than_five_groups_have_no_intervals_and_the_text_says_why(rng):
     why = (
         "the numbers are those of the sample, whose ranks are too low and condition number too high"
     )
-    assert str(result).endswith(f"no intervals: 4 of the 5 groups they need; {why}")
+    assert str(result).endswith(
+        "no intervals: 4 of the 5 groups they need (groups= of update names the trial of each "
+        f"sample; independent samples: groups=np.arange(n)); {why}"
+    )
     assert result.condition_number_text.endswith(" (of the sample)")
     assert math.isnan(result.n_effective)
     assert np.isfinite(measured(windows(rng, n=5)).trace_interval).all()
