@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
+LEAST_P = 1e-5  # of the nulls: `specdiag.htsr.null.law`
+
 
 def printable(text: str) -> str:
     """Return `text` on one line, with every character escaped that is not printable."""
@@ -56,6 +58,11 @@ def counted(n: int, noun: str, plural: str = "") -> str:
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
+def part(n: int, total: int, noun: str) -> str:
+    """Return a part of some things with its verb: `3 of 5 layers are`, `1 of 5 layers is`."""
+    return f"{n:,} of {counted(total, noun)} {'is' if 1 in (n, total) else 'are'}"
+
+
 def tally(words: Iterable[str]) -> str:
     """Return how often each word occurs, in order of first occurrence: `3 ok, 1 missing`."""
     return ", ".join(f"{n:,} {word}" for word, n in Counter(words).items())
@@ -94,6 +101,15 @@ def numbered(names: Sequence[str]) -> list[str]:
 def number(value: float, form: str) -> str:
     """Return a number in the given format; a dash for NaN and infinity."""
     return format(value, form) if math.isfinite(value) else "-"
+
+
+def p_value(p: float) -> str:
+    """Return a p-value or an adjusted one with two digits, `0.012` or `1e-05`; a dash for NaN.
+
+    It is never printed as 0: where the power of ten is so small that no test resolves it, it is a
+    bound.
+    """
+    return "< 1e-05" if p < LEAST_P else number(p, ".2g")
 
 
 def rounded_down(value: float) -> str:

@@ -1,7 +1,7 @@
 import errno
 import math
 
-from specdiag.wording import accounting, counted, number, numbered, one_line, some, tally
+from specdiag.wording import accounting, counted, number, numbered, one_line, p_value, part, some, tally
 
 
 def test_a_count_agrees_with_its_noun():
@@ -33,6 +33,18 @@ def test_equal_names_are_numbered():
 
 def test_words_are_counted_in_order_of_their_first_occurrence():
     assert tally(["ok", "missing", "ok"]) == "2 ok, 1 missing"
+
+
+def test_a_part_agrees_with_its_verb():
+    texts = [part(n, total, "layer") for n, total in ((3, 5), (1, 5), (0, 1), (0, 5))]
+    assert texts == ["3 of 5 layers are", "1 of 5 layers is", "0 of 1 layer is", "0 of 5 layers are"]
+
+
+def test_a_p_value_is_never_printed_as_0():
+    values = (0.5, 0.0123, 4e-4, 1e-5, 1e-9, 0.0, math.nan)
+    assert [p_value(p) for p in values] == [
+        *("0.5", "0.012", "0.0004", "1e-05", "< 1e-05", "< 1e-05", "-")
+    ]
 
 
 def test_a_number_that_is_not_finite_is_a_dash():

@@ -1,5 +1,6 @@
 """The command that compares checkpoints."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,8 @@ def compare(
     if plot and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise click.UsageError(f"--plot {plot}: name a .png, .pdf or .svg file")
     check_usage([*files, *against], output, plot)
+    if len(files) + len(against) > 2 and against:
+        _check_distinct([*files, *against])
     from specdiag.comparison.dataset import build_comparison, measure_and_compare
     from specdiag.plot import difference
     from specdiag.show import comparison as comparison_tables
@@ -101,16 +104,28 @@ def compare(
         raise click.exceptions.Exit(1)
 
 
+def _check_distinct(files: Sequence[Path]) -> None:
+    known: dict[Path, Path] = {}
+    for file in files:
+        other = known.setdefault(file.resolve(), file)
+        if other is not file:
+            also = "twice" if other == file else f"twice, also as {other}"
+            raise click.UsageError(
+                f"{file} is given {also}: a network counts once, and in one group only"
+            )
+
+
 def _print_comparisons(compared: "Compared") -> None:
     from specdiag.dataset.spectra import unique_names
-    from specdiag.show.comparison import as_table, summary_lines
+    from specdiag.show.comparison import as_table, legend, summary_lines
     from specdiag.show.table import aligned
     from specdiag.wording import printable
 
     first, *others = compared.names
-    for name, comparison in zip(others, compared.comparisons, strict=True):
+    for i, (name, comparison) in enumerate(zip(others, compared.comparisons, strict=True)):
         table = as_table(comparison.pairs, terminal_width())
-        print_lines(f"1: {first}   2: {name}", table + summary_lines(comparison, (first, name)))
+        explained = table if i else table + legend(comparison.pairs, table)
+        print_lines(f"1: {first}   2: {name}", explained + summary_lines(comparison, (first, name)))
     checkpoints = compared.checkpoints
     for name, checkpoint in zip(unique_names(checkpoints), checkpoints, strict=True):
         for note in checkpoint.notes:

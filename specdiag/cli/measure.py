@@ -188,9 +188,8 @@ def _untrained(
     if settings["method"] != "specdiag":
         raise click.UsageError("--initialisation needs --method specdiag: others have no null")
     from specdiag.checkpoint.reader import open_checkpoint
-    from specdiag.htsr.initialisation import MIN_UNTRAINED, check_recipe, untrained_alphas
+    from specdiag.htsr.initialisation import check_recipe, untrained_alphas
     from specdiag.htsr.layers import matrices
-    from specdiag.wording import counted
 
     wanted: list[Tensor] = []
     for file in trained:
@@ -203,13 +202,10 @@ def _untrained(
     for file in files:
         with errors_of(file):
             networks.append(_open_and_measure(file, pattern, quick)[1])
-    if len(files) < MIN_UNTRAINED:
-        click.echo(
-            f"{counted(len(files), 'untrained network')}: initialisation_p is at least "
-            f"{1 / (1 + len(files)):.2f}, and not part of null_p; {MIN_UNTRAINED} are needed",
-            err=True,
-        )
-    return untrained_alphas(networks)
+    alphas, note = untrained_alphas(networks)
+    if note:
+        click.echo(note, err=True)
+    return alphas
 
 
 def check_usage(files: Sequence[Path], output: Path | None, plot: Path | None) -> None:

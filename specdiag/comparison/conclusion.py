@@ -117,7 +117,7 @@ def _assumed(first: Array, second: Array, blocks: Sequence[str]) -> dict[str, An
     r = means.ASSUMED_CORRELATION
     return {
         "mean_alpha_difference_seed_ci": means.layers_difference(first, second, blocks, r)[1],
-        "seed_basis": f"assuming an intraclass correlation of {r:g}",
+        "seed_basis": means.ASSUMPTION,
         "intraclass_correlation": r,
         "intraclass_correlation_ci": (math.nan, math.nan),
         "intraclass_correlation_limit": means.correlation_limit(first, second, blocks),
@@ -134,10 +134,10 @@ def _measured(seeds: Seeds, layers: Sequence[str], blocks: Sequence[str]) -> dic
         alphas = [np.array([side[name] for name in layers]).T for side in seeds]
         interval = means.seeds_difference(*(side.mean(axis=1) for side in alphas))[1]
         r, ends = means.intraclass_correlation(alphas, blocks)
-    measured = "" if math.isnan(r) else f", whose measured intraclass correlation is {r:.2f}"
+    measured = f"; {means.SHARED} (measured intraclass correlation): {r:.2f}"
     return {
         "mean_alpha_difference_seed_ci": interval,
-        "seed_basis": f"over {n[0]} and {counted(n[1], 'seed')}{measured}",
+        "seed_basis": f"over {n[0]} and {counted(n[1], 'seed')}{measured * math.isfinite(r)}",
         "intraclass_correlation": r,
         "intraclass_correlation_ci": ends,
         "intraclass_correlation_limit": math.nan,
@@ -186,13 +186,13 @@ def _conclude(summary: dict[str, Any], pairs: Sequence[Pair], names: tuple[str, 
     n_spectra = sum(summary["matrices"].get(word, 0) for word in ("rounded", "same spectrum"))
     if n_same == n_weights:
         return (
-            f"same spectrum by construction: {_all(n_weights)} bit-identical, so no alpha can "
-            f"differ; what differs: {_differing(pairs)}"
+            f"same spectrum by construction: {all_measured(n_weights)} bit-identical, so no alpha "
+            f"can differ; what differs: {_differing(pairs)}"
         )
     if n_same + n_spectra == n_weights and not summary["not_compared"]:
         return (
-            f"different tensors, same spectrum: {_all(n_weights)} the same in all eigenvalues, up "
-            "to rounding and to the scale of the weights"
+            f"different tensors, same spectrum: {all_measured(n_weights)} the same in all "
+            "eigenvalues, up to rounding and to the scale of the weights"
         )
     parts = [
         f"{n} of {n_weights} measured matrices {state}"
@@ -215,7 +215,8 @@ def _conclude(summary: dict[str, Any], pairs: Sequence[Pair], names: tuple[str, 
     return "; ".join(parts)
 
 
-def _all(n: int) -> str:
+def all_measured(n: int) -> str:
+    """Return `all 3 measured matrices are`, or what is said of one."""
     return "the one measured matrix is" if n == 1 else f"all {n} measured matrices are"
 
 
@@ -244,16 +245,16 @@ def _about_alpha(summary: dict[str, Any], names: tuple[str, str]) -> str:
     interval = f"95 % interval {low:.2f} to {high:.2f}, {summary['seed_basis']}"
     limit = summary["intraclass_correlation_limit"]
     if low > 0 or high < 0:
-        flips = "" if math.isnan(limit) else f"; the claim would not hold above {_share(limit)}"
-        return f"{claim} over {layers} ({interval}{flips})"
+        flips = f"; the claim would not hold if more than {_share(limit)} were shared"
+        return f"{claim} over {layers} ({interval}{flips * math.isfinite(limit)})"
     if limit > 0:
         low, high = summary["mean_alpha_difference_ci"]
         return (
             f"undecided: {claim} over {layers} ({low:.2f} to {high:.2f} for these two networks), "
-            f"but two seeds of one recipe can differ as much ({interval}; below {_share(limit)} it "
-            "would be a difference)"
+            f"but two seeds of one recipe can differ as much ({interval}; if less than "
+            f"{_share(limit)} were shared, it would be a difference)"
         )
-    holds = "" if math.isnan(limit) else "; the same with any other value"
+    holds = "; the same whatever part is shared" * math.isfinite(limit)
     return f"no difference of mean alpha is shown: {value:+.2f} over {layers} ({interval}{holds})"
 
 
@@ -268,8 +269,9 @@ def _refused(summary: dict[str, Any], names: tuple[str, str]) -> str:
     first, second = summary["n_meaningful"]
     needed = "" if _is_group(summary) else f", and at least {MIN_LAYERS} are needed"
     return (
-        f"mean alpha is not compared: of {layers}, {summary['n_meaningful_in_both']} have an alpha "
-        f"that means something in both ({first} in {a}, {second} in {b}){needed}"
+        "mean alpha is not compared: layers whose alpha means something in both: "
+        f"{summary['n_meaningful_in_both']} of {summary['n_comparable']} ({first} in {a}, {second} "
+        f"in {b}){needed}"
     )
 
 
@@ -278,5 +280,5 @@ def _is_group(summary: dict[str, Any]) -> bool:
 
 
 def _share(correlation: float) -> str:
-    """Return an intraclass correlation with two digits, below 1."""
-    return f"{min(correlation, 0.99):.2f}"
+    """Return an intraclass correlation in whole per cent, below 100."""
+    return f"{min(correlation, 0.99):.0%}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
 from specdiag.comparison.conclusion import summarise_pairs
-from specdiag.comparison.groups import group_layers, pair_up_groups, seed_alphas
+from specdiag.comparison.groups import check_distinct, group_layers, pair_up_groups, seed_alphas
 from specdiag.comparison.pairs import Pair, pair_up
 from specdiag.dataset.schema import COMPARISON, labelled
 from specdiag.dataset.spectra import (
@@ -71,7 +71,8 @@ def compare(
     ----------
     first, *others : path, torch.nn.Module, or mapping of names to arrays or tensors; or lists
         Anything that `open_checkpoint` reads. A list is a group: networks of one recipe that differ
-        in their seed. Groups are compared by their means, and the intervals are over seeds.
+        in their seed. Groups are compared by their means, and the intervals are over seeds. Each
+        network is in one group, once.
     layers, min_eigenvalues, include_embeddings
         Which matrices are measured, as in `specdiag.alpha`. Every tensor gets a relation.
 
@@ -86,7 +87,7 @@ def compare(
     ------
     ValueError
         If a source is not a checkpoint, or has no matrix in common with the first one; or if the
-        networks of a group do not have the same matrices.
+        networks of a group do not have the same matrices, or two networks of groups are the same.
     OSError
         If a file cannot be read.
 
@@ -156,11 +157,13 @@ def _compare_groups(
     checkpoints: Sequence[Checkpoint], measured: Sequence[list[Layer]], index: Sequence[int]
 ) -> tuple[list[str], list[Comparison]]:
     of_each = unique_names(checkpoints)
+    check_distinct(checkpoints, measured, of_each)
     names, networks, layers, alphas = [], [], [], []
     for i in dict.fromkeys(index):
         members = [j for j, group in enumerate(index) if group == i]
         of_seeds = [measured[j] for j in members]
-        names.append(f"{of_each[members[0]]} ({counted(len(members), 'seed')})")
+        listed = some([of_each[j] for j in members])
+        names.append(f"{listed} ({counted(len(members), 'network')})")
         networks.append([checkpoints[j] for j in members])
         layers.append(group_layers(of_seeds, [of_each[j] for j in members]))
         alphas.append(seed_alphas(of_seeds))

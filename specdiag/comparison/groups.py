@@ -4,6 +4,7 @@ A layer of a group stands for the layers of its seeds: its alpha is their mean, 
 are those of `means.seeds_difference`.
 """
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,10 @@ import numpy as np
 
 from specdiag.checkpoint.reader import Checkpoint
 from specdiag.comparison import matrices, means
+from specdiag.comparison.conclusion import all_measured
 from specdiag.comparison.pairs import NOT_WALKED, Pair, relate, unchanged
 from specdiag.htsr.layers import Layer
+from specdiag.htsr.sameness import is_one_network
 from specdiag.htsr.statistics import mean
 from specdiag.htsr.tail.posterior import Posterior
 from specdiag.htsr.tail.power_law import Array
@@ -33,6 +36,27 @@ _ORDER = (
     "only in first",
     "only in second",
 )
+
+
+def check_distinct(
+    checkpoints: Sequence[Checkpoint], measured: Sequence[Sequence[Layer]], names: Sequence[str]
+) -> None:
+    """Raise ValueError if two networks, of one group or of two, are one network.
+
+    As two seeds, they would have no scatter, and the interval over seeds would be too narrow.
+    """
+    for i, j in itertools.combinations(range(len(measured)), 2):
+        if not is_one_network(measured[i], measured[j]):
+            continue
+        tensors = [{t.name: t for t in checkpoints[k].tensors} for k in (i, j)]
+        fit = [layer.name for layer in measured[i] if layer.status == "fit"]
+        related = [relate(name, *(table.get(name) for table in tensors)) for name in fit]
+        are = {pair.relation for pair in related} == {"identical"}
+        same = "bit-identical" if are else "the same up to rounding and scale"
+        raise ValueError(
+            f"{names[i]} and {names[j]} are one network, not two seeds: "
+            f"{all_measured(len(fit))} {same}; give each network once"
+        )
 
 
 def pair_up_groups(

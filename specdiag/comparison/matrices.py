@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from specdiag.htsr import esd
 from specdiag.htsr.statistics import LEVEL
@@ -57,51 +57,6 @@ def alpha_difference(first: Posterior, second: Posterior) -> Difference:
         interval=(float(low), float(high)),
         below_0=float(np.mean(differences < 0) + np.mean(differences == 0) / 2),
     )
-
-
-def rounding_shift(
-    eigenvalues: Array, shape: tuple[int, ...], dtype: DTypeLike, largest: float
-) -> Array:
-    """Return how far rounding may move the square root of each eigenvalue of a matrix.
-
-    The matrix may be the result of a rotation or rescaling computed in float32 (in float64 if it is
-    stored so), and was rounded to its dtype. The errors of its entries are independent, with
-    standard deviation s = rms(W) (eps / sqrt(12) + eps_arithmetic sqrt(N / 48)). To first order
-    such errors move a singular value by one normal variable of that deviation (Stewart 1990,
-    Perturbation theory for the SVD): 5 s are allowed. If the singular vectors concentrate on one
-    large entry, they move it by the rounding of that entry. To second order they add at most their
-    squared norm to an eigenvalue, as the Gram matrix does: that moves the smallest ones.
-
-    Parameters
-    ----------
-    eigenvalues : ndarray of shape (n_eigenvalues,)
-        All eigenvalues of W'W / N, descending.
-    shape, dtype
-        Of W, as stored.
-    largest : float
-        The largest absolute value of the entries of W.
-    """
-    N = max(shape[:2])
-    eps, float32, float64 = (esd.precision(d)[0] for d in (dtype, np.float32, np.float64))
-    root = np.sqrt(eigenvalues)
-    entry = math.sqrt(eigenvalues.mean()) * (
-        eps / math.sqrt(12) + min(eps, float32) * math.sqrt(N / 48)
-    )
-    first = 5 * entry / math.sqrt(N) + eps / 2 * np.minimum(root, largest / math.sqrt(N))
-    square = esd.storage_floor(eigenvalues, shape, dtype) + eigenvalues[0] * N * float64
-    return first + square / (root + np.sqrt(eigenvalues + square))
-
-
-def same_spectrum(first: Array, second: Array, first_shift: Array, second_shift: Array) -> bool:
-    """Return whether two spectra are the same up to the scale of the weights and to rounding.
-
-    The arguments are all eigenvalues, descending, and their `rounding_shift`.
-    """
-    if len(first) != len(second) or not (first[0] > 0 and second[0] > 0):
-        return False
-    a, b = math.sqrt(first.sum()), math.sqrt(second.sum())
-    moved = np.abs(np.sqrt(first) / a - np.sqrt(second) / b)
-    return bool(np.all(moved <= first_shift / a + second_shift / b))
 
 
 def is_small_change(A: Array, B: Array, eps: float) -> bool:

@@ -24,6 +24,11 @@ from specdiag.htsr.tail.power_law import Array
 # Share of the variance of a layer's alpha over seeds that all layers of a network have in common,
 # where it is not measured (docs/compare.md has measured values).
 ASSUMED_CORRELATION = 0.5
+SHARED = "the part of a layer's scatter between seeds that all layers of a network share"
+ASSUMPTION = (
+    "assuming that all layers of a network share half of their scatter between seeds (intraclass "
+    f"correlation {ASSUMED_CORRELATION:g})"
+)
 MIN_BLOCKS = 3  # two give Student's t one degree of freedom: 12.7 standard errors to each side
 
 Interval = tuple[float, float]

@@ -24,6 +24,8 @@ from specdiag.checkpoint.tensor import Tensor
 from specdiag.comparison import matrices
 from specdiag.htsr import esd
 from specdiag.htsr.layers import Layer, in_parallel
+from specdiag.htsr.null.ladder import false_discovery_rate, null_test
+from specdiag.htsr.sameness import rounding_shift, same_spectrum
 from specdiag.htsr.tail.posterior import NO_POSTERIOR, Posterior, alpha_posterior
 from specdiag.htsr.tail.power_law import Array
 from specdiag.htsr.verdict import is_meaningful
@@ -64,8 +66,12 @@ class Pair:
     added : Posterior
         Posterior of alpha of second - first, the change by training; NaN if too few of its
         eigenvalues exceed rounding.
+    added_null_p, added_null_q : float
+        Of second - first, as of a layer: the probability of so low an alpha for random matrices,
+        and the same adjusted for all pairs.
     added_rank, added_stable_rank : float
-        Ranks of second - first.
+        Ranks of second - first. The stable rank is NaN if none of its eigenvalues exceeds rounding,
+        so that it is nothing but rounding.
     """
 
     name: str
@@ -80,6 +86,8 @@ class Pair:
     overlap: tuple[float, float] = (math.nan, math.nan)
     n_leading: int = 0
     added: Posterior = NO_POSTERIOR
+    added_null_p: float = math.nan
+    added_null_q: float = math.nan
     added_rank: float = math.nan
     added_stable_rank: float = math.nan
 
@@ -129,7 +137,9 @@ def pair_up(
         return _compare(pair, tensors[0][pair.name], tensors[1][pair.name], min_eigenvalues)
 
     completed = {pair.name: pair for pair in in_parallel(complete, jobs, budget)}
-    return [completed.get(pair.name, pair) for pair in pairs]
+    pairs = [completed.get(pair.name, pair) for pair in pairs]
+    q = false_discovery_rate([pair.added_null_p for pair in pairs])
+    return [replace(x, added_null_q=float(y)) for x, y in zip(pairs, q, strict=True)]
 
 
 def relate(name: str, a: Tensor | None, b: Tensor | None) -> Pair:
@@ -195,12 +205,12 @@ def _compare_spectra(pair: Pair, a: Tensor, b: Tensor, values: tuple[Array, Arra
         pair = replace(pair, first=first, second=second)
     eps = max(esd.precision(t.dtype)[0] for t in (a, b))
     shifts = [
-        matrices.rounding_shift(s, t.shape, t.dtype, float(np.abs(W).max()))
+        rounding_shift(s, t.shape, t.dtype, float(np.abs(W).max()))
         for s, t, W in zip(spectra, (a, b), values, strict=True)
     ]
     if pair.relation == "rounded":
         pair = unchanged(pair)
-    elif matrices.same_spectrum(*spectra, *shifts) and not matrices.is_small_change(*values, eps):
+    elif same_spectrum(*spectra, *shifts) and not matrices.is_small_change(*values, eps):
         pair = replace(unchanged(pair), relation="same spectrum")
     else:
         pair = replace(
@@ -238,14 +248,17 @@ def _regated(layer: Layer, gate: float) -> Layer:
 def _compare_values(
     pair: Pair, a: Tensor, b: Tensor, values: tuple[Array, Array], min_eigenvalues: int
 ) -> Pair:
+    pair = replace(pair, overlap=matrices.subspace_overlap(*values, pair.n_leading))
     floor = esd.storage_floor(pair.first.eigenvalues, a.shape, a.dtype)
     floor += esd.storage_floor(pair.second.eigenvalues, b.shape, b.dtype)
     spectrum, floor = matrices.added_eigenvalues(*values, floor)
     resolved = spectrum[spectrum > floor]
-    return replace(
-        pair,
-        overlap=matrices.subspace_overlap(*values, pair.n_leading),
-        added=alpha_posterior(resolved) if len(resolved) >= min_eigenvalues else NO_POSTERIOR,
-        added_rank=len(resolved),
-        added_stable_rank=esd.stable_rank(spectrum),
-    )
+    if pair.relation == "rounded" or not len(resolved):
+        return replace(pair, added_rank=0)  # nothing is added but rounding
+    pair = replace(pair, added_rank=len(resolved), added_stable_rank=esd.stable_rank(spectrum))
+    if len(resolved) < min_eigenvalues:
+        return pair
+    A, B = values
+    posterior = alpha_posterior(resolved)
+    test = null_test(posterior.mean, A.shape, lambda: B - A, np.float64)
+    return replace(pair, added=posterior, added_null_p=test.null_p)

@@ -205,6 +205,7 @@ COMPARISON: dict[str, Variable] = {
     "n_leading": Variable(_LAYERS, "i", "number of singular directions in these subspaces"),
     "added_alpha": Variable(_LAYERS, "f", "posterior mean of alpha of second minus first"),
     "added_alpha_ci": Variable(_LAYERS_CI, "f", "its 95 % posterior interval"),
+    "added_null_q": Variable(_LAYERS, "f", "null_q of the matrix second minus first"),
     "added_rank": Variable(_LAYERS, "f", "rank of second minus first, above rounding"),
     "added_stable_rank": Variable(_LAYERS, "f", "stable rank of second minus first"),
     "n_first_seeds": Variable(_PAIR, "i", "number of checkpoints in the first group"),

@@ -69,7 +69,8 @@ def alpha(
         Rules for alpha and its interval; see `specdiag.htsr.weightwatcher`.
     initialisation : sequence
         Untrained networks of the same recipe, as `sources`: how often their alphas are as low is
-        one more null (`initialisation_p`). From 19 networks on it is part of `null_p`.
+        one more null (`initialisation_p`). From 19 networks on it is part of `null_p`. Networks
+        that are the same count once.
     gof : bool
         Test the goodness of fit of the power law above `xmin_ks`, and compare it with other tails
         (likelihood ratios). It takes about as long as everything else.
@@ -121,10 +122,10 @@ def alpha(
         wanted = [tensor for checkpoint in checkpoints for tensor in matrices(checkpoint, layers)]
     for network in networks:
         check_recipe(matrices(network, layers), wanted)
-    untrained = untrained_alphas(
-        measure_checkpoint(c, layers, **settings | {"gof": False, "repeats": False})
-        for c in networks
-    )
+    quick = settings | {"gof": False, "repeats": False}
+    untrained, note = untrained_alphas([measure_checkpoint(c, layers, **quick) for c in networks])
+    if note:
+        _log.warning("%s", note)
     measured = [measure_checkpoint(c, layers, untrained=untrained, **settings) for c in checkpoints]
     settings |= {"layers": layers, "initialisation": [str(c.path or c.name) for c in networks]}
     return build(checkpoints, measured, settings)

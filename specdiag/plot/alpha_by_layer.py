@@ -8,7 +8,7 @@ from specdiag.dataset.spectrum import check_label, layer_counts
 from specdiag.htsr.null import law
 from specdiag.htsr.verdict import HEAVIER, MAX_Q, MEANINGFUL, WELL_TRAINED
 from specdiag.plot.style import short_title
-from specdiag.wording import accounting, short
+from specdiag.wording import accounting, part, short
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -103,7 +103,7 @@ def caption(dataset: "xr.Dataset", checkpoint: str | None = None) -> str:
     if tested.any():
         text += (
             " Grey is where 90 % of Gaussian matrices of the same shape lie. "
-            f"{int(np.sum(one.null_q.values[tested] <= MAX_Q))} of {tested.sum()} layers are "
+            f"{part(int(np.sum(one.null_q.values[tested] <= MAX_Q)), int(tested.sum()), 'layer')} "
             f"{HEAVIER} (q ≤ {MAX_Q}, adjusted for the number of layers); empty dots are alphas "
             "that mean nothing."
         )

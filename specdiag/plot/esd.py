@@ -7,7 +7,7 @@ import numpy as np
 from specdiag.dataset.spectrum import spectrum
 from specdiag.htsr.esd import marchenko_pastur_density
 from specdiag.plot.style import short_title
-from specdiag.wording import short
+from specdiag.wording import p_value, short
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -117,7 +117,7 @@ def caption(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) ->
             f"{float(cell.n_tail):.0f} eigenvalues in the tail"
         )
     if np.isfinite(cell.null_q):
-        text += f", q against random matrices {float(cell.null_q):.2g}"
+        text += f", q against random matrices {p_value(float(cell.null_q))}"
     word = str(cell.verdict.values)
     text += f"; {word}" * bool(word)
     text += ". Grey: a random matrix of this shape and mean eigenvalue"

@@ -6,21 +6,40 @@ from collections.abc import Sequence
 from typing import Any
 
 from specdiag.comparison.dataset import Compared, Comparison, pair_value
+from specdiag.comparison.matrices import N_LEADING, NO_DIFFERENCE
 from specdiag.comparison.pairs import MEASURED, SAME, Pair
 from specdiag.dataset.schema import COMPARISON
 from specdiag.dataset.spectra import unique_names
 from specdiag.htsr.layers import Layer
+from specdiag.htsr.verdict import MAX_Q, is_meaningful
 from specdiag.show.layers import layer_row
 from specdiag.show.table import render
-from specdiag.wording import accounting, counted, number, printable, some, without_nan
+from specdiag.wording import accounting, counted, number, p_value, printable, some, without_nan
 
 # As in `specdiag.show.layers`.
 _DROPPED = (
-    ({"null p", "added rank", "added stable rank"}, 24),
-    ({"shape", "ROPE", "added alpha"}, 20),
-    ({"W1", "overlap"}, 18),
-    ({"P(< 0)", "95 % interval"}, 8),
+    ({"added rank", "added stable rank", "change of P(1.9-2.1)"}, 24),
+    ({"shape", "null q", "added alpha"}, 20),
+    ({"spectral distance", "overlap"}, 18),
+    ({"P(lower)", "95 % interval"}, 8),
 )
+_LEGEND = {
+    "2 - 1": "alpha of 2 minus alpha of 1; of groups, their means over networks",
+    "P(lower)": "probability that alpha of 2 is lower",
+    "change of P(1.9-2.1)": "of the probability that alpha is from 1.9 to 2.1",
+    "null q": f"of 1 and of 2: above {MAX_Q}, random matrices of any row and column scales have an "
+    "alpha as low",
+    "spectral distance": "by how many decades the eigenvalues of the two lie apart on average, "
+    "whatever the scale of the weights (Wasserstein-1)",
+    "overlap": f"of the spaces of the {N_LEADING} leading singular vectors: 1 if they are the same",
+    "distance": "Frobenius norm of the matrix 2 - 1, the change of the weights, over that of 1",
+    "added alpha": "of the matrix 2 - 1; noise: random matrices have an alpha as low",
+    "added stable rank": "of the matrix 2 - 1",
+    "added rank": "number of eigenvalues of the matrix 2 - 1 above rounding",
+    "relation": "where it names a verdict (no evidence, scales), random matrices have an alpha as "
+    "low: 2 - 1 would be noise, is not shown, and is in no mean",
+}
+_TOO_FEW_BLOCKS = 5  # the tests of blocks cannot have a p of 0.05 or less
 _OF_LAYERS = [name for name, spec in COMPARISON.items() if spec.dims[:2] == ("comparison", "layer")]
 
 
@@ -90,27 +109,49 @@ def as_table(pairs: Sequence[Pair], width: int | None = None) -> list[str]:
     return render(names, cells, styles, _DROPPED, width)
 
 
+def legend(pairs: Sequence[Pair], table: Sequence[str]) -> list[str]:
+    """Return lines that explain the columns in the table of the pairs."""
+    shown = {head.strip() for head in table[0].split("  ")} if table else set()
+    if not any(map(_noise, pairs)):
+        shown.discard("relation")
+    return [f"  {head}: {text}" for head, text in _LEGEND.items() if head in shown]
+
+
 def _cells(pair: Pair) -> dict[str, str]:
+    """Return the cells of a pair, without the difference of alpha if either alpha is noise."""
     first, second = pair.first, pair.second
-    low, high = pair.alpha.interval
+    noise = _noise(pair)
+    low, high = NO_DIFFERENCE.interval if noise else pair.alpha.interval
     change = "" if first.status == second.status else f", {first.status} to {second.status}"
+    added = "noise" if pair.added_null_q > MAX_Q else number(pair.added.mean, ".2f")
     return {
         "shape": "x".join(map(str, first.shape)),
         "alpha 1": number(first.alpha, ".2f"),
         "alpha 2": number(second.alpha, ".2f"),
-        "2 - 1": number(pair.alpha.value, "+z.2f"),
+        "2 - 1": "-" if noise else number(pair.alpha.value, "+z.2f"),
         "95 % interval": f"{low:+z.2f} to {high:+z.2f}" if low < high else "-",
-        "P(< 0)": number(pair.alpha.below_0, ".2f") if low < high else "-",
-        "ROPE": number(pair.rope_difference, "+z.2f"),
-        "null p": f"{number(first.null_p, '.3f')} {number(second.null_p, '.3f')}",
-        "W1": number(pair.spectral_distance, ".3f"),
+        "P(lower)": number(pair.alpha.below_0, ".2f") if low < high else "-",
+        "change of P(1.9-2.1)": "-" if noise else number(pair.rope_difference, "+z.2f"),
+        "null q": f"{p_value(first.null_q)} {p_value(second.null_q)}",
+        "spectral distance": number(pair.spectral_distance, ".3f"),
         "overlap": number(sum(pair.overlap) / 2, ".2f"),
         "distance": number(pair.distance, ".2g"),
-        "added alpha": number(pair.added.mean, ".2f"),
+        "added alpha": added,
         "added stable rank": number(pair.added_stable_rank, ".1f"),
         "added rank": number(pair.added_rank, ".0f"),
-        "relation": pair.relation + change,
+        "relation": pair.relation + change + noise,
     }
+
+
+def _noise(pair: Pair) -> str:
+    """Return which alphas mean nothing, if the pair has a difference: `, no evidence in both`."""
+    sides = (pair.first, pair.second)
+    if pair.relation != "different" or math.isnan(pair.alpha.value):
+        return ""
+    words = ["" if is_meaningful(x.status, x.verdict) else x.verdict for x in sides]
+    if words[0] == words[1]:
+        return f", {words[0]} in both" if words[0] else ""
+    return "".join(f", {word} in {i}" for i, word in enumerate(words, start=1) if word)
 
 
 def summary_lines(comparison: Comparison, names: tuple[str, str]) -> list[str]:
@@ -119,13 +160,21 @@ def summary_lines(comparison: Comparison, names: tuple[str, str]) -> list[str]:
     lines = [_identity_line(comparison.pairs), *_other_tensors(comparison.pairs, names)]
     if whole["n_compared"]:
         lines += _alpha_lines(whole)
-    for label, name in zip(("first", "second"), names, strict=True):
-        summary = whole[label]
-        lines.append(
-            f"{name}: mean alpha {number(summary['mean_alpha'], '.2f')}, P(1.9 to 2.1) "
-            f"{number(summary['rope_fraction'], '.1%')} on average; {accounting(summary)}"
-        )
+    lines += [
+        f"{name}: {_mean(whole[label])}; {accounting(whole[label])}"
+        for label, name in zip(("first", "second"), names, strict=True)
+    ]
     return [printable(line) for line in [*lines, whole["conclusion"]]]
+
+
+def _mean(summary: dict[str, Any]) -> str:
+    if not math.isfinite(summary["mean_alpha"]):
+        n = summary["n_meaningful"]
+        return f"no mean alpha: it means something in {n} of {counted(summary['n_fit'], 'layer')}"
+    return (
+        f"mean alpha {summary['mean_alpha']:.2f}, P(1.9 to 2.1) {summary['rope_fraction']:.1%} on "
+        "average"
+    )
 
 
 def _identity_line(pairs: Sequence[Pair]) -> str:
@@ -164,9 +213,12 @@ def _alpha_lines(whole: dict[str, Any]) -> list[str]:
         f"95 % interval for other seeds {interval('mean_alpha_difference_seed_ci')}, "
         f"{whole['seed_basis']}"
     )
+    n_blocks = whole["n_blocks"]
+    least = f" (over {counted(n_blocks, 'block')} neither can be below {p_value(2 / 2**n_blocks)})"
     tests = (
-        f"sign test p {whole['sign_p']:.3f}, Wilcoxon p {whole['wilcoxon_p']:.3f}; mean difference "
-        f"of P(1.9 to 2.1) {whole['mean_rope_difference']:+z.3f}"
+        f"sign test p {p_value(whole['sign_p'])}, Wilcoxon p {p_value(whole['wilcoxon_p'])}"
+        f"{least * (n_blocks <= _TOO_FEW_BLOCKS)}; mean difference of P(1.9 to 2.1) "
+        f"{whole['mean_rope_difference']:+z.3f}"
     )
     low, high = whole["intraclass_correlation_ci"]
     if math.isfinite(low):

@@ -14,7 +14,16 @@ from specdiag.htsr.statistics import MIN_LAYERS
 from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
 from specdiag.htsr.verdict import HEAVIER, MAX_Q, VERDICTS, summarise
 from specdiag.show.table import render
-from specdiag.wording import accounting, counted, number, printable, some, without_nan
+from specdiag.wording import (
+    accounting,
+    counted,
+    number,
+    p_value,
+    part,
+    printable,
+    some,
+    without_nan,
+)
 
 if TYPE_CHECKING:
     from specdiag.checkpoint.reader import Checkpoint
@@ -29,6 +38,10 @@ _COLUMNS = {
 REPEATS = (
     "an interval takes the eigenvalues for independent draws: it is not how far alpha moves when a "
     "network is trained again"
+)
+_EVIDENCE = (
+    "  log10 factor: power of ten of the odds of a constant exponent against one that steepens; from "
+    "0.7 on it is favoured five to one"
 )
 _STYLES: dict[str, dict[str, Any]] = {
     "degenerate": {"fg": "yellow"},
@@ -99,7 +112,8 @@ def as_table(
     rows = [_cells(layer) for layer in layers]
     cells = [{name: text for name, text in row.items() if name not in left_out} for row in rows]
     styles = [_STYLES.get(layer.status, {}) for layer in layers]
-    return render([layer.name for layer in layers], cells, styles, _DROPPED, width)
+    table = render([layer.name for layer in layers], cells, styles, _DROPPED, width)
+    return [*table, _EVIDENCE] if "log10 factor" in table[0] else table
 
 
 def _cells(layer: Layer) -> dict[str, str]:
@@ -114,10 +128,10 @@ def _cells(layer: Layer) -> dict[str, str]:
         "n_tail_ks": str(layer.tail.n_tail or "-"),
         "KS": number(layer.tail.ks_distance, ".3f"),
         "P(1.9-2.1)": number(layer.posterior.rope, ".2f"),
-        "gof p": number(layer.gof_p, ".2f"),
-        "gaussian p": number(layer.gaussian_p, ".2g"),
-        "scales p": number(layer.scales_p, ".2g"),
-        "null q": number(layer.null_q, ".2g"),
+        "gof p": p_value(layer.gof_p),
+        "gaussian p": p_value(layer.gaussian_p),
+        "scales p": p_value(layer.scales_p),
+        "null q": p_value(layer.null_q),
         "log10 factor": number(layer.kind.log10_factor, "+z.1f"),
         "stable rank": number(layer.stable_rank, ".1f"),
         "spectral norm": number(layer.spectral_norm, "#.3g"),
@@ -180,10 +194,9 @@ def _verdict_lines(summary: Mapping[str, Any]) -> list[str]:
     if not summary["n_tested"]:
         return []
     n, tested = summary["n_distinguishable"], summary["n_tested"]
-    layers = counted(tested, "layer") + (" is" if 1 in (n, tested) else " are")
     counts = summary["verdicts"]
     return [
-        f"{n} of {layers} {HEAVIER} (q <= {MAX_Q})",
+        f"{part(n, tested, 'layer')} {HEAVIER} (q <= {MAX_Q})",
         *(
             f"  {counts[word]} {word}: {text.removeprefix(f'{HEAVIER}; ')}"
             for word, text in VERDICTS.items()

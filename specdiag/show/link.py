@@ -11,7 +11,7 @@ from specdiag.dataset.spectrum import WITHOUT_VERDICTS
 from specdiag.htsr.statistics import MIN_LAYERS
 from specdiag.show.table import aligned
 from specdiag.transfer.link import ALL_TASKS, MIN_ARRANGEMENTS, QUANTITIES
-from specdiag.wording import counted, number, printable, without_nan
+from specdiag.wording import counted, number, p_value, printable, without_nan
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -112,8 +112,8 @@ def _rows(linked: "xr.Dataset") -> list[dict[str, str]]:
                 "quantity": q,
                 **{name: _counted(cell) for name, cell in cells.items()},
                 "95 %": _interval(cells["alike"]),
-                "p": number(cells["alike"]["p"], ".3f"),
-                "Holm": number(cells["alike"]["p_holm"], ".3f"),
+                "p": p_value(cells["alike"]["p"]),
+                "Holm": p_value(cells["alike"]["p_holm"]),
                 "error": number(errors["error"], ".3f"),
                 "without": number(errors["baseline_error"], ".3f"),
             }
@@ -232,5 +232,5 @@ def _shown(cell: Mapping[str, Any]) -> str:
     """Return a correlation with its interval, its numbers of checkpoints and its p-value."""
     return (
         f"rho {cell['rho']:+.2f}, 95 % {_interval(cell)}, n = {cell['n']}, {cell['n_units']} "
-        f"different, p {number(cell['p_holm'], '.3f')} after Holm"
+        f"different, p {p_value(cell['p_holm'])} after Holm"
     )

@@ -30,7 +30,7 @@ from specdiag.htsr.verdict import HEAVIER, MAX_Q, ONE_SCALE, VERDICTS
 from specdiag.plot.drawings import Drawing, drawings, first_of_each, measured
 from specdiag.plot.style import rendered
 from specdiag.show.layers import REPEATS
-from specdiag.wording import accounting, counted, rounded_down, short
+from specdiag.wording import accounting, counted, p_value, rounded_down, short
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -219,7 +219,9 @@ def _summary_rows(dataset: "xr.Dataset") -> Iterator[list[_Cell]]:
 
 
 def _number(value: float, form: str) -> _Cell:
-    return _Cell(format(value, form), float(value)) if math.isfinite(value) else _Cell("-")
+    if not math.isfinite(value):
+        return _Cell("-")
+    return _Cell(p_value(value) if form == "p" else format(value, form), float(value))
 
 
 def _interval(low: float, high: float) -> _Cell:
@@ -230,8 +232,8 @@ _NUMBERS = {
     "α": ("alpha", ".2f"),
     "95 % interval": ("alpha_ci", ""),
     "tail": ("n_tail", ".0f"),
-    "gof p": ("gof_p", ".2f"),
-    "null q": ("null_q", ".3f"),
+    "gof p": ("gof_p", "p"),
+    "null q": ("null_q", "p"),
     "rank": ("rank", ".0f"),
     "stable rank": ("stable_rank", ".1f"),
     "spectral norm": ("spectral_norm", "#.3g"),

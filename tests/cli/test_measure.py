@@ -463,7 +463,7 @@ def test_compare_prints_measured_matrices_relations_and_a_conclusion(pair):
         )
         for x in lines
     )
-    (line,) = (line for line in lines if line.startswith("net: mean alpha "))
+    (line,) = (line for line in lines if line.startswith("net: no mean alpha: "))
     assert line.endswith("; 6 matrices: 2 measured, 1 degenerate, 2 skipped, 1 failed")
     assert lines[-2] == expected.conclusion.item()
 
@@ -547,7 +547,7 @@ def test_compare_takes_groups_of_seeds_and_shows_their_means(seeds, tmp_path):
     assert (status, err) == (0, f"wrote {output}\ndrew 1 figure in {plot}\n")
     dataset = specdiag.open_spectra(output)
     lines = out.splitlines()
-    assert lines[0] == "1: a1 (2 seeds)   2: b1 (3 seeds)"
+    assert lines[0] == "1: a1, a2 (2 networks)   2: b1, b2, b3 (3 networks)"
     alpha = dataset.alpha.sel(layer="fc1.weight").values
     cell = dataset.sel(layer="fc1.weight").squeeze()
     low, high = cell.alpha_difference_ci.values
@@ -560,10 +560,67 @@ def test_compare_takes_groups_of_seeds_and_shows_their_means(seeds, tmp_path):
     low, high = dataset.intraclass_correlation_ci.values[0]
     (line,) = (line for line in lines if line.startswith("95 % interval for other seeds "))
     assert line.endswith(
-        f"over 2 and 3 seeds, whose measured intraclass correlation is "
+        "over 2 and 3 seeds; the part of a layer's scatter between seeds that all layers of a "
+        "network share (measured intraclass correlation): "
         f"{dataset.intraclass_correlation.item():.2f} ({low:.2f} to {high:.2f})"
     )
     assert lines[-2] == dataset.conclusion.item()
+
+
+def test_a_file_that_is_given_twice_in_groups_is_wrong_usage(seeds, tmp_path):
+    (a1, a2), (b1, *_) = seeds
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(a1)
+    for files, also in (((a1, a1, "--against", b1), ""), ((a1, a2, "--against", link), ", also as")):
+        status, out, err = run("compare", *files)
+        assert (status, out) == (2, "")
+        assert f"{files[-1] if also else a1} is given twice{also}" in err
+
+
+def test_a_copy_of_a_file_in_groups_is_an_error_of_one_line(seeds, tmp_path):
+    (a1, a2), (b1, *_) = seeds
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(a1.read_bytes())
+    status, out, err = run("compare", a1, copy, "--against", b1)
+    assert (status, out) == (1, "")
+    assert err == (
+        "specdiag: a1 and copy are one network, not two seeds: all 3 measured matrices are "
+        "bit-identical; give each network once\n"
+    )
+
+
+def test_rows_of_noise_show_no_difference_and_name_the_verdict(rng, tmp_path):
+    paths = [tmp_path / f"{name}.safetensors" for name in ("a1", "a2", "b1", "b2")]
+    for path in paths:
+        weights = {"tail.weight": heavy(rng, (80, 64)), "noise.weight": light(rng, (80, 64))}
+        save_file({name: W.astype(np.float32) for name, W in weights.items()}, path)
+    for files in (paths[:2], [*paths[:2], "--against", *paths[2:]]):
+        _, out, _ = run("compare", *files)
+        lines = out.splitlines()
+        noise = next(line for line in lines if line.startswith("noise.weight"))
+        tail = next(line for line in lines if line.startswith("tail.weight"))
+        assert noise.endswith("different, no evidence in both")
+        assert " to " not in noise
+        assert " to " in tail
+        assert any(line.startswith("  relation: ") for line in lines)
+
+
+def test_the_same_untrained_network_counts_once(file, rng, tmp_path):
+    weights = load_file(file)
+    untrained = tmp_path / "untrained.safetensors"
+    noise = {n: light(rng, W.shape) if W.ndim == 2 else W for n, W in weights.items()}
+    save_file({name: W.astype(np.float32) for name, W in noise.items()}, untrained)
+    links = [tmp_path / f"{i}.safetensors" for i in range(19)]
+    for link in links:
+        link.symlink_to(untrained)
+    status, out, err = run("alpha", file, "--json", "--initialisation", *links)
+    layers = json.loads(out)["checkpoints"][0]["layers"]
+    assert status == 0
+    assert {x["initialisation_p"] for x in layers} == {None, 0.5}
+    assert err == (
+        "1 different of 19 untrained networks (one that is given again counts once): "
+        "initialisation_p is at least 0.50, and not part of null_p; 19 are needed\n"
+    )
 
 
 def test_the_json_of_groups_names_their_seeds(seeds):

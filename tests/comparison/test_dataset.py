@@ -147,6 +147,24 @@ def test_swapping_the_arguments_changes_every_sign(rng):
         np.testing.assert_allclose(there[name].values, back[name].values)
 
 
+def test_an_update_of_noise_has_a_large_q_and_one_of_a_heavy_tail_a_small_one(first, rng):
+    noise, tail = "blocks.0.fc1.weight", "blocks.1.fc1.weight"
+    second = first | {
+        noise: (first[noise] + light(rng, first[noise].shape)).astype(np.float32),
+        tail: (first[tail] + heavy(rng, first[tail].shape, 1.6)).astype(np.float32),
+    }
+    q = specdiag.compare(first, second).added_null_q.sel(layer=[noise, tail]).values.ravel()
+    assert q[0] > 0.05 >= q[1]
+
+
+def test_what_rounding_adds_has_no_alpha_and_no_stable_rank(first):
+    halves = specdiag.compare(first, stored(first, np.float16))
+    measured = halves.sel(layer=block_matrices(first))
+    assert (measured.added_rank == 0).all()
+    for name in ("added_alpha", "added_stable_rank", "added_null_q"):
+        assert np.isnan(measured[name]).all()
+
+
 def test_a_low_rank_update_has_its_rank(first, rng):
     name = "blocks.0.fc2.weight"
     update = 0.1 * rng.standard_normal((64, 4)) @ rng.standard_normal((4, 128))
@@ -170,8 +188,9 @@ def test_a_network_of_larger_alpha_differs_and_the_conclusion_names_what_is_assu
     limit = dataset.intraclass_correlation_limit.item()
     assert dataset.conclusion == (
         f"mean alpha of model#2 is {mean:.2f} higher than of model#1 over {n} of 12 layers (95 % "
-        f"interval {low:.2f} to {high:.2f}, assuming an intraclass correlation of 0.5; the claim "
-        f"would not hold above {limit:.2f})"
+        f"interval {low:.2f} to {high:.2f}, assuming that all layers of a network share half of "
+        "their scatter between seeds (intraclass correlation 0.5); the claim would not hold if "
+        f"more than {limit:.0%} were shared)"
     )
     assert low > 0
     assert 0.5 < limit < 1
@@ -195,7 +214,7 @@ def test_a_trained_network_has_no_mean_to_compare_with_an_untrained_one(first, r
     n = int((dataset.verdict[0].isin(MEANINGFUL)).sum())
     assert n >= 6
     assert dataset.conclusion == (
-        "mean alpha is not compared: of 8 layers, 0 have an alpha that means something in both "
+        "mean alpha is not compared: layers whose alpha means something in both: 0 of 8 "
         f"({n} in model#1, 0 in model#2), and at least 4 are needed"
     )
 
@@ -225,8 +244,8 @@ def test_few_layers_or_blocks_give_no_interval(rng, blocks):
     expected = (
         "over 4 of 4 layers in 2 blocks, too few for an interval"
         if blocks == 2
-        else "of 2 layers, 2 have an alpha that means something in both (2 in model#1, 2 in "
-        "model#2), and at least 4 are needed"
+        else "layers whose alpha means something in both: 2 of 2 (2 in model#1, 2 in model#2), and "
+        "at least 4 are needed"
     )
     assert dataset.conclusion.item().endswith(expected)
     assert np.isnan(dataset.mean_alpha_difference_ci).all()
@@ -392,7 +411,7 @@ def test_a_comparison_of_the_first_version_is_read_and_drawn(first, rng, tmp_pat
     with specdiag.open_spectra(tmp_path / "pair.nc") as read:
         assert read.group.values.tolist() == ["model#1", "model#2"]
         assert (read.n_first_seeds, read.n_comparable) == (1, dataset.n_compared)
-        assert read.seed_basis.item() == dataset.seed_basis.item()
+        assert read.seed_basis.item() == "assuming an intraclass correlation of 0.5"
         assert len(difference.draw(read, tmp_path / "pair.svg")) == 1
 
 

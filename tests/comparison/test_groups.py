@@ -34,7 +34,10 @@ def dataset(groups):
     return specdiag.compare(*groups)
 
 
-NAMES = "model#1 (3 seeds)", "model#4 (4 seeds)"
+NAMES = (
+    "model#1, model#2, model#3 (3 networks)",
+    "model#4, model#5, model#6, model#7 (4 networks)",
+)
 
 
 def test_groups_of_seeds_are_compared_by_their_means_with_an_interval_over_seeds(dataset):
@@ -67,8 +70,9 @@ def test_the_conclusion_of_groups_names_the_measured_correlation(dataset):
     mean, r = dataset.mean_alpha_difference.item(), dataset.intraclass_correlation.item()
     assert dataset.conclusion.item() == (
         f"mean alpha of {NAMES[1]} is {mean:.2f} higher than of {NAMES[0]} over 3 of 3 layers (95 "
-        f"% interval {low:.2f} to {high:.2f}, over 3 and 4 seeds, whose measured intraclass "
-        f"correlation is {r:.2f})"
+        f"% interval {low:.2f} to {high:.2f}, over 3 and 4 seeds; the part of a layer's scatter "
+        "between seeds that all layers of a network share (measured intraclass correlation): "
+        f"{r:.2f})"
     )
     assert np.isnan(dataset.intraclass_correlation_limit).all()
     ends = dataset.intraclass_correlation_ci.values[0]
@@ -104,8 +108,8 @@ def test_untrained_groups_have_no_means_to_compare(rng):
     )
     dataset = specdiag.compare(first, second)
     assert dataset.conclusion.item() == (
-        "no alpha of model#1 (3 seeds) or model#4 (3 seeds) can be told from noise, so no means "
-        "over 3 layers are compared"
+        "no alpha of model#1, model#2, model#3 (3 networks) or model#4, model#5, model#6 (3 "
+        "networks) can be told from noise, so no means over 3 layers are compared"
     )
     assert not dataset.verdict.isin(MEANINGFUL).any()
 
@@ -113,15 +117,17 @@ def test_untrained_groups_have_no_means_to_compare(rng):
 def test_a_trained_group_has_no_mean_to_compare_with_an_untrained_one(groups, rng):
     untrained = [{f"{i}.weight": light(rng, (80, 64)) for i in range(3)} for _ in range(2)]
     assert specdiag.compare(groups[0], untrained).conclusion.item() == (
-        "mean alpha is not compared: of 3 layers, 0 have an alpha that means something in both (3 "
-        "in model#1 (3 seeds), 0 in model#4 (2 seeds))"
+        "mean alpha is not compared: layers whose alpha means something in both: 0 of 3 (3 in "
+        f"{NAMES[0]}, 0 in model#4, model#5 (2 networks))"
     )
 
 
 def test_a_single_network_can_be_compared_with_a_group(groups):
     dataset = specdiag.compare(groups[0][0], groups[1])
-    assert dataset.comparison.values.tolist() == ["model#2 (4 seeds)"]
-    assert dataset.group.values[0] == "model#1 (1 seed)"
+    assert dataset.comparison.values.tolist() == [
+        "model#2, model#3, model#4, model#5 (4 networks)"
+    ]
+    assert dataset.group.values[0] == "model#1 (1 network)"
     assert np.isfinite(dataset.mean_alpha_difference_seed_ci).all()
     assert re.search(r"over 1 and 4 seeds", dataset.conclusion.item())
 
@@ -133,23 +139,52 @@ def test_groups_of_one_are_plain_networks(groups):
     assert plain.group.values.tolist() == ["model#1", "model#2"]
 
 
-def test_a_core_that_is_the_same_in_all_networks_cannot_differ(groups, rng):
-    core = groups[0][0]
-    tuned = [core | {"readout.weight": rng.standard_normal((2, 64))} for _ in range(4)]
-    dataset = specdiag.compare(tuned[:2], tuned[2:])
-    assert dataset.conclusion.item() == (
-        "same spectrum by construction: all 3 measured matrices are bit-identical, so no alpha can "
-        "differ; what differs: readout"
-    )
-    assert (dataset.alpha_difference.sel(layer="0.weight") == 0).all()
+def test_a_core_that_is_the_same_in_both_groups_cannot_differ(groups, rng):
+    core = {"core.weight": groups[0][0]["0.weight"]}
+    first, second = ([network | core for network in group] for group in groups)
+    dataset = specdiag.compare(first, second)
+    assert dataset.conclusion.item().startswith("1 of 4 measured matrices are bit-identical; ")
+    assert dataset.alpha_difference.sel(layer="core.weight") == 0
 
 
-def test_seeds_that_share_a_frozen_core_give_no_interval(groups):
-    dataset = specdiag.compare([groups[0][0]] * 2, [groups[1][0]] * 2)
-    assert dataset.conclusion.item().endswith(
-        "over 3 of 3 layers that are the same in all seeds of each"
-    )
-    assert np.isnan(dataset.mean_alpha_difference_seed_ci).all()
+def copies(network, rng):
+    """Return what holds the same network in another form."""
+    yield dict(network)
+    yield {f"module.{name}": W for name, W in network.items()}
+    yield {name: W.astype(np.float64) for name, W in network.items()}
+    yield {name: W.astype(np.float16) for name, W in network.items()}
+    yield {name: (3 * W).astype(np.float32) for name, W in network.items()}
+    yield network | {"readout.weight": rng.standard_normal((2, 64)).astype(np.float32)}
+
+
+def test_a_network_that_is_given_twice_is_no_second_seed(groups, rng):
+    (first, *_), second = groups
+    for copy in copies(first, rng):
+        for pair in (([first, copy], second[:2]), ([first, second[0]], [second[1], copy])):
+            with pytest.raises(ValueError, match=r"are one network, not two seeds: all 3 measured"):
+                specdiag.compare(*pair)
+
+
+def test_the_error_of_a_network_that_is_given_twice_says_which_and_how_equal_they_are(groups):
+    (first, *_), second = groups
+    halves = {name: W.astype(np.float16) for name, W in first.items()}
+    for copy, same in ((first, "bit-identical"), (halves, "the same up to rounding and scale")):
+        with pytest.raises(ValueError, match="one network") as error:
+            specdiag.compare(second, [first, copy])
+        assert str(error.value) == (
+            "model#5 and model#6 are one network, not two seeds: all 3 measured matrices are "
+            f"{same}; give each network once"
+        )
+
+
+def test_networks_that_differ_in_one_layer_or_by_a_little_training_are_two(groups, rng):
+    first = groups[0][0]
+    moved = {
+        name: (W + 1e-3 * W.std() * rng.standard_normal(W.shape)).astype(np.float32)
+        for name, W in first.items()
+    }
+    for other in (first | {"1.weight": groups[0][1]["1.weight"]}, moved):
+        assert specdiag.compare([first, other], groups[1]).n_first_seeds == 2
 
 
 def test_networks_of_other_layers_are_refused_as_one_group(groups, rng):
@@ -172,8 +207,8 @@ def test_layers_too_small_for_a_posterior_or_broken_in_a_seed_are_not_compared(g
     first[1]["2.weight"] = np.full((80, 64), np.nan)
     dataset = specdiag.compare(first, second, min_eigenvalues=10)
     assert dataset.conclusion.item().endswith(
-        "; not compared: 2 matrices (1 failed in model#1 (3 seeds) but fit in model#4 (4 seeds), "
-        "1 too small for a posterior)"
+        f"; not compared: 2 matrices (1 failed in {NAMES[0]} but fit in {NAMES[1]}, 1 too small "
+        "for a posterior)"
     )
     assert dataset.alpha_difference.sel(layer=["2.weight", "small.weight"]).isnull().all()
     assert dataset.n_compared == 2

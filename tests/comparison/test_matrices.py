@@ -10,7 +10,7 @@ from scipy import stats
 from scipy.linalg import subspace_angles
 
 from specdiag.comparison import matrices
-from specdiag.htsr import esd
+from specdiag.htsr import esd, sameness
 from specdiag.htsr.tail.posterior import (
     NO_POSTERIOR,
     alpha_posterior,
@@ -125,10 +125,10 @@ def same(A, B, dtypes=(np.float32, np.float32)):
     stored = [W.astype(dtype) for W, dtype in zip((A, B), dtypes, strict=True)]
     spectra = [esd.eigenvalues(W) for W in stored]
     shifts = [
-        matrices.rounding_shift(s, W.shape, W.dtype, np.abs(W.astype(float)).max())
+        sameness.rounding_shift(s, W.shape, W.dtype, np.abs(W.astype(float)).max())
         for s, W in zip(spectra, stored, strict=True)
     ]
-    return matrices.same_spectrum(*spectra, *shifts)
+    return sameness.same_spectrum(*spectra, *shifts)
 
 
 @pytest.fixture(scope="module")
@@ -166,9 +166,9 @@ def test_a_small_change_of_the_weights_is_not_rounding(heavy, rng, dtype, distan
 
 def test_spectra_of_other_sizes_or_of_nothing_are_not_the_same(heavy):
     a = esd.eigenvalues(heavy)
-    shift = matrices.rounding_shift(a, heavy.shape, np.float64, 1.0)
-    assert not matrices.same_spectrum(a, a[:-1], shift, shift[:-1])
-    assert not matrices.same_spectrum(a, 0 * a, shift, shift)
+    shift = sameness.rounding_shift(a, heavy.shape, np.float64, 1.0)
+    assert not sameness.same_spectrum(a, a[:-1], shift, shift[:-1])
+    assert not sameness.same_spectrum(a, 0 * a, shift, shift)
 
 
 @pytest.mark.parametrize(

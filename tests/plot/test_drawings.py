@@ -113,9 +113,9 @@ def test_the_difference_of_groups_shows_a_point_for_each_seed(rng):
     dataset = specdiag.compare(*seeds)
     top, bottom = difference.plot(dataset).axes
     points = {c.get_label(): c.get_offsets() for c in [*top.collections, *bottom.collections]}
-    first = points["model#1 (2 seeds): 6 fit"]
+    first = points["model#1, model#2 (2 networks): 6 fit"]
     np.testing.assert_array_equal(first[:, 1], dataset.alpha.values[:2].ravel())
-    assert len(points["model#3 (3 seeds): 9 fit"]) == 9
+    assert len(points[f"{short(str(dataset.group.values[-1]), 30)}: 9 fit"]) == 9
     np.testing.assert_array_equal(points["difference"][:, 1], dataset.alpha_difference.values[0])
     (band,) = bottom.patches
     low, high = dataset.mean_alpha_difference_seed_ci.values[0]

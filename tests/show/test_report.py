@@ -240,7 +240,7 @@ def test_a_comparison_of_groups_names_them_and_their_conclusion(rng):
     seeds = [[{"a.weight": heavy(rng, (80, 60), alpha)} for _ in "12"] for alpha in (1.6, 2.4)]
     dataset = specdiag.compare(*seeds)
     text = report(dataset)
-    assert "<h1>Comparison with model#1 (2 seeds)</h1>" in text
+    assert "<h1>Comparison with model#1, model#2 (2 networks)</h1>" in text
     assert dataset.conclusion.item() in [d.partition(": ")[2] for _, d in Parsed(text).text]
 
 
