@@ -1,7 +1,17 @@
 import errno
 import math
 
-from specdiag.wording import accounting, counted, number, numbered, one_line, p_value, part, some, tally
+from specdiag.wording import (
+    accounting,
+    counted,
+    number,
+    numbered,
+    one_line,
+    p_value,
+    part,
+    some,
+    tally,
+)
 
 
 def test_a_count_agrees_with_its_noun():
@@ -37,7 +47,12 @@ def test_words_are_counted_in_order_of_their_first_occurrence():
 
 def test_a_part_agrees_with_its_verb():
     texts = [part(n, total, "layer") for n, total in ((3, 5), (1, 5), (0, 1), (0, 5))]
-    assert texts == ["3 of 5 layers are", "1 of 5 layers is", "0 of 1 layer is", "0 of 5 layers are"]
+    assert texts == [
+        "3 of 5 layers are",
+        "1 of 5 layers is",
+        "0 of 1 layer is",
+        "0 of 5 layers are",
+    ]
 
 
 def test_a_p_value_is_never_printed_as_0():

@@ -124,9 +124,7 @@ def test_a_trained_group_has_no_mean_to_compare_with_an_untrained_one(groups, rn
 
 def test_a_single_network_can_be_compared_with_a_group(groups):
     dataset = specdiag.compare(groups[0][0], groups[1])
-    assert dataset.comparison.values.tolist() == [
-        "model#2, model#3, model#4, model#5 (4 networks)"
-    ]
+    assert dataset.comparison.values.tolist() == ["model#2, model#3, model#4, model#5 (4 networks)"]
     assert dataset.group.values[0] == "model#1 (1 network)"
     assert np.isfinite(dataset.mean_alpha_difference_seed_ci).all()
     assert re.search(r"over 1 and 4 seeds", dataset.conclusion.item())
@@ -140,7 +138,7 @@ def test_groups_of_one_are_plain_networks(groups):
 
 
 def test_a_core_that_is_the_same_in_both_groups_cannot_differ(groups, rng):
-    core = {"core.weight": groups[0][0]["0.weight"]}
+    core = {"core.weight": groups[0][0]["0.weight"].copy()}
     first, second = ([network | core for network in group] for group in groups)
     dataset = specdiag.compare(first, second)
     assert dataset.conclusion.item().startswith("1 of 4 measured matrices are bit-identical; ")

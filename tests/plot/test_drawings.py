@@ -6,6 +6,7 @@ import pytest
 import specdiag
 from specdiag.plot import alpha_by_layer, difference, esd
 from specdiag.plot.drawings import draw_all
+from specdiag.wording import short
 from support.weights import heavy
 
 
