@@ -49,7 +49,8 @@ def check_distinct(
         if not is_one_network(measured[i], measured[j]):
             continue
         tensors = [{t.name: t for t in checkpoints[k].tensors} for k in (i, j)]
-        fit = [layer.name for layer in measured[i] if layer.status == "fit"]
+        tables = [{x.name for x in measured[k] if x.status == "fit"} for k in (i, j)]
+        fit = sorted(tables[0] & tables[1])
         related = [relate(name, *(table.get(name) for table in tensors)) for name in fit]
         are = {pair.relation for pair in related} == {"identical"}
         same = "bit-identical" if are else "the same up to rounding and scale"

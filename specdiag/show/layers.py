@@ -40,8 +40,8 @@ REPEATS = (
     "network is trained again"
 )
 _EVIDENCE = (
-    "  log10 factor: power of ten of the odds of a constant exponent against one that steepens; from "
-    "0.7 on it is favoured five to one"
+    "  log10 factor: power of ten of the odds of a constant exponent against one that steepens; "
+    "from 0.7 on it is favoured five to one"
 )
 _STYLES: dict[str, dict[str, Any]] = {
     "degenerate": {"fg": "yellow"},
