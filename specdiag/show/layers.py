@@ -180,13 +180,14 @@ def _alpha_lines(summary: Mapping[str, Any], selected: bool) -> list[str]:
 
 def _averaged(summary: Mapping[str, Any], selected: bool) -> str:
     """Return which layers the means are over: those whose alpha means something."""
-    n, n_fit = summary["n_meaningful"], summary["n_fit"]
-    fit = counted(n_fit, "measured layer") + " that match" * selected
+    n, n_fit, matching = summary["n_meaningful"], summary["n_fit"], " that match" * selected
     if not summary["n_tested"]:
         share = "all " if n == n_fit else f"{n} of "
+        fit = counted(n_fit, "measured layer") + matching
         return f"{share}{fit}, which were not compared with random matrices"
     unrejected = " and not rejected" * ("rejected" in summary["verdicts"])
-    return f"the {n} of {fit} that are heavier than random{unrejected}"
+    heavier = f"the {counted(n, 'layer')} that {'is' if n == 1 else 'are'} heavier than random"
+    return f"{heavier}{unrejected} (of {n_fit} measured{matching})"
 
 
 def _verdict_lines(summary: Mapping[str, Any]) -> list[str]:
