@@ -296,13 +296,15 @@ IN_NOISE = {
     noise: {f"{noise} noise, {name}": few(*spikes, of) for name, spikes in SPIKES.items()}
     for noise, of in NOISES.items()
 }
-A_FEW = [  # so that both halves have every number and shape of spikes
-    *IN_NOISE["Gaussian"].items(),
-    *list(IDENTITY.items())[:5],
-    *IN_NOISE["Student-5"].items(),
-    *list(IDENTITY.items())[5:],
-]
-OTHERS |= dict(A_FEW)
+A_FEW = dict(  # in an order that gives both halves every number and shape of spikes
+    [
+        *IN_NOISE["Gaussian"].items(),
+        *list(IDENTITY.items())[:5],
+        *IN_NOISE["Student-5"].items(),
+        *list(IDENTITY.items())[5:],
+    ]
+)
+OTHERS |= A_FEW
 
 NEITHER = {
     "power law 2 cut exponentially at 20, drawn": population(drawn(exponential_cut(2, 20))),

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from benchmarks._kind_families import BORDERLINE, FAMILIES, LIMITS, NOISE, OTHER, POWER_LAW
+from benchmarks._kind_families import A_FEW, BORDERLINE, FAMILIES, LIMITS, NOISE, OTHER, POWER_LAW
 from benchmarks._pages import DOCS, table, write_tables
 from benchmarks._results import read, write
 from specdiag.checkpoint.reader import open_checkpoint
@@ -174,6 +174,14 @@ def bars():
                 f"{sum(p <= MOST_FALSE for p in cells)} of {len(cells)}; {percent(calls(other))} %",
             ),
         ]
+    for half in HALVES:
+        few = [row for row in large if row["family"] in A_FEW and row["half"] == half]
+        lines.append(
+            (
+                f"one to six spikes above noise, {half}: all matrices called; *steepens*",
+                f"{percent(calls(few))} %; {percent(calls(few, 'steepens'))} %",
+            )
+        )
     for half in HALVES:
         power = [r for r in large if (r["truth"], r["half"]) == (POWER_LAW, half)]
         by_family = _by_family(power).values()

@@ -37,7 +37,8 @@ eigenvalues above an edge would count for a constant hazard: theirs is low, so a
 still. Bayes factors: Kass & Raftery 1995, J. Am. Stat. Assoc. 90.
 
 **The eigenvalues themselves.** The map takes bend away, and it takes too much from some matrices.
-So the eigenvalues as they are must not count too much against a power law either, and the factor is
+So the eigenvalues as they are must not count too much against a power law either: if the values do
+not steepen five to one, the factor is
 
     min(factor of the values, factor of the eigenvalues + bend).
 
@@ -55,9 +56,10 @@ docs/calibration.md has the rates of error.
 import functools
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from specdiag.htsr.tail.change_points import layout, spacings, tail_ends
 from specdiag.htsr.tail.posterior import MIN_WINDOW, OUTLIERS, log_outliers, log_size_prior
@@ -82,9 +84,9 @@ class Kind:
     Attributes
     ----------
     log10_factor : float
-        log10 of the Bayes factor of a constant exponent against a tail that falls ever faster, the
-        lower one of population values and eigenvalues: at least `EVIDENCE` favours the power law
-        five to one, at most -`EVIDENCE` the other.
+        log10 of the Bayes factor of a constant exponent against a tail that falls ever faster: at
+        least `EVIDENCE` favours the power law five to one, at most -`EVIDENCE` the other. Lowered
+        if the eigenvalues themselves steepen, see the head of the module.
     slope, slope_sd : float
         Posterior mean and standard deviation of d log(hazard of log lambda) / d log(rank) in the
         tail, prior uniform from -1.5 to 1. A power law has 0. A tail that steepens towards the
@@ -124,9 +126,10 @@ def tail_kind(eigenvalues: ArrayLike, shape: tuple[int, ...]) -> Kind:
     """
     x = checked_eigenvalues(eigenvalues)[::-1]
     values = population_values(x, shape)
-    of_values, of_eigenvalues = evidence(np.sort(values)[::-1]), evidence(x[: len(values)])
-    if math.isnan(of_values.log10_factor) or math.isnan(of_eigenvalues.log10_factor):
-        return NO_KIND
+    of_values = evidence(np.sort(values)[::-1])
+    if not of_values.log10_factor > -EVIDENCE:  # it steepens, or is NaN
+        return of_values
+    of_eigenvalues = evidence(x[: len(values)])
     in_order = np.all(np.diff(values[: len(x) // 4]) <= 0)
     hidden = of_eigenvalues.log10_factor + (BEND if in_order else 0.0)
     withheld = hidden < min(of_values.log10_factor, EVIDENCE)
@@ -171,21 +174,17 @@ def evidence(values: Array) -> Kind:
     if len(values) < MIN_VALUES or math.log(values[0] / values[-1]) <= TIE:
         return NO_KIND
     e = spacings(np.log(values))
-    ends, log_below = tail_ends(e)
-    outliers = np.array(OUTLIERS)[:, None]
-    k = ends - outliers
-    powers, sum_log = _tables(len(e))
-    bounds = np.append(OUTLIERS, ends)
-    parts = np.cumsum(np.add.reduceat(powers * e, bounds[:-1], axis=1), axis=1)
-    above, below = np.split(np.pad(parts, ((0, 0), (1, 0))), [len(OUTLIERS)], axis=1)
-    total = below[:, None] - above[..., None]
-    valid = (k >= MIN_WINDOW) & (total[_CONSTANT] > TIE * k)  # equal values are no tail
-    k, total = np.where(valid, k, 1), np.where(valid, total, 1.0)
-    mean_log = (sum_log[ends] - sum_log[outliers]) / k
-    of_window = log_outliers(e)[:, None] + log_below + log_size_prior(k)
-    of_window = np.where(valid, of_window + layout(len(e)).log_gamma[k], -math.inf)
-    surface = of_window - (k + 1) * (np.log(total) - _SLOPES[:, None, None] * mean_log)
-    by_slope = _log_sum(surface.reshape(len(_SLOPES), -1))
+    _, log_below = tail_ends(e)
+    w = _windows(len(e))
+    parts = np.cumsum(np.add.reduceat(w.powers * e, w.bounds[:-1], axis=1), axis=1)
+    total = parts[:, w.end]
+    total[:, w.without :] -= parts[:, w.outliers[w.without :] - 1]
+    distinct = total[_CONSTANT] > TIE * w.k  # equal values are no tail
+    log_total = np.log(np.where(distinct, total, 1.0))
+    log_window = np.where(
+        distinct, log_outliers(e)[w.outliers] + log_below[w.end - w.first], -math.inf
+    )
+    by_slope = _log_sum(w.fixed + log_window - (w.k + 1) * log_total)
     prior = -0.5 * (_SLOPES[:_CONSTANT] / SLOPE_SD) ** 2
     steepens = _log_sum(by_slope[:_CONSTANT] + prior) - _log_sum(prior)
     weight = np.exp(by_slope - by_slope.max())
@@ -198,11 +197,39 @@ def evidence(values: Array) -> Kind:
     )
 
 
+class _Windows(NamedTuple):
+    """What follows from the number m of spacings; windows without outliers come first."""
+
+    powers: Array  # [b, i - 1]: i^b
+    bounds: NDArray[np.int64]  # where a window may begin or end: OUTLIERS, then the ends
+    outliers: NDArray[np.int64]  # of every window: index of its number of outliers
+    end: NDArray[np.int64]  # of every window: bounds[end + 1] is its end
+    first: int  # the `end` of the first end
+    without: int  # number of windows without outliers
+    k: NDArray[np.int64]  # of every window: spacings in it
+    fixed: Array  # [b, window]: log of prior, Gamma(k + 1) and c^(b (k + 1))
+
+
 @functools.lru_cache(maxsize=16)
-def _tables(m: int) -> tuple[Array, Array]:
-    """Return i^b for all slopes b and i = 1 ... m, and the sum of log 1 ... log i, i = 0 ... m."""
+def _windows(m: int) -> _Windows:
+    """Return the windows of m spacings."""
+    ends, *_, log_gamma = layout(m)
+    sizes = ends - np.array(OUTLIERS)[:, None]
+    outliers, end = np.nonzero(sizes >= MIN_WINDOW)
+    k = sizes[outliers, end]
     log_rank = np.log(np.arange(1, m + 1))
-    return np.exp(_SLOPES[:, None] * log_rank), np.append(0.0, np.cumsum(log_rank))
+    sum_log = np.append(0.0, np.cumsum(log_rank))
+    mean_log = (sum_log[ends[end]] - sum_log[np.array(OUTLIERS)[outliers]]) / k
+    return _Windows(
+        powers=np.exp(_SLOPES[:, None] * log_rank),
+        bounds=np.append(OUTLIERS, ends),
+        outliers=outliers,
+        end=end + len(OUTLIERS) - 1,
+        first=len(OUTLIERS) - 1,
+        without=int(np.count_nonzero(outliers == 0)),
+        k=k,
+        fixed=log_size_prior(k) + log_gamma[k] + (k + 1) * _SLOPES[:, None] * mean_log,
+    )
 
 
 def _log_sum(logs: Array) -> Array:
