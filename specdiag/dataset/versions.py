@@ -95,7 +95,7 @@ def completed(dataset: "xr.Dataset") -> "xr.Dataset":
         columns |= _of_former_comparison(dataset)
     if former_names(dataset.attrs):
         columns |= _of_former_measurement(dataset)
-    new |= {name: schema[name] for name in columns}
+    new |= {name: (schema | COMPARISON)[name] for name in columns}
     dataset = dataset.assign(labelled(new, columns))
     for name in _FORMER.keys() & dataset.variables.keys():
         dataset[name].attrs["long_name"] = schema[name].long_name
