@@ -90,6 +90,9 @@ SCHEMA: dict[str, Variable] = {
         "standard deviation of the logarithms of the row scales, beyond that of Gaussian entries",
     ),
     "column_scale_sd": Variable(_LAYER, "f", "the same of the column scales"),
+    "offset_share": Variable(
+        _LAYER, "f", "share of the mean square that is an offset, after scaling"
+    ),
     "kind_log10_factor": Variable(
         _LAYER,
         "f",
@@ -267,7 +270,8 @@ LINK: dict[str, Variable] = {
 # Variables that files of earlier versions do not have.
 ADDED = (
     *("gaussian_p", "gaussian_q", "scales_p", "initialisation_p"),
-    *("row_scale_sd", "column_scale_sd", "kind_log10_factor", "tail_slope", "tail_slope_sd"),
+    *("row_scale_sd", "column_scale_sd", "offset_share"),
+    *("kind_log10_factor", "tail_slope", "tail_slope_sd"),
     *("how", "n_changed", "n_effective", "alpha_repeat_sd"),
 )
 

@@ -77,6 +77,7 @@ class Layer:
     null_q: float = math.nan
     row_scale_sd: float = math.nan
     column_scale_sd: float = math.nan
+    offset_share: float = math.nan
     kind: Kind = NO_KIND
     gof_p: float = math.nan
     likelihood_ratios: dict[str, tuple[float, float]] = field(default_factory=dict)

@@ -49,7 +49,7 @@ _STYLES: dict[str, dict[str, Any]] = {
     "skipped": {"dim": True},
 }
 _OF_KS_FIT = {"alpha_ks", "n_tail_ks", "KS"}
-_OF_EVIDENCE = {"gaussian p", "scales p", "log10 factor"}
+_OF_EVIDENCE = {"gaussian p", "scales p", "row sd", "column sd", "offset", "log10 factor"}
 # Columns that a narrow terminal drops, in this order, and the characters that names then need.
 _DROPPED = (
     ({*_OF_KS_FIT, *_OF_EVIDENCE, "stable rank", "spectral norm"}, 24),
@@ -101,9 +101,10 @@ def as_table(
 ) -> list[str]:
     """Return the lines of the table of a checkpoint: a header, and a row for each matrix.
 
-    Of `columns`, 'all' adds to those of 'default' the p-values of the nulls, the evidence for a
-    constant exponent, and the fit of least Kolmogorov-Smirnov distance. The goodness of fit and
-    `alpha_repeat_sd` are shown where they were measured.
+    Of `columns`, 'all' adds to those of 'default' the p-values of the nulls, the scales and the
+    offset that the second one takes out, the evidence for a constant exponent, and the fit of least
+    Kolmogorov-Smirnov distance. The goodness of fit and `alpha_repeat_sd` are shown where they were
+    measured.
     """
     left_out = set() if columns == "all" else _OF_KS_FIT | _OF_EVIDENCE
     for column, attribute in (("gof p", "gof_p"), ("repeat sd", "alpha_repeat_sd")):
@@ -131,6 +132,9 @@ def _cells(layer: Layer) -> dict[str, str]:
         "gof p": p_value(layer.gof_p),
         "gaussian p": p_value(layer.gaussian_p),
         "scales p": p_value(layer.scales_p),
+        "row sd": number(layer.row_scale_sd, ".2f"),
+        "column sd": number(layer.column_scale_sd, ".2f"),
+        "offset": number(layer.offset_share, ".0%"),
         "null q": p_value(layer.null_q),
         "log10 factor": number(layer.kind.log10_factor, "+z.1f"),
         "stable rank": number(layer.stable_rank, ".1f"),

@@ -98,6 +98,16 @@ def test_the_estimate_by_clausets_rule_is_in_the_table_when_asked_for(file):
     assert shown["n_tail_ks"] == f"{cell.n_tail_ks.item():.0f}"
 
 
+def test_the_scales_and_the_offset_that_explain_a_layer_are_in_the_table(rng, tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_file({"a.weight": rng.standard_normal((200, 100)) + 0.5}, path)
+    header, row = (run("alpha", path, "--columns", "all")[1].splitlines()[i] for i in (1, 3))
+    cells = dict(zip(*(re.split(r"\s{2,}", line.strip()) for line in (header, row)), strict=True))
+    assert cells["verdict"] == "scales"
+    assert max(float(cells["row sd"]), float(cells["column sd"])) < 0.05
+    assert cells["offset"] == "20%"
+
+
 def test_the_scatter_over_drawn_rows_is_in_the_table_when_asked_for(file):
     plain, asked = (run("alpha", file, *more)[1].splitlines() for more in ((), ("--repeats",)))
     expected = specdiag.alpha(file, repeats=True).alpha_repeat_sd

@@ -151,7 +151,14 @@ def test_the_seed_is_passed_to_the_tests_of_the_fit(rng):
     tail = resolved[: full.tail.n_tail]
     assert full.likelihood_ratios == likelihood_ratios(tail, full.tail.xmin)
     test = null_test(full.posterior.mean, W.shape, lambda: W, W.dtype, seed=3)
-    for name in ("gaussian_p", "scales_p", "null_p", "row_scale_sd", "column_scale_sd"):
+    for name in (
+        "gaussian_p",
+        "scales_p",
+        "null_p",
+        "row_scale_sd",
+        "column_scale_sd",
+        "offset_share",
+    ):
         assert getattr(full, name) == getattr(test, name)
     assert full.kind == other.kind == tail_kind(resolved, W.shape)
     assert math.isnan(other.gof_p)

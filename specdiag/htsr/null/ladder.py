@@ -51,6 +51,8 @@ class NullTest:
         The largest of those that were run.
     row_scale_sd, column_scale_sd : float
         Standard deviation of the logarithms of the scales; see `scales.Balanced`.
+    offset_share : float
+        Share of the mean square that the offset took; see there.
     """
 
     gaussian_p: float = math.nan
@@ -58,6 +60,7 @@ class NullTest:
     null_p: float = math.nan
     row_scale_sd: float = math.nan
     column_scale_sd: float = math.nan
+    offset_share: float = math.nan
 
 
 def null_test(
@@ -87,20 +90,21 @@ def null_test(
     gaussian_p = law.p_value(alpha, shape)
     if not gaussian_p <= LEVEL:
         return NullTest(gaussian_p=gaussian_p, null_p=gaussian_p)
-    p, row_sd, column_sd = scales_test(read, dtype, seed=seed)
+    p, row_sd, column_sd, offset_share = scales_test(read, dtype, seed=seed)
     return NullTest(
         gaussian_p=gaussian_p,
         scales_p=p,
         null_p=gaussian_p if math.isnan(p) else max(gaussian_p, p),
         row_scale_sd=row_sd,
         column_scale_sd=column_sd,
+        offset_share=offset_share,
     )
 
 
 def scales_test(
     read: Callable[[], ArrayLike], dtype: DTypeLike, *, seed: int = 0
-) -> tuple[float, float, float]:
-    """Return the p-value of a matrix without scales and offset, and the sds of its scales.
+) -> tuple[float, float, float, float]:
+    """Return the p-value of a matrix without scales and offset, their sds, and the offset's share.
 
     The null is the Gaussian law of its shape. Half of the columns, or of the rows if they are
     fewer, is tested first, at an eighth of the cost: if it is as heavy as can be (p = 1e-5), the
@@ -114,18 +118,18 @@ def scales_test(
 
     NaN if fewer than 17 eigenvalues are above rounding.
     """
-    slices, row_sd, column_sd = balanced(read())
+    slices, row_sd, column_sd, offset_share = balanced(read())
     _, n, m = slices.shape
     if min(n, m) < NARROW or fourth_moment(slices) > min(n, m) / 2:
         del slices
         p = _flipped_p(slices_of(read()), dtype, np.random.default_rng(seed))
-        return p, row_sd, column_sd
+        return p, row_sd, column_sd, offset_share
     p = 1.0
     if min(n, m) >= LARGE:
         p = _law_p(slices[:, :, ::2] if n >= m else slices[:, ::2], dtype)
     if p > law.LEAST_P or math.isnan(p):
         p = _law_p(slices, dtype)
-    return p, row_sd, column_sd
+    return p, row_sd, column_sd, offset_share
 
 
 def _law_p(slices: Single, dtype: DTypeLike) -> float:

@@ -43,11 +43,16 @@ class Balanced(NamedTuple):
         Standard deviation of the logarithms of the scales that rows and columns were divided by: 0
         if they differ no more than those of a Gaussian matrix. Of a kernel, root mean square over
         slices.
+    offset_share : float
+        Share of the mean square of the scaled entries that was in the means which were subtracted:
+        0 if rows, columns and the whole have the means of a Gaussian matrix. Of a kernel, that of
+        the slice where it is largest.
     """
 
     slices: Single
     row_sd: float
     column_sd: float
+    offset_share: float
 
 
 def balanced(W: ArrayLike) -> Balanced:
@@ -71,6 +76,7 @@ def balance(slices: Single) -> Balanced:
     """
     count, n, m = slices.shape
     rows, columns = np.zeros((count, n)), np.zeros((count, m))
+    kept = 1.0
     for _ in range(ROUNDS):
         row, column = _log_scales(slices)
         level = row.mean(axis=1, keepdims=True)
@@ -81,7 +87,9 @@ def balance(slices: Single) -> Balanced:
         slices *= np.exp(-column).astype(np.float32)[:, None, :]
         rows += row
         columns += column
-        if _centre(slices) < SMALL_MEANS:
+        means = _centre(slices)
+        kept *= max(1 - means, 0)
+        if means < SMALL_MEANS:
             break
     if count > 1:
         level = rows.mean(axis=1) + columns.mean(axis=1)
@@ -89,7 +97,7 @@ def balance(slices: Single) -> Balanced:
         level -= _shrunk(level[None], _noise(n * m))[0]
         slices *= np.exp(level).astype(np.float32)[:, None, None]
     row_sd, column_sd = (float(np.sqrt(x.var(axis=1).mean())) for x in (rows, columns))
-    return Balanced(slices, row_sd, column_sd)
+    return Balanced(slices, row_sd, column_sd, 1 - kept)
 
 
 def fourth_moment(slices: Single) -> float:

@@ -33,10 +33,12 @@ def test_rows_and_columns_get_the_same_mean_square(seed, row_sd, column_sd):
 @given(st.integers(0, 1000), st.floats(-30, 30), st.booleans())
 def test_a_common_factor_a_sign_and_transposition_change_nothing(seed, log_factor, turned):
     W = scaled(seed, 0.5, 0.3)
-    first, row_sd, column_sd = balanced(W)
+    first, row_sd, column_sd, offset = balanced(W)
     other = -np.exp(log_factor) * W
     again, *sds = balanced(other.T if turned else other)
-    assert sds == pytest.approx([column_sd, row_sd] if turned else [row_sd, column_sd], abs=1e-3)
+    assert sds == pytest.approx(
+        [*([column_sd, row_sd] if turned else [row_sd, column_sd]), offset], abs=1e-3
+    )
     again = again.transpose(0, 2, 1) if turned else again
     np.testing.assert_allclose(again, -first, atol=5e-3)
 
@@ -66,18 +68,20 @@ def test_a_gaussian_matrix_is_left_almost_alone():
     changes = []
     for seed in range(20):
         W = matrix(seed, 128, 128)
-        (Z,), row_sd, column_sd = balanced(W)
+        (Z,), row_sd, column_sd, offset_share = balanced(W)
         changes.append(np.sqrt(np.mean((Z - W) ** 2)))
         assert max(row_sd, column_sd) < 0.05
+        assert offset_share < 0.002
     assert np.mean(changes) < 0.03
 
 
 @pytest.mark.parametrize("sd", [0.1, 0.3, 1.0])
 def test_the_sds_are_those_of_the_scales(sd):
     found = [balanced(scaled(seed, sd, 0, 300, 200))[1:] for seed in range(10)]
-    row_sd, column_sd = np.mean(found, axis=0)
+    row_sd, column_sd, offset_share = np.mean(found, axis=0)
     assert row_sd == pytest.approx(sd, rel=0.2)
     assert column_sd < 0.03
+    assert offset_share < 0.002
 
 
 def test_the_noise_of_the_scales_is_that_of_chi_square_numbers():
@@ -88,7 +92,8 @@ def test_the_noise_of_the_scales_is_that_of_chi_square_numbers():
 def test_an_offset_is_removed():
     for offset in (0.1, 1.0, 100.0):
         W = matrix(1, 200, 100) + offset
-        (Z,) = balanced(W).slices
+        (Z,), _, _, share = balanced(W)
+        assert share == pytest.approx(offset**2 / (1 + offset**2), abs=0.01)
         assert np.linalg.svd(Z, compute_uv=False)[0] < 1.1 * (math.sqrt(200) + math.sqrt(100))
 
 
