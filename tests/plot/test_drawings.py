@@ -35,9 +35,7 @@ def test_the_spectrum_shows_density_fit_xmin_and_edge(dataset):
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
     assert drawn["xmin"].get_xdata()[0] == cell.xmin.item()
     assert drawn["Marchenko-Pastur edge"].get_xdata()[0] == cell.mp_edge.item()
-    power_law = drawn[
-        f"power law, α = {cell.alpha.item():.2f}, {cell.n_tail.item():.0f} in its tail"
-    ]
+    power_law = drawn[f"slope α = {cell.alpha.item():.2f}, {cell.n_tail.item():.0f} in its tail"]
     x, y = power_law.get_xdata(), power_law.get_ydata()
     slope = np.polyfit(np.log(x), np.log(y), 1)[0]
     assert slope == pytest.approx(-cell.alpha.item())
