@@ -219,6 +219,7 @@ def families():
     lines, never = [], 0
     for name in _names(stored):
         cells = {(r["M"], r["N / M"]): r for r in stored if r["family"] == name}
+        cells = {shape: row for shape, row in cells.items() if shape in shapes}
         first = next(iter(cells.values()))
         if first["truth"] == OTHER and all(r["power law"] == 0 for r in cells.values()):
             never += 1
