@@ -61,9 +61,7 @@ SCHEMA: dict[str, Variable] = {
     "rope_probability": Variable(_LAYER, "f", "posterior probability of 1.9 <= alpha <= 2.1"),
     "xmin": Variable(_LAYER, "f", "smallest eigenvalue of the tail: posterior median"),
     "n_tail": Variable(_LAYER, "f", "number of eigenvalues in the tail: posterior mean"),
-    "n_outliers": Variable(
-        _LAYER, "f", "number of eigenvalues above the tail, not of its law: posterior mean"
-    ),
+    "n_outliers": Variable(_LAYER, "f", "number of eigenvalues above the tail: posterior mean"),
     "short_tail": Variable(_LAYER, "f", "probability of fewer than 30 eigenvalues in the tail"),
     "n_windows": Variable(_LAYER, "f", "effective number of tail windows in the posterior"),
     "alpha_ks": Variable(_LAYER, "f", "exponent of the tail of least KS distance (Clauset's rule)"),
@@ -288,15 +286,14 @@ FEATURES = {
     },
 }
 
-_OF_TAIL = ("xmin", "n_tail", "n_outliers", "short_tail", "n_windows")
-
 # The part of a Layer, and the attribute of that part, which hold a variable.
 _IN_LAYER = {
     "alpha_ci": ("posterior", "interval"),
     "alpha_sd": ("posterior", "sd"),
     "alpha_below_2": ("posterior", "below_2"),
     "rope_probability": ("posterior", "rope"),
-    **{name: ("posterior", name) for name in _OF_TAIL},
+    **{name: ("posterior", name) for name in ("xmin", "n_tail", "n_outliers")},
+    **{name: ("posterior", name) for name in ("short_tail", "n_windows")},
     "alpha_ks": ("tail", "alpha"),
     "xmin_ks": ("tail", "xmin"),
     "ks_distance": ("tail", "ks_distance"),
