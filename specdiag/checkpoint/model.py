@@ -30,7 +30,13 @@ _ASIDE = re.compile(
     r"(optim(izer)?s?|opt|(lr_)?sched(uler)?s?|(grad_)?scaler|amp)(_states?)?(_dicts?)?(_?\d+)?"
     rf"|lr|loops|callbacks|{_RNG}|{_EMA.pattern}"
 )
-_PREFIXES = ("module.", "model.", "_orig_mod.")
+_COMPONENTS = re.compile(
+    r"(?<![^.])_(orig_mod|checkpoint_wrapped_module|fsdp_wrapped_module|forward_module)\."
+)
+_PREFIXES = (
+    *("module.", "model.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module."),
+    "_checkpoint_wrapped_module.",
+)
 _SCALARS = (str, int, float, bool, bytes, type(None))
 
 
@@ -234,10 +240,10 @@ def _walk(
 
 
 def strip_wrappers(names: list[str]) -> Callable[[str], str]:
-    """Return a function that removes the prefixes of wrapper modules from a name.
+    """Return a function that removes the components of wrapper modules from a name.
 
-    ``module.``, ``model.`` and ``_orig_mod.`` are removed as long as all names start with them. The
-    component ``_orig_mod`` is removed everywhere, unless two names would become equal.
+    The prefixes ``module.``, ``model.`` and those of `_COMPONENTS` are removed as long as all names
+    start with them. The components are removed everywhere, unless two names would become equal.
     """
     prefix = ""
     while more := next((p for p in _PREFIXES if _all_start(names, prefix + p)), ""):
@@ -247,7 +253,7 @@ def strip_wrappers(names: list[str]) -> Callable[[str], str]:
         return name.removeprefix(prefix)
 
     def strip_all(name: str) -> str:
-        return strip(name).replace("._orig_mod.", ".").removeprefix("_orig_mod.")
+        return _COMPONENTS.sub("", strip(name))
 
     fully = {strip_all(name) for name in names}
     return strip_all if len(fully) == len(names) and "" not in fully else strip

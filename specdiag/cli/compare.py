@@ -48,6 +48,13 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Draw alpha of both and its difference, by layer (.png, .pdf or .svg).",
 )
+@click.option(
+    "--rename",
+    nargs=2,
+    multiple=True,
+    metavar="OLD NEW",
+    help="Replace the text OLD by NEW in the tensor names of every file except the first.",
+)
 @layers_option
 @min_eigenvalues_option
 @include_embeddings_option
@@ -58,6 +65,7 @@ def compare(
     as_json: bool,
     output: Path | None,
     plot: Path | None,
+    rename: tuple[tuple[str, str], ...],
     layers: str | None,
     lock_path: Path | None,  # noqa: ARG001 - CheckpointType uses it
     **settings: Any,
@@ -92,6 +100,7 @@ def compare(
     from specdiag.show import comparison as comparison_tables
 
     groups = [files, against] if against else [[file] for file in files]
+    settings["rename"] = dict(rename)
     compared = measure_and_compare(groups, layers, with_progress, errors_of, **settings)
     failed = False
     if output or plot:

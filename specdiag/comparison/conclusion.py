@@ -184,6 +184,11 @@ def _conclude(summary: dict[str, Any], pairs: Sequence[Pair], names: tuple[str, 
         return f"not comparable: no matrix was measured in {a} or {b}"
     n_same = sum(summary["matrices"].get(relation, 0) for relation in SAME)
     n_spectra = sum(summary["matrices"].get(word, 0) for word in ("rounded", "same spectrum"))
+    extra = summary["relations"].keys() - {"identical"}
+    if n_same == n_weights and extra in ({"only in first"}, {"only in second"}):
+        shared = f"all {summary['relations']['identical']} tensors in both {a} and {b}"
+        where = f"only in {a if 'only in first' in extra else b}: {_differing(pairs)}"
+        return f"identical: {shared} are bit-identical; {where}"
     if n_same == n_weights:
         return (
             f"same spectrum by construction: {all_measured(n_weights)} bit-identical, so no alpha "

@@ -1,14 +1,15 @@
 """Two or more checkpoints -> one Dataset of their spectra and their differences from the first."""
 
-from collections.abc import Callable, KeysView, Sequence
+from collections.abc import Callable, KeysView, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from operator import attrgetter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
 from specdiag.comparison.conclusion import summarise_pairs
 from specdiag.comparison.groups import check_distinct, group_layers, pair_up_groups, seed_alphas
+from specdiag.comparison.pairing import renamed, replace_names
 from specdiag.comparison.pairs import Pair, pair_up
 from specdiag.dataset.schema import COMPARISON, labelled
 from specdiag.dataset.spectra import (
@@ -19,7 +20,7 @@ from specdiag.dataset.spectra import (
     unique_names,
 )
 from specdiag.htsr.layers import MIN_EIGENVALUES, Layer
-from specdiag.wording import counted, some
+from specdiag.wording import counted, shown, some
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -64,6 +65,7 @@ def compare(
     layers: str | None = None,
     min_eigenvalues: int = MIN_EIGENVALUES,
     include_embeddings: bool = False,
+    rename: Mapping[str, str] = MappingProxyType({}),
 ) -> "xr.Dataset":
     """Return the Dataset of two or more networks, with the differences of each from the first.
 
@@ -75,6 +77,9 @@ def compare(
         network is in one group, once.
     layers, min_eigenvalues, include_embeddings
         Which matrices are measured, as in `specdiag.alpha`. Every tensor gets a relation.
+    rename : mapping of str to str
+        Texts to replace in the names of all networks except the first, for names that
+        `specdiag.comparison.pairing` cannot pair.
 
     Returns
     -------
@@ -107,7 +112,7 @@ def compare(
         "min_eigenvalues": min_eigenvalues,
         "include_embeddings": include_embeddings,
     }
-    return build_comparison(measure_and_compare(groups, layers, **settings))
+    return build_comparison(measure_and_compare(groups, layers, rename=rename, **settings))
 
 
 def measure_and_compare(
@@ -115,6 +120,7 @@ def measure_and_compare(
     layers: str | None,
     progress: Progress | None = None,
     errors_of: Callable[[Any], AbstractContextManager[None]] = nullcontext,
+    rename: Mapping[str, str] = MappingProxyType({}),
     **settings: Any,
 ) -> Compared:
     """Return the comparison of the first group with each of the others; no xarray is needed.
@@ -128,7 +134,7 @@ def measure_and_compare(
     for source in sources:
         with errors_of(source):
             opened.append(open_checkpoint(source))
-    checkpoints = aligned(opened)
+    checkpoints = aligned(opened, rename)
     for source, checkpoint in zip(sources, checkpoints, strict=True):
         with errors_of(source):
             measured.append(measure_checkpoint(checkpoint, layers, progress, **settings))
@@ -137,7 +143,7 @@ def measure_and_compare(
         names, comparisons = _compare_networks(checkpoints, measured, settings["min_eigenvalues"])
     else:
         names, comparisons = _compare_groups(checkpoints, measured, index)
-    settings["layers"] = layers
+    settings |= {"layers": layers, "rename": dict(rename)} if rename else {"layers": layers}
     return Compared(checkpoints, measured, index, names, comparisons, settings)
 
 
@@ -176,44 +182,42 @@ def _compare_groups(
     return names, comparisons
 
 
-def aligned(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+def aligned(
+    checkpoints: Sequence[Checkpoint], rename: Mapping[str, str] = MappingProxyType({})
+) -> list[Checkpoint]:
     """Return the checkpoints, renamed so that their tensors have the names of the first one.
 
-    If a checkpoint has no matrix in common with the first one, the first word of its names is
-    removed, if all names have it: `bert.encoder.layer.0.…` becomes `encoder.layer.0.…`.
+    See `specdiag.comparison.pairing` for the rules. Each text of `rename` is first replaced by its
+    value in the names of all checkpoints except the first.
 
     Raises
     ------
     ValueError
-        If a checkpoint still has no matrix in common with the first one.
+        If a checkpoint has no matrix in common with the first one, or a text of `rename` is in no
+        name.
     """
     first, *others = checkpoints
+    for old in rename:
+        if not any(old in t.name for other in others for t in other.tensors):
+            raise ValueError(f"no name of a tensor to rename contains {shown(old)}")
     names = unique_names(checkpoints)
     known = _matrices(first)
-    renamed = [first]
+    result = [first]
     for name, other in zip(names[1:], others, strict=True):
-        candidates = (other, _without_first_word(other))
-        match = next((c for c in candidates if not known.isdisjoint(_matrices(c))), None)
-        if match is None:
+        match = renamed(first, replace_names(other, rename))
+        if known.isdisjoint(_matrices(match)):
             raise ValueError(
                 f"{names[0]} and {name} have no matrix in common: the first has "
                 f"{some([*known], 3) or 'none'}, the other "
-                f"{some([*_matrices(other)], 3) or 'none'}; compare networks of one architecture"
+                f"{some([*_matrices(other)], 3) or 'none'}; compare networks of one architecture, "
+                "or pair their names (--rename OLD NEW)"
             )
-        renamed.append(match)
-    return renamed
+        result.append(match)
+    return result
 
 
 def _matrices(checkpoint: Checkpoint) -> KeysView[str]:
     return {t.name: None for t in checkpoint.tensors if len(t.shape) >= 2}.keys()
-
-
-def _without_first_word(checkpoint: Checkpoint) -> Checkpoint:
-    word = checkpoint.tensors[0].name.partition(".")[0] + "." if checkpoint.tensors else ""
-    if not all(t.name.startswith(word) for t in checkpoint.tensors):
-        return checkpoint
-    tensors = [replace(t, name=t.name.removeprefix(word)) for t in checkpoint.tensors]
-    return replace(checkpoint, tensors=tuple(tensors))
 
 
 def build_comparison(compared: Compared) -> "xr.Dataset":

@@ -332,7 +332,7 @@ def test_networks_without_a_common_name_are_refused(first):
     assert str(error.value) == (
         "model#1 and model#2 have no matrix in common: the first has unit_emb.weight, "
         "blocks.0.fc1.weight, blocks.0.fc2.weight and 7 more, the other conv.weight, head.weight; "
-        "compare networks of one architecture"
+        "compare networks of one architecture, or pair their names (--rename OLD NEW)"
     )
     with pytest.raises(ValueError, match="at least two checkpoints"):
         specdiag.compare(first)
