@@ -1,0 +1,1 @@
+"""Named tensors of a file -> the weights that its network multiplies with."""

@@ -1,0 +1,141 @@
+"""Weight and spectral normalisation, masks of pruning, and torch's parametrizations -> weights.
+
+The names are those of torch.nn.utils: `weight_norm`, `spectral_norm`, `prune`, and their successors
+in `torch.nn.utils.parametrizations`. A rule applies only if the shapes of the tensors fit it.
+"""
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from specdiag.checkpoint.tensor import Tensor
+from specdiag.checkpoint.weights.weight import Tensors, Weight, composed, not_measured
+
+WEIGHT_NORM = "weight norm: g v / |v|"
+SPECTRAL_NORM = "spectral norm: W / sigma"
+MASKED = "weight times mask"
+
+_PARAMETRISED = re.compile(r"(?P<owner>(?:.*\.)?)parametrizations\.(?P<leaf>[^.]+)\.(?P<part>.+)")
+
+
+def parametrised(tensors: Tensors) -> Iterator[Weight]:
+    """Yield the weights under torch's ``parametrizations``, such as ``fc.parametrizations.weight``.
+
+    Weight norm and spectral norm are computed. Of other parametrizations, orthogonal ones included,
+    a state dict does not tell the function.
+    """
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if match := _PARAMETRISED.fullmatch(name):
+            groups.setdefault(match["owner"] + match["leaf"], {})[match["part"]] = tensor
+    for name, parts in groups.items():
+        weight = None
+        if parts.keys() == {"original0", "original1"}:
+            weight = weight_norm(name, parts["original0"], parts["original1"])
+        elif parts.keys() == {"original", "0._u", "0._v"}:
+            weight = spectral_norm(name, *(parts[key] for key in ("original", "0._u", "0._v")))
+        if weight and name not in tensors:
+            yield weight
+        else:
+            reason = "a parametrization whose function the file does not tell"
+            yield not_measured(name, list(parts.values()), reason)
+
+
+def suffixed(tensors: Tensors) -> Iterator[Weight]:
+    """Yield the weights of torch's older normalisations, and of pruning."""
+    for name in tensors:
+        stem, _, suffix = name.rpartition("_")
+        if not stem or suffix not in ("g", "orig", "bar"):
+            continue
+        first, u, v, mask = (tensors.get(f"{stem}_{key}") for key in (suffix, "u", "v", "mask"))
+        weight = None
+        if first and suffix == "g" and v:
+            weight = weight_norm(stem, first, v)
+        elif first and mask and suffix == "orig":
+            weight = masked(stem, first, mask)
+        elif first and u and v:
+            weight = spectral_norm(stem, first, u, v)
+        if weight and stem in tensors:
+            yield not_measured(name, weight_parts(tensors, weight), f"a part of {stem}")
+        elif weight:
+            yield weight
+
+
+def with_masks(tensors: Tensors) -> Iterator[Weight]:
+    """Yield the weights beside a mask of their shape, ``fc.mask`` or ``fc.weight_mask``.
+
+    The network multiplies by the mask, or did so when it was saved: the product is right for both.
+    """
+    for name, tensor in tensors.items():
+        owner, _, leaf = name.rpartition(".")
+        names = (f"{name}_mask", f"{owner}.mask") if leaf == "weight" and owner else ()
+        mask = next((tensors[key] for key in names if key in tensors), None)
+        if mask and (weight := masked(name, tensor, mask)):
+            yield weight
+
+
+def weight_parts(tensors: Tensors, weight: Weight) -> list[Tensor]:
+    """Return the tensors that a weight is composed of."""
+    return [tensors[name] for name in weight.tensors]
+
+
+def weight_norm(name: str, g: Tensor, v: Tensor) -> Weight | None:
+    """Return g v / |v|, or None if the shapes do not fit.
+
+    The norm is over all axes but one, whose size g has, or over all of them. Salimans & Kingma
+    (2016), NeurIPS.
+    """
+    shape = g.shape or (1,) * len(v.shape)
+    kept = [axis for axis, size in enumerate(shape) if size != 1]
+    fits = len(shape) == len(v.shape) >= 2 and all(shape[axis] == v.shape[axis] for axis in kept)
+    if not fits or len(kept) > 1:
+        return None
+    axes = tuple(axis for axis, size in enumerate(shape) if size == 1)
+
+    def values(length: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        norm = np.sqrt(np.square(direction).sum(axis=axes, keepdims=True))
+        return direction * (length.reshape(shape) / norm)
+
+    return composed(name, (g, v), WEIGHT_NORM, values, like=v)
+
+
+def spectral_norm(name: str, W: Tensor, u: Tensor, v: Tensor) -> Weight | None:
+    """Return W / sigma with sigma = u' W v, or None if the shapes do not fit.
+
+    u belongs to one axis of W and v to all the others. Of a kernel with as many inputs as outputs,
+    the axis is the one with the larger sigma, because u and v are close to the leading singular
+    vectors. Miyato et al. (2018), ICLR.
+    """
+    axes = [axis for axis in (0, 1) if len(W.shape) >= 2 and _fits(W.shape, axis, u, v)]
+    if not axes:
+        return None
+
+    def values(weight: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        sigmas = [
+            left @ np.moveaxis(weight, axis, 0).reshape(len(left), -1) @ right for axis in axes
+        ]
+        return weight / max(sigmas, key=abs)
+
+    return composed(name, (W, u, v), SPECTRAL_NORM, values, like=W)
+
+
+def _fits(shape: tuple[int, ...], axis: int, u: Tensor, v: Tensor) -> bool:
+    rest = int(np.prod(shape)) // max(shape[axis], 1)
+    return u.shape == (shape[axis],) and v.shape == (rest,)
+
+
+def masked(name: str, W: Tensor, mask: Tensor) -> Weight | None:
+    """Return W times its mask, or None if the shapes do not fit.
+
+    Its `read` raises ValueError if the mask has values other than 0 and 1.
+    """
+    if W.shape != mask.shape or len(W.shape) < 2:
+        return None
+
+    def values(weight: np.ndarray, zeros: np.ndarray) -> np.ndarray:
+        if not np.isin(zeros, (0, 1)).all():
+            raise ValueError("its mask has values other than 0 and 1")
+        return weight * zeros
+
+    return composed(name, (W, mask), MASKED, values, like=W)

@@ -1,0 +1,99 @@
+"""One weight: the tensors that it is composed of, the rule, and how to compute its values."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from specdiag.checkpoint.tensor import Tensor, read_values
+
+Tensors = Mapping[str, Tensor]  # by name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weight(Tensor):
+    """A matrix, kernel or vector of a network, or tensors that are known to be none.
+
+    The attributes of a Tensor describe the composed values. `dtype` is the one that the values were
+    stored in: its precision sets which eigenvalues are more than rounding.
+
+    Attributes
+    ----------
+    tensors : tuple of str
+        Names of the tensors of the file that it is composed of.
+    rule : str
+        How it is composed of them; empty for a tensor that is a weight as it is.
+    reason : str
+        Why it is not measured; empty if nothing in the headers speaks against it. `read` then
+        returns the bytes of all its tensors.
+    rank : int or None
+        The largest rank that it can have, if it is a product of smaller matrices.
+    has_bias : bool
+        Whether a bias of the length of its outputs lies beside it: a lookup table has none.
+    """
+
+    tensors: tuple[str, ...] = ()
+    rule: str = ""
+    reason: str = ""
+    rank: int | None = None
+    has_bias: bool = False
+
+
+def plain(tensor: Tensor, **about: Any) -> Weight:
+    """Return the weight that a tensor is as it stands."""
+    values = {field.name: getattr(tensor, field.name) for field in fields(Tensor)}
+    return Weight(**(values | {"tensors": (tensor.name,)} | about))
+
+
+def composed(
+    name: str,
+    parts: Sequence[Tensor],
+    rule: str,
+    function: Callable[..., np.ndarray],
+    *,
+    like: Tensor,
+    **about: Any,
+) -> Weight:
+    """Return the weight that a function computes from the values of its parts.
+
+    The function gets one array for each part, in float64 if that is its dtype and in float32
+    otherwise. Shape and dtype are those of the tensor `like`.
+    """
+
+    def read() -> np.ndarray:
+        with np.errstate(all="ignore"):  # the measurement reports values that are not finite
+            return np.ascontiguousarray(function(*(_real(read_values(part)) for part in parts)))
+
+    ids = [part.identity for part in parts]
+    return plain(
+        like,
+        name=name,
+        tensors=tuple(part.name for part in parts),
+        rule=rule,
+        problem=next((part.problem for part in parts if part.problem), None),
+        identity=(rule, *ids) if all(ids) else None,
+        read=read,
+        **about,
+    )
+
+
+def not_measured(name: str, parts: Sequence[Tensor], reason: str) -> Weight:
+    """Return tensors that are not measured, under one name and with one reason."""
+
+    def read() -> np.ndarray:
+        return np.concatenate([read_values(part).reshape(-1).view(np.uint8) for part in parts])
+
+    return plain(
+        parts[0],
+        name=name,
+        tensors=tuple(part.name for part in parts),
+        problem=next((part.problem for part in parts if part.problem), None),
+        reason=reason,
+        identity=None,
+        read=read if len(parts) > 1 else parts[0].read,
+    )
+
+
+def _real(values: np.ndarray) -> np.ndarray:
+    return values if values.dtype == np.float64 else values.astype(np.float32)

@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+
+from specdiag.checkpoint.reader import open_checkpoint
+from specdiag.checkpoint.weights.find import weights
+
+
+def effective(module, name="0.weight"):
+    """Return the weight that is found in the state dict of a module, and its values."""
+    (weight,) = [w for w in weights(open_checkpoint(module.state_dict())) if w.name == name]
+    return weight, weight.read()
+
+
+def layers():
+    torch.manual_seed(0)
+    return [
+        torch.nn.Linear(12, 7),
+        torch.nn.Conv1d(6, 6, 3),
+        torch.nn.Conv2d(4, 5, (3, 2)),
+        torch.nn.ConvTranspose1d(5, 4, 3),
+        torch.nn.ConvTranspose1d(6, 6, 2),
+    ]
+
+
+@pytest.mark.parametrize("layer", layers(), ids=str)
+@pytest.mark.parametrize("normalise", [weight_norm, parametrizations.weight_norm])
+@pytest.mark.parametrize("dim", [0, 1, None])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_weight_norm_is_computed_as_torch_does(layer, normalise, dim):
+    layer = type(layer)(*vars_of(layer))
+    module = torch.nn.Sequential(normalise(layer, dim=dim))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(torch.rand_like(parameter) + 0.5)
+    module(torch.zeros(3, vars_of(layer)[0], *[8] * (layer.weight.ndim - 2)))
+    weight, values = effective(module)
+    np.testing.assert_allclose(values, module[0].weight.detach(), rtol=1e-6)
+    assert (weight.rule, weight.shape) == ("weight norm: g v / |v|", values.shape)
+    assert len(weight.tensors) == 2
+
+
+def vars_of(layer):
+    """Return the arguments that make a layer of the same kind."""
+    if isinstance(layer, torch.nn.Linear):
+        return layer.in_features, layer.out_features
+    return layer.in_channels, layer.out_channels, layer.kernel_size
+
+
+@pytest.mark.parametrize("layer", layers(), ids=str)
+@pytest.mark.parametrize("normalise", [spectral_norm, parametrizations.spectral_norm])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_spectral_norm_is_computed_as_torch_does(layer, normalise):
+    module = torch.nn.Sequential(normalise(type(layer)(*vars_of(layer))))
+    example = torch.zeros(3, vars_of(layer)[0], *[8] * (layer.weight.ndim - 2))
+    for _ in range(30):
+        module(example)  # each call is one power iteration
+    module.eval()
+    module(example)
+    weight, values = effective(module)
+    np.testing.assert_allclose(values, module[0].weight.detach(), rtol=1e-5)
+    assert weight.rule == "spectral norm: W / sigma"
+
+
+def test_an_orthogonal_matrix_is_not_computed_and_has_one_reason():
+    module = torch.nn.Sequential(parametrizations.orthogonal(torch.nn.Linear(8, 8)))
+    weight, _ = effective(module)
+    assert weight.reason == "a parametrization whose function the file does not tell"
+    assert len(weight.tensors) == len(module.state_dict()) - 1  # the bias is a weight of its own
+
+
+def test_a_pruned_weight_is_multiplied_by_its_mask():
+    module = torch.nn.Sequential(torch.nn.Linear(12, 9))
+    prune.random_unstructured(module[0], "weight", 0.5)
+    weight, values = effective(module)
+    np.testing.assert_array_equal(values, module[0].weight.detach())
+    assert weight.tensors == ("0.weight_orig", "0.weight_mask")
+    assert [w.name for w in weights(open_checkpoint(module.state_dict()))] == ["0.bias", "0.weight"]
+
+
+@pytest.mark.parametrize("mask", ["fc.mask", "fc.weight_mask"])
+def test_a_mask_beside_a_weight_is_no_weight(rng, mask):
+    W = rng.standard_normal((6, 5))
+    zeros = rng.random((6, 5)) < 0.5
+    (weight,) = weights(open_checkpoint({"fc.weight": W, mask: zeros}))
+    np.testing.assert_allclose(weight.read(), (W * zeros))
+
+
+def test_a_mask_with_other_values_is_an_error(rng):
+    state = {"fc.weight": rng.standard_normal((6, 5)), "fc.mask": np.full((6, 5), 0.5)}
+    (weight,) = weights(open_checkpoint(state))
+    with pytest.raises(ValueError, match="its mask has values other than 0 and 1"):
+        weight.read()
+
+
+def test_parts_of_a_weight_that_is_stored_too_are_no_weights(rng):
+    W = rng.standard_normal((6, 5))
+    state = {"fc.weight": W, "fc.weight_g": np.ones((6, 1)), "fc.weight_v": W}
+    first, parts = weights(open_checkpoint(state))
+    assert (first.name, first.rule, first.reason) == ("fc.weight", "", "")
+    assert parts.tensors == ("fc.weight_g", "fc.weight_v")
+    assert parts.reason == "a part of fc.weight"
+
+
+def test_names_that_only_look_like_a_norm_are_weights_of_their_own(rng):
+    state = {"fc.loss_g": rng.standard_normal((5, 3)), "fc.loss_v": rng.standard_normal((5, 3))}
+    assert [w.tensors for w in weights(open_checkpoint(state))] == [("fc.loss_g",), ("fc.loss_v",)]
