@@ -8,7 +8,8 @@ from pathlib import Path
 from benchmarks._pages import table
 from benchmarks._results import read, write
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.htsr.layers import matrices, measure
+from specdiag.htsr.layers import measure
+from specdiag.htsr.selection import matrices
 from specdiag.htsr.verdict import MAX_Q, with_verdicts
 
 P_VALUES = ("gaussian_p", "scales_p", "null_p", "null_q")

@@ -6,8 +6,9 @@ import numpy as np
 
 from benchmarks._results import write
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.htsr.layers import matrices, measure
+from specdiag.htsr.layers import measure
 from specdiag.htsr.null import law
+from specdiag.htsr.selection import matrices
 
 SIZES = (64, 256, 256, 128, 10)
 EPOCHS = 150

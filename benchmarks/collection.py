@@ -28,13 +28,14 @@ def made_up(folder, checkpoints, layers):
     from specdiag.checkpoint.reader import open_checkpoint
     from specdiag.dataset.netcdf import save_spectra
     from specdiag.dataset.spectra import build
-    from specdiag.htsr.layers import measure_tensor
+    from specdiag.htsr.layers import measure_weight
+    from specdiag.htsr.selection import matrices
 
     rng = np.random.default_rng(0)
     measured = []
     for side in (64, 128, 256):
         opened = open_checkpoint({"weight": rng.standard_normal((side, side)) ** 3})
-        measured.append(measure_tensor(opened.tensors[0], gof=False))
+        measured.append(measure_weight(matrices(opened)[0], gof=False))
     named = [replace(measured[i % 3], name=f"layers.{i}.weight") for i in range(layers)]
     save_spectra(build([opened], [named], {}), folder / "0.nc")
     content = (folder / "0.nc").read_bytes()

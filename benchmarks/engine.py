@@ -25,7 +25,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.htsr.layers import matrices, measure, skip_reason
+from specdiag.htsr.layers import measure
+from specdiag.htsr.selection import matrices, skip_reason
 
 WEIGHTWATCHER = """
 import sys, tempfile, pathlib

@@ -23,7 +23,7 @@ from benchmarks._pages import DOCS, table, write_tables
 from benchmarks._results import read, write
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.htsr.esd import eigenvalues, resolved_eigenvalues
-from specdiag.htsr.layers import matrices, skip_reason
+from specdiag.htsr.selection import matrices, skip_reason
 from specdiag.htsr.tail.kind import EVIDENCE, tail_kind
 
 PAGE = DOCS / "calibration.md"

@@ -1,10 +1,67 @@
-"""The command that writes a checkpoint as safetensors."""
+"""The commands that list the weights of a checkpoint, and that write it as safetensors."""
 
 from pathlib import Path
 
 import click
 
-from specdiag.cli.options import CheckpointType, errors_of, lock_option
+from specdiag.cli.measure import (
+    include_embeddings_option,
+    min_eigenvalues_option,
+    print_lines,
+    terminal_width,
+)
+from specdiag.cli.options import CheckpointType, errors_of, json_option, lock_option
+
+
+@click.command()
+@click.argument("checkpoint", type=CheckpointType())
+@json_option
+@min_eigenvalues_option
+@include_embeddings_option
+@lock_option
+def weights(
+    checkpoint: Path,
+    as_json: bool,
+    min_eigenvalues: int,
+    include_embeddings: bool,
+    lock_path: Path | None,  # noqa: ARG001 - CheckpointType uses it
+) -> None:
+    """List the weights of CHECKPOINT, and which of them `alpha` measures.
+
+    CHECKPOINT is a file or folder that the other commands read, or a name in checkpoints.lock.
+
+    A weight is the matrix that the network multiplies with. It can be composed of several tensors
+    of the file: of a direction and lengths, of values and a mask, of a base and its LoRA. Every
+    tensor is part of exactly one weight. A weight that is not measured has a reason. No values are
+    read; some tables are known by their values only, and skipped when they are measured.
+
+    \b
+    Examples:
+      specdiag weights model.safetensors
+      specdiag weights adapter/ --json
+    """  # noqa: D301
+    from specdiag.checkpoint.reader import open_checkpoint
+    from specdiag.checkpoint.weights.find import weights as find_weights
+    from specdiag.htsr.selection import skip_reason
+    from specdiag.show.weights import as_json as json_of
+    from specdiag.show.weights import as_lines
+
+    with errors_of(checkpoint):
+        opened = open_checkpoint(checkpoint)
+        found = find_weights(opened)
+    listed = [
+        (
+            weight,
+            skip_reason(weight, min_eigenvalues, include_embeddings)
+            if len(weight.shape) >= 2
+            else weight.problem or weight.reason or "vector or scalar",
+        )
+        for weight in found
+    ]
+    if as_json:
+        click.echo(json_of(str(checkpoint), listed, opened.notes))
+    else:
+        print_lines(str(checkpoint), as_lines(listed, opened.notes, terminal_width()))
 
 
 @click.command()

@@ -12,7 +12,7 @@ import click
 
 from specdiag.cli.collect import spectra
 from specdiag.cli.compare import compare
-from specdiag.cli.export import export
+from specdiag.cli.export import export, weights
 from specdiag.cli.findings import link, verify
 from specdiag.cli.locks import fetch, list_, lock_, train
 from specdiag.cli.measure import alpha
@@ -48,7 +48,7 @@ def cli() -> None:
 
 for command in (
     *(alpha, compare, export, fetch, figures, link, list_, lock_, report, simulate, spectra),
-    *(train, verify),
+    *(train, verify, weights),
 ):
     cli.add_command(debug_option(command))
 

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
+from specdiag.checkpoint.weights.find import of_weights
 from specdiag.comparison.conclusion import summarise_pairs
 from specdiag.comparison.groups import check_distinct, group_layers, pair_up_groups, seed_alphas
 from specdiag.comparison.pairing import renamed, replace_names
@@ -19,7 +20,8 @@ from specdiag.dataset.spectra import (
     measure_checkpoint,
     unique_names,
 )
-from specdiag.htsr.layers import MIN_EIGENVALUES, Layer
+from specdiag.htsr.layers import Layer
+from specdiag.htsr.selection import MIN_EIGENVALUES
 from specdiag.wording import counted, shown, some
 
 if TYPE_CHECKING:
@@ -133,7 +135,7 @@ def measure_and_compare(
     opened, measured = [], []
     for source in sources:
         with errors_of(source):
-            opened.append(open_checkpoint(source))
+            opened.append(of_weights(open_checkpoint(source)))
     checkpoints = aligned(opened, rename)
     for source, checkpoint in zip(sources, checkpoints, strict=True):
         with errors_of(source):

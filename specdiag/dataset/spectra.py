@@ -27,7 +27,8 @@ from specdiag.htsr.initialisation import (
     untrained_alphas,
     with_initialisation,
 )
-from specdiag.htsr.layers import MIN_EIGENVALUES, Layer, matrices, measure
+from specdiag.htsr.layers import Layer, measure
+from specdiag.htsr.selection import MIN_EIGENVALUES, matrices
 from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
 from specdiag.htsr.verdict import with_verdicts
 from specdiag.htsr.weightwatcher import METHODS
@@ -64,7 +65,7 @@ def alpha(
         A matrix with fewer eigenvalues is skipped; one with fewer above the rank gate is
         degenerate. The default is 50, because with fewer a heavy tail is a handful of points.
     include_embeddings : bool
-        Measure lookup tables, too (see `specdiag.htsr.layers.skip_reason`).
+        Measure lookup tables, too (see `specdiag.htsr.selection.skip_reason`).
     method : {'specdiag', 'weightwatcher', 'wwj'}
         Rules for alpha and its interval; see `specdiag.htsr.weightwatcher`.
     initialisation : sequence

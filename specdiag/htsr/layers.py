@@ -1,6 +1,6 @@
 """Checkpoint -> one measured record for each weight matrix.
 
-Every tensor with two or more axes gets exactly one status, and a reason unless it is `fit`:
+Every weight with two or more axes gets exactly one status, and a reason unless it is `fit`:
 
 - fit: a power law was fitted to its tail;
 - degenerate: fewer than `min_eigenvalues` eigenvalues above the rank gate, or all of them equal;
@@ -8,11 +8,9 @@ Every tensor with two or more axes gets exactly one status, and a reason unless 
 - failed: it could not be read, or has NaN or infinite values.
 """
 
-import fnmatch
 import functools
 import math
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,28 +20,20 @@ from typing import Any, TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from specdiag.checkpoint.reader import Checkpoint
-from specdiag.checkpoint.tensor import Tensor, ties
+from specdiag.checkpoint.tensor import ties
+from specdiag.checkpoint.weights.values import no_weight
+from specdiag.checkpoint.weights.weight import Weight
 from specdiag.htsr import esd, weightwatcher
 from specdiag.htsr.null.ladder import null_test
 from specdiag.htsr.repeat import repeat_sd
+from specdiag.htsr.selection import EMBEDDING, MIN_EIGENVALUES, skip_reason
 from specdiag.htsr.tail.goodness_of_fit import goodness_of_fit, likelihood_ratios
 from specdiag.htsr.tail.kind import NO_KIND, Kind, tail_kind
 from specdiag.htsr.tail.posterior import NO_POSTERIOR, Posterior, alpha_posterior
 from specdiag.htsr.tail.power_law import NO_FIT, Array, TailFit, fit_alpha
-from specdiag.wording import counted
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-
-MIN_EIGENVALUES = 50
-LARGEST_KERNEL = 32  # sides of a convolution kernel; longer trailing axes are stacks of matrices
-
-# Names of lookup tables: that of the parameter, or of the module that owns its `weight`.
-_EMBEDDING = re.compile(
-    r"(^|_)emb(ed(ding)?)?s?$|[a-z]Emb(ed(ding)?)?s?$"
-    r"|^(embed_tokens|embed_positions|embed_in|embedding_table|wte|wpe|shared)$"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,65 +85,8 @@ class Layer:
         return self.alpha * 2 * math.log10(self.spectral_norm) if has_alpha else math.nan
 
 
-def matrices(checkpoint: Checkpoint, pattern: str | None = None) -> tuple[Tensor, ...]:
-    """Return the tensors with two or more axes whose name matches the shell pattern.
-
-    Raises
-    ------
-    ValueError
-        If there are none.
-    """
-    all_matrices = tuple(t for t in checkpoint.tensors if len(t.shape) >= 2)
-    if not all_matrices:
-        raise ValueError(
-            f"{checkpoint.path.name if checkpoint.path else checkpoint.name}: no weight matrix: "
-            f"{counted(len(checkpoint.tensors), 'tensor')}, none with two axes or more"
-        )
-    chosen = tuple(
-        t for t in all_matrices if pattern is None or fnmatch.fnmatchcase(t.name, pattern)
-    )
-    if not chosen:
-        names = ", ".join(t.name for t in all_matrices[:3])
-        raise ValueError(
-            f"no matrix of {checkpoint.name} matches {pattern!r}; it has {len(all_matrices)}, "
-            f"such as {names}"
-        )
-    return chosen
-
-
-def skip_reason(tensor: Tensor, min_eigenvalues: int, include_embeddings: bool) -> str:
-    """Return why a tensor is not measured, or an empty string if it is.
-
-    Embedding tables are lookup tables: each row is trained only as often as its token occurs. They
-    have two axes and are recognised by name. The name of the module that owns the `weight`, or of
-    the parameter itself, ends in the word emb, embed, embedding or their plurals (`unit_emb`,
-    `session_emb`, `word_embeddings`), or is embed_tokens, embed_positions, embed_in,
-    embedding_table, wte, wpe or shared.
-    """
-    if tensor.problem:
-        return tensor.problem
-    if not tensor.dtype.startswith(("float", "bfloat")):
-        return f"{tensor.dtype} values, not real weights"
-    if not include_embeddings and is_embedding(tensor):
-        return "embedding table, by its name"
-    kernel = tensor.shape[2:]
-    if any(side > LARGEST_KERNEL for side in kernel):
-        return f"{len(tensor.shape)} axes, not a convolution kernel (a side of {max(kernel)})"
-    size = min(tensor.shape[:2]) * math.prod(kernel)
-    if size < min_eigenvalues:
-        return f"too few eigenvalues: {size} of at least {min_eigenvalues}"
-    return ""
-
-
-def is_embedding(tensor: Tensor) -> bool:
-    """Return whether `skip_reason` takes a tensor for an embedding table."""
-    *owners, leaf = tensor.name.split(".")
-    name = owners[-1] if owners and leaf == "weight" else leaf
-    return len(tensor.shape) == 2 and _EMBEDDING.search(name) is not None
-
-
 def measure(
-    tensors: Iterable[Tensor],
+    weights: Iterable[Weight],
     *,
     min_eigenvalues: int = MIN_EIGENVALUES,
     include_embeddings: bool = False,
@@ -161,7 +94,7 @@ def measure(
     repeats: bool = False,
     **options: Any,
 ) -> Iterator[Layer]:
-    """Yield one record for each tensor, in order; `verdict.with_verdicts` adds the verdicts.
+    """Yield one record for each weight, in order; `verdict.with_verdicts` adds the verdicts.
 
     Matrices are measured in parallel, with one BLAS thread each: more threads for one matrix change
     the last bits of its eigenvalues, and are slow on a busy machine. Together, the matrices that
@@ -170,34 +103,62 @@ def measure(
 
     The settings are those of `specdiag.alpha`.
     """
-    tensors = list(tensors)
-    reasons = {t.name: skip_reason(t, min_eigenvalues, include_embeddings) for t in tensors}
-    tied = ties(t for t in tensors if not reasons[t.name])
+    weights = list(weights)
+    reasons = {w.name: skip_reason(w, min_eigenvalues, include_embeddings) for w in weights}
+    tables = [w for w in weights if reasons[w.name] == EMBEDDING]
+    for weight in weights:
+        table = None if reasons[weight.name] else _equal_one(weight, tables)
+        if table:
+            reasons[weight.name] = f"tied to {table.name}, an embedding table"
+    tied = ties(w for w in weights if not reasons[w.name])
     reasons |= {name: f"tied to {first}, measured once" for name, first in tied.items()}
-    jobs = [t for t in tensors if not reasons[t.name]]
-    budget = max(4 * max((8 * math.prod(t.shape) for t in jobs), default=0), 2**28)
+    jobs = [w for w in weights if not reasons[w.name]]
+    budget = max(4 * max((8 * math.prod(w.shape) for w in jobs), default=0), 2**28)
     function = functools.partial(
-        measure_tensor,
+        measure_weight,
         min_eigenvalues=min_eigenvalues,
         method=method,
         repeats=repeats,
         **options,
     )
-    measured = in_parallel(function, [(t, _peak_bytes(t, repeats)) for t in jobs], budget)
-    for tensor in tensors:
-        reason = reasons[tensor.name]
-        yield _record(tensor, status="skipped", reason=reason) if reason else next(measured)
+    measured = in_parallel(function, [(w, _peak_bytes(w, repeats)) for w in jobs], budget)
+    spectra: dict[bytes, list[Weight]] = {}
+    for weight in weights:
+        reason = reasons[weight.name]
+        layer = None if reason else next(measured)
+        if layer and layer.status == "fit":
+            # Equal bits have equal spectra, so only weights of equal spectra are read again.
+            equal = spectra.setdefault(layer.eigenvalues.tobytes(), [])
+            if first := _equal_one(weight, equal):
+                layer, reason = None, f"a copy of {first.name} bit for bit, measured once"
+            equal.append(weight)
+        yield layer or _record(weight, status="skipped", reason=reason)
 
 
-def _peak_bytes(tensor: Tensor, repeats: bool) -> float:
-    """Return how much memory measuring a tensor takes; 5 % are added for the buffers of BLAS.
+def _equal_one(weight: Weight, others: Iterable[Weight]) -> Weight | None:
+    """Return the first of the others with the same elements, in memory or bit by bit, or None."""
+    for other in others:
+        if (other.shape, other.dtype) != (weight.shape, weight.dtype):
+            continue
+        if weight.identity and weight.identity == other.identity:
+            return other
+        try:
+            if weight.read().tobytes() == other.read().tobytes():
+                return other
+        except (ValueError, OSError, MemoryError):  # reported when it is measured
+            continue
+    return None
+
+
+def _peak_bytes(weight: Weight, repeats: bool) -> float:
+    """Return how much memory measuring a weight takes; 5 % are added for the buffers of BLAS.
 
     It is the largest of three steps: the matrix as stored and in float64, or two copies in float32;
     the matrix in float64 and its Gram matrix; a copy in float32, which the null test keeps, the
     Gram matrix, and LAPACK's copy of that. In repeats, the stored matrix and a part of it are kept.
     """
-    values = math.prod(tensor.shape)
-    grams = min(tensor.shape[:2]) ** 2 * math.prod(tensor.shape[2:])
+    values = math.prod(weight.shape)
+    grams = min(weight.shape[:2]) ** 2 * math.prod(weight.shape[2:])
     kept = 0.5 * values * repeats
     return 8 * 1.05 * (kept + max(1.5 * values, values + grams, 0.5 * values + 2 * grams))
 
@@ -228,8 +189,8 @@ def in_parallel(
             pool.shutdown(cancel_futures=True)
 
 
-def measure_tensor(
-    tensor: Tensor,
+def measure_weight(
+    weight: Weight,
     *,
     min_eigenvalues: int = MIN_EIGENVALUES,
     method: str = "specdiag",
@@ -237,36 +198,53 @@ def measure_tensor(
     repeats: bool = False,
     seed: int = 0,
 ) -> Layer:
-    """Return the measured values of one tensor; its status is `failed` if it cannot be measured.
+    """Return the measured values of one weight; its status is `failed` if it cannot be measured.
 
     The settings are those of `specdiag.alpha`. Only the method 'specdiag' has a null, a kind of
     tail, a goodness of fit (`gof`), which takes about as long as computing the eigenvalues, and
-    repeats.
+    repeats. A weight of known low rank, such as the update of a LoRA, has none of them: the null of
+    its shape is not that of a product of two matrices.
     """
     try:
-        spectrum = esd.eigenvalues(tensor.read())  # no variable keeps the values in memory
-        resolved = esd.resolved_eigenvalues(spectrum, tensor.shape, tensor.dtype)
-        common = _describe(tensor, spectrum, resolved)
+        spectrum = esd.eigenvalues(_values(weight))  # no variable keeps the values in memory
+        resolved = esd.resolved_eigenvalues(spectrum, weight.shape, weight.dtype)
+        common = _describe(weight, spectrum, resolved)
         if method == "wwj":
-            fit = _fit_wwj(tensor)
+            fit = _fit_wwj(weight)
         elif method == "weightwatcher":
-            fit = _fit_weightwatcher(tensor, spectrum)
+            fit = _fit_weightwatcher(weight, spectrum)
         else:
-            fit = _fit(tensor, spectrum, resolved, min_eigenvalues)
-        if fit["status"] == "fit" and method == "specdiag":
-            fit |= _tests(tensor, resolved, fit, gof=gof, seed=seed)
+            fit = _fit(weight, spectrum, resolved, min_eigenvalues)
+        has_null = weight.rank is None  # that of a product of two matrices is another one
+        if fit["status"] == "fit" and method == "specdiag" and has_null:
+            fit |= _tests(weight, resolved, fit, gof=gof, seed=seed)
             if repeats:
-                fit["alpha_repeat_sd"] = repeat_sd(tensor.read(), tensor.dtype, seed=seed)
+                fit["alpha_repeat_sd"] = repeat_sd(weight.read(), weight.dtype, seed=seed)
+    except NoWeight as error:
+        return _record(weight, status="skipped", reason=str(error))
     except MemoryError:
-        size = _peak_bytes(tensor, repeats) / 1e9
-        return _record(tensor, status="failed", reason=f"not enough memory: needs {size:.1f} GB")
+        size = _peak_bytes(weight, repeats) / 1e9
+        return _record(weight, status="failed", reason=f"not enough memory: needs {size:.1f} GB")
     except (ValueError, OSError, np.linalg.LinAlgError) as error:
-        return _record(tensor, status="failed", reason=str(error))
-    return _record(tensor, **(common | fit))
+        return _record(weight, status="failed", reason=str(error))
+    except Exception as error:  # noqa: BLE001 - one layer never costs the others
+        return _record(weight, status="failed", reason=f"{type(error).__name__}: {error}")
+    return _record(weight, **(common | fit))
 
 
-def _describe(tensor: Tensor, spectrum: Array, resolved: Array) -> dict[str, Any]:
-    N = max(tensor.shape[:2])
+class NoWeight(Exception):  # noqa: N818 - it is no error
+    """Values that are known to be no weight; the message is the reason."""
+
+
+def _values(weight: Weight) -> np.ndarray:
+    values = weight.read()
+    if reason := no_weight(weight.name, values):
+        raise NoWeight(reason)
+    return values
+
+
+def _describe(weight: Weight, spectrum: Array, resolved: Array) -> dict[str, Any]:
+    N = max(weight.shape[:2])
     bulk = len(resolved) > len(spectrum) / 2  # else the median, and so the edge, is only rounding
     return {
         "eigenvalues": spectrum,
@@ -275,17 +253,17 @@ def _describe(tensor: Tensor, spectrum: Array, resolved: Array) -> dict[str, Any
         "spectral_norm": math.sqrt(N * spectrum[0]),
         "frobenius_norm": math.sqrt(N * spectrum.sum()),
         "entropy": esd.spectral_entropy(resolved),
-        "mp_edge": esd.marchenko_pastur_edge(spectrum, tensor.shape) if bulk else math.nan,
-        "n_spikes": esd.count_spikes(spectrum, tensor.shape) if bulk else math.nan,
+        "mp_edge": esd.marchenko_pastur_edge(spectrum, weight.shape) if bulk else math.nan,
+        "n_spikes": esd.count_spikes(spectrum, weight.shape) if bulk else math.nan,
     }
 
 
-def _fit(tensor: Tensor, spectrum: Array, resolved: Array, min_eigenvalues: int) -> dict[str, Any]:
+def _fit(weight: Weight, spectrum: Array, resolved: Array, min_eigenvalues: int) -> dict[str, Any]:
     if len(resolved) < min_eigenvalues:
         reason = f"rank {len(resolved)}: fewer than {min_eigenvalues} eigenvalues above rounding"
         return {"status": "degenerate", "reason": reason}
     tail = fit_alpha(resolved)
-    gate = esd.rank_gate(spectrum, tensor.shape, tensor.dtype)
+    gate = esd.rank_gate(spectrum, weight.shape, weight.dtype)
     # Weyl's inequality: an error E of W moves no eigenvalue by more than 2 s_1 |E|, s_1 the largest
     # singular value of W; the gate allows errors up to |E| = sqrt(gate).
     spread = resolved[0] - resolved[tail.n_tail - 1] if tail.n_tail else 0.0
@@ -296,12 +274,12 @@ def _fit(tensor: Tensor, spectrum: Array, resolved: Array, min_eigenvalues: int)
 
 
 def _tests(
-    tensor: Tensor, resolved: Array, fit: dict[str, Any], *, gof: bool, seed: int
+    weight: Weight, resolved: Array, fit: dict[str, Any], *, gof: bool, seed: int
 ) -> dict[str, Any]:
     tests: dict[str, Any] = asdict(
-        null_test(fit["posterior"].mean, tensor.shape, tensor.read, tensor.dtype, seed=seed)
+        null_test(fit["posterior"].mean, weight.shape, weight.read, weight.dtype, seed=seed)
     )
-    tests["kind"] = tail_kind(resolved, tensor.shape)
+    tests["kind"] = tail_kind(resolved, weight.shape)
     if gof:
         tail = fit["tail"]
         tests["gof_p"] = goodness_of_fit(resolved, seed=seed)
@@ -309,9 +287,9 @@ def _tests(
     return tests
 
 
-def _fit_weightwatcher(tensor: Tensor, spectrum: Array) -> dict[str, Any]:
-    scale = float(max(tensor.shape[:2]))
-    if len(tensor.shape) > 2:
+def _fit_weightwatcher(weight: Weight, spectrum: Array) -> dict[str, Any]:
+    scale = float(max(weight.shape[:2]))
+    if len(weight.shape) > 2:
         scale /= 2  # weightwatcher multiplies convolutions by sqrt(1/2)
     tail, posterior = weightwatcher.weightwatcher(spectrum * scale)
     if not tail.n_tail:
@@ -322,10 +300,10 @@ def _fit_weightwatcher(tensor: Tensor, spectrum: Array) -> dict[str, Any]:
     return {"status": "fit", **fit}
 
 
-def _fit_wwj(tensor: Tensor) -> dict[str, Any]:
-    if len(tensor.shape) > 2:
+def _fit_wwj(weight: Weight) -> dict[str, Any]:
+    if len(weight.shape) > 2:
         return {"status": "skipped", "reason": "the published rules know matrices only"}
-    tail, posterior, rank = weightwatcher.wwj(tensor.read())
+    tail, posterior, rank = weightwatcher.wwj(weight.read())
     if not tail.n_tail:
         # The number itself depends on rounding: float32 resolves 1e-7 of the largest.
         needed = weightwatcher.WWJ_MIN_TAIL
@@ -334,5 +312,5 @@ def _fit_wwj(tensor: Tensor) -> dict[str, Any]:
     return {"status": "fit", "tail": tail, "posterior": posterior, "rank": rank}
 
 
-def _record(tensor: Tensor, *, status: str, **values: Any) -> Layer:
-    return Layer(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype, status=status, **values)
+def _record(weight: Weight, *, status: str, **values: Any) -> Layer:
+    return Layer(name=weight.name, shape=weight.shape, dtype=weight.dtype, status=status, **values)

@@ -26,7 +26,7 @@ from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.checkpoint.tensor import Tensor, read_values
 from specdiag.files import write_whole
 from specdiag.htsr.esd import eigenvalues, resolved_eigenvalues
-from specdiag.htsr.layers import MIN_EIGENVALUES, matrices, skip_reason
+from specdiag.htsr.selection import MIN_EIGENVALUES, matrices, skip_reason
 from specdiag.htsr.tail.posterior import NO_POSTERIOR, alpha_posterior
 from specdiag.wording import is_text, shown
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from specdiag.checkpoint.weights.find import weights
+from specdiag.checkpoint.weights.weight import Weight
 from specdiag.dataset.schema import SCHEMA, layer_value
 from specdiag.dataset.spectra import unique_names
 from specdiag.htsr.layers import Layer
@@ -66,7 +68,7 @@ def as_json(checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence[Lay
             "path": str(checkpoint.path) if checkpoint.path else None,
             "layers": [layer_row(layer) | {"shape": layer.shape} for layer in layers],
             "summary": summarise(layers),
-            "not_matrices": [t.name for t in checkpoint.tensors if len(t.shape) < 2],
+            "not_matrices": [w.name for w in weights(checkpoint) if len(w.shape) < 2],
             "notes": checkpoint.notes,
         }
         for name, checkpoint, layers in zip(
@@ -146,8 +148,9 @@ def _cells(layer: Layer) -> dict[str, str]:
 def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str]:
     """Return the summary of a checkpoint: alphas over measured layers, and the accounting."""
     summary = summarise(layers)
-    n_vectors = sum(len(t.shape) < 2 for t in checkpoint.tensors)
-    selected = len(layers) + n_vectors < len(checkpoint.tensors)  # by --layers
+    all_weights = weights(checkpoint)
+    n_vectors = sum(len(w.shape) < 2 for w in all_weights)
+    selected = len(layers) + n_vectors < len(all_weights)  # by --layers
     lines = _alpha_lines(summary, selected) + _verdict_lines(summary)
     if summary["n_tested"] and all(math.isnan(layer.gof_p) for layer in layers):
         lines.append("not tested: how well a power law fits above xmin_ks (--gof)")
@@ -156,8 +159,18 @@ def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str
     ignored = f"; {counted(n_vectors, 'vector or scalar', 'vectors and scalars')} ignored"
     lines.append(accounting(summary) + ignored * bool(n_vectors))
     lines += [f"  {r['status']}: {r['reason']}: {some(r['layers'])}" for r in summary["reasons"]]
+    lines += _composed_lines(all_weights, {layer.name for layer in layers})
     lines += [f"note: {note}" for note in checkpoint.notes]
     return [printable(line) for line in lines]
+
+
+def _composed_lines(all_weights: Sequence[Weight], names: set[str]) -> list[str]:
+    """Return the weights that are composed of several tensors, by their rules."""
+    rules: dict[str, list[str]] = {}
+    for weight in all_weights:
+        if weight.rule and weight.name in names:
+            rules.setdefault(weight.rule, []).append(weight.name)
+    return [f"  composed: {rule}: {some(composed)}" for rule, composed in rules.items()]
 
 
 def _alpha_lines(summary: Mapping[str, Any], selected: bool) -> list[str]:

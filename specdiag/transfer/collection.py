@@ -18,6 +18,7 @@ import numpy as np
 
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.checkpoint.tensor import Tensor
+from specdiag.checkpoint.weights.find import weights
 from specdiag.dataset.netcdf import read_spectra
 from specdiag.dataset.schema import (
     COLLECTION,
@@ -174,7 +175,7 @@ def _n_changed(spectra: "xr.Dataset", path: Path, parent: Path) -> float:
     if sha256_of(path) == sha256_of(parent):
         return 0.0
     try:
-        ours, theirs = ({t.name: t for t in open_checkpoint(p).tensors} for p in (path, parent))
+        ours, theirs = ({w.name: w for w in weights(open_checkpoint(p))} for p in (path, parent))
         return float(sum(not _is_same(ours[name], theirs.get(name)) for name in names))
     except (ValueError, OSError) as error:
         _log.warning("%s: not compared with its parent: %s", path.name, one_line(error))

@@ -17,7 +17,8 @@ import specdiag
 from specdiag.checkpoint import reader
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.cli.main import cli
-from specdiag.htsr.layers import MIN_EIGENVALUES, matrices, measure
+from specdiag.htsr.layers import measure
+from specdiag.htsr.selection import MIN_EIGENVALUES, matrices
 from specdiag.htsr.statistics import alpha_mean_interval
 from specdiag.htsr.verdict import MEANINGFUL, VERDICTS, with_verdicts
 from specdiag.htsr.weightwatcher import METHODS

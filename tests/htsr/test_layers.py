@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.htsr.layers import matrices, measure
+from specdiag.htsr.layers import measure
 from specdiag.htsr.null.ladder import null_test
+from specdiag.htsr.selection import matrices
 from specdiag.htsr.tail.goodness_of_fit import goodness_of_fit, likelihood_ratios
 from specdiag.htsr.tail.kind import tail_kind
 
@@ -226,11 +227,31 @@ def test_a_tied_matrix_is_measured_once(rng):
     assert (second.status, second.reason) == ("skipped", "tied to encoder.weight, measured once")
 
 
-def test_only_measured_tensors_count_as_tied(rng):
-    """Test a head that shares the memory of a skipped embedding, or of a layer not requested."""
+@pytest.mark.parametrize("copy", [np.asarray, np.copy])
+def test_a_head_tied_to_an_embedding_table_is_none_either(rng, copy):
+    """A file may hold both names of one memory, two copies, or the table alone."""
     W = rng.standard_normal((80, 60))
-    table, head = measured({"wte.weight": W, "head.weight": W})
-    assert (table.status, head.status) == ("skipped", "fit")
+    table, head = measured({"wte.weight": W, "head.weight": copy(W)})
+    assert (table.status, head.status) == ("skipped", "skipped")
+    assert head.reason == "tied to wte.weight, an embedding table"
+    both = measured({"wte.weight": W, "head.weight": copy(W)}, include_embeddings=True)
+    assert [layer.status for layer in both] == ["fit", "skipped"]
+
+
+def test_a_bit_identical_copy_is_measured_once(rng):
+    W = heavy(rng, 80, 60)
+    first, copy, negative, rounded = measured(
+        {"a.weight": W, "b.weight": W.copy(), "c.weight": -W, "d.weight": W.astype(np.float32)}
+    )
+    assert (first.status, negative.status, rounded.status) == ("fit", "fit", "fit")
+    assert (copy.status, copy.reason) == (
+        "skipped",
+        "a copy of a.weight bit for bit, measured once",
+    )
+
+
+def test_only_requested_tensors_count_as_tied(rng):
+    W = rng.standard_normal((80, 60))
     (decoder,) = measured({"enc.weight": W, "dec.weight": W}, "dec*")
     assert decoder.status == "fit"
 

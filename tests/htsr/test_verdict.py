@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.htsr.layers import Layer, matrices, measure
+from specdiag.htsr.layers import Layer, measure
+from specdiag.htsr.selection import matrices
 from specdiag.htsr.statistics import MIN_LAYERS, alpha_mean_interval
 from specdiag.htsr.tail.kind import EVIDENCE, Kind
 from specdiag.htsr.tail.posterior import NO_POSTERIOR

@@ -1,6 +1,7 @@
 """Checkpoint -> its weights: every tensor is part of exactly one."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from specdiag.checkpoint.reader import Checkpoint
@@ -33,6 +34,8 @@ def weights(checkpoint: Checkpoint) -> tuple[Weight, ...]:
     ValueError
         If an adapter_config.json beside the file is invalid.
     """
+    if all(isinstance(tensor, Weight) for tensor in checkpoint.tensors):
+        return tuple(tensor for tensor in checkpoint.tensors if isinstance(tensor, Weight))
     left = {tensor.name: tensor for tensor in checkpoint.tensors}
     position = {name: i for i, name in enumerate(left)}
     biases = {name for name, tensor in left.items() if len(tensor.shape) == 1}
@@ -43,6 +46,11 @@ def weights(checkpoint: Checkpoint) -> tuple[Weight, ...]:
         _take(left, found, adapted(dict(left), adapter_config(checkpoint)))
     found += [plain(tensor, has_bias=_has_bias(tensor, left, biases)) for tensor in left.values()]
     return tuple(sorted(found, key=lambda weight: position[weight.tensors[0]]))
+
+
+def of_weights(checkpoint: Checkpoint) -> Checkpoint:
+    """Return the checkpoint with its weights in place of its tensors."""
+    return replace(checkpoint, tensors=weights(checkpoint))
 
 
 def _take(left: dict[str, Tensor], found: list[Weight], more: Iterator[Weight]) -> None:
