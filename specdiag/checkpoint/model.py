@@ -3,7 +3,7 @@
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from specdiag.checkpoint.tree import children, is_number, is_table, is_tensor
-from specdiag.wording import shown
+from specdiag.checkpoint.twins import flat_twins, network_signature, pick_twins
+from specdiag.wording import shown, some
 
 MAX_VISITS = 200_000
 MAX_LEVELS = 100
+MAX_PARTS = 32  # entries that are compared with each other, to find twins
 MAX_NAME = 1000
 MAX_NAMES = 20_000_000  # characters of all names together
 
@@ -29,13 +31,6 @@ _RNG = r"(\w+_)?(rng|random)(_states?)(_all)?|(\w+_)?rng"
 _ASIDE = re.compile(
     r"(optim(izer)?s?|opt|(lr_)?sched(uler)?s?|(grad_)?scaler|amp)(_states?)?(_dicts?)?(_?\d+)?"
     rf"|lr|loops|callbacks|{_RNG}|{_EMA.pattern}"
-)
-_COMPONENTS = re.compile(
-    r"(?<![^.])_(orig_mod|checkpoint_wrapped_module|fsdp_wrapped_module|forward_module)\."
-)
-_PREFIXES = (
-    *("module.", "model.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module."),
-    "_checkpoint_wrapped_module.",
 )
 _SCALARS = (str, int, float, bool, bytes, type(None))
 
@@ -52,39 +47,62 @@ class Model:
         Entries beside the state dict, such as hyper-parameters.
     aside : Counter
         Number of tensors that are not part of the model, by the entry that holds them.
+    twins : dict
+        Name of the network that is read, by the name of each other network of the same names and
+        shapes.
     """
 
     tensors: list[tuple[str, Any]] = field(default_factory=list)
     entries: list[tuple[str, Any]] = field(default_factory=list)
     top: list[tuple[str, Any]] = field(default_factory=list)
     aside: Counter[str] = field(default_factory=Counter)
+    twins: dict[str, str] = field(default_factory=dict)
 
 
-def find_model(root: Any, where: str) -> Model:
+def find_model(root: Any, where: str, which: str | None = None) -> Model:
     """Return the model that a checkpoint's tree holds.
 
     Wrappers such as ``state_dict`` are opened; if there are several networks, their names are part
-    of the tensors' names. Optimiser states, settings, averages and the like are left out and their
-    tensors counted. A file and the same checkpoint loaded into memory give the same model.
+    of the tensors' names. Of networks with the same names and shapes, such as one and its average,
+    one is read. Optimiser states, settings, averages and the like are left out and their tensors
+    counted. A file and the same checkpoint loaded into memory give the same model.
+
+    Parameters
+    ----------
+    root : node
+    where : str
+        Name of the file, for messages.
+    which : str, optional
+        Name of the entry that holds the network to read, instead of the one that is chosen.
 
     Raises
     ------
     ValueError
-        If two tensors share a name, or the tree is too deep or too large.
+        If the tree is the state of an optimiser, or has no entry `which`; if two tensors share a
+        name, or the tree is too deep or too large.
     """
     with_tensors = _ids_with_tensors(root)
     model = Model()
-    node, aside = root, set[str]()
+    node, aside, parts_seen = root, set[str](), list[str]()
     counted: dict[int, Any] = {}
     for _ in range(MAX_LEVELS):
-        if is_tensor(node) or not is_table(node):
+        if _is_optimizer(node):
+            raise ValueError(
+                f"{where}: the state of an optimizer, not a network; name the file of the model"
+            )
+        if is_tensor(node) or not (is_table(node) or type(node) in (list, tuple)):
             break
         parts = list(children(node) or ())
         _refuse_duplicates([key for key, _ in parts], where)
         entries = dict(parts)
         candidates = {key: value for key, value in entries.items() if id(value) in with_tensors}
-        chosen, aside = _choose(candidates)
-        for key in sorted(aside):
+        parts_seen += [key for key, value in candidates.items() if not is_tensor(value)]
+        chosen: str | None
+        if which is not None and not is_tensor(candidates.get(which, np.empty(0))):
+            chosen, aside, which = which, candidates.keys() - {which}, None
+        else:
+            chosen, aside = _choose(candidates, model, with_tensors, type(node) in (list, tuple))
+        for key in sorted(aside - model.twins.keys()):
             model.aside[key] += _count(candidates[key], counted)
         model.top += [(key, candidates[key]) for key in aside if _SETTINGS.fullmatch(key.lower())]
         if chosen is None:
@@ -95,8 +113,20 @@ def find_model(root: Any, where: str) -> Model:
             if key not in candidates and not _is_training(key, value)
         ]
         node, aside = entries[chosen], set()
+    _fill(model, _walk(node, with_tensors, aside, where), counted, where)
+    _choose_part(model, which, parts_seen, where)
+    return model
+
+
+def _fill(
+    model: Model,
+    leaves: Iterable[tuple[tuple[str, ...], Any]],
+    counted: dict[int, Any],
+    where: str,
+) -> None:
+    """Put the leaves into the model under their names; optimizers are only counted."""
     left = MAX_NAMES
-    for path, leaf in _walk(node, with_tensors, aside, where):
+    for path, leaf in leaves:
         name = ".".join(path)
         left -= len(name)
         if len(name) > MAX_NAME or left < 0:
@@ -104,9 +134,32 @@ def find_model(root: Any, where: str) -> Model:
                 f"{where}: a name of {len(name):,} characters; at most {MAX_NAME:,} are read, "
                 f"and {MAX_NAMES:,} in all"
             )
-        (model.tensors if is_tensor(leaf) else model.entries).append((name, leaf))
+        if is_tensor(leaf):
+            model.tensors.append((name, leaf))
+        elif _is_optimizer(leaf):
+            model.aside[name] += _count(leaf, counted)
+        else:
+            model.entries.append((name, leaf))
     _refuse_duplicates([name for name, _ in model.tensors], where)
-    return model
+
+
+def _choose_part(model: Model, which: str | None, seen: Sequence[str], where: str) -> None:
+    """Leave out an average whose tensors lie beside those of its network, or all but `which`."""
+    parts = list(dict.fromkeys(n.partition(".")[0] for n, _ in model.tensors if "." in n))
+    if which is None:
+        twins = flat_twins(model.tensors)
+        model.twins |= twins
+        left_out = set(twins)
+    elif which in parts:
+        left_out = {*parts} - {which}
+        for name, _ in model.tensors:
+            if name.partition(".")[0] in left_out:
+                model.aside[name.partition(".")[0]] += 1
+    else:
+        listed = some([shown(name) for name in dict.fromkeys([*seen, *parts])], 8) or "none"
+        raise ValueError(f"{where}: there is no network {shown(which)}; its parts are {listed}")
+    if left_out:
+        model.tensors = [t for t in model.tensors if t[0].partition(".")[0] not in left_out]
 
 
 def _refuse_duplicates(names: Sequence[str], where: str) -> None:
@@ -116,10 +169,12 @@ def _refuse_duplicates(names: Sequence[str], where: str) -> None:
         raise ValueError(f"{where}: the name {shown(name)} occurs twice")
 
 
-def _choose(candidates: dict[str, Any]) -> tuple[str | None, set[str]]:
+def _choose(
+    candidates: dict[str, Any], model: Model, with_tensors: set[int], is_list: bool
+) -> tuple[str | None, set[str]]:
     """Return the key of the whole model, or None, and the keys to leave out.
 
-    `candidates` are the entries that are tensors or contain one.
+    `candidates` are the entries that are tensors or contain one. Twins are put into the model.
     """
     aside = {key for key, value in candidates.items() if _is_beside(key, value)}
     kept = candidates.keys() - aside
@@ -131,9 +186,22 @@ def _choose(candidates: dict[str, Any]) -> tuple[str | None, set[str]]:
     groups = {key for key in kept if not is_tensor(candidates[key])}
     if groups != kept - numbers:
         return None, aside
+    signatures: dict[str, Any] = {}
+    if not is_list and len(candidates) <= MAX_PARTS:
+        signatures = {
+            key: network_signature(value, _walk(value, with_tensors, set(), ""))
+            for key, value in candidates.items()
+            if not is_tensor(value) and not _is_optimizer(value)
+        }
     chosen = next((key for key in _STATE_DICTS if key in groups), None)
+    twins = pick_twins(signatures, groups, chosen)
+    model.twins |= twins
+    groups -= twins.keys()
+    aside |= twins.keys()
     if chosen is None and len(groups) == 1:
-        chosen = next((key for key in groups if _WRAPPERS.fullmatch(key)), None)
+        (only,) = groups
+        alone = (is_list and not numbers) or only in twins.values()
+        chosen = only if alone or _WRAPPERS.fullmatch(only) else None
     return chosen, aside if chosen is None else candidates.keys() - {chosen}
 
 
@@ -145,12 +213,15 @@ def _is_beside(key: str, value: Any) -> bool:
 
 
 def _is_training(key: str, value: Any) -> bool:
-    if _ASIDE.fullmatch(key.lower()):
-        return True
-    # The state of a torch optimiser has these keys; its entry can have any name.
-    return is_table(value) and {"state", "param_groups"} <= {
-        name for name, _ in islice(children(value) or (), 8)
-    }
+    return bool(_ASIDE.fullmatch(key.lower())) or _is_optimizer(value)
+
+
+def _is_optimizer(value: Any) -> bool:
+    """Return whether a node is the state of a torch optimizer; its entry can have any name."""
+    if is_tensor(value) or type(value) in _SCALARS or type(value) in (list, tuple):
+        return False
+    first = islice(children(value) or (), 8)
+    return {"state", "param_groups"} <= {name for name, _ in first}
 
 
 def _parts(node: Any) -> Iterable[Any]:
@@ -221,7 +292,7 @@ def _walk(
             visits += 1
             if visits > MAX_VISITS:
                 raise ValueError(f"{where}: more than {MAX_VISITS:,} entries")
-            if is_tensor(child):
+            if is_tensor(child) or (id(child) in with_tensors and _is_optimizer(child)):
                 yield (*path, key), child
             elif id(child) not in with_tensors:
                 if is_table(node):
@@ -237,27 +308,3 @@ def _walk(
             levels.pop()
             open_ids.discard(id(node))
             del path[-1:]
-
-
-def strip_wrappers(names: list[str]) -> Callable[[str], str]:
-    """Return a function that removes the components of wrapper modules from a name.
-
-    The prefixes ``module.``, ``model.`` and those of `_COMPONENTS` are removed as long as all names
-    start with them. The components are removed everywhere, unless two names would become equal.
-    """
-    prefix = ""
-    while more := next((p for p in _PREFIXES if _all_start(names, prefix + p)), ""):
-        prefix += more
-
-    def strip(name: str) -> str:
-        return name.removeprefix(prefix)
-
-    def strip_all(name: str) -> str:
-        return _COMPONENTS.sub("", strip(name))
-
-    fully = {strip_all(name) for name in names}
-    return strip_all if len(fully) == len(names) and "" not in fully else strip
-
-
-def _all_start(names: list[str], prefix: str) -> bool:
-    return bool(names) and all(n.startswith(prefix) and len(n) > len(prefix) for n in names)

@@ -11,16 +11,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from specdiag.checkpoint.formats.folder import checkpoint_in
+from specdiag.checkpoint.formats.foreign import refuse_foreign
 from specdiag.checkpoint.memory import is_module, memory_tensor, memory_tree
 from specdiag.checkpoint.metadata import Converter
-from specdiag.checkpoint.model import Model, find_model, strip_wrappers
+from specdiag.checkpoint.model import Model, find_model
+from specdiag.checkpoint.names import strip_wrappers
 from specdiag.checkpoint.safetensors import RECORD, parse_json, read_header, restore
 from specdiag.checkpoint.tensor import Tensor, combined_hash, elements_hash, read_values
 from specdiag.checkpoint.torchfile.legacy import read_legacy, starts_legacy
 from specdiag.checkpoint.torchfile.tensors import TorchFile, read_zip, torch_tensor
+from specdiag.checkpoint.tree import is_tensor
 from specdiag.files import File, find_file, open_file, read_bytes
 from specdiag.notebook import record_html
-from specdiag.wording import counted, shown, some
+from specdiag.wording import counted, shown
 
 if TYPE_CHECKING:
     import torch
@@ -59,15 +63,18 @@ class Checkpoint:
 Source: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | torch.nn.Module | Checkpoint"
 
 
-def open_checkpoint(source: Source) -> Checkpoint:
+def open_checkpoint(source: Source, which: str | None = None) -> Checkpoint:
     """Return the named tensors of a checkpoint, without reading their values yet.
 
     Parameters
     ----------
-    source : path, mapping, torch module or Checkpoint
+    source : path, mapping, list, torch module, array or Checkpoint
         A file written by torch (Lightning checkpoint, state dict, whole module, TorchScript, the
         older format) or safetensors, the index of a sharded checkpoint, or a folder that holds
-        one of these; or a state dict or module in memory. A Checkpoint is returned unchanged.
+        one of these; or a state dict, module, list of arrays or one array in memory. A Checkpoint
+        is returned unchanged.
+    which : str, optional
+        Name of the entry that holds the network, where there are several, such as ``ema``.
 
     Raises
     ------
@@ -84,15 +91,12 @@ def open_checkpoint(source: Source) -> Checkpoint:
         if not os.fspath(source):  # Path("") is the current folder
             raise ValueError("the name of the checkpoint is empty")
         path = Path(source)
-        return _open_folder(path) if path.is_dir() else _open_path(path)
-    if isinstance(source, Mapping) or is_module(source):
-        model = find_model(memory_tree(source), "model")
+        return _open_folder(path, which) if path.is_dir() else _open_path(path, which)
+    if isinstance(source, Mapping | list | tuple) or is_module(source) or is_tensor(source):
+        model = find_model(memory_tree(source), "model", which)
         tensors = [memory_tensor(name, values) for name, values in model.tensors]
         return _assemble("model", None, _Content(tensors, *_metadata(model)))
-    raise TypeError(
-        f"expected a path, state dict or module, not {type(source).__name__}; "
-        'give one array W as {"name": W}'
-    )
+    raise TypeError(f"expected a path, state dict, module or array, not {type(source).__name__}")
 
 
 def tensor_digest(source: Source) -> str:
@@ -110,28 +114,12 @@ def tensor_digest(source: Source) -> str:
     return combined_hash(tensors, {t.name: elements_hash(read_values(t)) for t in tensors})
 
 
-# Files are recognised by their first bytes, not by their extension.
-_FOREIGN = (
-    (rb"version https://git-lfs", "a Git LFS pointer: fetch the content with 'git lfs pull'"),
-    (rb"(?i)\s*<(!doctype|html|\?xml)", "a web page: download the file itself"),
-    (rb"\x1f\x8b", "compressed by gzip: decompress it first"),
-    (rb"BZh", "compressed by bzip2: decompress it first"),
-    (rb"\xfd7zXZ", "compressed by xz: decompress it first"),
-    (rb"\x28\xb5\x2f\xfd", "compressed by zstd: decompress it first"),
-    (rb"(?s).{257}ustar", "a tar archive: unpack it first"),
-    (rb"\x89HDF", "an HDF5 file: export the model with safetensors or torch.save"),
-    (rb"GGUF", "a GGUF file: export the model with safetensors or torch.save"),
-    (rb"\x93NUMPY", "a NumPy array: pass a dict of arrays instead"),
-    (rb"PK\x05\x06", "an empty zip archive"),
-)
-
-
-def _open_path(path: Path) -> Checkpoint:
+def _open_path(path: Path, which: str | None) -> Checkpoint:
     file = find_file(path)
     head = _head(file)
     if re.match(rb"\s*\{", head) and not _looks_like_safetensors(head, file):
         return _open_index(file)
-    return _assemble(path.stem, path, _open_single(file, head))
+    return _assemble(path.stem, path, _open_single(file, head, which))
 
 
 class _Content(NamedTuple):
@@ -152,19 +140,17 @@ def _looks_like_safetensors(head: bytes, file: File) -> bool:
     return head[8:9] == b"{" and 8 + int.from_bytes(head[:8], "little") <= file.size
 
 
-def _open_single(file: File, head: bytes) -> _Content:
+def _open_single(file: File, head: bytes, which: str | None = None) -> _Content:
     """Return the content of one file of tensors of any kind."""
     if not head:
         raise ValueError(f"{file.name}: the file is empty; copy or download it again")
     if _looks_like_safetensors(head, file):
-        return _open_safetensors(file)
+        return _only(_open_safetensors(file), which, file.name)
     if head.startswith(b"PK\x03\x04"):
-        return _open_torch(*read_zip(file))
-    for pattern, kind in _FOREIGN:
-        if re.match(pattern, head):
-            raise ValueError(f"{file.name}: {kind}")
+        return _open_torch(*read_zip(file), which)
+    refuse_foreign(head, file.name)
     if starts_legacy(file):
-        return _open_torch(*read_legacy(file))
+        return _open_torch(*read_legacy(file), which)
     if head[8:9] == b"{":
         return _open_safetensors(file)  # raises an error about its length
     if re.match(rb"\x80[\x02-\x05]|[(\]}lcd].*\n", head):
@@ -173,6 +159,18 @@ def _open_single(file: File, head: bytes) -> _Content:
         f"{file.name}: not a checkpoint: it starts with {head[:8]!r}; expected a torch or "
         "safetensors file or an index of shards"
     )
+
+
+def _only(content: _Content, which: str | None, where: str) -> _Content:
+    """Return the tensors whose names start with the word `which`; all of them if it is None."""
+    if which is None:
+        return content
+    tensors = [t for t in content.tensors if t.name.startswith(f"{which}.")]
+    if not tensors:
+        raise ValueError(f"{where}: no name of a tensor starts with {shown(which + '.')}")
+    n_others = len(content.tensors) - len(tensors)
+    notes = [*content.notes, f"{counted(n_others, 'tensor')} outside of {shown(which)} left out"]
+    return content._replace(tensors=tensors, notes=notes)
 
 
 def _open_safetensors(file: File) -> _Content:
@@ -185,8 +183,8 @@ def _open_safetensors(file: File) -> _Content:
     return _Content(tensors, metadata, notes, is_export=True)
 
 
-def _open_torch(root: Any, source: TorchFile) -> _Content:
-    model = find_model(root, source.file.name)
+def _open_torch(root: Any, source: TorchFile, which: str | None) -> _Content:
+    model = find_model(root, source.file.name, which)
     tensors = [torch_tensor(source, name, node) for name, node in model.tensors]
     return _Content(tensors, *_metadata(model))
 
@@ -197,6 +195,11 @@ def _metadata(model: Model) -> tuple[dict[str, Any], list[str]]:
         f"{counted(count, 'tensor')} under {shown(key)} "
         f"{'is' if count == 1 else 'are'} not part of the model"
         for key, count in model.aside.items()
+    ]
+    notes += [
+        f"{shown(twin)} has the same names and shapes as {shown(read)}; only {shown(read)} is read "
+        f"(--which {shown(twin, quote=False)} reads the other)"
+        for twin, read in model.twins.items()
     ]
     metadata: dict[str, Any] = {}
     converter = Converter()
@@ -235,39 +238,9 @@ def _assemble(name: str, path: Path | None, content: _Content) -> Checkpoint:
     )
 
 
-# Checkpoints in a folder, the preferred kind first. Trainers write other files of the last kind
-# beside the weights.
-_KINDS = (
-    r".*\.safetensors\.index\.json",
-    r".*\.safetensors",
-    r".*\.(bin|pt|pth)\.index\.json",
-    r".*\.(ckpt|pt|pth|bin)",
-)
-_NOT_WEIGHTS = re.compile(
-    r"training_args\.bin|(optimizer|scheduler|scaler|rng_state).*\.(pt|bin|pth)"
-)
-
-
-def _open_folder(path: Path) -> Checkpoint:
-    names = sorted(
-        entry.name
-        for entry in path.iterdir()
-        if entry.is_file() and not _NOT_WEIGHTS.fullmatch(entry.name)
-    )
-    for kind in _KINDS:
-        candidates = [name for name in names if re.fullmatch(kind, name)]
-        if len(candidates) > 1:
-            listed = some([shown(name, quote=False) for name in candidates], 10)
-            raise ValueError(
-                f"{shown(path.name, quote=False)}: {len(candidates)} checkpoints in the folder "
-                f"({listed}); name one of them"
-            )
-        if candidates:
-            return replace(_open_path(path / candidates[0]), name=path.resolve().name, path=path)
-    raise FileNotFoundError(
-        f"{shown(path.name, quote=False)}: no checkpoint in the folder; expected .safetensors, "
-        ".ckpt, .pt, .pth, .bin or an index of shards"
-    )
+def _open_folder(path: Path, which: str | None) -> Checkpoint:
+    file = checkpoint_in(path)
+    return replace(_open_path(file, which), name=path.resolve().name, path=path)
 
 
 def _open_index(file: File) -> Checkpoint:

@@ -89,6 +89,32 @@ def is_number(node: object) -> bool:
     return type(size) is tuple and all(type(n) is int and n == 1 for n in size)
 
 
+def shape_of(node: Any) -> tuple[int, ...]:
+    """Return the shape that a tensor's node claims; an empty one if it is unknown."""
+    if type(node) is not Object:
+        return tuple(int(size) for size in node.shape)
+    for _ in range(8):
+        about = node.state if is_array(node) else node.args[1:]
+        inner = node.args[0] if node.args else None
+        if not path_of(node).rpartition(".")[2].startswith("_rebuild_parameter"):
+            break
+        if type(inner) is not Object:
+            return ()
+        node = inner
+    size = about[1] if type(about) is tuple and len(about) > 1 else None
+    if type(size) is Object and path_of(size) == "torch.Size" and size.args:
+        size = size.args[0]
+    if type(size) is not tuple or not all(type(n) is int for n in size):
+        return ()
+    return size
+
+
+def is_module_node(node: object) -> bool:
+    """Return whether a node describes a pickled torch module."""
+    state = node.state if type(node) is Object else None
+    return type(state) is dict and all(slot in state for slot in _MODULE_SLOTS)
+
+
 def is_table(node: object) -> bool:
     """Return whether a node is a mapping or describes one."""
     if type(node) is Object:
@@ -123,8 +149,8 @@ def children(node: object) -> Iterable[tuple[str, Any]] | None:
     if type(node) is not Object:
         return None
     state = node.state
-    if type(state) is dict and all(slot in state for slot in _MODULE_SLOTS):
-        return _module_parts(state)
+    if is_module_node(node):
+        return _module_parts(node.state)  # type: ignore[arg-type]
     parts = [(str(index), value) for index, value in enumerate(node.items or ())]
     parts += [(f"args.{index}", value) for index, value in enumerate(node.args)]
     if type(state) is dict:

@@ -9,6 +9,7 @@ from specdiag.cli.measure import (
     min_eigenvalues_option,
     print_lines,
     terminal_width,
+    which_option,
 )
 from specdiag.cli.options import CheckpointType, errors_of, json_option, lock_option
 
@@ -18,12 +19,14 @@ from specdiag.cli.options import CheckpointType, errors_of, json_option, lock_op
 @json_option
 @min_eigenvalues_option
 @include_embeddings_option
+@which_option
 @lock_option
 def weights(
     checkpoint: Path,
     as_json: bool,
     min_eigenvalues: int,
     include_embeddings: bool,
+    which: str | None,
     lock_path: Path | None,  # noqa: ARG001 - CheckpointType uses it
 ) -> None:
     """List the weights of CHECKPOINT, and which of them `alpha` measures.
@@ -47,7 +50,7 @@ def weights(
     from specdiag.show.weights import as_lines
 
     with errors_of(checkpoint):
-        opened = open_checkpoint(checkpoint)
+        opened = open_checkpoint(checkpoint, which)
         found = find_weights(opened)
     listed = [
         (
@@ -68,11 +71,13 @@ def weights(
 @click.argument("checkpoint", type=CheckpointType())
 @click.argument("output", type=click.Path(path_type=Path), metavar="OUT.safetensors")
 @click.option("--force", is_flag=True, help="Replace the files if they exist.")
+@which_option
 @lock_option
 def export(
     checkpoint: Path,
     output: Path,
     force: bool,
+    which: str | None,
     lock_path: Path | None,  # noqa: ARG001 - CheckpointType uses it
 ) -> None:
     """Write CHECKPOINT as OUT.safetensors and OUT.json.
@@ -97,7 +102,7 @@ def export(
     if output.suffix != ".safetensors":
         raise click.UsageError(f"{output}: expected a name that ends in .safetensors")
     with errors_of(checkpoint):
-        opened = open_checkpoint(checkpoint)
+        opened = open_checkpoint(checkpoint, which)
     digest = write_export(opened, output, overwrite=force)
     for note in opened.notes:
         click.echo(printable(f"note: {note}"), err=True)

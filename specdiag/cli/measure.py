@@ -58,6 +58,11 @@ min_eigenvalues_option = click.option(
 include_embeddings_option = click.option(
     "--include-embeddings", is_flag=True, help="Measure embedding tables, too."
 )
+which_option = click.option(
+    "--which",
+    metavar="NAME",
+    help="Read the network under this entry of the file, such as ema, where it holds several.",
+)
 
 
 class _Alpha(ManyFilesCommand):
@@ -91,6 +96,7 @@ class _Alpha(ManyFilesCommand):
 @layers_option
 @min_eigenvalues_option
 @include_embeddings_option
+@which_option
 @click.option(
     "--method",
     type=click.Choice(["specdiag", "weightwatcher", "wwj"]),
@@ -252,8 +258,9 @@ def _open_and_measure(
     from specdiag.checkpoint.reader import open_checkpoint
     from specdiag.dataset.spectra import measure_checkpoint
 
-    checkpoint = open_checkpoint(file)
-    return checkpoint, measure_checkpoint(checkpoint, pattern, with_progress, **settings)
+    checkpoint = open_checkpoint(file, settings["which"])
+    measurement = {name: value for name, value in settings.items() if name != "which"}
+    return checkpoint, measure_checkpoint(checkpoint, pattern, with_progress, **measurement)
 
 
 def with_progress(

@@ -13,6 +13,8 @@ Dataset is built or opened.
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from os import PathLike
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +34,7 @@ from specdiag.htsr.selection import MIN_EIGENVALUES, matrices
 from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
 from specdiag.htsr.verdict import with_verdicts
 from specdiag.htsr.weightwatcher import METHODS
-from specdiag.wording import numbered
+from specdiag.wording import counted, numbered
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -52,13 +54,15 @@ def alpha(
     gof: bool = False,
     repeats: bool = False,
     seed: int = 0,
+    names: Sequence[str] | None = None,
+    which: str | None = None,
 ) -> "xr.Dataset":
     """Return the Dataset of the weight matrices of one or several networks.
 
     Parameters
     ----------
-    *sources : path, torch.nn.Module, or mapping of names to arrays or tensors
-        Anything that `open_checkpoint` reads.
+    *sources : path, torch.nn.Module, mapping of names to arrays or tensors, or one array
+        Anything that `open_checkpoint` reads. A list of paths is as good as the paths.
     layers : str, optional
         Shell pattern: only matrices whose name matches it are measured.
     min_eigenvalues : int
@@ -80,6 +84,10 @@ def alpha(
         again. It is off by default, because it takes 17 times as long as the eigenvalues.
     seed : int
         Random seed for bootstrap, sign flips and repeats.
+    names : sequence of str, optional
+        Names of the sources in the Dataset, instead of those of their files.
+    which : str, optional
+        Name of the entry that holds the network, as in `open_checkpoint`.
 
     Returns
     -------
@@ -106,7 +114,12 @@ def alpha(
         raise ValueError("alpha() needs at least one checkpoint: a path, module or state dict")
     if method not in METHODS:
         raise ValueError(f"method is {method!r}: expected one of {', '.join(METHODS)}")
-    checkpoints = [open_checkpoint(source) for source in sources]
+    given = [x for source in sources for x in (source if _is_paths(source) else [source])]
+    if names is not None and (isinstance(names, str) or len(names) != len(given)):
+        raise ValueError(f"names must be a list of {counted(len(given), 'name')}: one a network")
+    checkpoints = [open_checkpoint(source, which) for source in given]
+    if names is not None:
+        checkpoints = [replace(c, name=n) for c, n in zip(checkpoints, names, strict=True)]
     for checkpoint in checkpoints:
         for note in checkpoint.notes:
             _log.warning("%s: %s", checkpoint.name, note)
@@ -130,6 +143,10 @@ def alpha(
     measured = [measure_checkpoint(c, layers, untrained=untrained, **settings) for c in checkpoints]
     settings |= {"layers": layers, "initialisation": [str(c.path or c.name) for c in networks]}
     return build(checkpoints, measured, settings)
+
+
+def _is_paths(source: Any) -> bool:
+    return isinstance(source, list | tuple) and all(isinstance(x, str | PathLike) for x in source)
 
 
 def measure_checkpoint(

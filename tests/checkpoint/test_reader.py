@@ -700,9 +700,7 @@ def test_a_checkpoint_is_returned_unchanged(save):
 def test_a_source_of_another_type_is_a_type_error():
     with pytest.raises(TypeError) as error:
         open_checkpoint(3)
-    assert str(error.value) == (
-        'expected a path, state dict or module, not int; give one array W as {"name": W}'
-    )
+    assert str(error.value) == ("expected a path, state dict, module or array, not int")
 
 
 def test_an_empty_name_is_not_the_current_folder():

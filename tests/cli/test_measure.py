@@ -313,7 +313,8 @@ def test_the_error_of_a_bad_file_is_one_line_and_the_other_files_are_measured(fi
 def test_every_file_is_opened_once(file, monkeypatch):
     opened = []
 
-    def open_and_count(path):
+    def open_and_count(path, which):
+        assert which is None
         opened.append(path)
         return open_checkpoint(path)
 

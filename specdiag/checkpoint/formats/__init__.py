@@ -1,0 +1,1 @@
+"""Formats of files and folders other than those of torch and safetensors."""
