@@ -27,6 +27,23 @@ def memory_tree(source: object) -> object:
     return source
 
 
+def memory_roles(source: object) -> dict[str, str]:
+    """Return the `role` of the tensors of a torch module by name; {} for anything else."""
+    modules = getattr(source, "named_modules", None)
+    torch = sys.modules.get("torch")
+    if torch is None or not callable(modules):
+        return {}
+    roles: dict[str, str] = {}
+    lookups = (torch.nn.Embedding, torch.nn.EmbeddingBag)
+    for prefix, module in modules():
+        start = f"{prefix}." if prefix else ""
+        roles |= {f"{start}{name}": "buffer" for name, _ in module.named_buffers(recurse=False)}
+        if isinstance(module, (*lookups, torch.nn.Linear)):
+            kind = "embedding" if isinstance(module, lookups) else "linear"
+            roles[f"{start}weight"] = kind
+    return roles
+
+
 def memory_tensor(name: str, values: Any) -> Tensor:
     """Return the named tensor of a NumPy array or torch tensor."""
     if isinstance(values, np.ndarray):

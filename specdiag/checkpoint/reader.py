@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from specdiag.checkpoint.formats.folder import checkpoint_in
 from specdiag.checkpoint.formats.foreign import refuse_foreign
-from specdiag.checkpoint.memory import is_module, memory_tensor, memory_tree
+from specdiag.checkpoint.memory import is_module, memory_roles, memory_tensor, memory_tree
 from specdiag.checkpoint.metadata import Converter
 from specdiag.checkpoint.model import Model, find_model
 from specdiag.checkpoint.names import strip_wrappers
 from specdiag.checkpoint.safetensors import RECORD, parse_json, read_header, restore
 from specdiag.checkpoint.tensor import Tensor, combined_hash, elements_hash, read_values
 from specdiag.checkpoint.torchfile.legacy import read_legacy, starts_legacy
+from specdiag.checkpoint.torchfile.roles import module_roles
 from specdiag.checkpoint.torchfile.tensors import TorchFile, read_zip, torch_tensor
 from specdiag.checkpoint.tree import is_tensor
 from specdiag.files import File, find_file, open_file, read_bytes
@@ -94,7 +95,11 @@ def open_checkpoint(source: Source, which: str | None = None) -> Checkpoint:
         return _open_folder(path, which) if path.is_dir() else _open_path(path, which)
     if isinstance(source, Mapping | list | tuple) or is_module(source) or is_tensor(source):
         model = find_model(memory_tree(source), "model", which)
-        tensors = [memory_tensor(name, values) for name, values in model.tensors]
+        roles = memory_roles(source)
+        tensors = [
+            replace(memory_tensor(name, values), role=roles.get(name, ""))
+            for name, values in model.tensors
+        ]
         return _assemble("model", None, _Content(tensors, *_metadata(model)))
     raise TypeError(f"expected a path, state dict, module or array, not {type(source).__name__}")
 
@@ -185,7 +190,11 @@ def _open_safetensors(file: File) -> _Content:
 
 def _open_torch(root: Any, source: TorchFile, which: str | None) -> _Content:
     model = find_model(root, source.file.name, which)
-    tensors = [torch_tensor(source, name, node) for name, node in model.tensors]
+    roles = module_roles(root)
+    tensors = [
+        replace(torch_tensor(source, name, node), role=roles.get(id(node), ""))
+        for name, node in model.tensors
+    ]
     return _Content(tensors, *_metadata(model))
 
 

@@ -45,6 +45,10 @@ class Tensor:
         Stored dtype: ``'float32'``, ``'bfloat16'``, ``'float8_e4m3fn'``, ...
     problem : str or None
         Why the values cannot be read, such as ``'sparse tensor'``.
+    role : str
+        What the class of its module says, if a file or module in memory tells it: ``'buffer'``,
+        ``'embedding'`` for the table of a torch.nn.Embedding, ``'linear'`` for the weight of a
+        torch.nn.Linear. Empty if unknown.
     identity : tuple or None
         Equal for two tensors if and only if they are the same elements of the same memory.
         None if the tensor is empty, cannot be read, or is known not to be tied.
@@ -57,6 +61,7 @@ class Tensor:
     shape: tuple[int, ...]
     dtype: str
     problem: str | None = None
+    role: str = ""
     identity: tuple[object, ...] | None = None
     read: Callable[[], np.ndarray] = field(repr=False)
 

@@ -105,7 +105,7 @@ def measure(
     """
     weights = list(weights)
     reasons = {w.name: skip_reason(w, min_eigenvalues, include_embeddings) for w in weights}
-    tables = [w for w in weights if reasons[w.name] == EMBEDDING]
+    tables = [w for w in weights if reasons[w.name].startswith(EMBEDDING)]
     for weight in weights:
         table = None if reasons[weight.name] else _equal_one(weight, tables)
         if table:

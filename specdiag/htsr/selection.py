@@ -5,14 +5,13 @@ import math
 import re
 
 from specdiag.checkpoint.reader import Checkpoint
-from specdiag.checkpoint.tensor import Tensor
 from specdiag.checkpoint.weights.find import weights
 from specdiag.checkpoint.weights.weight import Weight
 from specdiag.wording import counted
 
 MIN_EIGENVALUES = 50
 LARGEST_KERNEL = 32  # sides of a convolution kernel; longer trailing axes are stacks of matrices
-EMBEDDING = "embedding table, by its name"
+EMBEDDING = "embedding table, by its"  # name or class
 
 # Names of lookup tables: that of the parameter, or of the module that owns its `weight`.
 _EMBEDDING = re.compile(
@@ -51,18 +50,19 @@ def matrices(checkpoint: Checkpoint, pattern: str | None = None) -> tuple[Weight
 def skip_reason(weight: Weight, min_eigenvalues: int, include_embeddings: bool) -> str:
     """Return why a weight is not measured, or an empty string if it is.
 
-    Embedding tables are lookup tables: each row is trained only as often as its token occurs. They
-    have two axes, no bias, and are recognised by name. The name of the module that owns the
-    `weight`, or of the parameter itself, ends in the word emb, embed, embedding or their plurals
-    (`unit_emb`, `session_emb`, `word_embeddings`), or is embed_tokens, embed_positions, embed_in,
-    embedding_table, wte, wpe or shared.
+    Embedding tables are lookup tables: each row is trained only as often as its token occurs. The
+    class of their module decides, where it is known. Otherwise they have two axes, no bias, and are
+    recognised by name. The name of the module that owns the `weight`, or of the parameter itself,
+    ends in the word emb, embed, embedding or their plurals (`unit_emb`, `session_emb`,
+    `word_embeddings`), or is embed_tokens, embed_positions, embed_in, embedding_table, wte, wpe or
+    shared.
     """
     if weight.problem or weight.reason:
         return weight.problem or weight.reason
     if not weight.dtype.startswith(("float", "bfloat")):
         return f"{weight.dtype} values, not real weights"
-    if not include_embeddings and is_embedding(weight) and not weight.has_bias:
-        return EMBEDDING
+    if not include_embeddings and is_embedding(weight):
+        return f"{EMBEDDING} {'class' if weight.role == 'embedding' else 'name'}"
     kernel = weight.shape[2:]
     if any(side > LARGEST_KERNEL for side in kernel):
         return f"{len(weight.shape)} axes, not a convolution kernel (a side of {max(kernel)})"
@@ -76,8 +76,11 @@ def skip_reason(weight: Weight, min_eigenvalues: int, include_embeddings: bool) 
     return ""
 
 
-def is_embedding(tensor: Tensor) -> bool:
-    """Return whether `skip_reason` takes a tensor without a bias for an embedding table."""
-    *owners, leaf = tensor.name.split(".")
+def is_embedding(weight: Weight) -> bool:
+    """Return whether `skip_reason` takes a weight for an embedding table."""
+    if weight.role == "embedding":
+        return True
+    *owners, leaf = weight.name.split(".")
     name = owners[-1] if owners and leaf == "weight" else leaf
-    return len(tensor.shape) == 2 and _EMBEDDING.search(name) is not None
+    by_name = len(weight.shape) == 2 and _EMBEDDING.search(name) is not None
+    return by_name and not weight.has_bias and weight.role != "linear"

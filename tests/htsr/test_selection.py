@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -77,9 +78,37 @@ def test_a_linear_layer_is_no_embedding_whatever_its_name():
     found = {layer.name: layer.status for layer in measure(matrices(open_checkpoint(module)))}
     assert found == {
         "value_embedding.weight": "fit",
-        "class_embed.weight": "skipped",  # without a bias, a state dict does not tell
+        "class_embed.weight": "fit",  # without a bias: the class tells it
         "query_embed.weight": "skipped",
     }
+
+
+@pytest.mark.parametrize("source", ["memory", "file", "state dict"])
+def test_classes_tell_tables_and_buffers(tmp_path, source):
+    """Of a state dict, names and biases are all there is."""
+    module = nn.ModuleDict(
+        {"token": nn.Embedding(100, 64), "value_emb": nn.Linear(80, 64), "fc": nn.Linear(64, 64)}
+    )
+    module["fc"].register_buffer("basis", torch.randn(70, 70))
+    path = tmp_path / "net.pt"
+    torch.save(module if source == "file" else module.state_dict(), path)
+    layers = list(measure(matrices(open_checkpoint(module if source == "memory" else path))))
+    known = source != "state dict"
+    assert {layer.name: layer.reason for layer in layers} == {
+        "token.weight": "embedding table, by its class" if known else "",
+        "value_emb.weight": "",
+        "fc.weight": "",
+        "fc.basis": "a buffer of its module, not a parameter" if known else "",
+    }
+
+
+def test_the_module_that_peft_replaced_is_not_measured(rng):
+    state = {
+        f"head.{kind}.weight": rng.standard_normal((64, 64))
+        for kind in ("original_module", "modules_to_save.default")
+    }
+    first, second = measure(matrices(open_checkpoint(state)))
+    assert (first.reason, second.status) == ("not used: modules_to_save replaces it", "fit")
 
 
 def test_the_update_of_a_lora_has_an_alpha_and_no_null(rng):

@@ -44,7 +44,13 @@ def weights(checkpoint: Checkpoint) -> tuple[Weight, ...]:
         _take(left, found, rule(dict(left)))
     if any("lora" in name or "_w1" in name or "oft_" in name for name in left):
         _take(left, found, adapted(dict(left), adapter_config(checkpoint)))
-    found += [plain(tensor, has_bias=_has_bias(tensor, left, biases)) for tensor in left.values()]
+    for name, tensor in left.items():
+        reason = ""
+        if tensor.role == "buffer" and name.rpartition(".")[2] != "weight":
+            reason = "a buffer of its module, not a parameter"
+        elif ".original_module." in f".{name}" and _replaced(name, left):
+            reason = "not used: modules_to_save replaces it"
+        found.append(plain(tensor, has_bias=_has_bias(tensor, left, biases), reason=reason))
     return tuple(sorted(found, key=lambda weight: position[weight.tensors[0]]))
 
 
@@ -60,6 +66,13 @@ def _take(left: dict[str, Tensor], found: list[Weight], more: Iterator[Weight]) 
             found.append(weight)
             for name in weight.tensors:
                 del left[name]
+
+
+def _replaced(name: str, left: Tensors) -> bool:
+    """Return whether peft has trained a copy of a module, which the network uses instead."""
+    owner, _, leaf = name.rpartition("original_module.")
+    start = f"{owner}modules_to_save."
+    return any(other.startswith(start) and other.endswith(f".{leaf}") for other in left)
 
 
 def _has_bias(tensor: Tensor, left: Tensors, biases: set[str]) -> bool:

@@ -142,7 +142,9 @@ def _product(adapter: Adapter, factor: float, values: tuple[np.ndarray, ...]) ->
 def _rule(adapter: Adapter, factor: float | None) -> str:
     if adapter.alpha:
         return f"B A alpha / {adapter.rank}"
-    return "B A, of unknown factor" if factor is None else f"{factor:g} B A"
+    if factor is None:
+        return "B A, of unknown factor"
+    return "B A" if factor == 1 else f"{factor:g} B A"
 
 
 def _update(adapter: Adapter, factor: float | None, several: bool) -> Weight:

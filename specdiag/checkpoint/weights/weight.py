@@ -71,6 +71,7 @@ def composed(
         name=name,
         tensors=tuple(part.name for part in parts),
         rule=rule,
+        role="",
         problem=next((part.problem for part in parts if part.problem), None),
         identity=(rule, *ids) if all(ids) else None,
         read=read,

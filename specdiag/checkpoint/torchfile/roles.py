@@ -1,0 +1,33 @@
+"""Pickled torch modules -> what their classes say of their tensors."""
+
+from typing import Any
+
+from specdiag.checkpoint.tree import Object, children, is_tensor, path_of, table_items
+
+_SLOTS = ("_parameters", "_buffers", "_modules")
+_ROLES = {
+    "torch.nn.modules.sparse.Embedding": "embedding",
+    "torch.nn.modules.sparse.EmbeddingBag": "embedding",
+    "torch.nn.modules.linear.Linear": "linear",
+}
+_SCALARS = (str, int, float, bool, bytes, type(None))
+
+
+def module_roles(root: Any) -> dict[int, str]:
+    """Return the `role` of tensors by the id of their nodes; those without a role are left out."""
+    roles: dict[int, str] = {}
+    seen = {id(root)}
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        state = node.state if type(node) is Object else None
+        if type(state) is dict and all(slot in state for slot in _SLOTS):
+            roles |= {id(value): "buffer" for _, value in table_items(state["_buffers"])}
+            if role := _ROLES.get(path_of(node)):
+                parameters = table_items(state["_parameters"])
+                roles |= {id(value): role for key, value in parameters if key == "weight"}
+        for _, part in children(node) or ():
+            if type(part) not in _SCALARS and id(part) not in seen and not is_tensor(part):
+                seen.add(id(part))
+                stack.append(part)
+    return roles
