@@ -195,7 +195,7 @@ def _untrained(
         raise click.UsageError("--initialisation needs --method specdiag: others have no null")
     from specdiag.checkpoint.reader import open_checkpoint
     from specdiag.htsr.initialisation import check_recipe, untrained_alphas
-    from specdiag.htsr.layers import matrices
+    from specdiag.htsr.selection import matrices
 
     wanted: list[Tensor] = []
     for file in trained:
