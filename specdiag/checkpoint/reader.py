@@ -6,26 +6,28 @@ nothing, so checkpoints from strangers are safe to open. torch is not needed.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from specdiag.checkpoint.formats.folder import checkpoint_in
-from specdiag.checkpoint.formats.foreign import refuse_foreign
+from specdiag.checkpoint.formats.arrays import MAGIC, is_npz, read_npy, read_npz
+from specdiag.checkpoint.formats.folder import checkpoint_in, shard_notes
+from specdiag.checkpoint.formats.foreign import refuse_foreign, refuse_foreign_zip
 from specdiag.checkpoint.memory import is_module, memory_roles, memory_tensor, memory_tree
 from specdiag.checkpoint.metadata import Converter
 from specdiag.checkpoint.model import Model, find_model
 from specdiag.checkpoint.names import strip_wrappers
 from specdiag.checkpoint.safetensors import RECORD, parse_json, read_header, restore
 from specdiag.checkpoint.tensor import Tensor, combined_hash, elements_hash, read_values
+from specdiag.checkpoint.torchfile.archive import read_directory
 from specdiag.checkpoint.torchfile.legacy import read_legacy, starts_legacy
 from specdiag.checkpoint.torchfile.roles import module_roles
 from specdiag.checkpoint.torchfile.tensors import TorchFile, read_zip, torch_tensor
 from specdiag.checkpoint.tree import is_tensor
 from specdiag.files import File, find_file, open_file, read_bytes
 from specdiag.notebook import record_html
-from specdiag.wording import counted, shown
+from specdiag.wording import counted, shown, some
 
 if TYPE_CHECKING:
     import torch
@@ -124,7 +126,23 @@ def _open_path(path: Path, which: str | None) -> Checkpoint:
     head = _head(file)
     if re.match(rb"\s*\{", head) and not _looks_like_safetensors(head, file):
         return _open_index(file)
-    return _assemble(path.stem, path, _open_single(file, head, which))
+    content = _open_single(file, head, which)
+    notes = [*_empty_notes(content.tensors), *shard_notes(path), *content.notes]
+    return _assemble(path.stem, path, content._replace(notes=notes))
+
+
+def _empty_notes(tensors: Sequence[Tensor]) -> list[str]:
+    """Return a note if tensors that are named as weights have no elements."""
+    empty = [t.name for t in tensors if 0 in t.shape and re.search(r"(^|\.)weight$", t.name)]
+    if not empty:
+        return []
+    are = "weight is" if len(empty) == 1 else "weights are"
+    note = (
+        f"{len(empty):,} {are} empty ({some(list(map(shown, empty)), 3)}), as in a file of "
+        "DeepSpeed ZeRO-3 whose weights were not gathered: zero_to_fp32.py of DeepSpeed, or "
+        "stage3_gather_16bit_weights_on_model_save, gathers them"
+    )
+    return [note]
 
 
 class _Content(NamedTuple):
@@ -152,7 +170,14 @@ def _open_single(file: File, head: bytes, which: str | None = None) -> _Content:
     if _looks_like_safetensors(head, file):
         return _only(_open_safetensors(file), which, file.name)
     if head.startswith(b"PK\x03\x04"):
+        with open_file(file) as stream:
+            names = read_directory(stream, file.size, file.name)
+        if is_npz(names):
+            return _only(_Content(read_npz(file), {}, []), which, file.name)
+        refuse_foreign_zip(names, file.name)
         return _open_torch(*read_zip(file), which)
+    if head.startswith(MAGIC):
+        return _Content(read_npy(file), {}, [])
     refuse_foreign(head, file.name)
     if starts_legacy(file):
         return _open_torch(*read_legacy(file), which)
@@ -248,8 +273,10 @@ def _assemble(name: str, path: Path | None, content: _Content) -> Checkpoint:
 
 
 def _open_folder(path: Path, which: str | None) -> Checkpoint:
-    file = checkpoint_in(path)
-    return replace(_open_path(file, which), name=path.resolve().name, path=path)
+    file, notes = checkpoint_in(path)
+    opened = _open_path(file, which)
+    notes = [*opened.notes, *notes]
+    return replace(opened, name=path.resolve().name, path=path, notes=tuple(notes))
 
 
 def _open_index(file: File) -> Checkpoint:

@@ -34,6 +34,7 @@ def matrices(checkpoint: Checkpoint, pattern: str | None = None) -> tuple[Weight
         raise ValueError(
             f"{checkpoint.path.name if checkpoint.path else checkpoint.name}: no weight matrix: "
             f"{counted(len(checkpoint.tensors), 'tensor')}, none with two axes or more"
+            + "".join(f"; {note}" for note in checkpoint.notes[:1])
         )
     chosen = tuple(
         w for w in all_matrices if pattern is None or fnmatch.fnmatchcase(w.name, pattern)

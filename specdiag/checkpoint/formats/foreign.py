@@ -1,7 +1,11 @@
-"""First bytes of a file that is no checkpoint of torch or safetensors -> its real name."""
+"""A file that is no checkpoint of torch, safetensors or NumPy -> its real name, in an error."""
 
 import re
+from collections.abc import Iterable
 
+from specdiag.wording import shown, some
+
+_EXPORT = "it is not read; export the model with safetensors or torch.save"
 # Files are recognised by their first bytes, not by their extension.
 _FOREIGN = (
     (rb"version https://git-lfs", "a Git LFS pointer: fetch the content with 'git lfs pull'"),
@@ -11,15 +15,52 @@ _FOREIGN = (
     (rb"\xfd7zXZ", "compressed by xz: decompress it first"),
     (rb"\x28\xb5\x2f\xfd", "compressed by zstd: decompress it first"),
     (rb"(?s).{257}ustar", "a tar archive: unpack it first"),
-    (rb"\x89HDF", "an HDF5 file: export the model with safetensors or torch.save"),
-    (rb"GGUF", "a GGUF file: export the model with safetensors or torch.save"),
-    (rb"\x93NUMPY", "a NumPy array: pass a dict of arrays instead"),
+    (rb"\x89HDF", f"an HDF5 file, such as Keras writes: {_EXPORT}"),
+    (rb"GGUF", f"a GGUF file: {_EXPORT}"),
+    (rb"(?s).{4}TFL3", f"a TensorFlow Lite file: {_EXPORT}"),
+    (rb"[\x81-\x8f\xde\xdf](?:..|)[\xa1-\xbf\xd9]\w", f"a MessagePack file (Flax): {_EXPORT}"),
     (rb"PK\x05\x06", "an empty zip archive"),
+)
+# These start with a few bytes that any file could start with.
+_BY_NAME = (
+    (r".*\.onnx", "an ONNX file by its name"),
+    (r".*\.(pb|pbtxt)", "a TensorFlow graph by its name"),
+    (r".*\.data-\d{5}-of-\d{5}|.*\.ckpt-\d+\.index", "a part of a TensorFlow checkpoint"),
+    (r".*\.msgpack", "a MessagePack file (Flax) by its name"),
+    (r".*\.tflite", "a TensorFlow Lite file by its name"),
+    (r".*\.mlmodel", "a Core ML model by its name"),
 )
 
 
 def refuse_foreign(head: bytes, where: str) -> None:
-    """Raise ValueError if the first bytes are those of another known format."""
+    """Raise ValueError if the first bytes, or the name, are those of another known format."""
     for pattern, kind in _FOREIGN:
         if re.match(pattern, head):
             raise ValueError(f"{where}: {kind}")
+    for name, kind in _BY_NAME:
+        if re.fullmatch(name, where.lower()) and not head.startswith(b"\x80\x02"):
+            raise ValueError(f"{where}: {kind}: {_EXPORT}")
+
+
+def refuse_foreign_zip(names: Iterable[str], where: str) -> None:
+    """Raise ValueError if the records of a zip archive are those of another known format."""
+    names = list(names)
+    kinds = {kind for name in names if (kind := re.sub(r"^[^/]+/|/\d+$", "", name)) != name}
+    if "constants" in kinds and "data" not in kinds:
+        raise ValueError(
+            f"{where}: a frozen TorchScript program, whose weights are constants without names; "
+            "save the state_dict of the model with torch.save"
+        )
+    if any(re.fullmatch(r"[^/]+/data\.pkl", name) for name in names):
+        return
+    if any(name.endswith(".weights.h5") for name in names):
+        raise ValueError(f"{where}: a Keras model (.keras): {_EXPORT}")
+    if any(re.fullmatch(r"[^/]+/(archive_format|models/[^/]+\.json)", name) for name in names):
+        raise ValueError(
+            f"{where}: a program of torch.export (.pt2), which is not read; save the state_dict of "
+            "the model with torch.save"
+        )
+    files = [name for name in names if re.search(r"\.(pt|pth|ckpt|bin|safetensors)$", name)]
+    if files:
+        listed = some([shown(name, quote=False) for name in files], 4)
+        raise ValueError(f"{where}: a zip archive of files ({listed}); unpack it and name one")

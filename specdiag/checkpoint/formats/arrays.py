@@ -1,0 +1,140 @@
+"""NumPy files (.npy, .npz) -> named tensors; no pickle in them is ever read."""
+
+import re
+import zlib
+from collections.abc import Callable, Iterable
+from functools import partial
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from specdiag.checkpoint.tensor import (
+    PLAIN_DTYPES,
+    Tensor,
+    check_bytes,
+    checked_shape,
+    unreadable,
+)
+from specdiag.checkpoint.torchfile import archive
+from specdiag.checkpoint.torchfile.archive import Record
+from specdiag.files import File, open_file, read_array, read_bytes
+from specdiag.wording import shown
+
+MAGIC = b"\x93NUMPY"
+MAX_HEADER = 10_000  # bytes, as numpy.load reads at most
+# As numpy.save writes it; a structured dtype has a list here.
+_HEADER = re.compile(
+    r"\{'descr': (?:'(?P<code>[<>|=]\w+)'|\[.*\]), 'fortran_order': (?P<fortran>True|False), "
+    r"'shape': \((?P<shape>(?:\d{1,19}(?:, |,|(?=\))))*)\), ?\} *\n?"
+)
+# Fields of the file: magic, two numbers of the version, length of the header in two or four bytes.
+_LENGTHS = {1: 2, 2: 4, 3: 4}
+
+
+class _Layout(NamedTuple):
+    start: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    fortran: bool
+
+
+def read_npy(file: File) -> list[Tensor]:
+    """Return the array of a .npy file as a list of one tensor.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged.
+    """
+
+    def read(start: int, length: int) -> np.ndarray:
+        with open_file(file) as stream:
+            return read_array(stream, start, length, file.name)
+
+    with open_file(file) as stream:
+        head = stream.read(MAX_HEADER + 12)
+    return [_tensor("tensor", head, file.size, read, file.name)]
+
+
+def is_npz(names: Iterable[str]) -> bool:
+    """Return whether the records of a zip archive are those of a .npz file."""
+    names = list(names)
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def read_npz(file: File) -> list[Tensor]:
+    """Return the arrays of a .npz file, in their order.
+
+    Raises
+    ------
+    ValueError
+        If the archive or an array in it is damaged.
+    """
+    tensors = []
+    with open_file(file) as stream:
+        for record in archive.read_directory(stream, file.size, file.name).values():
+            size = min(record.packed, 2 * MAX_HEADER)
+            head = read_bytes(stream, record.offset, size, file.name)
+            if record.deflated:
+                head = _inflated(head, f"{file.name}: {shown(record.name)}")
+            name = record.name.removesuffix(".npy")
+            read = partial(_read_record, file, record)
+            tensors.append(_tensor(name, head, record.size, read, file.name))
+    return tensors
+
+
+def _inflated(packed: bytes, where: str) -> bytes:
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, MAX_HEADER + 12)
+    except zlib.error as error:
+        raise ValueError(f"{where}: cannot be decompressed ({error})") from None
+
+
+def _read_record(file: File, record: Record, start: int, length: int) -> np.ndarray:
+    with open_file(file) as stream:
+        return archive.read_record(stream, record, file.name)[start : start + length]
+
+
+def _tensor(
+    name: str, head: bytes, size: int, read: Callable[[int, int], np.ndarray], where: str
+) -> Tensor:
+    """Return the tensor whose file of `size` bytes starts with `head`."""
+    where = f"{where}: {shown(name)}"
+    n_length = _LENGTHS.get(head[6], 0) if head.startswith(MAGIC) and len(head) >= 12 else 0
+    if not n_length:
+        raise ValueError(f"{where}: not a NumPy array of a known version")
+    start = 8 + n_length + int.from_bytes(head[8 : 8 + n_length], "little")
+    text = head[8 + n_length : start].decode("latin-1")
+    match = _HEADER.fullmatch(text)
+    if start > min(len(head), size) or match is None:
+        raise ValueError(f"{where}: the header of the array is invalid; the file is damaged")
+    shape = [int(n) for n in re.findall(r"\d+", match["shape"])]
+    code = match["code"] or "structured"
+    kind = code[1:] if match["code"] else code
+    try:
+        dtype = np.dtype(code)
+    except TypeError:
+        dtype = np.dtype(object)
+    if dtype.name not in PLAIN_DTYPES:
+        kind = "object" if kind == "O" else shown(kind, quote=False)
+        problem = f"dtype {kind} is not supported"
+        return unreadable(name, checked_shape(shape, 1, where), kind, problem)
+    layout = _Layout(
+        start, checked_shape(shape, dtype.itemsize, where), dtype, match["fortran"] == "True"
+    )
+    if size - start != prod(layout.shape) * dtype.itemsize:
+        raise ValueError(f"{where}: its data do not fit its shape; the file is damaged")
+    return Tensor(
+        name=name,
+        shape=layout.shape,
+        dtype=dtype.name,
+        read=partial(_read, read, layout, where),
+    )
+
+
+def _read(read: Callable[[int, int], np.ndarray], layout: _Layout, where: str) -> np.ndarray:
+    data = read(layout.start, prod(layout.shape) * layout.dtype.itemsize)
+    check_bytes(data, layout.dtype.name, where)
+    values = data.view(layout.dtype).reshape(layout.shape, order="F" if layout.fortran else "C")
+    return np.array(values, dtype=layout.dtype.newbyteorder("="), order="C")

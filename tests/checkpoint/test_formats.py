@@ -1,0 +1,243 @@
+"""NumPy files are read without pickles; other formats, parts and folders are named in one line."""
+
+import io
+import json
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import specdiag
+from specdiag.checkpoint.reader import open_checkpoint
+
+arrays = hnp.arrays(
+    st.sampled_from(["<f4", ">f8", "<f2", "<i8", ">i2", "|u1", "|b1", "<c8"]),
+    hnp.array_shapes(min_dims=0, min_side=0, max_dims=4, max_side=5),
+)
+
+
+def read(path):
+    return {t.name: t.read() for t in open_checkpoint(path).tensors}
+
+
+def same(values, expected):
+    return (
+        values.dtype.name == expected.dtype.name
+        and values.shape == expected.shape
+        and values.tobytes() == expected.astype(expected.dtype.newbyteorder("=")).tobytes()
+    )
+
+
+@given(
+    st.dictionaries(st.from_regex(r"\A[a-z][a-z0-9_.]{0,9}\Z"), arrays, min_size=1), st.booleans()
+)
+@settings(max_examples=40)
+def test_any_arrays_are_read_from_npz_as_numpy_wrote_them(tmp_path_factory, saved, fortran):
+    path = tmp_path_factory.mktemp("npz") / "m.npz"
+    saved = {f"x.{n}": np.asfortranarray(a) if fortran else a for n, a in saved.items()}
+    np.savez(path, **saved)
+    values = read(path)
+    assert list(values) == list(saved)
+    assert all(same(values[name], a) for name, a in saved.items())
+
+
+def test_a_compressed_npz_is_read(tmp_path, rng):
+    saved = {"a.w": rng.standard_normal((30, 20)), "a.b": rng.standard_normal(30).astype("<f4")}
+    np.savez_compressed(tmp_path / "m.npz", **saved)
+    values = read(tmp_path / "m.npz")
+    assert all(same(values[name], array) for name, array in saved.items())
+
+
+@given(arrays)
+@settings(max_examples=40)
+def test_any_array_is_read_from_npy_as_numpy_wrote_it(tmp_path_factory, array):
+    path = tmp_path_factory.mktemp("npy") / "w.npy"
+    np.save(path, array)
+    assert same(read(path)["tensor"], array)
+
+
+def test_a_network_in_npz_is_measured(tmp_path, rng):
+    W = rng.standard_normal((64, 64))
+    np.savez(tmp_path / "m.npz", W=W, b=W[0])
+    expected = specdiag.alpha({"W": W, "b": W[0]})
+    np.testing.assert_array_equal(specdiag.alpha(tmp_path / "m.npz").alpha, expected.alpha)
+
+
+def test_arrays_of_objects_are_listed_and_never_unpickled(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    np.savez(tmp_path / "m.npz", bad=np.array([Trap()]), good=np.ones(3))
+    (tmp_path / "executed").unlink(missing_ok=True)
+    bad, good = open_checkpoint(tmp_path / "m.npz").tensors
+    assert bad.problem == "dtype object is not supported"
+    with pytest.raises(ValueError, match="cannot be read"):
+        bad.read()
+    assert good.read().tolist() == [1, 1, 1]
+    assert not (tmp_path / "executed").exists()
+
+
+def npy(header, data=b"", version=1):
+    text = header.encode()
+    return b"\x93NUMPY" + bytes([version, 0]) + struct.pack("<H", len(text)) + text + data
+
+
+def header(descr="'<f4'", fortran="False", shape="(4,)"):
+    return f"{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, }}\n"
+
+
+HOSTILE = {
+    "only the magic": b"\x93NUMPY",
+    "cut in the header": npy(header())[:30],
+    "no data": npy(header()),
+    "one byte too many": npy(header(), bytes(17)),
+    "one byte missing": npy(header(), bytes(15)),
+    "unknown version": npy(header(), bytes(16), version=9),
+    "version 2 with the lengths of 1": npy(header(), bytes(16), version=2),
+    "code in the header": npy("__import__('os').system('false')\n", bytes(16)),
+    "code as the shape": npy(header(shape="(__import__('os').getpid(),)"), bytes(16)),
+    "huge shape": npy(header(shape="(9223372036854775807, 9)"), bytes(16)),
+    "shape beyond 64 bits": npy(header(shape="(99999999999999999999,)"), bytes(16)),
+    "negative size": npy(header(shape="(-4,)"), bytes(16)),
+    "a thousand axes": npy(header(shape=f"({'1, ' * 1000})"), bytes(4)),
+    "deep nesting": npy(header(descr="[" * 4000), bytes(16)),
+    "a bool of 2": npy(header(descr="'|b1'"), b"\1\2\0\1"),
+    "unknown fields": npy("{'descr': '<f4', 'shape': (4,)}", bytes(16)),
+}
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
+def test_a_damaged_or_hostile_array_is_refused_in_one_line(data, kind, tmp_path):
+    path = tmp_path / f"m.{kind}"
+    path.write_bytes(data)
+    if kind == "npz":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.npy", data)
+    with pytest.raises(ValueError, match=r"invalid|damaged|known version|bytes|dimension") as error:
+        read(path)
+    assert "\n" not in str(error.value)
+
+
+def test_an_array_that_grows_when_it_is_unpacked_is_refused(tmp_path):
+    np.savez_compressed(tmp_path / "m.npz", w=np.zeros((2000, 2000)))
+    with pytest.raises(ValueError, match="more than 20 times"):
+        read(tmp_path / "m.npz")
+
+
+def zipped(*names):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"{}")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "expected"),
+    [
+        ("m.keras", zipped("metadata.json", "config.json", "model.weights.h5"), "a Keras model"),
+        ("m.pt2", zipped("m/archive_format", "m/models/model.json"), "a program of torch.export"),
+        ("m.ts", zipped("m/data.pkl", "m/constants/0"), "a frozen TorchScript program"),
+        ("m.zip", zipped("data", "policy.pth"), r"a zip archive of files \(policy.pth\)"),
+        ("m.h5", b"\x89HDF\r\n\x1a\n" + bytes(9), "an HDF5 file"),
+        ("m.gguf", b"GGUF\3\0\0\0", "a GGUF file"),
+        ("m.onnx", b"\x08\x08\x12\x07pytorch", "an ONNX file by its name"),
+        ("m.tflite", b"\x1c\0\0\0TFL3" + bytes(9), "a TensorFlow Lite file"),
+        ("m.msgpack", b"\x81\xa6params\x81\xa1w\xc0", "a MessagePack file"),
+        ("graph.pb", b"\x08\x01\x12", "a TensorFlow graph by its name"),
+        ("m.ckpt.data-00000-of-00001", b"0000", "a part of a TensorFlow checkpoint"),
+    ],
+)
+def test_a_format_that_is_not_read_is_named_in_one_line(name, data, expected, tmp_path):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=expected) as error:
+        open_checkpoint(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_of_torch_is_read_under_any_name(tmp_path):
+    for name in ("m.onnx", "m.pb", "m.msgpack"):
+        torch.save({"w": torch.ones(2)}, tmp_path / name)
+        assert list(read(tmp_path / name)) == ["w"]
+
+
+def save(path, **tensors):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.numpy.save_file(tensors or {"w": np.ones((2, 2))}, path)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["latest", "global_step7/zero_pp_rank_0_mp_rank_00_model_states.pt"], "DeepSpeed's ZeRO"),
+        (["bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"], "zero_to_fp32.py"),
+        ([".metadata", "__0_0.distcp"], "a distributed checkpoint of torch"),
+        (["saved_model.pb", "variables/x"], "a TensorFlow SavedModel"),
+        (["checkpoint", "m.index", "m.data-00000-of-00001"], "a TensorFlow checkpoint"),
+        (["checkpoints/last.ckpt"], "in its subfolders checkpoints; name"),
+        (["unet/a.safetensors", "vae/a.safetensors"], "in its subfolders unet, vae; name"),
+        (["run/version_0/a.ckpt", "run/x/b.txt"], "in its subfolders run/version_0; name"),
+        (
+            ["m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors"],
+            "2 shards of 2 without their index m.safetensors.index.json",
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_read_is_named_with_what_to_do(files, expected, tmp_path):
+    for name in files:
+        (tmp_path / "f" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "f" / name).write_bytes(b"x")
+    with pytest.raises(ValueError, match=expected.replace("(", r"\(")):
+        open_checkpoint(tmp_path / "f")
+
+
+def test_checkpoints_in_subfolders_of_a_checkpoint_are_named(tmp_path):
+    save(tmp_path / "model.safetensors")
+    save(tmp_path / "2_Dense" / "model.safetensors")
+    assert open_checkpoint(tmp_path).notes == (
+        "not read: the checkpoints in the subfolders 2_Dense",
+    )
+
+
+def test_files_that_trainers_write_beside_the_weights_are_passed_over(tmp_path):
+    torch.save({"w": torch.ones(2, 2)}, tmp_path / "pytorch_model.bin")
+    for name in ("optimizer.bin", "optimizer_0.bin", "sampler_train.bin", "rng_state_0.pth"):
+        torch.save({}, tmp_path / name)
+    assert list(read(tmp_path)) == ["w"]
+
+
+def test_a_shard_alone_is_a_part_of_a_network(tmp_path):
+    shard = tmp_path / "model-00002-of-00006.safetensors"
+    save(shard)
+    (note,) = open_checkpoint(shard).notes
+    assert note == (
+        "only a part of the network: shard 2 of 6 by its name; the index is "
+        "'model.safetensors.index.json': it is missing"
+    )
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"w": shard.name}}))
+    assert "name it to read all shards" in open_checkpoint(shard).notes[0]
+    assert open_checkpoint(index).notes == ()
+
+
+def test_emptied_weights_are_named_with_how_to_gather_them(tmp_path):
+    empty = {"a.weight": np.empty(0), "a.bias": np.ones(3), "b.weight": np.empty(0)}
+    (note,) = open_checkpoint(empty_file(tmp_path, empty)).notes
+    assert note.startswith(
+        "2 weights are empty ('a.weight', 'b.weight'), as in a file of DeepSpeed"
+    )
+    with pytest.raises(ValueError, match="none with two axes or more; 2 weights are empty"):
+        specdiag.alpha(tmp_path / "m.safetensors")
+
+
+def empty_file(folder, tensors):
+    save(folder / "m.safetensors", **tensors)
+    return folder / "m.safetensors"
