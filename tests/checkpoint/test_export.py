@@ -218,12 +218,13 @@ def test_a_prefix_is_not_stripped_twice(tmp_path):
 
 
 def test_a_sharded_checkpoint_and_a_folder_become_one_file(tmp_path):
+    folder = tmp_path / "net"
+    folder.mkdir()
     for name, shard in {"model.a": "one.bin", "model.b": "two.bin"}.items():
-        torch.save({name: torch.ones(2)}, tmp_path / shard)
+        torch.save({name: torch.ones(2)}, folder / shard)
     index = {"metadata": {"k": 1}, "weight_map": {"model.a": "one.bin", "model.b": "two.bin"}}
-    (tmp_path / "model.bin.index.json").write_text(json.dumps(index))
-    (tmp_path / "new").mkdir()
-    assert_round_trip(tmp_path, tmp_path / "new")
+    (folder / "model.bin.index.json").write_text(json.dumps(index))
+    assert_round_trip(folder, tmp_path)
 
 
 def test_an_export_is_measured_like_its_original(tmp_path, rng):
