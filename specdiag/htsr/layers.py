@@ -32,6 +32,8 @@ from specdiag.htsr.tail.kind import NO_KIND, Kind, tail_kind
 from specdiag.htsr.tail.posterior import NO_POSTERIOR, Posterior, alpha_posterior
 from specdiag.htsr.tail.power_law import NO_FIT, Array, TailFit, fit_alpha
 
+KEPT_BYTES = 2**24  # float64 values of smaller weights stay in memory: they are read only once
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -205,8 +207,10 @@ def measure_weight(
     repeats. A weight of known low rank, such as the update of a LoRA, has none of them: the null of
     its shape is not that of a product of two matrices.
     """
+    is_small = 8 * math.prod(weight.shape) <= KEPT_BYTES
+    read = functools.cache(weight.read) if is_small else weight.read
     try:
-        spectrum = esd.eigenvalues(_values(weight))  # no variable keeps the values in memory
+        spectrum = esd.eigenvalues(_values(weight.name, read))  # no variable keeps large values
         resolved = esd.resolved_eigenvalues(spectrum, weight.shape, weight.dtype)
         common = _describe(weight, spectrum, resolved)
         if method == "wwj":
@@ -217,9 +221,9 @@ def measure_weight(
             fit = _fit(weight, spectrum, resolved, min_eigenvalues)
         has_null = weight.rank is None  # that of a product of two matrices is another one
         if fit["status"] == "fit" and method == "specdiag" and has_null:
-            fit |= _tests(weight, resolved, fit, gof=gof, seed=seed)
+            fit |= _tests(weight, read, resolved, fit, gof=gof, seed=seed)
             if repeats:
-                fit["alpha_repeat_sd"] = repeat_sd(weight.read(), weight.dtype, seed=seed)
+                fit["alpha_repeat_sd"] = repeat_sd(read(), weight.dtype, seed=seed)
     except NoWeight as error:
         return _record(weight, status="skipped", reason=str(error))
     except MemoryError:
@@ -236,9 +240,9 @@ class NoWeight(Exception):  # noqa: N818 - it is no error
     """Values that are known to be no weight; the message is the reason."""
 
 
-def _values(weight: Weight) -> np.ndarray:
-    values = weight.read()
-    if reason := no_weight(weight.name, values):
+def _values(name: str, read: Callable[[], np.ndarray]) -> np.ndarray:
+    values = read()
+    if reason := no_weight(name, values):
         raise NoWeight(reason)
     return values
 
@@ -274,10 +278,16 @@ def _fit(weight: Weight, spectrum: Array, resolved: Array, min_eigenvalues: int)
 
 
 def _tests(
-    weight: Weight, resolved: Array, fit: dict[str, Any], *, gof: bool, seed: int
+    weight: Weight,
+    read: Callable[[], np.ndarray],
+    resolved: Array,
+    fit: dict[str, Any],
+    *,
+    gof: bool,
+    seed: int,
 ) -> dict[str, Any]:
     tests: dict[str, Any] = asdict(
-        null_test(fit["posterior"].mean, weight.shape, weight.read, weight.dtype, seed=seed)
+        null_test(fit["posterior"].mean, weight.shape, read, weight.dtype, seed=seed)
     )
     tests["kind"] = tail_kind(resolved, weight.shape)
     if gof:
