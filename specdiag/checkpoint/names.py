@@ -3,19 +3,15 @@
 import re
 from collections.abc import Callable
 
-_COMPONENTS = re.compile(
-    r"(?<![^.])_(orig_mod|checkpoint_wrapped_module|fsdp_wrapped_module|forward_module)\."
-)
-_PREFIXES = (
-    *("module.", "model.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module."),
-    "_checkpoint_wrapped_module.",
-)
+_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_forward_module")
+_COMPONENTS = re.compile(rf"(?<![^.])({'|'.join(_WRAPPERS)})\.")
+_PREFIXES = ("module.", "model.", *(f"{wrapper}." for wrapper in _WRAPPERS))
 
 
 def strip_wrappers(names: list[str]) -> Callable[[str], str]:
     """Return a function that removes the components of wrapper modules from a name.
 
-    The prefixes ``module.``, ``model.`` and those of `_COMPONENTS` are removed as long as all names
+    The prefixes ``module.``, ``model.`` and those of `_WRAPPERS` are removed as long as all names
     start with them. The components are removed everywhere, unless two names would become equal.
     """
     prefix = ""
