@@ -3,15 +3,15 @@
 import re
 from collections.abc import Callable
 
-_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_forward_module")
-_COMPONENTS = re.compile(rf"(?<![^.])({'|'.join(_WRAPPERS)})\.")
-_PREFIXES = ("module.", "model.", *(f"{wrapper}." for wrapper in _WRAPPERS))
+WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_forward_module")
+_COMPONENTS = re.compile(rf"(?<![^.])({'|'.join(WRAPPERS)})\.")
+_PREFIXES = ("module.", "model.", *(f"{wrapper}." for wrapper in WRAPPERS))
 
 
 def strip_wrappers(names: list[str]) -> Callable[[str], str]:
     """Return a function that removes the components of wrapper modules from a name.
 
-    The prefixes ``module.``, ``model.`` and those of `_WRAPPERS` are removed as long as all names
+    The prefixes ``module.``, ``model.`` and those of `WRAPPERS` are removed as long as all names
     start with them. The components are removed everywhere, unless two names would become equal.
     """
     prefix = ""

@@ -19,15 +19,13 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from specdiag.checkpoint.names import WRAPPERS
 from specdiag.checkpoint.reader import Checkpoint
 from specdiag.checkpoint.tensor import Tensor, elements_hash
 from specdiag.wording import counted, shown, some
 
 MAX_PREFIX = 4  # words
-_WRAPPERS = re.compile(
-    r"(?<![^.])(_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module|_forward_module"
-    r"|base_model\.model|base_layer|module)\."
-)
+_COMPONENTS = re.compile(rf"(?<![^.])({'|'.join(WRAPPERS)}|base_model\.model|base_layer|module)\.")
 
 
 @dataclass
@@ -130,7 +128,7 @@ def replace_names(checkpoint: Checkpoint, texts: Mapping[str, str]) -> Checkpoin
 
 def without_wrappers(name: str) -> str:
     """Return a name without the components that wrapper modules add, wherever they are."""
-    return _WRAPPERS.sub("", name)
+    return _COMPONENTS.sub("", name)
 
 
 def spelling(name: str) -> str:

@@ -54,9 +54,11 @@ def small_shape(N: int, M: int, slices: int) -> Array:
     return np.sort([posterior_mean(gaussian_spectrum(rng, N, M, slices)) for _ in range(DRAWS)])
 
 
-def small_p(alpha: float, N: int, M: int, slices: int) -> float:
-    """Return (1 + #{draws <= alpha}) / (1 + n): Davison & Hinkley (1997), section 4.2."""
-    draws = small_shape(N, M, slices)
-    if math.isnan(alpha) or not len(draws):
+def rank_p(alpha: float, drawn: Array) -> float:
+    """Return (1 + #{drawn <= alpha}) / (1 + n): Davison & Hinkley (1997), section 4.2.
+
+    It cannot be below 1 / (1 + n). NaN if alpha is, or without draws.
+    """
+    if math.isnan(alpha) or not len(drawn):
         return math.nan
-    return float((1 + np.searchsorted(draws, alpha, side="right")) / (1 + len(draws)))
+    return float((1 + np.count_nonzero(drawn <= alpha)) / (1 + len(drawn)))

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from specdiag.htsr import esd
 from specdiag.htsr.null import law
+from specdiag.htsr.null.draws import rank_p
 from specdiag.htsr.null.scales import Single, balance, balanced, fourth_moment, slices_of
 from specdiag.htsr.tail.change_points import MIN_SPACINGS
 from specdiag.htsr.tail.posterior import posterior_mean
@@ -205,10 +206,7 @@ def initialisation_p(alpha: float, untrained: Iterable[float]) -> float:
     K alphas of the same layer, so it cannot be below 1 / (1 + K): 19 networks are needed for 0.05.
     NaN if alpha is, or without untrained alphas; those that are NaN are left out.
     """
-    others = np.array([x for x in untrained if not math.isnan(x)])
-    if math.isnan(alpha) or not len(others):
-        return math.nan
-    return float((1 + np.count_nonzero(others <= alpha)) / (1 + len(others)))
+    return rank_p(alpha, np.array([x for x in untrained if not math.isnan(x)]))
 
 
 def false_discovery_rate(p: ArrayLike) -> Array:

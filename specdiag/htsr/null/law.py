@@ -54,8 +54,10 @@ def p_value(alpha: float, shape: tuple[int, ...]) -> float:
         Between 1e-5 and 1. NaN if alpha is, or if the matrix is too small for a posterior.
     """
     N, M, slices = _sizes(shape)
-    if math.isnan(alpha) or M * slices < SMALLEST:
-        return draws.small_p(alpha, N, M, slices)
+    if math.isnan(alpha):
+        return math.nan
+    if M * slices < SMALLEST:
+        return draws.rank_p(alpha, draws.small_shape(N, M, slices))
     if alpha <= 1 or math.isinf(alpha):
         return LEAST_P if alpha <= 1 else 1.0
     mean, sd, skewness = moments(shape)
