@@ -64,9 +64,19 @@ def _numpy_tensor(name: str, array: np.ndarray) -> Tensor:
         native = array.dtype.newbyteorder("=")
         return np.ascontiguousarray(array, dtype=native).reshape(array.shape).view(np.ndarray)
 
+    def read_rows(start: int, stop: int) -> np.ndarray:
+        return _numpy_tensor(name, array[start:stop]).read()
+
     place = array.__array_interface__["data"][0]
     identity = (place, array.dtype.str, dtype, array.shape, array.strides) if array.size else None
-    return Tensor(name=name, shape=array.shape, dtype=dtype, identity=identity, read=read)
+    return Tensor(
+        name=name,
+        shape=array.shape,
+        dtype=dtype,
+        identity=identity,
+        read=read,
+        read_rows=read_rows if array.ndim else None,
+    )
 
 
 def _expanded(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
@@ -85,7 +95,14 @@ def _torch_tensor(name: str, tensor: Any) -> Tensor:
     flips = (tensor.is_conj(), tensor.is_neg(), str(tensor.device))
     identity = (*place, *flips) if 0 not in shape else None
     read = partial(_read_torch, tensor, dtype)
-    return Tensor(name=name, shape=shape, dtype=dtype, identity=identity, read=read)
+    return Tensor(
+        name=name,
+        shape=shape,
+        dtype=dtype,
+        identity=identity,
+        read=read,
+        read_rows=(lambda start, stop: _read_torch(tensor[start:stop], dtype)) if shape else None,
+    )
 
 
 def _torch_problem(tensor: Any, dtype: str, shape: tuple[int, ...]) -> str | None:

@@ -156,14 +156,23 @@ def _tensor(file: File, start: int, entry: _Entry) -> Tensor:
     if dtype not in ITEMSIZE:
         return unreadable(name, shape, dtype, f"dtype {dtype} is not supported")
 
+    row = prod(shape[1:]) * ITEMSIZE[dtype]
+
     def read() -> np.ndarray:
+        return part(begin, end).reshape(shape)
+
+    def read_rows(first: int, last: int) -> np.ndarray:
+        return part(begin + first * row, begin + last * row).reshape(last - first, *shape[1:])
+
+    def part(begin: int, end: int) -> np.ndarray:
         where = f"{file.name}: {shown(name)}"
         with open_file(file) as stream:
             data = read_array(stream, start + begin, end - begin, where)
         check_bytes(data, dtype, where)
-        return data.view(numpy_dtype(dtype)).reshape(shape)
+        return data.view(numpy_dtype(dtype))
 
-    return Tensor(name=name, shape=shape, dtype=dtype, read=read)
+    rows = read_rows if shape else None
+    return Tensor(name=name, shape=shape, dtype=dtype, read=read, read_rows=rows)
 
 
 def make_header(tensors: Sequence[Tensor], metadata: Mapping[str, str], where: str) -> bytes:
@@ -243,4 +252,4 @@ def _verified(tensor: Tensor, expected: str, where: str) -> Tensor:
             )
         return values
 
-    return replace(tensor, read=read)
+    return replace(tensor, read=read, read_rows=None)

@@ -55,6 +55,9 @@ class Tensor:
     read : callable
         Returns the values as a C-contiguous array of the stored dtype (ml_dtypes for bfloat16 and
         float8). Raises ValueError or OSError if they cannot be read or do not match their checksum.
+    read_rows : callable or None
+        Returns the elements `start` to `stop` of the first axis, and reads no others. None if only
+        the whole can be read.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Tensor:
     role: str = ""
     identity: tuple[object, ...] | None = None
     read: Callable[[], np.ndarray] = field(repr=False)
+    read_rows: Callable[[int, int], np.ndarray] | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return f"{self.name} {'x'.join(map(str, self.shape))}"

@@ -246,7 +246,21 @@ def _strided(
         return unreadable(name, shape, dtype, problem)
     identity = (source.file, key, *layout) if 0 not in shape else None
     read = partial(_read_view, source, stored, dtype, layout)
-    return Tensor(name=name, shape=shape, dtype=dtype, identity=identity, read=read)
+
+    def read_rows(start: int, stop: int) -> np.ndarray:
+        rows = layout._replace(
+            offset=layout.offset + start * stride[0], shape=(stop - start, *shape[1:])
+        )
+        return _read_view(source, stored, dtype, rows)
+
+    return Tensor(
+        name=name,
+        shape=shape,
+        dtype=dtype,
+        identity=identity,
+        read=read,
+        read_rows=read_rows if shape else None,
+    )
 
 
 def _plain_size(size: object) -> object:

@@ -1,19 +1,16 @@
 """Checkpoint -> its weights: every tensor is part of exactly one."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
-from specdiag.checkpoint.reader import Checkpoint
-from specdiag.checkpoint.safetensors import parse_json
+from specdiag.checkpoint.reader import Checkpoint, Source, open_checkpoint
 from specdiag.checkpoint.tensor import Tensor
+from specdiag.checkpoint.weights import blocks, stacks
+from specdiag.checkpoint.weights.evidence import Evidence, gather, json_beside
 from specdiag.checkpoint.weights.lora import adapted
 from specdiag.checkpoint.weights.normalised import parametrised, suffixed, with_masks
 from specdiag.checkpoint.weights.quantised import quantised
 from specdiag.checkpoint.weights.weight import Tensors, Weight, plain
-from specdiag.files import find_file, open_file, read_bytes
-
-MAX_CONFIG = 1_000_000
 
 _RULES: tuple[Callable[[Tensors], Iterator[Weight]], ...] = (
     quantised,
@@ -23,11 +20,32 @@ _RULES: tuple[Callable[[Tensors], Iterator[Weight]], ...] = (
 )
 
 
-def weights(checkpoint: Checkpoint) -> tuple[Weight, ...]:
+def open_weights(
+    source: Source, *, which: str | None = None, splits: Sequence[str] = ()
+) -> Checkpoint:
+    """Return a checkpoint of any kind with its weights in place of its tensors.
+
+    Parameters
+    ----------
+    source, which
+        Those of `open_checkpoint`.
+    splits
+        Those of `weights`.
+    """
+    return of_weights(open_checkpoint(source, which), splits)
+
+
+def weights(
+    checkpoint: Checkpoint,
+    splits: Sequence[str] = (),  # noqa: ARG001
+) -> tuple[Weight, ...]:
     """Return the weights of a checkpoint, in the order of their first tensors.
 
-    No values are read. Vectors and scalars are among the weights, so that every tensor of the file
+    No values are read. Vectors and scalars are among the weights, so that every element of the file
     is part of exactly one. Tensors that are no weight have a `reason`.
+
+    Tensors are first composed into whole weights; those without a reason are then cut into the
+    matrices that they consist of, where evidence tells.
 
     Raises
     ------
@@ -36,6 +54,27 @@ def weights(checkpoint: Checkpoint) -> tuple[Weight, ...]:
     """
     if all(isinstance(tensor, Weight) for tensor in checkpoint.tensors):
         return tuple(tensor for tensor in checkpoint.tensors if isinstance(tensor, Weight))
+    whole = _whole(checkpoint)
+    evidence = gather(checkpoint)
+    return tuple(part for weight in whole for part in _cut(weight, evidence))
+
+
+def of_weights(checkpoint: Checkpoint, splits: Sequence[str] = ()) -> Checkpoint:
+    """Return the checkpoint with its weights in place of its tensors."""
+    return replace(checkpoint, tensors=weights(checkpoint, splits))
+
+
+def _cut(weight: Weight, evidence: Evidence) -> Iterator[Weight]:
+    """Yield the pieces of a weight: the slices of a stack, and the blocks of each."""
+    if weight.reason or weight.problem:
+        yield weight
+        return
+    for part in stacks.cut(weight, evidence) or [weight]:
+        yield from (None if part.reason else blocks.cut(part, evidence)) or [part]
+
+
+def _whole(checkpoint: Checkpoint) -> list[Weight]:
+    """Return the whole weights of a checkpoint, in the order of their first tensors."""
     left = {tensor.name: tensor for tensor in checkpoint.tensors}
     position = {name: i for i, name in enumerate(left)}
     biases = {name for name, tensor in left.items() if len(tensor.shape) == 1}
@@ -43,7 +82,7 @@ def weights(checkpoint: Checkpoint) -> tuple[Weight, ...]:
     for rule in _RULES:
         _take(left, found, rule(dict(left)))
     if any("lora" in name or "_w1" in name or "oft_" in name for name in left):
-        _take(left, found, adapted(dict(left), adapter_config(checkpoint)))
+        _take(left, found, adapted(dict(left), json_beside(checkpoint, "adapter_config.json")))
     for name, tensor in left.items():
         reason = ""
         if tensor.role == "buffer" and name.rpartition(".")[2] != "weight":
@@ -51,12 +90,7 @@ def weights(checkpoint: Checkpoint) -> tuple[Weight, ...]:
         elif ".original_module." in f".{name}" and _replaced(name, left):
             reason = "not used: modules_to_save replaces it"
         found.append(plain(tensor, has_bias=_has_bias(tensor, left, biases), reason=reason))
-    return tuple(sorted(found, key=lambda weight: position[weight.tensors[0]]))
-
-
-def of_weights(checkpoint: Checkpoint) -> Checkpoint:
-    """Return the checkpoint with its weights in place of its tensors."""
-    return replace(checkpoint, tensors=weights(checkpoint))
+    return sorted(found, key=lambda weight: position[weight.tensors[0]])
 
 
 def _take(left: dict[str, Tensor], found: list[Weight], more: Iterator[Weight]) -> None:
@@ -80,19 +114,3 @@ def _has_bias(tensor: Tensor, left: Tensors, biases: set[str]) -> bool:
     bias = f"{owner}{dot}bias"
     is_matrix = leaf in ("weight", "kernel") and len(tensor.shape) == 2
     return is_matrix and bias in biases and left[bias].shape[0] in tensor.shape
-
-
-def adapter_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    """Return the content of the adapter_config.json beside a checkpoint, or an empty dict."""
-    if not checkpoint.path:
-        return {}
-    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    path = folder / "adapter_config.json"
-    if not path.is_file():
-        return {}
-    file = find_file(path)
-    if file.size > MAX_CONFIG:
-        raise ValueError(f"{file.name}: {file.size:,} bytes; at most {MAX_CONFIG:,} are read")
-    with open_file(file) as stream:
-        config = parse_json(read_bytes(stream, 0, file.size, file.name), file.name)
-    return config if isinstance(config, dict) else {}

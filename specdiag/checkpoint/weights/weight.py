@@ -75,6 +75,7 @@ def composed(
         problem=next((part.problem for part in parts if part.problem), None),
         identity=(rule, *ids) if all(ids) else None,
         read=read,
+        read_rows=None,
         **about,
     )
 
@@ -93,6 +94,7 @@ def not_measured(name: str, parts: Sequence[Tensor], reason: str) -> Weight:
         reason=reason,
         identity=None,
         read=read if len(parts) > 1 else parts[0].read,
+        read_rows=None,
     )
 
 

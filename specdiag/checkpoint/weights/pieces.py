@@ -1,0 +1,101 @@
+"""Weight -> its pieces, whose elements together are exactly its elements."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+
+from specdiag.checkpoint.weights.weight import Weight
+
+
+def piece(weight: Weight, label: str, axis: int, start: int, stop: int) -> Weight:
+    """Return the rows or columns `start` to `stop` of an axis, called ``name[label]``.
+
+    Raises
+    ------
+    ValueError
+        If the axis has no such range.
+    """
+    shape = weight.shape
+    if not (0 <= axis < len(shape) and 0 <= start < stop <= shape[axis]):
+        raise ValueError(f"{weight.name}: no elements {start} to {stop} of axis {axis} in {shape}")
+    kind = "rows" if axis == 0 else "columns" if len(shape) == 2 else f"axis {axis},"
+    return replace(
+        weight,
+        name=f"{weight.name}[{label}]",
+        shape=(*shape[:axis], stop - start, *shape[axis + 1 :]),
+        rule=_rule(weight, f"{kind} {start:,} to {stop:,} of {shape[axis]:,}: {label}"),
+        identity=weight.identity and (weight.identity, axis, start, stop),
+        read=_reader(weight, axis, start, stop),
+        read_rows=_rows_of_rows(weight, start) if axis == 0 else None,
+    )
+
+
+def slices(weight: Weight, axis: int) -> list[Weight]:
+    """Return the arrays along an axis of a stack, called ``name[0]``, ``name[1]`` and so on."""
+    shape, n = weight.shape, weight.shape[axis]
+    return [
+        replace(
+            weight,
+            name=f"{weight.name}[{i}]",
+            shape=(*shape[:axis], *shape[axis + 1 :]),
+            rule=_rule(weight, f"slice {i:,} of {n:,}"),
+            identity=weight.identity and (weight.identity, axis, i),
+            read=_squeezed(_reader(weight, axis, i, i + 1), axis),
+            read_rows=None,
+        )
+        for i in range(n)
+    ]
+
+
+def reshaped(weight: Weight, shape: Sequence[int], axes: Sequence[int], rule: str) -> Weight:
+    """Return the same elements with the axes in another order, and then in another shape.
+
+    A kernel of flax, (k, in, out), becomes (out, in, k) by the axes (2, 1, 0); the heads of a
+    projection, (in, heads, size), become the matrix (in, heads * size) by the axes (0, 1, 2).
+
+    Raises
+    ------
+    ValueError
+        If the shape has another number of elements.
+    """
+    if prod(shape) != prod(weight.shape) or sorted(axes) != list(range(len(weight.shape))):
+        raise ValueError(f"{weight.name}: {weight.shape} cannot become {tuple(shape)}")
+
+    def read() -> np.ndarray:
+        return np.ascontiguousarray(weight.read().transpose(axes)).reshape(shape)
+
+    return replace(
+        weight,
+        shape=tuple(shape),
+        rule=_rule(weight, rule),
+        identity=weight.identity and (weight.identity, tuple(axes), tuple(shape)),
+        read=read,
+        read_rows=None,
+    )
+
+
+def _rule(weight: Weight, rule: str) -> str:
+    return f"{weight.rule}; {rule}" if weight.rule else rule
+
+
+def _reader(weight: Weight, axis: int, start: int, stop: int) -> Callable[[], np.ndarray]:
+    """Return a function that reads a range of an axis, and no more than that if it can."""
+
+    def read() -> np.ndarray:
+        if axis == 0 and weight.read_rows:
+            return weight.read_rows(start, stop)
+        index = (*[slice(None)] * axis, slice(start, stop))
+        return np.ascontiguousarray(weight.read()[index])
+
+    return read
+
+
+def _squeezed(read: Callable[[], np.ndarray], axis: int) -> Callable[[], np.ndarray]:
+    return lambda: read().squeeze(axis)
+
+
+def _rows_of_rows(weight: Weight, offset: int) -> Callable[[int, int], np.ndarray] | None:
+    rows = weight.read_rows
+    return (lambda start, stop: rows(offset + start, offset + stop)) if rows else None
