@@ -9,21 +9,22 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from specdiag.checkpoint.formats.arrays import MAGIC, is_npz, read_npy, read_npz
+from specdiag.checkpoint.formats.content import (
+    Content,
+    head_of,
+    looks_like_safetensors,
+    metadata_of,
+    open_single,
+)
 from specdiag.checkpoint.formats.folder import checkpoint_in, shard_notes
-from specdiag.checkpoint.formats.foreign import refuse_foreign, refuse_foreign_zip
 from specdiag.checkpoint.memory import is_module, memory_roles, memory_tensor, memory_tree
 from specdiag.checkpoint.metadata import Converter
-from specdiag.checkpoint.model import Model, find_model
+from specdiag.checkpoint.model import find_model
 from specdiag.checkpoint.names import strip_wrappers
-from specdiag.checkpoint.safetensors import RECORD, parse_json, read_header, restore
+from specdiag.checkpoint.safetensors import parse_json
 from specdiag.checkpoint.tensor import Tensor, combined_hash, elements_hash, read_values
-from specdiag.checkpoint.torchfile.archive import read_directory
-from specdiag.checkpoint.torchfile.legacy import read_legacy, starts_legacy
-from specdiag.checkpoint.torchfile.roles import module_roles
-from specdiag.checkpoint.torchfile.tensors import TorchFile, read_zip, torch_tensor
 from specdiag.checkpoint.tree import is_tensor
 from specdiag.files import File, find_file, open_file, read_bytes
 from specdiag.notebook import record_html
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     import torch
 
 MAX_INDEX = 100_000_000
-MAX_FOREIGN_SHOWN = 8
 MAX_NOTES = 50
 
 
@@ -102,7 +102,7 @@ def open_checkpoint(source: Source, which: str | None = None) -> Checkpoint:
             replace(memory_tensor(name, values), role=roles.get(name, ""))
             for name, values in model.tensors
         ]
-        return _assemble("model", None, _Content(tensors, *_metadata(model)))
+        return _assemble("model", None, Content(tensors, *metadata_of(model)))
     raise TypeError(f"expected a path, state dict, module or array, not {type(source).__name__}")
 
 
@@ -123,10 +123,10 @@ def tensor_digest(source: Source) -> str:
 
 def _open_path(path: Path, which: str | None) -> Checkpoint:
     file = find_file(path)
-    head = _head(file)
-    if re.match(rb"\s*\{", head) and not _looks_like_safetensors(head, file):
+    head = head_of(file)
+    if re.match(rb"\s*\{", head) and not looks_like_safetensors(head, file):
         return _open_index(file)
-    content = _open_single(file, head, which)
+    content = open_single(file, head, which)
     notes = [*_empty_notes(content.tensors), *shard_notes(path), *content.notes]
     return _assemble(path.stem, path, content._replace(notes=notes))
 
@@ -145,119 +145,7 @@ def _empty_notes(tensors: Sequence[Tensor]) -> list[str]:
     return [note]
 
 
-class _Content(NamedTuple):
-    """The content of a file; the names in an export are final and keep their prefixes."""
-
-    tensors: list[Tensor]
-    metadata: dict[str, Any]
-    notes: list[str]
-    is_export: bool = False
-
-
-def _head(file: File) -> bytes:
-    with open_file(file) as stream:
-        return stream.read(512)
-
-
-def _looks_like_safetensors(head: bytes, file: File) -> bool:
-    return head[8:9] == b"{" and 8 + int.from_bytes(head[:8], "little") <= file.size
-
-
-def _open_single(file: File, head: bytes, which: str | None = None) -> _Content:
-    """Return the content of one file of tensors of any kind."""
-    if not head:
-        raise ValueError(f"{file.name}: the file is empty; copy or download it again")
-    if _looks_like_safetensors(head, file):
-        return _only(_open_safetensors(file), which, file.name)
-    if head.startswith(b"PK\x03\x04"):
-        with open_file(file) as stream:
-            names = read_directory(stream, file.size, file.name)
-        if is_npz(names):
-            return _only(_Content(read_npz(file), {}, []), which, file.name)
-        refuse_foreign_zip(names, file.name)
-        return _open_torch(*read_zip(file), which)
-    if head.startswith(MAGIC):
-        return _Content(read_npy(file), {}, [])
-    refuse_foreign(head, file.name)
-    if starts_legacy(file):
-        return _open_torch(*read_legacy(file), which)
-    if head[8:9] == b"{":
-        return _open_safetensors(file)  # raises an error about its length
-    if re.match(rb"\x80[\x02-\x05]|[(\]}lcd].*\n", head):
-        raise ValueError(f"{file.name}: a pickle, but not written by torch.save")
-    raise ValueError(
-        f"{file.name}: not a checkpoint: it starts with {head[:8]!r}; expected a torch or "
-        "safetensors file or an index of shards"
-    )
-
-
-def _only(content: _Content, which: str | None, where: str) -> _Content:
-    """Return the tensors whose names start with the word `which`; all of them if it is None."""
-    if which is None:
-        return content
-    tensors = [t for t in content.tensors if t.name.startswith(f"{which}.")]
-    if not tensors:
-        raise ValueError(f"{where}: no name of a tensor starts with {shown(which + '.')}")
-    n_others = len(content.tensors) - len(tensors)
-    notes = [*content.notes, f"{counted(n_others, 'tensor')} outside of {shown(which)} left out"]
-    return content._replace(tensors=tensors, notes=notes)
-
-
-def _open_safetensors(file: File) -> _Content:
-    tensors, texts = read_header(file)
-    if RECORD not in texts:
-        return _Content(tensors, dict(texts), [])
-    tensors, metadata, notes = restore(file, tensors, texts[RECORD])
-    converter = Converter()
-    metadata = {name: converter.convert(value) for name, value in metadata.items()}
-    return _Content(tensors, metadata, notes, is_export=True)
-
-
-def _open_torch(root: Any, source: TorchFile, which: str | None) -> _Content:
-    model = find_model(root, source.file.name, which)
-    roles = module_roles(root)
-    tensors = [
-        replace(torch_tensor(source, name, node), role=roles.get(id(node), ""))
-        for name, node in model.tensors
-    ]
-    return _Content(tensors, *_metadata(model))
-
-
-def _metadata(model: Model) -> tuple[dict[str, Any], list[str]]:
-    """Return the entries beside the tensors as plain values, and notes on everything left out."""
-    notes = [
-        f"{counted(count, 'tensor')} under {shown(key)} "
-        f"{'is' if count == 1 else 'are'} not part of the model"
-        for key, count in model.aside.items()
-    ]
-    notes += [
-        f"{shown(twin)} has the same names and shapes as {shown(read)}; only {shown(read)} is read "
-        f"(--which {shown(twin, quote=False)} reads the other)"
-        for twin, read in model.twins.items()
-    ]
-    metadata: dict[str, Any] = {}
-    converter = Converter()
-    for name, node in [*model.entries, *model.top]:
-        if converter.left < 0:
-            notes.append(f"entries from {shown(name)} on were left out: there are too many")
-            break
-        converter.foreign.clear()
-        metadata.setdefault(name, converter.convert(node))
-        if converter.foreign:
-            listed = _listed(converter.foreign)
-            notes.append(
-                f"{shown(name, quote=False)} holds objects that were not rebuilt: {listed}"
-            )
-    return metadata, notes
-
-
-def _listed(foreign: Mapping[str, int]) -> str:
-    named = [f"{name} ({count:,})" for name, count in list(foreign.items())[:MAX_FOREIGN_SHOWN]]
-    more = len(foreign) - len(named)
-    return ", ".join(named) + (f" and {more:,} more kinds" if more else "")
-
-
-def _assemble(name: str, path: Path | None, content: _Content) -> Checkpoint:
+def _assemble(name: str, path: Path | None, content: Content) -> Checkpoint:
     tensors, metadata, notes, is_export = content
     if not is_export:
         strip = strip_wrappers([tensor.name for tensor in tensors])
@@ -307,7 +195,7 @@ def _open_index(file: File) -> Checkpoint:
             )
         tensors += [tensor for tensor in content.tensors if tensor.name in keys]
         notes += content.notes
-    return _assemble(file.path.name.split(".")[0], file.path, _Content(tensors, metadata, notes))
+    return _assemble(file.path.name.split(".")[0], file.path, Content(tensors, metadata, notes))
 
 
 def _read_index(file: File) -> tuple[dict[str, str], dict[str, Any]]:
@@ -333,11 +221,11 @@ def _is_plain_name(name: str) -> bool:
     return name not in ("", ".", "..") and not re.search(r"[/\\:\x00-\x1f]", name)
 
 
-def _open_shard(index: File, shard: str) -> _Content:
+def _open_shard(index: File, shard: str) -> Content:
     path = index.path.parent / shard
     if not path.exists():
         raise FileNotFoundError(
             f"{index.name}: the shard {shown(shard)} is missing; download it too"
         )
     file = find_file(path)
-    return _open_single(file, _head(file))
+    return open_single(file, head_of(file))

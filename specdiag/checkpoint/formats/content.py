@@ -1,0 +1,141 @@
+"""One file of any format -> its tensors, metadata and notes."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from specdiag.checkpoint.formats.arrays import MAGIC, is_npz, read_npy, read_npz
+from specdiag.checkpoint.formats.foreign import refuse_foreign, refuse_foreign_zip
+from specdiag.checkpoint.metadata import Converter
+from specdiag.checkpoint.model import Model, find_model
+from specdiag.checkpoint.safetensors import RECORD, read_header, restore
+from specdiag.checkpoint.tensor import Tensor
+from specdiag.checkpoint.torchfile.archive import read_directory
+from specdiag.checkpoint.torchfile.legacy import read_legacy, starts_legacy
+from specdiag.checkpoint.torchfile.roles import module_roles
+from specdiag.checkpoint.torchfile.tensors import TorchFile, read_zip, torch_tensor
+from specdiag.files import File, open_file
+from specdiag.wording import counted, shown
+
+MAX_FOREIGN_SHOWN = 8
+
+
+class Content(NamedTuple):
+    """The content of a file; the names in an export are final and keep their prefixes."""
+
+    tensors: list[Tensor]
+    metadata: dict[str, Any]
+    notes: list[str]
+    is_export: bool = False
+
+
+def head_of(file: File) -> bytes:
+    """Return the first bytes of a file, which tell its format."""
+    with open_file(file) as stream:
+        return stream.read(512)
+
+
+def looks_like_safetensors(head: bytes, file: File) -> bool:
+    """Return whether a file has the header of a safetensors file, as far as its length tells."""
+    return head[8:9] == b"{" and 8 + int.from_bytes(head[:8], "little") <= file.size
+
+
+def open_single(file: File, head: bytes, which: str | None = None) -> Content:
+    """Return the content of one file of tensors of any kind, whose first bytes are `head`.
+
+    Raises
+    ------
+    ValueError
+        If the file is not a checkpoint, is damaged, or has no network `which`.
+    """
+    if not head:
+        raise ValueError(f"{file.name}: the file is empty; copy or download it again")
+    if looks_like_safetensors(head, file):
+        return _only(_open_safetensors(file), which, file.name)
+    if head.startswith(b"PK\x03\x04"):
+        with open_file(file) as stream:
+            names = read_directory(stream, file.size, file.name)
+        if is_npz(names):
+            return _only(Content(read_npz(file), {}, []), which, file.name)
+        refuse_foreign_zip(names, file.name)
+        return _open_torch(*read_zip(file), which)
+    if head.startswith(MAGIC):
+        return Content(read_npy(file), {}, [])
+    refuse_foreign(head, file.name)
+    if starts_legacy(file):
+        return _open_torch(*read_legacy(file), which)
+    if head[8:9] == b"{":
+        return _open_safetensors(file)  # raises an error about its length
+    if re.match(rb"\x80[\x02-\x05]|[(\]}lcd].*\n", head):
+        raise ValueError(f"{file.name}: a pickle, but not written by torch.save")
+    raise ValueError(
+        f"{file.name}: not a checkpoint: it starts with {head[:8]!r}; expected a torch or "
+        "safetensors file or an index of shards"
+    )
+
+
+def _only(content: Content, which: str | None, where: str) -> Content:
+    """Return the tensors whose names start with the word `which`; all of them if it is None."""
+    if which is None:
+        return content
+    tensors = [t for t in content.tensors if t.name.startswith(f"{which}.")]
+    if not tensors:
+        raise ValueError(f"{where}: no name of a tensor starts with {shown(which + '.')}")
+    n_others = len(content.tensors) - len(tensors)
+    notes = [*content.notes, f"{counted(n_others, 'tensor')} outside of {shown(which)} left out"]
+    return content._replace(tensors=tensors, notes=notes)
+
+
+def _open_safetensors(file: File) -> Content:
+    tensors, texts = read_header(file)
+    if RECORD not in texts:
+        return Content(tensors, dict(texts), [])
+    tensors, metadata, notes = restore(file, tensors, texts[RECORD])
+    converter = Converter()
+    metadata = {name: converter.convert(value) for name, value in metadata.items()}
+    return Content(tensors, metadata, notes, is_export=True)
+
+
+def _open_torch(root: Any, source: TorchFile, which: str | None) -> Content:
+    model = find_model(root, source.file.name, which)
+    roles = module_roles(root)
+    tensors = [
+        replace(torch_tensor(source, name, node), role=roles.get(id(node), ""))
+        for name, node in model.tensors
+    ]
+    return Content(tensors, *metadata_of(model))
+
+
+def metadata_of(model: Model) -> tuple[dict[str, Any], list[str]]:
+    """Return the entries beside the tensors as plain values, and notes on everything left out."""
+    notes = [
+        f"{counted(count, 'tensor')} under {shown(key)} "
+        f"{'is' if count == 1 else 'are'} not part of the model"
+        for key, count in model.aside.items()
+    ]
+    notes += [
+        f"{shown(twin)} has the same names and shapes as {shown(read)}; only {shown(read)} is read "
+        f"(--which {shown(twin, quote=False)} reads the other)"
+        for twin, read in model.twins.items()
+    ]
+    metadata: dict[str, Any] = {}
+    converter = Converter()
+    for name, node in [*model.entries, *model.top]:
+        if converter.left < 0:
+            notes.append(f"entries from {shown(name)} on were left out: there are too many")
+            break
+        converter.foreign.clear()
+        metadata.setdefault(name, converter.convert(node))
+        if converter.foreign:
+            listed = _listed(converter.foreign)
+            notes.append(
+                f"{shown(name, quote=False)} holds objects that were not rebuilt: {listed}"
+            )
+    return metadata, notes
+
+
+def _listed(foreign: Mapping[str, int]) -> str:
+    named = [f"{name} ({count:,})" for name, count in list(foreign.items())[:MAX_FOREIGN_SHOWN]]
+    more = len(foreign) - len(named)
+    return ", ".join(named) + (f" and {more:,} more kinds" if more else "")
