@@ -1,11 +1,11 @@
 """Checkpoint -> the weights with two or more axes, and why some of them are not measured."""
 
-import fnmatch
 import math
 import re
 
 from specdiag.checkpoint.reader import Checkpoint
 from specdiag.checkpoint.weights.find import weights
+from specdiag.checkpoint.weights.pieces import matches
 from specdiag.checkpoint.weights.weight import Weight
 from specdiag.wording import counted
 
@@ -36,9 +36,7 @@ def matrices(checkpoint: Checkpoint, pattern: str | None = None) -> tuple[Weight
             f"{counted(len(checkpoint.tensors), 'tensor')}, none with two axes or more"
             + "".join(f"; {note}" for note in checkpoint.notes[:1])
         )
-    chosen = tuple(
-        w for w in all_matrices if pattern is None or fnmatch.fnmatchcase(w.name, pattern)
-    )
+    chosen = tuple(w for w in all_matrices if pattern is None or matches(w, pattern))
     if not chosen:
         names = ", ".join(w.name for w in all_matrices[:3])
         raise ValueError(

@@ -1,6 +1,6 @@
 """Checkpoint -> what tells how its tensors are meant: neighbours, roles and configurations."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from specdiag.checkpoint.reader import Checkpoint
 from specdiag.checkpoint.safetensors import parse_json
 from specdiag.checkpoint.tensor import Tensor
-from specdiag.checkpoint.weights.weight import Tensors
+from specdiag.checkpoint.weights.weight import Tensors, Weight
 from specdiag.files import find_file, open_file, read_bytes
 
 MAX_CONFIG = 1_000_000
@@ -27,11 +27,14 @@ class Evidence:
         The config.json beside the file; empty if there is none, or if it is invalid.
     metadata : dict
         The metadata of the checkpoint, with hyper-parameters if it has some.
+    weights : dict
+        The whole weights by name, before any is cut: their shapes are those of composed weights.
     """
 
     tensors: Tensors
     config: Mapping[str, Any]
     metadata: Mapping[str, Any]
+    weights: Mapping[str, Weight]
 
     def numbers(self, *keys: str) -> frozenset[int]:
         """Return the positive whole numbers under the keys, anywhere in config and metadata."""
@@ -56,14 +59,17 @@ class Evidence:
         return modules
 
 
-def gather(checkpoint: Checkpoint) -> Evidence:
-    """Return the evidence of a checkpoint; a config.json that is invalid is none."""
+def gather(checkpoint: Checkpoint, whole: Iterable[Weight]) -> Evidence:
+    """Return the evidence of a checkpoint and its whole weights.
+
+    A config.json that is invalid is none.
+    """
     try:
         config = json_beside(checkpoint, "config.json")
     except (ValueError, OSError):
         config = {}
     tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
-    return Evidence(tensors, config, checkpoint.metadata)
+    return Evidence(tensors, config, checkpoint.metadata, {weight.name: weight for weight in whole})
 
 
 def json_beside(checkpoint: Checkpoint, name: str) -> Mapping[str, Any]:

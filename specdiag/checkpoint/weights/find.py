@@ -55,7 +55,7 @@ def weights(
     if all(isinstance(tensor, Weight) for tensor in checkpoint.tensors):
         return tuple(tensor for tensor in checkpoint.tensors if isinstance(tensor, Weight))
     whole = _whole(checkpoint)
-    evidence = gather(checkpoint)
+    evidence = gather(checkpoint, whole)
     return tuple(part for weight in whole for part in _cut(weight, evidence))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from math import prod
 
 import numpy as np
@@ -9,8 +10,13 @@ import numpy as np
 from specdiag.checkpoint.weights.weight import Weight
 
 
-def piece(weight: Weight, label: str, axis: int, start: int, stop: int) -> Weight:
+def piece(
+    weight: Weight, label: str, axis: int, start: int, stop: int, every: int | None = None
+) -> Weight:
     """Return the rows or columns `start` to `stop` of an axis, called ``name[label]``.
+
+    With `every`, they are the elements `start` to `stop` of each group of so many elements: the
+    queries of all heads, where each head has its query, key and value side by side.
 
     Raises
     ------
@@ -18,18 +24,33 @@ def piece(weight: Weight, label: str, axis: int, start: int, stop: int) -> Weigh
         If the axis has no such range.
     """
     shape = weight.shape
-    if not (0 <= axis < len(shape) and 0 <= start < stop <= shape[axis]):
+    size = every or (shape[axis] if 0 <= axis < len(shape) else 0)
+    if not (0 <= start < stop <= size and shape[axis] % size == 0):
         raise ValueError(f"{weight.name}: no elements {start} to {stop} of axis {axis} in {shape}")
+    n_groups = shape[axis] // size
     kind = "rows" if axis == 0 else "columns" if len(shape) == 2 else f"axis {axis},"
+    of = f"of {size:,}" if n_groups == 1 else f"of each {size:,} of {shape[axis]:,}"
     return replace(
         weight,
         name=f"{weight.name}[{label}]",
-        shape=(*shape[:axis], stop - start, *shape[axis + 1 :]),
-        rule=_rule(weight, f"{kind} {start:,} to {stop:,} of {shape[axis]:,}: {label}"),
-        identity=weight.identity and (weight.identity, axis, start, stop),
-        read=_reader(weight, axis, start, stop),
-        read_rows=_rows_of_rows(weight, start) if axis == 0 else None,
+        shape=(*shape[:axis], (stop - start) * n_groups, *shape[axis + 1 :]),
+        whole=weight.whole or weight.name,
+        rule=_rule(weight, f"{kind} {start:,} to {stop:,} {of}: {label}"),
+        identity=weight.identity and (weight.identity, axis, start, stop, size),
+        read=_reader(weight, axis, start, stop)
+        if n_groups == 1
+        else _group_reader(weight, axis, start, stop, size),
+        read_rows=_rows_of_rows(weight, start) if axis == 0 and n_groups == 1 else None,
     )
+
+
+def matches(weight: Weight, pattern: str) -> bool:
+    """Return whether a shell pattern matches the name of a weight, or of what it is a piece of.
+
+    The brackets of a piece's name can stand in the pattern as they are.
+    """
+    names, patterns = (weight.name, weight.whole), (pattern, pattern.replace("[", "[[]"))
+    return any(fnmatchcase(name, p) for name in names for p in patterns if name)
 
 
 def slices(weight: Weight, axis: int) -> list[Weight]:
@@ -40,6 +61,7 @@ def slices(weight: Weight, axis: int) -> list[Weight]:
             weight,
             name=f"{weight.name}[{i}]",
             shape=(*shape[:axis], *shape[axis + 1 :]),
+            whole=weight.whole or weight.name,
             rule=_rule(weight, f"slice {i:,} of {n:,}"),
             identity=weight.identity and (weight.identity, axis, i),
             read=_squeezed(_reader(weight, axis, i, i + 1), axis),
@@ -88,6 +110,20 @@ def _reader(weight: Weight, axis: int, start: int, stop: int) -> Callable[[], np
             return weight.read_rows(start, stop)
         index = (*[slice(None)] * axis, slice(start, stop))
         return np.ascontiguousarray(weight.read()[index])
+
+    return read
+
+
+def _group_reader(
+    weight: Weight, axis: int, start: int, stop: int, size: int
+) -> Callable[[], np.ndarray]:
+    """Return a function that reads a range of every group of `size` elements of an axis."""
+    before, after = weight.shape[:axis], weight.shape[axis + 1 :]
+
+    def read() -> np.ndarray:
+        groups = weight.read().reshape(*before, -1, size, *after)
+        index = (*[slice(None)] * (axis + 1), slice(start, stop))
+        return np.ascontiguousarray(groups[index]).reshape(*before, -1, *after)
 
     return read
 

@@ -22,6 +22,9 @@ class Weight(Tensor):
     ----------
     tensors : tuple of str
         Names of the tensors of the file that it is composed of.
+    whole : str
+        Name of the weight that it is a piece of, such as ``h.0.attn.c_attn.weight`` of its block
+        ``h.0.attn.c_attn.weight[q]``; empty if it is no piece.
     rule : str
         How it is composed of them; empty for a tensor that is a weight as it is.
     reason : str
@@ -34,6 +37,7 @@ class Weight(Tensor):
     """
 
     tensors: tuple[str, ...] = ()
+    whole: str = ""
     rule: str = ""
     reason: str = ""
     rank: int | None = None
