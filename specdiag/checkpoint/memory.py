@@ -1,4 +1,4 @@
-"""NumPy arrays, torch tensors and modules in memory -> named tensors.
+"""Arrays, torch tensors and modules in memory -> named tensors.
 
 This module never imports torch: if a caller passes a torch tensor, torch is imported already.
 """
@@ -18,13 +18,24 @@ def is_module(value: object) -> bool:
     return callable(getattr(value, "state_dict", None)) and not isinstance(value, type)
 
 
-def memory_tree(source: object) -> object:
-    """Return the tree of a module, or of a mapping of modules and tensors."""
-    if is_module(source):
-        return source.state_dict()  # type: ignore[attr-defined]
+def memory_tree(source: object) -> tuple[object, list[tuple[Any, Mapping[str, Any]]]]:
+    """Return the tree of a source in memory, and its modules with their state dicts.
+
+    The source is a module or array, or a mapping or sequence of them.
+    """
+    states: list[tuple[Any, Mapping[str, Any]]] = []
+
+    def part(value: Any) -> Any:
+        if not is_module(value):
+            return value
+        states.append((value, value.state_dict()))
+        return states[-1][1]
+
     if isinstance(source, Mapping):
-        return {k: v.state_dict() if is_module(v) else v for k, v in source.items()}
-    return source
+        return {key: part(value) for key, value in source.items()}, states
+    if isinstance(source, list | tuple):
+        return [part(value) for value in source], states
+    return part(source), states
 
 
 def memory_roles(source: object) -> dict[str, str]:
@@ -45,10 +56,14 @@ def memory_roles(source: object) -> dict[str, str]:
 
 
 def memory_tensor(name: str, values: Any) -> Tensor:
-    """Return the named tensor of a NumPy array or torch tensor."""
-    if isinstance(values, np.ndarray):
-        return _numpy_tensor(name, values)
-    return _torch_tensor(name, values)
+    """Return the named tensor of a torch tensor, or of an array of NumPy or another library."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(values, torch.Tensor):
+        return _torch_tensor(name, values)
+    try:
+        return _numpy_tensor(name, values if isinstance(values, np.ndarray) else np.asarray(values))
+    except Exception as error:  # noqa: BLE001 - code of another library
+        return unreadable(name, (), "unknown", f"NumPy cannot read it: {error}")
 
 
 def _numpy_tensor(name: str, array: np.ndarray) -> Tensor:

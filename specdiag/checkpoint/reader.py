@@ -26,6 +26,8 @@ from specdiag.checkpoint.names import strip_wrappers
 from specdiag.checkpoint.safetensors import parse_json
 from specdiag.checkpoint.tensor import Tensor, combined_hash, elements_hash, read_values
 from specdiag.checkpoint.tree import is_tensor
+from specdiag.checkpoint.weights.computed.live import live_weights
+from specdiag.checkpoint.weights.weight import Weight
 from specdiag.files import File, find_file, open_file, read_bytes
 from specdiag.notebook import record_html
 from specdiag.wording import counted, shown, some
@@ -52,6 +54,8 @@ class Checkpoint:
         tensors, epoch and the like. Other objects are replaced by their name in angle brackets.
     notes : tuple of str
         The entries that were left out or replaced, one sentence each.
+    computed : tuple of Weight
+        The weights that a module in memory computes from its tensors, as its forward pass does.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Checkpoint:
     tensors: tuple[Tensor, ...]
     metadata: dict[str, Any]
     notes: tuple[str, ...]
+    computed: tuple[Weight, ...] = ()
 
     _repr_html_ = record_html
 
@@ -96,13 +101,19 @@ def open_checkpoint(source: Source, which: str | None = None) -> Checkpoint:
         path = Path(source)
         return _open_folder(path, which) if path.is_dir() else _open_path(path, which)
     if isinstance(source, Mapping | list | tuple) or is_module(source) or is_tensor(source):
-        model = find_model(memory_tree(source), "model", which)
+        tree, states = memory_tree(source)
+        model = find_model(tree, "model", which)
         roles = memory_roles(source)
         tensors = [
             replace(memory_tensor(name, values), role=roles.get(name, ""))
             for name, values in model.tensors
         ]
-        return _assemble("model", None, Content(tensors, *metadata_of(model)))
+        computed = live_weights(states, {id(values): name for name, values in model.tensors})
+        computed = tuple(
+            replace(w, role=next((roles[n] for n in (w.name, *w.tensors) if n in roles), ""))
+            for w in computed
+        )
+        return _assemble("model", None, Content(tensors, *metadata_of(model)), computed)
     raise TypeError(f"expected a path, state dict, module or array, not {type(source).__name__}")
 
 
@@ -145,18 +156,28 @@ def _empty_notes(tensors: Sequence[Tensor]) -> list[str]:
     return [note]
 
 
-def _assemble(name: str, path: Path | None, content: Content) -> Checkpoint:
+def _assemble(
+    name: str, path: Path | None, content: Content, computed: tuple[Weight, ...] = ()
+) -> Checkpoint:
     tensors, metadata, notes, is_export = content
     if not is_export:
         strip = strip_wrappers([tensor.name for tensor in tensors])
         tensors = [replace(tensor, name=strip(tensor.name)) for tensor in tensors]
         metadata = {strip(key): value for key, value in metadata.items()}
+        computed = tuple(
+            replace(w, name=strip(w.name), tensors=tuple(map(strip, w.tensors))) for w in computed
+        )
     if not tensors:
         notes = ["there are no tensors", *notes]
     if len(notes) > MAX_NOTES:
         notes = [*notes[:MAX_NOTES], f"and {len(notes) - MAX_NOTES:,} more notes"]
     return Checkpoint(
-        name=name, path=path, tensors=tuple(tensors), metadata=metadata, notes=tuple(notes)
+        name=name,
+        path=path,
+        tensors=tuple(tensors),
+        metadata=metadata,
+        notes=tuple(notes),
+        computed=computed,
     )
 
 

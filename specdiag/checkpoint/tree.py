@@ -63,11 +63,20 @@ def path_of(node: object) -> str:
 
 
 def is_tensor(node: object) -> bool:
-    """Return whether a node is, or describes, a tensor or NumPy array of any kind."""
+    """Return whether a node is, or describes, a tensor or an array of any kind.
+
+    In memory, arrays of other libraries are those that NumPy can convert, such as jax.Array and
+    xarray.DataArray.
+    """
     if type(node) is not Object:
         torch = sys.modules.get("torch")
-        return isinstance(node, np.ndarray) or (
-            torch is not None and isinstance(node, torch.Tensor)
+        return (
+            isinstance(node, np.ndarray)
+            or (torch is not None and isinstance(node, torch.Tensor))
+            or (
+                all(hasattr(node, name) for name in ("__array__", "shape", "dtype"))
+                and not isinstance(node, np.generic | type)
+            )
         )
     path = path_of(node)
     last = path.rpartition(".")[2]

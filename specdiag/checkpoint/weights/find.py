@@ -6,9 +6,9 @@ from dataclasses import replace
 from specdiag.checkpoint.reader import Checkpoint, Source, open_checkpoint
 from specdiag.checkpoint.tensor import Tensor
 from specdiag.checkpoint.weights import blocks, stacks
+from specdiag.checkpoint.weights.adapters.lora import adapted
+from specdiag.checkpoint.weights.computed.normalised import parametrised, suffixed, with_masks
 from specdiag.checkpoint.weights.evidence import Evidence, gather, json_beside
-from specdiag.checkpoint.weights.lora import adapted
-from specdiag.checkpoint.weights.normalised import parametrised, suffixed, with_masks
 from specdiag.checkpoint.weights.quantised import quantised
 from specdiag.checkpoint.weights.weight import Tensors, Weight, plain
 
@@ -79,6 +79,7 @@ def _whole(checkpoint: Checkpoint) -> list[Weight]:
     position = {name: i for i, name in enumerate(left)}
     biases = {name for name, tensor in left.items() if len(tensor.shape) == 1}
     found: list[Weight] = []
+    _take(left, found, iter(checkpoint.computed))
     for rule in _RULES:
         _take(left, found, rule(dict(left)))
     if any("lora" in name or "_w1" in name or "oft_" in name for name in left):

@@ -1,0 +1,1 @@
+"""Adapters -> the updates of weights, or the weights with their updates."""

@@ -1,0 +1,1 @@
+"""Tensors that a module computes its weight from -> the weight."""
