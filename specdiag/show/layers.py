@@ -165,12 +165,17 @@ def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str
 
 
 def _composed_lines(all_weights: Sequence[Weight], names: set[str]) -> list[str]:
-    """Return the weights that are composed of several tensors, by their rules."""
+    """Return the weights that are composed of several tensors, by their rules, and those cut."""
     rules: dict[str, list[str]] = {}
+    pieces: dict[str, int] = {}
     for weight in all_weights:
-        if weight.rule and weight.name in names:
+        if weight.name in names and weight.whole:
+            pieces[weight.whole] = pieces.get(weight.whole, 0) + 1
+        elif weight.name in names and weight.rule:
             rules.setdefault(weight.rule, []).append(weight.name)
-    return [f"  composed: {rule}: {some(composed)}" for rule, composed in rules.items()]
+    lines = [f"  composed: {rule}: {some(composed)}" for rule, composed in rules.items()]
+    cut = [f"{name} into {n}" for name, n in pieces.items()]
+    return lines + ([f"  cut: {some(cut)}"] if cut else [])
 
 
 def _alpha_lines(summary: Mapping[str, Any], selected: bool) -> list[str]:

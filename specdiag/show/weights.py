@@ -44,7 +44,7 @@ def as_lines(listed: Listed, notes: Sequence[str], width: int | None = None) -> 
     ]
     styles = [{"dim": True} if reason else {} for _, reason in rows]
     lines = render([w.name for w, _ in rows], cells, styles, (), width) if rows else []
-    n_tensors = sum(len(weight.tensors) for weight, _ in listed)
+    n_tensors = len({name for weight, _ in listed for name in weight.tensors})
     n_measured = sum(not reason for _, reason in rows)
     matrices = counted(len(rows), "weight of two or more axes", "weights of two or more axes")
     vectors = counted(len(listed) - len(rows), "vector or scalar", "vectors and scalars")

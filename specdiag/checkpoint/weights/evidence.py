@@ -41,6 +41,12 @@ class Evidence:
         return frozenset(n for key in keys for n in self._numbers.get(key, ()))
 
     @cached_property
+    def configs(self) -> tuple[Mapping[str, Any], ...]:
+        """Configurations of transformers: dicts with a model_type, one below another or not."""
+        nested = [v for s in (self.config, self.metadata) for v in (s, *s.values())]
+        return tuple(c for c in nested if isinstance(c, Mapping) and "model_type" in c)
+
+    @cached_property
     def _numbers(self) -> dict[str, set[int]]:
         numbers: dict[str, set[int]] = {}
         for source in (self.config, self.metadata):

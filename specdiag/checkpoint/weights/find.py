@@ -5,10 +5,11 @@ from dataclasses import replace
 
 from specdiag.checkpoint.reader import Checkpoint, Source, open_checkpoint
 from specdiag.checkpoint.tensor import Tensor
-from specdiag.checkpoint.weights import blocks, stacks
+from specdiag.checkpoint.weights import stacks
 from specdiag.checkpoint.weights.adapters.lora import adapted
 from specdiag.checkpoint.weights.computed.normalised import parametrised, suffixed, with_masks
 from specdiag.checkpoint.weights.evidence import Evidence, gather, json_beside
+from specdiag.checkpoint.weights.fused import blocks
 from specdiag.checkpoint.weights.quantised import quantised
 from specdiag.checkpoint.weights.weight import Tensors, Weight, plain
 

@@ -1,0 +1,1 @@
+"""Fused matrices -> the blocks that they consist of."""

@@ -1,0 +1,109 @@
+"""A weight -> the shapes of its neighbours; a layout -> the blocks of the weight."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from specdiag.checkpoint.weights.evidence import Evidence
+from specdiag.checkpoint.weights.pieces import piece
+from specdiag.checkpoint.weights.weight import Weight
+
+LEAVES = ("weight", "kernel")
+
+
+class Layout(NamedTuple):
+    """Blocks along an axis: their sizes by label, in each of some groups of equal size."""
+
+    sizes: Mapping[str, int]
+    axis: int = 0
+    n_groups: int = 1
+
+
+def in_blocks(weight: Weight, layout: Layout) -> list[Weight] | None:
+    """Return the blocks of a weight; None if their sizes do not add up to that of the axis."""
+    sizes, axis, n_groups = layout
+    size = sum(sizes.values())
+    if min(sizes.values()) < 1 or size * n_groups != weight.shape[axis]:
+        return None
+    found, start = [], 0
+    for label, width in sizes.items():
+        found.append(piece(weight, label, axis, start, start + width, size))
+        start += width
+    return found
+
+
+class Neighbours:
+    """The shapes of the weights beside one, by names that replace the end of its name.
+
+    Parameters
+    ----------
+    weight : Weight
+        A matrix, or a slice of a stack: then the shapes are those of slices, too.
+    evidence : Evidence
+    """
+
+    def __init__(self, weight: Weight, evidence: Evidence) -> None:
+        name = weight.whole or weight.name
+        self.shape = weight.shape
+        self.separator = "/" if "/" in name else "."
+        self._weights = evidence.weights
+        whole = self._weights[name].shape if weight.whole and name in self._weights else ()
+        self._n_leading = len(whole) - len(self.shape) if whole else 0
+        self._slices = whole[: self._n_leading]
+        self.name = name
+        before, separator, leaf = name.rpartition(self.separator)
+        is_leaf = leaf.removesuffix(":0") in LEAVES
+        self.leaf = leaf.removesuffix(":0")
+        self._module, self._ending = (before, separator + leaf) if is_leaf else (name, "")
+
+    @property
+    def owners(self) -> list[str]:
+        """The names of the module and those that it is in, the nearest last."""
+        return self._module.split(self.separator)
+
+    def is_called(self, module: str) -> bool:
+        """Return whether the module has this name, which can have dots."""
+        end = module.replace(".", self.separator)
+        return f"{self.separator}{self._module}".endswith(self.separator + end)
+
+    def module(self, fused: str, other: str) -> tuple[int, ...] | None:
+        """Return the shape of the weight of another module beside the one that is called `fused`.
+
+        None if there is none, or if it is no matrix.
+        """
+        fused, other = (text.replace(".", self.separator) for text in (fused, other))
+        return self._shape(self._module.removesuffix(fused) + other + self._ending)
+
+    def parameter(self, leaf: str) -> tuple[int, ...] | None:
+        """Return the shape of another matrix of the same module."""
+        owner = self.name.rpartition(self.separator)[0]
+        ending = ":0" if self.name.endswith(":0") else ""
+        name = leaf.replace(".", self.separator) + ending
+        return self._shape(f"{owner}{self.separator}{name}" if owner else name)
+
+    def has(self, fused: str, start: str) -> bool:
+        """Return whether names beside the module `fused` begin with `start`."""
+        start = self._module.removesuffix(fused) + start
+        return any(name.startswith(start) for name in self._weights)
+
+    def _shape(self, name: str) -> tuple[int, ...] | None:
+        other = self._weights.get(name)
+        if other is None or other.shape[: self._n_leading] != self._slices:
+            return None
+        shape = other.shape[self._n_leading :]
+        return shape if len(shape) == 2 and all(shape) else None
+
+
+def outputs_of_fused(shape: tuple[int, ...], out: tuple[int, ...]) -> tuple[int, int] | None:
+    """Return the axis of the outputs of a fused matrix, and how many inputs the next matrix has.
+
+    `out` is the shape of the matrix that takes a part of the outputs and returns as many features
+    as the fused matrix takes: (n, m) after (N, n) with outputs in rows, as in torch.nn.Linear; and
+    (m, n) after (n, N) with outputs in columns, as in GPT-2. N is larger than m, so that no shapes
+    can be both. None if they are neither.
+    """
+    (a, b), (c, d) = shape, out
+    if b == c and a > d:
+        return 0, d
+    if a == d and b > c:
+        return 1, c
+    return None

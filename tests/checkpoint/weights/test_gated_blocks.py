@@ -1,0 +1,97 @@
+"""Gate and up of gated layers, against the layers of transformers computed with the blocks."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from specdiag.checkpoint.weights.find import open_weights
+
+SILU = torch.nn.functional.silu
+
+
+def blocks_of(source, whole):
+    """Return the values of the blocks of a weight by label."""
+    found = [w for w in open_weights(source).tensors if w.whole == whole]
+    return {w.name.removeprefix(whole)[1:-1]: torch.tensor(w.read()) for w in found}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_gate_and_up_of_phi3_compute_what_it_computes():
+    from transformers.models.phi3.modeling_phi3 import Phi3Config, Phi3MLP
+
+    module = Phi3MLP(Phi3Config(hidden_size=32, intermediate_size=48, pad_token_id=0))
+    W = blocks_of(module.state_dict(), "gate_up_proj.weight")
+    x = torch.randn(5, 32)
+    ours = module.down_proj(SILU(x @ W["gate"].T) * (x @ W["up"].T))
+    torch.testing.assert_close(ours, module(x))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_gate_and_up_of_modernbert_compute_what_it_computes():
+    from transformers.models.modernbert.modeling_modernbert import ModernBertConfig, ModernBertMLP
+
+    module = ModernBertMLP(ModernBertConfig(hidden_size=32, intermediate_size=48))
+    W = blocks_of(module.state_dict(), "Wi.weight")
+    x = torch.randn(5, 32)
+    ours = module.Wo(torch.nn.functional.gelu(x @ W["gate"].T) * (x @ W["up"].T))
+    torch.testing.assert_close(ours, module(x))
+
+
+def test_gate_and_up_of_the_audio_layers_of_phi4_lie_in_the_other_order():
+    from transformers.models.phi4_multimodal.modeling_phi4_multimodal import (
+        Phi4MultimodalAudioConfig,
+        Phi4MultimodalAudioMLP,
+    )
+
+    config = Phi4MultimodalAudioConfig(hidden_size=32, intermediate_size=48)
+    module = Phi4MultimodalAudioMLP(config).eval()
+    module.gate_up_proj.bias.data.zero_()
+    state = {f"feed_forward_in.{name}": value for name, value in module.state_dict().items()}
+    W = blocks_of(state, "feed_forward_in.gate_up_proj.weight")
+    x = torch.randn(5, 32)
+    normed = module.layer_norm(x)
+    gate, up = (normed @ W[label].T for label in ("gate", "up"))
+    torch.testing.assert_close(module.down_proj(up * module.act_fn(gate)), module(x))
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (("mlp.w12", "mlp.w3"), ("gate", "up")),
+        (("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"), ("gate", "up")),
+        (("blk.0.ffn_up", "blk.0.ffn_down"), ("gate", "up")),
+        (("ff.net.0.proj", "ff.net.2"), ("up", "gate")),
+        (("blocks.0.mlp.fc1", "blocks.0.mlp.fc2"), ("first half", "second half")),
+    ],
+)
+def test_halves_are_known_by_the_matrix_that_takes_half_of_the_outputs(names, labels):
+    rng = np.random.default_rng(0)
+    fused, other = (f"{name}.weight" for name in names)
+    state = {fused: rng.standard_normal((96, 32)), other: rng.standard_normal((32, 48))}
+    found = {w.name: w for w in open_weights(state).tensors}
+    assert list(found) == [*(f"{fused}[{label}]" for label in labels), other]
+    read = [found[f"{fused}[{label}]"].read() for label in labels]
+    np.testing.assert_array_equal(np.concatenate(read), state[fused])
+    state[other] = rng.standard_normal((32, 96))
+    assert [w.name for w in open_weights(state).tensors] == [fused, other]
+
+
+def test_gate_and_up_of_gpt_oss_lie_in_turn(tmp_path):
+    # GptOssExperts._apply_gate: gate, up = gate_up[..., ::2], gate_up[..., 1::2]
+    rng = np.random.default_rng(0)
+    state = {
+        "experts.gate_up_proj": rng.standard_normal((32, 96)),
+        "experts.gate_up_proj_bias": rng.standard_normal(96),
+        "experts.down_proj": rng.standard_normal((48, 32)),
+    }
+    save_file(state, tmp_path / "model.safetensors")
+    names = [w.name for w in open_weights(tmp_path).tensors if len(w.shape) == 2]
+    assert names == ["experts.down_proj", "experts.gate_up_proj"]  # the layout is not known
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt_oss"}))
+    found = {w.name: w.read() for w in open_weights(tmp_path).tensors}
+    W = state["experts.gate_up_proj"]
+    np.testing.assert_array_equal(found["experts.gate_up_proj[gate]"], W[:, ::2])
+    np.testing.assert_array_equal(found["experts.gate_up_proj[up]"], W[:, 1::2])
