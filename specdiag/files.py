@@ -4,13 +4,21 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple
 
 from specdiag.wording import shown
 
 if TYPE_CHECKING:
     import numpy as np  # imported inside functions: it takes longer than listing a lock
+
+
+class DistantPath(PosixPath):
+    """The path of a file on another machine: its methods ask a server, and read bytes by ranges."""
+
+    def open_stream(self) -> BinaryIO:
+        """Open the file for reading."""
+        raise NotImplementedError
 
 
 class File(NamedTuple):
@@ -41,6 +49,8 @@ def open_file(file: File) -> BinaryIO:
     """Open `file` for reading; raise ValueError if it changed since `find_file`."""
     if find_file(file.path) != file:
         raise ValueError(f"{file.name}: changed since it was opened; open it again")
+    if isinstance(file.path, DistantPath):
+        return file.path.open_stream()
     # If a pipe replaced the file in the meantime, opening it without O_NONBLOCK never returns.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     return os.fdopen(os.open(file.path, flags), "rb")
@@ -135,6 +145,8 @@ def is_input(path: Path, source: Path) -> bool:
 
     It is `source` itself, or any file in a folder or beside the JSON index of a sharded checkpoint.
     """
+    if isinstance(source, DistantPath):
+        return False
     if source.is_dir() or source.suffix == ".json":
         folder = source if source.is_dir() else source.parent
         return path.resolve().parent == folder.resolve()

@@ -23,6 +23,8 @@ from specdiag.checkpoint.memory import is_module, memory_roles, memory_tensor, m
 from specdiag.checkpoint.metadata import Converter
 from specdiag.checkpoint.model import find_model
 from specdiag.checkpoint.names import strip_wrappers
+from specdiag.checkpoint.remote.path import RemotePath
+from specdiag.checkpoint.remote.places import place
 from specdiag.checkpoint.safetensors import parse_json
 from specdiag.checkpoint.tensor import Tensor, combined_hash, elements_hash, read_values
 from specdiag.checkpoint.tree import is_tensor
@@ -79,8 +81,10 @@ def open_checkpoint(source: Source, which: str | None = None) -> Checkpoint:
     source : path, mapping, list, torch module, array or Checkpoint
         A file written by torch (Lightning checkpoint, state dict, whole module, TorchScript, the
         older format) or safetensors, the index of a sharded checkpoint, or a folder that holds
-        one of these; or a state dict, module, list of arrays or one array in memory. A Checkpoint
-        is returned unchanged.
+        one of these; the same at the Hugging Face hub (``hf://owner/repo[@revision][/file]``, or
+        ``owner/repo`` if there is no such path) or behind a URL (``https://host/file``), of which
+        only what is read is transferred; or a state dict, module, list of arrays or one array in
+        memory. A Checkpoint is returned unchanged.
     which : str, optional
         Name of the entry that holds the network, where there are several, such as ``ema``.
 
@@ -98,8 +102,7 @@ def open_checkpoint(source: Source, which: str | None = None) -> Checkpoint:
     if isinstance(source, str | os.PathLike):
         if not os.fspath(source):  # Path("") is the current folder
             raise ValueError("the name of the checkpoint is empty")
-        path = Path(source)
-        return _open_folder(path, which) if path.is_dir() else _open_path(path, which)
+        return _open_place(place(source), which)
     if isinstance(source, Mapping | list | tuple) or is_module(source) or is_tensor(source):
         tree, states = memory_tree(source)
         model = find_model(tree, "model", which)
@@ -115,6 +118,14 @@ def open_checkpoint(source: Source, which: str | None = None) -> Checkpoint:
         )
         return _assemble("model", None, Content(tensors, *metadata_of(model)), computed)
     raise TypeError(f"expected a path, state dict, module or array, not {type(source).__name__}")
+
+
+def _open_place(path: Path, which: str | None) -> Checkpoint:
+    if not isinstance(path, RemotePath):
+        return _open_folder(path, which) if path.is_dir() else _open_path(path, which)
+    pinned = path.pinned()
+    opened = _open_folder(pinned, which) if pinned.is_dir() else _open_path(pinned, which)
+    return replace(opened, notes=(*opened.notes, path.origin(pinned)))
 
 
 def tensor_digest(source: Source) -> str:

@@ -233,6 +233,8 @@ def _measure_all(
     address: str | None,
 ) -> tuple[list["Checkpoint"], list[list["Layer"]]]:
     """Return the files that can be measured, and their layers; print the errors of the others."""
+    from specdiag.files import DistantPath
+
     function = partial(_open_and_measure, pattern=pattern, settings=settings)
     results: Iterable[Callable[[], Any]] = (partial(function, file) for file in files)
     if engine == "ray":
@@ -247,7 +249,9 @@ def _measure_all(
         except ERRORS as error:
             complain(error)
         else:
-            checkpoints.append(replace(checkpoint, path=file))  # a cluster is given absolute paths
+            if not isinstance(file, DistantPath):  # a cluster is given absolute paths
+                checkpoint = replace(checkpoint, path=file)
+            checkpoints.append(checkpoint)
             measured.append(layers)
     return checkpoints, measured
 

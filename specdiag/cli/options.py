@@ -116,12 +116,15 @@ lock_option = lock_option_with(
 
 
 class CheckpointType(click.ParamType[Path]):
-    """A path, or the name of an entry of the lock whose file exists."""
+    """A path, the name of an entry of the lock whose file exists, or an address of hub or web."""
 
     name = "checkpoint"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Return the path; raise a usage error if the name has no file, or several."""
+        from specdiag.checkpoint.remote.places import place
+        from specdiag.files import DistantPath
+
         if not str(value):
             self.fail("the name is empty", param, ctx)
         path = Path(value)
@@ -131,6 +134,13 @@ class CheckpointType(click.ParamType[Path]):
         files, reasons = _files_of(value, lock_path if isinstance(lock_path, Path) else None)
         if len(files) > 1:
             reasons = [f"it exists at several scales: name {' or '.join(map(str, files))}"]
+        if not files and not reasons:
+            try:
+                path = place(value)
+            except ValueError as error:
+                self.fail(str(error), param, ctx)
+            if isinstance(path, DistantPath):
+                return path
         if len(files) != 1:
             self.fail("; ".join(reasons) or f"Path '{value}' does not exist.", param, ctx)
         return files[0]

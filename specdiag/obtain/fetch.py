@@ -22,20 +22,16 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
-from specdiag.files import File, find_file, open_file, publish
-from specdiag.obtain.download import (
-    CHANGED,
+from specdiag.checkpoint.remote.requests import (
     HUB_LOGIN,
     Address,
     ChecksumError,
-    Progress,
     Wanted,
     check_url,
-    copy,
-    download,
-    find_local,
     patiently,
 )
+from specdiag.files import File, find_file, open_file, publish
+from specdiag.obtain.download import CHANGED, Progress, copy, download, find_local
 from specdiag.wording import shown
 
 URL_LOGIN = "download the file by hand and give its file:// URL"

@@ -14,12 +14,12 @@ from types import ModuleType
 from typing import Any
 
 from specdiag.checkpoint.reader import tensor_digest
+from specdiag.checkpoint.remote.requests import ChecksumError
 from specdiag.files import write_whole
 from specdiag.lock.entry import Entry, Input, Metric
 from specdiag.lock.lockfile import amend, declaration_digest, find, load
 from specdiag.lock.recipe import FOLDER, Job, explained, load_recipe
 from specdiag.obtain.beside import build_folder, finished_path, sha256_of
-from specdiag.obtain.download import ChecksumError
 from specdiag.obtain.fetch import fetch_url
 from specdiag.obtain.state import Receipt, as_bytes, environment, parent_sha256
 

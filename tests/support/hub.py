@@ -1,13 +1,15 @@
 """A small stand-in of the Hugging Face hub on this machine, with a second server as its storage.
 
-It resolves and serves files of a model repository, serves plain files under `/files/`, records
-every request, and fails as a test requires.
+It lists, resolves and serves files of a model repository, serves plain files under `/files/`,
+records every request, counts the bytes of answers, and fails as a test requires.
 """
 
 import hashlib
+import json
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 REPO = "lab/poyo"
 FOREVER = 10**9
@@ -40,6 +42,7 @@ class Hub:
         self.token = None  # required when set
         self.faults = []
         self.requests = []  # (method, path, headers)
+        self.sent = 0  # bytes of files, without the lists of repositories
         self.holding, self.release = threading.Event(), threading.Event()
         self._servers = [self._server(), self._server()]
         self.url, self.storage = (f"http://127.0.0.1:{s.server_port}" for s in self._servers)
@@ -97,7 +100,21 @@ class Hub:
         if kind == "storage":
             contents = [c for files in self.commits.values() for c in files.values()]
             return 200, {"ETag": f'"{rest[:8]}"'}, next(c for c in contents if sha256(c) == rest)
+        if kind == "api":
+            return self._listed(rest)
         return self._resolve(path)
+
+    def _listed(self, path):
+        """Answer as the hub does for one revision of a repository, with the sizes of its files."""
+        repo, _, revision = path.removeprefix("models/").partition("?")[0].partition("/revision/")
+        commit = self.branches.get(unquote(revision), revision)
+        if repo != REPO:
+            return 401, {"X-Error-Code": "RepoNotFound"}, b""
+        if commit not in self.commits:
+            return 404, {"X-Error-Code": "RevisionNotFound"}, b""
+        files = self.commits[commit].items()
+        siblings = [{"rfilename": name, "size": len(content)} for name, content in files]
+        return 200, {}, json.dumps({"id": repo, "sha": commit, "siblings": siblings}).encode()
 
     def _resolve(self, path):
         repo, _, rest = path[1:].partition("/resolve/")
@@ -162,11 +179,12 @@ class _Handler(BaseHTTPRequestHandler):
         same = self.headers.get("If-Range") in (None, headers.get("ETag"), DATE)
         if not asked or status != 200 or fault.whole or not same:
             return status, headers, content
-        start = int(asked.removeprefix("bytes=").removesuffix("-"))
+        start, _, last = asked.removeprefix("bytes=").partition("-")
+        start, stop = int(start), min(int(last or FOREVER) + 1, len(content))
         if start >= len(content):
             return 416, {"Content-Range": f"bytes */{len(content)}"}, b""
-        span = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        return 206, {**headers, "Content-Range": span}, content[start:]
+        span = f"bytes {start}-{stop - 1}/{len(content)}"
+        return 206, {**headers, "Content-Range": span}, content[start:stop]
 
     def _send(self, fault, status, headers, content):
         self.send_response(status)
@@ -182,6 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
         end = next((n for n in (fault.cut, fault.hold) if n is not None), len(content))
         self.wfile.write(content[:end])
         self.wfile.flush()
+        self.hub.sent += 0 if self.path.startswith("/api/") else len(content[:end])
         if fault.hold is not None:
             self.hub.holding.set()
             if self._released():
