@@ -670,8 +670,7 @@ def test_a_redirect_to_an_unsafe_place_is_refused(hub, from_url, place):
 def test_an_unsafe_address_is_refused(from_url, url):
     place = url.removesuffix("/x") if "example" in url else {"//x": "://x", "model": "://"}[url]
     assert refusal(from_url, ValueError, url=url) == (
-        f"{url}: refused to fetch from {place}: "
-        "expected https (or http from this machine)"
+        f"{url}: refused to fetch from {place}: expected https (or http from this machine)"
     )
 
 
@@ -686,8 +685,7 @@ def test_an_endpoint_that_the_user_chose_may_use_plain_http():
     url = httpx2.URL("http://mirror.lan/x")
     check_url(url, "x", "mirror.lan")
     assert refusal(check_url, ValueError, url=url, where="x", plain_host="other.lan") == (
-        "x: refused to fetch from http://mirror.lan: "
-        "expected https (or http from this machine)"
+        "x: refused to fetch from http://mirror.lan: expected https (or http from this machine)"
     )
 
 

@@ -91,7 +91,7 @@ class Hub:
 
     def find(self, path):
         """Return status, headers and content for a path."""
-        kind, _, rest = path[1:].partition("/")
+        kind, _, rest = path[1:].partition("?")[0].partition("/")
         if kind == "files":
             if rest not in self.files:
                 return 404, {}, b""
