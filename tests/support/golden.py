@@ -26,7 +26,17 @@ from support.paths import ROOT
 FOLDER = ROOT / "tests" / "networks"
 PAGE = DOCS / "networks.md"
 COLUMNS = ("network", "weights", "composed", "pieces", "measured", "skipped", "mean_alpha")
-MODULES = ("adapters", "composed", "libraries", "stacks", "tables", "wrapped")
+MODULES = (
+    "adapters",
+    "composed",
+    "formats",
+    "libraries",
+    "modules",
+    "quantised",
+    "stacks",
+    "tables",
+    "wrapped",
+)
 for module in MODULES:
     import_module(f"support.cases.{module}")
 

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +20,9 @@ CASES: dict[str, "Case"] = {}
 
 @dataclass(frozen=True)
 class Made:
-    """What a case wrote: the file or folder to open, and the matrices that count."""
+    """What a case wrote: the file, folder or module to open, and the matrices that count."""
 
-    path: Path
+    path: Any  # a path, or the module or arrays themselves
     right: list[np.ndarray] | None = None
 
 
