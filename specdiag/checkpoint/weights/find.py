@@ -11,6 +11,7 @@ from specdiag.checkpoint.weights.computed.normalised import parametrised, suffix
 from specdiag.checkpoint.weights.evidence import Evidence, gather, json_beside
 from specdiag.checkpoint.weights.fused import blocks
 from specdiag.checkpoint.weights.quantised import quantised
+from specdiag.checkpoint.weights.split import Splits
 from specdiag.checkpoint.weights.weight import Tensors, Weight, plain
 
 _RULES: tuple[Callable[[Tensors], Iterator[Weight]], ...] = (
@@ -36,28 +37,29 @@ def open_weights(
     return of_weights(open_checkpoint(source, which), splits)
 
 
-def weights(
-    checkpoint: Checkpoint,
-    splits: Sequence[str] = (),  # noqa: ARG001
-) -> tuple[Weight, ...]:
+def weights(checkpoint: Checkpoint, splits: Sequence[str] = ()) -> tuple[Weight, ...]:
     """Return the weights of a checkpoint, in the order of their first tensors.
 
     No values are read. Vectors and scalars are among the weights, so that every element of the file
     is part of exactly one. Tensors that are no weight have a `reason`.
 
     Tensors are first composed into whole weights; those without a reason are then cut into the
-    matrices that they consist of, where evidence tells.
+    matrices that they consist of, where evidence tells or splits are declared, PATTERN=SPEC each,
+    as `specdiag.checkpoint.weights.split` describes. Weights that were found already are returned
+    as they are.
 
     Raises
     ------
     ValueError
-        If an adapter_config.json beside the file is invalid.
+        If an adapter_config.json beside the file is invalid, or a split is or fits no weight.
     """
     if all(isinstance(tensor, Weight) for tensor in checkpoint.tensors):
         return tuple(tensor for tensor in checkpoint.tensors if isinstance(tensor, Weight))
     whole = _whole(checkpoint)
     evidence = gather(checkpoint, whole)
-    return tuple(part for weight in whole for part in _cut(weight, evidence))
+    declared = Splits(splits)
+    declared.check(whole, checkpoint.name)
+    return tuple(part for weight in whole for part in _cut(weight, evidence, declared))
 
 
 def of_weights(checkpoint: Checkpoint, splits: Sequence[str] = ()) -> Checkpoint:
@@ -65,13 +67,19 @@ def of_weights(checkpoint: Checkpoint, splits: Sequence[str] = ()) -> Checkpoint
     return replace(checkpoint, tensors=weights(checkpoint, splits))
 
 
-def _cut(weight: Weight, evidence: Evidence) -> Iterator[Weight]:
-    """Yield the pieces of a weight: the slices of a stack, and the blocks of each."""
+def _cut(weight: Weight, evidence: Evidence, declared: Splits) -> Iterator[Weight]:
+    """Yield the pieces of a weight: the slices of a stack, and the blocks of each.
+
+    Splits that are declared come before those that evidence tells.
+    """
     if weight.reason or weight.problem:
         yield weight
         return
-    for part in stacks.cut(weight, evidence) or [weight]:
-        yield from (None if part.reason else blocks.cut(part, evidence)) or [part]
+    for part in declared.stack(weight) or stacks.cut(weight, evidence) or [weight]:
+        if part.reason:
+            yield part
+        else:
+            yield from declared.blocks(part, evidence) or blocks.cut(part, evidence) or [part]
 
 
 def _whole(checkpoint: Checkpoint) -> list[Weight]:

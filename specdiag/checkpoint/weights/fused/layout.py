@@ -80,6 +80,12 @@ class Neighbours:
         name = leaf.replace(".", self.separator) + ending
         return self._shape(f"{owner}{self.separator}{name}" if owner else name)
 
+    def vector(self, leaf: str) -> int | None:
+        """Return the length of a vector of the same module, such as its bias."""
+        end = f"{self.separator}{leaf}" if self._ending else ""
+        vector = self._weights.get(f"{self._module}{end}") if end else None
+        return vector.shape[0] if vector and len(vector.shape) == 1 else None
+
     def has(self, fused: str, start: str) -> bool:
         """Return whether names beside the module `fused` begin with `start`."""
         start = self._module.removesuffix(fused) + start
@@ -107,3 +113,25 @@ def outputs_of_fused(shape: tuple[int, ...], out: tuple[int, ...]) -> tuple[int,
     if a == d and b > c:
         return 1, c
     return None
+
+
+def outputs_axis(near: Neighbours) -> int:
+    """Return the axis of the outputs of a weight: 0, or 1 for the columns of a matrix.
+
+    They are columns in a `kernel` of Keras or Flax, in a matrix whose bias is as long as its rows,
+    and in the Conv1D of GPT-2, whose c_attn shows which of the two a c_proj is.
+    """
+    if len(near.shape) != 2:
+        return 0
+    if near.leaf in ("kernel", "recurrent_kernel"):
+        return 1
+    n_biases = near.vector("bias")
+    if n_biases in near.shape and near.shape[0] != near.shape[1]:
+        return near.shape.index(n_biases)
+    for name in ("c_attn", "c_proj", "q_attn"):
+        attention = near.module(name, "c_attn") if near.is_called(name) else None
+        out = near.module(name, "c_proj") if attention else None
+        found = outputs_of_fused(attention, out) if attention and out else None
+        if found:
+            return found[0]
+    return 0
