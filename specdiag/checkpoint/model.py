@@ -35,6 +35,10 @@ _ASIDE = re.compile(
 _SCALARS = (str, int, float, bool, bytes, type(None))
 
 
+class NoNetworkError(ValueError):
+    """A checkpoint is the state of an optimizer, which is no network."""
+
+
 @dataclass(kw_only=True, slots=True)
 class Model:
     """The tensors of a model, and the other content of its checkpoint.
@@ -87,7 +91,7 @@ def find_model(root: Any, where: str, which: str | None = None) -> Model:
     counted: dict[int, Any] = {}
     for _ in range(MAX_LEVELS):
         if _is_optimizer(node):
-            raise ValueError(
+            raise NoNetworkError(
                 f"{where}: the state of an optimizer, not a network; name the file of the model"
             )
         if is_tensor(node) or not (is_table(node) or type(node) in (list, tuple)):

@@ -11,17 +11,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from specdiag.checkpoint.formats.chunks import read_processes
 from specdiag.checkpoint.formats.content import (
     Content,
     head_of,
     looks_like_safetensors,
     metadata_of,
+    only,
     open_single,
 )
-from specdiag.checkpoint.formats.folder import checkpoint_in, shard_notes
+from specdiag.checkpoint.formats.distributed import open_distributed
+from specdiag.checkpoint.formats.folder import Found, checkpoint_in, several, shard_notes
 from specdiag.checkpoint.memory import is_module, memory_roles, memory_tensor, memory_tree
 from specdiag.checkpoint.metadata import Converter
-from specdiag.checkpoint.model import find_model
+from specdiag.checkpoint.model import NoNetworkError, find_model
 from specdiag.checkpoint.names import strip_wrappers
 from specdiag.checkpoint.remote.path import RemotePath
 from specdiag.checkpoint.remote.places import place
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 
 MAX_INDEX = 100_000_000
 MAX_NOTES = 50
+MAX_OPENED = 20  # files of a folder that are opened to find the network among them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,10 +197,54 @@ def _assemble(
 
 
 def _open_folder(path: Path, which: str | None) -> Checkpoint:
-    file, notes = checkpoint_in(path)
-    opened = _open_path(file, which)
-    notes = [*opened.notes, *notes]
+    where = shown(path.name, quote=False)
+    found = checkpoint_in(path)
+    if found.kind == "file":
+        name, notes = _one_network(path, found.names, where)
+        opened = _open_path(path / name, which)
+    else:
+        content, notes = _open_parts(path, found, which, where), []
+        opened = _assemble(where, path, content)
+    notes = [*opened.notes, *notes, *found.notes]
     return replace(opened, name=path.resolve().name, path=path, notes=tuple(notes))
+
+
+def _one_network(folder: Path, names: Sequence[str], where: str) -> tuple[str, list[str]]:
+    """Return the only file with a network among files whose names do not tell, and notes."""
+    if len(names) == 1:
+        return names[0], []
+    networks = [name for name in names[:MAX_OPENED] if _holds_matrix(folder / name)]
+    if len(networks) != 1 or len(names) > MAX_OPENED:
+        raise several(networks or names, where)
+    others = [shown(name) for name in names if name not in networks]
+    return networks[0], [f"not read, as it holds no matrix: {name}" for name in others]
+
+
+def _holds_matrix(path: Path) -> bool:
+    """Return whether a file could be a network: it has a matrix, or cannot be opened."""
+    try:
+        content = open_single(file := find_file(path), head_of(file))
+    except NoNetworkError:
+        return False
+    except ValueError:
+        return True
+    return any(len(tensor.shape) > 1 for tensor in content.tensors)
+
+
+def _open_parts(folder: Path, found: Found, which: str | None, where: str) -> Content:
+    """Return the content of a folder whose files are parts of one network."""
+    if found.kind == "distributed":
+        return open_distributed(folder, where, which)
+    files = [find_file(folder / name) for name in found.names]
+    if found.kind == "chunks":
+        return only(read_processes(files), which, where)
+    contents = [open_single(file, head_of(file)) for file in files]
+    tensors = [tensor for content in contents for tensor in content.tensors]
+    names = [tensor.name for tensor in tensors]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{where}: {shown(twice)} is in two shards; download them again")
+    return only(Content(tensors, {}, [n for c in contents for n in c.notes]), which, where)
 
 
 def _open_index(file: File) -> Checkpoint:

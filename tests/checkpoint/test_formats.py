@@ -1,7 +1,6 @@
 """NumPy files are read without pickles; other formats, parts and folders are named in one line."""
 
 import io
-import json
 import struct
 import zipfile
 
@@ -169,65 +168,6 @@ def test_a_checkpoint_of_torch_is_read_under_any_name(tmp_path):
         assert list(read(tmp_path / name)) == ["w"]
 
 
-def save(path, **tensors):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    safetensors.numpy.save_file(tensors or {"w": np.ones((2, 2))}, path)
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        (["latest", "global_step7/zero_pp_rank_0_mp_rank_00_model_states.pt"], "DeepSpeed's ZeRO"),
-        (["bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"], "zero_to_fp32.py"),
-        ([".metadata", "__0_0.distcp"], "a distributed checkpoint of torch"),
-        (["saved_model.pb", "variables/x"], "a TensorFlow SavedModel"),
-        (["checkpoint", "m.index", "m.data-00000-of-00001"], "a TensorFlow checkpoint"),
-        (["checkpoints/last.ckpt"], "in its subfolders checkpoints; name"),
-        (["unet/a.safetensors", "vae/a.safetensors"], "in its subfolders unet, vae; name"),
-        (["run/version_0/a.ckpt", "run/x/b.txt"], "in its subfolders run/version_0; name"),
-        (
-            ["m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors"],
-            "2 shards of 2 without their index m.safetensors.index.json",
-        ),
-    ],
-)
-def test_a_folder_that_cannot_be_read_is_named_with_what_to_do(files, expected, tmp_path):
-    for name in files:
-        (tmp_path / "f" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "f" / name).write_bytes(b"x")
-    with pytest.raises(ValueError, match=expected.replace("(", r"\(")):
-        open_checkpoint(tmp_path / "f")
-
-
-def test_checkpoints_in_subfolders_of_a_checkpoint_are_named(tmp_path):
-    save(tmp_path / "model.safetensors")
-    save(tmp_path / "2_Dense" / "model.safetensors")
-    assert open_checkpoint(tmp_path).notes == (
-        "not read: the checkpoints in the subfolders 2_Dense",
-    )
-
-
-def test_files_that_trainers_write_beside_the_weights_are_passed_over(tmp_path):
-    torch.save({"w": torch.ones(2, 2)}, tmp_path / "pytorch_model.bin")
-    for name in ("optimizer.bin", "optimizer_0.bin", "sampler_train.bin", "rng_state_0.pth"):
-        torch.save({}, tmp_path / name)
-    assert list(read(tmp_path)) == ["w"]
-
-
-def test_a_shard_alone_is_a_part_of_a_network(tmp_path):
-    shard = tmp_path / "model-00002-of-00006.safetensors"
-    save(shard)
-    (note,) = open_checkpoint(shard).notes
-    assert note == (
-        "only a part of the network: shard 2 of 6 by its name; the index is "
-        "'model.safetensors.index.json': it is missing"
-    )
-    index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {"w": shard.name}}))
-    assert "name it to read all shards" in open_checkpoint(shard).notes[0]
-    assert open_checkpoint(index).notes == ()
-
-
 def test_emptied_weights_are_named_with_how_to_gather_them(tmp_path):
     empty = {"a.weight": np.empty(0), "a.bias": np.ones(3), "b.weight": np.empty(0)}
     (note,) = open_checkpoint(empty_file(tmp_path, empty)).notes
@@ -239,5 +179,5 @@ def test_emptied_weights_are_named_with_how_to_gather_them(tmp_path):
 
 
 def empty_file(folder, tensors):
-    save(folder / "m.safetensors", **tensors)
+    safetensors.numpy.save_file(tensors, folder / "m.safetensors")
     return folder / "m.safetensors"

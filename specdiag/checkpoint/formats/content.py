@@ -51,13 +51,17 @@ def open_single(file: File, head: bytes, which: str | None = None) -> Content:
     """
     if not head:
         raise ValueError(f"{file.name}: the file is empty; copy or download it again")
+    if file.path.suffix == ".distcp" or b"torch.distributed.checkpoint.metadata" in head:
+        raise ValueError(
+            f"{file.name}: a part of a distributed checkpoint of torch: name its folder"
+        )
     if looks_like_safetensors(head, file):
-        return _only(_open_safetensors(file), which, file.name)
+        return only(_open_safetensors(file), which, file.name)
     if head.startswith(b"PK\x03\x04"):
         with open_file(file) as stream:
             names = read_directory(stream, file.size, file.name)
         if is_npz(names):
-            return _only(Content(read_npz(file), {}, []), which, file.name)
+            return only(Content(read_npz(file), {}, []), which, file.name)
         refuse_foreign_zip(names, file.name)
         return _open_torch(*read_zip(file), which)
     if head.startswith(MAGIC):
@@ -75,7 +79,7 @@ def open_single(file: File, head: bytes, which: str | None = None) -> Content:
     )
 
 
-def _only(content: Content, which: str | None, where: str) -> Content:
+def only(content: Content, which: str | None, where: str) -> Content:
     """Return the tensors whose names start with the word `which`; all of them if it is None."""
     if which is None:
         return content

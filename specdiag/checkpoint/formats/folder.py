@@ -1,106 +1,227 @@
-"""Folder -> the checkpoint in it, and notes on other checkpoints below it."""
+"""Folder -> the files of the checkpoint in it, and notes on other checkpoints below it."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from specdiag.wording import shown, some
+from specdiag.files import find_file, open_file
+from specdiag.wording import counted, shown, some
 
 MAX_FOLDERS = 1000  # subfolders that are looked into
-# Checkpoints in a folder, the preferred kind first. Trainers write other files of the last kind
-# beside the weights.
+# Files of networks, the preferred kind first. Trainers write other files of the same kinds beside
+# the weights, and one network in several formats.
 _KINDS = (
     r".*\.safetensors\.index\.json",
     r".*\.safetensors",
     r".*\.(bin|pt|pth)\.index\.json",
     r".*\.(ckpt|pt|pth|bin)",
+    r".*\.(gguf|keras|h5|msgpack|onnx|pt2|nemo)",
+    r".*\.(npz|zip)",  # these are often data
 )
 _NOT_WEIGHTS = re.compile(
-    r"training_args\.bin|(optimizer|scheduler|scaler|rng_state|random_state|sampler).*"
-    r"\.(pt|bin|pth)"
+    r"((training_)?args|dl_state_dict|(scheduler|scaler|rng_state|random_state|sampler).*"
+    r"|(.*[._-])?optim(izer)?s?(_states?|_group)?([._-]?\d[^.]*)?)"
+    r"\.(pt|bin|pth|pkl|safetensors)(\.index\.json)?"
 )
 _SHARD = re.compile(r"(.*)-0*(\d{1,9})-of-0*(\d{1,9})\.(safetensors|bin|pt|pth)")
-_ZERO = re.compile(r"(\w+_)?(zero_)?pp_rank_\d+_mp_rank_\d+_(model|optim)_states\.pt")
+_PROCESS = re.compile(r"shard-\d{5,9}-model-\d{5,9}-of-\d{5,9}\.safetensors")
+_DISTRIBUTED = re.compile(r"(__\d+)?\.metadata")
+_PARALLEL = re.compile(r"consolidated\.\d\d\.pth|mp_rank_\d\d(_\d{3})?(_model_states\.pt)?")
+_ZERO = re.compile(r"(\w+_)?zero_pp_rank_\d+_mp_rank_\d+_(model|optim)_states\.pt")
+_PIPELINE = re.compile(r"layer_\d+-model_\d+-model_states\.pt")
+_CONVERT_ZERO = (
+    "a checkpoint of DeepSpeed's ZeRO, whose weights are spread over its files; gather them with "
+    "DeepSpeed's 'python zero_to_fp32.py FOLDER OUTPUT', where FOLDER has the file 'latest', and "
+    "name OUTPUT"
+)
+_SAVE = "it is not read; load it with the program that wrote it and save the parameters as {}"
+# Files and folders that other programs write, and what they are.
+_FOREIGN = (
+    (r"saved_model\.pb(txt)?", "a TensorFlow SavedModel, which is not read"),
+    (r".*\.data-\d{5}-of-\d{5}", "a TensorFlow checkpoint, which is not read"),
+    (
+        r"_CHECKPOINT_METADATA|manifest\.ocdbt|ocdbt\.process_\d+",
+        f"a checkpoint of Orbax (JAX): {_SAVE.format('.msgpack, .npz or .safetensors')}",
+    ),
+    (r"\.z(array|group|metadata)|zarr\.json", f"a folder of Zarr arrays: {_SAVE.format('.npz')}"),
+)
 
 
-def checkpoint_in(folder: Path) -> tuple[Path, list[str]]:
-    """Return the path of the only checkpoint, or index of shards, in a folder, and notes on others.
+class Found(NamedTuple):
+    """The checkpoint in a folder.
+
+    Attributes
+    ----------
+    kind : str
+        ``'file'`` for one of the files `names`; ``'shards'`` if each of them has some of the
+        tensors, ``'chunks'`` if each has a part of every tensor; ``'distributed'`` for a
+        distributed checkpoint of torch.
+    names : list of str
+    notes : list of str
+    """
+
+    kind: str
+    names: list[str]
+    notes: list[str]
+
+
+def checkpoint_in(folder: Path) -> Found:
+    """Return which files of a folder are its checkpoint, and notes on checkpoints in subfolders.
 
     Raises
     ------
     ValueError
-        If there are several, or if the folder has another known format.
+        If the folder holds parts of a network that another program must put together, or is of a
+        format that is not read, or if only its subfolders hold checkpoints.
     FileNotFoundError
         If there is none.
     """
     where = shown(folder.name, quote=False)
-    names = _files(folder)
-    _refuse_foreign(names, folder, where)
+    names = _names(folder)
+    _refuse_parts(names, folder, where)
     below = _subfolders(folder)
-    for kind in _KINDS:
-        candidates = [name for name in names if re.fullmatch(kind, name)]
-        if len(candidates) > 1:
-            raise ValueError(f"{where}: {_several(candidates)}")
-        if candidates:
-            notes = (
-                [f"not read: the checkpoints in the subfolders {some(below, 10)}"] if below else []
+    notes = [f"not read: the checkpoints in the subfolders {some(below, 10)}"] if below else []
+    if any(_DISTRIBUTED.fullmatch(name) for name in names):
+        return Found("distributed", [], notes)
+    if any(name.endswith(".distcp") for name in names):
+        fault = "is not finished: it has only" if ".metadata.tmp" in names else "is missing, unlike"
+        raise FileNotFoundError(
+            f"{where}: the file '.metadata' of this distributed checkpoint {fault} "
+            f"{'.metadata.tmp' if '.metadata.tmp' in names else 'its .distcp files; copy it, too'}"
+        )
+    found = choose(names, where)
+    if found:
+        if any(_ZERO.fullmatch(name) for name in names):
+            notes.append(
+                "the master copy of the weights is in the files *_optim_states.pt of DeepSpeed: "
+                "zero_to_fp32.py gathers it"
             )
-            return folder / candidates[0], notes
+        return found._replace(notes=[*found.notes, *notes])
+    _refuse_foreign(folder, where)
     if below:
         raise ValueError(
             f"{where}: no checkpoint in the folder, but in its subfolders {some(below, 10)}; name "
             "one of them"
         )
+    listed = f"only {some([shown(n, quote=False) for n in names], 3)}" if names else "no files"
     raise FileNotFoundError(
-        f"{where}: no checkpoint in the folder; expected .safetensors, .ckpt, .pt, .pth, .bin or "
-        "an index of shards"
+        f"{where}: no checkpoint in the folder, {listed}; expected .safetensors, .ckpt, .pt, .pth, "
+        ".bin or an index of shards"
+    )
+
+
+def choose(names: Sequence[str], where: str) -> Found | None:
+    """Return the files that could be the checkpoint among all names of a folder, or None.
+
+    Raises
+    ------
+    ValueError
+        If they are shards of a network, and some are missing.
+    """
+    names = [name for name in names if not _NOT_WEIGHTS.fullmatch(name)]
+    for kind in _KINDS:
+        candidates = [name for name in names if re.fullmatch(kind, name)]
+        if not candidates:
+            continue
+        if all(_PROCESS.fullmatch(name) for name in candidates):
+            return Found("chunks", candidates, [])
+        shards = [match for name in candidates if (match := _SHARD.fullmatch(name))]
+        if shards and len(shards) == len(candidates):
+            return Found("shards", candidates, _all_shards(shards, where))
+        return Found("file", candidates, [])
+    return None
+
+
+def _all_shards(shards: Sequence[re.Match[str]], where: str) -> list[str]:
+    """Return a note on the missing index of shards; raise ValueError if one is missing, too."""
+    index = shown(f"{shards[0][1]}.{shards[0][4]}.index.json", quote=False)
+    kinds = {(match[1], match[3], match[4]) for match in shards}
+    if len(kinds) == 1 and {int(m[2]) for m in shards} == set(range(1, int(shards[0][3]) + 1)):
+        return [f"the index {index} is missing: all {counted(len(shards), 'shard')} are read"]
+    listed = some([shown(match[0], quote=False) for match in shards], 10)
+    raise ValueError(
+        f"{where}: {counted(len(shards), 'shard')} of {shards[0][3]} without their index {index}; "
+        f"download it and the others, or name one of the shards ({listed})"
+    )
+
+
+def several(names: Sequence[str], where: str) -> ValueError:
+    """Return the error of a folder with several networks."""
+    listed = some([shown(name, quote=False) for name in names], 10)
+    adapters = [name for name in names if name.startswith("adapter_model.")]
+    if adapters and len(names) == 2:
+        (network,) = {*names} - {*adapters}
+        listed = f"the network {shown(network)} and the adapter {shown(adapters[0])}"
+    return ValueError(
+        f"{where}: {len(names)} checkpoints in the folder ({listed}); name one of them"
     )
 
 
 def shard_notes(path: Path) -> list[str]:
-    """Return a note if a file is, by its name, one of several shards."""
-    match = _SHARD.fullmatch(path.name)
+    """Return a note if a file is, by its name, one of several parts of a network."""
+    name = path.name
+    if _PROCESS.fullmatch(name):
+        return ["only a part of each tensor, which one process wrote: name the folder to read all"]
+    for part in (path, path.parent):
+        beside = [*_names(part.parent), *(d.name for d in _folders(part.parent))]
+        others = [b for b in beside if b != part.name and _PARALLEL.fullmatch(b)]
+        if _PARALLEL.fullmatch(part.name) and others:
+            listed = some([shown(other, quote=False) for other in others])
+            n = len(others) + 1
+            note = f"only a part of each matrix: one of {n} shards of model parallelism, beside "
+            return [note + listed]
+    match = _SHARD.fullmatch(name)
     if match is None or int(match[3]) < 2:
         return []
     index = path.with_name(f"{match[1]}.{match[4]}.index.json")
     state = "name it to read all shards" if index.is_file() else "it is missing"
-    part = f"shard {match[2]} of {match[3]} by its name"
-    return [f"only a part of the network: {part}; the index is {shown(index.name)}: {state}"]
+    which = f"shard {match[2]} of {match[3]} by its name"
+    return [f"only a part of the network: {which}; the index is {shown(index.name)}: {state}"]
 
 
-def _several(names: Sequence[str]) -> str:
-    """Return what to do with several checkpoints in one folder."""
-    listed = some([shown(name, quote=False) for name in names], 10)
-    shards = [match for name in names if (match := _SHARD.fullmatch(name))]
-    if len(shards) == len(names):
-        index = shown(f"{shards[0][1]}.{shards[0][4]}.index.json", quote=False)
-        return (
-            f"{len(names)} shards of {shards[0][3]} without their index {index}; download it, or "
-            f"name one of the shards ({listed})"
-        )
-    return f"{len(names)} checkpoints in the folder ({listed}); name one of them"
-
-
-def _refuse_foreign(names: Sequence[str], folder: Path, where: str) -> None:
-    """Raise ValueError if the folder is one that another program must convert first."""
-    zero = any(_ZERO.fullmatch(name) for name in names)
-    if not zero and "latest" in names:
-        zero = any(_ZERO.fullmatch(name) for d in folder.glob("global_step*") for name in _files(d))
-    if zero:
+def _refuse_parts(names: Sequence[str], folder: Path, where: str) -> None:
+    """Raise ValueError if files are parts of a network that another program must put together."""
+    inside = [*names, *(name for path in _latest(folder, names) for name in _names(path))]
+    whole = any(re.fullmatch(r"mp_rank_\d\d_model_states\.pt", name) for name in inside)
+    if not whole and any(_ZERO.fullmatch(name) for name in inside):
+        raise ValueError(f"{where}: {_CONVERT_ZERO}")
+    folders = [d.name for d in _folders(folder)]
+    for pattern, kind in (
+        (_PARALLEL, "shards of one network, whose matrices are split for model parallelism"),
+        (_PIPELINE, "layers of one network, which DeepSpeed's pipeline wrote one by one"),
+    ):
+        parts = [name for name in [*names, *folders] if pattern.fullmatch(name)]
+        if len(parts) > 1:
+            listed = some([shown(part, quote=False) for part in parts])
+            raise ValueError(
+                f"{where}: {len(parts)} {kind} ({listed}); merge them with the program that wrote "
+                "them, or name one to measure that part"
+            )
+    if "zero" in folders and any((d / "fp32.pt").is_file() for d in _folders(folder / "zero")):
         raise ValueError(
-            f"{where}: a checkpoint of DeepSpeed's ZeRO, whose weights are spread over its files; "
-            "gather them with DeepSpeed's 'python zero_to_fp32.py FOLDER OUTPUT', where FOLDER has "
-            "the file 'latest', and name OUTPUT"
+            f"{where}: a universal checkpoint of DeepSpeed, which is not read: one folder for each "
+            "parameter below 'zero'; save the state_dict of the model with torch.save"
         )
-    if any(name.endswith(".distcp") for name in names):
-        raise ValueError(
-            f"{where}: a distributed checkpoint of torch; convert it with 'python -m "
-            "torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE' and name FILE"
-        )
-    if "saved_model.pb" in names:
-        raise ValueError(f"{where}: a TensorFlow SavedModel, which is not read")
-    if any(re.fullmatch(r".*\.data-\d{5}-of-\d{5}", name) for name in names):
-        raise ValueError(f"{where}: a TensorFlow checkpoint, which is not read")
+
+
+def _refuse_foreign(folder: Path, where: str) -> None:
+    """Raise ValueError if a folder, or one of its subfolders, is of a format that is not read."""
+    for path in (folder, *_folders(folder)[:MAX_FOLDERS]):
+        inside = [*_names(path), *(d.name for d in _folders(path))]
+        for pattern, kind in _FOREIGN:
+            if any(re.fullmatch(pattern, name) for name in inside):
+                below = "" if path == folder else f"{shown(path.name)} is "
+                raise ValueError(f"{where}: {below}{kind}")
+
+
+def _latest(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Return the subfolders that DeepSpeed's file 'latest' could name."""
+    if "latest" not in names:
+        return []
+    with open_file(find_file(folder / "latest")) as stream:
+        tag = stream.read(200).decode(errors="replace").strip()
+    return [path for path in _folders(folder) if path.name == tag or path.match("global_step*")]
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -109,8 +230,17 @@ def _subfolders(folder: Path) -> list[str]:
     return [
         shown(str(path.relative_to(folder)), quote=False)
         for path in below[:MAX_FOLDERS]
-        if any(re.fullmatch(kind, name) for name in _files(path) for kind in _KINDS)
+        if not re.fullmatch(r"optim(izer)?s?(_\d+)?", path.name) and _holds(path)
     ]
+
+
+def _holds(folder: Path) -> bool:
+    """Return whether a folder holds a file that could be a network, by their names."""
+    return any(
+        _DISTRIBUTED.fullmatch(name) or any(re.fullmatch(kind, name) for kind in _KINDS[:-1])
+        for name in _names(folder)
+        if not _NOT_WEIGHTS.fullmatch(name)
+    )
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -120,10 +250,9 @@ def _folders(folder: Path) -> list[Path]:
         return []
 
 
-def _files(folder: Path) -> list[str]:
-    """Return the names of files that could hold weights; none if the folder cannot be read."""
+def _names(folder: Path) -> list[str]:
+    """Return the names of the files in a folder; none if it cannot be read."""
     try:
-        found = [entry.name for entry in folder.iterdir() if entry.is_file()]
+        return sorted(entry.name for entry in folder.iterdir() if entry.is_file())
     except OSError:
         return []
-    return sorted(name for name in found if not _NOT_WEIGHTS.fullmatch(name))

@@ -3,16 +3,21 @@
 An archive that two readers could interpret differently is refused.
 """
 
+import io
+import os
 import struct
 import zlib
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 
 from specdiag.files import read_array, read_bytes
 from specdiag.wording import shown
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 MAX_DIRECTORY = 64 * 2**20
 MAX_RATIO = 20  # weights can hardly be compressed; a larger ratio is a decompression bomb
@@ -37,6 +42,39 @@ class Record(NamedTuple):
     packed: int
     deflated: bool
     crc: int
+
+
+class _Part(io.RawIOBase):
+    """A part of an open file, which is read as if it were a file of its own."""
+
+    def __init__(self, stream: BinaryIO, start: int, size: int) -> None:
+        self._stream, self._start, self._size = stream, start, size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_CUR: self._at, os.SEEK_END: self._size}.get(whence, 0)
+        return self._at
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        view = memoryview(buffer)[: max(self._size - self._at, 0)]
+        self._stream.seek(self._start + self._at)
+        count: int = self._stream.readinto(view)  # type: ignore[attr-defined]
+        self._at += count
+        return count
+
+
+def part_of(stream: BinaryIO, start: int, size: int) -> BinaryIO:
+    """Return `size` bytes of an open file from `start` as a file of its own."""
+    return io.BufferedReader(_Part(stream, start, size))
 
 
 class _Entry(NamedTuple):

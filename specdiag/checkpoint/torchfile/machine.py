@@ -16,7 +16,14 @@ MAX_MARKS = 10_000  # Python's pickler writes at most about 1,000 levels
 class Machine:
     """The state of one interpretation: stack, marks and memo."""
 
-    def __init__(self, stream: BinaryIO, end: int, where: str, references: list[Reference]) -> None:
+    def __init__(
+        self,
+        stream: BinaryIO,
+        end: int,
+        where: str,
+        references: list[Reference],
+        max_containers: int = MAX_CONTAINERS,
+    ) -> None:
         self.stream = stream
         self.end = min(end, stream.tell() + MAX_PICKLE)
         self.where = where
@@ -25,7 +32,7 @@ class Machine:
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.globals: dict[str, Global] = {}
-        self.room = MAX_CONTAINERS
+        self.max_containers = self.room = max_containers
 
     def fail(self, fault: str) -> NoReturn:
         """Raise ValueError with the position in the file."""
@@ -100,7 +107,7 @@ class Machine:
     def _count(self) -> None:
         self.room -= 1
         if self.room < 0:
-            self.fail(f"more than {MAX_CONTAINERS:,} lists, dicts, tuples and objects")
+            self.fail(f"more than {self.max_containers:,} lists, dicts, tuples and objects")
 
     def mark(self) -> None:
         """Start a group of values."""

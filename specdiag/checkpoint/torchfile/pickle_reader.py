@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
-from specdiag.checkpoint.torchfile.machine import Machine
+from specdiag.checkpoint.torchfile.machine import MAX_CONTAINERS, Machine
 from specdiag.checkpoint.tree import Global, Key, Object, Reference
 from specdiag.wording import is_text, shown
 
@@ -16,7 +16,12 @@ MAX_KEY = 2**60  # smaller integers are their own hashes, so nobody can make the
 
 
 def interpret(
-    stream: BinaryIO, end: int, where: str, references: list[Reference] | None = None
+    stream: BinaryIO,
+    end: int,
+    where: str,
+    references: list[Reference] | None = None,
+    *,
+    times: int = 1,
 ) -> Any:
     """Return the tree of nodes that the pickle at the stream's position describes.
 
@@ -31,15 +36,18 @@ def interpret(
         Begins every error message.
     references : list, optional
         Every reference to data outside of the pickle is appended to it.
+    times : int
+        How many times the usual number of operations and containers is allowed.
 
     Raises
     ------
     ValueError
         If the pickle is invalid, or exceeds a limit on operations, size or depth.
     """
-    machine = Machine(stream, end, where, [] if references is None else references)
+    found = [] if references is None else references
+    machine = Machine(stream, end, where, found, times * MAX_CONTAINERS)
     read = stream.read
-    for _ in range(MAX_OPERATIONS):
+    for _ in range(times * MAX_OPERATIONS):
         opcode = read(1)
         if opcode == b".":
             return machine.pop()
@@ -47,7 +55,7 @@ def interpret(
         if operation is None:
             machine.fail(f"unknown opcode {opcode!r}" if opcode else "the pickle is cut short")
         operation(machine)
-    return machine.fail(f"more than {MAX_OPERATIONS:,} operations")
+    return machine.fail(f"more than {times * MAX_OPERATIONS:,} operations")
 
 
 def _pop(machine: Machine) -> None:

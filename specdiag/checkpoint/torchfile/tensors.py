@@ -21,7 +21,7 @@ from specdiag.checkpoint.tensor import (
     unreadable,
 )
 from specdiag.checkpoint.torchfile import archive
-from specdiag.checkpoint.torchfile.archive import Record
+from specdiag.checkpoint.torchfile.archive import Record, part_of
 from specdiag.checkpoint.torchfile.machine import MAX_PICKLE
 from specdiag.checkpoint.torchfile.pickle_reader import interpret
 from specdiag.checkpoint.tree import Global, Object, Reference, array_tensor, is_array, path_of
@@ -77,8 +77,10 @@ class TorchFile:
     verified: set[str] = field(default_factory=set)
 
 
-def read_zip(file: File) -> tuple[Any, TorchFile]:
+def read_zip(file: File, start: int = 0, size: int | None = None) -> tuple[Any, TorchFile]:
     """Return the object that a zip archive written by torch describes, and its storages.
+
+    The archive is the whole file, or `size` bytes of it from `start`.
 
     Raises
     ------
@@ -86,8 +88,10 @@ def read_zip(file: File) -> tuple[Any, TorchFile]:
         If the archive is damaged, is not a torch checkpoint, or was written on a big-endian
         machine.
     """
-    with open_file(file) as stream:
-        records = archive.read_directory(stream, file.size, file.name)
+    size = file.size if size is None else size
+    with open_file(file) as whole:
+        stream = part_of(whole, start, size)
+        records = archive.read_directory(stream, size, file.name)
         root = _archive_root(records, file.name)
         byteorder = records.get(f"{root}/byteorder")
         if byteorder and archive.read_small(stream, byteorder, 16, file.name) != b"little":
@@ -103,11 +107,16 @@ def read_zip(file: File) -> tuple[Any, TorchFile]:
         raise ValueError(f"{file.name}: bytes follow the pickle in {shown(record.name)}")
     prefix = f"{root}/data/"
     storages = {
-        name.removeprefix(prefix): Storage(record.size, record.offset, record)
+        name.removeprefix(prefix): _storage(record, start)
         for name, record in records.items()
         if name.startswith(prefix)
     }
     return tree, TorchFile(file=file, storages=storages)
+
+
+def _storage(record: Record, start: int) -> Storage:
+    offset = start + record.offset
+    return Storage(record.size, offset, record._replace(offset=offset))
 
 
 def _archive_root(records: Mapping[str, Record], where: str) -> str:
@@ -194,14 +203,15 @@ def _unsupported(name: str, function: str, args: tuple[Any, ...]) -> Tensor:
         args = args[1]
     for arg in args:
         if type(arg) is Global and arg.path.startswith("torch.") and dtype == "unknown":
-            dtype = _dtype_name(arg)
-        size = _plain_size(arg)
+            dtype = dtype_name(arg)
+        size = plain_size(arg)
         if type(size) is tuple and not shape and all(type(length) is int for length in size):
             shape = size[:MAX_DIMENSIONS]
     return unreadable(name, shape, dtype, problem)
 
 
-def _dtype_name(dtype: Global) -> str:
+def dtype_name(dtype: Global) -> str:
+    """Return the name of a dtype of torch."""
     name = shown(dtype.path.removeprefix("torch."), quote=False)
     return _SHORT_DTYPES.get(name, name)
 
@@ -222,12 +232,12 @@ def _strided(
     if untyped != (dtype == "bytes") or (untyped and type(args[6]) is not Global):
         raise ValueError(f"{where}: the description of its dtype is invalid")
     if untyped:
-        dtype = _dtype_name(args[6])
+        dtype = dtype_name(args[6])
     if source.dtypes.setdefault(key, dtype) != dtype:
         raise ValueError(
             f"{where}: storage {shown(key)} is {source.dtypes[key]} elsewhere and {dtype} here"
         )
-    shape = checked_shape(_plain_size(args[2]), ITEMSIZE.get(dtype, 1), where)
+    shape = checked_shape(plain_size(args[2]), ITEMSIZE.get(dtype, 1), where)
     if dtype not in ITEMSIZE:
         kind = "quantised tensor" if dtype.startswith("q") else f"dtype {dtype} is not supported"
         return unreadable(name, shape, dtype, kind)
@@ -236,7 +246,7 @@ def _strided(
     if stored is None or stored.n_bytes != n_bytes:
         size = f"{stored.n_bytes:,} bytes" if stored else "missing"
         raise ValueError(f"{where}: storage {shown(key)} is {size} instead of {n_bytes:,} bytes")
-    stride = checked_shape(_plain_size(args[3]), 1, f"{where}, strides")
+    stride = checked_shape(plain_size(args[3]), 1, f"{where}, strides")
     layout = _Layout(args[1], shape, stride, _flips(args[-1], dtype, where))
     try:
         problem = _check_view(layout, stored.n_bytes // ITEMSIZE[dtype])
@@ -263,7 +273,7 @@ def _strided(
     )
 
 
-def _plain_size(size: object) -> object:
+def plain_size(size: object) -> object:
     """Return the tuple inside a ``torch.Size``, any other value unchanged."""
     if type(size) is Object and size.cls == Global("torch.Size") and size.args:
         return size.args[0]
