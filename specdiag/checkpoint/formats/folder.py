@@ -164,9 +164,11 @@ def shard_notes(path: Path) -> list[str]:
     if _PROCESS.fullmatch(name):
         return ["only a part of each tensor, which one process wrote: name the folder to read all"]
     for part in (path, path.parent):
+        if not _PARALLEL.fullmatch(part.name):
+            continue
         beside = [*_names(part.parent), *(d.name for d in _folders(part.parent))]
-        others = [b for b in beside if b != part.name and _PARALLEL.fullmatch(b)]
-        if _PARALLEL.fullmatch(part.name) and others:
+        others = [other for other in beside if other != part.name and _PARALLEL.fullmatch(other)]
+        if others:
             listed = some([shown(other, quote=False) for other in others])
             n = len(others) + 1
             note = f"only a part of each matrix: one of {n} shards of model parallelism, beside "
