@@ -30,6 +30,7 @@ MODULES = (
     "adapters",
     "composed",
     "formats",
+    "fused",
     "libraries",
     "modules",
     "quantised",

@@ -24,6 +24,7 @@ class Made:
 
     path: Any  # a path, or the module or arrays themselves
     right: list[np.ndarray] | None = None
+    blocks: list[np.ndarray] | None = None  # the true parts of fused ones, if they are known here
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,8 @@ def linears(module, leave_out: tuple[str, ...] = ()) -> list[np.ndarray]:
     tables = {m.weight.data_ptr() for m in module.modules() if isinstance(m, torch.nn.Embedding)}
     found = {}
     for name, m in module.named_modules():
-        kind = type(m).__name__
-        if kind not in KINDS or any(part in name for part in leave_out):
+        known = type(m).__name__ in KINDS or isinstance(m, torch.nn.Linear)
+        if not known or any(part in name for part in leave_out):
             continue
         if m.weight.data_ptr() not in tables:
             found[m.weight.data_ptr()] = m.weight
