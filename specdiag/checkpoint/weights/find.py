@@ -10,12 +10,11 @@ from specdiag.checkpoint.weights.adapters.lora import adapted
 from specdiag.checkpoint.weights.computed.normalised import parametrised, suffixed, with_masks
 from specdiag.checkpoint.weights.evidence import Evidence, gather, json_beside
 from specdiag.checkpoint.weights.fused import blocks
-from specdiag.checkpoint.weights.quantised import quantised
+from specdiag.checkpoint.weights.quantised.rules import declared, quantised
 from specdiag.checkpoint.weights.split import Splits
 from specdiag.checkpoint.weights.weight import Tensors, Weight, plain
 
 _RULES: tuple[Callable[[Tensors], Iterator[Weight]], ...] = (
-    quantised,
     parametrised,
     suffixed,
     with_masks,
@@ -40,8 +39,9 @@ def open_weights(
 def weights(checkpoint: Checkpoint, splits: Sequence[str] = ()) -> tuple[Weight, ...]:
     """Return the weights of a checkpoint, in the order of their first tensors.
 
-    No values are read. Vectors and scalars are among the weights, so that every element of the file
-    is part of exactly one. Tensors that are no weight have a `reason`.
+    No values are read, except for shapes that a file stores as values. Vectors and scalars are
+    among the weights, so that every element of the file is part of exactly one. Tensors that are no
+    weight have a `reason`.
 
     Tensors are first composed into whole weights; those without a reason are then cut into the
     matrices that they consist of, where evidence tells or splits are declared, PATTERN=SPEC each,
@@ -89,6 +89,7 @@ def _whole(checkpoint: Checkpoint) -> list[Weight]:
     biases = {name for name, tensor in left.items() if len(tensor.shape) == 1}
     found: list[Weight] = []
     _take(left, found, iter(checkpoint.computed))
+    _take(left, found, quantised(dict(left), declared(checkpoint)))
     for rule in _RULES:
         _take(left, found, rule(dict(left)))
     if any("lora" in name or "_w1" in name or "oft_" in name for name in left):

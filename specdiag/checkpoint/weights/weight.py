@@ -16,7 +16,8 @@ class Weight(Tensor):
     """A matrix, kernel or vector of a network, or tensors that are known to be none.
 
     The attributes of a Tensor describe the composed values. `dtype` is the one that the values were
-    stored in: its precision sets which eigenvalues are more than rounding.
+    stored in, and float32 for a weight that is dequantised: its precision sets which eigenvalues
+    are more than rounding.
 
     Attributes
     ----------
@@ -57,17 +58,21 @@ def composed(
     function: Callable[..., np.ndarray],
     *,
     like: Tensor,
+    as_stored: bool = False,
     **about: Any,
 ) -> Weight:
     """Return the weight that a function computes from the values of its parts.
 
     The function gets one array for each part, in float64 if that is its dtype and in float32
-    otherwise. Shape and dtype are those of the tensor `like`.
+    otherwise; as it is stored if `as_stored` is true. Shape and dtype are those of the tensor
+    `like`.
     """
 
     def read() -> np.ndarray:
+        arrays = (read_values(part) for part in parts)
         with np.errstate(all="ignore"):  # the measurement reports values that are not finite
-            return np.ascontiguousarray(function(*(_real(read_values(part)) for part in parts)))
+            values = function(*(arrays if as_stored else map(_real, arrays)))
+        return np.ascontiguousarray(values)
 
     ids = [part.identity for part in parts]
     return plain(

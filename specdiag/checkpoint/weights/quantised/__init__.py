@@ -1,0 +1,1 @@
+"""Packed or rounded values and their scales -> the weights that they stand for."""

@@ -1,0 +1,145 @@
+"""Packed bits -> codes -> numbers, and numbers times the scales of their blocks."""
+
+from collections.abc import Callable
+from math import prod
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float32]
+
+PIECE = 2**22  # elements that are computed at once
+BLOCK = 128  # rows and columns of a block, where it does not divide the sides of the matrix
+
+# Numbers of the codes of small floats, the sign in the highest bit: OCP Microscaling Formats (MX)
+# Specification 1.0 (2023), section 5.3.
+_E2M1 = (0, 0.5, 1, 1.5, 2, 3, 4, 6)
+_E2M3 = (*(m / 8 for m in range(8)), *((1 + m / 8) * 2**e for e in range(3) for m in range(8)))
+FP4: Floats = np.array([*_E2M1, *(-x for x in _E2M1)], np.float32)
+FP6: Floats = np.array([*_E2M3, *(-x for x in _E2M3)], np.float32)
+
+
+def unpacked(words: np.ndarray, bits: int, count: int) -> NDArray[np.uint8]:
+    """Return the first `count` codes of each row of packed integers, lowest bits first.
+
+    Codes follow each other without gaps, so those of 3, 5, 6 or 7 bits may begin in one integer
+    and end in the next.
+
+    Parameters
+    ----------
+    words : ndarray of shape (..., n)
+        Integers of any size.
+    bits : int
+        Bits of a code, 1 to 8.
+    count : int
+        Codes in a row, at most those that n integers hold.
+    """
+    words = np.ascontiguousarray(words, words.dtype.newbyteorder("<"))
+    data = words.view(np.uint8)
+    if 8 % bits == 0:
+        shifts = np.arange(0, 8, bits, dtype=np.uint8)
+        codes = data[..., np.newaxis] >> shifts & np.uint8(2**bits - 1)
+        return codes.reshape(*data.shape[:-1], data.shape[-1] * len(shifts))[..., :count]
+    flags = np.unpackbits(data, axis=-1, count=count * bits, bitorder="little")
+    flags = flags.reshape(*data.shape[:-1], count, bits)
+    return np.packbits(flags, axis=-1, bitorder="little")[..., 0]
+
+
+def powers(exponents: np.ndarray) -> Floats:
+    """Return the powers of two that E8M0 scales stand for: 2**(code - 127).
+
+    Scales of other float types are returned as float32.
+    """
+    if exponents.dtype != np.uint8:
+        return exponents.astype(np.float32)
+    return np.ldexp(np.float32(1), exponents.astype(np.int32) - 127)
+
+
+def block_of(
+    shape: tuple[int, ...], scales: tuple[int, ...], declared: tuple[int, int] | None = None
+) -> tuple[int, int] | None:
+    """Return the rows and columns that share a scale, or None if the shapes do not fit.
+
+    Scales are a scalar, a vector of one for each row or for each matrix of a stack, or have as many
+    axes as the weight. The last block of a side may be shorter where the blocks have a declared
+    size or 128 rows and columns.
+    """
+    scales = _as_grid(shape, scales)
+    if len(scales) != len(shape) or scales[:-2] != shape[:-2] or 0 in scales or 0 in shape:
+        return None
+    sides = list(zip(shape[-2:], scales[-2:], strict=True))
+    for block in (declared, (BLOCK, BLOCK)):
+        if block and all(-(-n // b) == s for (n, s), b in zip(sides, block, strict=True)):
+            return block
+    if any(size % count for size, count in sides):
+        return None
+    rows, columns = (size // count for size, count in sides)
+    return rows, columns
+
+
+def _as_grid(shape: tuple[int, ...], scales: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of scales with as many axes as the weight, if they have fewer than two."""
+    if len(scales) > 1:
+        return scales
+    size = scales[0] if scales else 1
+    ones = (1,) * (len(shape) - 1)
+    if size == 1:
+        return (*shape[:-2], 1, 1)
+    if len(shape) > 2 and size == shape[0] != shape[-2]:
+        return (size, *ones)
+    return (size, 1)
+
+
+def on_grid(
+    numbers: Callable[[slice], np.ndarray],
+    shape: tuple[int, ...],
+    block: tuple[int, int],
+    scales: np.ndarray,
+    zeros: np.ndarray | None = None,
+    columns: np.ndarray | None = None,
+) -> Floats:
+    """Return (numbers - zeros) * scales, computed a few rows at a time.
+
+    Parameters
+    ----------
+    numbers : callable
+        Returns some of the rows of the numbers, of shape (rows, shape[-1]). The rows of the
+        matrices of a stack follow each other.
+    shape : tuple of int
+        Shape of the weight, (..., n, m).
+    block : tuple of int
+        Rows and columns that share a scale.
+    scales, zeros : ndarray
+        See `block_of`; both have the same shape.
+    columns : ndarray of shape (m,), optional
+        For each column, the column of its scale, where they do not follow each other.
+
+    Raises
+    ------
+    ValueError
+        If a column of a scale is outside of the scales.
+    """
+    n, m = shape[-2:]
+    n_stack = prod(shape[:-2])
+    a, b = _as_grid(shape, scales.shape)[-2:]
+
+    def grid(x: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(x.reshape(-1, a, b), (n_stack, a, b)).reshape(-1, b)
+
+    factors, offsets = grid(scales), None if zeros is None else grid(zeros)
+    if columns is None:
+        columns = np.arange(m) // block[1]
+    elif columns.size and not 0 <= columns.min() <= columns.max() < b:
+        raise ValueError(f"its columns have groups outside of the {b} that there are")
+    at = (np.arange(n_stack)[:, np.newaxis] * a + np.arange(n) // block[0]).reshape(-1)
+    out = np.empty((n_stack * n, m), np.float32)
+    step = max(1, PIECE // max(m, 1))
+    for start in range(0, len(out), step):
+        rows = slice(start, start + step)
+        piece = numbers(rows).astype(np.float32)
+        if offsets is not None:
+            piece -= offsets[at[rows]].astype(np.float32)[:, columns]
+        piece *= factors[at[rows]].astype(np.float32)[:, columns]
+        out[rows] = piece
+    return out.reshape(shape)

@@ -1,0 +1,115 @@
+"""Weights that libraries have written and dequantised, which are not needed to run the tests.
+
+`written.npz` holds small matrices and what the libraries computed for them on a processor:
+AutoGPTQ 0.7.1 (`qlinear_cuda_old`), GPTQModel 7.7.0 (`TorchLinear`, columns sorted by activation,
+in both versions of the format), AutoAWQ 0.2.9 (`WQLinear_GEMM`, `dequantize_gemm`), and ModelOpt
+0.47.0 (`NVFP4QTensor`, `MXFP4QTensor`).
+"""
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from specdiag.checkpoint.reader import open_checkpoint
+from specdiag.checkpoint.weights.find import weights
+from specdiag.checkpoint.weights.quantised.rules import quantised
+
+
+@pytest.fixture(scope="module")
+def written():
+    with np.load(Path(__file__).parent / "written.npz") as arrays:
+        return dict(arrays)
+
+
+def parts(written, start):
+    found = {k.removeprefix(start): v for k, v in written.items() if k.startswith(start)}
+    expected = found.pop("expected")
+    return found, expected
+
+
+def only(state, config=None):
+    tensors = {t.name: t for t in open_checkpoint(state).tensors}
+    (weight,) = quantised(tensors, config or {})
+    assert not weight.reason
+    assert sorted(weight.tensors) == sorted(state)
+    return weight
+
+
+def same(weight, expected):
+    assert weight.shape == expected.shape
+    tolerance = 1e-6 * np.abs(expected).max()
+    np.testing.assert_allclose(weight.read(), expected, 1e-6, tolerance)
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+@pytest.mark.parametrize("config", [None, {"checkpoint_format": "gptq", "bits": 4}])
+def test_gptq_as_autogptq_writes_it(written, bits, config):
+    """Scales are rounded to float16 when a layer is saved."""
+    state, expected = parts(written, f"autogptq_{bits}_")
+    weight = only({f"fc.{name}": values for name, values in state.items()}, config)
+    assert (weight.name, weight.rule) == ("fc.weight", f"GPTQ, {bits} bits, groups of 16")
+    same(weight, expected)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("version", ["gptq", "gptq_v2"])
+def test_gptq_with_sorted_columns_in_both_versions(written, bits, version):
+    state, expected = parts(written, f"gptqmodel_{bits}_")
+    first = state.pop("qzeros_v1")
+    if version == "gptq":
+        state["qzeros"] = first
+    same(only(state, {"checkpoint_format": version}), expected)
+
+
+@pytest.mark.parametrize("stored", [7, 8])
+def test_symmetric_gptq_shows_its_version_by_its_zero_points(stored):
+    codes = np.arange(16, dtype=np.uint32).reshape(2, 8) % 16
+    words = np.bitwise_or.reduce(codes << np.arange(0, 32, 4, dtype=np.uint32), axis=1)
+    state = {
+        "qweight": words.astype(np.int32).reshape(2, 1).repeat(8, 1),
+        "qzeros": np.array([[0x11111111 * stored]], np.uint32).view(np.int32),
+        "scales": np.ones((1, 8), np.float16),
+    }
+    np.testing.assert_array_equal(only(state).read(), [np.arange(16.0) - 8] * 8)
+
+
+def test_awq_as_autoawq_writes_it(written):
+    state, expected = parts(written, "autoawq_")
+    weight = only({f"fc.{name}": values for name, values in state.items()})
+    assert (weight.name, weight.rule) == ("fc.weight", "AWQ, 4 bits, groups of 16")
+    same(weight, expected)
+
+
+def test_nvfp4_as_modelopt_writes_it(written):
+    state, expected = parts(written, "modelopt_nvfp4_")
+    state["weight_scale"] = state["weight_scale"].view(ml_dtypes.float8_e4m3fn)
+    weight = only(state | {"input_scale": np.float32([1])})
+    assert weight.rule == "NVFP4 values times scales"
+    same(weight, expected)
+
+
+def test_mxfp4_as_modelopt_writes_it(written):
+    state, expected = parts(written, "modelopt_mxfp4_")
+    same(only(state), expected)
+
+
+def test_a_configuration_beside_the_file_tells_the_version_of_gptq(written, tmp_path):
+    import json
+
+    from safetensors.numpy import save_file
+
+    state, expected = parts(written, "gptqmodel_4_")
+    del state["qzeros_v1"]
+    save_file(state, tmp_path / "model.safetensors")
+    for name, config in (
+        ("quantize_config.json", {"checkpoint_format": "gptq_v2"}),
+        ("config.json", {"quantization_config": {"checkpoint_format": "gptq_v2"}}),
+    ):
+        (weight,) = weights(open_checkpoint(tmp_path))
+        assert not np.allclose(weight.read(), expected, atol=1e-3)
+        (tmp_path / name).write_text(json.dumps(config))
+        (weight,) = weights(open_checkpoint(tmp_path))
+        same(weight, expected)
+        (tmp_path / name).unlink()
