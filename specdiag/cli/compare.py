@@ -8,10 +8,6 @@ import click
 
 from specdiag.cli.measure import (
     check_usage,
-    files_argument,
-    include_embeddings_option,
-    layers_option,
-    min_eigenvalues_option,
     netcdf_option,
     print_lines,
     terminal_width,
@@ -25,6 +21,14 @@ from specdiag.cli.options import (
     json_option,
     lock_option,
     target_type,
+)
+from specdiag.cli.reading import (
+    READING,
+    files_argument,
+    include_embeddings_option,
+    layers_option,
+    min_eigenvalues_option,
+    reading_options,
 )
 
 if TYPE_CHECKING:
@@ -58,6 +62,7 @@ if TYPE_CHECKING:
 @layers_option
 @min_eigenvalues_option
 @include_embeddings_option
+@reading_options
 @lock_option
 def compare(
     files: tuple[Path, ...],
@@ -85,6 +90,7 @@ def compare(
       specdiag compare pretrained.ckpt scratch.ckpt
       specdiag compare base.ckpt finetuned.ckpt --plot difference.pdf
       specdiag compare base.ckpt a.ckpt b.ckpt c.ckpt -o all.nc
+      specdiag compare a.ckpt b.ckpt --which ema --split '*.qkv.weight=q,k,v'
       specdiag compare a1.pt a2.pt a3.pt --against b1.pt b2.pt b3.pt
     """  # noqa: D301
     if len(files) + len(against) < 2:
@@ -101,6 +107,7 @@ def compare(
 
     groups = [files, against] if against else [[file] for file in files]
     settings["rename"] = dict(rename)
+    settings["reading"] = {name: settings.pop(name) for name in READING}
     compared = measure_and_compare(groups, layers, with_progress, errors_of, **settings)
     failed = False
     if output or plot:

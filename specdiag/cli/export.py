@@ -1,17 +1,19 @@
 """The commands that list the weights of a checkpoint, and that write it as safetensors."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from specdiag.cli.measure import (
+from specdiag.cli.measure import print_lines, terminal_width
+from specdiag.cli.options import CheckpointType, errors_of, json_option, lock_option
+from specdiag.cli.reading import (
     include_embeddings_option,
     min_eigenvalues_option,
-    print_lines,
-    terminal_width,
+    open_with,
+    reading_options,
     which_option,
 )
-from specdiag.cli.options import CheckpointType, errors_of, json_option, lock_option
 
 
 @click.command()
@@ -19,15 +21,15 @@ from specdiag.cli.options import CheckpointType, errors_of, json_option, lock_op
 @json_option
 @min_eigenvalues_option
 @include_embeddings_option
-@which_option
+@reading_options
 @lock_option
 def weights(
     checkpoint: Path,
     as_json: bool,
     min_eigenvalues: int,
     include_embeddings: bool,
-    which: str | None,
     lock_path: Path | None,  # noqa: ARG001 - CheckpointType uses it
+    **reading: Any,
 ) -> None:
     """List the weights of CHECKPOINT, and which of them `alpha` measures.
 
@@ -42,15 +44,15 @@ def weights(
     Examples:
       specdiag weights model.safetensors
       specdiag weights adapter/ --json
+      specdiag weights gpt2/ --split '*.c_attn.weight=q,k,v/12'
     """  # noqa: D301
-    from specdiag.checkpoint.reader import open_checkpoint
     from specdiag.checkpoint.weights.find import weights as find_weights
     from specdiag.htsr.selection import skip_reason
     from specdiag.show.weights import as_json as json_of
     from specdiag.show.weights import as_lines
 
     with errors_of(checkpoint):
-        opened = open_checkpoint(checkpoint, which)
+        opened = open_with(checkpoint, reading)
         found = find_weights(opened)
     listed = [
         (

@@ -10,10 +10,9 @@ from typing import Any
 
 import click
 
-from specdiag.cli.collect import spectra
 from specdiag.cli.compare import compare
 from specdiag.cli.export import export, weights
-from specdiag.cli.findings import link, verify
+from specdiag.cli.findings import link, spectra, verify
 from specdiag.cli.locks import fetch, list_, lock_, train
 from specdiag.cli.measure import alpha
 from specdiag.cli.options import ERRORS, complain, debug_option

@@ -29,6 +29,15 @@ from specdiag.cli.options import (
     seed_option,
     target_type,
 )
+from specdiag.cli.reading import (
+    READING,
+    files_argument,
+    include_embeddings_option,
+    layers_option,
+    min_eigenvalues_option,
+    open_with,
+    reading_options,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -40,29 +49,7 @@ if TYPE_CHECKING:
 # Number of multiplications in about two seconds; for less work a progress bar would only flicker.
 _LONG = 5e10
 
-files_argument = click.argument(
-    "files", nargs=-1, required=True, type=CheckpointType(), metavar="FILE..."
-)
 netcdf_option = output_option("Write the xarray Dataset, eigenvalues included, as netCDF.")
-layers_option = click.option(
-    "--layers", metavar="GLOB", help="Measure only matrices whose name matches, such as '*.query*'."
-)
-min_eigenvalues_option = click.option(
-    "--min-eigenvalues",
-    type=click.IntRange(min=2),
-    default=50,
-    show_default=True,
-    help="Skip matrices with fewer eigenvalues. A matrix with fewer above rounding error is called "
-    "degenerate.",
-)
-include_embeddings_option = click.option(
-    "--include-embeddings", is_flag=True, help="Measure embedding tables, too."
-)
-which_option = click.option(
-    "--which",
-    metavar="NAME",
-    help="Read the network under this entry of the file, such as ema, where it holds several.",
-)
 
 
 class _Alpha(ManyFilesCommand):
@@ -96,7 +83,7 @@ class _Alpha(ManyFilesCommand):
 @layers_option
 @min_eigenvalues_option
 @include_embeddings_option
-@which_option
+@reading_options
 @click.option(
     "--method",
     type=click.Choice(["specdiag", "weightwatcher", "wwj"]),
@@ -155,6 +142,7 @@ def alpha(
       specdiag alpha last.ckpt --layers '*.to_qkv.*' --plot figures
       specdiag alpha a.pt b.pt -o both.nc
       specdiag alpha base.ckpt --method wwj
+      specdiag alpha gpt2/ --split '*.c_attn.weight=q,k,v/12'
     """  # noqa: D301
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
@@ -193,18 +181,18 @@ def _untrained(
         return {}
     if settings["method"] != "specdiag":
         raise click.UsageError("--initialisation needs --method specdiag: others have no null")
-    from specdiag.checkpoint.reader import open_checkpoint
     from specdiag.htsr.initialisation import check_recipe, untrained_alphas
     from specdiag.htsr.selection import matrices
 
     wanted: list[Tensor] = []
     for file in trained:
         with suppress(*ERRORS):  # reported when the file is measured
-            wanted += matrices(open_checkpoint(file), pattern)
+            wanted += matrices(open_with(file, settings), pattern)
+    quick = settings | {"gof": False, "repeats": False, "which": None}
     for file in files:
         with errors_of(file):
-            check_recipe(matrices(open_checkpoint(file), pattern), wanted)
-    networks, quick = [], settings | {"gof": False, "repeats": False}
+            check_recipe(matrices(open_with(file, quick), pattern), wanted)
+    networks = []
     for file in files:
         with errors_of(file):
             networks.append(_open_and_measure(file, pattern, quick)[1])
@@ -259,11 +247,10 @@ def _measure_all(
 def _open_and_measure(
     file: Path, pattern: str | None, settings: dict[str, Any]
 ) -> tuple["Checkpoint", list["Layer"]]:
-    from specdiag.checkpoint.reader import open_checkpoint
     from specdiag.dataset.spectra import measure_checkpoint
 
-    checkpoint = open_checkpoint(file, settings["which"])
-    measurement = {name: value for name, value in settings.items() if name != "which"}
+    checkpoint = open_with(file, settings)
+    measurement = {name: value for name, value in settings.items() if name not in READING}
     return checkpoint, measure_checkpoint(checkpoint, pattern, with_progress, **measurement)
 
 

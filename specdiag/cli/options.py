@@ -293,7 +293,11 @@ def complain(error: Exception) -> None:
 
 @contextmanager
 def errors_of(path: Path) -> Iterator[None]:
-    """Raise each error of the library as a ValueError whose message begins with the path."""
+    """Raise each error of the library as a ValueError whose message begins with the path.
+
+    A declared split that does not fit is a usage error.
+    """
+    from specdiag.checkpoint.weights.split import SplitError
     from specdiag.wording import one_line, shown
 
     try:
@@ -302,6 +306,8 @@ def errors_of(path: Path) -> Iterator[None]:
         text = one_line(error)
         for name in (str(path), str(path.absolute()), shown(path.name, quote=False)):
             text = text.removeprefix(f"{name}: ")
+        if isinstance(error, SplitError):
+            raise click.UsageError(f"{path}: --{text}") from error
         raise ValueError(f"{path}: {text}") from error
 
 

@@ -6,8 +6,9 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
-from specdiag.checkpoint.weights.find import of_weights
+from specdiag.checkpoint.reader import Checkpoint
+from specdiag.checkpoint.weights.find import open_weights
+from specdiag.checkpoint.weights.split import texts_of
 from specdiag.comparison.conclusion import summarise_pairs
 from specdiag.comparison.groups import check_distinct, group_layers, pair_up_groups, seed_alphas
 from specdiag.comparison.pairing import renamed, replace_names
@@ -68,6 +69,8 @@ def compare(
     min_eigenvalues: int = MIN_EIGENVALUES,
     include_embeddings: bool = False,
     rename: Mapping[str, str] = MappingProxyType({}),
+    which: str | None = None,
+    split: Mapping[str, str] = MappingProxyType({}),
 ) -> "xr.Dataset":
     """Return the Dataset of two or more networks, with the differences of each from the first.
 
@@ -82,6 +85,8 @@ def compare(
     rename : mapping of str to str
         Texts to replace in the names of all networks except the first, for names that
         `specdiag.comparison.pairing` cannot pair.
+    which, split
+        How each network is read, as in `specdiag.alpha`.
 
     Returns
     -------
@@ -114,7 +119,10 @@ def compare(
         "min_eigenvalues": min_eigenvalues,
         "include_embeddings": include_embeddings,
     }
-    return build_comparison(measure_and_compare(groups, layers, rename=rename, **settings))
+    reading = {"which": which, "splits": texts_of(split)}
+    return build_comparison(
+        measure_and_compare(groups, layers, rename=rename, reading=reading, **settings)
+    )
 
 
 def measure_and_compare(
@@ -123,19 +131,21 @@ def measure_and_compare(
     progress: Progress | None = None,
     errors_of: Callable[[Any], AbstractContextManager[None]] = nullcontext,
     rename: Mapping[str, str] = MappingProxyType({}),
+    reading: Mapping[str, Any] = MappingProxyType({}),
     **settings: Any,
 ) -> Compared:
     """Return the comparison of the first group with each of the others; no xarray is needed.
 
     Each source is opened and measured within `errors_of(source)`. `layers`, `progress` and the
-    settings are those of `measure_checkpoint`. Groups of one network each are plain networks.
+    settings are those of `measure_checkpoint`; `reading` has the options of `open_weights`. Groups
+    of one network each are plain networks.
     """
     settings["gof"] = False
     sources = [source for group in groups for source in group]
     opened, measured = [], []
     for source in sources:
         with errors_of(source):
-            opened.append(of_weights(open_checkpoint(source)))
+            opened.append(open_weights(source, **reading))
     checkpoints = aligned(opened, rename)
     for source, checkpoint in zip(sources, checkpoints, strict=True):
         with errors_of(source):
@@ -146,6 +156,7 @@ def measure_and_compare(
     else:
         names, comparisons = _compare_groups(checkpoints, measured, index)
     settings |= {"layers": layers, "rename": dict(rename)} if rename else {"layers": layers}
+    settings |= reading
     return Compared(checkpoints, measured, index, names, comparisons, settings)
 
 

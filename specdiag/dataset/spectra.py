@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.checkpoint.reader import Checkpoint, open_checkpoint
+from specdiag.checkpoint.reader import Checkpoint
 from specdiag.checkpoint.tensor import Tensor
+from specdiag.checkpoint.weights.find import open_weights
+from specdiag.checkpoint.weights.split import texts_of
 from specdiag.dataset.schema import SCHEMA, SCHEMA_VERSION, labelled, layer_value
 from specdiag.htsr.initialisation import (
     Untrained,
@@ -56,6 +58,7 @@ def alpha(
     seed: int = 0,
     names: Sequence[str] | None = None,
     which: str | None = None,
+    split: Mapping[str, str] = MappingProxyType({}),
 ) -> "xr.Dataset":
     """Return the Dataset of the weight matrices of one or several networks.
 
@@ -88,6 +91,9 @@ def alpha(
         Names of the sources in the Dataset, instead of those of their files.
     which : str, optional
         Name of the entry that holds the network, as in `open_checkpoint`.
+    split : mapping of str to str
+        How to cut the weights whose names match a pattern, such as ``{"*.c_attn.weight": "q,k,v"}``
+        (see `specdiag.checkpoint.weights.split`).
 
     Returns
     -------
@@ -100,7 +106,7 @@ def alpha(
     ValueError
         If a source is not a checkpoint, has no matrix, or none that matches `layers`; if an
         untrained network has no matrix of the name and shape of one of them; or if `method`,
-        `seed` or `min_eigenvalues` is invalid.
+        `seed` or `min_eigenvalues` is invalid, or a split is or fits no weight.
     OSError
         If a file cannot be read.
 
@@ -117,7 +123,8 @@ def alpha(
     given = [x for source in sources for x in (source if _is_paths(source) else [source])]
     if names is not None and (isinstance(names, str) or len(names) != len(given)):
         raise ValueError(f"names must be a list of {counted(len(given), 'name')}: one a network")
-    checkpoints = [open_checkpoint(source, which) for source in given]
+    splits = texts_of(split)
+    checkpoints = [open_weights(source, which=which, splits=splits) for source in given]
     if names is not None:
         checkpoints = [replace(c, name=n) for c, n in zip(checkpoints, names, strict=True)]
     for checkpoint in checkpoints:
@@ -131,7 +138,7 @@ def alpha(
         "repeats": repeats,
         "seed": seed,
     }
-    networks = [open_checkpoint(source) for source in initialisation]
+    networks = [open_weights(source, splits=splits) for source in initialisation]
     if networks:
         wanted = [tensor for checkpoint in checkpoints for tensor in matrices(checkpoint, layers)]
     for network in networks:
@@ -142,6 +149,7 @@ def alpha(
         _log.warning("%s", note)
     measured = [measure_checkpoint(c, layers, untrained=untrained, **settings) for c in checkpoints]
     settings |= {"layers": layers, "initialisation": [str(c.path or c.name) for c in networks]}
+    settings |= {"which": which, "splits": splits}
     return build(checkpoints, measured, settings)
 
 

@@ -14,8 +14,9 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
 import specdiag
-from specdiag.checkpoint import reader
 from specdiag.checkpoint.reader import open_checkpoint
+from specdiag.checkpoint.weights import find
+from specdiag.checkpoint.weights.find import open_weights
 from specdiag.cli.main import cli
 from specdiag.htsr.layers import measure
 from specdiag.htsr.selection import MIN_EIGENVALUES, matrices
@@ -313,12 +314,11 @@ def test_the_error_of_a_bad_file_is_one_line_and_the_other_files_are_measured(fi
 def test_every_file_is_opened_once(file, monkeypatch):
     opened = []
 
-    def open_and_count(path, which):
-        assert which is None
+    def open_and_count(path, **options):
         opened.append(path)
-        return open_checkpoint(path)
+        return open_weights(path, **options)
 
-    monkeypatch.setattr(reader, "open_checkpoint", open_and_count)
+    monkeypatch.setattr(find, "open_weights", open_and_count)
     done = CliRunner().invoke(cli, ["alpha", str(file), "-o", str(file.parent / "x.nc")])
     assert (done.exit_code, opened) == (0, [file])
 

@@ -17,7 +17,7 @@ Flax) and of GPT-2's Conv1D. ``@rows`` or ``@columns`` at the end names the axis
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from specdiag.checkpoint.weights.evidence import Evidence
@@ -127,6 +127,11 @@ def _with_blocks(split: Split, parts: Sequence[re.Match[str]], heads: str | None
     if not split.n_groups:
         raise split.error("0 groups")
     return replace(split, blocks=tuple(blocks))
+
+
+def texts_of(split: Mapping[str, str]) -> tuple[str, ...]:
+    """Return PATTERN=SPEC for each pattern and its spec."""
+    return tuple(f"{pattern}={spec}" for pattern, spec in split.items())
 
 
 class Splits:
