@@ -104,6 +104,15 @@ def read_table(name: str) -> dict[str, dict[str, str]]:
         return {line["network"]: line for line in csv.DictReader(stream)}
 
 
+def assert_equal_rows(found: dict[str, str], stored: dict[str, str]) -> None:
+    """Assert that all counts and reasons of two rows are equal, and mean alpha within 0.1 %."""
+    alpha, other = found.pop("mean_alpha"), stored.pop("mean_alpha")
+    assert found == stored, "make golden writes the table anew"
+    assert bool(alpha) == bool(other)
+    if alpha:
+        assert abs(float(alpha) / float(other) - 1) <= 1e-3
+
+
 def _write_table(name: str, rows: dict[str, dict[str, str]]) -> None:
     with (FOLDER / f"{name}.csv").open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
