@@ -6,9 +6,10 @@ from dataclasses import replace
 from specdiag.checkpoint.reader import Checkpoint, Source, open_checkpoint
 from specdiag.checkpoint.tensor import Tensor
 from specdiag.checkpoint.weights import stacks
-from specdiag.checkpoint.weights.adapters.lora import adapted
+from specdiag.checkpoint.weights.adapters.adapted import adapted
+from specdiag.checkpoint.weights.adapters.base import adapter_config, base_beside, with_base
 from specdiag.checkpoint.weights.computed.normalised import parametrised, suffixed, with_masks
-from specdiag.checkpoint.weights.evidence import Evidence, gather, json_beside
+from specdiag.checkpoint.weights.evidence import Evidence, gather
 from specdiag.checkpoint.weights.fused import blocks
 from specdiag.checkpoint.weights.quantised.rules import declared, quantised
 from specdiag.checkpoint.weights.split import Splits
@@ -22,7 +23,11 @@ _RULES: tuple[Callable[[Tensors], Iterator[Weight]], ...] = (
 
 
 def open_weights(
-    source: Source, *, which: str | None = None, splits: Sequence[str] = ()
+    source: Source,
+    *,
+    which: str | None = None,
+    base: "Source | None" = None,
+    splits: Sequence[str] = (),
 ) -> Checkpoint:
     """Return a checkpoint of any kind with its weights in place of its tensors.
 
@@ -30,10 +35,27 @@ def open_weights(
     ----------
     source, which
         Those of `open_checkpoint`.
+    base
+        The base of an adapter, to merge its updates with: anything that `open_checkpoint` reads. By
+        default, a base that lies beside the adapter is used.
     splits
         Those of `weights`.
+
+    Raises
+    ------
+    ValueError
+        If the base does not fit, or if a file is invalid.
     """
-    return of_weights(open_checkpoint(source, which), splits)
+    opened, note = open_checkpoint(source, which), ""
+    if base is None:
+        base, note = base_beside(opened)
+    if base is None:
+        notes = (*opened.notes, note) if note else opened.notes
+        return of_weights(replace(opened, notes=notes), splits)
+    below = open_checkpoint(base)
+    whole, note = with_base(opened, below, _whole(below))
+    parts = _parts(whole, below, splits)
+    return replace(opened, tensors=parts, notes=(*opened.notes, *below.notes, note))
 
 
 def weights(checkpoint: Checkpoint, splits: Sequence[str] = ()) -> tuple[Weight, ...]:
@@ -55,7 +77,13 @@ def weights(checkpoint: Checkpoint, splits: Sequence[str] = ()) -> tuple[Weight,
     """
     if all(isinstance(tensor, Weight) for tensor in checkpoint.tensors):
         return tuple(tensor for tensor in checkpoint.tensors if isinstance(tensor, Weight))
-    whole = _whole(checkpoint)
+    return _parts(_whole(checkpoint), checkpoint, splits)
+
+
+def _parts(
+    whole: Sequence[Weight], checkpoint: Checkpoint, splits: Sequence[str]
+) -> tuple[Weight, ...]:
+    """Return the pieces of the whole weights of a checkpoint."""
     evidence = gather(checkpoint, whole)
     declared = Splits(splits)
     declared.check(whole, checkpoint.name)
@@ -92,8 +120,7 @@ def _whole(checkpoint: Checkpoint) -> list[Weight]:
     _take(left, found, quantised(dict(left), declared(checkpoint)))
     for rule in _RULES:
         _take(left, found, rule(dict(left)))
-    if any("lora" in name or "_w1" in name or "oft_" in name for name in left):
-        _take(left, found, adapted(dict(left), json_beside(checkpoint, "adapter_config.json")))
+    _adapt(left, found, checkpoint)
     for name, tensor in left.items():
         reason = ""
         if tensor.role == "buffer" and name.rpartition(".")[2] != "weight":
@@ -111,6 +138,17 @@ def _take(left: dict[str, Tensor], found: list[Weight], more: Iterator[Weight]) 
             found.append(weight)
             for name in weight.tensors:
                 del left[name]
+
+
+def _adapt(left: dict[str, Tensor], found: list[Weight], checkpoint: Checkpoint) -> None:
+    """Move the tensors of adapters; a base that is composed itself is merged with its update."""
+    tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
+    bases = {w.name: w for w in found if w.name.endswith(".base_layer.weight")}
+    for weight in bases.values():
+        found.remove(weight)
+        left |= {name: tensors[name] for name in weight.tensors}
+    _take(left, found, adapted(left | bases, adapter_config(checkpoint)))
+    _take(left, found, iter(bases.values()))
 
 
 def _replaced(name: str, left: Tensors) -> bool:

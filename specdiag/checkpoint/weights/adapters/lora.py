@@ -1,22 +1,25 @@
-"""LoRA adapters -> the update B A of a weight, or the weight with its update.
+"""Names of LoRA and AdaLoRA -> the updates B A of weights.
 
 The names are those of peft, loralib, diffusers and kohya. Hu et al. (2022), ICLR. The factor of the
-update is alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA, where r is the rank. Alpha comes
-from a tensor called `alpha` or from the adapter_config.json beside the file. Where it is unknown,
-an update is measured with the factor 1, which changes no exponent, and is not added to its base.
+update is alpha / r, where r is the rank. Alpha comes from a tensor called `alpha` or from the
+configuration; in files of diffusers and kohya it is r unless they say otherwise. Where it is
+unknown, an update is measured with the factor 1, which changes no exponent, and is not added to its
+base. AdaLoRA: B (A * E), where E has a number for each row of A. Zhang et al. (2023), ICLR.
 """
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from specdiag.checkpoint.tensor import Tensor
-from specdiag.checkpoint.weights.weight import Tensors, Weight, composed, not_measured, plain
+from specdiag.checkpoint.weights.adapters.update import Array, Update, factor_of
+from specdiag.checkpoint.weights.weight import Tensors
 
+# The components of a diffusion pipeline, as diffusers and kohya write them.
+COMPONENT = re.compile(
+    r"(lora_(unet|te\d?|transformer)|unet|transformer|text_encoder(_\d)?)(?=[._])"
+)
 _DOWN = {
     "lora_A": "lora_B",
     "lora_embedding_A": "lora_embedding_B",
@@ -28,84 +31,28 @@ _ADAPTER = re.compile(
     rf"(?:(?P<stem>.*?)[._])??(?P<down>{'|'.join(map(re.escape, _DOWN))})"
     r"(?P<rest>(?:\.(?P<adapter>(?!weight$)[^.]+))?(?:\.weight)?)"
 )
-_OTHER_KINDS = re.compile(
-    r"(?P<stem>.+)\.(lora_mid(\.weight)?|(hada|lokr)_(w1|w2|t1|t2)(_[ab])?|oft_blocks|oft_r.*)"
-)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Adapter:
-    """The two factors of an update, and what else belongs to it."""
-
-    stem: str
-    down: Tensor  # A
-    up: Tensor  # B
-    alpha: Tensor | None
-    magnitude: Tensor | None  # of DoRA
-    transposed: bool
-
-    @property
-    def rank(self) -> int:
-        """Rank r of the update."""
-        return self.down.shape[0]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the update."""
-        shape = self.up.shape[0], *self.down.shape[1:]
-        return shape[::-1] if self.transposed else shape
-
-
-def adapted(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Weight]:
-    """Yield the updates, and the weights with their update where base and factor are known.
-
-    `config` is the content of the adapter_config.json, or empty.
-    """
-    adapters: dict[str, list[Adapter]] = {}
-    for adapter in _adapters(tensors, config):
-        adapters.setdefault(adapter.stem, []).append(adapter)
-    yield from _of_other_kinds(tensors)
-    for stem, group in adapters.items():
-        names = (f"{stem}.base_layer.weight", f"{stem}.weight")
-        base = next((tensors[name] for name in names if name in tensors), None)
-        if base and base.shape != group[0].shape:
-            base = None
-        factor = _factor(group[0], config)
-        if base and factor is not None and len(group) == 1 and len(base.shape) >= 2:
-            yield _merged(group[0], base, factor)
-            continue
-        if base:
-            reason = "its LoRA has a factor that is unknown: put adapter_config.json beside it"
-            if len(group) > 1:
-                reason = f"it has {len(group)} LoRA adapters, and the file does not tell which"
-            yield replace(plain(base, name=f"{stem}.weight"), reason=reason)
-        for adapter in group:
-            yield _update(adapter, _factor(adapter, config), len(group) > 1)
-
-
-def _adapters(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Adapter]:
+def lora_updates(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Update]:
+    """Yield the updates; `config` is the content of the adapter_config.json, or empty."""
     for name, down in tensors.items():
         match = _ADAPTER.fullmatch(name)
         if not match:
             continue
         stem, rest, start = match["stem"] or "", match["rest"], match.start("down")
         up = tensors.get(name[:start] + _DOWN[match["down"]] + rest)
-        alpha = tensors.get(f"{stem}.alpha")
-        magnitudes = (
-            f"{stem}.lora_magnitude_vector{rest}",
-            f"{stem}.lora_magnitude_vector",
-            f"{stem}.dora_scale",
-        )
-        if up and _fit(down, up):
-            yield Adapter(
-                stem=stem,
-                down=down,
-                up=up,
-                alpha=alpha if alpha and math.prod(alpha.shape) == 1 else None,
-                magnitude=next((tensors[m] for m in magnitudes if m in tensors), None),
-                transposed=match["down"] == "lora_embedding_A"
-                or (bool(config.get("fan_in_fan_out")) and len(down.shape) == 2),
+        if not up or not _fit(down, up):
+            continue
+
+        def beside(*names: str, rest: str = rest, stem: str = stem) -> Tensor | None:
+            """Return the first of the other tensors of the module that exists."""
+            keys = (
+                f"{stem}.{leaf}".removeprefix(".") + end for leaf in names for end in (rest, "")
             )
+            return next((tensors[key] for key in keys if key in tensors), None)
+
+        is_table = match["down"] == "lora_embedding_A"
+        yield _update(stem, match["adapter"] or "", (down, up), beside, config, is_table)
 
 
 def _fit(down: Tensor, up: Tensor) -> bool:
@@ -117,90 +64,66 @@ def _fit(down: Tensor, up: Tensor) -> bool:
     )
 
 
-def _factor(adapter: Adapter, config: Mapping[str, Any]) -> float | None:
-    """Return the factor of an update; 1 if a tensor has its alpha, and None if it is unknown."""
-    if adapter.alpha:
-        return 1.0
-    alpha = config.get("lora_alpha")
-    patterns = config.get("alpha_pattern")
-    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
-        if adapter.stem == pattern or adapter.stem.endswith(f".{pattern}"):
-            alpha = value
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
-        return None
-    rank = math.sqrt(adapter.rank) if config.get("use_rslora") else adapter.rank
-    return alpha / rank
+def _update(
+    stem: str,
+    label: str,
+    pair: tuple[Tensor, Tensor],
+    beside: Callable[..., Tensor | None],
+    config: Mapping[str, Any],
+    is_table: bool,
+) -> Update:
+    down, up = pair
+    rank = down.shape[0]
+    alpha, numbers, ranknum = beside("alpha"), beside("lora_E"), beside("ranknum")
+    alpha = alpha if alpha and math.prod(alpha.shape) == 1 else None
+    by_rank = ranknum if numbers and ranknum and math.prod(ranknum.shape) == 1 else None
+    is_transposed = is_table or (bool(config.get("fan_in_fan_out")) and len(down.shape) == 2)
+    shape = (up.shape[0], *down.shape[1:])
+    factor, formula = _factor(stem, config, rank), "B (A E)" if numbers else "B A"
+    if alpha:
+        factor, formula = 1.0, f"{formula} alpha / {rank}"
+    elif numbers:
+        factor = factor_of(config, "lora_alpha", stem, 1) if by_rank else None
+        formula = f"{formula} / ranknum" if by_rank else formula
+
+    def product(down: Array, up: Array, *more: Array) -> Array:
+        rest = iter(more)
+        number = float(next(rest).item()) / rank if alpha else 1.0
+        down = down * next(rest).reshape(-1, *[1] * (down.ndim - 1)) if numbers else down
+        number /= float(next(rest).item()) + 1e-5 if by_rank else 1.0
+        update = number * (up.reshape(len(up), -1) @ down.reshape(len(down), -1))
+        return update.T if is_transposed else update.reshape(shape)
+
+    n_stack = _stacked(rank, config)
+    return Update(
+        kind="AdaLoRA" if numbers else "LoRA",
+        stem=stem,
+        label=label,
+        parts=tuple(part for part in (down, up, alpha, numbers, by_rank) if part),
+        product=product,
+        formula=formula,
+        factor=factor,
+        shape=shape[::-1] if is_transposed else shape,
+        rank=rank,
+        magnitude=beside("lora_magnitude_vector", "dora_scale"),
+        axis=int(is_transposed),
+        reason=f"LoRA of a stack of {n_stack} matrices: not computed" if n_stack > 1 else "",
+    )
 
 
-def _product(adapter: Adapter, factor: float, values: tuple[np.ndarray, ...]) -> np.ndarray:
-    down, up, *alpha = values
-    update = up.reshape(len(up), -1) @ down.reshape(len(down), -1)
-    update *= float(alpha[0].item()) / adapter.rank if alpha else factor
-    return update.T if adapter.transposed else update.reshape(adapter.shape)
+def _factor(stem: str, config: Mapping[str, Any], rank: int) -> float | None:
+    component = COMPONENT.match(stem)
+    if not component:
+        return factor_of(config, "lora_alpha", stem, rank)
+    start = f"{component[0]}."
+    own = {key.removeprefix(start): value for key, value in config.items() if key.startswith(start)}
+    factor = factor_of(own or config, "lora_alpha", stem, rank)
+    return 1.0 if factor is None and "lora_alpha" not in config else factor
 
 
-def _rule(adapter: Adapter, factor: float | None) -> str:
-    if adapter.alpha:
-        return f"B A alpha / {adapter.rank}"
-    if factor is None:
-        return "B A, of unknown factor"
-    return "B A" if factor == 1 else f"{factor:g} B A"
-
-
-def _update(adapter: Adapter, factor: float | None, several: bool) -> Weight:
-    parts = [adapter.down, adapter.up, *([adapter.alpha] if adapter.alpha else [])]
-    n, rule = len(parts), f"LoRA update: {_rule(adapter, factor)}"
-    if adapter.magnitude:
-        parts.append(adapter.magnitude)
-        rule += ", without the magnitudes of DoRA, which need the base"
-    name = f"{adapter.stem}.lora_update".removeprefix(".")
-    if several:
-        name += f".{adapter.down.name.removesuffix('.weight').rpartition('.')[2]}"
-    like = replace(adapter.down, shape=adapter.shape, dtype=_product_dtype(adapter.down))
-
-    def values(*arrays: np.ndarray) -> np.ndarray:
-        return _product(adapter, 1.0 if factor is None else factor, arrays[:n])
-
-    return composed(name, parts, rule, values, like=like, rank=adapter.rank)
-
-
-def _product_dtype(factor: Tensor) -> str:
-    """Return the dtype of the arithmetic: a product is not rounded to that of its factors."""
-    return "float64" if factor.dtype == "float64" else "float32"
-
-
-def _merged(adapter: Adapter, base: Tensor, factor: float) -> Weight:
-    """Return the base plus its update; by DoRA, with the lengths of rows that it has learned.
-
-    Liu et al. (2024), ICML: m (W + B A) / |W + B A|, with norms over all axes but the first.
-    """
-    parts = [base, adapter.down, adapter.up, *([adapter.alpha] if adapter.alpha else [])]
-    n, rule = len(parts), f"LoRA: W + {_rule(adapter, factor)}"
-    if adapter.magnitude:
-        parts.append(adapter.magnitude)
-        rule = f"DoRA: m V / |V|, V = W + {_rule(adapter, factor)}"
-
-    def values(weight: np.ndarray, *arrays: np.ndarray) -> np.ndarray:
-        merged = weight + _product(adapter, factor, arrays[: n - 1])
-        if not adapter.magnitude:
-            return merged
-        axes = tuple(range(1, merged.ndim))
-        if adapter.transposed:
-            axes = (0,)
-        norm = np.sqrt(np.square(merged).sum(axis=axes, keepdims=True))
-        return merged * (arrays[-1].reshape(norm.shape) / norm)
-
-    return composed(f"{adapter.stem}.weight", parts, rule, values, like=base)
-
-
-def _of_other_kinds(tensors: Tensors) -> Iterator[Weight]:
-    """Yield LoHa, LoKr, OFT and Tucker-decomposed adapters, none of which is computed."""
-    groups: dict[str, list[Tensor]] = {}
-    for name, tensor in tensors.items():
-        if match := _OTHER_KINDS.fullmatch(name):
-            groups.setdefault(match["stem"], []).append(tensor)
-    for stem, parts in groups.items():
-        beside = ("alpha", "lora_down.weight", "lora_up.weight", "dora_scale")
-        parts += [tensors[f"{stem}.{leaf}"] for leaf in beside if f"{stem}.{leaf}" in tensors]
-        reason = "an adapter of another kind than LoRA and DoRA: not computed"
-        yield not_measured(f"{stem}.update", parts, reason)
+def _stacked(rank: int, config: Mapping[str, Any]) -> int:
+    """Return how many matrices of a stack an adapter of peft's `target_parameters` updates."""
+    r = config.get("r")
+    if not config.get("target_parameters") or type(r) is not int or r < 1 or rank % r:
+        return 1
+    return rank // r

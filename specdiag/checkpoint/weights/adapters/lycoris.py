@@ -1,0 +1,137 @@
+"""Names of LoHa and LoKr -> the updates of weights; names of other adapters -> a reason.
+
+LoHa is the elementwise product (A1 B1) * (A2 B2), LoKr the Kronecker product of two matrices. Each
+factor may itself be a product, also with a core for the positions of a kernel. Yeh et al. (2024),
+ICLR; peft's `get_delta_weight` is the oracle.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from math import prod
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from specdiag.checkpoint.tensor import Tensor
+from specdiag.checkpoint.weights.adapters.update import Array, Update, factor_of
+from specdiag.checkpoint.weights.weight import Tensors, Weight, not_measured
+
+# Shape, largest rank, and the function of the values by name.
+_Product: TypeAlias = tuple[tuple[int, ...], int, Callable[[dict[str, Array]], Array]]
+
+_PART = re.compile(
+    r"(?P<stem>.+)\.(?P<kind>hada|lokr)_(?P<part>(?:w1|w2)(?:_[ab])?|t1|t2)"
+    r"(?:\.(?!weight$)(?P<adapter>[^.]+))?(?:\.weight)?"
+)
+_OTHER = re.compile(
+    r"(.+\.)?(lora_mid|(hada|lokr|vera|randlora|hra|ia3|b?oft)_(?!proj|norm)\w+)(\.[^.]+)?(\.weight)?"
+)
+_COMPUTED = ("LORA", "ADALORA", "LOHA", "LOKR")
+
+
+def lycoris_updates(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Update]:
+    """Yield the updates of LoHa and LoKr; `config` is that of the adapter, or empty."""
+    groups: dict[tuple[str, str, str], dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if match := _PART.fullmatch(name):
+            key = match["stem"], match["kind"], match["adapter"] or ""
+            groups.setdefault(key, {})[match["part"]] = tensor
+    for (stem, kind, label), parts in groups.items():
+        product = (_hadamard if kind == "hada" else _kronecker)(parts)
+        if product and f"{stem}.dora_scale" not in tensors:
+            alpha = tensors.get(f"{stem}.alpha")
+            yield _update((kind, stem, label), parts, alpha, product, config)
+
+
+def _update(
+    key: tuple[str, str, str],
+    parts: Mapping[str, Tensor],
+    alpha: Tensor | None,
+    found: _Product,
+    config: Mapping[str, Any],
+) -> Update:
+    kind, stem, label = key
+    shape, rank, product = found
+    ranks = {parts[name].shape[0] for name in ("w1_b", "w2_b") if name in parts}
+    r = next(iter(ranks), config.get("r") if not config.get("rank_pattern") else None)
+    r = r if type(r) is int and r > 0 else 0
+    is_alpha = alpha is not None and prod(alpha.shape) == 1
+
+    def values(*arrays: Array) -> Array:
+        update = product(dict(zip(parts, arrays, strict=False)))
+        # Without a rank, LyCORIS has no factor.
+        return update * (float(arrays[-1].item()) / r) if is_alpha and r else update
+
+    return Update(
+        kind="LoHa" if kind == "hada" else "LoKr",
+        stem=stem,
+        label=label,
+        parts=(*parts.values(), *([alpha] if alpha else [])),
+        product=values,
+        formula="(A1 B1) * (A2 B2)" if kind == "hada" else "A kron B",
+        factor=1.0 if is_alpha else factor_of(config, "alpha", stem, r),
+        shape=shape,
+        rank=rank,
+    )
+
+
+def _hadamard(parts: Mapping[str, Tensor]) -> _Product | None:
+    shapes = {name: tensor.shape for name, tensor in parts.items()}
+    names = {"w1_a", "w1_b", "w2_a", "w2_b"}
+    if shapes.keys() not in (names, names | {"t1", "t2"}):
+        return None
+    first, second = (_matrix(shapes, w, t) for w, t in (("w1", "t1"), ("w2", "t2")))
+    if first is None or second is None or first[0] != second[0]:
+        return None
+
+    def product(values: dict[str, Array]) -> Array:
+        return _value(values, "w1", "t1") * _value(values, "w2", "t2")
+
+    return first[0], first[1] * second[1], product
+
+
+def _kronecker(parts: Mapping[str, Tensor]) -> _Product | None:
+    shapes = {name: tensor.shape for name, tensor in parts.items()}
+    first, second = (_matrix(shapes, w, t) for w, t in (("w1", ""), ("w2", "t2")))
+    if first is None or second is None or len(first[0]) != 2 or "t1" in shapes:
+        return None
+    (a, b), (c, d, *kernel) = first[0], second[0]
+
+    def product(values: dict[str, Array]) -> Array:
+        W1, W2 = _value(values, "w1", ""), _value(values, "w2", "t2")
+        return np.einsum("ab,cd...->acbd...", W1, W2).reshape(a * c, b * d, *kernel)
+
+    return (a * c, b * d, *kernel), first[1] * second[1], product
+
+
+def _matrix(shapes: Mapping[str, tuple[int, ...]], w: str, t: str) -> tuple[Any, int] | None:
+    """Return the shape of a factor and its largest rank, or None if its tensors do not fit."""
+    if w in shapes:
+        whole = shapes[w]
+        return (whole, min(whole[:2])) if len(whole) >= 2 and f"{w}_a" not in shapes else None
+    A, B, core = (shapes.get(name, ()) for name in (f"{w}_a", f"{w}_b", t))
+    if not len(A) == len(B) == 2:
+        return None
+    if not core:
+        return ((A[0], B[1]), B[0]) if A[1] == B[0] else None
+    fits = len(core) >= 3 and core[:2] == (A[0], B[0])
+    return ((A[1], B[1], *core[2:]), B[0]) if fits else None
+
+
+def _value(values: Mapping[str, Array], w: str, t: str) -> Array:
+    if w in values:
+        return values[w]
+    A, B = values[f"{w}_a"], values[f"{w}_b"]
+    return np.einsum("ij...,ip,jr->pr...", values[t], A, B) if t in values else A @ B
+
+
+def not_computed(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Weight]:
+    """Yield the tensors of adapters of other kinds, which are not computed."""
+    kind = str(config.get("peft_type") or "LORA").upper()
+    word = f"{kind.lower()}_"
+    for name, tensor in tensors.items():
+        if kind not in _COMPUTED and (word in name.lower() or "prompt_embeddings" in name):
+            yield not_measured(name, [tensor], f"an adapter of the kind {kind[:40]}: not computed")
+        elif _OTHER.fullmatch(name):
+            reason = "an adapter of another kind than LoRA, DoRA, LoHa and LoKr: not computed"
+            yield not_measured(name, [tensor], reason)

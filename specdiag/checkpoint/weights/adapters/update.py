@@ -1,0 +1,155 @@
+"""One adapter of one weight -> its update, or the weight with its update."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from specdiag.checkpoint.tensor import Tensor
+from specdiag.checkpoint.weights.weight import Weight, composed, not_measured
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """The tensors of an adapter that belong to one weight, and what they are multiplied to.
+
+    Attributes
+    ----------
+    kind : str
+        ``'LoRA'``, ``'LoHa'`` or ``'LoKr'``.
+    stem : str
+        Name of the module, without that of its weight.
+    label : str
+        Name of the adapter; empty if it has none.
+    parts : tuple of Tensor
+        Tensors that `product` gets the values of, and returns the update without its factor.
+    product : callable
+    formula : str
+        What the product is, such as ``'B A'``.
+    factor : float or None
+        Factor of the update; None if it is unknown.
+    shape : tuple of int
+    rank : int or None
+        The largest rank that the update can have.
+    magnitude : Tensor or None
+        The learned lengths of DoRA.
+    axis : int
+        The axis of the weight that is as long as the magnitude.
+    reason : str
+        Why the update is not computed.
+    """
+
+    kind: str
+    stem: str
+    label: str = ""
+    parts: tuple[Tensor, ...]
+    product: Callable[..., Array]
+    formula: str
+    factor: float | None
+    shape: tuple[int, ...]
+    rank: int | None = None
+    magnitude: Tensor | None = None
+    axis: int = 0
+    reason: str = ""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensors of the adapter for this weight."""
+        return (*self.parts, *([self.magnitude] if self.magnitude else []))
+
+    @property
+    def scaled(self) -> str:
+        """The formula with its factor."""
+        if self.factor is None:
+            return f"{self.formula}, of unknown factor"
+        return self.formula if self.factor == 1 else f"{self.factor:g} {self.formula}"
+
+
+def factor_of(config: Mapping[str, Any], key: str, stem: str, rank: int) -> float | None:
+    """Return alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA; None if alpha is unknown.
+
+    The keys of an `alpha_pattern` are regular expressions for peft. Only names are read here: with
+    others, alpha is unknown.
+    """
+    alpha = config.get(key)
+    patterns = config.get("alpha_pattern")
+    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
+        name = pattern.removeprefix("^")
+        if not name.replace(".", "").replace("_", "").isalnum():
+            return None
+        if stem == name or stem.endswith(f".{name}"):
+            alpha = value
+            break
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or rank < 1:
+        return None
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def alone(update: Update, name: str) -> Weight:
+    """Return the update as a weight of its own."""
+    if update.reason:
+        return not_measured(name, update.tensors, update.reason)
+    rule = f"{update.kind} update: {update.scaled}"
+    if update.magnitude:
+        rule += ", without the magnitudes of DoRA, which need the base"
+    factor = 1.0 if update.factor is None else update.factor
+    n = len(update.parts)
+
+    def values(*arrays: Array) -> Array:
+        return factor * update.product(*arrays[:n])
+
+    # A product is not rounded to the dtype of its factors.
+    dtype = "float64" if update.parts[0].dtype == "float64" else "float32"
+    like = replace(update.parts[0], shape=update.shape, dtype=dtype)
+    return composed(name, update.tensors, rule, values, like=like, rank=update.rank)
+
+
+def merged(update: Update, base: Weight, name: str) -> Weight:
+    """Return the base with its update; by DoRA, with the lengths that it has learned.
+
+    Liu et al. (2024), ICML: m (W + B A) / |W + B A|, with norms over all axes but that of m. The
+    factor must be known, and the shape must fit.
+    """
+    parts = (base, *update.tensors)
+    tensors = (*base.tensors, *(part.name for part in update.tensors))
+    if reason := base.reason or update.reason:
+        return replace(not_measured(name, parts, reason), tensors=tensors)
+    n, as_base, factor = len(update.parts), fitted(update, base.shape), update.factor
+    if as_base is None or factor is None:
+        raise ValueError(f"{name}: its update does not fit, or has an unknown factor")
+    is_turned = update.shape != base.shape == update.shape[::-1]
+    axis = 1 - update.axis if is_turned else update.axis
+    rule = f"{update.kind}: W + {update.scaled}"
+    if update.magnitude:
+        rule = f"DoRA: m V / |V|, V = W + {update.scaled}"
+
+    def values(weight: Array, *arrays: Array) -> Array:
+        result = weight + as_base(factor * update.product(*arrays[:n]))
+        if not update.magnitude:
+            return result
+        axes = tuple(i for i in range(result.ndim) if i != axis)
+        norm = np.sqrt(np.square(result).sum(axis=axes, keepdims=True))
+        return result * (arrays[-1].reshape(norm.shape) / norm)
+
+    if base.rule:
+        rule = f"{rule}; W: {base.rule}"
+    weight = composed(name, parts, rule, values, like=base, has_bias=base.has_bias)
+    return replace(weight, tensors=tensors, role=base.role)
+
+
+def fitted(update: Update, shape: tuple[int, ...]) -> Callable[[Array], Array] | None:
+    """Return the function that gives the update the shape of its base, or None if it does not fit.
+
+    Some programs keep their matrices transposed, and some updates of kernels are matrices.
+    """
+    if update.shape == shape:
+        return lambda values: values
+    if len(shape) == 2 and update.shape == shape[::-1]:
+        return lambda values: values.T
+    if shape and update.shape[0] == shape[0] and math.prod(update.shape) == math.prod(shape):
+        return lambda values: values.reshape(shape)
+    return None
