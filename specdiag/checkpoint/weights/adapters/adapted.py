@@ -28,8 +28,8 @@ def adapted(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Weight]:
     """
     for stem, group in updates(tensors, config).items():
         names = (f"{stem}.base_layer.weight", f"{stem}.weight")
-        found = next((tensors[name] for name in names if name in tensors), None)
-        base = found if isinstance(found, Weight) else found and plain(found)
+        bases = (tensors[name] for name in names if name in tensors)
+        base = next((w if isinstance(w, Weight) else plain(w) for w in bases), None)
         if base and not fitted(group[0], base.shape):
             base = None
         if base and group[0].factor is not None and len(group) == 1 and len(base.shape) >= 2:
