@@ -106,25 +106,31 @@ def dora(folder):
 
 @case("torch", "transformers", "peft")
 def adalora(folder):
-    """The singular values are a tensor of their own, `lora_E`: the update is B E A."""
+    """The singular values are a tensor of their own, `lora_E`: the update is B E A.
+
+    The file does not tell the number of ranks that are in use, by which peft divides it.
+    """
     from peft import AdaLoraConfig
 
     config = AdaLoraConfig(init_r=12, target_r=8, total_step=10, target_modules=["q_proj"])
-    return _peft_case(folder, config)
+    model, _ = _adapter(folder, config)
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    down, middle, up = (getattr(layer, f"lora_{part}")["default"] for part in "AEB")
+    return Made(folder, arrays([up @ (down * middle)]))
 
 
 @case("torch", "transformers", "peft")
 def loha(folder):
     from peft import LoHaConfig
 
-    return _peft_case(folder, LoHaConfig(r=8, target_modules=["q_proj"]), computed=False)
+    return _peft_case(folder, LoHaConfig(r=8, target_modules=["q_proj"]))
 
 
 @case("torch", "transformers", "peft")
 def lokr(folder):
     from peft import LoKrConfig
 
-    return _peft_case(folder, LoKrConfig(r=8, target_modules=["q_proj"]), computed=False)
+    return _peft_case(folder, LoKrConfig(r=8, target_modules=["q_proj"]))
 
 
 @case("torch", "transformers", "peft")
@@ -206,7 +212,7 @@ def lora_of_experts(folder):
     config = LoraConfig(
         r=8, lora_alpha=16, target_modules=[], target_parameters=["mlp.experts.down_proj"]
     )
-    return _peft_case(folder, config, base)
+    return _peft_case(folder, config, base, computed=False)
 
 
 @case("torch", "safetensors")
