@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from specdiag.checkpoint.metadata import Converter
 from specdiag.checkpoint.tensor import ITEMSIZE, ML_DTYPES, Tensor, numpy_dtype, unreadable
 
 
@@ -36,6 +37,13 @@ def memory_tree(source: object) -> tuple[object, list[tuple[Any, Mapping[str, An
     if isinstance(source, list | tuple):
         return [part(value) for value in source], states
     return part(source), states
+
+
+def memory_config(source: object) -> dict[str, Any]:
+    """Return the configuration of a model of transformers as ``config``; {} for anything else."""
+    to_dict = getattr(getattr(source, "config", None), "to_dict", None)
+    config = to_dict() if is_module(source) and callable(to_dict) else None
+    return {"config": Converter().convert(config)} if isinstance(config, dict) else {}
 
 
 def memory_roles(source: object) -> dict[str, str]:

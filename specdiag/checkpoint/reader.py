@@ -22,7 +22,13 @@ from specdiag.checkpoint.formats.content import (
 )
 from specdiag.checkpoint.formats.distributed import open_distributed
 from specdiag.checkpoint.formats.folder import Found, checkpoint_in, several, shard_notes
-from specdiag.checkpoint.memory import is_module, memory_roles, memory_tensor, memory_tree
+from specdiag.checkpoint.memory import (
+    is_module,
+    memory_config,
+    memory_roles,
+    memory_tensor,
+    memory_tree,
+)
 from specdiag.checkpoint.metadata import Converter
 from specdiag.checkpoint.model import NoNetworkError, find_model
 from specdiag.checkpoint.names import strip_wrappers
@@ -121,7 +127,9 @@ def open_checkpoint(source: Source, which: str | None = None) -> Checkpoint:
             replace(w, role=next((roles[n] for n in (w.name, *w.tensors) if n in roles), ""))
             for w in computed
         )
-        return _assemble("model", None, Content(tensors, *metadata_of(model)), computed)
+        metadata, notes = metadata_of(model)
+        metadata |= memory_config(source)
+        return _assemble("model", None, Content(tensors, metadata, notes), computed)
     raise TypeError(f"expected a path, state dict, module or array, not {type(source).__name__}")
 
 

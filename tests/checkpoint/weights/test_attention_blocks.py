@@ -136,6 +136,17 @@ def _rows_of(block, whole, outputs_in_rows):
     return [index[row.tobytes()] for row in np.ascontiguousarray(block)]
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_in_memory_has_the_blocks_of_its_file(tmp_path):
+    module, name, config, fused = MODELS["neox"]
+    model = make(module, name, config)
+    model.save_pretrained(tmp_path)
+    in_memory, in_file = (blocks_of(source, f"{fused}.weight") for source in (model, tmp_path))
+    assert in_memory.keys() == in_file.keys() == {*"qkv"}
+    for label, block in in_file.items():
+        np.testing.assert_array_equal(in_memory[label], block)
+
+
 def attend(x, blocks, n_heads, context=None):
     """Return what attention computes for tokens x, without biases, before its last matrix."""
     context = x if context is None else context

@@ -79,6 +79,24 @@ def test_halves_are_known_by_the_matrix_that_takes_half_of_the_outputs(names, la
     assert [w.name for w in open_weights(state).tensors] == [fused, other]
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_halves_of_mamba_are_those_that_it_computes_with():
+    from transformers.models.mamba.modeling_mamba import MambaConfig, MambaMixer
+
+    config = MambaConfig(hidden_size=16, state_size=4, intermediate_size=32)
+    module = MambaMixer(config, layer_idx=0).eval()
+    module.conv1d.bias.data.fill_(1)
+    state = {f"mixer.{name}": value for name, value in module.state_dict().items()}
+    W = blocks_of(state, "mixer.in_proj.weight")
+    outputs = {}
+    for zeroed in ("x", "z"):  # z multiplies the result; x meets the bias of the convolution first
+        halves = [W[half] * (half != zeroed) for half in ("x", "z")]
+        module.in_proj.weight.data = torch.cat(halves)
+        outputs[zeroed] = module(torch.randn(1, 5, 16))
+    assert outputs["x"].abs().min() > 0
+    assert outputs["z"].abs().max() == 0
+
+
 def test_gate_and_up_of_gpt_oss_lie_in_turn(tmp_path):
     # GptOssExperts._apply_gate: gate, up = gate_up[..., ::2], gate_up[..., 1::2]
     rng = np.random.default_rng(0)

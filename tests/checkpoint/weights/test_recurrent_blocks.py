@@ -108,6 +108,20 @@ def test_recurrent_weights_of_other_sizes_stay_whole(shapes):
     assert "weight_ih_l0" in found
 
 
+def test_gates_are_known_where_arrays_have_the_name_of_their_layer():
+    state = {
+        "enc_w_ih": np.ones((18, 5)),
+        "enc_w_hh": np.ones((18, 6)),
+        "dec_w_hh": np.ones((18, 5)),
+    }
+    names = [w.name for w in open_weights(state).tensors]
+    gates = ("reset", "update", "new")
+    assert names == [
+        *(f"enc_w_{kind}[{gate}]" for kind in ("ih", "hh") for gate in gates),
+        "dec_w_hh",
+    ]
+
+
 def test_gates_of_keras_lie_in_columns():
     # Keras: LSTMCell splits z into (i, f, c, o) along its last axis, GRUCell into (z, r, h).
     rng = np.random.default_rng(0)

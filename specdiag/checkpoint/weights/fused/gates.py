@@ -9,11 +9,14 @@ from specdiag.checkpoint.weights.fused.layout import Layout, Neighbours, outputs
 # (`LSTMCell.call`: i, f, c, o; `GRUCell.call`: z, r, h).
 _TORCH = {4: ("input", "forget", "cell", "output"), 3: ("reset", "update", "new")}
 _KERAS = {4: ("input", "forget", "cell", "output"), 3: ("update", "reset", "new")}
-_RECURRENT = re.compile(r"weight_(ih|hh)(?P<layer>(_l\d+(_reverse)?)?)")
+# weight_ih_l0_reverse; w_ih and enc_w_ih, of weights that are kept as arrays.
+_RECURRENT = re.compile(
+    r"(?P<start>(?:.*_)?w(?:eight)?)_(ih|hh)(?P<layer>(?:_l\d+(?:_reverse)?)?)", re.DOTALL
+)
 
 # A matrix, the matrix that takes half of its outputs, and the names of its halves. Names of
 # transformers (Phi-3, GLM, Llama 4, Granite, ModernBERT, ChatGLM), DINOv2 (SwiGLUFFN), llama.cpp
-# (Phi-3), diffusers (GEGLU, SwiGLU), OLMo, and timm (GluMlp, whose gate is either half).
+# (Phi-3), diffusers (GEGLU, SwiGLU), OLMo, Mamba, and timm (GluMlp, whose gate is either half).
 _HALVES = {
     "gate_up_proj": ("down_proj", ("gate", "up")),
     "input_linear": ("output_linear", ("gate", "up")),
@@ -23,6 +26,8 @@ _HALVES = {
     "Wi": ("Wo", ("gate", "up")),
     "ff_proj": ("ff_out", ("up", "gate")),
     "net.0.proj": ("net.2", ("up", "gate")),
+    "mixer.in_proj": ("mixer.out_proj", ("x", "z")),
+    "mamba.in_proj": ("mamba.out_proj", ("x", "z")),
     "mlp.fc1": ("mlp.fc2", ("first half", "second half")),
 }
 
@@ -34,8 +39,9 @@ def recurrent(near: Neighbours) -> Layout | None:
     `proj_size`, the units are the columns of `weight_hr`, and the hidden state is shorter.
     """
     if match := _RECURRENT.fullmatch(near.leaf):
-        hidden = near.parameter(f"weight_hh{match['layer']}")
-        projection = near.parameter(f"weight_hr{match['layer']}")
+        start, layer = match["start"], match["layer"]
+        hidden = near.parameter(f"{start}_hh{layer}")
+        projection = near.parameter(f"{start}_hr{layer}")
         if not hidden or (projection and projection[0] != hidden[1]):
             return None
         units = projection[1] if projection else hidden[1]
