@@ -10,6 +10,7 @@ from filelock import FileLock
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
+from support.hub import UNSET, Hub
 from support.paths import SHARED
 
 # One thread also in the processes that tests start: two on a busy machine are many times slower,
@@ -61,6 +62,26 @@ def cache_of_this_run(folder_of_this_run):
 @pytest.fixture
 def rng():
     return np.random.default_rng(20240229)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A stand-in of the Hugging Face hub, which huggingface_hub asks in this process."""
+    from huggingface_hub import constants
+
+    for name in UNSET:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    with Hub() as server:
+        # Read from the environment when it is imported; a test that starts a process sets it there.
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)  # it asks the hub, too
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -130,8 +130,9 @@ def alpha(
 
     The command fits a power law to the eigenvalues of every matrix of each FILE, and shows how
     certain its exponent alpha is. A FILE is a .ckpt, .pt, .pth, .bin or .safetensors file, an index
-    of shards (*.index.json), a folder with one of these, or a name in checkpoints.lock. No code in
-    it is ever run.
+    of shards (*.index.json), a folder with one of these, or a name in checkpoints.lock. It can also
+    be at the Hugging Face hub (hf://owner/repo[@revision][/file], or owner/repo) or behind a URL
+    (https://host/file): only what is read is transferred. No code in it is ever run.
 
     The interval of alpha takes the eigenvalues for independent draws. It is not how far alpha moves
     when rows are drawn again (--repeats), nor when a network is trained again (compare --against).
@@ -143,6 +144,7 @@ def alpha(
       specdiag alpha a.pt b.pt -o both.nc
       specdiag alpha base.ckpt --method wwj
       specdiag alpha gpt2/ --split '*.c_attn.weight=q,k,v/12'
+      specdiag alpha hf://sentence-transformers/all-MiniLM-L6-v2 --layers '*layer.0.*'
     """  # noqa: D301
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")

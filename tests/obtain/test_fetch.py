@@ -14,36 +14,21 @@ import pytest
 
 from specdiag.checkpoint.remote.requests import ChecksumError, check_url
 from specdiag.obtain.fetch import Fetched, fetch_hub, fetch_url
-from support.hub import DATE, FOREVER, REPO, Hub, sha256
+from support.hub import DATE, FOREVER, REPO, UNSET, Hub, sha256
 
 CONTENT = bytes(range(256)) * 1024  # 256 KiB
 OTHER = CONTENT[::-1]
 SHA, SIZE = sha256(CONTENT), len(CONTENT)
 FILE = "base/model.ckpt"
-UNSET = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "http_proxy", "https_proxy", "all_proxy")
 TOKEN_ADVICE = "set HF_TOKEN or run 'hf auth login' for an account with access"
 CHANGED = "the source has changed: ask its publisher, or record the new file"
 DAMAGED = "nothing was kept; fetch again; if the error stays, the source has changed"
 
 
 @pytest.fixture
-def hub(monkeypatch, tmp_path):
-    from huggingface_hub import constants
-
-    for name in UNSET:
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    with Hub() as server:
-        server.files["model.ckpt"] = CONTENT
-        # Read from the environment when it is imported; a test below starts a new process for that.
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)  # it asks the hub, too
-        yield server
+def hub(hub):
+    hub.files["model.ckpt"] = CONTENT
+    return hub
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ records every request, counts the bytes of answers, and fails as a test requires
 """
 
 import hashlib
+import itertools
 import json
 import threading
 from dataclasses import dataclass, field
@@ -12,7 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
 REPO = "lab/poyo"
+# Variables of the user's environment that change where requests go.
+UNSET = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "http_proxy", "https_proxy", "all_proxy")
 FOREVER = 10**9
+_numbers = itertools.count(0xC0FFEE << 80)
 DATE = "Mon, 03 Mar 2025 10:00:00 GMT"
 
 
@@ -66,7 +70,7 @@ class Hub:
 
     def push(self, files, branch="main"):
         """Commit files to a branch; return the commit."""
-        commit = hashlib.sha1(repr((branch, len(self.commits))).encode()).hexdigest()
+        commit = f"{next(_numbers):040x}"  # what is known of an earlier hub is not of this one
         self.commits[commit] = files
         self.branches[branch] = commit
         return commit
@@ -118,7 +122,7 @@ class Hub:
 
     def _resolve(self, path):
         repo, _, rest = path[1:].partition("/resolve/")
-        revision, _, name = rest.partition("/")
+        revision, _, name = map(unquote, rest.partition("/"))
         commit = self.branches.get(revision, revision)
         if repo != REPO:
             return 401, {"X-Error-Code": "RepoNotFound"}, b""
@@ -198,9 +202,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         end = next((n for n in (fault.cut, fault.hold) if n is not None), len(content))
+        self.hub.sent += 0 if self.path.startswith("/api/") else len(content[:end])
         self.wfile.write(content[:end])
         self.wfile.flush()
-        self.hub.sent += 0 if self.path.startswith("/api/") else len(content[:end])
         if fault.hold is not None:
             self.hub.holding.set()
             if self._released():

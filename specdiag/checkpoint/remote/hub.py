@@ -8,7 +8,7 @@ for the range that was asked for, and follows redirects to any address.
 import re
 import time
 from collections.abc import Generator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote, unquote, urlsplit
 
@@ -46,7 +46,8 @@ class _Listing(NamedTuple):
     sizes: dict[str, int | None]  # by the path of a file
 
 
-_listings: dict[tuple[str, str], _Listing] = {}  # by repository and commit, which never change
+# By endpoint, repository and commit, whose content never changes.
+_listings: dict[tuple[str, str, str], _Listing] = {}
 
 
 class HubPath(RemotePath):
@@ -60,7 +61,7 @@ class HubPath(RemotePath):
             raise ValueError(f"{named}: only repositories of models are read")
         if len(repo) > 96 or not is_repository(repo):
             raise ValueError(f"{named}: not the name of a repository; expected hf://owner/repo")
-        if any(part in ("", ".", "..") for part in file.split("/")[:-1]) or file in (".", ".."):
+        if {".", ".."} & {*file.split("/")}:
             raise ValueError(f"{named}: {shown(file)} is not a path in a repository")
         at = f"@{quote(revision, safe='')}" if revision else ""
         return cls(f"hf://{repo}{at}", *file.split("/"))
@@ -68,7 +69,7 @@ class HubPath(RemotePath):
     @property
     def name(self) -> str:
         """The name of the file or folder; of a whole repository, its name without the revision."""
-        return self.parts[-1] if len(self.parts) > 3 else self._repo.partition("/")[2]
+        return self.parts[-1].partition("@")[0] if len(self.parts) == 3 else self.parts[-1]
 
     @property
     def _repo(self) -> str:
@@ -118,10 +119,15 @@ class HubPath(RemotePath):
     def ranges(self) -> Ranges:
         """Return the bytes of the file at this commit."""
         listing = self._listing()
-        return _ranges(self._repo, listing.commit, self._file, listing.sizes.get(self._file))
+        from huggingface_hub import hf_hub_url
+
+        url = hf_hub_url(self._repo, self._file, revision=listing.commit)
+        return _ranges(url, shown(self.name, quote=False), listing.sizes.get(self._file))
 
     def _listing(self) -> _Listing:
-        known = _listings.get((self._repo, self._revision))
+        from huggingface_hub import constants
+
+        known = _listings.get((constants.ENDPOINT, self._repo, self._revision))
         return known or _ask(self._repo, self._revision, str(self))
 
 
@@ -174,7 +180,7 @@ def _ask(repo: str, revision: str, where: str) -> _Listing:
     listing = _parsed(content, where)
     if _COMMIT.fullmatch(revision) and listing.commit != revision:
         raise OSError(f"{where}: the hub answers with commit {listing.commit}")
-    _listings[repo, listing.commit] = listing
+    _listings[constants.ENDPOINT, repo, listing.commit] = listing
     return listing
 
 
@@ -196,11 +202,8 @@ def _parsed(content: Any, where: str) -> _Listing:
 
 
 @lru_cache(maxsize=256)
-def _ranges(repo: str, commit: str, file: str, size: int | None) -> Ranges:
-    from huggingface_hub import hf_hub_url
-
-    want = Wanted(shown(file.rpartition("/")[2], quote=False), None, size, HUB_LOGIN)
-    return Ranges(_address(hf_hub_url(repo, file, revision=commit)), want)
+def _ranges(url: str, name: str, size: int | None) -> Ranges:
+    return Ranges(partial(_address, url), Wanted(name, None, size, HUB_LOGIN))
 
 
 def _address(url: str) -> Address:

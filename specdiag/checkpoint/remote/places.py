@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from specdiag.files import DistantPath
 from specdiag.wording import shown
@@ -59,4 +60,8 @@ def _address(text: str) -> Path:
     from specdiag.checkpoint.remote.hub import hub_path
     from specdiag.checkpoint.remote.web import WebPath
 
+    try:
+        _ = text.startswith("hf:") or urlsplit(text).port
+    except ValueError:  # its message can hold a password
+        raise ValueError("the address is invalid; expected https://host/file") from None
     return hub_path(text) or WebPath.of(text)

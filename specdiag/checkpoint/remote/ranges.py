@@ -10,10 +10,9 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from threading import RLock
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
-from urllib.parse import urlsplit
 from weakref import finalize
 
 from specdiag.checkpoint.remote.requests import (
@@ -46,7 +45,8 @@ class Ranges:
 
     Parameters
     ----------
-    at : Address
+    address : callable
+        Returns its address, with the user's token as it is now.
     want : Wanted
         Its name in messages; its size, or None to ask the server.
 
@@ -58,8 +58,8 @@ class Ranges:
         The request header with the server's tag of the file, if there is one.
     """
 
-    def __init__(self, at: Address, want: Wanted) -> None:
-        self._at, self._want = at, want
+    def __init__(self, address: Callable[[], Address], want: Wanted) -> None:
+        self._address, self._want = address, want
         self._direct: Address | None = None
         self._lock = RLock()
         self._is_whole = False
@@ -113,8 +113,8 @@ class Ranges:
 
             try:
                 self._attempt(transfer)
-            except httpx2.HTTPStatusError:
-                if self._direct is None:
+            except httpx2.HTTPStatusError as error:
+                if self._direct is None or error.response.status_code > 410:
                     raise
                 self._direct = None  # such an address is valid for some time only
                 self._attempt(transfer)
@@ -129,12 +129,15 @@ class Ranges:
         import httpx2
 
         ranged = {"Range": f"bytes={transfer.at}-{transfer.stop - 1}", **self.validator}
-        with answer(self._direct or self._at, self._want, ranged) as response:
+        at = self._direct or self._address()
+        with answer(at, self._want, ranged) as response:
             if response.status_code == 416 and self.size <= 0:
                 self.size = transfer.stop = 0
                 return
             check_answer(response, self._want, {200, 206})
-            self._remember(response)
+            self._compare(response)
+            if response.request.url.netloc != httpx2.URL(at.url).netloc:
+                self._direct = at._replace(url=str(response.request.url), headers={})  # no token
             if response.status_code == 200:
                 self._start_whole(transfer, response)
             else:
@@ -145,17 +148,14 @@ class Ranges:
         elif transfer.at < transfer.stop:
             raise httpx2.RemoteProtocolError("")
 
-    def _remember(self, response: "httpx2.Response") -> None:
-        """Compare the tag of the file with that of the first answer, and keep the address."""
+    def _compare(self, response: "httpx2.Response") -> None:
+        """Compare the tag of the file with that of the first answer."""
         found: dict[str, str] = {}
         remember(response.headers, found)
         if self.size < 0:
             self.validator = found
         elif self.validator and self.validator != found:
             raise ValueError(f"{self._want.where}: {CHANGED}")
-        url = str(response.request.url)
-        if urlsplit(url).netloc != urlsplit(self._at.url).netloc:
-            self._direct = self._at._replace(url=url, headers={})  # without a token
 
     def _check_span(self, transfer: "_Transfer", response: "httpx2.Response") -> None:
         """Check that the answer is the beginning of the range."""

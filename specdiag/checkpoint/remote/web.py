@@ -59,8 +59,9 @@ class WebPath(RemotePath):
         return self._url or str(self)
 
     def pinned(self) -> Self:
-        """Return this path; the server is asked anew."""
-        _opened.pop(self.url, None)
+        """Return this path; the server is asked anew for it and the files beside it."""
+        for url in [url for url in _opened if url.startswith(str(self.parent))]:
+            del _opened[url]
         return self
 
     def origin(self, pinned: Self) -> str:
@@ -96,7 +97,7 @@ class WebPath(RemotePath):
         if self.url not in _opened:
             at = Address(_client(), self.url, {}, TIMEOUT)
             want = Wanted(shown(self.name, quote=False), None, None, ADVICE)
-            _opened[self.url] = Ranges(at, want)
+            _opened[self.url] = Ranges(lambda: at, want)
         return _opened[self.url]
 
 
