@@ -90,6 +90,7 @@ def compare(
       specdiag compare pretrained.ckpt scratch.ckpt
       specdiag compare base.ckpt finetuned.ckpt --plot difference.pdf
       specdiag compare base.ckpt a.ckpt b.ckpt c.ckpt -o all.nc
+      specdiag compare model/ adapter/ --base model/
       specdiag compare a.ckpt b.ckpt --which ema --split '*.qkv.weight=q,k,v'
       specdiag compare a1.pt a2.pt a3.pt --against b1.pt b2.pt b3.pt
     """  # noqa: D301
@@ -98,7 +99,8 @@ def compare(
         raise click.UsageError(text)
     if plot and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise click.UsageError(f"--plot {plot}: name a .png, .pdf or .svg file")
-    check_usage([*files, *against], output, plot)
+    base = [settings["base"]] if settings["base"] else []
+    check_usage([*files, *against, *base], output, plot)
     if len(files) + len(against) > 2 and against:
         _check_distinct([*files, *against])
     from specdiag.comparison.dataset import build_comparison, measure_and_compare

@@ -149,15 +149,19 @@ def alpha(
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
     check_engine(engine, address)
-    check_usage([*files, *initialisation], output, plot)
+    base: Path | None = settings["base"]
+    check_usage([*files, *initialisation, *([base] if base else [])], output, plot)
     from specdiag.dataset.spectra import build
     from specdiag.plot.drawings import draw_all
     from specdiag.show import layers as layer_tables
 
     untrained = _untrained(initialisation, files, layers, settings)
-    measurement = settings | {"untrained": untrained}
+    measurement = settings | {"untrained": untrained, "base": base and base.absolute()}
     checkpoints, measured = _measure_all(files, layers, measurement, engine, address)
-    settings["initialisation"] = [str(file) for file in initialisation]
+    settings |= {
+        "initialisation": [str(file) for file in initialisation],
+        "base": base and str(base),
+    }
     failed = len(checkpoints) < len(files)
     if checkpoints and (output or plot):  # first, as stdout may be closed before its end
         dataset = build(checkpoints, measured, {"layers": layers, **settings})
@@ -190,7 +194,7 @@ def _untrained(
     for file in trained:
         with suppress(*ERRORS):  # reported when the file is measured
             wanted += matrices(open_with(file, settings), pattern)
-    quick = settings | {"gof": False, "repeats": False, "which": None}
+    quick = settings | {"gof": False, "repeats": False, "which": None, "base": None}
     for file in files:
         with errors_of(file):
             check_recipe(matrices(open_with(file, quick), pattern), wanted)

@@ -29,13 +29,22 @@ include_embeddings_option = click.option(
     "--include-embeddings", is_flag=True, help="Measure embedding tables, too."
 )
 
-READING = ("which", "splits")  # names of the settings that `reading_options` adds
+READING = ("which", "base", "splits")  # names of the settings that `reading_options` adds
 
 
 which_option = click.option(
     "--which",
     metavar="NAME",
     help="Read the network under this entry of the file, such as ema, where it holds several.",
+)
+
+
+_base_option = click.option(
+    "--base",
+    type=CheckpointType(),
+    metavar="FILE",
+    help="Merge each FILE that is an adapter, such as a LoRA, with this base. Without the option, "
+    "a base that lies beside the adapter is used; without a base, the updates are measured alone.",
 )
 
 
@@ -63,7 +72,7 @@ _split_option = click.option(
 
 def reading_options(command: Command) -> Command:
     """Add the options that say how a checkpoint is read; `open_with` takes their values."""
-    for option in (_split_option, which_option):
+    for option in (_split_option, _base_option, which_option):
         command = option(command)
     return command
 

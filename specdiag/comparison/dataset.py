@@ -19,6 +19,7 @@ from specdiag.dataset.spectra import (
     build,
     check_whole_numbers,
     measure_checkpoint,
+    recorded,
     unique_names,
 )
 from specdiag.htsr.layers import Layer
@@ -70,6 +71,7 @@ def compare(
     include_embeddings: bool = False,
     rename: Mapping[str, str] = MappingProxyType({}),
     which: str | None = None,
+    base: Any = None,
     split: Mapping[str, str] = MappingProxyType({}),
 ) -> "xr.Dataset":
     """Return the Dataset of two or more networks, with the differences of each from the first.
@@ -85,7 +87,7 @@ def compare(
     rename : mapping of str to str
         Texts to replace in the names of all networks except the first, for names that
         `specdiag.comparison.pairing` cannot pair.
-    which, split
+    which, base, split
         How each network is read, as in `specdiag.alpha`.
 
     Returns
@@ -119,7 +121,7 @@ def compare(
         "min_eigenvalues": min_eigenvalues,
         "include_embeddings": include_embeddings,
     }
-    reading = {"which": which, "splits": texts_of(split)}
+    reading = {"which": which, "base": base, "splits": texts_of(split)}
     return build_comparison(
         measure_and_compare(groups, layers, rename=rename, reading=reading, **settings)
     )
@@ -156,7 +158,7 @@ def measure_and_compare(
     else:
         names, comparisons = _compare_groups(checkpoints, measured, index)
     settings |= {"layers": layers, "rename": dict(rename)} if rename else {"layers": layers}
-    settings |= reading
+    settings |= {**reading, "base": recorded(reading.get("base"))}
     return Compared(checkpoints, measured, index, names, comparisons, settings)
 
 

@@ -58,6 +58,7 @@ def alpha(
     seed: int = 0,
     names: Sequence[str] | None = None,
     which: str | None = None,
+    base: Any = None,
     split: Mapping[str, str] = MappingProxyType({}),
 ) -> "xr.Dataset":
     """Return the Dataset of the weight matrices of one or several networks.
@@ -91,6 +92,9 @@ def alpha(
         Names of the sources in the Dataset, instead of those of their files.
     which : str, optional
         Name of the entry that holds the network, as in `open_checkpoint`.
+    base : path, module or mapping, optional
+        The base of each source that is an adapter, such as a LoRA, as in
+        `specdiag.checkpoint.weights.find.open_weights`.
     split : mapping of str to str
         How to cut the weights whose names match a pattern, such as ``{"*.c_attn.weight": "q,k,v"}``
         (see `specdiag.checkpoint.weights.split`).
@@ -124,7 +128,7 @@ def alpha(
     if names is not None and (isinstance(names, str) or len(names) != len(given)):
         raise ValueError(f"names must be a list of {counted(len(given), 'name')}: one a network")
     splits = texts_of(split)
-    checkpoints = [open_weights(source, which=which, splits=splits) for source in given]
+    checkpoints = [open_weights(source, which=which, base=base, splits=splits) for source in given]
     if names is not None:
         checkpoints = [replace(c, name=n) for c, n in zip(checkpoints, names, strict=True)]
     for checkpoint in checkpoints:
@@ -148,13 +152,20 @@ def alpha(
     if note:
         _log.warning("%s", note)
     measured = [measure_checkpoint(c, layers, untrained=untrained, **settings) for c in checkpoints]
-    settings |= {"layers": layers, "initialisation": [str(c.path or c.name) for c in networks]}
-    settings |= {"which": which, "splits": splits}
+    settings |= {"layers": layers, "which": which, "base": recorded(base), "splits": splits}
+    settings["initialisation"] = [str(c.path or c.name) for c in networks]
     return build(checkpoints, measured, settings)
 
 
 def _is_paths(source: Any) -> bool:
     return isinstance(source, list | tuple) and all(isinstance(x, str | PathLike) for x in source)
+
+
+def recorded(source: Any) -> str | None:
+    """Return the path of a source for the provenance, or 'model' for one in memory."""
+    if source is None:
+        return None
+    return str(source) if isinstance(source, str | PathLike) else "model"
 
 
 def measure_checkpoint(

@@ -7,7 +7,12 @@ from specdiag.checkpoint.reader import Checkpoint, Source, open_checkpoint
 from specdiag.checkpoint.tensor import Tensor
 from specdiag.checkpoint.weights import stacks
 from specdiag.checkpoint.weights.adapters.adapted import adapted
-from specdiag.checkpoint.weights.adapters.base import adapter_config, base_beside, with_base
+from specdiag.checkpoint.weights.adapters.base import (
+    adapter_config,
+    base_beside,
+    has_adapter,
+    with_base,
+)
 from specdiag.checkpoint.weights.computed.normalised import parametrised, suffixed, with_masks
 from specdiag.checkpoint.weights.evidence import Evidence, gather
 from specdiag.checkpoint.weights.fused import blocks
@@ -52,6 +57,9 @@ def open_weights(
     if base is None:
         notes = (*opened.notes, note) if note else opened.notes
         return of_weights(replace(opened, notes=notes), splits)
+    if not has_adapter(opened):
+        note = "it has no adapter: the base is not used"
+        return of_weights(replace(opened, notes=(*opened.notes, note)), splits)
     below = open_checkpoint(base)
     whole, note = with_base(opened, below, _whole(below))
     parts = _parts(whole, below, splits)

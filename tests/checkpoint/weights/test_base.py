@@ -185,11 +185,11 @@ def test_a_base_of_which_one_weight_does_not_fit_is_an_error(tmp_path):
         open_weights(tmp_path / "a", base=tmp_path / "b.safetensors")
 
 
-def test_a_file_without_an_adapter_has_no_base(tmp_path):
+def test_a_file_without_an_adapter_is_read_as_it_is(tmp_path):
     save_file({"q.weight": matrix()}, tmp_path / "model.safetensors")
-    path = tmp_path / "model.safetensors"
-    with pytest.raises(ValueError, match=r"^model: it has no adapter, so no base can be merged"):
-        open_weights(path, base=path)
+    opened = open_weights(tmp_path / "model.safetensors", base=tmp_path / "none.safetensors")
+    assert [weight.rule for weight in opened.tensors] == [""]
+    assert opened.notes == ("it has no adapter: the base is not used",)
 
 
 def test_an_adapter_of_unknown_factor_is_not_merged(tmp_path):

@@ -69,6 +69,12 @@ def base_beside(adapter: Checkpoint) -> tuple[Path | None, str]:
     return None, f"the updates alone; --base FILE merges them with their base, {shown(named)}"
 
 
+def has_adapter(checkpoint: Checkpoint) -> bool:
+    """Return whether a checkpoint has tensors of an adapter."""
+    tensors, config = {t.name: t for t in checkpoint.tensors}, adapter_config(checkpoint)
+    return any((*updates(tensors, config), *not_computed(tensors, config)))
+
+
 def with_base(
     adapter: Checkpoint, base: Checkpoint, whole: Iterable[Weight]
 ) -> tuple[list[Weight], str]:
@@ -83,15 +89,13 @@ def with_base(
     Raises
     ------
     ValueError
-        If there is no update, if one does not fit the base, or if a factor is unknown.
+        If an update does not fit the base, or if its factor or its kind is unknown.
     """
     whole, config = list(whole), adapter_config(adapter)
     tensors = {tensor.name: tensor for tensor in adapter.tensors}
     found = updates(tensors, config)
     if other := next(not_computed(_without(tensors, found), config), None):
         raise ValueError(f"{adapter.name}: no base can be merged: {other.reason}")
-    if not found:
-        raise ValueError(f"{adapter.name}: it has no adapter, so no base can be merged with it")
     fits, prefixes = _fit(found, whole, adapter.name, base.name)
     new: dict[str, Weight] = {}
     for stem, weight in fits.items():
