@@ -7,6 +7,9 @@ import itertools
 import os
 import pickle
 import random
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -30,6 +33,7 @@ from torch.distributed.checkpoint.metadata import (
 import specdiag
 from specdiag.checkpoint.reader import open_checkpoint, tensor_digest
 from support.commands import run
+from support.paths import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
 
@@ -108,6 +112,26 @@ def test_metadata_that_each_process_wrote_for_itself_are_put_together(tmp_path):
     )
     (tmp_path / "apart" / ".metadata").rename(tmp_path / "apart" / "__1.metadata")
     assert tensor_digest(tmp_path / "apart") == tensor_digest(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3])
+def test_what_several_processes_wrote_is_read_as_torch_reads_it(world, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = [sys.executable, "-W", "ignore", str(ROOT / "tests/support/gloo_save.py")]
+    ranks = [
+        subprocess.Popen([*script, str(rank), str(world), str(tmp_path / "run"), str(port)])
+        for rank in range(world)
+    ]
+    assert [rank.wait(timeout=300) for rank in ranks] == [0] * world
+    checkpoint = open_checkpoint(tmp_path / "run")
+    assert_equal(checkpoint, oracle(tmp_path / "run"))
+    assert len(checkpoint.tensors) == 7
+    assert checkpoint.metadata == {"epoch": 7}
+    more = {t.name.removeprefix("more."): t.read() for t in checkpoint.tensors if "more" in t.name}
+    assert tensor_digest(tmp_path / "run-safetensors") == tensor_digest(more)
 
 
 def archive(value):
