@@ -1,24 +1,32 @@
 """One file of any format -> its tensors, metadata and notes."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from specdiag.checkpoint.formats.arrays import MAGIC, is_npz, read_npy, read_npz
 from specdiag.checkpoint.formats.foreign import refuse_foreign, refuse_foreign_zip
 from specdiag.checkpoint.metadata import Converter
-from specdiag.checkpoint.model import Model, find_model
+from specdiag.checkpoint.model import Model, NoNetworkError, find_model
 from specdiag.checkpoint.safetensors import RECORD, read_header, restore
 from specdiag.checkpoint.tensor import Tensor
-from specdiag.checkpoint.torchfile.archive import read_directory
+from specdiag.checkpoint.torchfile.archive import Record, read_directory
+from specdiag.checkpoint.torchfile.exported import is_exported, read_exported
 from specdiag.checkpoint.torchfile.legacy import read_legacy, starts_legacy
 from specdiag.checkpoint.torchfile.roles import module_roles
-from specdiag.checkpoint.torchfile.tensors import TorchFile, read_zip, torch_tensor
+from specdiag.checkpoint.torchfile.tensors import read_zip, torch_tensor
+from specdiag.checkpoint.torchfile.views import TorchFile
 from specdiag.files import File, open_file
-from specdiag.wording import counted, shown
+from specdiag.wording import counted, shown, some
 
 MAX_FOREIGN_SHOWN = 8
+MAX_INSIDE = 20  # files inside a zip archive that are looked into
+# torch.export keeps examples of inputs beside the state dict.
+_INSIDE = re.compile(
+    r"(?!.*(sample_inputs|constants)/|serialized_(constants|example))"
+    r"(.*/)?([^/]+\.(pt|pth|ckpt|bin|safetensors)|serialized_state_dict\.json)"
+)
 
 
 class Content(NamedTuple):
@@ -58,12 +66,7 @@ def open_single(file: File, head: bytes, which: str | None = None) -> Content:
     if looks_like_safetensors(head, file):
         return only(_open_safetensors(file), which, file.name)
     if head.startswith(b"PK\x03\x04"):
-        with open_file(file) as stream:
-            names = read_directory(stream, file.size, file.name)
-        if is_npz(names):
-            return only(Content(read_npz(file), {}, []), which, file.name)
-        refuse_foreign_zip(names, file.name)
-        return _open_torch(*read_zip(file), which)
+        return _open_archive(file, which)
     if head.startswith(MAGIC):
         return Content(read_npy(file), {}, [])
     refuse_foreign(head, file.name)
@@ -77,6 +80,52 @@ def open_single(file: File, head: bytes, which: str | None = None) -> Content:
         f"{file.name}: not a checkpoint: it starts with {head[:8]!r}; expected a torch or "
         "safetensors file or an index of shards"
     )
+
+
+def _open_archive(file: File, which: str | None) -> Content:
+    """Return the content of a zip archive."""
+    with open_file(file) as stream:
+        records = read_directory(stream, file.size, file.name)
+    if is_npz(records):
+        return only(Content(read_npz(file), {}, []), which, file.name)
+    if is_exported(records):
+        return only(Content(read_exported(file), {}, []), which, file.name)
+    inside = [record for name, record in records.items() if _INSIDE.fullmatch(name)]
+    if inside and not any(re.fullmatch(r"[^/]+/data\.pkl", name) for name in records):
+        return _open_inside(file, inside, which)
+    refuse_foreign_zip(records, file.name)
+    return _open_torch(*read_zip(file), which)
+
+
+def _open_inside(file: File, records: Sequence[Record], which: str | None) -> Content:
+    """Return the content of the only network among the torch files in a zip archive."""
+    readable, unknown = [], []
+    for record in records[:MAX_INSIDE]:
+        has_matrix = _has_matrix(file, record)
+        if has_matrix is None:
+            unknown.append(record)
+        elif has_matrix:
+            readable.append(record)
+    if len(readable) == 1 and not unknown:
+        content = _open_torch(*read_zip(file, readable[0].offset, readable[0].size), which)
+        note = f"read from {shown(readable[0].name)} in the archive"
+        return content._replace(notes=[*content.notes, note])
+    named = [*readable, *unknown] or records
+    listed = some([shown(record.name, quote=False) for record in named])
+    raise ValueError(f"{file.name}: a zip archive of files ({listed}); unpack it and name one")
+
+
+def _has_matrix(file: File, record: Record) -> bool | None:
+    """Return whether a torch file in an archive has a matrix; None if it cannot be read there."""
+    try:
+        if record.deflated:
+            return None
+        content = _open_torch(*read_zip(file, record.offset, record.size), None)
+    except NoNetworkError:
+        return False
+    except ValueError:
+        return None
+    return any(len(tensor.shape) > 1 for tensor in content.tensors)
 
 
 def only(content: Content, which: str | None, where: str) -> Content:

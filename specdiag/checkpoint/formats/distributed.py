@@ -19,7 +19,8 @@ from specdiag.checkpoint.formats.content import Content, metadata_of
 from specdiag.checkpoint.model import find_model
 from specdiag.checkpoint.tensor import Tensor, unreadable
 from specdiag.checkpoint.torchfile.chunk_metadata import Entry, MetadataReader, Part
-from specdiag.checkpoint.torchfile.tensors import TorchFile, read_zip, torch_tensor
+from specdiag.checkpoint.torchfile.tensors import read_zip, torch_tensor
+from specdiag.checkpoint.torchfile.views import TorchFile
 from specdiag.checkpoint.tree import Global, Object, is_table, is_tensor, path_of, table_items
 from specdiag.files import File, find_file
 from specdiag.wording import counted, shown, some
@@ -149,8 +150,10 @@ def read_distributed(folder: Path, where: str) -> Distributed:
         paths |= planned
     _refuse_shared(opened, where)
     for key in [*opened.entries, *opened.values]:
-        match = _OPTIMIZER.fullmatch(key)
-        _put(opened, paths.get(key) or (match.groups() if match else (key,)), key)
+        path = paths.get(key) or (key,)
+        if path == (key,) and (match := _OPTIMIZER.fullmatch(key)):
+            path = match.groups()
+        _put(opened, path, key)
     opened.root = _with_lists(opened.root, opened.own)
     for name in _BESIDE:
         if (folder / name).is_file():

@@ -1,20 +1,21 @@
 """A file that is no checkpoint of torch, safetensors or NumPy -> its real name, in an error."""
 
 import re
+import zlib
 from collections.abc import Iterable
-
-from specdiag.wording import shown, some
+from contextlib import suppress
 
 _EXPORT = "it is not read; export the model with safetensors or torch.save"
+_TAR = rb"(?s).{257}ustar"
 # Files are recognised by their first bytes, not by their extension.
 _FOREIGN = (
     (rb"version https://git-lfs", "a Git LFS pointer: fetch the content with 'git lfs pull'"),
     (rb"(?i)\s*<(!doctype|html|\?xml)", "a web page: download the file itself"),
-    (rb"\x1f\x8b", "compressed by gzip: decompress it first"),
     (rb"BZh", "compressed by bzip2: decompress it first"),
     (rb"\xfd7zXZ", "compressed by xz: decompress it first"),
     (rb"\x28\xb5\x2f\xfd", "compressed by zstd: decompress it first"),
-    (rb"(?s).{257}ustar", "a tar archive: unpack it first"),
+    (rb"sys_info\0", "written by torch 0.1: load it with torch.load and save it again"),
+    (_TAR, "a tar archive: unpack it with 'tar -xf' and name the checkpoint in it"),
     (rb"\x89HDF", f"an HDF5 file, such as Keras writes: {_EXPORT}"),
     (rb"GGUF", f"a GGUF file: {_EXPORT}"),
     (rb"(?s).{4}TFL3", f"a TensorFlow Lite file: {_EXPORT}"),
@@ -34,12 +35,23 @@ _BY_NAME = (
 
 def refuse_foreign(head: bytes, where: str) -> None:
     """Raise ValueError if the first bytes, or the name, are those of another known format."""
+    if head.startswith(b"\x1f\x8b"):
+        tar = re.match(_TAR, _gunzipped(head))
+        how = "and a tar archive: unpack it with 'tar -xzf' and name the checkpoint in it"
+        raise ValueError(f"{where}: compressed by gzip{f', {how}' if tar else ': gunzip it first'}")
     for pattern, kind in _FOREIGN:
         if re.match(pattern, head):
             raise ValueError(f"{where}: {kind}")
     for name, kind in _BY_NAME:
         if re.fullmatch(name, where.lower()) and not head.startswith(b"\x80\x02"):
             raise ValueError(f"{where}: {kind}: {_EXPORT}")
+
+
+def _gunzipped(head: bytes) -> bytes:
+    """Return the beginning of a file that gzip compressed, from the first bytes of the result."""
+    with suppress(zlib.error):
+        return zlib.decompressobj(zlib.MAX_WBITS + 16).decompress(head, 512)
+    return b""
 
 
 def refuse_foreign_zip(names: Iterable[str], where: str) -> None:
@@ -60,7 +72,3 @@ def refuse_foreign_zip(names: Iterable[str], where: str) -> None:
             f"{where}: a program of torch.export (.pt2), which is not read; save the state_dict of "
             "the model with torch.save"
         )
-    files = [name for name in names if re.search(r"\.(pt|pth|ckpt|bin|safetensors)$", name)]
-    if files:
-        listed = some([shown(name, quote=False) for name in files], 4)
-        raise ValueError(f"{where}: a zip archive of files ({listed}); unpack it and name one")

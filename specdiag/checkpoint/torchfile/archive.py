@@ -235,6 +235,12 @@ def read_small(stream: BinaryIO, record: Record, limit: int, where: str) -> byte
     return read_record(stream, record, where).tobytes()
 
 
+def check_byteorder(stream: BinaryIO, record: Record | None, where: str) -> None:
+    """Raise ValueError if the record `byteorder` says that the storages are big-endian."""
+    if record and read_small(stream, record, 16, where) != b"little":
+        raise ValueError(f"{where}: not little-endian; save it again on a little-endian machine")
+
+
 def read_record(stream: BinaryIO, record: Record, where: str) -> np.ndarray:
     """Return all bytes of a record as an array of uint8; verify its checksum."""
     if record.deflated:

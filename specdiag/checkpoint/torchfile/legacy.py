@@ -5,7 +5,8 @@ from typing import Any, BinaryIO
 
 from specdiag.checkpoint.tensor import ITEMSIZE
 from specdiag.checkpoint.torchfile.pickle_reader import interpret
-from specdiag.checkpoint.torchfile.tensors import Storage, TorchFile, storage_id
+from specdiag.checkpoint.torchfile.tensors import storage_id
+from specdiag.checkpoint.torchfile.views import Storage, TorchFile
 from specdiag.checkpoint.tree import Reference
 from specdiag.files import File, open_file
 from specdiag.wording import shown

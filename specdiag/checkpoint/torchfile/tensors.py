@@ -1,31 +1,24 @@
-"""Zip files written by torch, and the tensors in all torch files: storages and views of them."""
+"""Zip files written by torch, and the tensors that the nodes of all torch files describe."""
 
 import io
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import partial
-from math import prod
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from specdiag.checkpoint.tensor import (
     ITEMSIZE,
     MAX_DIMENSIONS,
     Tensor,
-    check_bytes,
     checked_shape,
-    numpy_dtype,
-    shape_text,
     unreadable,
 )
 from specdiag.checkpoint.torchfile import archive
 from specdiag.checkpoint.torchfile.archive import Record, part_of
 from specdiag.checkpoint.torchfile.machine import MAX_PICKLE
 from specdiag.checkpoint.torchfile.pickle_reader import interpret
+from specdiag.checkpoint.torchfile.views import Layout, Storage, TorchFile, view
 from specdiag.checkpoint.tree import Global, Object, Reference, array_tensor, is_array, path_of
-from specdiag.files import File, open_file, read_array
+from specdiag.files import File, open_file
 from specdiag.wording import shown
 
 _STORAGE_DTYPES = (
@@ -50,33 +43,6 @@ MAX_DEFLATED = 32 * 2**20  # torch stores the description without compression
 _WRAPPED_LEVELS = 8  # a parameter of a subclass of a tensor takes three
 
 
-class Storage(NamedTuple):
-    """The position of elements: in a record of a zip archive, or directly in the file."""
-
-    n_bytes: int
-    offset: int
-    record: Record | None
-
-
-@dataclass(kw_only=True, slots=True)
-class TorchFile:
-    """An open torch file.
-
-    Attributes
-    ----------
-    storages : mapping of str to Storage
-    dtypes : dict
-        Dtype of each storage, set by the first tensor; the others must agree.
-    verified : set of str
-        Names of the records whose checksum was verified.
-    """
-
-    file: File
-    storages: Mapping[str, Storage]
-    dtypes: dict[str, str] = field(default_factory=dict)
-    verified: set[str] = field(default_factory=set)
-
-
 def read_zip(file: File, start: int = 0, size: int | None = None) -> tuple[Any, TorchFile]:
     """Return the object that a zip archive written by torch describes, and its storages.
 
@@ -93,11 +59,7 @@ def read_zip(file: File, start: int = 0, size: int | None = None) -> tuple[Any, 
         stream = part_of(whole, start, size)
         records = archive.read_directory(stream, size, file.name)
         root = _archive_root(records, file.name)
-        byteorder = records.get(f"{root}/byteorder")
-        if byteorder and archive.read_small(stream, byteorder, 16, file.name) != b"little":
-            raise ValueError(
-                f"{file.name}: not little-endian; save it again on a little-endian machine"
-            )
+        archive.check_byteorder(stream, records.get(f"{root}/byteorder"), file.name)
         record = records[f"{root}/data.pkl"]
         limit = MAX_DEFLATED if record.deflated else MAX_PICKLE
         data = archive.read_small(stream, record, limit, file.name)
@@ -216,13 +178,6 @@ def dtype_name(dtype: Global) -> str:
     return _SHORT_DTYPES.get(name, name)
 
 
-class _Layout(NamedTuple):
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    flips: tuple[str, ...]
-
-
 def _strided(
     source: TorchFile, name: str, args: tuple[Any, ...], where: str, *, untyped: bool
 ) -> Tensor:
@@ -247,30 +202,8 @@ def _strided(
         size = f"{stored.n_bytes:,} bytes" if stored else "missing"
         raise ValueError(f"{where}: storage {shown(key)} is {size} instead of {n_bytes:,} bytes")
     stride = checked_shape(plain_size(args[3]), 1, f"{where}, strides")
-    layout = _Layout(args[1], shape, stride, _flips(args[-1], dtype, where))
-    try:
-        problem = _check_view(layout, stored.n_bytes // ITEMSIZE[dtype])
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}; the file is damaged") from None
-    if problem:
-        return unreadable(name, shape, dtype, problem)
-    identity = (source.file, key, *layout) if 0 not in shape else None
-    read = partial(_read_view, source, stored, dtype, layout)
-
-    def read_rows(start: int, stop: int) -> np.ndarray:
-        rows = layout._replace(
-            offset=layout.offset + start * stride[0], shape=(stop - start, *shape[1:])
-        )
-        return _read_view(source, stored, dtype, rows)
-
-    return Tensor(
-        name=name,
-        shape=shape,
-        dtype=dtype,
-        identity=identity,
-        read=read,
-        read_rows=read_rows if shape else None,
-    )
+    layout = Layout(args[1], shape, stride, _flips(args[-1], dtype, where))
+    return view(source, name, key, dtype, layout, where)
 
 
 def plain_size(size: object) -> object:
@@ -288,62 +221,3 @@ def _flips(metadata: object, dtype: str, where: str) -> tuple[str, ...]:
     if flips and not dtype.startswith(("complex", "float16", "float32", "float64")):
         raise ValueError(f"{where}: {dtype} values marked as {' and '.join(flips)}")
     return flips
-
-
-def _check_view(layout: _Layout, capacity: int) -> str | None:
-    """Return why a view of a storage cannot be read, or None.
-
-    Raises
-    ------
-    ValueError
-        If the view leaves the storage.
-    """
-    offset, shape, stride, _ = layout
-    if type(offset) is not int or not 0 <= offset < 2**63 or len(stride) != len(shape):
-        raise ValueError("its offset or strides are invalid")
-    if 0 in shape:
-        return None
-    last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-    if last >= capacity:
-        raise ValueError(
-            f"shape {shape_text(shape)} reaches element {last:,} of a storage of {capacity:,}"
-        )
-    if any(size > 1 and step == 0 for size, step in zip(shape, stride, strict=True)):
-        return "expanded (stride 0)"
-    if prod(shape) > capacity:
-        return "overlapping view with more elements than its storage"
-    return None
-
-
-def _read_view(source: TorchFile, storage: Storage, dtype: str, layout: _Layout) -> np.ndarray:
-    offset, shape, stride, flips = layout
-    kind = numpy_dtype(dtype)
-    if 0 in shape:
-        return np.empty(shape, dtype=kind)
-    extent = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-    data = _read_storage(source, storage, offset * kind.itemsize, extent * kind.itemsize)
-    check_bytes(data, dtype, source.file.name)
-    strides = tuple(step * kind.itemsize for step in stride)
-    view: np.ndarray = np.ndarray(shape, kind, buffer=data.data, strides=strides)
-    values = np.ascontiguousarray(view).reshape(shape)  # it makes a scalar one-dimensional
-    if "conj" in flips:
-        np.conj(values, out=values)
-    if "neg" in flips:
-        np.negative(values, out=values)
-    return values
-
-
-def _read_storage(source: TorchFile, storage: Storage, start: int, length: int) -> np.ndarray:
-    """Return some bytes of a storage; the first read verifies the whole storage."""
-    file, record = source.file, storage.record
-    with open_file(file) as stream:
-        if record is None:
-            return read_array(stream, storage.offset + start, length, file.name)
-        if record.deflated or length == record.size:
-            data = archive.read_record(stream, record, file.name)[start : start + length]
-        else:
-            if record.name not in source.verified:
-                archive.verify_stored(stream, record, file.name)
-            data = read_array(stream, record.offset + start, length, file.name)
-    source.verified.add(record.name)
-    return data
