@@ -153,12 +153,15 @@ def alpha(
         _log.warning("%s", note)
     measured = [measure_checkpoint(c, layers, untrained=untrained, **settings) for c in checkpoints]
     settings |= {"layers": layers, "which": which, "base": recorded(base), "splits": splits}
-    settings["initialisation"] = [str(c.path or c.name) for c in networks]
-    return build(checkpoints, measured, settings)
+    return build(checkpoints, measured, settings | {"initialisation": list(map(_path, networks))})
 
 
 def _is_paths(source: Any) -> bool:
     return isinstance(source, list | tuple) and all(isinstance(x, str | PathLike) for x in source)
+
+
+def _path(checkpoint: Checkpoint) -> str:
+    return str(checkpoint.path or checkpoint.name)
 
 
 def recorded(source: Any) -> str | None:
