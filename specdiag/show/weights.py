@@ -18,6 +18,7 @@ def as_json(path: str, listed: Listed, notes: Sequence[str]) -> str:
             "shape": weight.shape,
             "dtype": weight.dtype,
             "tensors": weight.tensors,
+            "whole": weight.whole,
             "rule": weight.rule,
             "measured": not reason,
             "reason": reason,

@@ -113,3 +113,48 @@ def test_gate_and_up_of_gpt_oss_lie_in_turn(tmp_path):
     W = state["experts.gate_up_proj"]
     np.testing.assert_array_equal(found["experts.gate_up_proj[gate]"], W[:, ::2])
     np.testing.assert_array_equal(found["experts.gate_up_proj[up]"], W[:, 1::2])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["mixtral", "llama4", "gpt_oss"])
+def test_blocks_of_experts_compute_what_the_experts_compute(kind, tmp_path):
+    from transformers import GptOssConfig, Llama4TextConfig, MixtralConfig
+    from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
+    from transformers.models.llama4.modeling_llama4 import Llama4TextExperts
+    from transformers.models.mixtral.modeling_mixtral import MixtralExperts
+
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_local_experts": 2}
+    config, experts = {
+        "mixtral": (MixtralConfig(**sizes), MixtralExperts),
+        "llama4": (Llama4TextConfig(**sizes), Llama4TextExperts),
+        "gpt_oss": (GptOssConfig(**sizes), GptOssExperts),
+    }[kind]
+    torch.manual_seed(0)
+    module = experts(config)
+    for name, parameter in module.named_parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+        if name.endswith("bias"):
+            parameter.data.zero_()
+    state = {f"mlp.experts.{n}": p.detach().numpy() for n, p in module.named_parameters()}
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict(), default=str))
+    stacks = [f"mlp.experts.{name}=stack" for name in ("gate_up_proj", "down_proj")]
+    W = {
+        w.name.removeprefix("mlp.experts."): torch.tensor(w.read())
+        for w in open_weights(tmp_path, splits=stacks).tensors
+    }
+    x = torch.randn(5, 16)
+    gate, up, down = W["gate_up_proj[1][gate]"], W["gate_up_proj[1][up]"], W["down_proj[1]"]
+    if kind == "mixtral":
+        gate, up, down = gate.T, up.T, down.T
+    if kind == "gpt_oss":
+        theirs = module._apply_gate(x @ module.gate_up_proj[1])
+        ours = (x @ up + 1) * (x @ gate) * torch.sigmoid(x @ gate * module.alpha)
+        torch.testing.assert_close(ours, theirs)
+        return
+    ours = (SILU(x @ gate) * (x @ up)) @ down
+    if kind == "llama4":
+        theirs = module(torch.stack((x, x)).reshape(-1, 16)).reshape(2, 5, 16)[1]
+    else:
+        theirs = module(x, torch.ones(5, 1, dtype=int), torch.ones(5, 1))
+    torch.testing.assert_close(ours, theirs)
