@@ -98,8 +98,9 @@ def on_grid(
     scales: np.ndarray,
     zeros: np.ndarray | None = None,
     columns: np.ndarray | None = None,
+    shifts: np.ndarray | None = None,
 ) -> Floats:
-    """Return (numbers - zeros) * scales, computed a few rows at a time.
+    """Return (numbers - zeros) * scales + shifts, computed a few rows at a time.
 
     Parameters
     ----------
@@ -110,8 +111,8 @@ def on_grid(
         Shape of the weight, (..., n, m).
     block : tuple of int
         Rows and columns that share a scale.
-    scales, zeros : ndarray
-        See `block_of`; both have the same shape.
+    scales, zeros, shifts : ndarray
+        See `block_of`; all have the same shape. Zeros and shifts may be None for none.
     columns : ndarray of shape (m,), optional
         For each column, the column of its scale, where they do not follow each other.
 
@@ -124,10 +125,12 @@ def on_grid(
     n_stack = prod(shape[:-2])
     a, b = _as_grid(shape, scales.shape)[-2:]
 
-    def grid(x: np.ndarray) -> np.ndarray:
+    def grid(x: np.ndarray | None) -> np.ndarray | None:
+        if x is None:
+            return None
         return np.broadcast_to(x.reshape(-1, a, b), (n_stack, a, b)).reshape(-1, b)
 
-    factors, offsets = grid(scales), None if zeros is None else grid(zeros)
+    steps = (np.subtract, grid(zeros)), (np.multiply, grid(scales)), (np.add, grid(shifts))
     if columns is None:
         columns = np.arange(m) // block[1]
     elif columns.size and not 0 <= columns.min() <= columns.max() < b:
@@ -138,8 +141,8 @@ def on_grid(
     for start in range(0, len(out), step):
         rows = slice(start, start + step)
         piece = numbers(rows).astype(np.float32)
-        if offsets is not None:
-            piece -= offsets[at[rows]].astype(np.float32)[:, columns]
-        piece *= factors[at[rows]].astype(np.float32)[:, columns]
+        for operation, values in steps:
+            if values is not None:
+                operation(piece, values[at[rows]].astype(np.float32)[:, columns], out=piece)
         out[rows] = piece
     return out.reshape(shape)

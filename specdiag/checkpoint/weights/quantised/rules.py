@@ -1,8 +1,7 @@
 """Names of tensors -> the quantised weights among them; one reason for what is not dequantised."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,189 +9,9 @@ import numpy as np
 from specdiag.checkpoint.reader import Checkpoint
 from specdiag.checkpoint.tensor import Tensor, read_values
 from specdiag.checkpoint.weights.evidence import json_beside
-from specdiag.checkpoint.weights.quantised.integers import gptq_or_awq, int8, pack_quantized
-from specdiag.checkpoint.weights.quantised.nibbles import four_bits
-from specdiag.checkpoint.weights.quantised.scaled import (
-    gpt_oss,
-    gpt_oss_original,
-    scaled,
-    small_floats,
-)
+from specdiag.checkpoint.weights.quantised.names import FORMATS, OF_INPUTS, SCALES, Format
 from specdiag.checkpoint.weights.quantised.stored import Recipe, Stored
 from specdiag.checkpoint.weights.weight import Tensors, Weight, composed, not_measured
-
-
-@dataclass(frozen=True, kw_only=True)
-class Format:
-    """The names of a format.
-
-    Attributes
-    ----------
-    kind : str
-        Its name for a reason.
-    codes : re.Pattern
-        Name of the tensor of values; its group `stem` is the start of the other names.
-    dtypes : tuple of str
-        How the dtype of the values starts; empty for any.
-    beside : dict of str to str
-        What else there may be, and the end of its name after the stem.
-    needs : tuple of str
-        Parts of which one must be there for the names to be those of the format.
-    leaf : str
-        End of the name of the weight after the stem.
-    recipe : callable or None
-        Computes the weight; None for a format that is not dequantised.
-    inside : bool
-        Whether every tensor below the name of the values belongs to the weight.
-    """
-
-    kind: str
-    codes: re.Pattern[str]
-    dtypes: tuple[str, ...] = ()
-    beside: Mapping[str, str]
-    needs: tuple[str, ...]
-    leaf: str = ""
-    recipe: Callable[[Stored], Recipe] | None = None
-    inside: bool = False
-
-
-def _after(end: str) -> re.Pattern[str]:
-    """Return the pattern of a name that ends so; its stem is the module with its dot."""
-    return re.compile(rf"(?P<stem>(?:.*\.)?){re.escape(end)}")
-
-
-# Scales of inputs, which belong to the layer and not to its values.
-_OF_INPUTS = (
-    "input_scale",
-    "input_scale_inv",
-    "input_global_scale",
-    "activation_scale",
-    "act_scale",
-)
-_SCALES = {
-    "scales": "_scale",
-    "inverse scales": "_scale_inv",
-    "second_scale": "_scale_2",
-    "second_divisor": "_global_scale",
-    "zeros": "_zero_point",
-    "shape": "_shape",
-    "order": "_g_idx",
-}
-_OF_HQQ = (
-    *("scale", "zero", "zero_scale", "meta_zero", "meta_scale", "nbits", "group_size", "shape"),
-    *("axis", "packing", "unpack_view_dtype", "view_as_float", "quant_scale", "quant_zero"),
-    *("compute_dtype", "offload_meta", "encoded_state_dict", "stores_quant_config"),
-    *("channel_wise", "optimize", "round_zero"),
-)
-
-# The first format that fits the names and the dtype counts.
-FORMATS = (
-    Format(
-        kind="packed as GPTQ or AWQ",
-        codes=_after("qweight"),
-        beside={"zeros": "qzeros", "scales": "scales", "order": "g_idx"},
-        needs=("zeros", "scales"),
-        leaf="weight",
-        recipe=gptq_or_awq,
-    ),
-    Format(
-        kind="packed by bitsandbytes in 4 bits",
-        codes=re.compile(r"(?P<stem>.+)"),
-        beside={
-            "scales": ".absmax",
-            "table": ".quant_map",
-            "nf4": ".quant_state.bitsandbytes__nf4",
-            "fp4": ".quant_state.bitsandbytes__fp4",
-            "nested_scales": ".nested_absmax",
-            "nested_table": ".nested_quant_map",
-        },
-        needs=("scales",),
-        recipe=four_bits,
-        inside=True,
-    ),
-    Format(
-        kind="quantised by bitsandbytes to int8",
-        codes=_after("weight"),
-        dtypes=("int8",),
-        beside={"scales": "SCB", "layout": "weight_format"},
-        needs=("scales",),
-        leaf="weight",
-        recipe=int8,
-    ),
-    Format(
-        kind="packed as MXFP4",
-        codes=re.compile(r"(?P<stem>.+)_blocks"),
-        dtypes=("uint8",),
-        beside={"scales": "_scales"},
-        needs=("scales",),
-        recipe=gpt_oss,
-    ),
-    Format(
-        kind="packed as MXFP4",
-        codes=re.compile(r"(?P<stem>.+)\.blocks"),
-        dtypes=("uint8",),
-        beside={"scales": ".scales"},
-        needs=("scales",),
-        recipe=gpt_oss_original,
-    ),
-    Format(
-        kind="packed by compressed-tensors",
-        codes=re.compile(r"(?P<stem>.+)_packed"),
-        dtypes=("uint8",),
-        beside=_SCALES,
-        needs=("scales",),
-        recipe=small_floats,
-    ),
-    Format(
-        kind="packed by compressed-tensors",
-        codes=re.compile(r"(?P<stem>.+)_packed"),
-        beside=_SCALES,
-        needs=("scales", "shape"),
-        recipe=pack_quantized,
-    ),
-    Format(
-        kind="packed by HQQ",
-        codes=_after("W_q"),
-        beside=dict(zip(_OF_HQQ, _OF_HQQ, strict=True)),
-        needs=("scale", "zero", "nbits"),
-        leaf="weight",
-    ),
-    Format(
-        kind="quantised by quanto",
-        codes=re.compile(r"(?P<stem>.+\.)_data\._data"),
-        beside={"scales": "_scale", "shift": "_shift"},
-        needs=("scales",),
-    ),
-    Format(
-        kind="quantised by quanto",
-        codes=_after("_data"),
-        beside={"scales": "_scale", "shift": "_shift"},
-        needs=("scales",),
-        recipe=scaled,
-    ),
-    Format(
-        kind="quantised by torchao",
-        codes=re.compile(r"(?P<stem>.+)_qdata"),
-        beside=_SCALES,
-        needs=("scales",),
-    ),
-    Format(
-        kind="bytes with scales",
-        codes=re.compile(r"(?P<stem>.+)"),
-        dtypes=("uint8",),
-        beside=_SCALES,
-        needs=("scales",),
-        recipe=small_floats,
-    ),
-    Format(
-        kind="numbers with scales",
-        codes=re.compile(r"(?P<stem>.+)"),
-        dtypes=("float8", "int", "uint"),
-        beside=_SCALES,
-        needs=("scales", "inverse scales"),
-        recipe=scaled,
-    ),
-)
 
 
 def quantised(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Weight]:
@@ -227,15 +46,15 @@ def _parts(tensors: Tensors, tensor: Tensor, form: Format) -> tuple[str, dict[st
     match = form.codes.fullmatch(tensor.name)
     if not match or len(tensor.shape) < 2 or not tensor.dtype.startswith(form.dtypes or ""):
         return None
-    stem = match["stem"]
-    beside = {part: stem + end for part, end in form.beside.items() if stem + end in tensors}
-    if not any(part in beside for part in form.needs):
+    stem, parts = match["stem"], {"codes": tensor}
+    for part, ends in form.beside.items():
+        for name in (stem + end for end in ends.split()):
+            if name in tensors:
+                parts[part if part not in parts else name] = tensors[name]
+    if form.needs not in parts:
         return None
-    parts = {"codes": tensor} | {part: tensors[name] for part, name in beside.items()}
-    if "inverse scales" in parts and "scales" not in parts:
-        parts["scales"] = parts.pop("inverse scales")
     owner = tensor.name.rpartition(".")[0]
-    for end in _OF_INPUTS if form.beside is _SCALES else ():
+    for end in OF_INPUTS if form.beside is SCALES else ():
         name = f"{owner}.{end}" if owner else end
         if name in tensors and tensors[name] not in parts.values():
             parts[name] = tensors[name]
@@ -288,11 +107,13 @@ def _row_reader(
 def declared(checkpoint: Checkpoint) -> Mapping[str, Any]:
     """Return the configuration of the quantisation beside a checkpoint, or an empty dict.
 
-    It is the `quantization_config` of config.json, or quantize_config.json of AutoGPTQ and AutoAWQ.
+    It is the `quantization_config` of config.json, MLX's `quantization` there, or AutoGPTQ's
+    quantize_config.json.
     A file that is invalid says nothing.
     """
     try:
-        config = json_beside(checkpoint, "config.json").get("quantization_config")
+        beside = json_beside(checkpoint, "config.json")
+        config = beside.get("quantization_config") or beside.get("quantization")
         config = config or json_beside(checkpoint, "quantize_config.json")
     except (ValueError, OSError):
         return {}

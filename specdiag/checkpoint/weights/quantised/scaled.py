@@ -35,7 +35,9 @@ def scaled(stored: Stored) -> Recipe:
     """Return the recipe of numbers that are not packed, in FP8 or int8."""
     codes, scales = stored.need("codes", "float8", "int8"), stored.need("scales")
     is_fp8 = codes.dtype.startswith("float8")
-    block = block_of(codes.shape, scales.shape, _declared_block(stored))
+    flipped = _belong_to_columns(codes.shape, scales.shape)
+    grid = (*scales.shape[:-2], 1, scales.shape[-2]) if flipped else scales.shape
+    block = block_of(codes.shape, grid, _declared_block(stored))
     if block is None:
         raise ValueError("its scales do not fit")
     if not scales.dtype.startswith(_REAL):
@@ -48,11 +50,22 @@ def scaled(stored: Stored) -> Recipe:
     def values(arrays: Arrays, shape: tuple[int, ...]) -> np.ndarray:
         numbers = arrays["codes"].reshape(-1, n)
         scales = powers(arrays["scales"])
+        if flipped:
+            scales = np.swapaxes(scales, -1, -2)
         return on_grid(lambda rows: numbers[rows], shape, block, scales, arrays.get("zeros"))
 
     kind = "MXFP8" if scales.dtype == "uint8" else "FP8" if is_fp8 else "int8"
     stacked = stored.stacked(codes.shape)
     return Recipe(codes.shape, f"{kind} values times scales", values, stacked)
+
+
+def _belong_to_columns(shape: tuple[int, ...], scales: tuple[int, ...]) -> bool:
+    """Return whether scales of shape (experts, n, 1) belong to the n columns of each expert.
+
+    Those of `down_proj` of Llama 4 in FBGEMM's FP8 do: transformers 5.24,
+    `integrations/fbgemm_fp8.py`.
+    """
+    return len(shape) > 2 and shape[-2] != shape[-1] and scales == (*shape[:-2], shape[-1], 1)
 
 
 def small_floats(stored: Stored) -> Recipe:
@@ -80,7 +93,7 @@ def small_floats(stored: Stored) -> Recipe:
             factors = factors * arrays["second_scale"].astype(np.float32).reshape(())
         if "second_divisor" in arrays:
             factors = factors / arrays["second_divisor"].astype(np.float32).reshape(())
-        return _looked_up(arrays["codes"], bits, shape, factors)
+        return looked_up(arrays["codes"], bits, shape, factors)
 
     return Recipe(shape, f"{kind} values times scales", values, stored.stacked(shape))
 
@@ -105,9 +118,9 @@ def _blocks(stored: Stored, *, transposed: bool) -> Recipe:
 
     def values(arrays: Arrays, shape: tuple[int, ...]) -> np.ndarray:
         if not transposed:
-            return _looked_up(arrays["codes"], 4, shape, powers(arrays["scales"]))
+            return looked_up(arrays["codes"], 4, shape, powers(arrays["scales"]))
         shape = *shape[:-2], shape[-1], shape[-2]
-        weight = _looked_up(arrays["codes"], 4, shape, powers(arrays["scales"]))
+        weight = looked_up(arrays["codes"], 4, shape, powers(arrays["scales"]))
         return np.swapaxes(weight, -1, -2)
 
     if transposed:
@@ -115,10 +128,22 @@ def _blocks(stored: Stored, *, transposed: bool) -> Recipe:
     return Recipe(shape, "MXFP4 values times scales", values, stored.stacked(shape))
 
 
-def _looked_up(
+def looked_up(
     packed: np.ndarray, bits: int, shape: tuple[int, ...], factors: np.ndarray
 ) -> np.ndarray:
-    table, data = (FP4 if bits == 4 else FP6), packed.reshape(-1, shape[-1] * bits // 8)
+    """Return the numbers of packed codes of FP4 or FP6, times one factor for each group of columns.
+
+    Parameters
+    ----------
+    packed : ndarray
+        Integers of any size whose bits are the codes of the weight, row after row.
+    bits : int
+        4 or 6.
+    shape : tuple of int
+        Shape of the weight.
+    factors : ndarray of shape (..., groups)
+    """
+    table, data = (FP4 if bits == 4 else FP6), packed.reshape(prod(shape[:-1]), -1)
     block = (1, shape[-1] // factors.shape[-1])
     return on_grid(lambda rows: table[unpacked(data[rows], bits, shape[-1])], shape, block, factors)
 

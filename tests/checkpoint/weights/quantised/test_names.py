@@ -48,6 +48,7 @@ NAMES = (
     ("weight", "SCB", "weight_format"),
     ("weight", "weight_scale", "weight_scale_2", "weight_zero_point", "input_scale"),
     ("weight", "weight_scale_inv", "weight_scale"),
+    ("weight", "scales", "biases"),
     ("up_blocks", "up_scales"),
     ("up.blocks", "up.scales"),
     ("W_q", "scale", "zero", "nbits", "shape"),
@@ -55,7 +56,7 @@ NAMES = (
     ("weight._data._data", "weight._scale", "weight._shift"),
     ("_weight_qdata", "_weight_scale"),
 )
-DTYPES = ["uint8", "int8", "int32", "int64", "float32", "float16"]
+DTYPES = ["uint8", "int8", "int32", "uint32", "int64", "float32", "float16"]
 DTYPES += ["float8_e4m3fn", "float8_e8m0fnu", "bfloat16"]
 SIZES = st.sampled_from([0, 1, 2, 3, 4, 8, 16, 32, 64])
 
@@ -171,11 +172,51 @@ def ones(described):
                 "weight._scale": "float32 8 1",
                 "weight._shift": "int8 8 1",
             },
-            "quantised by quanto, not dequantised",
+            "packed by quanto, not dequantised",
         ),
         (
             {"_weight_qdata": "int8 8 8", "_weight_scale": "float32 8 1"},
             "quantised by torchao, not dequantised",
+        ),
+        (
+            {"codes": "int8 8 4 2", "codebooks": "float16 2 256 1 8", "scales": "float16 8 1 1 1"},
+            "packed by AQLM, not dequantised",
+        ),
+        (
+            {
+                "indices": "int32 1 8 64",
+                "centroids.weight": "float16 1 4096",
+                "weight_scale": "float16 64",
+            },
+            "packed by VPTQ, not dequantised",
+        ),
+        (
+            {"weight": "int16 16 64", "scales": "float16 64 64", "tables2": "float16 16 16 2"},
+            "packed by HIGGS, not dequantised",
+        ),
+        (
+            {"B": "int32 8 128", "s": "float16 64 64", "workspace": "int32 64"},
+            "packed by Marlin, not dequantised",
+        ),
+        (
+            {"weight": "int8 64 64", "weight_scales": "float16 64"},
+            "quantised by EETQ, not dequantised",
+        ),
+        (
+            {"embedding_quantized": "uint8 64 32", "embedding_scale": "float32 64 1"},
+            "quantised by transformers, not dequantised",
+        ),
+        (
+            {"weight": "uint8 16 64", "weight_scale": "bfloat16 1"},
+            "bytes with scales, not dequantised: its shapes do not fit",
+        ),
+        (
+            {"weight": "uint32 64 8", "scales": "float16 64 1", "biases": "float16 64 1"},
+            "packed by MLX, not dequantised: without config.json, which tells its bits",
+        ),
+        (
+            {"weight": "uint32 64 8", "scales": "uint8 64 3"},
+            "packed by MLX, not dequantised: its scales do not fit",
         ),
     ],
 )

@@ -63,6 +63,15 @@ def test_each_matrix_of_a_stack_has_its_scale(rng):
     np.testing.assert_array_equal(weight.read_rows(1, 2), weight.read()[1:2])
 
 
+def test_scales_of_outputs_that_are_columns_are_applied_to_columns(rng):
+    """So it is in Llama 4 in the FP8 of FBGEMM: scales of (experts, out, 1)."""
+    W = rng.standard_normal((3, 8, 4)).astype(FP8)
+    scales = rng.random((3, 4, 1)).astype(np.float32)
+    weight = one({"down_proj": W, "down_proj_scale": scales})
+    np.testing.assert_array_equal(weight.read(), W.astype(np.float32) * scales.reshape(3, 1, 4))
+    np.testing.assert_array_equal(weight.read_rows(1, 3), weight.read()[1:3])
+
+
 def test_powers_of_two_in_the_type_of_exponents_are_scales(rng):
     W = rng.standard_normal((4, 64)).astype(FP8)
     scales = np.array([[0.5, 2]] * 4).astype(ml_dtypes.float8_e8m0fnu)

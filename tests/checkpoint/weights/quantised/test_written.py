@@ -2,8 +2,8 @@
 
 `written.npz` holds small matrices and what the libraries computed for them on a processor:
 AutoGPTQ 0.7.1 (`qlinear_cuda_old`), GPTQModel 7.7.0 (`TorchLinear`, columns sorted by activation,
-in both versions of the format), AutoAWQ 0.2.9 (`WQLinear_GEMM`, `dequantize_gemm`), and ModelOpt
-0.47.0 (`NVFP4QTensor`, `MXFP4QTensor`).
+in both versions of the format), AutoAWQ 0.2.9 (`WQLinear_GEMM`, `dequantize_gemm`), ModelOpt 0.47.0
+(`NVFP4QTensor`, `MXFP4QTensor`), MLX 0.32.4 (`mlx.core.quantize`), and optimum-quanto 0.2.7.
 """
 
 from pathlib import Path
@@ -93,6 +93,38 @@ def test_nvfp4_as_modelopt_writes_it(written):
 def test_mxfp4_as_modelopt_writes_it(written):
     state, expected = parts(written, "modelopt_mxfp4_")
     same(only(state), expected)
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+@pytest.mark.parametrize("shifts", ["biases", "qbiases"])
+def test_mlx_in_groups(written, bits, shifts):
+    """The Metal quantisation of transformers calls the biases of groups `qbiases`."""
+    state, expected = parts(written, f"mlx_{bits}_")
+    state[shifts] = state.pop("biases")
+    settings = {"group_size": 64, "bits": bits}
+    named = {f"layers.0.fc.{name}": values for name, values in state.items()}
+    weight = only(named, settings)
+    assert (weight.name, weight.rule) == ("layers.0.fc.weight", f"MLX, {bits} bits, groups of 64")
+    same(weight, expected)
+    same(only(named, {"group_size": 32, "bits": 8, "model.layers.0.fc": settings}), expected)
+
+
+@pytest.mark.parametrize("mode", ["mxfp4", "nvfp4", "mxfp8"])
+def test_small_floats_of_mlx(written, mode):
+    state, expected = parts(written, f"mlx_{mode}_")
+    weight = only(state)
+    assert weight.rule == f"{mode.upper()} values times scales"
+    same(weight, expected)
+
+
+@pytest.mark.parametrize("kind", ["qint8", "qfloat8"])
+def test_values_of_8_bits_as_quanto_writes_them(written, kind):
+    state, expected = parts(written, f"quanto_{kind}_")
+    dtype = np.int8 if kind == "qint8" else ml_dtypes.float8_e4m3fn
+    state["weight._data"] = state["weight._data"].view(dtype)
+    weight = only({f"0.{name}": values for name, values in state.items()})
+    assert weight.name == "0.weight"
+    same(weight, expected)
 
 
 def test_a_configuration_beside_the_file_tells_the_version_of_gptq(written, tmp_path):
