@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-KINDS = ("Linear", "Conv1D", "Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d")
 CASES: dict[str, "Case"] = {}
 
 
@@ -114,18 +113,20 @@ def arrays(tensors) -> list[np.ndarray]:
     return [t.detach().double().numpy().copy() for t in tensors]
 
 
-def linears(module, leave_out: tuple[str, ...] = ()) -> list[np.ndarray]:
+def linears(module) -> list[np.ndarray]:
     """Return the weights of all linear layers and convolutions of a torch module, tied ones once.
 
     A head that shares its memory with an embedding table is a table.
     """
     import torch
 
+    layers = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
     tables = {m.weight.data_ptr() for m in module.modules() if isinstance(m, torch.nn.Embedding)}
     found = {}
-    for name, m in module.named_modules():
-        known = type(m).__name__ in KINDS or isinstance(m, torch.nn.Linear)
-        if not known or any(part in name for part in leave_out):
+    for m in module.modules():
+        if not (isinstance(m, layers) or type(m).__name__ == "Conv1D") or any(
+            part in name for part in leave_out
+        ):
             continue
         if m.weight.data_ptr() not in tables:
             found[m.weight.data_ptr()] = m.weight

@@ -106,7 +106,10 @@ def experts_in_four_bits(folder):
 
 @case("torch", "safetensors")
 def layouts_that_are_not_known(folder):
-    """Layouts of further libraries: none of their scales, codes and tables is a weight."""
+    """Layouts of further libraries: none of their scales, codes and tables is a weight.
+
+    Eight bits of quanto are values times scales.
+    """
     import torch
 
     rng = np.random.default_rng(1)
@@ -132,7 +135,8 @@ def layouts_that_are_not_known(folder):
         "marlin.workspace": small(64, dtype="i4"),
         "out.weight": torch.from_numpy(heavy(80, 96, seed=5)),
     }
-    return _saved(folder, tensors, [heavy(80, 96, seed=5).astype("f8")])
+    quanto = tensors["quanto.weight._data"].double() * tensors["quanto.weight._scale"].double()
+    return _saved(folder, tensors, arrays([quanto, tensors["out.weight"]]))
 
 
 @case("torch")
