@@ -124,11 +124,8 @@ def linears(module) -> list[np.ndarray]:
     tables = {m.weight.data_ptr() for m in module.modules() if isinstance(m, torch.nn.Embedding)}
     found = {}
     for m in module.modules():
-        if not (isinstance(m, layers) or type(m).__name__ == "Conv1D") or any(
-            part in name for part in leave_out
-        ):
-            continue
-        if m.weight.data_ptr() not in tables:
+        known = isinstance(m, layers) or type(m).__name__ == "Conv1D"  # of transformers
+        if known and m.weight.data_ptr() not in tables:
             found[m.weight.data_ptr()] = m.weight
     return arrays(found.values())
 
