@@ -103,7 +103,8 @@ class HubPath(RemotePath):
             return Found(True, 0, listing.commit)
         names = [shown(name, quote=False) for name in sorted(listing.sizes)]
         raise FileNotFoundError(
-            f"{self}: no such file in the repository at this revision; it has {some(names, 6)}"
+            f"{shown(self.name, quote=False)}: no such file in the repository at this revision; it "
+            f"has {some(names, 6)}"
         )
 
     def iterdir(self) -> Generator[Self, None, None]:

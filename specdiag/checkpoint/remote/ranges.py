@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from threading import RLock
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
-from weakref import finalize
+from weakref import WeakSet, finalize
 
 from specdiag.checkpoint.remote.requests import (
     Address,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 BLOCK = 2**16  # bytes; ranges begin and end at multiples of it
-MAX_KEPT = 2**31  # bytes of ranges that are kept of one file
+MAX_KEPT = 2**31  # bytes that are kept of all files, unless one tensor has more
 MAX_WHOLE = 2**34  # bytes of a file that is downloaded whole
 SHOWN_FROM = 2**25  # bytes of a transfer that is shown on a terminal
 STEP = 2**20  # bytes that must have arrived before the attempts are counted anew
@@ -37,6 +37,7 @@ PAUSES = (1.0, 4.0)  # seconds before the second and third attempt
 PATIENCE = 120.0  # seconds that a transfer may be slower than SLOWEST
 SLOWEST = 10_000  # bytes a second
 CHANGED = "it changed at the server since it was opened; open it again"
+_lock = RLock()  # of all files, because one can make room for another
 _SPAN = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 
 
@@ -61,9 +62,10 @@ class Ranges:
     def __init__(self, address: Callable[[], Address], want: Wanted) -> None:
         self._address, self._want = address, want
         self._direct: Address | None = None
-        self._lock = RLock()
-        self._is_whole = False
+        self._used = time.monotonic()
+        self._close: Callable[[], object] = lambda: None
         self._forget()
+        known.add(self)
         self.validator: dict[str, str] = {}
         self.size = want.size if want.size is not None else -1
         if want.size is None:
@@ -78,7 +80,7 @@ class Ranges:
         stop = min(start + len(view), self.size)
         if start >= stop:
             return 0
-        with self._lock:
+        with _lock:
             for first, end in self._missing(start, stop):
                 self._fetch(first, end)
             # Several processes can share the file after a fork, so that it has no position.
@@ -88,17 +90,31 @@ class Ranges:
         return count
 
     def _forget(self) -> None:
+        self._close()
         self._file = tempfile.TemporaryFile(prefix="specdiag-")  # noqa: SIM115 - closed with self
-        finalize(self, self._file.close)
+        self._close = finalize(self, self._file.close)
         self._present: set[int] = set()  # numbers of blocks
+        self._is_whole = False
+
+    @property
+    def kept(self) -> int:
+        """Number of bytes in the temporary file."""
+        return self.size if self._is_whole else len(self._present) * BLOCK
+
+    def _make_room(self, n_bytes: int) -> None:
+        """Forget the files that were used the longest time ago, this one last."""
+        self._used = time.monotonic()
+        for other in sorted(known, key=lambda file: file._used):
+            if sum(file.kept for file in known) + n_bytes > MAX_KEPT:
+                other._forget()
 
     def _missing(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Yield the ranges of whole blocks that must be transferred before a range is read."""
         blocks = range(start // BLOCK, -(-stop // BLOCK))
+        if self._is_whole or self._present.issuperset(blocks):
+            return
+        self._make_room(sum(block not in self._present for block in blocks) * BLOCK)
         wanted = [block for block in blocks if block not in self._present]
-        if wanted and (len(self._present) + len(wanted)) * BLOCK > MAX_KEPT:
-            self._forget()
-            wanted = list(blocks)
         while wanted and not self._is_whole:
             n = next((i for i, b in enumerate(wanted) if b != wanted[0] + i), len(wanted))
             yield wanted[0] * BLOCK, min((wanted[0] + n) * BLOCK, self.size)
@@ -195,6 +211,9 @@ class Ranges:
         self.size, self._is_whole = transfer.at, True
 
 
+known: WeakSet[Ranges] = WeakSet()
+
+
 class _Transfer:
     """A range that arrives; `at` is the next byte, `stop` -1 if the end is unknown."""
 
@@ -211,8 +230,7 @@ class _Transfer:
             piece = chunk if self.stop < 0 else chunk[: self.stop - self.at]
             if self.stop < 0 and self.at + len(piece) > self.limit:
                 raise ValueError(f"{self.want.where}: more than {self.limit:,} bytes")
-            self.at += os.pwrite(target, piece, self.at)
-            self.received += len(piece)
+            self._write(target, piece)
             if time.monotonic() - self.began > PATIENCE + self.received / SLOWEST:
                 raise TimeoutError(
                     f"{self.want.where}: the server sends less than {SLOWEST:,} bytes a second; "
@@ -221,6 +239,18 @@ class _Transfer:
             self._show(len(piece))
             if 0 <= self.stop <= self.at:
                 return
+
+    def _write(self, target: int, piece: bytes) -> None:
+        view = memoryview(piece)
+        while view:
+            try:
+                n = os.pwrite(target, view, self.at)
+            except OSError as error:
+                raise OSError(
+                    f"{self.want.where}: its bytes cannot be kept in {tempfile.gettempdir()} "
+                    f"({error.strerror}); set TMPDIR to a folder of another disk"
+                ) from None
+            self.at, self.received, view = self.at + n, self.received + n, view[n:]
 
     def _show(self, n_bytes: int) -> None:
         """Draw a progress bar on a terminal's stderr if there is much to transfer."""
@@ -255,6 +285,13 @@ class _Stream(io.RawIOBase):
 
     def seekable(self) -> bool:
         return True
+
+    def readall(self) -> bytes:
+        content = bytearray(max(self._ranges.size - self._position, 0))
+        view = memoryview(content)
+        while view:
+            view = view[self.readinto(view) :]
+        return bytes(content)
 
     def readinto(self, buffer: "Buffer") -> int:
         count = self._ranges.read_into(memoryview(buffer).cast("B"), self._position)

@@ -268,8 +268,9 @@ _statuses = st.sampled_from([200, 204, 206, 301, 304, 400, 401, 404, 416, 418, 5
     where=st.sampled_from(["/api/", "/resolve/", "/storage/", "/files/"]),
 )
 def test_any_answer_is_read_or_gives_one_line(hub, fault, where):
-    hub.files["net.safetensors"] = next(iter(hub.commits.values()))["model.safetensors"]
-    hub_module._ranges.cache_clear()
+    files = next(iter(hub.commits.values()))
+    hub.files["net.safetensors"] = files["model.safetensors"]
+    hub.push(files)  # nothing is known of a new commit
     for name in (HUB, f"{hub.storage}/files/net.safetensors"):
         hub.faults = []
         hub.fail(where, times=FOREVER, **fault)
