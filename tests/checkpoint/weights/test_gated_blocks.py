@@ -115,6 +115,15 @@ def test_gate_and_up_of_gpt_oss_lie_in_turn(tmp_path):
     np.testing.assert_array_equal(found["experts.gate_up_proj[up]"], W[:, 1::2])
 
 
+def test_gate_and_up_of_the_first_gpt_oss_lie_in_turn():
+    # gpt_oss.torch.model.swiglu: x_glu, x_linear = x[..., ::2], x[..., 1::2]
+    W = np.random.default_rng(0).standard_normal((96, 32))
+    state = {"mlp.mlp1_weight": W, "mlp.mlp2_weight": np.ones((32, 48)), "mlp.mlp1_bias": W[:, 0]}
+    found = blocks_of(state, "mlp.mlp1_weight")
+    np.testing.assert_array_equal(found["gate"], W[::2])
+    np.testing.assert_array_equal(found["up"], W[1::2])
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["mixtral", "llama4", "gpt_oss"])
 def test_blocks_of_experts_compute_what_the_experts_compute(kind, tmp_path):

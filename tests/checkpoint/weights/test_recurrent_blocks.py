@@ -88,6 +88,9 @@ def test_gates_of_a_weight_that_is_composed_are_cut_from_what_it_is_composed_to(
     whole = module.weight_hh_l0.detach()
     found = [w for w in open_weights(state).tensors if w.whole == "weight_hh_l0"]
     np.testing.assert_allclose(np.concatenate([w.read() for w in found]), whole, rtol=1e-6)
+    in_memory = [w for w in open_weights(module).tensors if w.whole == "weight_hh_l0"]
+    np.testing.assert_allclose(np.concatenate([w.read() for w in in_memory]), whole, rtol=1e-6)
+    assert [w.name for w in in_memory] == [w.name for w in found]
     assert [w.shape for w in found] == [(UNITS, UNITS)] * 4
     assert all(len(w.tensors) == 2 for w in found)
 

@@ -8,7 +8,7 @@ from specdiag.checkpoint.weights.fused.layout import Layout, Neighbours, outputs
 
 # A fused matrix and the matrices that can take the values of its heads, of libraries that lay out
 # all queries, then all keys, then all values: transformers (GPT-2, Phi-3, BLIP, ModernBERT), MPT
-# and flash-attn (Wqkv), timm and DINO (qkv), Baichuan (W_pack), OLMo (att_proj), and llama.cpp.
+# and flash-attn (Wqkv), timm and DINO (qkv), Baichuan (W_pack), OLMo (att_proj), ESM-C, llama.cpp.
 _IN_ORDER = {
     "c_attn": ("c_proj",),
     "qkv_proj": ("o_proj",),
@@ -17,6 +17,7 @@ _IN_ORDER = {
     "qkv": ("proj", "projection"),
     "W_pack": ("o_proj",),
     "att_proj": ("attn_out",),
+    "layernorm_qkv.1": ("out_proj",),
     "attn_qkv": ("attn_output",),
 }
 # Modules and parameters beside `qkv` and `proj` in timm's TinyViT, MaxViT and CoAtNet, which lay

@@ -20,6 +20,7 @@ _RECURRENT = re.compile(
 _HALVES = {
     "gate_up_proj": ("down_proj", ("gate", "up")),
     "input_linear": ("output_linear", ("gate", "up")),
+    "mlp1_weight": ("mlp2_weight", ("gate", "up")),  # GPT-OSS of OpenAI: in turn
     "w12": ("w3", ("gate", "up")),
     "dense_h_to_4h": ("dense_4h_to_h", ("gate", "up")),
     "ffn_up": ("ffn_down", ("gate", "up")),
@@ -72,12 +73,11 @@ def gated(near: Neighbours, evidence: Evidence) -> Layout | None:
         sizes = dict.fromkeys(labels, half)
         if near.owners[-2:-1] in (["feed_forward_in"], ["feed_forward_out"]):
             sizes = dict.fromkeys(labels[::-1], half)  # Phi-4-multimodal: the gate is the second
-        if f"{near.name}_bias" in evidence.weights:
-            # GPT-OSS has them in turn, others with a bias have halves.
+        in_turn = fused == "mlp1_weight"
+        if f"{near.name}_bias" in evidence.weights:  # the name does not tell the library
             types = {config.get("model_type") for config in evidence.configs}
-            if "gpt_oss" in types:
-                return Layout(dict.fromkeys(labels, 1), axis, half)
-            if "openai_privacy_filter" not in types:
+            in_turn = "gpt_oss" in types
+            if not in_turn and "openai_privacy_filter" not in types:
                 return None
-        return Layout(sizes, axis)
+        return Layout(dict.fromkeys(labels, 1), axis, half) if in_turn else Layout(sizes, axis)
     return None
