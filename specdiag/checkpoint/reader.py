@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 MAX_INDEX = 100_000_000
 MAX_NOTES = 50
+_DEEPSPEED = {"ds_config", "ds_version", "param_shapes"}  # entries of its files
 MAX_OPENED = 20  # files of a folder that are opened to find the network among them
 
 
@@ -162,21 +163,27 @@ def _open_path(path: Path, which: str | None) -> Checkpoint:
     if re.match(rb"\s*\{", head) and not looks_like_safetensors(head, file):
         return _open_index(file)
     content = open_single(file, head, which)
-    notes = [*_empty_notes(content.tensors), *shard_notes(path), *content.notes]
+    notes = [*_empty_notes(content), *shard_notes(path), *content.notes]
     return _assemble(path.stem, path, content._replace(notes=notes))
 
 
-def _empty_notes(tensors: Sequence[Tensor]) -> list[str]:
-    """Return a note if tensors that are named as weights have no elements."""
-    empty = [t.name for t in tensors if 0 in t.shape and re.search(r"(^|\.)weight$", t.name)]
+def _empty_notes(content: Content) -> list[str]:
+    """Return a note if tensors that are named as weights have no elements.
+
+    It names DeepSpeed if the file has its entries, or if most weights are empty: modules whose
+    weights are computed elsewhere keep an empty one, too.
+    """
+    named = [t for t in content.tensors if re.search(r"(^|\.)weight$", t.name)]
+    empty = [shown(t.name) for t in named if 0 in t.shape]
     if not empty:
         return []
-    are = "weight is" if len(empty) == 1 else "weights are"
-    note = (
-        f"{len(empty):,} {are} empty ({some(list(map(shown, empty)), 3)}), as in a file of "
-        "DeepSpeed ZeRO-3 whose weights were not gathered: zero_to_fp32.py of DeepSpeed, or "
-        "stage3_gather_16bit_weights_on_model_save, gathers them"
-    )
+    note = f"{len(empty):,} {'weight is' if len(empty) == 1 else 'weights are'} empty"
+    note += f" ({some(empty, 3)})"
+    if _DEEPSPEED & content.metadata.keys() or 2 * len(empty) >= len(named):
+        note += (
+            ", as in a file of DeepSpeed ZeRO-3 whose weights were not gathered: zero_to_fp32.py "
+            "of DeepSpeed, or stage3_gather_16bit_weights_on_model_save, gathers them"
+        )
     return [note]
 
 

@@ -118,10 +118,17 @@ def shape_of(node: Any) -> tuple[int, ...]:
     return size
 
 
-def is_module_node(node: object) -> bool:
-    """Return whether a node describes a pickled torch module."""
-    state = node.state if type(node) is Object else None
-    return type(state) is dict and all(slot in state for slot in _MODULE_SLOTS)
+def module_state(node: object) -> dict[Any, Any] | None:
+    """Return the attributes of a pickled torch module, or None for any other node.
+
+    A module of torch.fx is pickled as a call that has them as its first argument.
+    """
+    if type(node) is not Object:
+        return None
+    state: Any = node.state
+    if path_of(node).startswith("torch.fx.graph_module.reduce_"):
+        state = next((arg for arg in node.args if type(arg) is dict), None)
+    return state if type(state) is dict and all(slot in state for slot in _MODULE_SLOTS) else None
 
 
 def is_table(node: object) -> bool:
@@ -158,8 +165,9 @@ def children(node: object) -> Iterable[tuple[str, Any]] | None:
     if type(node) is not Object:
         return None
     state = node.state
-    if is_module_node(node):
-        return _module_parts(node.state)  # type: ignore[arg-type]
+    attributes = module_state(node)
+    if attributes is not None:
+        return _module_parts(attributes)
     parts = [(str(index), value) for index, value in enumerate(node.items or ())]
     parts += [(f"args.{index}", value) for index, value in enumerate(node.args)]
     if type(state) is dict:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Set
 from typing import Any, TypeAlias
 
 from specdiag.checkpoint.names import strip_wrappers
-from specdiag.checkpoint.tree import children, is_module_node, is_table, is_tensor, shape_of
+from specdiag.checkpoint.tree import children, is_table, is_tensor, module_state, shape_of
 
 Signature: TypeAlias = "tuple[tuple[str, tuple[int, ...]], ...] | None"
 
@@ -25,7 +25,7 @@ def network_signature(node: Any, leaves: Iterable[tuple[tuple[str, ...], Any]]) 
     A network is a pickled module, or a state dict: a dict of tensors with dots in their names. It
     has at least two matrices. `leaves` are its entries with their paths.
     """
-    if not is_module_node(node) and not (
+    if module_state(node) is None and not (
         is_table(node)
         and any("." in key for key, value in children(node) or () if is_tensor(value))
     ):

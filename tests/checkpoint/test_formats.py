@@ -152,6 +152,13 @@ def zipped(*names):
         ("m.tflite", b"\x1c\0\0\0TFL3" + bytes(9), "a TensorFlow Lite file"),
         ("m.msgpack", b"\x81\xa6params\x81\xa1w\xc0", "a MessagePack file"),
         ("graph.pb", b"\x08\x01\x12", "a TensorFlow graph by its name"),
+        ("m.pte", b"\x18\0\0\0ET12" + bytes(9), "a program of ExecuTorch"),
+        ("m.model", b"#Parameter# /lstm {2,2} 64", "a model of DyNet"),
+        ("m.dat", b"\1\1\1\nloss_mmod_", "a network of dlib"),
+        ("m.bin", b"\xba\x16\x4f\x2f" + bytes(9), "a model of fastText"),
+        ("m.xml", b'<?xml version="1.0"?>\n<net name="m">', "a model of OpenVINO"),
+        ("m.xml", b'<?xml version="1.0"?>\n<Error>', "an XML file, not a checkpoint"),
+        ("m.pt", b"<!DOCTYPE html><html>", "a web page: download the file itself"),
         ("m.ckpt.data-00000-of-00001", b"0000", "a part of a TensorFlow checkpoint"),
     ],
 )
@@ -176,6 +183,15 @@ def test_emptied_weights_are_named_with_how_to_gather_them(tmp_path):
     )
     with pytest.raises(ValueError, match="none with two axes or more; 2 weights are empty"):
         specdiag.alpha(tmp_path / "m.safetensors")
+
+
+def test_a_few_empty_weights_are_not_taken_for_those_of_deepspeed(tmp_path):
+    few = {f"{name}.weight": np.ones((2, 2)) for name in "abc"} | {"d.weight": np.empty(0)}
+    assert open_checkpoint(few).notes == ()
+    assert open_checkpoint(empty_file(tmp_path, few)).notes == ("1 weight is empty ('d.weight')",)
+    saved = {"module": {name: torch.tensor(W) for name, W in few.items()}, "ds_version": "0.15"}
+    torch.save(saved, tmp_path / "m.pt")
+    assert "zero_to_fp32.py" in open_checkpoint(tmp_path / "m.pt").notes[0]
 
 
 def empty_file(folder, tensors):

@@ -733,3 +733,12 @@ def test_a_tensor_is_read_alone(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 3 * 2**20
+
+
+def test_a_traced_module_of_fx_has_the_names_of_its_own_parts(tmp_path):
+    traced = torch.fx.symbolic_trace(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU()))
+    torch.save(traced, tmp_path / "m.pt")
+    checkpoint = open_checkpoint(tmp_path / "m.pt")
+    assert [t.name for t in checkpoint.tensors] == ["0.weight", "0.bias"]
+    assert checkpoint.notes == ()
+    assert checkpoint.tensors[0].role == "linear"

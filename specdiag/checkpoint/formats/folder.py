@@ -20,7 +20,7 @@ _KINDS = (
     r".*\.(npz|zip)",  # these are often data
 )
 _NOT_WEIGHTS = re.compile(
-    r"((training_)?args|dl_state_dict|(scheduler|scaler|rng_state|random_state|sampler).*"
+    r"((training_)?args|dl_state_dict|openvino.*|(scheduler|scaler|rng_state|random_state|sampler).*"
     r"|(.*[._-])?optim(izer)?s?(_states?|_group)?([._-]?\d[^.]*)?)"
     r"\.(pt|bin|pth|pkl|safetensors)(\.index\.json)?"
 )
@@ -79,7 +79,6 @@ def checkpoint_in(folder: Path) -> Found:
     """
     where = shown(folder.name, quote=False)
     names = _names(folder)
-    _refuse_parts(names, folder, where)
     below = _subfolders(folder)
     notes = [f"not read: the checkpoints in the subfolders {some(below, 10)}"] if below else []
     if any(_DISTRIBUTED.fullmatch(name) for name in names):
@@ -90,7 +89,11 @@ def checkpoint_in(folder: Path) -> Found:
             f"{where}: the file '.metadata' of this distributed checkpoint {fault} "
             f"{'.metadata.tmp' if '.metadata.tmp' in names else 'its .distcp files; copy it, too'}"
         )
-    found = choose(names, where)
+    parts = (_ZERO, _PARALLEL, _PIPELINE)
+    found = choose([n for n in names if not any(part.fullmatch(n) for part in parts)], where)
+    if found is None:
+        _refuse_parts(names, folder, where)
+        found = choose(names, where)
     if found:
         if any(_ZERO.fullmatch(name) for name in names):
             notes.append(
@@ -148,13 +151,17 @@ def _all_shards(shards: Sequence[re.Match[str]], where: str) -> list[str]:
 
 def several(names: Sequence[str], where: str) -> ValueError:
     """Return the error of a folder with several networks."""
-    listed = some([shown(name, quote=False) for name in names], 10)
+    listed = [shown(name, quote=False) for name in names]
     adapters = [name for name in names if name.startswith("adapter_model.")]
-    if adapters and len(names) == 2:
+    if len(adapters) == 1 and len(names) == 2:
         (network,) = {*names} - {*adapters}
-        listed = f"the network {shown(network)} and the adapter {shown(adapters[0])}"
+        return ValueError(
+            f"{where}: a network ({shown(network, quote=False)}) and an adapter "
+            f"({shown(adapters[0], quote=False)}) in the folder; name one of them, or the adapter "
+            "with --base and the network"
+        )
     return ValueError(
-        f"{where}: {len(names)} checkpoints in the folder ({listed}); name one of them"
+        f"{where}: {len(names)} checkpoints in the folder ({some(listed, 10)}); name one of them"
     )
 
 
@@ -163,6 +170,8 @@ def shard_notes(path: Path) -> list[str]:
     name = path.name
     if _PROCESS.fullmatch(name):
         return ["only a part of each tensor, which one process wrote: name the folder to read all"]
+    if _ZERO.fullmatch(name):
+        return ["one of the files of DeepSpeed's ZeRO, which zero_to_fp32.py puts together"]
     for part in (path, path.parent):
         if not _PARALLEL.fullmatch(part.name):
             continue

@@ -10,7 +10,9 @@ _TAR = rb"(?s).{257}ustar"
 # Files are recognised by their first bytes, not by their extension.
 _FOREIGN = (
     (rb"version https://git-lfs", "a Git LFS pointer: fetch the content with 'git lfs pull'"),
-    (rb"(?i)\s*<(!doctype|html|\?xml)", "a web page: download the file itself"),
+    (rb"(?is)\s*<(!doctype html|html|\?xml.*<html)", "a web page: download the file itself"),
+    (rb"(?s)\s*<\?xml.*<net ", f"a model of OpenVINO: {_EXPORT}"),
+    (rb"\s*<(\?xml|!doctype)", "an XML file, not a checkpoint"),
     (rb"BZh", "compressed by bzip2: decompress it first"),
     (rb"\xfd7zXZ", "compressed by xz: decompress it first"),
     (rb"\x28\xb5\x2f\xfd", "compressed by zstd: decompress it first"),
@@ -21,6 +23,12 @@ _FOREIGN = (
     (rb"(?s).{4}TFL3", f"a TensorFlow Lite file: {_EXPORT}"),
     (rb"[\x81-\x8f\xde\xdf](?:..|)[\xa1-\xbf\xd9]\w", f"a MessagePack file (Flax): {_EXPORT}"),
     (rb"PK\x05\x06", "an empty zip archive"),
+    (rb"(?s).{4}ET\d\d", f"a program of ExecuTorch (.pte): {_EXPORT}"),
+    (rb"#(Lookup)?Parameter# ", f"a model of DyNet: {_EXPORT}"),
+    (rb"(?s)\x01\x01\x01.loss_", f"a network of dlib: {_EXPORT}"),
+    (rb"\xba\x16\x4f\x2f", f"a model of fastText: {_EXPORT}"),
+    (rb"MATLAB 5\.0 MAT-file", f"a MATLAB file: {_EXPORT}"),
+    (rb"7767517\s", f"a network of ncnn: {_EXPORT}"),
 )
 # These start with a few bytes that any file could start with.
 _BY_NAME = (
@@ -30,6 +38,8 @@ _BY_NAME = (
     (r".*\.msgpack", "a MessagePack file (Flax) by its name"),
     (r".*\.tflite", "a TensorFlow Lite file by its name"),
     (r".*\.mlmodel", "a Core ML model by its name"),
+    (r".*\.caffemodel", "a Caffe model by its name"),
+    (r".*\.weights", "a network of darknet by its name"),
 )
 
 

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from specdiag.checkpoint.tree import Object, children, is_tensor, path_of, table_items
+from specdiag.checkpoint.tree import children, is_tensor, module_state, path_of, table_items
 
-_SLOTS = ("_parameters", "_buffers", "_modules")
 _ROLES = {
     "torch.nn.modules.sparse.Embedding": "embedding",
     "torch.nn.modules.sparse.EmbeddingBag": "embedding",
@@ -20,8 +19,8 @@ def module_roles(root: Any) -> dict[int, str]:
     stack = [root]
     while stack:
         node = stack.pop()
-        state = node.state if type(node) is Object else None
-        if type(state) is dict and all(slot in state for slot in _SLOTS):
+        state = module_state(node)
+        if state is not None:
             roles |= {id(value): "buffer" for _, value in table_items(state["_buffers"])}
             if role := _ROLES.get(path_of(node)):
                 parameters = table_items(state["_parameters"])

@@ -50,7 +50,7 @@ NAMED = [
         "in its subfolders pytorch_model_fsdp_0; name",
     ),
     (["weights/.metadata", "context/model.yaml"], "in its subfolders weights; name"),
-    (["model.safetensors", "adapter_model.safetensors"], "the network 'model.safetensors' and the"),
+    (["model.safetensors", "adapter_model.safetensors"], "name one of them, or the adapter with"),
     (["a.pt", "b.pt"], r"2 checkpoints in the folder \(a.pt, b.pt\); name one"),
     # nothing
     ([], "no checkpoint in the folder, no files"),
@@ -91,6 +91,22 @@ def test_the_weights_of_deepspeed_without_zero_3_are_whole(tmp_path):
     checkpoint = open_checkpoint(tmp_path)
     assert [t.name for t in checkpoint.tensors] == ["0.weight"]
     assert "zero_to_fp32.py gathers it" in checkpoint.notes[-1]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ["latest", "global_step7/zero_pp_rank_0_mp_rank_00_model_states.pt"],
+        ["consolidated.00.pth", "consolidated.01.pth"],
+        ["mp_rank_00/x.pt", "mp_rank_01/x.pt"],
+    ],
+)
+def test_a_whole_network_is_read_beside_the_parts_of_one(parts, tmp_path):
+    for name in parts:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"global_step7")
+    save(tmp_path / "model.safetensors")
+    assert list(read(tmp_path)) == ["w"]
 
 
 @pytest.mark.parametrize(
@@ -160,3 +176,9 @@ def test_a_shard_alone_is_a_part_of_a_network(tmp_path):
     index.write_text(json.dumps({"weight_map": {"w": shard.name}}))
     assert "name it to read all shards" in open_checkpoint(shard).notes[0]
     assert open_checkpoint(index).notes == ()
+
+
+def test_a_file_of_zero_is_named_as_one_of_several(tmp_path):
+    file = tmp_path / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    torch.save({"optimizer_state_dict": {"fp32_flat_groups": [torch.ones(99)]}}, file)
+    assert "which zero_to_fp32.py puts together" in "; ".join(open_checkpoint(file).notes)
