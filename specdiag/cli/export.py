@@ -64,9 +64,9 @@ def weights(
         for weight in found
     ]
     if as_json:
-        click.echo(json_of(str(checkpoint), listed, opened.notes))
+        click.echo(json_of(str(opened.path), listed, opened.notes))
     else:
-        print_lines(str(checkpoint), as_lines(listed, opened.notes, terminal_width()))
+        print_lines(str(opened.path), as_lines(listed, opened.notes, terminal_width()))
 
 
 @click.command()

@@ -9,6 +9,7 @@ import itertools
 import json
 import threading
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
@@ -103,7 +104,7 @@ class Hub:
             return 200, {"ETag": f'"{hashlib.md5(content).hexdigest()}"'}, content
         if kind == "storage":
             contents = [c for files in self.commits.values() for c in files.values()]
-            return 200, {"ETag": f'"{rest[:8]}"'}, next(c for c in contents if sha256(c) == rest)
+            return 200, {"ETag": f'"{rest[:8]}"'}, next(c for c in contents if stored_as(c) == rest)
         if kind == "api":
             return self._listed(rest)
         return self._resolve(path)
@@ -143,6 +144,9 @@ class Hub:
 
 def sha256(content):
     return hashlib.sha256(content).hexdigest()
+
+
+stored_as = lru_cache(maxsize=64)(sha256)  # the storage looks for it at each request
 
 
 class _Handler(BaseHTTPRequestHandler):

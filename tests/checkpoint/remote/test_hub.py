@@ -156,7 +156,7 @@ def test_files_that_were_used_the_longest_time_ago_make_room(hub, rng, monkeypat
         n_open.append(len([*Path("/proc/self/fd").iterdir()]))
     assert sum(file.kept for file in ranges.known) <= 2 * len(content)
     assert is_sent
-    assert max(n_open) == n_open[0]
+    assert max(n_open) <= n_open[0] + 2  # those of the server come and go
 
 
 def test_the_revision_is_pinned_when_it_is_opened(hub, rng):
@@ -383,7 +383,7 @@ def test_an_address_as_a_path_object_is_the_same(hub, rng):
 def test_commands_take_addresses_and_write_beside_them(hub, rng, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = save(state(rng, 2))
-    hub.push({"model.safetensors": content})
+    commit = hub.push({"model.safetensors": content})
     Path("model.safetensors").write_bytes(content)
     address = f"{HUB}/model.safetensors"
     assert run("export", address, "out.safetensors")[0] == 0
@@ -391,7 +391,8 @@ def test_commands_take_addresses_and_write_beside_them(hub, rng, tmp_path, monke
     status, out, _ = run("compare", address, "model.safetensors")
     assert status == 0
     assert "identical" in out
-    assert run("weights", address)[0] == 0
+    status, out, _ = run("weights", address)
+    assert (status, out.splitlines()[0]) == (0, f"{HUB}@{commit}/model.safetensors")
     assert run("alpha", address, "model.safetensors", "-o", "both.nc")[0] == 0
     with specdiag.open_spectra("both.nc") as dataset:
         assert dataset.sizes["checkpoint"] == 2
