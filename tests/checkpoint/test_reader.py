@@ -4,6 +4,7 @@ import argparse
 import collections
 import enum
 import functools
+import io
 import json
 import pathlib
 import pickle
@@ -742,3 +743,13 @@ def test_a_traced_module_of_fx_has_the_names_of_its_own_parts(tmp_path):
     assert [t.name for t in checkpoint.tensors] == ["0.weight", "0.bias"]
     assert checkpoint.notes == ()
     assert checkpoint.tensors[0].role == "linear"
+
+
+def test_entries_with_the_same_objects_have_one_note(tmp_path):
+    extra = {f"layer{i}.state": io.BytesIO(b"x") for i in range(9)}
+    torch.save({"w": torch.ones(2, 2)} | extra, tmp_path / "m.pt")
+    (note,) = open_checkpoint(tmp_path / "m.pt").notes
+    assert note == (
+        "layer0.state, layer1.state, layer2.state, layer3.state and 5 more each hold objects that "
+        "were not rebuilt: _io.BytesIO (1)"
+    )

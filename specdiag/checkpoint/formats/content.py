@@ -174,6 +174,7 @@ def metadata_of(model: Model) -> tuple[dict[str, Any], list[str]]:
     ]
     metadata: dict[str, Any] = {}
     converter = Converter()
+    holders: dict[str, list[str]] = {}  # names of entries, by the objects in them
     for name, node in [*model.entries, *model.top]:
         if converter.left < 0:
             notes.append(f"entries from {shown(name)} on were left out: there are too many")
@@ -181,10 +182,12 @@ def metadata_of(model: Model) -> tuple[dict[str, Any], list[str]]:
         converter.foreign.clear()
         metadata.setdefault(name, converter.convert(node))
         if converter.foreign:
-            listed = _listed(converter.foreign)
-            notes.append(
-                f"{shown(name, quote=False)} holds objects that were not rebuilt: {listed}"
-            )
+            holders.setdefault(_listed(converter.foreign), []).append(shown(name, quote=False))
+    notes += [
+        f"{some(names)} {'holds' if len(names) == 1 else 'each hold'} objects that were not "
+        f"rebuilt: {listed}"
+        for listed, names in holders.items()
+    ]
     return metadata, notes
 
 

@@ -28,7 +28,7 @@ from specdiag.wording import counted, shown, some
 METADATA = re.compile(r"(__\d+)?\.metadata")  # one of all processes, or one of each
 # Beside the chunks, trainers keep what is no tensor: Lightning in meta.pt, Megatron in common.pt.
 _BESIDE = ("meta.pt", "common.pt")
-_OPTIMIZER = re.compile(r"((?:chained_\d+\.)?optim(?:izer)?s?(?:_\d+)?)\.(.+)", re.DOTALL)
+_OPTIMIZER = re.compile(r"(chained_\d+\.)?(optim(?:izer)?s?(?:_\d+)?)\.(.+)", re.DOTALL)
 MAX_LEVELS = 64
 MAX_VALUE = 2**20  # bytes of an entry that is no tensor
 
@@ -152,7 +152,7 @@ def read_distributed(folder: Path, where: str) -> Distributed:
     for key in [*opened.entries, *opened.values]:
         path = paths.get(key) or (key,)
         if path == (key,) and (match := _OPTIMIZER.fullmatch(key)):
-            path = match.groups()
+            path = (match[2], (match[1] or "") + match[3])
         _put(opened, path, key)
     opened.root = _with_lists(opened.root, opened.own)
     for name in _BESIDE:

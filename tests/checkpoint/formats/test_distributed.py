@@ -221,16 +221,14 @@ def test_what_trainers_keep_beside_the_chunks_is_part_of_the_metadata(tmp_path):
     assert [t.name for t in checkpoint.tensors] == ["0.weight", "0.bias", "2.weight", "2.bias"]
 
 
-def test_an_optimizer_of_flat_names_is_left_aside(tmp_path):
-    tensors = {
-        "decoder.w": torch.randn(9, 9),
-        "optimizer.state.exp_avg.decoder.w": torch.ones(9, 9),
-    }
-    change = lambda m: dataclasses.replace(m, planner_data=None)  # noqa: E731
-    folder = write(tmp_path / "run", {n: (t, None) for n, t in tensors.items()}, change=change)
-    checkpoint = open_checkpoint(folder)
+@pytest.mark.parametrize("planner", [True, False])
+def test_an_optimizer_of_flat_names_is_left_aside(planner, tmp_path):
+    names = ("decoder.w", "optimizer.state.w", "chained_0.optimizer.state.w")
+    tensors = {name: (torch.randn(9, 9), None) for name in names}
+    change = lambda m: m if planner else dataclasses.replace(m, planner_data=None)  # noqa: E731
+    checkpoint = open_checkpoint(write(tmp_path / "run", tensors, change=change))
     assert [t.name for t in checkpoint.tensors] == ["decoder.w"]
-    assert checkpoint.notes == ("1 tensor under 'optimizer' is not part of the model",)
+    assert checkpoint.notes == ("2 tensors under 'optimizer' are not part of the model",)
 
 
 def test_flat_parameters_of_fsdp_are_named(tmp_path):
