@@ -4,7 +4,7 @@ This module never imports torch: if a caller passes a torch tensor, torch is imp
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from specdiag.checkpoint.metadata import Converter
 from specdiag.checkpoint.tensor import ITEMSIZE, ML_DTYPES, Tensor, numpy_dtype, unreadable
+from specdiag.checkpoint.torchfile.roles import Role, kind_of, roles_in
 
 
 def is_module(value: object) -> bool:
@@ -46,20 +47,25 @@ def memory_config(source: object) -> dict[str, Any]:
     return {"config": Converter().convert(config)} if isinstance(config, dict) else {}
 
 
-def memory_roles(source: object) -> dict[str, str]:
-    """Return the `role` of the tensors of a torch module by name; {} for anything else."""
-    modules = getattr(source, "named_modules", None)
-    torch = sys.modules.get("torch")
-    if torch is None or not callable(modules):
-        return {}
-    roles: dict[str, str] = {}
-    lookups = (torch.nn.Embedding, torch.nn.EmbeddingBag)
-    for prefix, module in modules():
-        start = f"{prefix}." if prefix else ""
-        roles |= {f"{start}{name}": "buffer" for name, _ in module.named_buffers(recurse=False)}
-        if isinstance(module, (*lookups, torch.nn.Linear)):
-            kind = "embedding" if isinstance(module, lookups) else "linear"
-            roles[f"{start}weight"] = kind
+def memory_roles(
+    states: Sequence[tuple[Any, Mapping[str, Any]]], names: Mapping[int, str]
+) -> dict[str, Role]:
+    """Return the roles of the tensors and computed weights of torch modules, by name.
+
+    `states` are the modules with their state dicts, and `names` the names of the values of these by
+    their id.
+    """
+    roles: dict[str, Role] = {}
+    for module, state in states:
+        known = ((key, names[id(value)]) for key, value in state.items() if id(value) in names)
+        key, name = next(known, ("", ""))
+        if not name.endswith(key) or not callable(getattr(module, "named_modules", None)):
+            continue
+        for prefix, part in module.named_modules():
+            start = name.removesuffix(key) + f"{prefix}." * bool(prefix)
+            found = {leaf: role for leaf, _, role in roles_in(vars(part))}
+            found.setdefault("weight", Role(kind_of(vars(part))))  # computed by a parametrization
+            roles |= {start + leaf: role for leaf, role in found.items()}
     return roles
 
 

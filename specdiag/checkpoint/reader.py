@@ -36,6 +36,7 @@ from specdiag.checkpoint.remote.path import RemotePath
 from specdiag.checkpoint.remote.places import place
 from specdiag.checkpoint.safetensors import parse_json
 from specdiag.checkpoint.tensor import Tensor, combined_hash, elements_hash, read_values
+from specdiag.checkpoint.torchfile.roles import Role
 from specdiag.checkpoint.tree import is_tensor
 from specdiag.checkpoint.weights.computed.live import live_weights
 from specdiag.checkpoint.weights.weight import Weight
@@ -118,15 +119,17 @@ def open_checkpoint(source: Source, which: str | None = None) -> Checkpoint:
     if isinstance(source, Mapping | list | tuple) or is_module(source) or is_tensor(source):
         tree, states = memory_tree(source)
         model = find_model(tree, "model", which)
-        roles = memory_roles(source)
+        names = {id(values): name for name, values in model.tensors}
+        roles = memory_roles(states, names)
         tensors = [
-            replace(memory_tensor(name, values), role=roles.get(name, ""))
+            roles.get(name, Role()).of(memory_tensor(name, values))
             for name, values in model.tensors
         ]
-        computed = live_weights(states, {id(values): name for name, values in model.tensors})
         computed = tuple(
-            replace(w, role=next((roles[n] for n in (w.name, *w.tensors) if n in roles), ""))
-            for w in computed
+            replace(weight, role=roles[weight.name].kind, facts=roles[weight.name].facts)
+            if weight.name in roles
+            else weight
+            for weight in live_weights(states, names)
         )
         metadata, notes = metadata_of(model)
         metadata |= memory_config(source)

@@ -46,9 +46,12 @@ class Tensor:
     problem : str or None
         Why the values cannot be read, such as ``'sparse tensor'``.
     role : str
-        What the class of its module says, if a file or module in memory tells it: ``'buffer'``,
-        ``'embedding'`` for the table of a torch.nn.Embedding, ``'linear'`` for the weight of a
-        torch.nn.Linear. Empty if unknown.
+        What the class of its module says, if a file or module in memory tells it: ``'buffer'``, or
+        the kind of module that owns it as its weight: ``'embedding'`` for a lookup table,
+        ``'linear'``, ``'convolution'``, ``'bilinear'``, ``'attention'`` or ``'recurrent'``. Empty
+        if unknown.
+    facts : dict
+        The attributes of its module that are whole numbers, such as ``groups`` and ``num_heads``.
     identity : tuple or None
         Equal for two tensors if and only if they are the same elements of the same memory.
         None if the tensor is empty, cannot be read, or is known not to be tied.
@@ -65,6 +68,7 @@ class Tensor:
     dtype: str
     problem: str | None = None
     role: str = ""
+    facts: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
     identity: tuple[object, ...] | None = None
     read: Callable[[], np.ndarray] = field(repr=False)
     read_rows: Callable[[int, int], np.ndarray] | None = field(default=None, repr=False)

@@ -1,7 +1,6 @@
 """Checkpoint -> the weights with two or more axes, and why some of them are not measured."""
 
 import math
-import re
 
 from specdiag.checkpoint.reader import Checkpoint
 from specdiag.checkpoint.weights.find import weights
@@ -10,14 +9,7 @@ from specdiag.checkpoint.weights.weight import Weight
 from specdiag.wording import counted
 
 MIN_EIGENVALUES = 50
-LARGEST_KERNEL = 32  # sides of a convolution kernel; longer trailing axes are stacks of matrices
-EMBEDDING = "embedding table, by its"  # name or class
-
-# Names of lookup tables: that of the parameter, or of the module that owns its `weight`.
-_EMBEDDING = re.compile(
-    r"(^|_)emb(ed(ding)?)?s?$|[a-z]Emb(ed(ding)?)?s?$"
-    r"|^(embed_tokens|embed_positions|embed_in|embedding_table|wte|wpe|shared)$"
-)
+EMBEDDING = "embedding table, by its"  # class, name or other evidence
 
 
 def matrices(checkpoint: Checkpoint, pattern: str | None = None) -> tuple[Weight, ...]:
@@ -49,22 +41,16 @@ def matrices(checkpoint: Checkpoint, pattern: str | None = None) -> tuple[Weight
 def skip_reason(weight: Weight, min_eigenvalues: int, include_embeddings: bool) -> str:
     """Return why a weight is not measured, or an empty string if it is.
 
-    Embedding tables are lookup tables: each row is trained only as often as its token occurs. The
-    class of their module decides, where it is known. Otherwise they have two axes, no bias, and are
-    recognised by name. The name of the module that owns the `weight`, or of the parameter itself,
-    ends in the word emb, embed, embedding or their plurals (`unit_emb`, `session_emb`,
-    `word_embeddings`), or is embed_tokens, embed_positions, embed_in, embedding_table, wte, wpe or
-    shared.
+    `checkpoint.weights.tables` tells embedding tables, and `checkpoint.weights.stacks` what is no
+    kernel and no matrix, or ambiguous.
     """
     if weight.problem or weight.reason:
         return weight.problem or weight.reason
     if not weight.dtype.startswith(("float", "bfloat")):
         return f"{weight.dtype} values, not real weights"
-    if not include_embeddings and is_embedding(weight):
-        return f"{EMBEDDING} {'class' if weight.role == 'embedding' else 'name'}"
+    if weight.table and not include_embeddings:
+        return f"{EMBEDDING} {weight.table}"
     kernel = weight.shape[2:]
-    if any(side > LARGEST_KERNEL for side in kernel):
-        return f"{len(weight.shape)} axes, not a convolution kernel (a side of {max(kernel)})"
     if kernel and min(weight.shape[:2]) == 1:
         return "a kernel on one channel: each of its positions is a vector, not a matrix"
     size = min(weight.shape[:2]) * math.prod(kernel)
@@ -73,13 +59,3 @@ def skip_reason(weight: Weight, min_eigenvalues: int, include_embeddings: bool) 
     if size < min_eigenvalues:
         return f"too few eigenvalues: {size} of at least {min_eigenvalues}"
     return ""
-
-
-def is_embedding(weight: Weight) -> bool:
-    """Return whether `skip_reason` takes a weight for an embedding table."""
-    if weight.role == "embedding":
-        return True
-    *owners, leaf = weight.name.split(".")
-    name = owners[-1] if owners and leaf == "weight" else leaf
-    by_name = len(weight.shape) == 2 and _EMBEDDING.search(name) is not None
-    return by_name and not weight.has_bias and weight.role != "linear"

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from specdiag.checkpoint.formats.arrays import MAGIC, is_npz, read_npy, read_npz
@@ -14,7 +13,7 @@ from specdiag.checkpoint.tensor import Tensor
 from specdiag.checkpoint.torchfile.archive import Record, read_directory
 from specdiag.checkpoint.torchfile.exported import is_exported, read_exported
 from specdiag.checkpoint.torchfile.legacy import read_legacy, starts_legacy
-from specdiag.checkpoint.torchfile.roles import module_roles
+from specdiag.checkpoint.torchfile.roles import Role, module_roles
 from specdiag.checkpoint.torchfile.tensors import read_zip, torch_tensor
 from specdiag.checkpoint.torchfile.views import TorchFile
 from specdiag.files import File, open_file
@@ -154,7 +153,7 @@ def _open_torch(root: Any, source: TorchFile, which: str | None) -> Content:
     model = find_model(root, source.file.name, which)
     roles = module_roles(root)
     tensors = [
-        replace(torch_tensor(source, name, node), role=roles.get(id(node), ""))
+        roles.get(id(node), Role()).of(torch_tensor(source, name, node))
         for name, node in model.tensors
     ]
     return Content(tensors, *metadata_of(model))

@@ -1,7 +1,8 @@
 """Checkpoint -> what tells how its tensors are meant: neighbours, roles and configurations."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +13,15 @@ from specdiag.checkpoint.weights.weight import Tensors, Weight
 from specdiag.files import find_file, open_file, read_bytes
 
 MAX_CONFIG = 1_000_000
+# Leaf of a weight, and leaves of its bias: torch, flax and Keras; TransformerLens; transformers.
+_BIASES = (
+    (r"(.*)(?:weights?|kernel)", ("{0}bias", "{0}biases", "{0}b")),
+    (r"(_?)[Ww](_?.*)", ("{0}b{1}",)),
+    (r"(.+)", ("{0}_bias", "{0}_b", "{0}.bias")),
+)
+_ROUTER = re.compile(r"(.*_)?(router|gate|switch|gating|wg)(_network)?")
+_OF_LAYERS = ("bias", "scale", "beta", "gamma")
+WIDTH = ("hidden_size", "d_model", "n_embd", "embed_dim", "hidden_dim", "dim")
 MAX_DEPTH = 8  # of the dicts and lists of a configuration that are searched
 
 
@@ -63,6 +73,125 @@ class Evidence:
             owner, _, leaf = name.rpartition(".")
             modules.setdefault(owner, {})[leaf] = tensor
         return modules
+
+    @cached_property
+    def biases(self) -> dict[str, str]:
+        """The weight of each bias that has two or more axes, by the name of the bias."""
+        found: dict[str, str] = {}
+        for name, tensor in self.tensors.items():
+            for other in bias_names(name) if len(tensor.shape) > 1 else ():
+                bias = self.tensors.get(other)
+                if bias and len(bias.shape) > 1 and _is_shorter(bias.shape, tensor.shape):
+                    found[other] = name
+        return found
+
+    @cached_property
+    def vectors(self) -> dict[tuple[str, ...], set[int]]:
+        """The lengths of the vectors in each module, by the parts of the module's name."""
+        return self._lengths(1)
+
+    @cached_property
+    def vectors_beside(self) -> dict[tuple[str, ...], set[int]]:
+        """The lengths of the vectors in the modules of a module, by the parts of its name."""
+        return self._lengths(2)
+
+    @cached_property
+    def shapes(self) -> dict[tuple[str, ...], set[tuple[int, ...]]]:
+        """The shapes of three axes in the modules of a module, by the parts of its name."""
+        found: dict[tuple[str, ...], set[tuple[int, ...]]] = {}
+        for name, tensor in self.tensors.items():
+            if len(tensor.shape) == 3:
+                found.setdefault(parts_of(name)[:-2], set()).add(tensor.shape)
+        return found
+
+    def _lengths(self, level: int) -> dict[tuple[str, ...], set[int]]:
+        found: dict[tuple[str, ...], set[int]] = {}
+        for name, tensor in self.tensors.items():
+            if len(tensor.shape) == 1:
+                found.setdefault(parts_of(name)[:-level], set()).add(tensor.shape[0])
+        return found
+
+    @cached_property
+    def distinct_shapes(self) -> set[tuple[int, ...]]:
+        """All shapes of the file."""
+        return {tensor.shape for tensor in self.tensors.values()}
+
+    @cached_property
+    def routers(self) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
+        """The parts of the names of matrices that choose experts, and their shapes."""
+        names = [(parts_of(name), tensor.shape) for name, tensor in self.tensors.items()]
+        return [
+            (parts, shape)
+            for parts, shape in names
+            if len(shape) == 2 and any(_ROUTER.fullmatch(part) for part in parts[-2:])
+        ]
+
+    def layers_of(self, parts: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the module around a tensor whose tensors all are stacks of equal layers, or ().
+
+        So nn.scan of flax writes them: each tensor has the number of layers as its first side, the
+        vectors, such as biases, too.
+        """
+        ends = range(1, len(parts))
+        return next((parts[:end] for end in ends if parts[:end] in self._layers), ())
+
+    def inside(self, module: tuple[str, ...]) -> "Evidence":
+        """Return the evidence in one layer of a stack of layers."""
+        if module not in self._insides:
+            tensors = {
+                name: replace(tensor, shape=tensor.shape[1:])
+                for name, tensor in self.tensors.items()
+                if parts_of(name)[: len(module)] == module
+            }
+            self._insides[module] = Evidence(tensors, self.config, self.metadata, {})
+        return self._insides[module]
+
+    @cached_property
+    def _insides(self) -> "dict[tuple[str, ...], Evidence]":
+        return {}
+
+    @cached_property
+    def _layers(self) -> set[tuple[str, ...]]:
+        shapes: dict[tuple[str, ...], list[tuple[str, tuple[int, ...]]]] = {}
+        for name, tensor in self.tensors.items():
+            parts = parts_of(name)
+            for end in range(1, min(len(parts), MAX_DEPTH)):
+                shapes.setdefault(parts[:end], []).append((parts[-1], tensor.shape))
+        return {module for module, found in shapes.items() if _are_layers(found)}
+
+
+def _are_layers(tensors: list[tuple[str, tuple[int, ...]]]) -> bool:
+    counts = {shape[0] if len(shape) > 1 else 0 for _, shape in tensors}
+    n_axes = {len(shape) for leaf, shape in tensors if leaf in _OF_LAYERS}
+    return (
+        len(tensors) > 2
+        and len(counts) == 1
+        and counts != {0}
+        and 2 in n_axes
+        and any(len(shape) > 2 for _, shape in tensors)
+    )
+
+
+def _is_shorter(bias: tuple[int, ...], weight: tuple[int, ...]) -> bool:
+    sides = [size for size in bias if size > 1]
+    return len(sides) < len(weight) and all(size in weight for size in sides)
+
+
+def parts_of(name: str) -> tuple[str, ...]:
+    """Return the parts of a tensor's name, without the ':0' that TensorFlow writes behind it."""
+    return tuple(re.split(r"[./]", name.removesuffix(":0")))
+
+
+def bias_names(name: str) -> list[str]:
+    """Return the names that the bias of a weight may have."""
+    stem = name.removesuffix(":0")
+    start = max(stem.rfind("."), stem.rfind("/")) + 1
+    head, leaf, tail = stem[:start], stem[start:], name[len(stem) :]
+    found = []
+    for pattern, forms in _BIASES:
+        if match := re.fullmatch(pattern, leaf, re.DOTALL):
+            found += [head + form.format(*match.groups()) + tail for form in forms]
+    return found
 
 
 def gather(checkpoint: Checkpoint, whole: Iterable[Weight]) -> Evidence:

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from specdiag.checkpoint.reader import Checkpoint, Source, open_checkpoint
 from specdiag.checkpoint.tensor import Tensor
-from specdiag.checkpoint.weights import stacks
 from specdiag.checkpoint.weights.adapters.adapted import adapted
 from specdiag.checkpoint.weights.adapters.base import (
     adapter_config,
@@ -18,6 +17,8 @@ from specdiag.checkpoint.weights.evidence import Evidence, gather
 from specdiag.checkpoint.weights.fused import blocks
 from specdiag.checkpoint.weights.quantised.rules import declared, quantised
 from specdiag.checkpoint.weights.split import Splits
+from specdiag.checkpoint.weights.stacks import cut as stacks
+from specdiag.checkpoint.weights.tables import with_tables
 from specdiag.checkpoint.weights.weight import Tensors, Weight, plain
 
 _RULES: tuple[Callable[[Tensors], Iterator[Weight]], ...] = (
@@ -95,6 +96,7 @@ def _parts(
     evidence = gather(checkpoint, whole)
     declared = Splits(splits)
     declared.check(whole, checkpoint.name)
+    whole = with_tables(whole, evidence)
     return tuple(part for weight in whole for part in _cut(weight, evidence, declared))
 
 
@@ -122,7 +124,6 @@ def _whole(checkpoint: Checkpoint) -> list[Weight]:
     """Return the whole weights of a checkpoint, in the order of their first tensors."""
     left = {tensor.name: tensor for tensor in checkpoint.tensors}
     position = {name: i for i, name in enumerate(left)}
-    biases = {name for name, tensor in left.items() if len(tensor.shape) == 1}
     found: list[Weight] = []
     _take(left, found, iter(checkpoint.computed))
     _take(left, found, quantised(dict(left), declared(checkpoint)))
@@ -135,7 +136,7 @@ def _whole(checkpoint: Checkpoint) -> list[Weight]:
             reason = "a buffer of its module, not a parameter"
         elif ".original_module." in f".{name}" and _replaced(name, left):
             reason = "not used: modules_to_save replaces it"
-        found.append(plain(tensor, has_bias=_has_bias(tensor, left, biases), reason=reason))
+        found.append(plain(tensor, reason=reason))
     return sorted(found, key=lambda weight: position[weight.tensors[0]])
 
 
@@ -164,10 +165,3 @@ def _replaced(name: str, left: Tensors) -> bool:
     owner, _, leaf = name.rpartition("original_module.")
     start = f"{owner}modules_to_save."
     return any(other.startswith(start) and other.endswith(f".{leaf}") for other in left)
-
-
-def _has_bias(tensor: Tensor, left: Tensors, biases: set[str]) -> bool:
-    owner, dot, leaf = tensor.name.rpartition(".")
-    bias = f"{owner}{dot}bias"
-    is_matrix = leaf in ("weight", "kernel") and len(tensor.shape) == 2
-    return is_matrix and bias in biases and left[bias].shape[0] in tensor.shape

@@ -98,6 +98,30 @@ def reshaped(weight: Weight, shape: Sequence[int], axes: Sequence[int], rule: st
     )
 
 
+def grouped(weight: Weight, groups: int) -> Weight:
+    """Return the kernel of a grouped convolution as a kernel with all positions of all groups.
+
+    Each group multiplies its own channels: at each position, the matrix is block-diagonal, and its
+    singular values are those of the blocks. (out, in / groups, *taps) becomes
+    (out / groups, in / groups, groups, *taps).
+    """
+    n, *rest = weight.shape
+    split = (groups, n // groups, *rest)
+    axes = (1, 2, 0, *range(3, len(split)))
+
+    def read() -> np.ndarray:
+        return np.ascontiguousarray(weight.read().reshape(split).transpose(axes))
+
+    return replace(
+        weight,
+        shape=tuple(split[axis] for axis in axes),
+        rule=_rule(weight, f"{groups:,} groups of {n // groups:,} outputs"),
+        identity=weight.identity and (weight.identity, "groups", groups),
+        read=read,
+        read_rows=None,
+    )
+
+
 def _rule(weight: Weight, rule: str) -> str:
     return f"{weight.rule}; {rule}" if weight.rule else rule
 

@@ -33,8 +33,8 @@ class Weight(Tensor):
         returns the bytes of all its tensors.
     rank : int or None
         The largest rank that it can have, if it is a product of smaller matrices.
-    has_bias : bool
-        Whether a bias of the length of its outputs lies beside it: a lookup table has none.
+    table : str
+        What tells that it is a lookup table, such as its class or name; empty if it is none.
     """
 
     tensors: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class Weight(Tensor):
     rule: str = ""
     reason: str = ""
     rank: int | None = None
-    has_bias: bool = False
+    table: str = ""
 
 
 def plain(tensor: Tensor, **about: Any) -> Weight:
@@ -80,7 +80,7 @@ def composed(
         name=name,
         tensors=tuple(part.name for part in parts),
         rule=rule,
-        role="",
+        role="" if like.role == "buffer" else like.role,
         problem=next((part.problem for part in parts if part.problem), None),
         identity=(rule, *ids) if all(ids) else None,
         read=read,

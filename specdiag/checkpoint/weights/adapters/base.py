@@ -110,9 +110,7 @@ def with_base(
         if old and len(old.shape) == len(tensor.shape):
             rule = "of the adapter, which replaces that of the base"
             parts = (*old.tensors, name)
-            new[old.name] = plain(
-                tensor, name=old.name, tensors=parts, rule=rule, has_bias=old.has_bias
-            )
+            new[old.name] = plain(tensor, name=old.name, tensors=parts, rule=rule)
         else:
             others.append(plain(tensor))
     n_replaced = len(new) - len(fits)

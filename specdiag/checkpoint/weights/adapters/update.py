@@ -137,7 +137,7 @@ def merged(update: Update, base: Weight, name: str) -> Weight:
 
     if base.rule:
         rule = f"{rule}; W: {base.rule}"
-    weight = composed(name, parts, rule, values, like=base, has_bias=base.has_bias)
+    weight = composed(name, parts, rule, values, like=base)
     return replace(weight, tensors=tensors, role=base.role)
 
 

@@ -1,0 +1,76 @@
+"""Bias beside a tensor -> how to read the axes of the tensor.
+
+A bias has the shape of the outputs: (out,) for a convolution, (heads, size) for a projection to
+heads (flax DenseGeneral, Keras EinsumDense), and (n, out) for n stacked layers or experts.
+"""
+
+from specdiag.checkpoint.weights.stacks.by_name import BILINEAR, heads_in_or_kernel, is_convolution
+from specdiag.checkpoint.weights.stacks.reading import (
+    Reading,
+    are_taps,
+    depthwise,
+    input_first,
+    kernel,
+)
+from specdiag.checkpoint.weights.stacks.subject import Subject
+
+SHORT = 9  # taps; a matrix has no side as short
+
+
+def by_bias(subject: Subject) -> list[Reading]:
+    """Return the readings that agree with the bias; [] if there is none, or if none agrees."""
+    bias = subject.bias
+    if len(bias) == 1:
+        return _of_outputs(subject, bias[0])
+    if len(bias) >= 2 and len(subject.shape) > len(bias):
+        return _of_several_axes(subject, bias)
+    return []
+
+
+def _of_outputs(subject: Subject, out: int) -> list[Reading]:
+    shape, n = subject.shape, len(subject.shape)
+    why = f"a bias of {out:,}"
+    if subject.is_kernel and shape[-1] == out:
+        readings = heads_in_or_kernel(subject, why)
+        if shape[0] == out and min(shape[2:]) <= SHORT < shape[1]:
+            readings.append(kernel(n, why))
+        return readings
+    if subject.is_kernel and shape[-1] * shape[-2] == out:
+        return [depthwise(n, why)]
+    long = n == 3 and shape[2] > SHORT
+    if shape[0] == out and (n == 3 or are_taps(shape[2:]) or shape[-1] != out):
+        # torch's Bilinear is (out, in, in).
+        if long and shape[1] == shape[2] and not is_convolution(subject):
+            return [kernel(n, why), BILINEAR]
+        return [kernel(n, why)]
+    if shape[1] == out and (n == 3 or are_taps(shape[2:])):
+        # torch's transposed convolutions are (in, out, *taps).
+        first = [input_first(n, why)] if long and shape[2] == out else []
+        return [kernel(n, f"transposed: {why}"), *first]
+    if shape[-1] == out:
+        return heads_in_or_kernel(subject, why)
+    return []
+
+
+def _of_several_axes(subject: Subject, bias: tuple[int, ...]) -> list[Reading]:
+    shape, n = subject.shape, len(subject.shape)
+    why = f"a bias of {'x'.join(map(str, bias))}"
+    readings = []
+    for first in range(len(bias)):  # the first axis that is not stacked
+        if shape[:first] != bias[:first]:
+            break
+        stack, outputs = (*range(first),), bias[first:]
+        inputs: tuple[int, ...] = tuple(range(first, n - len(outputs)))
+        rows = inputs if len(outputs) > 1 else inputs[:1]
+        if len(outputs) > 1:
+            fits = outputs == shape[-len(outputs) :] and len(inputs) == 1
+        elif len(inputs) > 1:
+            fits = outputs[0] == shape[first]
+        else:
+            fits = outputs[0] in shape[first:]
+        if fits:
+            rest = tuple(axis for axis in range(first, n) if axis not in rows)
+            taps = rest[1:] if len(outputs) == 1 else ()
+            columns = rest[:1] if len(outputs) == 1 else rest
+            readings.append(Reading(rows=rows, columns=columns, taps=taps, stack=stack, why=why))
+    return readings

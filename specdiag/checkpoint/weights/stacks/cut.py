@@ -1,0 +1,122 @@
+"""Tensors of three and more axes -> kernels, the matrices of a stack, or ambiguous ones.
+
+What proves a reading, in this order: the class of the module; a name (experts, heads) with the
+shapes that go with it, or a router; the shape of the bias; the number and width of heads in a
+configuration; a norm of the outputs; the sides. Where two readings are left that have different
+eigenvalues, the tensor is ambiguous and is not measured.
+
+Libraries whose conventions are used: torch (convolutions (out, in, *taps), transposed ones
+(in, out, *taps), Bilinear (out, in, in)), flax and Keras (kernels (*taps, in, out), heads in the
+middle), transformers (experts first), TransformerLens (heads first).
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from specdiag.checkpoint.weights.evidence import Evidence
+from specdiag.checkpoint.weights.pieces import grouped, reshaped, slices
+from specdiag.checkpoint.weights.stacks.by_bias import by_bias
+from specdiag.checkpoint.weights.stacks.by_name import (
+    by_class,
+    by_configuration,
+    by_experts,
+    by_heads,
+    by_layer_name,
+    by_norm,
+)
+from specdiag.checkpoint.weights.stacks.by_sides import FEW, by_sides
+from specdiag.checkpoint.weights.stacks.reading import MAX_SLICES, MAX_TAPS, Reading
+from specdiag.checkpoint.weights.stacks.subject import Subject
+from specdiag.checkpoint.weights.weight import Weight
+
+_RULES: tuple[Callable[[Subject], list[Reading]], ...] = (
+    by_class,
+    by_experts,
+    by_heads,
+    by_layer_name,
+    by_bias,
+    by_configuration,
+    by_norm,
+    by_sides,
+)
+
+
+def cut(weight: Weight, evidence: Evidence) -> list[Weight] | None:
+    """Return the weights that a tensor of two or more axes consists of; None if it is one matrix.
+
+    One that is no matrix, or that is ambiguous, is returned with its reason.
+    """
+    is_real = weight.dtype.startswith(("float", "bfloat"))
+    if not is_real or len(weight.shape) < 2 or 0 in weight.shape:
+        return None
+    return _cut(weight, weight.whole or weight.name, evidence)
+
+
+def _cut(weight: Weight, name: str, evidence: Evidence) -> list[Weight] | None:
+    subject = Subject(name, weight.shape, weight.role, weight.facts, evidence)
+    if reason := _no_matrix(subject):
+        return [replace(weight, reason=reason)]
+    if len(weight.shape) < 3:
+        return None
+    layers = evidence.layers_of(subject.parts)
+    if layers and weight.shape[0] <= MAX_SLICES:
+        inner = evidence.inside(layers)
+        parts = slices(weight, 0)
+        return [piece for part in parts for piece in _cut(part, name, inner) or [part]]
+    if weight.shape[0] == 1 and not subject.is_kernel and not _on_one_channel(subject):
+        return _squeezed(weight, name, evidence)
+    groups = weight.facts.get("groups", 1) if weight.role == "convolution" else 1
+    if groups > 1 and weight.shape[0] % groups == 0 and min(weight.shape[:2]) > 1:
+        return [grouped(weight, groups)]
+    for rule in _RULES:
+        if readings := rule(subject):
+            break
+    distinct = list({reading.key: reading for reading in reversed(readings)}.values())[::-1]
+    if len(distinct) > 1:
+        texts = [reading.text(weight.shape) for reading in distinct[:2]]
+        return [replace(weight, reason=f"ambiguous: {texts[0]}, or {texts[1]}; --split says which")]
+    return distinct[0].apply(weight)
+
+
+def _no_matrix(subject: Subject) -> str:
+    """Return why values of two or more axes are no matrix, or an empty string."""
+    long = [size for size in subject.shape if size > 1]
+    if len(subject.shape) > 2 and len(long) < 2:
+        return "a vector: one side is longer than 1"
+    if len(long) > 1 and subject.bias == tuple(long):
+        return "factors of single values, as of a norm: a bias of the same shape is beside it"
+    if subject.name in subject.evidence.biases:
+        return f"vectors: the bias of {subject.evidence.biases[subject.name]}"
+    if subject.leaf == "bias":
+        return "called bias: it is added to values, or masks them"
+    if len(subject.shape) == 2 and subject.evidence.layers_of(subject.parts):
+        return f"a stack of {subject.shape[0]:,} vectors"
+    if len(subject.shape) == 3 and subject.shape[1] == 1 < min(subject.shape[::2]):
+        return "" if subject.is_module_weight else "a stack of vectors: its second side is 1"
+    return ""
+
+
+def _on_one_channel(subject: Subject) -> bool:
+    """Return whether a first side of 1 is the one output of a convolution."""
+    shape = subject.shape
+    most = {3: MAX_TAPS, 5: FEW}.get(len(shape), max(shape))
+    return subject.is_module_weight and max(shape[2:]) <= most
+
+
+def _squeezed(weight: Weight, name: str, evidence: Evidence) -> list[Weight]:
+    """Return what a tensor is whose first sides are 1: as without them, if these are no table."""
+    shape = weight.shape
+    first = next(axis for axis, size in enumerate(shape) if size > 1)
+    whole = reshaped(
+        weight,
+        shape[first:],
+        range(len(shape)),
+        f"without the first {'side' if first == 1 else f'{first} sides'} of 1",
+    )
+    if len(whole.shape) > 2:
+        return _cut(whole, name, evidence) or [whole]
+    n, m = whole.shape
+    if whole.table:
+        return [whole]
+    reason = f"ambiguous: a matrix of {n}x{m}, or a table of {n} rows that is added"
+    return [replace(whole, reason=f"{reason}; --split says which")]

@@ -1,0 +1,106 @@
+"""Weight of two axes -> why it is a lookup table, whose rows no network multiplies with a vector.
+
+Each row of a table is trained only as often as its item occurs.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from specdiag.checkpoint.weights.evidence import WIDTH, Evidence, bias_names, parts_of
+from specdiag.checkpoint.weights.weight import Weight
+
+# The parameter, or the module that owns its `weight`.
+_TABLE = re.compile(
+    r"(^|_)emb(ed(ding)?)?s?$|[a-z]Emb(ed(ding)?)?s?$"
+    r"|^(embed_tokens|embed_positions|embed_in|embedding_table|wte|wpe|shared|W_E|W_pos)$"
+)
+_HEAD = re.compile(
+    r"(^|_)head$|^(output|decoder|unembed(ding)?|embed_out|fc_out|proj_out|(to_)?logits"
+    r"|classifier|generator|predictions|softmax)$"
+)
+_ITEMS = (
+    *("vocab_size", "n_vocab", "d_vocab", "num_embeddings", "num_items", "n_items", "num_tokens"),
+    *("max_position_embeddings", "n_positions"),
+)
+MANY = 2  # shapes that share a side: it is the width of the network
+
+
+def with_tables(whole: Sequence[Weight], evidence: Evidence) -> list[Weight]:
+    """Return the weights, with what tells that they are lookup tables.
+
+    - the class of its module, where it is known. A Linear, or a weight with a bias of the length of
+      its outputs, is none, whatever it is called;
+    - a name that ends in the word emb, embed, embedding or their plurals (`unit_emb`,
+      `word_embeddings`), or one of embed_tokens, embed_positions, embed_in, embedding_table, wte,
+      wpe, shared, W_E and W_pos, unless the shapes beside it speak for a Linear: its rows are the
+      width of the network, and its columns occur in no other shape;
+    - a tied output head: the same memory or the same bits under a name such as lm_head;
+    - as many rows as the configuration has items, each as long as the network is wide, and no
+      output head by its name.
+    """
+    heads = [
+        w
+        for w in whole
+        if len(w.shape) == 2
+        and not (w.reason or w.problem)
+        and _HEAD.search(_owner(w.name))
+        and (_owner(w.name) != "decoder" or _has_bias(w, evidence))
+    ]
+    return [replace(w, table=_table(w, evidence, heads)) for w in whole]
+
+
+def _table(weight: Weight, evidence: Evidence, heads: Sequence[Weight]) -> str:
+    first = next((axis for axis, size in enumerate(weight.shape) if size > 1), 0)
+    shape = weight.shape[first:]
+    if weight.reason or weight.problem:
+        return ""
+    if weight.role == "embedding":
+        return "class"
+    if len(shape) != 2 or weight.role or _has_bias(weight, evidence):
+        return ""
+    if _TABLE.search(_owner(weight.name)):
+        return "" if _is_wide(shape, evidence) else "name"
+    if first or _HEAD.search(_owner(weight.name)):
+        return ""
+    if any(_are_equal(weight, head) for head in heads):
+        return "tied head"
+    in_block = any(part.isdigit() for part in parts_of(weight.name))
+    is_table = shape[0] in evidence.numbers(*_ITEMS) and shape[1] in evidence.numbers(*WIDTH)
+    return "rows, one an item" if is_table and not in_block and shape[0] != shape[1] else ""
+
+
+def _are_equal(first: Weight, second: Weight) -> bool:
+    """Return whether two weights are the same memory, or equal bit by bit; most are not read."""
+    if (first.shape, first.dtype) != (second.shape, second.dtype) or 0 in first.shape:
+        return False
+    if first.identity and first.identity == second.identity:
+        return True
+    try:
+        return all(
+            first.read_rows(0, n).tobytes() == second.read_rows(0, n).tobytes()
+            if first.read_rows and second.read_rows
+            else first.read().tobytes() == second.read().tobytes()
+            for n in (1, first.shape[0])
+        )
+    except (ValueError, OSError, MemoryError):  # reported when it is measured
+        return False
+
+
+def _has_bias(weight: Weight, evidence: Evidence) -> bool:
+    """Return whether a vector of the length of its outputs is its bias."""
+    names = [bias for name in (weight.name, *weight.tensors) for bias in bias_names(name)]
+    biases = [source.get(name) for source in (evidence.tensors, evidence.weights) for name in names]
+    return any(bias and len(bias.shape) == 1 and bias.shape[0] in weight.shape for bias in biases)
+
+
+def _owner(name: str) -> str:
+    *owners, leaf = parts_of(name)
+    return owners[-1] if owners and leaf in ("weight", "kernel") else leaf
+
+
+def _is_wide(shape: tuple[int, ...], evidence: Evidence) -> bool:
+    rows, columns = (
+        sum(side in other for other in evidence.distinct_shapes if other != shape) for side in shape
+    )
+    return rows >= MANY and columns == 0
