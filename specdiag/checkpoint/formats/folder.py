@@ -9,6 +9,7 @@ from specdiag.files import find_file, open_file
 from specdiag.wording import counted, shown, some
 
 MAX_FOLDERS = 1000  # subfolders that are looked into
+MAX_LEVELS = 3
 # Files of networks, the preferred kind first. Trainers write other files of the same kinds beside
 # the weights, and one network in several formats.
 _KINDS = (
@@ -16,8 +17,9 @@ _KINDS = (
     r".*\.safetensors",
     r".*\.(bin|pt|pth)\.index\.json",
     r".*\.(ckpt|pt|pth|bin)",
-    r".*\.(gguf|keras|h5|msgpack|onnx|pt2|nemo)",
+    r".*\.(gguf|keras|h5|hdf5|msgpack|onnx|pt2|nemo)|checkpoint_\d+",
     r".*\.(npz|zip)",  # these are often data
+    r".*\.(tflite|mlmodel|pte|pdparams|caffemodel|weights|mar|engine)",  # named, but not read
 )
 _NOT_WEIGHTS = re.compile(
     r"((training_)?args|dl_state_dict|openvino.*|(scheduler|scaler|rng_state|random_state|sampler).*"
@@ -44,6 +46,8 @@ _FOREIGN = (
         r"_CHECKPOINT_METADATA|manifest\.ocdbt|ocdbt\.process_\d+",
         f"a checkpoint of Orbax (JAX): {_SAVE.format('.msgpack, .npz or .safetensors')}",
     ),
+    (r"com\.apple\.CoreML", f"a Core ML package: {_SAVE.format('.safetensors')}"),
+    (r"openvino.*\.xml", f"a model of OpenVINO: {_SAVE.format('.safetensors')}"),
     (r"\.z(array|group|metadata)|zarr\.json", f"a folder of Zarr arrays: {_SAVE.format('.npz')}"),
 )
 
@@ -236,11 +240,15 @@ def _latest(folder: Path, names: Sequence[str]) -> list[Path]:
 
 
 def _subfolders(folder: Path) -> list[str]:
-    """Return the names of subfolders with a checkpoint, also one level further down."""
-    below = [d for sub in _folders(folder) for d in (sub, *_folders(sub))]
+    """Return the names of subfolders with a checkpoint, also two levels further down."""
+    level, below = [folder], list[Path]()
+    for _ in range(MAX_LEVELS):
+        level = [sub for path in level for sub in _folders(path) if sub.name[:1] != "."]
+        level = level[: MAX_FOLDERS - len(below)]
+        below += level
     return [
         shown(str(path.relative_to(folder)), quote=False)
-        for path in below[:MAX_FOLDERS]
+        for path in sorted(below)
         if not re.fullmatch(r"optim(izer)?s?(_\d+)?", path.name) and _holds(path)
     ]
 
@@ -248,7 +256,7 @@ def _subfolders(folder: Path) -> list[str]:
 def _holds(folder: Path) -> bool:
     """Return whether a folder holds a file that could be a network, by their names."""
     return any(
-        _DISTRIBUTED.fullmatch(name) or any(re.fullmatch(kind, name) for kind in _KINDS[:-1])
+        _DISTRIBUTED.fullmatch(name) or any(re.fullmatch(kind, name) for kind in _KINDS[:5])
         for name in _names(folder)
         if not _NOT_WEIGHTS.fullmatch(name)
     )

@@ -27,6 +27,7 @@ _FOREIGN = (
     (rb"#(Lookup)?Parameter# ", f"a model of DyNet: {_EXPORT}"),
     (rb"(?s)\x01\x01\x01.loss_", f"a network of dlib: {_EXPORT}"),
     (rb"\xba\x16\x4f\x2f", f"a model of fastText: {_EXPORT}"),
+    (rb"\x12\x01\0\0\0\0\0\0", f"a file of MXNet: {_EXPORT}"),
     (rb"MATLAB 5\.0 MAT-file", f"a MATLAB file: {_EXPORT}"),
     (rb"7767517\s", f"a network of ncnn: {_EXPORT}"),
 )
@@ -39,6 +40,8 @@ _BY_NAME = (
     (r".*\.tflite", "a TensorFlow Lite file by its name"),
     (r".*\.mlmodel", "a Core ML model by its name"),
     (r".*\.caffemodel", "a Caffe model by its name"),
+    (r".*\.pdparams", "a file of PaddlePaddle by its name"),
+    (r".*\.engine", "a TensorRT engine by its name"),
     (r".*\.weights", "a network of darknet by its name"),
 )
 

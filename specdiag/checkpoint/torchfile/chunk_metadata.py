@@ -150,7 +150,8 @@ class MetadataReader:
         for chunk in chunks:
             box = self.state(chunk, "ChunkStorageMetadata")
             offsets, sizes = (self.sizes(box.get(f), key) for f in ("offsets", "sizes"))
-            part = parts.get((key, offsets))
+            # The first versions of the format give no offsets to a tensor of one chunk.
+            part = parts.get((key, offsets)) or parts.get((key, None))
             if part is None or 0 in sizes:
                 continue  # a tensor with a hole is reported by `assembled`
             n_bytes = prod(sizes) * ITEMSIZE.get(dtype, 0)

@@ -236,6 +236,16 @@ def test_flat_parameters_of_fsdp_are_named(tmp_path):
     assert "flat parameter of FSDP" in open_checkpoint(folder).notes[0]
 
 
+def test_a_tensor_of_one_chunk_may_have_no_offsets_as_in_the_first_versions(tmp_path):
+    def as_before(metadata):
+        metadata.storage_data = {
+            MetadataIndex(index.fqn): info for index, info in metadata.storage_data.items()
+        }
+
+    folder = write(tmp_path / "run", {"w": (torch.ones(9, 9), None)}, change=as_before)
+    assert open_checkpoint(folder).tensors[0].read().sum() == 81
+
+
 def test_compressed_chunks_are_listed_with_the_name_of_the_compression(tmp_path):
     def compress(metadata):
         for info in metadata.storage_data.values():

@@ -41,7 +41,11 @@ NAMED = [
     (["_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt", "d/1"], "a checkpoint of Orbax"),
     (["100/_CHECKPOINT_METADATA", "100/default/manifest.ocdbt"], "'100' is a checkpoint of Orbax"),
     (["checkpoint", "target.w/.zarray", "target.w/0.0"], "'target.w' is a folder of Zarr arrays"),
+    (["Manifest.json", "Data/com.apple.CoreML/model.mlmodel"], "'Data' is a Core ML package"),
+    (["openvino_model.xml", "openvino_model.bin"], "a model of OpenVINO"),
+    (["rank0.engine", "config.json"], "a TensorRT engine by its name"),
     # parents of checkpoints
+    (["snapshots/0a1b/unet/a.safetensors"], "in its subfolders snapshots/0a1b/unet; name"),
     (["checkpoints/last.ckpt"], "in its subfolders checkpoints; name"),
     (["unet/a.safetensors", "vae/a.safetensors"], "in its subfolders unet, vae; name"),
     (["run/version_0/a.ckpt", "run/x/b.txt"], "in its subfolders run/version_0; name"),
@@ -67,7 +71,7 @@ def test_a_folder_that_cannot_be_read_is_named_with_what_to_do(files, expected, 
         (tmp_path / "f" / name).write_bytes(b"x")
     with pytest.raises((ValueError, FileNotFoundError), match=expected) as caught:
         open_checkpoint(tmp_path / "f")
-    assert str(caught.value).startswith("f: ")
+    assert str(caught.value).startswith(("f: ", "rank0.engine: "))
     assert len(str(caught.value).splitlines()) == 1
 
 
