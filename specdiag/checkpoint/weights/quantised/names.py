@@ -130,7 +130,7 @@ FORMATS = (
     Format(
         kind="packed by compressed-tensors",
         codes=re.compile(r"(?P<stem>.+)_packed"),
-        dtypes=("uint8",),
+        dtypes=("uint8", "F4", "float4", "F6"),
         beside=SCALES,
         recipe=small_floats,
     ),
@@ -183,6 +183,18 @@ FORMATS = (
         beside={"scales": "s workspace"},
     ),
     Format(
+        kind="sparse, packed by compressed-tensors",
+        codes=_after("compressed"),
+        beside={"bitmask": "bitmask", "shape": "shape row_offsets"},
+        needs="bitmask",
+    ),
+    Format(
+        kind="sparse, packed by compressed-tensors",
+        codes=_after("weight_packed"),
+        dtypes=("int32",),
+        beside={"scales": "scale_packed", "places": "meta"},
+    ),
+    Format(
         kind="quantised by EETQ",
         codes=_after("weight"),
         dtypes=("int8",),
@@ -207,7 +219,7 @@ FORMATS = (
     Format(
         kind="bytes with scales",
         codes=re.compile(r"(?P<stem>.+)"),
-        dtypes=("uint8",),
+        dtypes=("uint8", "F4", "float4", "F6"),
         beside=SCALES,
         recipe=small_floats,
     ),

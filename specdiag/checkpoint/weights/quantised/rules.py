@@ -1,7 +1,9 @@
 """Names of tensors -> the quantised weights among them; one reason for what is not dequantised."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,9 @@ from specdiag.checkpoint.weights.evidence import json_beside
 from specdiag.checkpoint.weights.quantised.names import FORMATS, OF_INPUTS, SCALES, Format
 from specdiag.checkpoint.weights.quantised.stored import Recipe, Stored
 from specdiag.checkpoint.weights.weight import Tensors, Weight, composed, not_measured
+
+_CODES = ("int8", "uint8", "int16", "uint16", "int32", "uint32")
+_INDEX = re.compile(r"ind(ex|ices)|_ids?$|mask", re.IGNORECASE)
 
 
 def quantised(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Weight]:
@@ -39,6 +44,7 @@ def quantised(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Weight]:
             taken.update(weight.tensors)
             yield weight
             break
+    yield from _of_unknown_layouts({n: t for n, t in tensors.items() if n not in taken})
 
 
 def _parts(tensors: Tensors, tensor: Tensor, form: Format) -> tuple[str, dict[str, Tensor]] | None:
@@ -83,6 +89,28 @@ def _weight(
 
     weight = composed(name, parts, recipe.rule, values, like=like, as_stored=True)
     return replace(weight, read_rows=_row_reader(stored.parts, recipe))
+
+
+def _of_unknown_layouts(tensors: Tensors) -> Iterator[Weight]:
+    """Yield integers with smaller tables of floats in the same module, which are their scales.
+
+    The integers have as many rows or columns as a table. Indices have 64 bits or are called so.
+    """
+    modules: dict[str, list[Tensor]] = {}
+    for name, tensor in tensors.items():
+        if len(tensor.shape) >= 2:
+            modules.setdefault(name.rpartition(".")[0], []).append(tensor)
+    for owner, group in modules.items():
+        tables = [t for t in group if t.dtype.startswith(("float", "bfloat"))]
+        codes = [t for t in group if t.dtype in _CODES and not _INDEX.search(t.name)]
+        if not owner or not codes or not tables:
+            continue
+        packed = max(codes, key=lambda t: prod(t.shape))
+        sides = {size for size in packed.shape if size > 1}
+        if all(prod(t.shape) < prod(packed.shape) and sides & {*t.shape} for t in tables):
+            reason = "integers with tables of scales, in a layout that is not known"
+            others = (t for t in (*codes, *tables) if t is not packed)
+            yield not_measured(packed.name, [packed, *others], reason)
 
 
 def _row_reader(

@@ -199,6 +199,18 @@ def ones(described):
             "packed by Marlin, not dequantised",
         ),
         (
+            {"weight_packed": "int32 64 8", "scale_packed": "float16 64 64", "meta": "int16 64 8"},
+            "sparse, packed by compressed-tensors, not dequantised",
+        ),
+        (
+            {"compressed": "float16 64 64", "bitmask": "uint8 64 16", "shape": "int64 2"},
+            "sparse, packed by compressed-tensors, not dequantised",
+        ),
+        (
+            {"words": "int32 8 128", "steps": "float16 64 8", "places": "uint8 64 8"},
+            "integers with tables of scales, in a layout that is not known",
+        ),
+        (
             {"weight": "int8 64 64", "weight_scales": "float16 64"},
             "quantised by EETQ, not dequantised",
         ),
@@ -265,6 +277,38 @@ def test_an_invalid_quant_state_gives_one_reason(text, why):
     )
     (weight,) = weights(open_checkpoint(state))
     assert (weight.reason, weight.shape) == ("", (8, 16))
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        {
+            "relative_position_bias_table": "float32 225 64",
+            "relative_position_index": "int32 225 225",
+        },
+        {"weight": "float32 64 64", "hits": "int32 64 64"},
+        {"rows": "float32 32 32", "mask": "uint8 32 512"},
+        {"table": "float32 64 16", "counts": "int64 64 64"},
+        {"table": "float32 9 16", "counts": "int32 64 64"},
+    ],
+)
+def test_indices_and_counts_beside_tables_are_no_quantised_weights(described):
+    found = weights(open_checkpoint(ones(described)))
+    assert [len(weight.tensors) for weight in found] == [1, 1]
+
+
+def test_four_bit_floats_of_torch_and_their_scales_have_one_reason(tmp_path):
+    torch = pytest.importorskip("torch")
+    safetensors = pytest.importorskip("safetensors.torch")
+    packed = torch.arange(128, dtype=torch.uint8).reshape(8, 16).view(torch.float4_e2m1fn_x2)
+    scales = torch.ones(8, 2).to(torch.float8_e4m3fn)
+    state = {"l.weight": packed, "l.weight_scale": scales, "l.weight_scale_2": torch.tensor(0.5)}
+    torch.save(state, tmp_path / "a.pt")
+    safetensors.save_file(state, tmp_path / "a.safetensors")
+    for name in ("a.pt", "a.safetensors"):
+        (weight,) = weights(open_checkpoint(tmp_path / name))
+        assert len(weight.tensors) == 3
+        assert "is not supported" in weight.problem
 
 
 def test_groups_outside_of_the_scales_are_one_line_when_the_weight_is_read():
