@@ -52,6 +52,9 @@ class Tensor:
         if unknown.
     facts : dict
         The attributes of its module that are whole numbers, such as ``groups`` and ``num_heads``.
+    rule : str
+        How the values are computed from what the file holds, such as ``'dequantised from Q4_K'``;
+        empty if it holds them as they are.
     identity : tuple or None
         Equal for two tensors if and only if they are the same elements of the same memory.
         None if the tensor is empty, cannot be read, or is known not to be tied.
@@ -69,6 +72,7 @@ class Tensor:
     problem: str | None = None
     role: str = ""
     facts: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
+    rule: str = ""
     identity: tuple[object, ...] | None = None
     read: Callable[[], np.ndarray] = field(repr=False)
     read_rows: Callable[[int, int], np.ndarray] | None = field(default=None, repr=False)

@@ -71,7 +71,7 @@ def is_tensor(node: object) -> bool:
     if type(node) is not Object:
         torch = sys.modules.get("torch")
         return (
-            isinstance(node, np.ndarray)
+            isinstance(node, np.ndarray | Tensor)
             or (torch is not None and isinstance(node, torch.Tensor))
             or (
                 all(hasattr(node, name) for name in ("__array__", "shape", "dtype"))
@@ -91,6 +91,8 @@ def is_tensor(node: object) -> bool:
 
 def is_number(node: object) -> bool:
     """Return whether a node describes a tensor or array of one element that is not a parameter."""
+    if isinstance(node, Tensor):
+        return prod(node.shape) == 1
     if type(node) is not Object:
         return False
     about = node.state if is_array(node) else node.args[1:]

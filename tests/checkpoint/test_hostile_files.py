@@ -15,6 +15,7 @@ import pytest
 from specdiag.checkpoint.export import export
 from specdiag.checkpoint.reader import open_checkpoint
 from support import corpus
+from support.hostile import mutate
 
 
 def read_all(checkpoint):
@@ -151,31 +152,6 @@ def test_every_truncation_is_refused_or_noticed(kind, tmp_path):
     for length in sorted(lengths):
         with pytest.raises(ValueError):
             read_all(open_checkpoint(corpus.write(tmp_path, data[:length])))
-
-
-def mutate(data, rng):
-    """Return `data` with one to four bytes changed, moved, dropped or repeated."""
-    mutant = bytearray(data)
-    for _ in range(rng.choice([1, 1, 1, 2, 4])):
-        at = rng.randrange(len(mutant))
-        match rng.randrange(6):
-            case 0:
-                mutant[at] ^= 1 << rng.randrange(8)
-            case 1:
-                mutant[at] = rng.choice([0, 1, 0x28, 0x2E, 0x52, 0x7F, 0x80, 0xFF])
-            case 2:
-                del mutant[at : at + rng.choice([1, 4, 100])]
-            case 3:
-                mutant[at:at] = mutant[at : at + rng.choice([1, 8, 60])]
-            case 4:
-                start = rng.randrange(len(mutant))
-                mutant[at : at + 16] = mutant[start : start + 16]
-            case 5:
-                number = rng.choice([2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1, 0])
-                mutant[at : at + 8] = number.to_bytes(8, "little")
-        if not mutant:
-            break
-    return bytes(mutant)
 
 
 def fuzz(tmp_path, n_mutants, seed):

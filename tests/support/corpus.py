@@ -157,8 +157,10 @@ def laughs(levels, bottom):
 
 
 def bomb():
-    body = table(w=tensor(place=storage(numel=2**20)))
-    return torch_zip(body, {"0": bytes(2**22)}, method=zipfile.ZIP_DEFLATED)
+    """Return an archive with four megabytes of zeros that are announced as a gigabyte."""
+    body = table(w=tensor(place=storage(numel=2**28)))
+    data = torch_zip(body, {"0": bytes(2**22)}, method=zipfile.ZIP_DEFLATED)
+    return data.replace(struct.pack("<I", 2**22), struct.pack("<I", 2**30))
 
 
 def overlapping_records():
@@ -217,8 +219,8 @@ REFUSED = {
     "xz": (lzma.compress(GOOD), "xz"),
     "zstd": (b"\x28\xb5\x2f\xfd" + bytes(20), "zstd"),
     "tar": (tar_archive(), "a tar archive"),
-    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(99), "HDF5"),
-    "GGUF": (b"GGUF\x03" + bytes(99), "GGUF"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(99), "not read by h5py"),
+    "GGUF": (b"GGUF\x03" + b"\xff" * 99, "GGUF"),
     "npy": (b"\x93NUMPY\x01\x00" + bytes(99), "the header of the array is invalid"),
     "npz": (replace(numpy_archive(), b"NUMPY", b"NUMPI", count=-1), "NumPy array"),
     "plain zip": (replace(GOOD, b"data.pkl", b"data.txt", count=-1), "without data.pkl"),

@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from specdiag.checkpoint.tensor import (
     Tensor,
     check_bytes,
     checked_shape,
+    numpy_dtype,
     unreadable,
 )
 from specdiag.checkpoint.torchfile import archive
@@ -25,7 +26,7 @@ MAGIC = b"\x93NUMPY"
 MAX_HEADER = 10_000  # bytes, as numpy.load reads at most
 # As numpy.save writes it; a structured dtype has a list here.
 _HEADER = re.compile(
-    r"\{'descr': (?:'(?P<code>[<>|=]\w+)'|\[.*\]), 'fortran_order': (?P<fortran>True|False), "
+    r"\{'descr': (?:'(?P<code>[<>|=][\w\[\]]+)'|\[.*\]), 'fortran_order': (?P<fortran>True|False), "
     r"'shape': \((?P<shape>(?:\d{1,19}(?:, |,|(?=\))))*)\), ?\} *\n?"
 )
 # Fields of the file: magic, two numbers of the version, length of the header in two or four bytes.
@@ -37,10 +38,11 @@ class _Layout(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype
     fortran: bool
+    name: str  # of the dtype
 
 
-def read_npy(file: File) -> list[Tensor]:
-    """Return the array of a .npy file as a list of one tensor.
+def read_npy(file: File) -> tuple[list[Tensor], dict[str, Any], list[str]]:
+    """Return the array of a .npy file as a list of one tensor; it has no metadata and no notes.
 
     Raises
     ------
@@ -54,7 +56,7 @@ def read_npy(file: File) -> list[Tensor]:
 
     with open_file(file) as stream:
         head = stream.read(MAX_HEADER + 12)
-    return [_tensor("tensor", head, file.size, read, file.name)]
+    return [_tensor("tensor", head, file.size, read, file.name)], {}, []
 
 
 def is_npz(names: Iterable[str]) -> bool:
@@ -63,8 +65,8 @@ def is_npz(names: Iterable[str]) -> bool:
     return bool(names) and all(name.endswith(".npy") for name in names)
 
 
-def read_npz(file: File) -> list[Tensor]:
-    """Return the arrays of a .npz file, in their order.
+def read_npz(file: File) -> tuple[list[Tensor], dict[str, Any], list[str]]:
+    """Return the arrays of a .npz file, in their order; it has no metadata.
 
     Raises
     ------
@@ -81,7 +83,7 @@ def read_npz(file: File) -> list[Tensor]:
             name = record.name.removesuffix(".npy")
             read = partial(_read_record, file, record)
             tensors.append(_tensor(name, head, record.size, read, file.name))
-    return tensors
+    return tensors, {}, []
 
 
 def _inflated(packed: bytes, where: str) -> bytes:
@@ -111,30 +113,47 @@ def _tensor(
         raise ValueError(f"{where}: the header of the array is invalid; the file is damaged")
     shape = [int(n) for n in re.findall(r"\d+", match["shape"])]
     code = match["code"] or "structured"
-    kind = code[1:] if match["code"] else code
-    try:
-        dtype = np.dtype(code)
-    except TypeError:
-        dtype = np.dtype(object)
-    if dtype.name not in PLAIN_DTYPES:
-        kind = "object" if kind == "O" else shown(kind, quote=False)
-        problem = f"dtype {kind} is not supported"
-        return unreadable(name, checked_shape(shape, 1, where), kind, problem)
+    dtype, dtype_name = _dtype(code)
+    if dtype is None:
+        problem = f"dtype {dtype_name} is not supported"
+        return unreadable(name, checked_shape(shape, 1, where), dtype_name, problem)
     layout = _Layout(
-        start, checked_shape(shape, dtype.itemsize, where), dtype, match["fortran"] == "True"
+        start,
+        checked_shape(shape, dtype.itemsize, where),
+        dtype,
+        match["fortran"] == "True",
+        dtype_name,
     )
     if size - start != prod(layout.shape) * dtype.itemsize:
         raise ValueError(f"{where}: its data do not fit its shape; the file is damaged")
     return Tensor(
         name=name,
         shape=layout.shape,
-        dtype=dtype.name,
+        dtype=dtype_name,
         read=partial(_read, read, layout, where),
     )
 
 
+def _dtype(code: str) -> tuple[np.dtype | None, str]:
+    """Return the dtype of the elements, None if it is not read, and its name.
+
+    NumPy writes bfloat16 as two bytes without a name, and no other dtype of two bytes so.
+    """
+    if code in ("<V2", "|V2"):
+        return np.dtype("<u2"), "bfloat16"
+    try:
+        dtype = np.dtype(code)
+    except TypeError:
+        dtype = np.dtype(object)
+    if dtype.name in PLAIN_DTYPES:
+        return dtype, dtype.name
+    kind = code.lstrip("<>|=")
+    return None, "object" if kind == "O" else shown(kind, quote=False)
+
+
 def _read(read: Callable[[int, int], np.ndarray], layout: _Layout, where: str) -> np.ndarray:
     data = read(layout.start, prod(layout.shape) * layout.dtype.itemsize)
-    check_bytes(data, layout.dtype.name, where)
+    check_bytes(data, layout.name, where)
     values = data.view(layout.dtype).reshape(layout.shape, order="F" if layout.fortran else "C")
-    return np.array(values, dtype=layout.dtype.newbyteorder("="), order="C")
+    values = np.array(values, dtype=layout.dtype.newbyteorder("="), order="C")
+    return values.view(numpy_dtype(layout.name))

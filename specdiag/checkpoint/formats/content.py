@@ -1,11 +1,22 @@
 """One file of any format -> its tensors, metadata and notes."""
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
-from specdiag.checkpoint.formats.arrays import MAGIC, is_npz, read_npy, read_npz
+from specdiag.checkpoint.formats.arrays import MAGIC as NPY
+from specdiag.checkpoint.formats.arrays import is_npz, read_npy, read_npz
+from specdiag.checkpoint.formats.flax import START as FLAX
+from specdiag.checkpoint.formats.flax import nested, parameters_first, read_flax
 from specdiag.checkpoint.formats.foreign import refuse_foreign, refuse_foreign_zip
+from specdiag.checkpoint.formats.gguf import MAGIC as GGUF
+from specdiag.checkpoint.formats.gguf import read_gguf
+from specdiag.checkpoint.formats.keras.hdf5 import MAGIC as HDF5
+from specdiag.checkpoint.formats.keras.layers import WEIGHTS, read_h5, read_keras
+from specdiag.checkpoint.formats.onnx.model import START as ONNX
+from specdiag.checkpoint.formats.onnx.model import read_onnx
 from specdiag.checkpoint.metadata import Converter
 from specdiag.checkpoint.model import Model, NoNetworkError, find_model
 from specdiag.checkpoint.safetensors import RECORD, read_header, restore
@@ -26,6 +37,9 @@ _INSIDE = re.compile(
     r"(?!.*(sample_inputs|constants)/|serialized_(constants|example))"
     r"(.*/)?([^/]+\.(pt|pth|ckpt|bin|safetensors)|serialized_state_dict\.json)"
 )
+
+# Returns the tensors of a file, its metadata, and notes.
+Reader: TypeAlias = Callable[[File], tuple[list[Tensor], dict[str, Any], list[str]]]
 
 
 class Content(NamedTuple):
@@ -66,9 +80,11 @@ def open_single(file: File, head: bytes, which: str | None = None) -> Content:
         return only(_open_safetensors(file), which, file.name)
     if head.startswith(b"PK\x03\x04"):
         return _open_archive(file, which)
-    if head.startswith(MAGIC):
-        return Content(read_npy(file), {}, [])
     refuse_foreign(head, file.name)
+    suffix = "" if head.startswith(b"\x80\x02") else file.path.suffix.lower()  # a pickle
+    for start, named, opener in _FORMATS:
+        if start.match(head) or (named and named == suffix):
+            return opener(file, which)
     if starts_legacy(file):
         return _open_torch(*read_legacy(file), which)
     if head[8:9] == b"{":
@@ -86,7 +102,9 @@ def _open_archive(file: File, which: str | None) -> Content:
     with open_file(file) as stream:
         records = read_directory(stream, file.size, file.name)
     if is_npz(records):
-        return only(Content(read_npz(file), {}, []), which, file.name)
+        return _open_npz(file, which)
+    if WEIGHTS in records:
+        return _open_flat(read_keras, file, which)
     if is_exported(records):
         return only(Content(read_exported(file), {}, []), which, file.name)
     inside = [record for name, record in records.items() if _INSIDE.fullmatch(name)]
@@ -94,6 +112,14 @@ def _open_archive(file: File, which: str | None) -> Content:
         return _open_inside(file, inside, which)
     refuse_foreign_zip(records, file.name)
     return _open_torch(*read_zip(file), which)
+
+
+def _open_flat(reader: Reader, file: File, which: str | None) -> Content:
+    """Return what a reader finds in a file, its metadata as values that JSON can hold."""
+    tensors, metadata, notes = reader(file)
+    converter = Converter()
+    metadata = {key: converter.convert(value) for key, value in metadata.items()}
+    return only(Content(tensors, metadata, notes), which, file.name)
 
 
 def _open_inside(file: File, records: Sequence[Record], which: str | None) -> Content:
@@ -159,6 +185,26 @@ def _open_torch(root: Any, source: TorchFile, which: str | None) -> Content:
     return Content(tensors, *metadata_of(model))
 
 
+def _open_flax(file: File, which: str | None) -> Content:
+    return _open_tree(read_flax(file), file.name, which)
+
+
+def _open_npz(file: File, which: str | None) -> Content:
+    """Return the arrays of a .npz file; names with slashes are those of a tree of Flax."""
+    tensors = read_npz(file)[0]
+    tree = nested(tensors) if any("/" in tensor.name for tensor in tensors) else None
+    if tree is None:
+        return _open_flat(read_npz, file, which)
+    return _open_tree(parameters_first(tree), file.name, which)
+
+
+def _open_tree(root: Mapping[str, Any], where: str, which: str | None) -> Content:
+    """Return the content of a tree of dicts, whose arrays are Tensors."""
+    model = find_model(root, where, which)
+    tensors = [replace(tensor, name=name) for name, tensor in model.tensors]
+    return Content(tensors, *metadata_of(model))
+
+
 def metadata_of(model: Model) -> tuple[dict[str, Any], list[str]]:
     """Return the entries beside the tensors as plain values, and notes on everything left out."""
     notes = [
@@ -194,3 +240,13 @@ def _listed(foreign: Mapping[str, int]) -> str:
     named = [f"{name} ({count:,})" for name, count in list(foreign.items())[:MAX_FOREIGN_SHOWN]]
     more = len(foreign) - len(named)
     return ", ".join(named) + (f" and {more:,} more kinds" if more else "")
+
+
+# How a file of each format begins; its suffix, where the first bytes are not certain.
+_FORMATS: tuple[tuple[re.Pattern[bytes], str, Callable[[File, str | None], Content]], ...] = (
+    (re.compile(re.escape(NPY)), "", partial(_open_flat, read_npy)),
+    (re.compile(re.escape(GGUF)), "", partial(_open_flat, read_gguf)),
+    (re.compile(re.escape(HDF5)), "", partial(_open_flat, read_h5)),
+    (ONNX, ".onnx", partial(_open_flat, read_onnx)),
+    (FLAX, ".msgpack", _open_flax),
+)

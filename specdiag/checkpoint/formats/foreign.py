@@ -1,9 +1,11 @@
 """A file that is no checkpoint of torch, safetensors or NumPy -> its real name, in an error."""
 
+import importlib
 import re
 import zlib
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any
 
 _EXPORT = "it is not read; export the model with safetensors or torch.save"
 _TAR = rb"(?s).{257}ustar"
@@ -18,10 +20,7 @@ _FOREIGN = (
     (rb"\x28\xb5\x2f\xfd", "compressed by zstd: decompress it first"),
     (rb"sys_info\0", "written by torch 0.1: load it with torch.load and save it again"),
     (_TAR, "a tar archive: unpack it with 'tar -xf' and name the checkpoint in it"),
-    (rb"\x89HDF", f"an HDF5 file, such as Keras writes: {_EXPORT}"),
-    (rb"GGUF", f"a GGUF file: {_EXPORT}"),
     (rb"(?s).{4}TFL3", f"a TensorFlow Lite file: {_EXPORT}"),
-    (rb"[\x81-\x8f\xde\xdf](?:..|)[\xa1-\xbf\xd9]\w", f"a MessagePack file (Flax): {_EXPORT}"),
     (rb"PK\x05\x06", "an empty zip archive"),
     (rb"(?s).{4}ET\d\d", f"a program of ExecuTorch (.pte): {_EXPORT}"),
     (rb"#(Lookup)?Parameter# ", f"a model of DyNet: {_EXPORT}"),
@@ -33,10 +32,8 @@ _FOREIGN = (
 )
 # These start with a few bytes that any file could start with.
 _BY_NAME = (
-    (r".*\.onnx", "an ONNX file by its name"),
     (r".*\.(pb|pbtxt)", "a TensorFlow graph by its name"),
     (r".*\.data-\d{5}-of-\d{5}|.*\.ckpt-\d+\.index", "a part of a TensorFlow checkpoint"),
-    (r".*\.msgpack", "a MessagePack file (Flax) by its name"),
     (r".*\.tflite", "a TensorFlow Lite file by its name"),
     (r".*\.mlmodel", "a Core ML model by its name"),
     (r".*\.caffemodel", "a Caffe model by its name"),
@@ -78,10 +75,18 @@ def refuse_foreign_zip(names: Iterable[str], where: str) -> None:
         )
     if any(re.fullmatch(r"[^/]+/data\.pkl", name) for name in names):
         return
-    if any(name.endswith(".weights.h5") for name in names):
-        raise ValueError(f"{where}: a Keras model (.keras): {_EXPORT}")
     if any(re.fullmatch(r"[^/]+/(archive_format|models/[^/]+\.json)", name) for name in names):
         raise ValueError(
             f"{where}: a program of torch.export (.pt2), which is not read; save the state_dict of "
             "the model with torch.save"
         )
+
+
+def library(name: str, where: str) -> Any:
+    """Return a package that reads a format, imported; raise ValueError if it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ValueError(
+            f"{where}: reading it needs the package {name}; pip install 'specdiag[formats]'"
+        ) from None

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 MAX_DIRECTORY = 64 * 2**20
-MAX_RATIO = 20  # weights can hardly be compressed; a larger ratio is a decompression bomb
+# Weights can hardly be compressed, but masks and zeros can: a record that grows more often than
+# this, and to more bytes, is a decompression bomb.
+MAX_RATIO = 20
+MAX_GROWN = 512 * 2**20
 CHUNK = 2**20
 
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
@@ -271,10 +274,10 @@ def _check_crc(crc: int, record: Record, where: str) -> None:
 
 def _inflate(stream: BinaryIO, record: Record, where: str) -> np.ndarray:
     place = f"{where}: record {shown(record.name)}"
-    if record.size > MAX_RATIO * record.packed:
+    if record.size > max(MAX_RATIO * record.packed, MAX_GROWN):
         raise ValueError(
-            f"{place}: {record.packed:,} bytes would grow to {record.size:,}, "
-            f"more than {MAX_RATIO} times as many"
+            f"{place}: {record.packed:,} bytes would grow to {record.size:,}; more than "
+            f"{MAX_RATIO} times as many are read up to {MAX_GROWN:,}"
         )
     packed = read_bytes(stream, record.offset, record.packed, where)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)

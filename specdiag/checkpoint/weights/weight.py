@@ -27,7 +27,7 @@ class Weight(Tensor):
         Name of the weight that it is a piece of, such as ``h.0.attn.c_attn.weight`` of its block
         ``h.0.attn.c_attn.weight[q]``; empty if it is no piece.
     rule : str
-        How it is composed of them; empty for a tensor that is a weight as it is.
+        How it is composed of them; that of the tensor for a tensor that is a weight as it is.
     reason : str
         Why it is not measured; empty if nothing in the headers speaks against it. `read` then
         returns the bytes of all its tensors.
@@ -39,7 +39,6 @@ class Weight(Tensor):
 
     tensors: tuple[str, ...] = ()
     whole: str = ""
-    rule: str = ""
     reason: str = ""
     rank: int | None = None
     table: str = ""

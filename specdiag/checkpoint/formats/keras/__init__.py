@@ -1,0 +1,1 @@
+"""Files of Keras, and other HDF5 files, as named tensors."""

@@ -1,0 +1,166 @@
+"""Tensors of an ONNX model -> tensors under the names, and in the layout, that they had in torch.
+
+torch's exporter transposes the weights of a Linear layer for MatMul, changes the order of the gates
+of an LSTM or GRU to that of ONNX, and calls the results `onnx::MatMul_123`. Its operators keep the
+names of their modules, as in `/encoder/0/MatMul`: the weight is `encoder.0.weight`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from specdiag.checkpoint.formats.onnx.graph import Graph, Node
+from specdiag.checkpoint.tensor import Tensor, read_values
+
+_ANONYMOUS = re.compile(r"onnx::\w+_\d+")
+# Constants that others use are operands, such as states of zeros.
+_TAKE_CONSTANTS = ("Identity", "Cast", "Transpose", "Reshape", "Gather", "Einsum", "MatMul")
+_MULTIPLY = ("Gemm", "Conv", "ConvTranspose")
+# Names in torch of the inputs of operators.
+_LEAVES = {("MatMul", 0): "weight", ("MatMul", 1): "weight"}
+_LEAVES |= {(op, 1): "weight" for op in _MULTIPLY} | {(op, 2): "bias" for op in _MULTIPLY}
+# For each gate of torch, its place among those of ONNX: input, output, forget, cell for an LSTM;
+# update, reset, hidden for a GRU.
+_GATES = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}
+_JOINED = {1: ("weight_ih",), 2: ("weight_hh",), 3: ("bias_ih", "bias_hh")}
+
+
+class Use(NamedTuple):
+    """An operator that uses a tensor, and as which of its inputs."""
+
+    node: Node
+    position: int
+
+
+def uses_of(graph: Graph) -> dict[str, list[Use]]:
+    """Return the operators that use each tensor, in their order."""
+    uses: dict[str, list[Use]] = {}
+    for node in graph.nodes:
+        for position, name in enumerate(node.inputs):
+            if name in graph.tensors:
+                uses.setdefault(name, []).append(Use(node, position))
+    return uses
+
+
+def as_in_torch(tensors: Mapping[str, Tensor], graph: Graph) -> tuple[list[Tensor], int]:
+    """Return the tensors under their former names, and how many were renamed.
+
+    Parameters
+    ----------
+    tensors : dict
+        By their names in the graph.
+    graph : Graph
+    """
+    uses = uses_of(graph)
+    taken = {tensor.name for tensor in tensors.values()}
+    result: list[Tensor] = []
+    renamed = 0
+    for key, tensor in tensors.items():
+        first = uses[key][0] if key in uses else None
+        is_constant = graph.tensors[key].is_constant
+        known = replace(tensor, role=_role(tensor, uses.get(key, ()), graph, is_constant))
+        parts = [*_former(known, first, taken)] if first else [known]
+        parts = _free(parts, known, first, taken)
+        taken |= {part.name for part in parts}
+        renamed += parts[0].name != tensor.name
+        result += parts
+    return result, renamed
+
+
+def _role(tensor: Tensor, uses: Sequence[Use], graph: Graph, is_constant: bool) -> str:
+    """Return what the operators say: states to begin with; rows to look up; a linear layer."""
+    if uses and all(use.node.op in _GATES and use.position in (5, 6) for use in uses):
+        return "buffer"
+    of_layers = {*_TAKE_CONSTANTS, *_MULTIPLY, *_GATES}
+    if is_constant and not tensor.rule and not any(use.node.op in of_layers for use in uses):
+        return "buffer"
+    if len(tensor.shape) != 2:
+        return ""
+    for node, position in uses:
+        index = node.inputs[1] if len(node.inputs) > 1 else ""
+        by_index = index not in graph.tensors and node.numbers.get("axis", 0) == 0
+        if node.op == "Gather" and position == 0 and by_index:
+            return "embedding"
+    return "linear" if any(use.node.op in ("MatMul", "Gemm") for use in uses) else ""
+
+
+def _former(tensor: Tensor, use: Use, others: Set[str]) -> Iterator[Tensor]:
+    """Yield the tensor as it was in torch, or its parts."""
+    node, position = use
+    anonymous = _ANONYMOUS.fullmatch(tensor.name) is not None
+    if node.op in _GATES and position in _JOINED:
+        layer = re.search(r"_(\d+)$", node.name)
+        owner = _scope(node) if anonymous else tensor.name
+        yield from _joined(tensor, node.op, position, owner, layer[1] if layer else "0")
+    elif anonymous and (node.op, position) in _LEAVES and _scope(node):
+        attention = f"{_scope(node)}.in_proj_bias" in others  # torch.nn.MultiheadAttention
+        leaf = "in_proj_weight" if attention else _LEAVES[node.op, position]
+        name = f"{_scope(node)}.{leaf}"
+        if node.op == "MatMul" and position == 1 and len(tensor.shape) == 2:
+            yield _transposed(tensor, name)
+        else:
+            yield replace(tensor, name=name)
+    else:
+        yield tensor
+
+
+def _scope(node: Node) -> str:
+    """Return the name of the module that an operator belongs to.
+
+    Members of a Sequential repeat its name: `/layers/layers.0/MatMul`.
+    """
+    if not node.name.startswith("/"):
+        return ""
+    parts = node.name.split("/")[1:-1]
+    above = pairwise([*parts, ""])
+    return ".".join(part for part, below in above if not below.startswith(f"{part}."))
+
+
+def _transposed(tensor: Tensor, name: str) -> Tensor:
+    def read() -> np.ndarray:
+        return np.ascontiguousarray(read_values(tensor).T)
+
+    return replace(tensor, name=name, shape=tensor.shape[::-1], read=read, read_rows=None)
+
+
+def _joined(tensor: Tensor, op: str, position: int, owner: str, layer: str) -> Iterator[Tensor]:
+    """Yield the weights of each direction of a recurrent layer, their gates in torch's order."""
+    gates, leaves = _GATES[op], _JOINED[position]
+    shape, n = tensor.shape, len(gates) * len(leaves)
+    if len(shape) != (2 if position == 3 else 3) or shape[0] not in (1, 2) or shape[1] % n:
+        yield tensor
+        return
+    size = shape[1] // n
+    for direction in range(shape[0]):
+        for i, leaf in enumerate(leaves):
+
+            def read(direction: int = direction, i: int = i) -> np.ndarray:
+                blocks = read_values(tensor)[direction].reshape(n, size, *shape[2:])
+                blocks = blocks[[i * len(gates) + gate for gate in gates]]
+                return np.ascontiguousarray(blocks.reshape(len(gates) * size, *shape[2:]))
+
+            name = f"{leaf}_l{layer}{'_reverse' * direction}"
+            yield replace(
+                tensor,
+                name=f"{owner}.{name}" if owner else name,
+                shape=(len(gates) * size, *shape[2:]),
+                read=read,
+                read_rows=None,
+            )
+
+
+def _free(parts: list[Tensor], tensor: Tensor, first: Use | None, taken: set[str]) -> list[Tensor]:
+    """Return the parts under names that no other tensor has."""
+    if not first or not {part.name for part in parts} & (taken - {tensor.name}):
+        return parts
+    operator = first.node.name.split("/")[-1]
+    longer = [
+        replace(p, name=re.sub(r"(^|\.)(?=[^.]*$)", rf"\g<1>{operator}.", p.name)) for p in parts
+    ]
+    if {part.name for part in longer} & taken:
+        return [tensor]
+    return longer
