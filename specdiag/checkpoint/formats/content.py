@@ -72,7 +72,8 @@ def open_single(file: File, head: bytes, which: str | None = None) -> Content:
     """
     if not head:
         raise ValueError(f"{file.name}: the file is empty; copy or download it again")
-    if file.path.suffix == ".distcp" or b"torch.distributed.checkpoint.metadata" in head:
+    is_metadata = head[:1] == b"\x80" and b"torch.distributed.checkpoint.metadata" in head
+    if file.path.suffix == ".distcp" or is_metadata:
         raise ValueError(
             f"{file.name}: a part of a distributed checkpoint of torch: name its folder"
         )
@@ -81,7 +82,7 @@ def open_single(file: File, head: bytes, which: str | None = None) -> Content:
     if head.startswith(b"PK\x03\x04"):
         return _open_archive(file, which)
     refuse_foreign(head, file.name)
-    suffix = "" if head.startswith(b"\x80\x02") else file.path.suffix.lower()  # a pickle
+    suffix = "" if head.startswith(b"\x80\x02") else file.path.suffix.lower()
     for start, named, opener in _FORMATS:
         if start.match(head) or (named and named == suffix):
             return opener(file, which)
