@@ -9,6 +9,8 @@ PATTERN is a shell pattern of names of weights. SPEC is one of
 - ``12x(q,k,v)``: groups of equal size with all blocks in each, such as heads one after another;
 - ``stack``: the matrices along the leading axes of a tensor of three or more axes;
 - ``kernel``: one convolution kernel, with the axes (outputs, inputs, positions);
+- ``axes:src``: a letter for each axis: s for stacked matrices, r for rows, c for columns, t for the
+  taps of a kernel. ``axes:rcc`` merges two axes into the columns of one matrix, as for heads;
 - ``whole``: one weight, which is not cut.
 
 The outputs are the rows of a matrix, as in torch.nn.Linear; and the columns of a `kernel` (Keras,
@@ -17,12 +19,13 @@ Flax) and of GPT-2's Conv1D. ``@rows`` or ``@columns`` at the end names the axis
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from specdiag.checkpoint.weights.evidence import Evidence
 from specdiag.checkpoint.weights.fused.layout import Neighbours, outputs_axis
-from specdiag.checkpoint.weights.pieces import matches, piece, slices
+from specdiag.checkpoint.weights.pieces import matches, piece
+from specdiag.checkpoint.weights.stacks.reading import Reading
 from specdiag.checkpoint.weights.weight import Weight
 from specdiag.wording import counted, some
 
@@ -30,6 +33,7 @@ WORDS = ("stack", "kernel", "whole")
 AXES = ("rows", "columns")
 EXAMPLES = "such as q,k,v or 12 or q,k,v/12 or stack"
 
+_AXES = re.compile(r"axes:(?=.*r)(?=.*c)[srct]{3,8}")
 _SPEC = re.compile(
     r"(?:(?P<groups>\d{1,9})x\((?P<inside>[^()]*)\)(?:/(?P<heads>\d{1,9}))?|(?P<blocks>[^()@]+))"
     rf"(?:@(?P<axis>{'|'.join(AXES)}))?"
@@ -54,7 +58,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Split:
-    """A declared split: a word of `WORDS`, or blocks in groups along an axis."""
+    """A declared split: a word of `WORDS`, letters for axes, or blocks in groups along an axis."""
 
     text: str
     pattern: str
@@ -82,7 +86,7 @@ def parse(text: str) -> Split:
     if not equals or not pattern or not spec:
         raise split.error(f"expected PATTERN=SPEC, {EXAMPLES} for SPEC")
     spec = re.sub(r"\s+", "", spec)
-    if spec in WORDS:
+    if spec in WORDS or _AXES.fullmatch(spec):
         return replace(split, word=spec)
     match = _SPEC.fullmatch(spec)
     if not match:
@@ -158,21 +162,27 @@ class Splits:
 
     def stack(self, weight: Weight) -> list[Weight] | None:
         """Return what a tensor is declared to be, one weight or several; None if nothing is."""
-        split = self._last(weight, WORDS)
+        split = self._last(weight, lambda s: s.word != "")
         if not split:
             return None
         if split.word == "whole":
             return [weight]
-        if len(weight.shape) < 3:
+        n_axes, letters = len(weight.shape), split.word.removeprefix("axes:")
+        if n_axes < 3 or (letters != split.word and len(letters) != n_axes):
             shape = "x".join(map(str, weight.shape))
-            raise split.error(f"{weight.name} is {shape}, and needs three axes or more")
-        if split.word == "kernel":
-            return [replace(weight, rule="a kernel, as declared")]
-        return matrices_of(weight)
+            needs = "three axes or more" if n_axes < 3 else f"{counted(n_axes, 'letter')}"
+            raise split.error(f"{weight.name} is {shape}, and needs {needs}")
+        if split.word in WORDS:
+            letters = {"stack": "s" * (n_axes - 2) + "rc", "kernel": "rc".ljust(n_axes, "t")}[
+                letters
+            ]
+        places = [tuple(i for i, x in enumerate(letters) if x == letter) for letter in "rcts"]
+        rows, columns, taps, stack = places
+        return Reading(rows=rows, columns=columns, taps=taps, stack=stack).apply(weight)
 
     def blocks(self, weight: Weight, evidence: Evidence) -> list[Weight] | None:
         """Return the blocks and heads of a matrix or kernel, or None if nothing is declared."""
-        split = self._last(weight, ("", "whole"))
+        split = self._last(weight, lambda s: s.word in ("", "whole"))
         if not split:
             return None
         if split.word:
@@ -182,17 +192,9 @@ class Splits:
             axis = outputs_axis(Neighbours(weight, evidence))
         return list(_pieces(split, weight, axis))
 
-    def _last(self, weight: Weight, words: tuple[str, ...]) -> Split | None:
-        found = [s for s in self._splits if s.word in words and matches(weight, s.pattern)]
+    def _last(self, weight: Weight, kind: Callable[[Split], bool]) -> Split | None:
+        found = [s for s in self._splits if kind(s) and matches(weight, s.pattern)]
         return found[-1] if found and len(weight.shape) >= 2 else None
-
-
-def matrices_of(weight: Weight) -> list[Weight]:
-    """Return the matrices of the last two axes of a weight, called ``name[0][3]``."""
-    found = [weight]
-    for _ in weight.shape[2:]:
-        found = [part for whole in found for part in slices(whole, 0)]
-    return found
 
 
 def _pieces(split: Split, weight: Weight, axis: int) -> Iterator[Weight]:

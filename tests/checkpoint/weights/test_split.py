@@ -97,10 +97,25 @@ def test_matrices_of_a_stack_are_cut_into_blocks():
     assert len(found) == 4
 
 
+def test_letters_say_what_each_axis_is():
+    W = numbered(4, 2, 3)
+    heads = pieces({"q": W}, "q=axes:rsc")
+    np.testing.assert_array_equal(heads["q[1]"], W[:, 1])
+    np.testing.assert_array_equal(pieces({"q": W}, "q=axes:rcc")["q"], W.reshape(4, 6))
+    kernel = pieces({"k": W}, "k=axes:tcr")["k"]
+    np.testing.assert_array_equal(kernel, W.transpose(2, 1, 0))
+
+
 def test_a_kernel_and_a_whole_weight_stay_one():
     state = GPT2 | {"k": numbered(8, 16, 3)}
     found = pieces(state, "k=kernel", "*.c_attn.weight=whole")
     assert found.keys() == state.keys()
+
+
+def test_letters_of_another_number_than_the_axes_are_an_error():
+    expected = "split 'k=axes:srcc': k is 8x16x3, and needs 3 letters"
+    with pytest.raises(SplitError, match=expected):
+        open_weights({"k": numbered(8, 16, 3)}, splits=["k=axes:srcc"])
 
 
 def test_the_last_split_that_matches_counts():
@@ -151,6 +166,10 @@ def test_the_last_split_that_matches_counts():
         ),
         ("*.c_attn.weight=stack", "h.0.attn.c_attn.weight is 6x18, and needs three axes or more"),
         (
+            "*.c_attn.weight=axes:srx",
+            "'axes:srx' is no split, such as q,k,v or 12 or q,k,v/12 or stack",
+        ),
+        (
             "*.qkv.weight=q,k,v",
             (
                 "no weight of model matches; of 2 weights with two axes or more, it has "
@@ -164,7 +183,7 @@ def test_a_split_that_is_invalid_or_fits_nothing_is_one_line(split, reason):
         open_weights(GPT2, splits=[split])
 
 
-@given(st.text(alphabet="qkv,:/x()@=123 rowsclumntak*.", max_size=25))
+@given(st.text(alphabet="qkv,:/x()@=123 rowsclumntaxe*.", max_size=25))
 def test_any_text_is_a_split_or_an_error_of_one_line(text):
     try:
         split = parse(f"*={text}")
