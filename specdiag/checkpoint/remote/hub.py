@@ -57,7 +57,7 @@ class HubPath(RemotePath):
     def of(cls, repo: str, revision: str | None, file: str) -> Self:
         """Return the path of a file; raise ValueError for an invalid name."""
         named = shown(f"hf://{repo}", quote=False)
-        if repo.startswith(("datasets/", "spaces/")):
+        if repo.startswith(("datasets/", "spaces/", "kernels/", "buckets/")):
             raise ValueError(f"{named}: only repositories of models are read")
         if len(repo) > 96 or not is_repository(repo):
             raise ValueError(f"{named}: not the name of a repository; expected hf://owner/repo")
@@ -104,7 +104,7 @@ class HubPath(RemotePath):
         names = [shown(name, quote=False) for name in sorted(listing.sizes)]
         raise FileNotFoundError(
             f"{shown(self.name, quote=False)}: no such file in the repository at this revision; it "
-            f"has {some(names, 6)}"
+            f"has {some(names, 6) or 'no files'}"
         )
 
     def iterdir(self) -> Generator[Self, None, None]:
@@ -162,7 +162,7 @@ def _ask(repo: str, revision: str, where: str) -> _Listing:
     from huggingface_hub import constants, is_offline_mode
 
     if is_offline_mode():
-        raise OSError(f"{where}: huggingface_hub is offline; unset HF_HUB_OFFLINE, or name a file")
+        raise OSError(f"{where}: huggingface_hub is offline; unset HF_HUB_OFFLINE, or name a path")
     want = Wanted(where, None, None, HUB_LOGIN)
     ref = quote(revision, safe="")
     at = _address(f"{constants.ENDPOINT}/api/models/{repo}/revision/{ref}?blobs=true")

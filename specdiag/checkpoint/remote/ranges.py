@@ -259,9 +259,13 @@ class _Transfer:
                 return
             from huggingface_hub.utils import tqdm
 
-            total = self.stop - self.start if self.stop > 0 else None
             self.bar = tqdm(  # type: ignore[no-untyped-call]
-                total=total, desc=self.want.where, unit="B", unit_scale=True, disable=None
+                total=self.stop - self.start if self.stop > 0 else None,
+                desc=self.want.where,
+                unit="B",
+                unit_scale=True,
+                disable=None,
+                leave=False,
             )
             n_bytes = self.received
         self.bar.update(n_bytes)

@@ -315,7 +315,7 @@ def test_offline_nothing_is_asked(hub, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    expected = f"{HUB}: huggingface_hub is offline; unset HF_HUB_OFFLINE, or name a file"
+    expected = f"{HUB}: huggingface_hub is offline; unset HF_HUB_OFFLINE, or name a path"
     assert message(open_checkpoint, HUB) == expected
     assert hub.requests == []
 

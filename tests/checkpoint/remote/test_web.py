@@ -3,6 +3,8 @@
 import io
 import json
 import pickle
+import resource
+import tempfile
 import time
 from contextlib import suppress
 
@@ -118,6 +120,24 @@ def test_a_file_that_is_too_large_to_be_downloaded_is_refused(hub, url, monkeypa
     )
     hub.fail("/files/net.safetensors", whole=True, headers={"Content-Length": None})
     assert message(open_checkpoint, url) == "net.safetensors: more than 1,000 bytes"
+
+
+@pytest.fixture
+def small_files():
+    """Let the process write files of at most 64 KiB, as on a disk that is nearly full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_is_named(url, request):
+    opened = open_checkpoint(url)
+    request.getfixturevalue("small_files")
+    assert message(opened.tensors[2].read, kind=OSError) == (
+        f"net.safetensors: its bytes cannot be kept in {tempfile.gettempdir()} (File too large); "
+        "set TMPDIR to a folder of another disk"
+    )
 
 
 def test_a_file_that_changed_is_not_mixed_with_the_old_one(hub, url, values):
