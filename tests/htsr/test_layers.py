@@ -117,7 +117,10 @@ def test_a_transpose_and_a_rotation_have_the_same_alpha(rng):
         (
             np.ones((2, 60, 60)),
             "skipped",
-            "ambiguous: a kernel of 60 taps, 2x60, or 2 matrices of 60x60; --split says which",
+            (
+                "ambiguous: a kernel of 60 taps, 2x60 (axes:rct), or 2 matrices of 60x60 "
+                "(axes:src); --split says which"
+            ),
         ),
     ],
 )

@@ -135,6 +135,12 @@ def test_gates_of_keras_lie_in_columns():
         "gru/gru_cell/recurrent_kernel": rng.standard_normal((6, 18)),
         "dense/kernel": rng.standard_normal((6, 24)),
     }
+    numbered = {"lstm.cell.vars.0": "kernel", "lstm.cell.vars.1": "recurrent_kernel"}
+    in_cell = {n: state[f"lstm/lstm_cell/{leaf}"] for n, leaf in numbered.items()}
+    names = [w.name for w in open_weights(in_cell).tensors]
+    assert names == [
+        f"{n}[{gate}]" for n in numbered for gate in ("input", "forget", "cell", "output")
+    ]
     found = {w.name: w.read() for w in open_weights(state).tensors}
     expected = {"dense/kernel": state["dense/kernel"]}
     for layer, gates in (

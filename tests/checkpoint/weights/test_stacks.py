@@ -66,7 +66,8 @@ def test_a_state_dict_does_not_tell_a_bilinear_layer_of_equal_inputs_from_a_long
     for layer in (nn.Bilinear(40, 40, 50), nn.Conv1d(40, 50, 40)):
         (weight,) = found(nn.Sequential(layer).state_dict()).values()
         assert weight.reason == (
-            "ambiguous: a kernel of 40 taps, 50x40, or 50 matrices of 40x40; --split says which"
+            "ambiguous: a kernel of 40 taps, 50x40 (axes:rct), or 50 matrices of 40x40 (axes:src); "
+            "--split says which"
         )
 
 
@@ -282,10 +283,18 @@ def test_heads_are_known_by_the_numbers_of_a_configuration(tmp_path):
 @pytest.mark.parametrize(
     ("name", "shape", "reason"),
     [
-        ("W", (8, 256, 32), "ambiguous: a kernel of 32 taps, 8x256, or 8 matrices of 256x32"),
-        ("U_matrix", (16, 16, 16, 23), "ambiguous: a kernel of 16x23 taps, 16x16, or 16 times 16"),
+        (
+            "W",
+            (8, 256, 32),
+            "ambiguous: a kernel of 32 taps, 8x256 (axes:rct), or 8 matrices of 256x32",
+        ),
+        (
+            "U_matrix",
+            (16, 16, 16, 23),
+            "ambiguous: a kernel of 16x23 taps, 16x16 (axes:rctt), or 16",
+        ),
         ("pos", (1, 100, 32), "ambiguous: a matrix of 100x32, or a table of 100 rows"),
-        ("x.kernel", (8, 64, 512), "ambiguous: a kernel of 8 taps, 512x64, or a matrix of 512x512"),
+        ("x.kernel", (8, 64, 512), "ambiguous: a kernel of 8 taps, 512x64 (axes:tcr), or a matrix"),
         ("cls", (1, 1, 768), "a vector: one side is longer than 1"),
         ("stack", (12, 1, 64), "a stack of vectors: its second side is 1"),
         ("attn.bias", (1, 1, 64, 64), "called bias"),

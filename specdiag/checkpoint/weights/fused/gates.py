@@ -47,6 +47,9 @@ def recurrent(near: Neighbours) -> Layout | None:
             return None
         units = projection[1] if projection else hidden[1]
         return _gates(near, hidden[0], units, _TORCH, axis=0)
+    if near.owners[-3:-1] == ["cell", "vars"]:  # Keras 3 numbers the variables of a cell
+        hidden = near.parameter("1") if near.leaf in ("0", "1") else None
+        return _gates(near, hidden[1], hidden[0], _KERAS, axis=1) if hidden else None
     if near.leaf in ("kernel", "recurrent_kernel"):
         hidden = near.parameter("recurrent_kernel")
         return _gates(near, hidden[1], hidden[0], _KERAS, axis=1) if hidden else None

@@ -73,7 +73,7 @@ def _cut(weight: Weight, name: str, evidence: Evidence) -> list[Weight] | None:
             break
     distinct = list({reading.key: reading for reading in reversed(readings)}.values())[::-1]
     if len(distinct) > 1:
-        texts = [reading.text(weight.shape) for reading in distinct[:2]]
+        texts = [f"{r.text(weight.shape)} ({r.letters})" for r in distinct[:2]]
         return [replace(weight, reason=f"ambiguous: {texts[0]}, or {texts[1]}; --split says which")]
     return distinct[0].apply(weight)
 

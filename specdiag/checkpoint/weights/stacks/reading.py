@@ -41,6 +41,13 @@ class Reading:
         stack, taps = ((), self.stack + self.taps) if self.pooled else (self.stack, self.taps)
         return frozenset((self.rows, self.columns)), taps, stack
 
+    @property
+    def letters(self) -> str:
+        """The reading as `specdiag.checkpoint.weights.split` takes it, such as 'axes:src'."""
+        groups = {"r": self.rows, "c": self.columns, "t": self.taps, "s": self.stack}
+        places = {axis: letter for letter, axes in groups.items() for axis in axes}
+        return "axes:" + "".join(places[axis] for axis in sorted(places))
+
     def apply(self, weight: Weight) -> list[Weight]:
         """Return the matrices or kernels: (rows, columns) or (rows, columns, *taps).
 
