@@ -32,7 +32,8 @@ class Evidence:
     Attributes
     ----------
     tensors : dict
-        All tensors of the file by name. The `role` of each is what the class of its module says.
+        All tensors of the file by name, with a weight that is composed of several in place of its
+        parts. The `role` of each is what the class of its module says.
     config : dict
         The config.json beside the file; empty if there is none, or if it is invalid.
     metadata : dict
@@ -203,8 +204,11 @@ def gather(checkpoint: Checkpoint, whole: Iterable[Weight]) -> Evidence:
         config = json_beside(checkpoint, "config.json")
     except (ValueError, OSError):
         config = {}
-    tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
-    return Evidence(tensors, config, checkpoint.metadata, {weight.name: weight for weight in whole})
+    weights = {weight.name: weight for weight in whole}
+    composed = {name: weight for name, weight in weights.items() if weight.rule}
+    parts = {name for weight in composed.values() for name in weight.tensors}
+    tensors = {t.name: t for t in checkpoint.tensors if t.name not in parts}
+    return Evidence({**tensors, **composed}, config, checkpoint.metadata, weights)
 
 
 def json_beside(checkpoint: Checkpoint, name: str) -> Mapping[str, Any]:
