@@ -166,28 +166,37 @@ def _open_path(path: Path, which: str | None) -> Checkpoint:
     if re.match(rb"\s*\{", head) and not looks_like_safetensors(head, file):
         return _open_index(file)
     content = open_single(file, head, which)
-    notes = [*_empty_notes(content), *shard_notes(path), *content.notes]
+    notes = [*_placeholders(content), *shard_notes(path), *content.notes]
     return _assemble(path.stem, path, content._replace(notes=notes))
 
 
-def _empty_notes(content: Content) -> list[str]:
-    """Return a note if tensors that are named as weights have no elements.
+def _placeholders(content: Content) -> list[str]:
+    """Return notes on weights that have no elements, or lie in one vector with others.
 
-    It names DeepSpeed if the file has its entries, or if most weights are empty: modules whose
+    DeepSpeed is named if the file has its entries, or if most weights are empty: modules whose
     weights are computed elsewhere keep an empty one, too.
     """
+    notes = []
+    flat = [t.name for t in content.tensors if re.search(r"(^|\.)_?flat_param(_\d+)?$", t.name)]
+    if flat:
+        notes.append(
+            f"flat parameters of FSDP ({some(list(map(shown, flat)), 3)}) hold several weights "
+            "each, which cannot be told apart: save the model with SHARDED_STATE_DICT or "
+            "FULL_STATE_DICT"
+        )
     named = [t for t in content.tensors if re.search(r"(^|\.)weight$", t.name)]
     empty = [shown(t.name) for t in named if 0 in t.shape]
-    if not empty:
-        return []
-    note = f"{len(empty):,} {'weight is' if len(empty) == 1 else 'weights are'} empty"
-    note += f" ({some(empty, 3)})"
-    if _DEEPSPEED & content.metadata.keys() or 2 * len(empty) >= len(named):
-        note += (
-            ", as in a file of DeepSpeed ZeRO-3 whose weights were not gathered: zero_to_fp32.py "
-            "of DeepSpeed, or stage3_gather_16bit_weights_on_model_save, gathers them"
-        )
-    return [note]
+    if empty:
+        are = "weight is" if len(empty) == 1 else "weights are"
+        note = f"{len(empty):,} {are} empty ({some(empty, 3)})"
+        if _DEEPSPEED & content.metadata.keys() or 2 * len(empty) >= len(named):
+            note += (
+                ", as in a file of DeepSpeed ZeRO-3 whose weights were not gathered: "
+                "zero_to_fp32.py of DeepSpeed, or stage3_gather_16bit_weights_on_model_save, "
+                "gathers them"
+            )
+        notes.append(note)
+    return notes
 
 
 def _assemble(
@@ -222,7 +231,8 @@ def _open_folder(path: Path, which: str | None) -> Checkpoint:
         name, notes = _one_network(path, found.names, where)
         opened = _open_path(path / name, which)
     else:
-        content, notes = _open_parts(path, found, which, where), []
+        content = _open_parts(path, found, which, where)
+        notes = _placeholders(content)
         opened = _assemble(where, path, content)
     notes = [*opened.notes, *notes, *found.notes]
     return replace(opened, name=path.resolve().name, path=path, notes=tuple(notes))

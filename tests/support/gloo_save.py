@@ -37,6 +37,7 @@ def main(rank, world, folder):
     dcp.save({"model": model, "optimizer": state, "epoch": 7, "more": more}, checkpoint_id=folder)
     writer = HuggingFaceStorageWriter(f"{folder}-safetensors", save_distributed=True)
     dcp.save(more, storage_writer=writer)
+    torch.save(more, f"{folder}-{rank}.pt")
     dist.destroy_process_group()
 
 

@@ -23,7 +23,7 @@ from specdiag.checkpoint.torchfile.tensors import read_zip, torch_tensor
 from specdiag.checkpoint.torchfile.views import TorchFile
 from specdiag.checkpoint.tree import Global, Object, is_table, is_tensor, path_of, table_items
 from specdiag.files import File, find_file
-from specdiag.wording import counted, shown, some
+from specdiag.wording import shown, some
 
 METADATA = re.compile(r"(__\d+)?\.metadata")  # one of all processes, or one of each
 # Beside the chunks, trainers keep what is no tensor: Lightning in meta.pt, Megatron in common.pt.
@@ -113,14 +113,6 @@ def open_distributed(folder: Path, where: str, which: str | None = None) -> Cont
     model.top = [(name, opened.value(node)) for name, node in model.top]
     metadata, notes = metadata_of(model)
     tensors = [opened.tensor(name, node) for name, node in model.tensors]
-    flat = [t.name for t in tensors if re.search(r"(^|\.)_?flat_param(_\d+)?$", t.name)]
-    if flat:
-        notes.insert(
-            0,
-            f"{counted(len(flat), 'flat parameter')} of FSDP ({shown(flat[0])}) "
-            "hold several matrices each, which cannot be told apart; save with "
-            "StateDictType.SHARDED_STATE_DICT",
-        )
     return Content(tensors, metadata, notes)
 
 

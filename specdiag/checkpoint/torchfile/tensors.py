@@ -164,8 +164,11 @@ def _unsupported(name: str, function: str, args: tuple[Any, ...]) -> Tensor:
     if function.startswith("_rebuild_sparse") and len(args) > 1 and type(args[1]) is tuple:
         args = args[1]
     for arg in args:
-        if type(arg) is Global and arg.path.startswith("torch.") and dtype == "unknown":
-            dtype = dtype_name(arg)
+        path = arg.path if type(arg) is Global else ""
+        if path.startswith("torch.distributed."):
+            problem = "one part of a distributed tensor: save it with torch.distributed.checkpoint"
+        elif path.count(".") == 1 and path.startswith("torch.") and dtype == "unknown":
+            dtype = dtype_name(Global(path))
         size = plain_size(arg)
         if type(size) is tuple and not shape and all(type(length) is int for length in size):
             shape = size[:MAX_DIMENSIONS]

@@ -132,6 +132,9 @@ def test_what_several_processes_wrote_is_read_as_torch_reads_it(world, tmp_path)
     assert checkpoint.metadata == {"epoch": 7}
     more = {t.name.removeprefix("more."): t.read() for t in checkpoint.tensors if "more" in t.name}
     assert tensor_digest(tmp_path / "run-safetensors") == tensor_digest(more)
+    parts = open_checkpoint(tmp_path / "run-0.pt").tensors
+    assert {t.name: t.shape for t in parts} == {name: W.shape for name, W in more.items()}
+    assert all("one part of a distributed tensor" in t.problem for t in parts)
 
 
 def archive(value):
@@ -232,8 +235,12 @@ def test_an_optimizer_of_flat_names_is_left_aside(planner, tmp_path):
 
 
 def test_flat_parameters_of_fsdp_are_named(tmp_path):
-    folder = write(tmp_path / "run", {"_fsdp_wrapped_module._flat_param": (torch.ones(99), None)})
-    assert "flat parameter of FSDP" in open_checkpoint(folder).notes[0]
+    flat = {"_fsdp_wrapped_module._flat_param": torch.ones(99)}
+    torch.save(flat, tmp_path / "rank0.bin")
+    folder = write(tmp_path / "run", {name: (tensor, None) for name, tensor in flat.items()})
+    for path in (folder, tmp_path / "rank0.bin"):
+        (note,) = open_checkpoint(path).notes
+        assert note.startswith("flat parameters of FSDP ('_fsdp_wrapped_module._flat_param') hold")
 
 
 def test_a_tensor_of_one_chunk_may_have_no_offsets_as_in_the_first_versions(tmp_path):
