@@ -151,6 +151,7 @@ def alpha(
     check_engine(engine, address)
     base: Path | None = settings["base"]
     check_usage([*files, *initialisation, *([base] if base else [])], output, plot)
+    from specdiag.checkpoint.remote.path import pinned
     from specdiag.dataset.spectra import build
     from specdiag.plot.drawings import draw_all
     from specdiag.show import layers as layer_tables
@@ -158,12 +159,10 @@ def alpha(
     untrained = _untrained(initialisation, files, layers, settings)
     measurement = settings | {"untrained": untrained, "base": base and base.absolute()}
     checkpoints, measured = _measure_all(files, layers, measurement, engine, address)
-    settings |= {
-        "initialisation": [str(file) for file in initialisation],
-        "base": base and str(base),
-    }
     failed = len(checkpoints) < len(files)
     if checkpoints and (output or plot):  # first, as stdout may be closed before its end
+        settings["initialisation"] = [str(pinned(file)) for file in initialisation]
+        settings["base"] = base and str(pinned(base))
         dataset = build(checkpoints, measured, {"layers": layers, **settings})
         failed |= not write(dataset, output, plot, draw_all)
     if as_json:

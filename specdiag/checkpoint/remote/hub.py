@@ -53,6 +53,8 @@ _listings: dict[tuple[str, str, str], _Listing] = {}
 class HubPath(RemotePath):
     """A repository of models, or a file or folder in it."""
 
+    _commit = ""  # of this object, once it is pinned
+
     @classmethod
     def of(cls, repo: str, revision: str | None, file: str) -> Self:
         """Return the path of a file; raise ValueError for an invalid name."""
@@ -84,8 +86,9 @@ class HubPath(RemotePath):
         return "/".join(self.parts[3:])
 
     def pinned(self) -> Self:
-        """Return the path with the commit that the revision is now."""
-        return self.of(self._repo, _ask(self._repo, self._revision, str(self)).commit, self._file)
+        """Return the path with the commit of the revision, which is asked for once."""
+        self._commit = self._commit or _ask(self._repo, self._revision, str(self)).commit
+        return self.of(self._repo, self._commit, self._file)
 
     def origin(self, pinned: Self) -> str:
         """Return a sentence on the commit."""

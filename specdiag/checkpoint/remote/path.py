@@ -6,6 +6,7 @@ import stat
 from abc import abstractmethod
 from collections.abc import Generator
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
 
 from specdiag.checkpoint.remote.ranges import Ranges
@@ -18,6 +19,11 @@ class Found(NamedTuple):
     is_folder: bool
     size: int
     stamp: str
+
+
+def pinned(path: Path) -> Path:
+    """Return a path whose content stays the same: that of a commit, if it is at the hub."""
+    return path.pinned() if isinstance(path, RemotePath) else path
 
 
 class RemotePath(DistantPath):

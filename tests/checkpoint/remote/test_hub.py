@@ -187,6 +187,24 @@ def test_the_commit_is_in_the_dataset_and_the_json(hub, rng):
     assert run("alpha", f"{HUB}@v1.0")[1].startswith(f"{name}\n")
 
 
+def test_the_commits_of_untrained_networks_and_of_a_base_are_in_the_dataset(hub, rng, tmp_path):
+    A, B = rng.standard_normal((3, 200)), rng.standard_normal((300, 3))
+    factors = {f"base_model.model.layer.0.lora_{x}.weight": y for x, y in (("A", A), ("B", B))}
+    config = json.dumps({"peft_type": "LORA", "r": 3, "lora_alpha": 6}).encode()
+    adapter = {"adapter_model.safetensors": save(factors), "adapter_config.json": config}
+    base, new = ({"model.safetensors": save(state(rng, 1))} for _ in range(2))
+    folder = on_disk(tmp_path / "adapter", adapter)
+    commit = hub.push(base)
+    untrained = hub.push(new, "untrained")
+    output = tmp_path / "measured.nc"
+    given = ("--base", HUB, "--initialisation", f"{HUB}@untrained", "-o", output)
+    assert run("alpha", folder, *given)[0] == 0
+    with specdiag.open_spectra(output) as dataset:
+        settings = json.loads(dataset.attrs["provenance"])["settings"]
+    assert settings["base"] == f"{HUB}@{commit}"
+    assert settings["initialisation"] == [f"{HUB}@{untrained}"]
+
+
 @pytest.mark.parametrize("branch", ["refs/pr/1", "refs/convert/safetensors", "v1.0", "a b"])
 def test_a_revision_is_a_branch_tag_or_reference(hub, rng, branch):
     commit = hub.push({"sub/model.safetensors": save(state(rng, 1))}, branch)
