@@ -7,7 +7,11 @@ from math import prod
 
 import numpy as np
 
+from specdiag.checkpoint.tensor import ITEMSIZE
 from specdiag.checkpoint.weights.weight import Weight
+
+CHUNK = 2**24  # bytes of rows that are read at a time where some of their columns are wanted
+MAX_RUNS = 1024  # runs of rows that are read one by one; of more, the whole is read
 
 
 def piece(
@@ -37,10 +41,14 @@ def piece(
         whole=weight.whole or weight.name,
         rule=_rule(weight, f"{kind} {start:,} to {stop:,} {of}: {label}"),
         identity=weight.identity and (weight.identity, axis, start, stop, size),
-        read=_reader(weight, axis, start, stop)
-        if n_groups == 1
-        else _group_reader(weight, axis, start, stop, size),
-        read_rows=_rows_of_rows(weight, start) if axis == 0 and n_groups == 1 else None,
+        read=_rows_reader(weight, start, stop, size)
+        if axis == 0
+        else _columns_reader(weight, axis, start, stop, size),
+        read_rows=_rows_of_rows(weight, start)
+        if axis == 0 and n_groups == 1
+        else _columns_of_rows(weight, axis, start, stop, size)
+        if axis
+        else None,
     )
 
 
@@ -64,7 +72,12 @@ def slices(weight: Weight, axis: int) -> list[Weight]:
             whole=weight.whole or weight.name,
             rule=_rule(weight, f"slice {i:,} of {n:,}"),
             identity=weight.identity and (weight.identity, axis, i),
-            read=_squeezed(_reader(weight, axis, i, i + 1), axis),
+            read=_squeezed(
+                _columns_reader(weight, axis, i, i + 1, n)
+                if axis
+                else _rows_reader(weight, i, i + 1, n),
+                axis,
+            ),
             read_rows=None,
         )
         for i in range(n)
@@ -126,30 +139,52 @@ def _rule(weight: Weight, rule: str) -> str:
     return f"{weight.rule}; {rule}" if weight.rule else rule
 
 
-def _reader(weight: Weight, axis: int, start: int, stop: int) -> Callable[[], np.ndarray]:
-    """Return a function that reads a range of an axis, and no more than that if it can."""
+def _rows_reader(weight: Weight, start: int, stop: int, size: int) -> Callable[[], np.ndarray]:
+    """Return a function that reads a range of each `size` rows, and no other rows if it can."""
 
     def read() -> np.ndarray:
-        if axis == 0 and weight.read_rows:
-            return weight.read_rows(start, stop)
-        index = (*[slice(None)] * axis, slice(start, stop))
-        return np.ascontiguousarray(weight.read()[index])
+        groups = range(0, weight.shape[0], size)
+        if weight.read_rows is None or len(groups) > MAX_RUNS:
+            return _taken(weight.read(), 0, start, stop, size)
+        runs = [weight.read_rows(first + start, first + stop) for first in groups]
+        return runs[0] if len(runs) == 1 else np.concatenate(runs)
 
     return read
 
 
-def _group_reader(
+def _columns_reader(
     weight: Weight, axis: int, start: int, stop: int, size: int
 ) -> Callable[[], np.ndarray]:
-    """Return a function that reads a range of every group of `size` elements of an axis."""
-    before, after = weight.shape[:axis], weight.shape[axis + 1 :]
+    """Return a function that reads a range of each `size` columns, some rows at a time if it can.
+
+    So no more memory is needed than for the piece itself.
+    """
+    rows = _columns_of_rows(weight, axis, start, stop, size)
+    step = max(1, CHUNK // max(1, prod(weight.shape[1:]) * ITEMSIZE.get(weight.dtype, 4)))
 
     def read() -> np.ndarray:
-        groups = weight.read().reshape(*before, -1, size, *after)
-        index = (*[slice(None)] * (axis + 1), slice(start, stop))
-        return np.ascontiguousarray(groups[index]).reshape(*before, -1, *after)
+        if rows is None or not weight.shape[0]:
+            return _taken(weight.read(), axis, start, stop, size)
+        n = weight.shape[0]
+        return np.concatenate([rows(first, min(first + step, n)) for first in range(0, n, step)])
 
     return read
+
+
+def _columns_of_rows(
+    weight: Weight, axis: int, start: int, stop: int, size: int
+) -> Callable[[int, int], np.ndarray] | None:
+    rows = weight.read_rows
+    return rows and (lambda first, last: _taken(rows(first, last), axis, start, stop, size))
+
+
+def _taken(values: np.ndarray, axis: int, start: int, stop: int, size: int) -> np.ndarray:
+    """Return the elements `start` to `stop` of each `size` elements of an axis."""
+    before, after = values.shape[:axis], values.shape[axis + 1 :]
+    n_groups = values.shape[axis] // size
+    groups = values.reshape(*before, n_groups, size, *after)
+    index = (*[slice(None)] * (axis + 1), slice(start, stop))
+    return np.ascontiguousarray(groups[index]).reshape(*before, n_groups * (stop - start), *after)
 
 
 def _squeezed(read: Callable[[], np.ndarray], axis: int) -> Callable[[], np.ndarray]:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from specdiag.checkpoint.weights import pieces as pieces_of
 from specdiag.checkpoint.weights.find import open_weights
 from specdiag.checkpoint.weights.split import SplitError, parse
 
@@ -217,3 +218,20 @@ def test_a_piece_of_a_file_is_read_by_its_rows(tmp_path):
     found = open_weights(tmp_path / "model.safetensors", splits=["q.weight=3"]).tensors
     assert [w.name for w in found] == [f"q.weight[head {i}]" for i in range(3)]
     np.testing.assert_array_equal(found[1].read_rows(1, 3), numbered(12, 4)[5:7])
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("size", [12, 4, 2])
+def test_pieces_of_a_file_are_read_in_parts(tmp_path, monkeypatch, axis, size):
+    monkeypatch.setattr(pieces_of, "CHUNK", 100)
+    W = numbered(*((2052, 12) if axis else (12 * 1100, 3)))
+    save_file({"W": W}, tmp_path / "model.safetensors")
+    (whole,) = open_weights(tmp_path / "model.safetensors").tensors
+    part = pieces_of.piece(whole, "q", axis, 1, size, size)
+    at = np.arange(W.shape[axis]) % size >= 1
+    expected = W.compress(at, axis)
+    np.testing.assert_array_equal(part.read(), expected)
+    if part.read_rows:
+        np.testing.assert_array_equal(part.read_rows(2, 9), expected[2:9])
+    inner = pieces_of.piece(part, "head", 1, 0, 2)
+    np.testing.assert_array_equal(inner.read(), expected[:, :2])
