@@ -273,7 +273,9 @@ def _open_parts(folder: Path, found: Found, which: str | None, where: str) -> Co
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"{where}: {shown(twice)} is in two shards; download them again")
-    return only(Content(tensors, {}, [n for c in contents for n in c.notes]), which, where)
+    metadata = {key: value for c in reversed(contents) for key, value in c.metadata.items()}
+    notes = list(dict.fromkeys(note for content in contents for note in content.notes))
+    return only(Content(tensors, metadata, notes), which, where)
 
 
 def _open_index(file: File) -> Checkpoint:

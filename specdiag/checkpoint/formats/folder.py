@@ -136,6 +136,8 @@ def choose(names: Sequence[str], where: str) -> Found | None:
         shards = [match for name in candidates if (match := _SHARD.fullmatch(name))]
         if shards and len(shards) == len(candidates):
             return Found("shards", candidates, _all_shards(shards, where))
+        if len({re.sub(r"-\d{5}-of-\d{5}\.gguf$", "", name) for name in candidates}) == 1:
+            candidates = candidates[:1]  # a shard of GGUF has the names of the others
         return Found("file", candidates, [])
     return None
 
@@ -143,13 +145,15 @@ def choose(names: Sequence[str], where: str) -> Found | None:
 def _all_shards(shards: Sequence[re.Match[str]], where: str) -> list[str]:
     """Return a note on the missing index of shards; raise ValueError if one is missing, too."""
     index = shown(f"{shards[0][1]}.{shards[0][4]}.index.json", quote=False)
+    n_shards = int(shards[0][3])
     kinds = {(match[1], match[3], match[4]) for match in shards}
-    if len(kinds) == 1 and {int(m[2]) for m in shards} == set(range(1, int(shards[0][3]) + 1)):
-        return [f"the index {index} is missing: all {counted(len(shards), 'shard')} are read"]
+    if len(kinds) == 1 and {int(match[2]) for match in shards} == set(range(1, n_shards + 1)):
+        return [f"the index {index} is missing: all {counted(n_shards, 'shard')} are read"]
     listed = some([shown(match[0], quote=False) for match in shards], 10)
+    only = f"shard {shards[0][2]}" if len(shards) == 1 else f"{len(shards)} shards"
     raise ValueError(
-        f"{where}: {counted(len(shards), 'shard')} of {shards[0][3]} without their index {index}; "
-        f"download it and the others, or name one of the shards ({listed})"
+        f"{where}: only {only} of {n_shards} ({listed}), without the index {index}; download the "
+        "others, or name one of the shards"
     )
 
 
@@ -203,7 +207,7 @@ def _refuse_parts(names: Sequence[str], folder: Path, where: str) -> None:
         raise ValueError(f"{where}: {_CONVERT_ZERO}")
     folders = [d.name for d in _folders(folder)]
     for pattern, kind in (
-        (_PARALLEL, "shards of one network, whose matrices are split for model parallelism"),
+        (_PARALLEL, "shards of one network, split for model parallelism, by their names"),
         (_PIPELINE, "layers of one network, which DeepSpeed's pipeline wrote one by one"),
     ):
         parts = [name for name in [*names, *folders] if pattern.fullmatch(name)]

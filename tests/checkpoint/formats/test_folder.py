@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 import torch
 
-from specdiag.checkpoint.reader import open_checkpoint
+from specdiag.checkpoint.reader import open_checkpoint, tensor_digest
 
 
 def read(path):
@@ -33,7 +33,11 @@ NAMED = [
     (["zero/a.weight/fp32.pt", "zero/a.weight/exp_avg.pt"], "a universal checkpoint of DeepSpeed"),
     (
         ["m-00001-of-00003.safetensors", "m-00003-of-00003.safetensors"],
-        "2 shards of 3 without their index m.safetensors.index.json",
+        "only 2 shards of 3 .*, without the index m.safetensors.index.json; download the others",
+    ),
+    (
+        ["m-00002-of-00006.safetensors"],
+        r"only shard 2 of 6 \(m-00002-of-00006.safetensors\), with",
     ),
     # other programs
     (["saved_model.pb", "variables/variables.index"], "a TensorFlow SavedModel"),
@@ -86,6 +90,23 @@ def test_all_shards_are_read_without_their_index_and_a_note_says_so(tmp_path):
     save(tmp_path / "m-00002-of-00002.safetensors", a=np.eye(3))
     with pytest.raises(ValueError, match="'a' is in two shards"):
         open_checkpoint(tmp_path)
+
+
+def test_all_shards_of_a_gguf_file_are_read(tmp_path):
+    gguf = pytest.importorskip("gguf")
+    values = {f"blk.{i}.attn_k.weight": np.full((4, 32), i, np.float32) for i in range(3)}
+    for folder, options in (("one", {}), ("split", {"split_max_tensors": 2})):
+        (tmp_path / folder).mkdir()
+        writer = gguf.GGUFWriter(tmp_path / folder / "m.gguf", "llama", **options)
+        for name, value in values.items():
+            writer.add_tensor(name, value)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    shards = sorted((tmp_path / "split").iterdir())
+    assert len(shards) == 2
+    assert tensor_digest(tmp_path / "split") == tensor_digest(tmp_path / "one")
 
 
 def test_the_weights_of_deepspeed_without_zero_3_are_whole(tmp_path):
