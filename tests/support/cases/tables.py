@@ -208,3 +208,35 @@ def module_with_buffers(folder):
     net.register_buffer("history", torch.from_numpy(heavy(70, 80, seed=5)))
     torch.save(fill(net), folder / "net.pt")
     return Made(folder / "net.pt", arrays([net.fc.weight]))
+
+
+@case("torch")
+def normalised_transformer(folder):
+    """A network that is trained with rows of unit length: they are no table here."""
+    import torch
+
+    tensors = {
+        f"blocks.{i}.{name}.weight": heavy(*shape, seed=10 * i + j)
+        for i in range(2)
+        for j, (name, shape) in enumerate(
+            {"q": (96, 96), "k": (96, 96), "up": (192, 96), "down": (96, 192)}.items()
+        )
+    }
+    tensors = {k: v / np.linalg.norm(v, axis=1, keepdims=True) for k, v in tensors.items()}
+    torch.save({k: torch.from_numpy(v) for k, v in tensors.items()}, folder / "net.pt")
+    return Made(folder / "net.pt", [np.float64(v) for v in tensors.values()])
+
+
+@case("torch")
+def few_bits_in_full(folder):
+    """A network of 8 and 4 bits, written in full: few distinct values, and weights."""
+    import torch
+
+    def rounded(n, m, levels, seed):
+        weight = heavy(n, m, seed=seed)
+        scale = np.abs(weight).max(1, keepdims=True) / levels
+        return (np.round(weight / scale) * scale).astype("f4")
+
+    tensors = {"a.weight": rounded(128, 96, 127, 0), "b.weight": rounded(96, 128, 7, 1)}
+    torch.save({k: torch.from_numpy(v) for k, v in tensors.items()}, folder / "net.pt")
+    return Made(folder / "net.pt", [np.float64(v) for v in tensors.values()])
