@@ -114,6 +114,8 @@ def _expanded(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
 
 
 def _torch_tensor(name: str, tensor: Any) -> Tensor:
+    if type(tensor).__name__.startswith("Uninitialized"):
+        return unreadable(name, (), "unknown", "a parameter that is not initialised yet")
     dtype = str(tensor.dtype).removeprefix("torch.")
     if tensor.is_nested:
         return unreadable(name, (), dtype, "nested tensor")

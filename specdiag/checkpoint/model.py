@@ -3,20 +3,20 @@
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from specdiag.checkpoint.tree import children, is_number, is_table, is_tensor
-from specdiag.checkpoint.twins import flat_twins, network_signature, pick_twins
+from specdiag.checkpoint.twins import find_twins, names_under
 from specdiag.wording import shown, some
 
 MAX_VISITS = 200_000
 MAX_LEVELS = 100
-MAX_PARTS = 32  # entries that are compared with each other, to find twins
 MAX_NAME = 1000
 MAX_NAMES = 20_000_000  # characters of all names together
 
@@ -86,14 +86,17 @@ def find_model(root: Any, where: str, which: str | None = None) -> Model:
         name, or the tree is too deep or too large.
     """
     with_tensors = _ids_with_tensors(root)
-    model = Model()
+    twins = find_twins(root, which, partial(_walk, with_tensors=with_tensors), _is_optimizer)
+    if twins.root is not root:
+        root, with_tensors = twins.root, _ids_with_tensors(twins.root)
+    model = Model(twins=twins.read)
     node, aside, parts_seen = root, set[str](), list[str]()
     counted: dict[int, Any] = {}
+    here: tuple[str, ...] = ()
+    optimizers: set[str] = set()
     for _ in range(MAX_LEVELS):
         if _is_optimizer(node):
-            raise NoNetworkError(
-                f"{where}: the state of an optimizer, not a network; name the file of the model"
-            )
+            raise NoNetworkError(no_network(where))
         if is_tensor(node) or not (is_table(node) or type(node) in (list, tuple)):
             break
         parts = list(children(node) or ())
@@ -102,11 +105,16 @@ def find_model(root: Any, where: str, which: str | None = None) -> Model:
         candidates = {key: value for key, value in entries.items() if id(value) in with_tensors}
         parts_seen += [key for key, value in candidates.items() if not is_tensor(value)]
         chosen: str | None
-        if which is not None and not is_tensor(candidates.get(which, np.empty(0))):
-            chosen, aside, which = which, candidates.keys() - {which}, None
+        wanted = next(iter(twins.chosen[len(here) :]), which)
+        if wanted is not None and not is_tensor(candidates.get(wanted, np.empty(0))):
+            chosen, aside, which = wanted, candidates.keys() - {wanted}, None
         else:
-            chosen, aside = _choose(candidates, model, with_tensors, type(node) in (list, tuple))
-        for key in sorted(aside - model.twins.keys()):
+            alone = {
+                p[len(here)] for p in twins.paths if len(p) > len(here) and p[: len(here)] == here
+            }
+            chosen, aside = _choose(candidates, alone, type(node) in (list, tuple))
+        optimizers |= {key for key in aside if _is_optimizer(candidates[key])}
+        for key in sorted(aside):
             model.aside[key] += _count(candidates[key], counted)
         model.top += [(key, candidates[key]) for key in aside if _SETTINGS.fullmatch(key.lower())]
         if chosen is None:
@@ -116,10 +124,19 @@ def find_model(root: Any, where: str, which: str | None = None) -> Model:
             for key, value in entries.items()
             if key not in candidates and not _is_training(key, value)
         ]
-        node, aside = entries[chosen], set()
+        node, aside, here = entries[chosen], set(), (*here, chosen)
     _fill(model, _walk(node, with_tensors, aside, where), counted, where)
-    _choose_part(model, which, parts_seen, where)
+    optimizers |= {key for key in model.aside if "optim" in key.lower()}
+    if optimizers and not model.tensors:
+        raise NoNetworkError(no_network(where, sorted(optimizers)))
+    _choose_part(model, which, [*parts_seen, *twins.read], where)
     return model
+
+
+def no_network(where: str, parts: Sequence[str] = ()) -> str:
+    """Return the message for a file with the state of an optimizer alone."""
+    under = f" (under {some([shown(part) for part in parts], 4)})" if parts else ""
+    return f"{where}: the state of an optimizer{under}, not a network; name the file of the model"
 
 
 def _fill(
@@ -148,22 +165,18 @@ def _fill(
 
 
 def _choose_part(model: Model, which: str | None, seen: Sequence[str], where: str) -> None:
-    """Leave out an average whose tensors lie beside those of its network, or all but `which`."""
-    parts = list(dict.fromkeys(n.partition(".")[0] for n, _ in model.tensors if "." in n))
+    """Leave out all tensors but those whose names lie in the part `which`."""
     if which is None:
-        twins = flat_twins(model.tensors)
-        model.twins |= twins
-        left_out = set(twins)
-    elif which in parts:
-        left_out = {*parts} - {which}
-        for name, _ in model.tensors:
-            if name.partition(".")[0] in left_out:
-                model.aside[name.partition(".")[0]] += 1
-    else:
+        return
+    kept = set(names_under([name for name, _ in model.tensors], which))
+    if not kept:
+        parts = dict.fromkeys(n.partition(".")[0] for n, _ in model.tensors if "." in n)
         listed = some([shown(name) for name in dict.fromkeys([*seen, *parts])], 8) or "none"
         raise ValueError(f"{where}: there is no network {shown(which)}; its parts are {listed}")
-    if left_out:
-        model.tensors = [t for t in model.tensors if t[0].partition(".")[0] not in left_out]
+    for name, _ in model.tensors:
+        if name not in kept:
+            model.aside[name.partition(".")[0]] += 1
+    model.tensors = [t for t in model.tensors if t[0] in kept]
 
 
 def _refuse_duplicates(names: Sequence[str], where: str) -> None:
@@ -174,11 +187,12 @@ def _refuse_duplicates(names: Sequence[str], where: str) -> None:
 
 
 def _choose(
-    candidates: dict[str, Any], model: Model, with_tensors: set[int], is_list: bool
+    candidates: dict[str, Any], alone: set[str], is_list: bool
 ) -> tuple[str | None, set[str]]:
     """Return the key of the whole model, or None, and the keys to leave out.
 
-    `candidates` are the entries that are tensors or contain one. Twins are put into the model.
+    `candidates` are the entries that are tensors or contain one, `alone` the keys of networks whose
+    twins were left out.
     """
     aside = {key for key, value in candidates.items() if _is_beside(key, value)}
     kept = candidates.keys() - aside
@@ -190,22 +204,11 @@ def _choose(
     groups = {key for key in kept if not is_tensor(candidates[key])}
     if groups != kept - numbers:
         return None, aside
-    signatures: dict[str, Any] = {}
-    if not is_list and len(candidates) <= MAX_PARTS:
-        signatures = {
-            key: network_signature(value, _walk(value, with_tensors, set(), ""))
-            for key, value in candidates.items()
-            if not is_tensor(value) and not _is_optimizer(value)
-        }
     chosen = next((key for key in _STATE_DICTS if key in groups), None)
-    twins = pick_twins(signatures, groups, chosen)
-    model.twins |= twins
-    groups -= twins.keys()
-    aside |= twins.keys()
     if chosen is None and len(groups) == 1:
         (only,) = groups
-        alone = (is_list and not numbers) or only in twins.values()
-        chosen = only if alone or _WRAPPERS.fullmatch(only) else None
+        is_whole = (is_list and not numbers) or only in alone or _WRAPPERS.fullmatch(only)
+        chosen = only if is_whole else None
     return chosen, aside if chosen is None else candidates.keys() - {chosen}
 
 
@@ -278,7 +281,7 @@ def _count(node: Any, seen: dict[int, Any]) -> int:
 
 
 def _walk(
-    root: Any, with_tensors: set[int], aside: set[str], where: str
+    root: Any, with_tensors: set[int], aside: Set[str] = frozenset(), where: str = ""
 ) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield tensors and other entries of dicts with their paths; cycles are not followed."""
     if is_tensor(root):

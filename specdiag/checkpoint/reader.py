@@ -17,6 +17,7 @@ from specdiag.checkpoint.formats.content import (
     head_of,
     looks_like_safetensors,
     metadata_of,
+    network_alone,
     only,
     open_single,
 )
@@ -164,8 +165,11 @@ def _open_path(path: Path, which: str | None) -> Checkpoint:
     file = find_file(path)
     head = head_of(file)
     if re.match(rb"\s*\{", head) and not looks_like_safetensors(head, file):
-        return _open_index(file)
-    content = open_single(file, head, which)
+        return _open_index(file, which)
+    try:
+        content = open_single(file, head, which)
+    except NoNetworkError as error:
+        raise NoNetworkError("; ".join([str(error), *shard_notes(path)])) from error
     notes = [*_placeholders(content), *shard_notes(path), *content.notes]
     return _assemble(path.stem, path, content._replace(notes=notes))
 
@@ -204,6 +208,8 @@ def _assemble(
 ) -> Checkpoint:
     tensors, metadata, notes, is_export = content
     if not is_export:
+        tensors, more = network_alone(tensors, name)
+        notes = [*notes, *more]
         strip = strip_wrappers([tensor.name for tensor in tensors])
         tensors = [replace(tensor, name=strip(tensor.name)) for tensor in tensors]
         metadata = {strip(key): value for key, value in metadata.items()}
@@ -278,7 +284,7 @@ def _open_parts(folder: Path, found: Found, which: str | None, where: str) -> Co
     return only(Content(tensors, metadata, notes), which, where)
 
 
-def _open_index(file: File) -> Checkpoint:
+def _open_index(file: File, which: str | None) -> Checkpoint:
     """Open the shards of an index, and check that each holds the tensors listed for it."""
     weight_map, metadata = _read_index(file)
     expected: dict[str, set[str]] = {}
@@ -306,7 +312,8 @@ def _open_index(file: File) -> Checkpoint:
             )
         tensors += [tensor for tensor in content.tensors if tensor.name in keys]
         notes += content.notes
-    return _assemble(file.path.name.split(".")[0], file.path, Content(tensors, metadata, notes))
+    content = only(Content(tensors, metadata, notes), which, file.name)
+    return _assemble(file.path.name.split(".")[0], file.path, content)
 
 
 def _read_index(file: File) -> tuple[dict[str, str], dict[str, Any]]:

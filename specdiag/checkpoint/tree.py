@@ -103,7 +103,8 @@ def is_number(node: object) -> bool:
 def shape_of(node: Any) -> tuple[int, ...]:
     """Return the shape that a tensor's node claims; an empty one if it is unknown."""
     if type(node) is not Object:
-        return tuple(int(size) for size in node.shape)
+        is_lazy = type(node).__name__.startswith("Uninitialized")  # a parameter without a shape
+        return () if is_lazy else tuple(int(size) for size in node.shape)
     for _ in range(8):
         about = node.state if is_array(node) else node.args[1:]
         inner = node.args[0] if node.args else None

@@ -1,7 +1,8 @@
 """One file of any format -> its tensors, metadata and notes."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -18,7 +19,8 @@ from specdiag.checkpoint.formats.keras.layers import WEIGHTS, read_h5, read_kera
 from specdiag.checkpoint.formats.onnx.model import START as ONNX
 from specdiag.checkpoint.formats.onnx.model import read_onnx
 from specdiag.checkpoint.metadata import Converter
-from specdiag.checkpoint.model import Model, NoNetworkError, find_model
+from specdiag.checkpoint.model import Model, NoNetworkError, find_model, no_network
+from specdiag.checkpoint.names import strip_wrappers
 from specdiag.checkpoint.safetensors import RECORD, read_header, restore
 from specdiag.checkpoint.tensor import Tensor
 from specdiag.checkpoint.torchfile.archive import Record, read_directory
@@ -27,6 +29,7 @@ from specdiag.checkpoint.torchfile.legacy import read_legacy, starts_legacy
 from specdiag.checkpoint.torchfile.roles import Role, module_roles
 from specdiag.checkpoint.torchfile.tensors import read_zip, torch_tensor
 from specdiag.checkpoint.torchfile.views import TorchFile
+from specdiag.checkpoint.twins import flat_twins, names_under
 from specdiag.files import File, open_file
 from specdiag.wording import counted, shown, some
 
@@ -37,6 +40,11 @@ _INSIDE = re.compile(
     r"(?!.*(sample_inputs|constants)/|serialized_(constants|example))"
     r"(.*/)?([^/]+\.(pt|pth|ckpt|bin|safetensors)|serialized_state_dict\.json)"
 )
+_MOMENT = re.compile(
+    r"(?<![^.])(max_)?(exp_avg(_sq|_slow|_fast|_diff|_sq_row|_sq_col)*|momentum_buffer|square_avg|"
+    r"grad_avg|acc_delta|exp_inf)(?![^.])"
+)
+_STATE = re.compile(r"(?<![^.])(optim(izer)?s?|opt)(_states?)?(_dicts?)?\.(states?|\d+)\.")
 
 # Returns the tensors of a file, its metadata, and notes.
 Reader: TypeAlias = Callable[[File], tuple[list[Tensor], dict[str, Any], list[str]]]
@@ -155,10 +163,11 @@ def _has_matrix(file: File, record: Record) -> bool | None:
 
 
 def only(content: Content, which: str | None, where: str) -> Content:
-    """Return the tensors whose names start with the word `which`; all of them if it is None."""
+    """Return the tensors whose names lie in the part `which`; all of them if it is None."""
     if which is None:
         return content
-    tensors = [t for t in content.tensors if t.name.startswith(f"{which}.")]
+    kept = set(names_under([t.name for t in content.tensors], which))
+    tensors = [t for t in content.tensors if t.name in kept]
     if not tensors:
         raise ValueError(f"{where}: no name of a tensor starts with {shown(which + '.')}")
     n_others = len(content.tensors) - len(tensors)
@@ -206,18 +215,59 @@ def _open_tree(root: Mapping[str, Any], where: str, which: str | None) -> Conten
     return Content(tensors, *metadata_of(model))
 
 
+def network_alone(tensors: list[Tensor], where: str) -> tuple[list[Tensor], list[str]]:
+    """Return the tensors without moments of an optimizer and averages of the network, and notes.
+
+    Raises
+    ------
+    NoNetworkError
+        If there are moments, and nothing else but numbers.
+    """
+    moments = _moments(tensor.name for tensor in tensors)
+    tensors = [tensor for tensor in tensors if tensor.name not in moments]
+    if moments and not any(tensor.shape for tensor in tensors):
+        raise NoNetworkError(no_network(where))
+    strip = strip_wrappers([tensor.name for tensor in tensors])
+    twins = flat_twins({strip(tensor.name): tensor.shape for tensor in tensors})
+    left_out = {name for _, names in twins.values() for name in names}
+    notes = _not_of_the_model(Counter(moments.values()))
+    notes += _twin_notes({twin: read for twin, (read, _) in twins.items()})
+    return [t for t in tensors if strip(t.name) not in left_out], notes
+
+
+def _moments(names: Iterable[str]) -> dict[str, str]:
+    """Return the tensors of optimizers by their names in one state dict, with the part they lie in.
+
+    Their names hold that of a moment, such as ``optim.state.fc.weight.exp_avg``, or that of an
+    optimizer before a number or the word state.
+    """
+    found = {}
+    for name in names:
+        if match := _MOMENT.search(name) or _STATE.search(name):
+            found[name] = (name[: match.start()] or match[0]).partition(".")[0]
+    return found
+
+
+def _not_of_the_model(counts: Mapping[str, int]) -> list[str]:
+    return [
+        f"{counted(count, 'tensor')} under {shown(part)} {'is' if count == 1 else 'are'} "
+        "not part of the model"
+        for part, count in counts.items()
+    ]
+
+
+def _twin_notes(twins: Mapping[str, str]) -> list[str]:
+    return [
+        f"{shown(twin)} has the same names and shapes as {shown(read) if read else 'the others'}; "
+        f"only {shown(read) if read else 'the others'} {'is' if read else 'are'} read "
+        f"(--which {shown(twin, quote=False)} reads the other)"
+        for twin, read in twins.items()
+    ]
+
+
 def metadata_of(model: Model) -> tuple[dict[str, Any], list[str]]:
     """Return the entries beside the tensors as plain values, and notes on everything left out."""
-    notes = [
-        f"{counted(count, 'tensor')} under {shown(key)} "
-        f"{'is' if count == 1 else 'are'} not part of the model"
-        for key, count in model.aside.items()
-    ]
-    notes += [
-        f"{shown(twin)} has the same names and shapes as {shown(read)}; only {shown(read)} is read "
-        f"(--which {shown(twin, quote=False)} reads the other)"
-        for twin, read in model.twins.items()
-    ]
+    notes = [*_not_of_the_model(model.aside), *_twin_notes(model.twins)]
     metadata: dict[str, Any] = {}
     converter = Converter()
     holders: dict[str, list[str]] = {}  # names of entries, by the objects in them

@@ -52,19 +52,25 @@ def open_weights(
     ValueError
         If the base does not fit, or if a file is invalid.
     """
-    opened, note = open_checkpoint(source, which), ""
+    opened = open_checkpoint(source, which)
+    if base is not None and has_adapter(opened):
+        return _merged(opened, base, splits)
+    note = "" if base is None else "it has no adapter: the base is not used"
     if base is None:
         base, note = base_beside(opened)
-    if base is None:
-        notes = (*opened.notes, note) if note else opened.notes
-        return of_weights(replace(opened, notes=notes), splits)
-    if not has_adapter(opened):
-        note = "it has no adapter: the base is not used"
-        return of_weights(replace(opened, notes=(*opened.notes, note)), splits)
+        if base:
+            try:
+                return _merged(opened, base, splits)
+            except (ValueError, OSError) as error:
+                note = f"the updates alone, because the base beside it is not used: {error}"
+    return of_weights(replace(opened, notes=(*opened.notes, *([note] if note else []))), splits)
+
+
+def _merged(adapter: Checkpoint, base: Source, splits: Sequence[str]) -> Checkpoint:
     below = open_checkpoint(base)
-    whole, note = with_base(opened, below, _whole(below))
+    whole, note = with_base(adapter, below, _whole(below))
     parts = _parts(whole, below, splits)
-    return replace(opened, tensors=parts, notes=(*opened.notes, *below.notes, note))
+    return replace(adapter, tensors=parts, notes=(*adapter.notes, *below.notes, note))
 
 
 def weights(checkpoint: Checkpoint, splits: Sequence[str] = ()) -> tuple[Weight, ...]:

@@ -219,6 +219,55 @@ def test_a_quantised_base_is_dequantised_before_the_update(tmp_path):
     assert found["q.weight"].tensors[:2] == ("q.weight", "q.weight_scale")
 
 
+def test_the_base_of_a_table_that_the_adapter_holds_is_merged(tmp_path, rng):
+    values = rng.standard_normal((3, 60, 50)).astype("f4")
+    stem = "base_model.model.table"
+    state = {
+        f"{stem}.lora_embedding_A": values[0, :4, :60].copy()[:, :50],
+        f"{stem}.lora_embedding_B": rng.standard_normal((7, 4)).astype("f4"),
+        f"{stem}.base_layer.weight": rng.standard_normal((50, 7)).astype("f4"),
+    }
+    state = {name: np.ascontiguousarray(W) for name, W in state.items()}
+    A, B, W = state.values()
+    (tmp_path / "a").mkdir()
+    save_file(state, tmp_path / "a/adapter_model.safetensors")
+    (tmp_path / "a/adapter_config.json").write_text('{"peft_type": "LORA", "lora_alpha": 8}')
+    save_file({"table.weight": np.ones((50, 7), "f4")}, tmp_path / "b.safetensors")
+    (weight,) = open_weights(tmp_path / "a", base=tmp_path / "b.safetensors").tensors
+    np.testing.assert_allclose(weight.read(), W + 2 * (B @ A).T, rtol=1e-4, atol=1e-5)
+    assert sorted(weight.tensors) == sorted(["table.weight", *state])
+
+
+@pytest.mark.parametrize("kind", ["pissa", "pissa_niter_4", "olora", "corda", "loftq"])
+def test_an_initialisation_that_changes_the_base_is_not_merged(kind, tmp_path):
+    lora(tmp_path / "a", PEFT, lora_alpha=4, init_lora_weights=kind)
+    save_file({"q.weight": matrix()}, tmp_path / "b.safetensors")
+    for base in (None, tmp_path / "b.safetensors"):
+        (weight,) = open_weights(tmp_path / "a", base=base).tensors
+        assert weight.reason.startswith(f"LoRA with the initialisation {kind}, which changes the ")
+
+
+def test_of_a_stack_of_experts_the_base_is_not_measured_without_its_update(tmp_path, rng):
+    names = [("base_model.model.experts.lora_A.weight", "base_model.model.experts.lora_B.weight")]
+    state = lora(tmp_path / "a", names, r=8)
+    state |= lora(tmp_path / "a", PEFT)
+    save_file(state | lora(tmp_path / "b", names, r=8), tmp_path / "a/adapter_model.safetensors")
+    config = {"peft_type": "LORA", "lora_alpha": 4, "r": 4, "target_parameters": ["experts.down"]}
+    (tmp_path / "a/adapter_config.json").write_text(json.dumps(config))
+    experts = rng.standard_normal((2, 60, 50)).astype("f4")
+    base = {"q.weight": matrix(), "experts.down": experts, "k.weight": matrix(3)}
+    save_file(base, tmp_path / "b.safetensors")
+    found = by_name(open_weights(tmp_path / "a", base=tmp_path / "b.safetensors"))
+    reasons = {name: weight.reason for name, weight in found.items()}
+    assert reasons == {
+        "q.weight": "",
+        "k.weight": "",
+        "experts.down": "its LoRA updates a stack of matrices: not computed",
+        "base_model.model.experts.lora_update": "LoRA of a stack of 2 matrices: not computed",
+    }
+    assert found["q.weight"].rule == "LoRA: W + B A"
+
+
 @pytest.mark.parametrize("is_known", [True, False])
 def test_a_quantised_base_in_the_file_of_its_adapter_is_merged(is_known, tmp_path, rng):
     W, scale = rng.integers(-9, 9, (60, 50)).astype("i1"), np.full((60, 1), 0.5, "f4")
@@ -274,6 +323,18 @@ def test_a_folder_elsewhere_is_not_opened_though_a_config_names_it(named, tmp_pa
     assert [weight.name for weight in opened.tensors] == ["base_model.model.q.lora_update"]
     if named in ("../../far/away", "owner/name"):
         assert opened.notes[-1].startswith("the updates alone; --base ")
+
+
+def test_a_base_beside_the_adapter_that_does_not_fit_leaves_the_updates(tmp_path):
+    lora(tmp_path / "a", PEFT, lora_alpha=4, base_model_name_or_path="../base")
+    (tmp_path / "base").mkdir()
+    for damaged in (False, True):
+        save_file({"k.weight": matrix()}, tmp_path / "base/model.safetensors")
+        if damaged:
+            (tmp_path / "base/model.safetensors").write_bytes(b"")
+        opened = open_weights(tmp_path / "a")
+        assert [weight.name for weight in opened.tensors] == ["base_model.model.q.lora_update"]
+        assert "the base beside it is not used: " in opened.notes[-1]
 
 
 def test_names_of_an_alpha_pattern_that_are_expressions_leave_the_factor_unknown(tmp_path):

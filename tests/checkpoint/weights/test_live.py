@@ -219,6 +219,13 @@ def test_a_disabled_adapter_does_not_change_the_weight():
     assert weight.rule == "without its adapters"
 
 
+def test_a_parameter_without_a_shape_is_listed():
+    model = nn.Sequential(nn.LazyLinear(64), nn.Linear(64, 64))
+    found = {t.name: t for t in open_checkpoint(model).tensors}
+    assert found["0.weight"].problem == "a parameter that is not initialised yet"
+    assert specdiag.alpha(model).layer.values.tolist() == ["1.weight"]
+
+
 class Foreign:
     """An array of another library."""
 

@@ -9,6 +9,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from specdiag.checkpoint.weights.evidence import json_beside
 from specdiag.checkpoint.weights.weight import Tensors, Weight, plain
 from specdiag.wording import counted, shown
 
+_STACK = "its LoRA updates a stack of matrices: not computed"
 _CHECKPOINTS = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin")
 
 
@@ -97,9 +99,11 @@ def with_base(
     if other := next(not_computed(_without(tensors, found), config), None):
         raise ValueError(f"{adapter.name}: no base can be merged: {other.reason}")
     fits, prefixes = _fit(found, whole, adapter.name, base.name)
-    new: dict[str, Weight] = {}
-    for stem, weight in fits.items():
-        update = found[stem][0]
+    new = {w.name: replace(w, reason=_STACK) for w in whole if _is_stack(w, config)}
+    for stem, target in fits.items():
+        update, weight = found[stem][0], target
+        if own := tensors.pop(f"{stem}.base_layer.weight", None):  # of a table, which peft saves
+            weight = plain(own, name=weight.name, tensors=(*weight.tensors, own.name))
         if update.factor is None or len(found[stem]) > 1:
             raise ValueError(f"{adapter.name}: {shown(stem)} is not merged: {unknown(found[stem])}")
         new[weight.name] = merged(update, weight, weight.name)
@@ -120,6 +124,14 @@ def with_base(
         + f"{len(whole) - len(new):,} as in the base"
     )
     return [*(new.get(weight.name, weight) for weight in whole), *others], note
+
+
+def _is_stack(weight: Weight, config: Mapping[str, Any]) -> bool:
+    """Return whether a weight of the base is one of peft's `target_parameters`."""
+    names = config.get("target_parameters")
+    return isinstance(names, list) and any(
+        isinstance(name, str) and f".{weight.name}".endswith(f".{name}") for name in names
+    )
 
 
 def _without(tensors: Tensors, found: Mapping[str, Sequence[Update]]) -> dict[str, Any]:
@@ -161,7 +173,7 @@ def _fit(
         fits |= best
         prefixes.append(move)
         if best or len(components) == 1:
-            missing += [stem for stem in stems if stem not in best]
+            missing += [s for s in stems if s not in best and not found[s][0].reason]
     if missing or not fits:
         stem = (missing or list(found))[0]
         raise ValueError(

@@ -20,6 +20,7 @@ from specdiag.checkpoint.weights.weight import Tensors
 COMPONENT = re.compile(
     r"(lora_(unet|te\d?|transformer)|unet|transformer|text_encoder(_\d)?)(?=[._])"
 )
+_CHANGE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _DOWN = {
     "lora_A": "lora_B",
     "lora_embedding_A": "lora_embedding_B",
@@ -94,7 +95,6 @@ def _update(
         update = number * (up.reshape(len(up), -1) @ down.reshape(len(down), -1))
         return update.T if is_transposed else update.reshape(shape)
 
-    n_stack = _stacked(rank, config)
     return Update(
         kind="AdaLoRA" if numbers else "LoRA",
         stem=stem,
@@ -107,7 +107,7 @@ def _update(
         rank=rank,
         magnitude=beside("lora_magnitude_vector", "dora_scale"),
         axis=int(is_transposed),
-        reason=f"LoRA of a stack of {n_stack} matrices: not computed" if n_stack > 1 else "",
+        reason=_reason(rank, config),
     )
 
 
@@ -121,9 +121,17 @@ def _factor(stem: str, config: Mapping[str, Any], rank: int) -> float | None:
     return 1.0 if factor is None and "lora_alpha" not in config else factor
 
 
-def _stacked(rank: int, config: Mapping[str, Any]) -> int:
-    """Return how many matrices of a stack an adapter of peft's `target_parameters` updates."""
+def _reason(rank: int, config: Mapping[str, Any]) -> str:
+    """Return why an update is not computed, or an empty string.
+
+    Some initialisations take the first singular vectors out of the base, and do not save what is
+    left: neither B A nor its sum with the base is a matrix of the network. An adapter of peft's
+    `target_parameters` updates a stack of matrices by factors of all of them.
+    """
+    kind = config.get("init_lora_weights")
+    if isinstance(kind, str) and kind.lower().startswith(_CHANGE_BASE):
+        return f"LoRA with the initialisation {kind[:20]}, which changes the base: not computed"
     r = config.get("r")
-    if not config.get("target_parameters") or type(r) is not int or r < 1 or rank % r:
-        return 1
-    return rank // r
+    if config.get("target_parameters") and type(r) is int and 0 < r < rank and rank % r == 0:
+        return f"LoRA of a stack of {rank // r} matrices: not computed"
+    return ""
