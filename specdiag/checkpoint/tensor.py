@@ -46,8 +46,9 @@ class Tensor:
     problem : str or None
         Why the values cannot be read, such as ``'sparse tensor'``.
     role : str
-        What the class of its module says, if a file or module in memory tells it: ``'buffer'``, or
-        the kind of module that owns it as its weight: ``'embedding'`` for a lookup table,
+        What the class of its module says, if a file or module in memory tells it: ``'buffer'``,
+        ``'operand'`` for a constant of an ONNX model that no layer multiplies with, or the kind of
+        module that owns it as its weight: ``'embedding'`` for a lookup table,
         ``'linear'``, ``'convolution'``, ``'bilinear'``, ``'attention'`` or ``'recurrent'``. Empty
         if unknown.
     facts : dict

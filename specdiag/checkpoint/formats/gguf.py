@@ -37,6 +37,7 @@ _PLAIN = {0: "float32", 1: "float16", 24: "int8", 25: "int16", 26: "int32", 27: 
     30: "bfloat16",
 }
 _LOOKUP = re.compile(r"(per_layer_)?token_embd|token_types|position_embd")  # gguf's own names
+_EXPERTS = re.compile(r"_(ch)?exps\.weight$")
 _SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
 
 
@@ -272,6 +273,7 @@ def _tensor(file: File, info: _Info, block: _Block) -> Tensor:
         shape=info.shape,
         dtype=dtype,
         role="embedding" if _LOOKUP.match(info.name) else "",
+        facts={"num_experts": info.shape[0]} if _EXPERTS.search(info.name) else {},
         rule=f"dequantised from {block.name}" if block.dequantise else "",
         read=lambda: part(0, info.shape),
         read_rows=read_rows if len(info.shape) > 1 else None,

@@ -140,6 +140,8 @@ def _whole(checkpoint: Checkpoint) -> list[Weight]:
         reason = ""
         if tensor.role == "buffer" and name.rpartition(".")[2] != "weight":
             reason = "a buffer of its module, not a parameter"
+        elif tensor.role == "operand":
+            reason = "an operand that no layer multiplies with"
         elif ".original_module." in f".{name}" and _replaced(name, left):
             reason = "not used: modules_to_save replaces it"
         found.append(plain(tensor, reason=reason))

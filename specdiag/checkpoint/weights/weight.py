@@ -79,7 +79,7 @@ def composed(
         name=name,
         tensors=tuple(part.name for part in parts),
         rule=rule,
-        role="" if like.role == "buffer" else like.role,
+        role="" if like.role in ("buffer", "operand") else like.role,
         problem=next((part.problem for part in parts if part.problem), None),
         identity=(rule, *ids) if all(ids) else None,
         read=read,

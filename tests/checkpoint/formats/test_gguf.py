@@ -96,6 +96,15 @@ def test_the_table_of_tokens_is_an_embedding(tmp_path, rng):
     assert status["output.weight"] != "skipped"
 
 
+def test_experts_are_measured_one_by_one(tmp_path, rng):
+    W = rng.standard_normal((3, 96, 64)).astype(np.float32)
+    write(tmp_path / "m.gguf", {"blk.0.ffn_up_exps.weight": W})
+    layers = specdiag.alpha(tmp_path / "m.gguf")
+    assert list(layers.layer.values) == [f"blk.0.ffn_up_exps.weight[{i}]" for i in range(3)]
+    expected = [specdiag.alpha(values).alpha.item() for values in W]
+    np.testing.assert_array_equal(layers.alpha.values[0], expected)
+
+
 def test_all_shards_are_read_where_they_lie_beside_each_other(tmp_path):
     for i in range(3):
         path = tmp_path / f"m-{i + 1:05}-of-00003.gguf"

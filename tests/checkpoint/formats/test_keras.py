@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import specdiag
+from specdiag.checkpoint.formats.keras.attributes import texts_of
 from specdiag.checkpoint.reader import open_checkpoint
 from support.hostile import MAX_MEMORY, mutated, peak_memory, refused
 
@@ -110,6 +111,16 @@ def test_layers_that_keras_named_itself_keep_the_names_of_their_groups(tmp_path)
         *("encoder.kernel", "encoder.bias", "dense.kernel", "dense.bias", "readout.kernel"),
         *("my_layer.kernel", "my_layer.bias", "other.vars.0", "other.vars.1", "other.vars.2"),
     ]
+
+
+def test_the_gates_of_a_cell_are_known_by_their_shapes(tmp_path):
+    """The first versions of Keras 3 wrote no names of layers."""
+    gates = {"layers/bidirectional/forward_layer/cell": ("", [np.ones((5, 9)), np.ones((3, 9))])}
+    gates |= {"layers/custom": ("", [np.ones((3, 3)), np.ones((3, 3))])}
+    names = [t.name for t in open_checkpoint(numbered(tmp_path / "m.h5", gates)).tensors]
+    cell = "bidirectional.forward_layer.cell"
+    expected = [f"{cell}.kernel", f"{cell}.recurrent_kernel", "custom.vars.0", "custom.vars.1"]
+    assert names == expected
 
 
 def test_layers_of_one_name_keep_their_paths(tmp_path):
@@ -362,3 +373,61 @@ def test_every_truncation_is_refused(tmp_path):
 def test_mutated_files_raise_only_value_and_os_errors(tmp_path):
     data = extracted(tmp_path).read_bytes()
     assert 0 < mutated(tmp_path / "m.h5", data, random.Random(1), 200) < 200
+
+
+@pytest.mark.parametrize("version", ["earliest", "latest"])
+def test_texts_of_attributes_are_those_that_h5py_reads(version, tmp_path):
+    texts = {
+        "text": "gr\u00f6\u00dfe",
+        "empty": "",
+        "long": "x" * 300_000,
+        "texts": ["a", "bb", ""],
+        "fixed": np.bytes_(b"abc"),
+        "fixed texts": np.array([b"abc", b"d"]),
+    }
+    others = {"number": 3, "numbers": np.arange(3), "flag": True, "nothing": h5py.Empty("f")}
+    with h5py.File(tmp_path / "m.h5", "w", libver=version) as file:
+        group = file.create_group("g", track_order=version == "latest")
+        for name, value in (texts | others).items():
+            if len(group.attrs) < 8 or version == "earliest":  # more are stored elsewhere
+                group.attrs[name] = value
+        stored = {name: group.attrs[name] for name in group.attrs if name in texts}
+        address = h5py.h5o.get_info(group.id).addr
+    with (tmp_path / "m.h5").open("rb") as stream:
+        found = texts_of(stream, address)
+    for name, value in stored.items():
+        expected = value.tolist() if isinstance(value, np.ndarray) else value
+        assert found.pop(name) == (
+            [v.decode() if isinstance(v, bytes) else v for v in expected]
+            if isinstance(expected, list)
+            else expected.decode()
+            if isinstance(expected, bytes)
+            else expected
+        )
+    assert found == {}
+
+
+def test_a_text_that_is_announced_with_gigabytes_takes_little_memory(tmp_path):
+    """HDF5 itself takes four gigabytes for it."""
+    path = numbered(tmp_path / "m.h5", {"layers/dense": ("dense_7", [np.ones((4, 3))])})
+    data = path.read_bytes()
+    length = b"\x07\0\0\0"  # of the name, before the place of its collection
+    at = next(
+        i
+        for i in range(len(data))
+        if data[i : i + 4] == length
+        and data[int.from_bytes(data[i + 4 : i + 12], "little") :][:4] == b"GCOL"
+    )
+    path.write_bytes(data[:at] + b"\xff\xff\xff\xff" + data[at + 4 :])
+    assert [t.name for t in open_checkpoint(path).tensors] == ["dense.kernel"]
+    assert peak_memory(path) < MAX_MEMORY
+
+
+def test_a_collection_of_texts_without_an_end_is_left(tmp_path):
+    """HDF5 itself never leaves it."""
+    path = numbered(tmp_path / "m.h5", {"layers/dense": ("dense_7", [np.ones((4, 3))])})
+    data = bytearray(path.read_bytes())
+    heap = data.index(b"GCOL")
+    data[heap + 16 : heap + 32] = bytes(16)  # the first object is free space of no bytes
+    path.write_bytes(data)
+    assert [t.shape for t in open_checkpoint(path).tensors] == [(4, 3)]

@@ -52,7 +52,7 @@ def exported(network, tmp_path_factory):
 
 def test_the_weights_of_an_exported_network_are_those_of_its_state_dict(exported, network):
     """The exporter transposes weights of Linear, and changes the order of gates."""
-    found = {t.name: t.read() for t in open_checkpoint(exported).tensors if t.role != "buffer"}
+    found = {t.name: t.read() for t in open_checkpoint(exported).tensors if t.role != "operand"}
     expected = {name: values.numpy() for name, values in network.state_dict().items()}
     assert sorted(found) == sorted(expected)
     for name, values in expected.items():
@@ -63,7 +63,25 @@ def test_operators_tell_the_roles_of_matrices(exported):
     roles = {t.name: t.role for t in open_checkpoint(exported).tensors}
     assert roles["embedding.weight"] == "embedding"
     assert roles["head.weight"] == roles["blocks.0.weight"] == "linear"
-    assert roles["conv.weight"] == roles["conv.bias"] == ""
+    assert (roles["conv.weight"], roles["conv.bias"]) == ("convolution", "")
+    assert (roles["lstm.weight_ih_l1"], roles["gru.bias_ih_l0"]) == ("recurrent", "")
+
+
+def test_a_tensor_is_followed_to_the_layer_that_multiplies_with_it(tmp_path, rng):
+    """Silero's models store the weights of an LSTM without the axis of its directions."""
+    W = numpy_helper.from_array(rng.standard_normal((8, 3)).astype(np.float32), "W")
+    zeros = numpy_helper.from_array(np.zeros((2, 4, 2), np.float32))
+    nodes = [
+        helper.make_node("Constant", [], ["zeros"], value=zeros),
+        helper.make_node("Constant", [], ["W2"], value=W),
+        helper.make_node("Unsqueeze", ["W", "axes"], ["W3"]),
+        helper.make_node("Unsqueeze", ["W2", "axes"], ["W4"]),
+        helper.make_node("Slice", ["zeros", "a", "b"], ["state"]),
+        helper.make_node("LSTM", ["x", "W3", "W4", "", "", "state", "state"], ["y"]),
+    ]
+    tensors = open_checkpoint(saved(tmp_path / "m.onnx", W, nodes=nodes)).tensors
+    expected = {"W": "recurrent", "W2": "recurrent", "zeros": "operand"}
+    assert {t.name: t.role for t in tensors} == expected
 
 
 def test_an_exported_network_is_measured_like_the_network(tmp_path):
@@ -214,7 +232,7 @@ def test_constants_with_axes_are_tensors_and_shapes_are_not(tmp_path, rng):
         helper.make_node("Add", ["y", "mask"], ["z"]),
     ]
     tensors = open_checkpoint(saved(tmp_path / "m.onnx", nodes=nodes)).tensors
-    assert [(t.name, t.role) for t in tensors] == [("W", "linear"), ("mask", "buffer")]
+    assert [(t.name, t.role) for t in tensors] == [("W", "linear"), ("mask", "operand")]
 
 
 def test_tensors_of_graphs_in_attributes_have_the_name_of_their_operator(tmp_path):

@@ -19,7 +19,6 @@ WEIGHTS = "model.weights.h5"  # in a .keras archive
 MAX_CONFIG = 16 * 2**20
 _CONFIG = "config.json"
 _ASIDE = ("optimizer", "optimizer_weights", "_optimizer")
-_ATTRIBUTES = ("name", "layer_names", "model_config", "keras_version", "_NCProperties")
 
 
 def read_h5(file: File) -> tuple[list[Tensor], dict[str, Any], list[str]]:
@@ -91,8 +90,8 @@ class _Window(io.RawIOBase):
 def _read(
     opened: Opener, size: int, where: str, config: bytes
 ) -> tuple[list[Tensor], dict[str, Any], list[str]]:
-    content = read_hdf5(opened, size, _ATTRIBUTES, where)
-    if ((), "_NCProperties") in content.texts:
+    content = read_hdf5(opened, size, where)
+    if content.is_netcdf:
         raise ValueError(f"{where}: a netCDF file, such as a Dataset of spectra, not a checkpoint")
     text = content.texts.get(((), "model_config"), "")
     model = _configuration(config or (text.encode() if isinstance(text, str) else b""), where)

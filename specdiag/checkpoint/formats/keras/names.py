@@ -104,12 +104,17 @@ class _Layers:
 def _leaves(members: Sequence[Tensor], kinds: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the names of the variables of a layer; ``vars.0`` and so on where they are unknown.
 
-    A tensor and a second one of the shape of its last axes are a kernel and its bias.
+    A tensor and a second one of the shape of its last axes are a kernel and its bias; two matrices
+    for the same gates, of which the second has a row for each unit, are those of a cell.
     """
     names = next((_VARIABLES[kind] for kind in kinds if kind in _VARIABLES), ())
     first, second = members[0].shape, members[1].shape if len(members) > 1 else ()
     if not names and len(members) == 2 and len(first) > 1:
-        names = _LINEAR if second and second == first[-len(second) :] else ()
+        is_bias = 0 < len(second) < len(first) and second == first[-len(second) :]
+        names = _LINEAR if is_bias else ()
+    if not names and len(members) in (2, 3) and len(first) == len(second) == 2:
+        has_gates = first[1] == second[1] > 0 and second[1] in (3 * second[0], 4 * second[0])
+        names = _CELL if has_gates else ()
     if members[0].dtype.startswith("int") and names == _LINEAR and len(members) in (2, 3):
         names = (*_LINEAR[: len(members) - 1], "kernel_scale")
     n_vectors = sum(len(member.shape) < 2 for member in members)

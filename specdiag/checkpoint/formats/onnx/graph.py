@@ -146,7 +146,9 @@ def _collect_nodes(
             stored = _stored(wire, constant)._replace(name=node.outputs[0], is_constant=True)
             _add(wire, stored, graph, scope, prefix)
         inputs = tuple(scope.get(name, prefix + name) if name else "" for name in node.inputs)
-        graph.nodes.append(node._replace(inputs=inputs))
+        scope |= {name: prefix + name for name in node.outputs}
+        outputs = tuple(prefix + name for name in node.outputs)
+        graph.nodes.append(node._replace(inputs=inputs, outputs=outputs))
         for name, subgraph in inner:
             start = f"{prefix}{node.name or node.op}.{name}."
             _collect(wire, subgraph, graph, scope.new_child(), start, level + 1)

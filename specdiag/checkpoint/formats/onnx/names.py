@@ -6,19 +6,17 @@ names of their modules, as in `/encoder/0/MatMul`: the weight is `encoder.0.weig
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
 from specdiag.checkpoint.formats.onnx.graph import Graph, Node
+from specdiag.checkpoint.formats.onnx.roles import Use, role_of, uses_of
 from specdiag.checkpoint.tensor import Tensor, read_values
 
 _ANONYMOUS = re.compile(r"onnx::\w+_\d+")
-# Constants that others use are operands, such as states of zeros.
-_TAKE_CONSTANTS = ("Identity", "Cast", "Transpose", "Reshape", "Gather", "Einsum", "MatMul")
 _MULTIPLY = ("Gemm", "Conv", "ConvTranspose")
 # Names in torch of the inputs of operators.
 _LEAVES = {("MatMul", 0): "weight", ("MatMul", 1): "weight"}
@@ -27,23 +25,6 @@ _LEAVES |= {(op, 1): "weight" for op in _MULTIPLY} | {(op, 2): "bias" for op in 
 # update, reset, hidden for a GRU.
 _GATES = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}
 _JOINED = {1: ("weight_ih",), 2: ("weight_hh",), 3: ("bias_ih", "bias_hh")}
-
-
-class Use(NamedTuple):
-    """An operator that uses a tensor, and as which of its inputs."""
-
-    node: Node
-    position: int
-
-
-def uses_of(graph: Graph) -> dict[str, list[Use]]:
-    """Return the operators that use each tensor, in their order."""
-    uses: dict[str, list[Use]] = {}
-    for node in graph.nodes:
-        for position, name in enumerate(node.inputs):
-            if name in graph.tensors:
-                uses.setdefault(name, []).append(Use(node, position))
-    return uses
 
 
 def as_in_torch(tensors: Mapping[str, Tensor], graph: Graph) -> tuple[list[Tensor], int]:
@@ -61,31 +42,13 @@ def as_in_torch(tensors: Mapping[str, Tensor], graph: Graph) -> tuple[list[Tenso
     renamed = 0
     for key, tensor in tensors.items():
         first = uses[key][0] if key in uses else None
-        is_constant = graph.tensors[key].is_constant
-        known = replace(tensor, role=_role(tensor, uses.get(key, ()), graph, is_constant))
+        known = replace(tensor, role=role_of(tensor, key, graph, uses))
         parts = [*_former(known, first, taken)] if first else [known]
         parts = _free(parts, known, first, taken)
         taken |= {part.name for part in parts}
         renamed += parts[0].name != tensor.name
         result += parts
     return result, renamed
-
-
-def _role(tensor: Tensor, uses: Sequence[Use], graph: Graph, is_constant: bool) -> str:
-    """Return what the operators say: states to begin with; rows to look up; a linear layer."""
-    if uses and all(use.node.op in _GATES and use.position in (5, 6) for use in uses):
-        return "buffer"
-    of_layers = {*_TAKE_CONSTANTS, *_MULTIPLY, *_GATES}
-    if is_constant and not tensor.rule and not any(use.node.op in of_layers for use in uses):
-        return "buffer"
-    if len(tensor.shape) != 2:
-        return ""
-    for node, position in uses:
-        index = node.inputs[1] if len(node.inputs) > 1 else ""
-        by_index = index not in graph.tensors and node.numbers.get("axis", 0) == 0
-        if node.op == "Gather" and position == 0 and by_index:
-            return "embedding"
-    return "linear" if any(use.node.op in ("MatMul", "Gemm") for use in uses) else ""
 
 
 def _former(tensor: Tensor, use: Use, others: Set[str]) -> Iterator[Tensor]:
