@@ -140,10 +140,10 @@ def checked_shape(shape: object, itemsize: int, where: str) -> tuple[int, ...]:
     ValueError
         If a size is invalid, or if there are more than 64 dimensions or 2**63 bytes.
     """
+    if isinstance(shape, list | tuple) and len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"{where}: {len(shape):,} dimensions; at most {MAX_DIMENSIONS} are read")
     if not isinstance(shape, list | tuple) or not all(type(size) is int for size in shape):
         raise ValueError(f"{where}: the shape is not a sequence of whole numbers")
-    if len(shape) > MAX_DIMENSIONS:
-        raise ValueError(f"{where}: {len(shape):,} dimensions; at most {MAX_DIMENSIONS} are read")
     if any(not 0 <= size < 2**63 for size in shape):
         raise ValueError(f"{where}: a size in the shape is negative or beyond 63 bits")
     if prod(size for size in shape if size) * itemsize > MAX_BYTES:

@@ -19,7 +19,7 @@ from specdiag.checkpoint.tensor import (
 from specdiag.files import File
 from specdiag.wording import counted, shown
 
-MAX_CHUNKS = 10_000  # of one tensor
+MAX_CHUNKS, MAX_AXES = 4096, 8  # of one tensor in several chunks: all pairs are compared
 _PLACES = "DCP_SHARDING_INFO"  # metadata of safetensors files: where their chunks lie
 
 
@@ -68,6 +68,8 @@ def _fault(shape: tuple[int, ...], chunks: Sequence[Chunk]) -> str | None:
     """Return why the chunks do not fill the shape without overlapping, or None."""
     if len(chunks) > MAX_CHUNKS:
         return f"{len(chunks):,} chunks; at most {MAX_CHUNKS:,} are read"
+    if len(chunks) > 1 and len(shape) > MAX_AXES:
+        return f"chunks of {len(shape)} axes; at most {MAX_AXES} are read"
     if any(len(chunk.offsets) != len(shape) or len(chunk.sizes) != len(shape) for chunk in chunks):
         return "a chunk has another number of axes"
     for chunk in chunks:

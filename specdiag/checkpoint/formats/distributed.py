@@ -21,7 +21,7 @@ from specdiag.checkpoint.tensor import Tensor, unreadable
 from specdiag.checkpoint.torchfile.chunk_metadata import Entry, MetadataReader, Part
 from specdiag.checkpoint.torchfile.tensors import read_zip, torch_tensor
 from specdiag.checkpoint.torchfile.views import TorchFile
-from specdiag.checkpoint.tree import Global, Object, is_table, is_tensor, path_of, table_items
+from specdiag.checkpoint.tree import Global, Object, is_table, is_tensor, table_items
 from specdiag.files import File, find_file
 from specdiag.wording import shown, some
 
@@ -30,7 +30,7 @@ METADATA = re.compile(r"(__\d+)?\.metadata")  # one of all processes, or one of 
 _BESIDE = ("meta.pt", "common.pt")
 _OPTIMIZER = re.compile(r"(chained_\d+\.)?(optim(?:izer)?s?(?:_\d+)?)\.(.+)", re.DOTALL)
 MAX_LEVELS = 64
-MAX_VALUE = 2**20  # bytes of an entry that is no tensor
+MAX_VALUE, MAX_VALUES = 2**20, 2**24  # bytes of one entry that is no tensor, and of all
 
 
 @dataclass(kw_only=True, slots=True)
@@ -50,10 +50,11 @@ class Distributed:
     values: dict[str, Part] = field(default_factory=dict)
     beside: TorchFile | None = None
     own: set[int] = field(default_factory=set)  # ids of the dicts and lists of the tree
+    left: int = MAX_VALUES  # bytes of values that may still be read
 
     def tensor(self, name: str, node: Object) -> Tensor:
         """Return the tensor that a node of the tree stands for."""
-        if path_of(node) != _TENSOR.path:
+        if node.cls is not _TENSOR:
             assert self.beside is not None  # noqa: S101
             return torch_tensor(self.beside, name, node)
         shape, dtype, chunks = self.entries[node.args[0]]
@@ -79,10 +80,11 @@ class Distributed:
             if type(node) is list:
                 return [self.value(child) for child in node]
             return {key: self.value(child) for key, child in node.items()}
-        if path_of(node) != _VALUE.path:
+        if type(node) is not Object or node.cls is not _VALUE:
             return node
         part = self.values[node.args[0]]
-        if not part.transform and part.length <= MAX_VALUE:
+        self.left -= part.length
+        if not part.transform and part.length <= MAX_VALUE and self.left >= 0:
             with suppress(ValueError):
                 return read_zip(part.file, part.start, part.length)[0]
         return Global("an entry that cannot be read")
@@ -170,8 +172,8 @@ def _refuse_shared(opened: Distributed, where: str) -> None:
 
 def _put(opened: Distributed, path: Any, key: str) -> None:
     """Put the node of a tensor or value into the tree of the state dict."""
-    is_path = type(path) is tuple and {type(part) for part in path} <= {str, int}
-    if not is_path or not 0 < len(path) <= MAX_LEVELS:
+    is_path = type(path) is tuple and 0 < len(path) <= MAX_LEVELS
+    if not is_path or not {type(part) for part in path} <= {str, int}:
         raise ValueError(f"{opened.where}: the path of {shown(key)} is invalid; it is damaged")
     table: Any = opened.root
     for part in path[:-1]:

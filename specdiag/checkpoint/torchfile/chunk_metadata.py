@@ -15,7 +15,7 @@ from specdiag.checkpoint.torchfile.pickle_reader import interpret
 from specdiag.checkpoint.torchfile.tensors import dtype_name, plain_size
 from specdiag.checkpoint.tree import Global, Object, path_of
 from specdiag.files import File, find_file, open_file
-from specdiag.wording import shown, some
+from specdiag.wording import shown
 
 TIMES = 8  # the usual limits of a pickle: a tensor has one chunk for each process
 MAX_CHUNKS = 2_000_000
@@ -126,9 +126,11 @@ class MetadataReader:
                 f"{self.where}: {shown(key)} ends behind {shown(name)}, which has {file.size:,} "
                 "bytes; copy or download it again"
             )
-        transforms = fields.get("transform_descriptors") or ()
-        listed = isinstance(transforms, list | tuple)
-        text = some([shown(str(t), quote=False) for t in transforms]) if listed else "unknown"
+        transforms = fields.get("transform_descriptors") or []
+        text = ""
+        if transforms:
+            first = transforms[0] if isinstance(transforms, list | tuple) else None
+            text = shown(first, quote=False) if type(first) is str else "unknown"
         return Part(file, start, length, text)
 
     def entry(

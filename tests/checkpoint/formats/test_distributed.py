@@ -32,6 +32,7 @@ from torch.distributed.checkpoint.metadata import (
 
 import specdiag
 from specdiag.checkpoint.reader import open_checkpoint, tensor_digest
+from support import corpus
 from support.commands import run
 from support.paths import ROOT
 
@@ -458,6 +459,39 @@ def test_nothing_in_a_value_beside_the_tensors_is_ever_run(tmp_path):
     checkpoint = open_checkpoint(folder)
     assert checkpoint.metadata == {"epoch": "<posix.mkdir>", "step": 3}
     assert not (tmp_path / "marker").exists()
+
+
+def test_entries_of_the_file_beside_the_chunks_are_not_taken_for_chunks(tmp_path):
+    folder = write(tmp_path / "run", {"w": (torch.ones(4, 4), None)}, epoch=3)
+    paths = (
+        b"torch.distributed\n_rebuild_from_chunks",
+        b"torch.distributed.checkpoint.metadata\nBytesStorageMetadata",
+    )
+    for path in paths:
+        for args in (b")", corpus.text("w") + b"\x85", b"]\x85"):
+            node = b"c" + path + b"\n" + args + b"R"
+            (folder / "meta.pt").write_bytes(corpus.torch_zip(corpus.table(x=node, step=b"K\x01")))
+            checkpoint = open_checkpoint(folder)
+            tensors = {t.name: t for t in checkpoint.tensors}
+            assert checkpoint.metadata["epoch"] == 3
+            assert tensors.pop("w").read().sum() == 16
+            assert all("unsupported" in tensor.problem for tensor in tensors.values())
+
+
+@pytest.mark.parametrize("transforms", [7, [7], ["a" * 1000], [[[]]], ["x"] * 10**6])
+def test_any_description_of_a_compression_is_named_in_a_few_words(transforms, tmp_path):
+    change = damaged(transform_descriptors=transforms)
+    folder = write(tmp_path / "run", {"w": (torch.ones(4, 4), None)}, change=change)
+    (tensor,) = open_checkpoint(folder).tensors
+    assert tensor.problem.endswith("which is not read")
+    assert len(tensor.problem) < 200
+
+
+def test_a_huge_size_that_many_chunks_share_is_refused_at_once(tmp_path):
+    size = (1,) * 10**6
+    folder = write(tmp_path / "run", {"w": (torch.ones(4, 4), None)}, change=entry(size=size))
+    with pytest.raises(ValueError, match="1,000,000 dimensions"):
+        open_checkpoint(folder)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder"])
