@@ -93,12 +93,12 @@ def open_checkpoint(source: Source, which: str | None = None) -> Checkpoint:
     ----------
     source : path, mapping, list, torch module, array or Checkpoint
         A file written by torch (Lightning checkpoint, state dict, whole module, TorchScript, the
-        older format) or safetensors, the index of a sharded checkpoint, or a folder that holds
-        one of these, all shards, or a distributed checkpoint of torch; the same at the Hugging
-        Face hub (``hf://owner/repo[@revision][/file]``, or ``owner/repo`` if there is no such path)
-        or behind a URL (``https://host/file``), of which only what is read is transferred; or a
-        state dict, module, list of arrays or one array in memory. A Checkpoint is returned
-        unchanged.
+        older format), safetensors, GGUF, ONNX, Keras, Flax or NumPy, the index of a sharded
+        checkpoint, or a folder that holds one of these, all shards, or a distributed checkpoint of
+        torch; the same at the Hugging Face hub (``hf://owner/repo[@revision][/file]``, or
+        ``owner/repo`` if there is no such path) or behind a URL (``https://host/file``), of which
+        only what is read is transferred; or a state dict, module, list of arrays or one array in
+        memory. A Checkpoint is returned unchanged.
     which : str, optional
         Name of the entry that holds the network, where there are several, such as ``ema``.
 

@@ -129,8 +129,9 @@ def alpha(
     """Measure how heavy-tailed the spectrum of each weight matrix is.
 
     The command fits a power law to the eigenvalues of every matrix of each FILE, and shows how
-    certain its exponent alpha is. A FILE is a .ckpt, .pt, .pth, .bin or .safetensors file, an index
-    of shards (*.index.json), a folder with one of these, or a name in checkpoints.lock. It can also
+    certain its exponent alpha is. A FILE is one of torch (.ckpt, .pt, .pth, .bin), safetensors,
+    GGUF, ONNX, Keras (.keras, .h5), Flax (.msgpack) or NumPy (.npz, .npy), an index of shards
+    (*.index.json), a folder with one of these, or a name in checkpoints.lock. It can also
     be at the Hugging Face hub (hf://owner/repo[@revision][/file], or owner/repo) or behind a URL
     (https://host/file): only what is read is transferred. No code in it is ever run.
 

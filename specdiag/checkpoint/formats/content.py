@@ -101,8 +101,8 @@ def open_single(file: File, head: bytes, which: str | None = None) -> Content:
     if re.match(rb"\x80[\x02-\x05]|[(\]}lcd].*\n", head):
         raise ValueError(f"{file.name}: a pickle, but not written by torch.save")
     raise ValueError(
-        f"{file.name}: not a checkpoint: it starts with {head[:8]!r}; expected a torch or "
-        "safetensors file or an index of shards"
+        f"{file.name}: not a checkpoint: it starts with {head[:8]!r}; expected a file of "
+        "torch, safetensors, GGUF, ONNX, Keras, Flax or NumPy, or an index of shards"
     )
 
 
