@@ -5,11 +5,12 @@ and offline mode are those of `huggingface_hub`. Its own file system takes an an
 for the range that was asked for, and follows redirects to any address.
 """
 
+import json
 import re
 import time
 from collections.abc import Generator
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 from urllib.parse import quote, unquote, urlsplit
 
 from specdiag.checkpoint.remote.path import Found, RemotePath
@@ -20,14 +21,15 @@ from specdiag.checkpoint.remote.requests import (
     Wanted,
     answer,
     check_answer,
+    check_pace,
     patiently,
 )
-from specdiag.checkpoint.safetensors import parse_json
-from specdiag.wording import shown, some
+from specdiag.wording import is_text, shown, some
 
 MAX_LISTING = 2**26  # bytes
 TIMEOUT = 20.0  # seconds without an answer or a byte
 PAUSES = (1.0,)  # seconds before the second attempt
+_NO_NAMES = {"", ".", ".."}  # of files and folders
 _COMMIT = re.compile("[0-9a-f]{40}")
 # The rules of huggingface_hub; "datasets/..." and "spaces/..." are kinds of repositories there.
 _REPOSITORY = re.compile(
@@ -63,7 +65,7 @@ class HubPath(RemotePath):
             raise ValueError(f"{named}: only repositories of models are read")
         if len(repo) > 96 or not is_repository(repo):
             raise ValueError(f"{named}: not the name of a repository; expected hf://owner/repo")
-        if {".", ".."} & {*file.split("/")}:
+        if _NO_NAMES & {*file.removesuffix("/").split("/")} and file:
             raise ValueError(f"{named}: {shown(file)} is not a path in a repository")
         at = f"@{quote(revision, safe='')}" if revision else ""
         return cls(f"hf://{repo}{at}", *file.split("/"))
@@ -171,35 +173,38 @@ def _ask(repo: str, revision: str, where: str) -> _Listing:
     at = _address(f"{constants.ENDPOINT}/api/models/{repo}/revision/{ref}?blobs=true")
 
     def attempt() -> bytes:
-        body = bytearray()
+        body, began = bytearray(), time.monotonic()
         with answer(at, want, {}) as response:
             check_answer(response, want, {200})
             for chunk in response.iter_raw():
                 body += chunk
+                check_pace(want, began, len(body))
                 if len(body) > MAX_LISTING:
                     raise ValueError(f"{where}: the list of files exceeds {MAX_LISTING:,} bytes")
         return bytes(body)
 
-    content = parse_json(patiently(want, attempt, time.sleep, pauses=PAUSES), f"{where}: list")
-    listing = _parsed(content, where)
+    listing = _parsed(patiently(want, attempt, time.sleep, pauses=PAUSES), where)
     if _COMMIT.fullmatch(revision) and listing.commit != revision:
         raise OSError(f"{where}: the hub answers with commit {listing.commit}")
     _listings[constants.ENDPOINT, repo, listing.commit] = listing
     return listing
 
 
-def _parsed(content: Any, where: str) -> _Listing:
+def _parsed(body: bytes, where: str) -> _Listing:
     """Return the commit and the files in an answer of the hub."""
-    commit, files = (
-        (content.get(k) for k in ("sha", "siblings")) if type(content) is dict else 2 * [0]
-    )
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        content = None
+    table = content if isinstance(content, dict) else {}
+    commit, files = table.get("sha"), table.get("siblings")
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit) or not isinstance(files, list):
         why = "HF_ENDPOINT is not a hub, or a proxy answered"
         raise OSError(f"{where}: the answer contains no commit and files; {why}")
     sizes = {}
     for entry in files:
         name = entry.get("rfilename") if isinstance(entry, dict) else None
-        if isinstance(name, str) and not {"", ".", ".."} & {*name.split("/")}:
+        if isinstance(name, str) and is_text(name) and not _NO_NAMES & {*name.split("/")}:
             size = entry.get("size")
             sizes[name] = size if type(size) is int and 0 <= size < 2**60 else None
     return _Listing(commit, sizes)

@@ -20,6 +20,7 @@ from specdiag.checkpoint.remote.requests import (
     Wanted,
     answer,
     check_answer,
+    check_pace,
     patiently,
     remember,
 )
@@ -34,8 +35,6 @@ MAX_WHOLE = 2**34  # bytes of a file that is downloaded whole
 SHOWN_FROM = 2**25  # bytes of a transfer that is shown on a terminal
 STEP = 2**20  # bytes that must have arrived before the attempts are counted anew
 PAUSES = (1.0, 4.0)  # seconds before the second and third attempt
-PATIENCE = 120.0  # seconds that a transfer may be slower than SLOWEST
-SLOWEST = 10_000  # bytes a second
 CHANGED = "it changed at the server since it was opened; open it again"
 _lock = RLock()  # of all files, because one can make room for another
 _SPAN = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
@@ -231,11 +230,7 @@ class _Transfer:
             if self.stop < 0 and self.at + len(piece) > self.limit:
                 raise ValueError(f"{self.want.where}: more than {self.limit:,} bytes")
             self._write(target, piece)
-            if time.monotonic() - self.began > PATIENCE + self.received / SLOWEST:
-                raise TimeoutError(
-                    f"{self.want.where}: the server sends less than {SLOWEST:,} bytes a second; "
-                    "try again later"
-                )
+            check_pace(self.want, self.began, self.received)
             self._show(len(piece))
             if 0 <= self.stop <= self.at:
                 return

@@ -1,5 +1,6 @@
 """A request -> its answer, after redirects and temporary errors, or one line that says why not."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PAUSES = (1.0, 4.0, 16.0)  # seconds before the second, third and fourth attempt
+PATIENCE = 120.0  # seconds that a transfer may be slower than SLOWEST
+SLOWEST = 10_000  # bytes a second
 LONGEST_PAUSE = 60.0  # seconds; a longer Retry-After is cut
 MAX_REDIRECTS = 10
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
@@ -97,6 +100,14 @@ def check_answer(response: "httpx2.Response", want: Wanted, expected: set[int]) 
     if response.headers.get("Content-Type", "").startswith("text/html"):
         text = "the answer is an HTML page instead of the file, perhaps a login page"
         raise ValueError(f"{want.where}: {text}; {want.login}")
+
+
+def check_pace(want: Wanted, began: float, received: int) -> None:
+    """Raise TimeoutError if a transfer that began at a monotonic time is too slow to wait for."""
+    if time.monotonic() - began > PATIENCE + received / SLOWEST:
+        raise TimeoutError(
+            f"{want.where}: the server sends less than {SLOWEST:,} bytes a second; try again later"
+        )
 
 
 def remember(headers: "httpx2.Headers", validator: dict[str, str]) -> None:
