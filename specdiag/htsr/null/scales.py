@@ -26,6 +26,9 @@ CONVERGED = 1e-3  # relative change of a squared scale in one sweep
 ALONE = 3.0  # standard errors, from where on a deviation is real whatever the others are
 ROUNDS = 3  # of scales and means, at most
 SMALL_MEANS = 0.01  # mean square of the means; with more, there is another round
+DEAD = 1e-10  # of the largest value: rows and columns below it, of unused channels, are zeros
+ZERO = 1e-16  # of the largest value: smaller ones are zeros
+RANGE = (1e-30, 1e30)  # of squared scales: their inverses stay within that of float32
 
 Array = NDArray[np.float64]
 Single = NDArray[np.float32]
@@ -111,12 +114,23 @@ def fourth_moment(slices: Single) -> float:
 
 
 def _slices(W: NDArray[np.generic]) -> Single:
-    """Return a float32 copy (slices, n, m), divided by its largest value: no square overflows."""
+    """Return a float32 copy (slices, n, m), divided by its largest value.
+
+    Rows and columns below `DEAD`, and values below `ZERO`, are set to zero: so no square, and no
+    inverse of a sum of squares, leaves the range of float32. Weight decay takes channels that are
+    not used down to 1e-39.
+    """
     parts = np.moveaxis(W.reshape(*W.shape[:2], -1), 2, 0)
     largest = max(abs(float(W.max())), abs(float(W.min())))
     copy = np.empty(parts.shape, np.float32)
     dtype = np.float32 if W.dtype.itemsize <= 4 else np.float64
-    return np.divide(parts, dtype(largest), out=copy, dtype=dtype, casting="same_kind")
+    np.divide(parts, dtype(largest), out=copy, dtype=dtype, casting="same_kind")
+    for part in copy:
+        sizes = np.abs(part)
+        part[sizes.max(axis=1) < DEAD] = 0
+        part[:, sizes.max(axis=0) < DEAD] = 0
+        part[sizes < ZERO] = 0
+    return copy
 
 
 def _without_zeros(slices: Single) -> Single:
@@ -146,7 +160,11 @@ def _log_scales(slices: Single) -> tuple[Array, Array]:
 
 
 def _or_one(x: NDArray[Any]) -> Single:
-    return np.where(x > 0, x, 1).astype(np.float32, copy=False)
+    """Return positive values within `RANGE`, and 1 for others.
+
+    Where one entry outweighs its row and its column, their scales run apart in every sweep.
+    """
+    return np.where(x > 0, x.clip(*RANGE), 1).astype(np.float32, copy=False)
 
 
 def _logs(square: Single, live: Any) -> Array:

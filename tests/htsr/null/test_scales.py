@@ -106,6 +106,29 @@ def test_rows_columns_and_slices_of_zeros_are_left_out():
     )
 
 
+@pytest.mark.parametrize("size", [1e-20, 1e-30, 3e-39])
+def test_dead_channels_count_as_zeros(size):
+    W = matrix(5).astype("f4")
+    W[[3, 7]] *= np.float32(size)
+    W[:, 11] *= np.float32(size)
+    dead = W.copy()
+    dead[[3, 7]] = dead[:, 11] = 0
+    slices, *sds = balanced(W)
+    expected, *expected_sds = balanced(dead)
+    np.testing.assert_array_equal(slices, expected)
+    assert sds == expected_sds
+
+
+def test_channels_that_decay_at_rates_of_their_own_are_balanced():
+    W = matrix(6, 98, 480).astype("f4")
+    decay = np.logspace(-3, -39, 20)[:, None] * np.exp(4 * matrix(7, 20, 480))
+    W[:20] *= decay.astype("f4")
+    slices, row_sd, column_sd, _ = balanced(W)
+    assert np.isfinite(slices).all()
+    assert 0 < row_sd < 10
+    assert column_sd < 1
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32", "bfloat16"])
 def test_the_input_of_any_type_is_not_changed(dtype):
     import ml_dtypes
