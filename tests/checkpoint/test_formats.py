@@ -179,6 +179,16 @@ def zipped(*names):
     ("name", "data", "expected"),
     [
         ("m.pt2", zipped("m/archive_format", "m/models/model.json"), "a program of torch.export"),
+        (
+            "m.pt2",
+            zipped("m/archive_format", "m/data/aotinductor/m/a.so"),
+            "program of AOTInductor",
+        ),
+        (
+            "m.pt",
+            zipped("m/.data/extern_modules", "m/model/model.pkl"),
+            "a package of torch.package",
+        ),
         ("m.ts", zipped("m/data.pkl", "m/constants/0"), "a frozen TorchScript program"),
         ("m.zip", zipped("data", "policy.pth"), r"a zip archive of files \(policy.pth\)"),
         ("m.tflite", b"\x1c\0\0\0TFL3" + bytes(9), "a TensorFlow Lite file"),

@@ -99,7 +99,10 @@ def open_single(file: File, head: bytes, which: str | None = None) -> Content:
     if head[8:9] == b"{":
         return _open_safetensors(file)  # raises an error about its length
     if re.match(rb"\x80[\x02-\x05]|[(\]}lcd].*\n", head):
-        raise ValueError(f"{file.name}: a pickle, but not written by torch.save")
+        raise ValueError(
+            f"{file.name}: a pickle, but not written by torch.save; load it with the program that "
+            "wrote it, and save the weights with torch.save or safetensors"
+        )
     raise ValueError(
         f"{file.name}: not a checkpoint: it starts with {head[:8]!r}; expected a file of "
         "torch, safetensors, GGUF, ONNX, Keras, Flax or NumPy, or an index of shards"

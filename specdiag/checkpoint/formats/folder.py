@@ -16,7 +16,7 @@ _KINDS = (
     r".*\.safetensors\.index\.json",
     r".*\.safetensors",
     r".*\.(bin|pt|pth)\.index\.json",
-    r".*\.(ckpt|pt|pth|bin)",
+    r".*\.(ckpt|pt|pth|bin|th|ptl|torchscript|(pth|pt|ckpt)\.tar)",
     r".*\.(gguf|keras|h5|hdf5|msgpack|onnx|pt2|nemo)|checkpoint_\d+",
     r".*\.(npz|zip)",  # these are often data
     r".*\.(tflite|mlmodel|pte|pdparams|caffemodel|weights|mar|engine)",  # named, but not read

@@ -43,6 +43,14 @@ _BY_NAME = (
 )
 
 
+# Zip archives, by the names of their records.
+_ZIPS = (
+    (r"[^/]+/\.data/extern_modules", "a package of torch.package"),
+    (r"([^/]+/)?data/aotinductor/.*", "a compiled program of AOTInductor (.pt2)"),
+    (r"[^/]+/(archive_format|models/[^/]+\.json)", "a program of torch.export (.pt2)"),
+)
+
+
 def refuse_foreign(head: bytes, where: str) -> None:
     """Raise ValueError if the first bytes, or the name, are those of another known format."""
     if head.startswith(b"\x1f\x8b"):
@@ -75,11 +83,12 @@ def refuse_foreign_zip(names: Iterable[str], where: str) -> None:
         )
     if any(re.fullmatch(r"[^/]+/data\.pkl", name) for name in names):
         return
-    if any(re.fullmatch(r"[^/]+/(archive_format|models/[^/]+\.json)", name) for name in names):
-        raise ValueError(
-            f"{where}: a program of torch.export (.pt2), which is not read; save the state_dict of "
-            "the model with torch.save"
-        )
+    for pattern, kind in _ZIPS:
+        if any(re.fullmatch(pattern, name) for name in names):
+            raise ValueError(
+                f"{where}: {kind}, which is not read; save the state_dict of the model with "
+                "torch.save"
+            )
 
 
 def library(name: str, where: str) -> Any:

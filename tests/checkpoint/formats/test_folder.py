@@ -203,6 +203,12 @@ def test_a_shard_alone_is_a_part_of_a_network(tmp_path):
     assert open_checkpoint(index).notes == ()
 
 
+@pytest.mark.parametrize("name", ["model_best.pth.tar", "a1b2.th", "m.ptl", "checkpoint.pt.tar"])
+def test_files_of_torch_are_found_by_their_usual_extensions(name, tmp_path):
+    torch.save({"w": torch.ones(2, 2)}, tmp_path / name)
+    assert list(read(tmp_path)) == ["w"]
+
+
 def test_a_file_of_zero_is_named_as_one_of_several(tmp_path):
     file = tmp_path / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"
     torch.save({"optimizer_state_dict": {"fp32_flat_groups": [torch.ones(99)]}}, file)
