@@ -210,7 +210,7 @@ def measure_weight(
     is_small = 8 * math.prod(weight.shape) <= KEPT_BYTES
     read = functools.cache(weight.read) if is_small else weight.read
     try:
-        spectrum = esd.eigenvalues(_values(weight.name, read))  # no variable keeps large values
+        spectrum = esd.eigenvalues(_values(weight, read))  # no variable keeps large values
         resolved = esd.resolved_eigenvalues(spectrum, weight.shape, weight.dtype)
         common = _describe(weight, spectrum, resolved)
         if method == "wwj":
@@ -240,9 +240,10 @@ class NoWeight(Exception):  # noqa: N818 - it is no error
     """Values that are known to be no weight; the message is the reason."""
 
 
-def _values(name: str, read: Callable[[], np.ndarray]) -> np.ndarray:
+def _values(weight: Weight, read: Callable[[], np.ndarray]) -> np.ndarray:
     values = read()
-    if reason := no_weight(name, values):
+    is_composed = len(weight.tensors) > 1 or (weight.rule and not weight.whole)
+    if not is_composed and (reason := no_weight(weight.name, values)):
         raise NoWeight(reason)
     return values
 
