@@ -79,16 +79,19 @@ def block_of(
 
 
 def _as_grid(shape: tuple[int, ...], scales: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of scales with as many axes as the weight, if they have fewer than two."""
+    """Return the shape of scales with as many axes as the weight, if they have fewer than two.
+
+    A vector has one scale for each row; for each column or each matrix of a stack, if there are so
+    many of these and another number of rows. A vector of another length is returned as it is.
+    """
     if len(scales) > 1:
         return scales
-    size = scales[0] if scales else 1
-    ones = (1,) * (len(shape) - 1)
+    size, ones = scales[0] if scales else 1, (1,) * len(shape)
     if size == 1:
         return (*shape[:-2], 1, 1)
-    if len(shape) > 2 and size == shape[0] != shape[-2]:
-        return (size, *ones)
-    return (size, 1)
+    if len(shape) > 2:
+        return (size, *ones[1:]) if size == shape[0] != shape[-2] else scales
+    return (size, 1) if size == shape[0] else (1, size) if size == shape[1] else scales
 
 
 def on_grid(

@@ -55,6 +55,15 @@ def test_blocks_of_128_are_meant_where_even_blocks_would_fit_too(rng, shape, sca
     np.testing.assert_array_equal(values, expected)
 
 
+def test_a_vector_of_scales_with_one_for_each_column_is_applied_to_columns(rng):
+    W = rng.integers(-128, 128, (8, 4)).astype(np.int8)
+    scales = rng.random(4).astype(np.float32)
+    np.testing.assert_array_equal(one({"w": W, "w_scale": scales}).read(), W * scales)
+    square = {"w": W[:4], "w_scale": scales}
+    np.testing.assert_array_equal(one(square).read(), W[:4] * scales.reshape(4, 1))
+    assert one({"w": W, "w_scale": scales[:2]}).reason.endswith("its scales do not fit")
+
+
 def test_each_matrix_of_a_stack_has_its_scale(rng):
     W = rng.standard_normal((3, 6, 4)).astype(FP8)
     scales = rng.random(3).astype(np.float32)
