@@ -10,6 +10,7 @@ from specdiag.checkpoint.weights.quantised.nibbles import four_bits
 from specdiag.checkpoint.weights.quantised.scaled import (
     gpt_oss,
     gpt_oss_original,
+    quantized,
     scaled,
     small_floats,
 )
@@ -212,9 +213,10 @@ FORMATS = (
         beside=SCALES,
     ),
     Format(
-        kind="quantised by transformers",
+        kind="numbers with scales",
         codes=re.compile(r"(?P<stem>.+)_quantized"),
         beside=SCALES,
+        recipe=quantized,
     ),
     Format(
         kind="bytes with scales",

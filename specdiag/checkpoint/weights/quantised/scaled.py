@@ -32,8 +32,9 @@ _REAL = ("float", "bfloat16")
 
 
 def scaled(stored: Stored) -> Recipe:
-    """Return the recipe of numbers that are not packed, in FP8 or int8."""
-    codes, scales = stored.need("codes", "float8", "int8"), stored.need("scales")
+    """Return the recipe of numbers that are not packed: FP8, int8, or uint8 with zero points."""
+    numbers = ("float8", "int8", "uint8") if "zeros" in stored.parts else ("float8", "int8")
+    codes, scales = stored.need("codes", *numbers), stored.need("scales")
     is_fp8 = codes.dtype.startswith("float8")
     flipped = _belong_to_columns(codes.shape, scales.shape)
     grid = (*scales.shape[:-2], 1, scales.shape[-2]) if flipped else scales.shape
@@ -54,9 +55,20 @@ def scaled(stored: Stored) -> Recipe:
             scales = np.swapaxes(scales, -1, -2)
         return on_grid(lambda rows: numbers[rows], shape, block, scales, arrays.get("zeros"))
 
-    kind = "MXFP8" if scales.dtype == "uint8" else "FP8" if is_fp8 else "int8"
+    kind = "MXFP8" if scales.dtype == "uint8" else "FP8" if is_fp8 else codes.dtype
     stacked = stored.stacked(codes.shape)
     return Recipe(codes.shape, f"{kind} values times scales", values, stacked)
+
+
+def quantized(stored: Stored) -> Recipe:
+    """Return the recipe of ``x_quantized``, ``x_scale``, ``x_zero_point`` of onnxruntime.
+
+    The recurrent layers that it quantises have such names: (directions, inputs, outputs), a scale
+    for each direction. It can scale rows or columns of a matrix, which a vector does not tell.
+    """
+    scales = stored.need("scales")
+    check(len(scales.shape) != 1 or len(stored.need("codes").shape) == 3, "its scales")
+    return scaled(stored)
 
 
 def _belong_to_columns(shape: tuple[int, ...], scales: tuple[int, ...]) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.checkpoint.weights.find import weights
+from specdiag.checkpoint.weights.quantised.rules import quantised
 
 torch = pytest.importorskip("torch")
 
@@ -227,3 +228,24 @@ def test_mxfp4_of_gpt_oss(tmp_path):
     values = [weight.read() for weight in found]
     joined = values[0] if len(found) == 1 else np.stack(values)
     np.testing.assert_array_equal(joined, expected.numpy())
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_recurrent_layers_of_onnxruntime(dtype):
+    """They have a scale for each direction; the reference of ONNX dequantises along that axis."""
+    onnx = pytest.importorskip("onnx")
+    reference = pytest.importorskip("onnx.reference")
+    node = onnx.helper.make_node("DequantizeLinear", ["x", "s", "z"], ["y"], axis=0)
+    info = [onnx.helper.make_tensor_value_info(name, 1, None) for name in "xszy"]
+    graph = onnx.helper.make_graph([node], "g", info[:3], info[3:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 19)])
+    rng = np.random.default_rng(0)
+    codes, zeros = (rng.integers(0, 100, shape).astype(dtype) for shape in ((2, 6, 8), 2))
+    scales = rng.random(2).astype(np.float32)
+    evaluator = reference.ReferenceEvaluator(model)
+    (expected,) = evaluator.run(None, {"x": codes, "s": scales, "z": zeros})
+    tensors = {"9_quantized": codes, "9_scale": scales, "9_zero_point": zeros}
+    found = {t.name: t for t in open_checkpoint(tensors).tensors}
+    (weight,) = quantised(found, {})
+    assert (weight.name, weight.shape) == ("9", (2, 6, 8))
+    np.testing.assert_allclose(weight.read(), expected, 1e-6)

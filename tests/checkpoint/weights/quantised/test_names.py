@@ -216,7 +216,11 @@ def ones(described):
         ),
         (
             {"embedding_quantized": "uint8 64 32", "embedding_scale": "float32 64 1"},
-            "quantised by transformers, not dequantised",
+            "numbers with scales, not dequantised: codes of uint8",
+        ),
+        (
+            {"x_quantized": "int8 64 64", "x_scale": "float32 64", "x_zero_point": "int8 64"},
+            "numbers with scales, not dequantised: its scales do not fit",
         ),
         (
             {"weight": "uint8 16 64", "weight_scale": "bfloat16 1"},
