@@ -214,6 +214,36 @@ def test_blocks_of_matmulnbits_are_dequantised(bits, with_zero, tmp_path, rng):
     np.testing.assert_array_equal(tensor.read(), expected)
 
 
+def test_weights_of_a_quantised_lstm_have_the_layout_of_torch(tmp_path, rng):
+    """The operator of onnxruntime has (directions, inputs, gates) where that of ONNX is turned."""
+    torch.manual_seed(0)
+    lstm = torch.nn.LSTM(5, 4, bidirectional=True)
+    order = [gate * 4 + i for gate in (0, 3, 1, 2) for i in range(4)]  # ONNX: i, o, f, c
+    parts, expected, inputs = [], {}, ["x"]
+    for name in ("weight_ih", "weight_hh"):
+        both = [f"{name}_l0", f"{name}_l0_reverse"]
+        q = [np.round(getattr(lstm, n).detach().numpy() * 99).astype(np.int8) for n in both]
+        values = np.stack([matrix[order].T for matrix in q])
+        parts += [
+            numpy_helper.from_array(values, f"{name}_quantized"),
+            numpy_helper.from_array(np.float32([0.5, 0.25]), f"{name}_scale"),
+            numpy_helper.from_array(np.int8([0, 3]), f"{name}_zero_point"),
+        ]
+        expected[both[0]] = q[0] * np.float32(0.5)
+        expected[both[1]] = (q[1] - np.float32(3)) * np.float32(0.25)
+        inputs.append(f"{name}_quantized")
+    scales = [part.name for part in parts if not part.name.endswith("_quantized")]
+    inputs += ["", "", "", "", "", *scales]
+    node = helper.make_node(
+        "DynamicQuantizeLSTM", inputs, ["y"], name="lstm", domain="com.microsoft"
+    )
+    tensors = open_checkpoint(saved(tmp_path / "m.onnx", *parts, nodes=[node])).tensors
+    found = {t.name: t.read() for t in tensors}
+    assert list(found) == [f"lstm.{name}" for name in expected]
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[f"lstm.{name}"], values)
+
+
 def test_scales_that_do_not_fit_are_a_problem_of_the_weight(tmp_path):
     parts = [numpy_helper.from_array(INT8, "w"), numpy_helper.from_array(ROWS, "s")]
     node = helper.make_node("DequantizeLinear", ["w", "s"], ["y"], axis=1)

@@ -24,6 +24,9 @@ _LEAVES |= {(op, 1): "weight" for op in _MULTIPLY} | {(op, 2): "bias" for op in 
 # For each gate of torch, its place among those of ONNX: input, output, forget, cell for an LSTM;
 # update, reset, hidden for a GRU.
 _GATES = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}
+_GATES["DynamicQuantizeLSTM"] = _GATES[
+    "LSTM"
+]  # of onnxruntime, with (inputs, gates) for (gates, inputs)
 _JOINED = {1: ("weight_ih",), 2: ("weight_hh",), 3: ("bias_ih", "bias_hh")}
 
 
@@ -56,8 +59,8 @@ def _former(tensor: Tensor, use: Use, others: Set[str]) -> Iterator[Tensor]:
     node, position = use
     anonymous = _ANONYMOUS.fullmatch(tensor.name) is not None
     if node.op in _GATES and position in _JOINED:
-        layer = re.search(r"_(\d+)$", node.name)
-        owner = _scope(node) if anonymous else tensor.name
+        layer = re.fullmatch(r"/.*_(\d+)", node.name)
+        owner = (_scope(node) if anonymous else node.name) or tensor.name
         yield from _joined(tensor, node.op, position, owner, layer[1] if layer else "0")
     elif anonymous and (node.op, position) in _LEAVES and _scope(node):
         attention = f"{_scope(node)}.in_proj_bias" in others  # torch.nn.MultiheadAttention
@@ -93,7 +96,9 @@ def _transposed(tensor: Tensor, name: str) -> Tensor:
 def _joined(tensor: Tensor, op: str, position: int, owner: str, layer: str) -> Iterator[Tensor]:
     """Yield the weights of each direction of a recurrent layer, their gates in torch's order."""
     gates, leaves = _GATES[op], _JOINED[position]
-    shape, n = tensor.shape, len(gates) * len(leaves)
+    swapped = op == "DynamicQuantizeLSTM" and len(tensor.shape) == 3
+    shape = (tensor.shape[0], *tensor.shape[:0:-1]) if swapped else tensor.shape
+    n = len(gates) * len(leaves)
     if len(shape) != (2 if position == 3 else 3) or shape[0] not in (1, 2) or shape[1] % n:
         yield tensor
         return
@@ -102,7 +107,9 @@ def _joined(tensor: Tensor, op: str, position: int, owner: str, layer: str) -> I
         for i, leaf in enumerate(leaves):
 
             def read(direction: int = direction, i: int = i) -> np.ndarray:
-                blocks = read_values(tensor)[direction].reshape(n, size, *shape[2:])
+                values = read_values(tensor)[direction]
+                values = values.T if swapped else values
+                blocks = values.reshape(n, size, *shape[2:])
                 blocks = blocks[[i * len(gates) + gate for gate in gates]]
                 return np.ascontiguousarray(blocks.reshape(len(gates) * size, *shape[2:]))
 

@@ -17,14 +17,15 @@ from specdiag.checkpoint.formats.onnx.graph import Graph, Node, Stored
 from specdiag.checkpoint.formats.onnx.values import stored_bytes, unpacked
 from specdiag.checkpoint.tensor import Tensor, unreadable
 
-# Inputs with weight, scale and zero point, and the axis that scales of one axis belong to.
+# Inputs with a weight, its scale and zero point, and the axis that scales of one axis belong to.
 _INPUTS = {
-    "DequantizeLinear": (0, 1, 2, 1),
-    "QLinearConv": (3, 4, 5, 0),
-    "QLinearMatMul": (3, 4, 5, -1),
-    "QGemm": (3, 4, 5, -1),
-    "MatMulIntegerToFloat": (1, 3, 5, -1),
-    "DynamicQuantizeMatMul": (1, 2, 3, -1),
+    "DequantizeLinear": ((0, 1, 2, 1),),
+    "QLinearConv": ((3, 4, 5, 0),),
+    "QLinearMatMul": ((3, 4, 5, -1),),
+    "QGemm": ((3, 4, 5, -1),),
+    "MatMulIntegerToFloat": ((1, 3, 5, -1),),
+    "DynamicQuantizeMatMul": ((1, 2, 3, -1),),
+    "DynamicQuantizeLSTM": ((1, 8, 9, 0), (2, 10, 11, 0)),
 }
 _BY_NAME = {"MatMulInteger": -1, "ConvInteger": 0}
 _WHOLE = ("int8", "uint8", "int16", "uint16", "int32", "int4", "uint4")
@@ -58,22 +59,26 @@ def dequantised(graph: Graph, read: Read) -> tuple[dict[str, Tensor], set[str]]:
     parts: set[str] = set()
     others: set[str] = set()  # used by other operators
     for node in graph.nodes:
-        tensor, names = _of_node(node, graph, read)
-        if tensor is None:
-            others |= {*node.inputs}
-        elif names[0] not in found:
-            found[names[0]] = tensor
-            parts |= {*names[1:]}
+        used = list[str]()
+        for place in _INPUTS.get(node.op, (None,)):
+            tensor, names = _of_node(node, place, graph, read)
+            if tensor is not None:
+                found.setdefault(names[0], tensor)
+                parts |= {*names[1:]}
+                used += names
+        others |= {*node.inputs} - {*used}
     return found, parts - others
 
 
-def _of_node(node: Node, graph: Graph, read: Read) -> tuple[Tensor | None, list[str]]:
+def _of_node(
+    node: Node, place: tuple[int, int, int, int] | None, graph: Graph, read: Read
+) -> tuple[Tensor | None, list[str]]:
     """Return the weight that an operator dequantises, and the names of its parts."""
     if node.op == "MatMulNBits":
         return _of_blocks(node, graph, read)
     inputs = [graph.tensors.get(name) for name in node.inputs]
-    if node.op in _INPUTS:
-        *places, axis = _INPUTS[node.op]
+    if place:
+        *places, axis = place
         values, scale, zero = (inputs[i] if i < len(inputs) else None for i in places)
         if node.op == "QGemm" and node.numbers.get("transB"):
             axis = 0

@@ -13,17 +13,16 @@ _HAND_ON = {
     *("Slice", "Split", "DequantizeLinear", "QuantizeLinear"),
 }
 _JOIN = "Concat"
-RECURRENT = ("LSTM", "GRU", "RNN")
-# Inputs with which layers multiply others, and those that are states of a recurrent layer.
-_MULTIPLIED = (
-    {("MatMul", 0), ("MatMul", 1), ("Gemm", 0), ("Gemm", 1), ("Einsum", 0), ("Einsum", 1)}
-    | {("Conv", 1), ("ConvTranspose", 1), ("Gather", 0)}
-    | {(op, position) for op in RECURRENT for position in (1, 2)}
-)
-_ROLES = (
-    dict.fromkeys(("Conv", "ConvTranspose"), "convolution")
-    | dict.fromkeys(("MatMul", "Gemm"), "linear")
-    | dict.fromkeys(RECURRENT, "recurrent")
+RECURRENT = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
+# For each operator of a layer, the role of its weight and the inputs that it can be.
+_LAYERS = (
+    dict.fromkeys(("Conv", "ConvTranspose", "ConvInteger"), ("convolution", (1,)))
+    | dict.fromkeys(("MatMul", "Gemm"), ("linear", (0, 1)))
+    | dict.fromkeys(("MatMulInteger", "MatMulIntegerToFloat", "MatMulNBits"), ("linear", (1,)))
+    | dict.fromkeys(("QLinearMatMul", "QGemm"), ("linear", (3,)))
+    | {"DynamicQuantizeMatMul": ("linear", (1,)), "QLinearConv": ("convolution", (3,))}
+    | dict.fromkeys(RECURRENT, ("recurrent", (1, 2)))
+    | {"Gather": ("", (0,)), "Einsum": ("", (0, 1))}
 )
 _STATES = {(op, position) for op in RECURRENT for position in (4, 5, 6)}
 
@@ -51,15 +50,14 @@ def role_of(tensor: Tensor, name: str, graph: Graph, uses: Mapping[str, list[Use
     ``'embedding'`` for a matrix whose rows are looked up; ``'convolution'``, ``'linear'`` or
     ``'recurrent'`` for the weight of such a layer; otherwise empty.
     """
-    ends = _ends(name, uses)
-    inputs = {(use.node.op, use.position) for use in ends}
+    inputs = {(use.node.op, use.position) for use in _ends(name, uses)}
+    layers = [_LAYERS[op][0] for op, position in inputs if position in _LAYERS.get(op, ("", ()))[1]]
     is_constant = graph.tensors[name].is_constant and not tensor.rule
-    if (inputs and inputs <= _STATES) or (is_constant and not inputs & _MULTIPLIED):
+    if (inputs and inputs <= _STATES) or (is_constant and not layers):
         return "operand"
     if any(_is_lookup(use, graph) for use in uses.get(name, ())):
         return "embedding" if len(tensor.shape) == 2 else ""
-    found = (role for op, role in _ROLES.items() if any(op == of for of, _ in inputs & _MULTIPLIED))
-    role = next(found, "")
+    role = min(filter(None, layers), default="")
     return role if role != "linear" or len(tensor.shape) == 2 else ""
 
 
