@@ -20,6 +20,7 @@ from specdiag.checkpoint.formats.content import (
     network_alone,
     only,
     open_single,
+    placeholders,
 )
 from specdiag.checkpoint.formats.distributed import open_distributed
 from specdiag.checkpoint.formats.folder import Found, checkpoint_in, several, shard_notes
@@ -43,14 +44,13 @@ from specdiag.checkpoint.weights.computed.live import live_weights
 from specdiag.checkpoint.weights.weight import Weight
 from specdiag.files import File, find_file, open_file, read_bytes
 from specdiag.notebook import record_html
-from specdiag.wording import counted, shown, some
+from specdiag.wording import counted, shown
 
 if TYPE_CHECKING:
     import torch
 
 MAX_INDEX = 100_000_000
 MAX_NOTES = 50
-_DEEPSPEED = {"ds_config", "ds_version", "param_shapes"}  # entries of its files
 MAX_OPENED = 20  # files of a folder that are opened to find the network among them
 
 
@@ -170,37 +170,8 @@ def _open_path(path: Path, which: str | None) -> Checkpoint:
         content = open_single(file, head, which)
     except NoNetworkError as error:
         raise NoNetworkError("; ".join([str(error), *shard_notes(path)])) from error
-    notes = [*_placeholders(content), *shard_notes(path), *content.notes]
+    notes = [*placeholders(content), *shard_notes(path), *content.notes]
     return _assemble(path.stem, path, content._replace(notes=notes))
-
-
-def _placeholders(content: Content) -> list[str]:
-    """Return notes on weights that have no elements, or lie in one vector with others.
-
-    DeepSpeed is named if the file has its entries, or if most weights are empty: modules whose
-    weights are computed elsewhere keep an empty one, too.
-    """
-    notes = []
-    flat = [t.name for t in content.tensors if re.search(r"(^|\.)_?flat_param(_\d+)?$", t.name)]
-    if flat:
-        notes.append(
-            f"flat parameters of FSDP ({some(list(map(shown, flat)), 3)}) hold several weights "
-            "each, which cannot be told apart: save the model with SHARDED_STATE_DICT or "
-            "FULL_STATE_DICT"
-        )
-    named = [t for t in content.tensors if re.search(r"(^|\.)weight$", t.name)]
-    empty = [shown(t.name) for t in named if 0 in t.shape]
-    if empty:
-        are = "weight is" if len(empty) == 1 else "weights are"
-        note = f"{len(empty):,} {are} empty ({some(empty, 3)})"
-        if _DEEPSPEED & content.metadata.keys() or 2 * len(empty) >= len(named):
-            note += (
-                ", as in a file of DeepSpeed ZeRO-3 whose weights were not gathered: "
-                "zero_to_fp32.py of DeepSpeed, or stage3_gather_16bit_weights_on_model_save, "
-                "gathers them"
-            )
-        notes.append(note)
-    return notes
 
 
 def _assemble(
@@ -238,7 +209,7 @@ def _open_folder(path: Path, which: str | None) -> Checkpoint:
         opened = _open_path(path / name, which)
     else:
         content = _open_parts(path, found, which, where)
-        notes = _placeholders(content)
+        notes = placeholders(content)
         opened = _assemble(where, path, content)
     notes = [*opened.notes, *notes, *found.notes]
     return replace(opened, name=path.resolve().name, path=path, notes=tuple(notes))
@@ -248,8 +219,10 @@ def _one_network(folder: Path, names: Sequence[str], where: str) -> tuple[str, l
     """Return the only file with a network among files whose names do not tell, and notes."""
     if len(names) == 1:
         return names[0], []
-    networks = [name for name in names[:MAX_OPENED] if _holds_matrix(folder / name)]
-    if len(networks) != 1 or len(names) > MAX_OPENED:
+    if len(names) > MAX_OPENED:
+        raise several(names, where)
+    networks = [name for name in names if _holds_matrix(folder / name)]
+    if len(networks) != 1:
         raise several(networks or names, where)
     others = [shown(name) for name in names if name not in networks]
     return networks[0], [f"not read, as it holds no matrix: {name}" for name in others]

@@ -149,5 +149,5 @@ def read_processes(files: Sequence[File]) -> Content:
             for axis in range(min(axes))
         )
         found.append(assembled(name, shape, min(dtypes[name]), parts))
-    note = f"put together from the files of {counted(len(files), 'process', 'processes')}"
+    note = f"put together from {counted(len(files), 'file')}, as each process wrote its own"
     return Content(found, {}, [note])

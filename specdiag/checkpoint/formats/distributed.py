@@ -18,17 +18,19 @@ from specdiag.checkpoint.formats.chunks import Chunk, assembled
 from specdiag.checkpoint.formats.content import Content, metadata_of
 from specdiag.checkpoint.model import find_model
 from specdiag.checkpoint.tensor import Tensor, unreadable
-from specdiag.checkpoint.torchfile.chunk_metadata import Entry, MetadataReader, Part
+from specdiag.checkpoint.torchfile.chunk_metadata import METADATA, Entry, MetadataReader, Part
 from specdiag.checkpoint.torchfile.tensors import read_zip, torch_tensor
 from specdiag.checkpoint.torchfile.views import TorchFile
 from specdiag.checkpoint.tree import Global, Object, is_table, is_tensor, table_items
 from specdiag.files import File, find_file
 from specdiag.wording import shown, some
 
-METADATA = re.compile(r"(__\d+)?\.metadata")  # one of all processes, or one of each
 # Beside the chunks, trainers keep what is no tensor: Lightning in meta.pt, Megatron in common.pt.
 _BESIDE = ("meta.pt", "common.pt")
 _OPTIMIZER = re.compile(r"(chained_\d+\.)?(optim(?:izer)?s?(?:_\d+)?)\.(.+)", re.DOTALL)
+# The nodes of tensors and values; those of a file are never these objects.
+_TENSOR = Global("torch.distributed._rebuild_from_chunks")
+_VALUE = Global("torch.distributed.checkpoint.metadata.BytesStorageMetadata")
 MAX_LEVELS = 64
 MAX_VALUE, MAX_VALUES = 2**20, 2**24  # bytes of one entry that is no tensor, and of all
 
@@ -88,10 +90,6 @@ class Distributed:
             with suppress(ValueError):
                 return read_zip(part.file, part.start, part.length)[0]
         return Global("an entry that cannot be read")
-
-
-_TENSOR = Global("torch.distributed._rebuild_from_chunks")
-_VALUE = Global("torch.distributed.checkpoint.metadata.BytesStorageMetadata")
 
 
 def _open_chunk(part: Part, where: str) -> Tensor:

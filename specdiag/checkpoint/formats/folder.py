@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from specdiag.checkpoint.torchfile.chunk_metadata import METADATA
 from specdiag.files import find_file, open_file
 from specdiag.wording import counted, shown, some
 
@@ -28,7 +29,6 @@ _NOT_WEIGHTS = re.compile(
 )
 _SHARD = re.compile(r"(.*)-0*(\d{1,9})-of-0*(\d{1,9})\.(safetensors|bin|pt|pth)")
 _PROCESS = re.compile(r"shard-\d{5,9}-model-\d{5,9}-of-\d{5,9}\.safetensors")
-_DISTRIBUTED = re.compile(r"(__\d+)?\.metadata")
 _PARALLEL = re.compile(r"consolidated\.\d\d\.pth|mp_rank_\d\d(_\d{3})?(_model_states\.pt)?")
 _ZERO = re.compile(r"(\w+_)?zero_pp_rank_\d+_mp_rank_\d+_(model|optim)_states\.pt")
 _PIPELINE = re.compile(r"layer_\d+-model_\d+-model_states\.pt")
@@ -85,13 +85,14 @@ def checkpoint_in(folder: Path) -> Found:
     names = _names(folder)
     below = _subfolders(folder)
     notes = [f"not read: the checkpoints in the subfolders {some(below, 10)}"] if below else []
-    if any(_DISTRIBUTED.fullmatch(name) for name in names):
+    if any(METADATA.fullmatch(name) for name in names):
         return Found("distributed", [], notes)
     if any(name.endswith(".distcp") for name in names):
-        fault = "is not finished: it has only" if ".metadata.tmp" in names else "is missing, unlike"
+        fault = "is missing; copy it, too"
+        if ".metadata.tmp" in names:
+            fault = "is missing: it was not written to its end (.metadata.tmp)"
         raise FileNotFoundError(
-            f"{where}: the file '.metadata' of this distributed checkpoint {fault} "
-            f"{'.metadata.tmp' if '.metadata.tmp' in names else 'its .distcp files; copy it, too'}"
+            f"{where}: the file '.metadata' of this distributed checkpoint {fault}"
         )
     parts = (_ZERO, _PARALLEL, _PIPELINE)
     found = choose([n for n in names if not any(part.fullmatch(n) for part in parts)], where)
@@ -260,7 +261,7 @@ def _subfolders(folder: Path) -> list[str]:
 def _holds(folder: Path) -> bool:
     """Return whether a folder holds a file that could be a network, by their names."""
     return any(
-        _DISTRIBUTED.fullmatch(name) or any(re.fullmatch(kind, name) for kind in _KINDS[:5])
+        METADATA.fullmatch(name) or any(re.fullmatch(kind, name) for kind in _KINDS[:5])
         for name in _names(folder)
         if not _NOT_WEIGHTS.fullmatch(name)
     )

@@ -17,6 +17,7 @@ from specdiag.checkpoint.tree import Global, Object, path_of
 from specdiag.files import File, find_file, open_file
 from specdiag.wording import shown
 
+METADATA = re.compile(r"(__\d+)?\.metadata")  # one of all processes, or one of each
 TIMES = 8  # the usual limits of a pickle: a tensor has one chunk for each process
 MAX_CHUNKS = 2_000_000
 

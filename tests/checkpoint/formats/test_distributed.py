@@ -283,7 +283,9 @@ def test_files_of_torch_in_the_format_of_safetensors_are_read(distributed, tmp_p
     folder = save(state, tmp_path / "run", storage_writer=writer)
     assert tensor_digest(folder) == tensor_digest(state)
     if distributed:
-        assert open_checkpoint(folder).notes == ("put together from the files of 1 process",)
+        assert open_checkpoint(folder).notes == (
+            "put together from 1 file, as each process wrote its own",
+        )
         (file,) = folder.iterdir()
         assert "name the folder to read all" in open_checkpoint(file).notes[0]
 
@@ -529,7 +531,7 @@ def test_a_checkpoint_without_its_metadata_is_named(tmp_path):
         ):
             open_checkpoint(folder / file)
     (folder / ".metadata").rename(folder / ".metadata.tmp")
-    with pytest.raises(FileNotFoundError, match="is not finished"):
+    with pytest.raises(FileNotFoundError, match="it was not written to its end"):
         open_checkpoint(folder)
     (folder / ".metadata.tmp").unlink()
     with pytest.raises(FileNotFoundError, match=r"^run: the file '.metadata' of this distributed"):
