@@ -155,14 +155,16 @@ def _equal_one(weight: Weight, others: Iterable[Weight]) -> Weight | None:
 def _peak_bytes(weight: Weight, repeats: bool) -> float:
     """Return how much memory measuring a weight takes; 5 % are added for the buffers of BLAS.
 
-    It is the largest of three steps: the matrix as stored and in float64, or two copies in float32;
-    the matrix in float64 and its Gram matrix; a copy in float32, which the null test keeps, the
-    Gram matrix, and LAPACK's copy of that. In repeats, the stored matrix and a part of it are kept.
+    It is the largest of four steps: all that is read for it, in float32, and a copy of it; the
+    matrix as stored and in float64, or two copies in float32; the matrix in float64 and its Gram
+    matrix; a copy in float32, which the null test keeps, the Gram matrix, and LAPACK's copy of
+    that. In repeats, the stored matrix and a part of it are kept.
     """
     values = math.prod(weight.shape)
     grams = min(weight.shape[:2]) ** 2 * math.prod(weight.shape[2:])
     kept = 0.5 * values * repeats
-    return 8 * 1.05 * (kept + max(1.5 * values, values + grams, 0.5 * values + 2 * grams))
+    steps = 1.5 * values, values + grams, 0.5 * values + 2 * grams, 0.5 * (weight.n_read + values)
+    return 8 * 1.05 * (kept + max(steps))
 
 
 def in_parallel(

@@ -5,6 +5,7 @@ import math
 from specdiag.checkpoint.reader import Checkpoint
 from specdiag.checkpoint.weights.find import weights
 from specdiag.checkpoint.weights.pieces import matches
+from specdiag.checkpoint.weights.stacks.reading import AMBIGUOUS
 from specdiag.checkpoint.weights.weight import Weight
 from specdiag.wording import counted
 
@@ -44,6 +45,10 @@ def skip_reason(weight: Weight, min_eigenvalues: int, include_embeddings: bool) 
     `checkpoint.weights.tables` tells embedding tables, and `checkpoint.weights.stacks` what is no
     kernel and no matrix, or ambiguous.
     """
+    if weight.reason.startswith(AMBIGUOUS):
+        most = math.prod(weight.shape) // sorted(weight.shape)[1]  # as a kernel of the longer sides
+        if most < min_eigenvalues:
+            return f"too few eigenvalues: {most} or fewer of at least {min_eigenvalues}"
     if weight.problem or weight.reason:
         return weight.problem or weight.reason
     if not weight.dtype.startswith(("float", "bfloat")):

@@ -1,14 +1,13 @@
 """Checkpoint -> what tells how its tensors are meant: neighbours, roles and configurations."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from specdiag.checkpoint.reader import Checkpoint
 from specdiag.checkpoint.safetensors import parse_json
-from specdiag.checkpoint.tensor import Tensor
 from specdiag.checkpoint.weights.weight import Tensors, Weight
 from specdiag.files import find_file, open_file, read_bytes
 
@@ -20,7 +19,9 @@ _BIASES = (
     (r"(.+)", ("{0}_bias", "{0}_b", "{0}.bias")),
 )
 _ROUTER = re.compile(r"(.*_)?(router|gate|switch|gating|wg)(_network)?")
-_OF_LAYERS = ("bias", "scale", "beta", "gamma")
+_OF_LAYERS = re.compile(r"(^|[._])(bias|scale|beta|gamma)$|norm|(^|[._])ln(_|\d|[.]|$)")  # vectors
+_OF_BLOCKS = ("layers", "blocks", "h", "layer", "block")
+_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 WIDTH = ("hidden_size", "d_model", "n_embd", "embed_dim", "hidden_dim", "dim")
 MAX_DEPTH = 8  # of the dicts and lists of a configuration that are searched
 
@@ -67,15 +68,6 @@ class Evidence:
         return numbers
 
     @cached_property
-    def by_owner(self) -> dict[str, dict[str, Tensor]]:
-        """The tensors of each module by the name of the module, then by their last name."""
-        modules: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in self.tensors.items():
-            owner, _, leaf = name.rpartition(".")
-            modules.setdefault(owner, {})[leaf] = tensor
-        return modules
-
-    @cached_property
     def biases(self) -> dict[str, str]:
         """The weight of each bias that has two or more axes, by the name of the bias."""
         found: dict[str, str] = {}
@@ -105,6 +97,15 @@ class Evidence:
                 found.setdefault(parts_of(name)[:-2], set()).add(tensor.shape)
         return found
 
+    @cached_property
+    def leaves(self) -> dict[tuple[str, ...], set[str]]:
+        """The last names in each module, by the parts of the module's name."""
+        found: dict[tuple[str, ...], set[str]] = {}
+        for name in self.tensors:
+            *owner, leaf = parts_of(name)
+            found.setdefault(tuple(owner), set()).add(leaf)
+        return found
+
     def _lengths(self, level: int) -> dict[tuple[str, ...], set[int]]:
         found: dict[tuple[str, ...], set[int]] = {}
         for name, tensor in self.tensors.items():
@@ -124,14 +125,14 @@ class Evidence:
         return [
             (parts, shape)
             for parts, shape in names
-            if len(shape) == 2 and any(_ROUTER.fullmatch(part) for part in parts[-2:])
+            if len(shape) == 2 and any(_ROUTER.fullmatch(part) for part in parts[-3:])
         ]
 
     def layers_of(self, parts: tuple[str, ...]) -> tuple[str, ...]:
         """Return the module around a tensor whose tensors all are stacks of equal layers, or ().
 
-        So nn.scan of flax writes them: each tensor has the number of layers as its first side, the
-        vectors, such as biases, too.
+        So nn.scan of flax and Megatron write them: each tensor has the number of layers as its
+        first side, the vectors, such as biases, too.
         """
         ends = range(1, len(parts))
         return next((parts[:end] for end in ends if parts[:end] in self._layers), ())
@@ -157,20 +158,25 @@ class Evidence:
         for name, tensor in self.tensors.items():
             parts = parts_of(name)
             for end in range(1, min(len(parts), MAX_DEPTH)):
-                shapes.setdefault(parts[:end], []).append((parts[-1], tensor.shape))
-        return {module for module, found in shapes.items() if _are_layers(found)}
+                shapes.setdefault(parts[:end], []).append((".".join(parts[-2:]), tensor.shape))
+        known = self.numbers(*_LAYERS)
+        return {
+            module
+            for module, found in shapes.items()
+            if _are_layers(found, known if module[-1] in _OF_BLOCKS else ())
+        }
 
 
-def _are_layers(tensors: list[tuple[str, tuple[int, ...]]]) -> bool:
+def _are_layers(tensors: list[tuple[str, tuple[int, ...]]], known: Collection[int]) -> bool:
+    """Return whether all tensors of a module have one first side: that of vectors, or a known one.
+
+    Vectors, such as biases, then have two axes.
+    """
     counts = {shape[0] if len(shape) > 1 else 0 for _, shape in tensors}
-    n_axes = {len(shape) for leaf, shape in tensors if leaf in _OF_LAYERS}
-    return (
-        len(tensors) > 2
-        and len(counts) == 1
-        and counts != {0}
-        and 2 in n_axes
-        and any(len(shape) > 2 for _, shape in tensors)
-    )
+    if len(counts) > 1 or counts <= {0, 1} or not any(len(shape) > 2 for _, shape in tensors):
+        return False
+    vectors = {len(shape) for name, shape in tensors if _OF_LAYERS.search(name.lower())}
+    return len(tensors) > 2 and (2 in vectors or not counts.isdisjoint(known))
 
 
 def _is_shorter(bias: tuple[int, ...], weight: tuple[int, ...]) -> bool:

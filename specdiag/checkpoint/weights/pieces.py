@@ -49,6 +49,7 @@ def piece(
         else _columns_of_rows(weight, axis, start, stop, size)
         if axis
         else None,
+        n_read=0 if weight.read_rows else _n_read(weight),
     )
 
 
@@ -79,6 +80,7 @@ def slices(weight: Weight, axis: int) -> list[Weight]:
                 axis,
             ),
             read_rows=None,
+            n_read=0 if weight.read_rows else _n_read(weight),
         )
         for i in range(n)
     ]
@@ -108,6 +110,7 @@ def reshaped(weight: Weight, shape: Sequence[int], axes: Sequence[int], rule: st
         identity=weight.identity and (weight.identity, tuple(axes), tuple(shape)),
         read=read,
         read_rows=None,
+        n_read=_n_read(weight),
     )
 
 
@@ -132,7 +135,12 @@ def grouped(weight: Weight, groups: int) -> Weight:
         identity=weight.identity and (weight.identity, "groups", groups),
         read=read,
         read_rows=None,
+        n_read=_n_read(weight),
     )
+
+
+def _n_read(weight: Weight) -> int:
+    return weight.n_read or prod(weight.shape)
 
 
 def _rule(weight: Weight, rule: str) -> str:

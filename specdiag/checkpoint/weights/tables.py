@@ -13,10 +13,16 @@ from specdiag.checkpoint.weights.weight import Weight
 # The parameter, or the module that owns its `weight`.
 _TABLE = re.compile(
     r"(^|_)emb(ed(ding)?)?s?$|[a-z]Emb(ed(ding)?)?s?$"
-    r"|^(embed_tokens|embed_positions|embed_in|embedding_table|wte|wpe|shared|W_E|W_pos)$"
+    r"|^(embed_tokens|embed_positions|embed_in|wte|wpe|shared|W_E|W_pos)$"
 )
+# Positions that are added to attention, and the items and running sums of vector quantisation.
+_OTHERS = re.compile(
+    r"(^|_)table$|^rel(ative)?_pos(_[hw])?$|^relative_attention_bias$"
+    r"|^_?codebooks?$|^codevectors$|(^|_)embed_avg$|^_?ema_w$"
+)
+_LEARNED = re.compile(r"(^|_)(tokens?|latents|prompts?)$")  # parameters only
 _HEAD = re.compile(
-    r"(^|_)head$|^(output|decoder|unembed(ding)?|embed_out|fc_out|proj_out|(to_)?logits"
+    r"(^|_)head$|^(output|decoder|unembed(ding)?|embed_out|fc_out|proj_out|readout|(to_)?logits"
     r"|classifier|generator|predictions|softmax)$"
 )
 _ITEMS = (
@@ -32,22 +38,41 @@ def with_tables(whole: Sequence[Weight], evidence: Evidence) -> list[Weight]:
     - the class of its module, where it is known. A Linear, or a weight with a bias of the length of
       its outputs, is none, whatever it is called;
     - a name that ends in the word emb, embed, embedding or their plurals (`unit_emb`,
-      `word_embeddings`), or one of embed_tokens, embed_positions, embed_in, embedding_table, wte,
-      wpe, shared, W_E and W_pos, unless the shapes beside it speak for a Linear: its rows are the
-      width of the network, and its columns occur in no other shape;
-    - a tied output head: the same memory or the same bits under a name such as lm_head;
+      `word_embeddings`), or another of `_TABLE`. Unless the shapes beside it speak for a Linear:
+      its rows are the width of the network, and its columns are in hardly any other shape;
+    - the name of a table of relative positions, of a codebook, or of learned tokens;
+    - a tied output head: the same memory or the same bits under a name such as lm_head; or under
+      any other name, if its rows are in no other shape, but its columns are;
     - as many rows as the configuration has items, each as long as the network is wide, and no
       output head by its name.
     """
+    matrices = [w for w in whole if len(w.shape) == 2 and not (w.reason or w.problem)]
     heads = [
         w
-        for w in whole
-        if len(w.shape) == 2
-        and not (w.reason or w.problem)
-        and _HEAD.search(_owner(w.name))
-        and (_owner(w.name) != "decoder" or _has_bias(w, evidence))
+        for w in matrices
+        if _HEAD.search(_owner(w.name)) and (_owner(w.name) != "decoder" or _has_bias(w, evidence))
     ]
-    return [replace(w, table=_table(w, evidence, heads)) for w in whole]
+    tied = _tied(matrices, evidence)
+    return [replace(w, table=_table(w, evidence, heads) or tied.get(w.name, "")) for w in whole]
+
+
+def _tied(matrices: Sequence[Weight], evidence: Evidence) -> dict[str, str]:
+    """Return the tables that are tied to a matrix of another name, with a row for each item."""
+    by_shape: dict[object, list[Weight]] = {}
+    for weight in matrices:
+        if not any(part.isdigit() for part in parts_of(weight.name)[:-2]) and not weight.role:
+            by_shape.setdefault((weight.shape, weight.dtype), []).append(weight)
+    found = {}
+    for pair in by_shape.values():
+        if len(pair) != 2 or _owner(pair[0].name) == _owner(pair[1].name):
+            continue
+        shape = pair[0].shape
+        rows, columns = _others(shape, evidence)
+        has_item_bias = (shape[0],) in evidence.distinct_shapes
+        table = next((w for w in pair if not _has_bias(w, evidence)), None)
+        if rows == has_item_bias and columns and table and _are_equal(*pair):
+            found[table.name] = "tied head"
+    return found
 
 
 def _table(weight: Weight, evidence: Evidence, heads: Sequence[Weight]) -> str:
@@ -57,6 +82,10 @@ def _table(weight: Weight, evidence: Evidence, heads: Sequence[Weight]) -> str:
         return ""
     if weight.role == "embedding":
         return "class"
+    leaf = parts_of(weight.name)[-1]
+    is_called = _LEARNED.search(leaf) or _OTHERS.search(_owner(weight.name))
+    if len(shape) > 1 and (is_called or (len(shape) > 2 and _TABLE.search(leaf))):
+        return "name"
     if len(shape) != 2 or weight.role or _has_bias(weight, evidence):
         return ""
     if _TABLE.search(_owner(weight.name)):
@@ -100,7 +129,13 @@ def _owner(name: str) -> str:
 
 
 def _is_wide(shape: tuple[int, ...], evidence: Evidence) -> bool:
-    rows, columns = (
-        sum(side in other for other in evidence.distinct_shapes if other != shape) for side in shape
-    )
-    return rows >= MANY and columns == 0
+    """Return whether the rows are the width of the network, and the columns are not."""
+    rows, columns = _others(shape, evidence)
+    return rows >= MANY and rows > MANY * columns
+
+
+def _others(shape: tuple[int, ...], evidence: Evidence) -> tuple[int, int]:
+    """Return how many other shapes of the file have the rows, and the columns."""
+    others = evidence.distinct_shapes - {shape}
+    rows, columns = (sum(side in other for other in others) for side in shape)
+    return rows, columns

@@ -33,6 +33,8 @@ class Weight(Tensor):
         returns the bytes of all its tensors.
     rank : int or None
         The largest rank that it can have, if it is a product of smaller matrices.
+    n_read : int
+        How many elements `read` reads to return a piece of a weight; 0 if no more than its own.
     table : str
         What tells that it is a lookup table, such as its class or name; empty if it is none.
     """
@@ -41,6 +43,7 @@ class Weight(Tensor):
     whole: str = ""
     reason: str = ""
     rank: int | None = None
+    n_read: int = 0
     table: str = ""
 
 

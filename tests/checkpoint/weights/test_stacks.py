@@ -277,6 +277,67 @@ def test_heads_are_known_by_the_numbers_of_a_configuration(tmp_path):
     assert found(tmp_path)["attn.proj[3]"].shape == (64, 16)
 
 
+def test_experts_in_rows_are_the_experts_of_dbrx(tmp_path):
+    from transformers.models.dbrx.modeling_dbrx import DbrxExpertGLU
+
+    glu = DbrxExpertGLU(dbrx_ffn(hidden=64, width=40, experts=4))
+    with torch.no_grad():
+        for parameter in glu.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    state = {f"ffn.experts.mlp.{name}": value for name, value in glu.state_dict().items()}
+    state["ffn.router.layer.weight"] = torch.randn(4, 64)
+    weights = found(state)
+    x = torch.randn(3, 64)
+    for i in range(4):
+        w1, v1, w2 = (
+            torch.from_numpy(weights[f"ffn.experts.mlp.{leaf}[{i}]"].read())
+            for leaf in ("w1", "v1", "w2")
+        )
+        parts = [value.view(4, 40, 64)[i] for value in (glu.w1, glu.v1, glu.w2)]
+        torch.testing.assert_close((torch.relu(x @ w1.T) * (x @ v1.T)) @ w2, glu(x, *parts))
+
+
+def dbrx_ffn(hidden, width, experts):
+    from types import SimpleNamespace
+
+    return SimpleNamespace(
+        hidden_size=hidden,
+        ffn_hidden_size=width,
+        moe_num_experts=experts,
+        ffn_act_fn={"name": "relu"},
+    )
+
+
+def test_layers_in_one_tensor_are_known_by_their_number():
+    state = {
+        "decoder.layers.mlp.fc1.weight": draw(4, 90, 64),
+        "decoder.layers.mlp.fc2.weight": draw(4, 64, 90),
+        "decoder.layers.attn.weight": draw(4, 64, 64),
+    }
+    assert all(w.reason.startswith("ambiguous") for w in found(state).values())
+    weights = found({"state_dict": state, "args": {"num_layers": 4}})
+    assert weights["decoder.layers.mlp.fc1.weight[3]"].shape == (90, 64)
+    assert len(weights) == 12
+
+
+def test_the_relations_of_a_graph_are_slices():
+    state = {"conv.weight": draw(6, 64, 96), "conv.bias": draw(96)}
+    assert found(state)["conv.weight"].reason.startswith(
+        "ambiguous: 6 matrices of 64x96 (axes:src)"
+    )
+    state["conv.root"] = draw(64, 96)
+    assert found(state)["conv.weight[5]"].shape == (64, 96)
+
+
+def test_a_piece_says_how_much_is_read_for_it(tmp_path):
+    save_file(
+        {"experts.w": draw(8, 20, 60), "q.kernel": draw(64, 4, 20)}, tmp_path / "a.safetensors"
+    )
+    weights = found(tmp_path / "a.safetensors")
+    assert weights["experts.w[3]"].n_read == 0
+    assert weights["q.kernel"].n_read == 64 * 4 * 20
+
+
 # --- what is no matrix, and what is ambiguous
 
 
@@ -298,6 +359,9 @@ def test_heads_are_known_by_the_numbers_of_a_configuration(tmp_path):
         ("cls", (1, 1, 768), "a vector: one side is longer than 1"),
         ("stack", (12, 1, 64), "a stack of vectors: its second side is 1"),
         ("attn.bias", (1, 1, 64, 64), "called bias"),
+        ("attn.attention_biases", (12, 49), "called biases"),
+        ("swin.attn_mask", (16, 64, 64), "called mask"),
+        ("mixer.A_log", (192, 64), "factors of a state-space model"),
     ],
 )
 def test_a_tensor_that_is_no_matrix_says_why(name, shape, reason):

@@ -78,3 +78,26 @@ def test_gpt2_has_the_same_tables_from_safetensors_and_from_a_pickle(tmp_path):
 def test_positions_with_a_first_side_of_1_are_a_table_by_their_name():
     W = np.zeros((1, 50, 64))
     assert tables({"pos_embed": W, "blocks.0.w": np.zeros((64, 9))}) == {"pos_embed": "name"}
+
+
+def test_a_tied_head_of_any_name_shows_a_table_with_a_row_for_each_item():
+    W = np.random.default_rng(0).standard_normal((300, 96))
+    state = {"tokens.weight": W, "body.weight": np.zeros((96, 96)), "readout_.weight": W.copy()}
+    assert tables(state) == {"tokens.weight": "tied head"}
+    shared = {"a.fc.weight": W, "b.fc.weight": W.copy(), "body.weight": np.zeros((96, 96))}
+    assert tables(shared) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("attn.relative_position_bias_table", (225, 64)),
+        ("quantizer._codebook.embed_avg", (512, 64)),
+        ("quantizer.codevectors", (1, 128, 32)),
+        ("query_tokens", (1, 32, 64)),
+        ("pos_embed", (1, 8, 8, 64)),
+        ("embed.W_E", (300, 64)),
+    ],
+)
+def test_tables_of_known_names(name, shape):
+    assert tables({name: np.zeros(shape), "fc.weight": np.zeros((64, 64))}) == {name: "name"}

@@ -30,8 +30,8 @@ EXPERTS = (
     *("n_experts", "expert_num"),
 )
 
-# One matrix for each output: parts of one layer, as the taps of a kernel are.
-BILINEAR = Reading(rows=(1,), columns=(2,), stack=(0,), pooled=True, why="a bilinear layer")
+# A bilinear layer: one matrix for each output, all parts of one layer, as taps of a kernel are.
+BILINEAR = Reading(rows=(1,), columns=(2,), stack=(0,), pooled=True)
 
 
 def by_class(subject: Subject) -> list[Reading]:
@@ -79,15 +79,36 @@ def _has_router(subject: Subject) -> bool:
     if len(subject.shape) != 3:
         return False
     count, *sides = subject.shape
-    within = [subject.parts[:end] for end in range(1, len(subject.parts))][-3:]
     return any(
-        parts[: len(prefix)] == prefix
-        and count in shape
-        and shape[shape[0] == count] in sides
-        and count not in sides
-        for prefix in within
-        for parts, shape in subject.evidence.routers
+        count in router and router[router[0] == count] in sides and count not in sides
+        for router in _routers(subject)
     )
+
+
+def _routers(subject: Subject) -> list[tuple[int, ...]]:
+    """Return the shapes of the routers in the modules around a tensor."""
+    within = [subject.parts[:end] for end in range(1, len(subject.parts))][-3:]
+    return [
+        shape
+        for parts, shape in subject.evidence.routers
+        if any(parts[: len(prefix)] == prefix for prefix in within)
+    ]
+
+
+def experts_in_rows(subject: Subject) -> int:
+    """Return how many experts lie one below another in the rows of a matrix, as in DBRX; or 0.
+
+    Their number is that of the rows of a router beside, and, if it is known, in a configuration.
+    """
+    if len(subject.shape) != 2 or not _named_experts(subject):
+        return 0
+    rows, columns = subject.shape
+    known = subject.evidence.numbers(*EXPERTS)
+    for count, width in _routers(subject):
+        fits = columns == width and rows % count == 0 and 1 < count < rows // 2
+        if fits and (count in known or not known):
+            return count
+    return 0
 
 
 def by_heads(subject: Subject) -> list[Reading]:
@@ -170,6 +191,11 @@ def by_norm(subject: Subject) -> list[Reading]:
 def heads_in_or_kernel(subject: Subject, why: str) -> list[Reading]:
     """Return the readings of a kernel whose last axis is known to be that of the outputs."""
     n = len(subject.shape)
+    if n == 3 and subject.is_module_weight:
+        # PyTorch Geometric: a matrix for each relation of a graph, and `root` for the node itself.
+        names = subject.evidence.leaves.get(subject.parts[:-1], set())
+        stack = stacked("relations")
+        return [stack] if names & {"root", "comp"} else [stack, input_first(n, why)]
     if n > 3 or is_convolution(subject):
         return [input_first(n, why)]
     owner = subject.parts[-2] if len(subject.parts) > 1 else ""

@@ -42,7 +42,7 @@ def by_sides(subject: Subject) -> list[Reading]:
 
 def _of_three(subject: Subject) -> list[Reading]:
     a, b, c = subject.shape
-    if subject.is_module_weight and c <= FEW:
+    if subject.is_module_weight and (c <= FEW or b == 1):
         return [kernel(3)]
     if subject.is_kernel:
         if a <= FEW < min(b, c):

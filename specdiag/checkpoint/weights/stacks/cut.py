@@ -10,11 +10,12 @@ Libraries whose conventions are used: torch (convolutions (out, in, *taps), tran
 middle), transformers (experts first), TransformerLens (heads first).
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
 from specdiag.checkpoint.weights.evidence import Evidence
-from specdiag.checkpoint.weights.pieces import grouped, reshaped, slices
+from specdiag.checkpoint.weights.pieces import grouped, piece, reshaped, slices
 from specdiag.checkpoint.weights.stacks.by_bias import by_bias
 from specdiag.checkpoint.weights.stacks.by_name import (
     by_class,
@@ -23,9 +24,10 @@ from specdiag.checkpoint.weights.stacks.by_name import (
     by_heads,
     by_layer_name,
     by_norm,
+    experts_in_rows,
 )
 from specdiag.checkpoint.weights.stacks.by_sides import FEW, by_sides
-from specdiag.checkpoint.weights.stacks.reading import MAX_SLICES, MAX_TAPS, Reading
+from specdiag.checkpoint.weights.stacks.reading import AMBIGUOUS, MAX_SLICES, MAX_TAPS, Reading
 from specdiag.checkpoint.weights.stacks.subject import Subject
 from specdiag.checkpoint.weights.weight import Weight
 
@@ -39,6 +41,10 @@ _RULES: tuple[Callable[[Subject], list[Reading]], ...] = (
     by_norm,
     by_sides,
 )
+
+_ADDED = re.compile(r"(^|_)(?P<word>bias(es)?)(_[a-z])?$")
+_MASK = re.compile(r"(^|_)masks?$")
+_ELEMENTWISE = re.compile(r"A_log|A_real|A_imag|log_A_(real|imag)|inv_A_real")  # Mamba, S4
 
 
 def cut(weight: Weight, evidence: Evidence) -> list[Weight] | None:
@@ -57,14 +63,18 @@ def _cut(weight: Weight, name: str, evidence: Evidence) -> list[Weight] | None:
     if reason := _no_matrix(subject):
         return [replace(weight, reason=reason)]
     if len(weight.shape) < 3:
-        return None
+        return _rows_of_experts(weight, experts_in_rows(subject))
     layers = evidence.layers_of(subject.parts)
     if layers and weight.shape[0] <= MAX_SLICES:
         inner = evidence.inside(layers)
         parts = slices(weight, 0)
-        return [piece for part in parts for piece in _cut(part, name, inner) or [part]]
+        return [cut for part in parts for cut in _cut(part, name, inner) or [part]]
     if weight.shape[0] == 1 and not subject.is_kernel and not _on_one_channel(subject):
         return _squeezed(weight, name, evidence)
+    if weight.table:
+        return [
+            replace(weight, reason=f"a table of {len(weight.shape)} axes, by its {weight.table}")
+        ]
     groups = weight.facts.get("groups", 1) if weight.role == "convolution" else 1
     if groups > 1 and weight.shape[0] % groups == 0 and min(weight.shape[:2]) > 1:
         return [grouped(weight, groups)]
@@ -74,7 +84,9 @@ def _cut(weight: Weight, name: str, evidence: Evidence) -> list[Weight] | None:
     distinct = list({reading.key: reading for reading in reversed(readings)}.values())[::-1]
     if len(distinct) > 1:
         texts = [f"{r.text(weight.shape)} ({r.letters})" for r in distinct[:2]]
-        return [replace(weight, reason=f"ambiguous: {texts[0]}, or {texts[1]}; --split says which")]
+        return [
+            replace(weight, reason=f"{AMBIGUOUS}: {texts[0]}, or {texts[1]}; --split says which")
+        ]
     return distinct[0].apply(weight)
 
 
@@ -87,13 +99,24 @@ def _no_matrix(subject: Subject) -> str:
         return "factors of single values, as of a norm: a bias of the same shape is beside it"
     if subject.name in subject.evidence.biases:
         return f"vectors: the bias of {subject.evidence.biases[subject.name]}"
-    if subject.leaf == "bias":
-        return "called bias: it is added to values, or masks them"
+    if word := _ADDED.search(subject.leaf):
+        return f"called {word['word']}: it is added to values, or masks them"
+    if _ELEMENTWISE.fullmatch(subject.leaf):
+        return "factors of a state-space model, which multiply value by value"
+    if len(subject.shape) > 2 and _MASK.search(subject.leaf):
+        return "called mask"
     if len(subject.shape) == 2 and subject.evidence.layers_of(subject.parts):
         return f"a stack of {subject.shape[0]:,} vectors"
     if len(subject.shape) == 3 and subject.shape[1] == 1 < min(subject.shape[::2]):
         return "" if subject.is_module_weight else "a stack of vectors: its second side is 1"
     return ""
+
+
+def _rows_of_experts(weight: Weight, count: int) -> list[Weight] | None:
+    if not count:
+        return None
+    size = weight.shape[0] // count
+    return [piece(weight, str(i), 0, i * size, (i + 1) * size) for i in range(count)]
 
 
 def _on_one_channel(subject: Subject) -> bool:
@@ -113,10 +136,10 @@ def _squeezed(weight: Weight, name: str, evidence: Evidence) -> list[Weight]:
         range(len(shape)),
         f"without the first {'side' if first == 1 else f'{first} sides'} of 1",
     )
-    if len(whole.shape) > 2:
+    if len(whole.shape) > 2 and not whole.table:
         return _cut(whole, name, evidence) or [whole]
-    n, m = whole.shape
     if whole.table:
         return [whole]
-    reason = f"ambiguous: a matrix of {n}x{m}, or a table of {n} rows that is added"
-    return [replace(whole, reason=f"{reason}; --split says which")]
+    n, m = whole.shape
+    reason = f"{AMBIGUOUS}: a matrix of {n}x{m}, or a table of {n} rows that is added"
+    return [replace(whole, reason=f"{reason}; --split NAME=stack measures the matrix")]

@@ -7,6 +7,7 @@ from specdiag.checkpoint.weights.pieces import reshaped, slices
 from specdiag.checkpoint.weights.weight import Weight
 
 MAX_SLICES = 512  # the most experts that a published layer has; more matrices are pooled
+AMBIGUOUS = "ambiguous"  # at the start of a reason
 MAX_TAPS = 32  # along an axis of the kernel of an image, without other evidence
 
 
