@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from specdiag.checkpoint.weights.quantised.hqq import hqq
 from specdiag.checkpoint.weights.quantised.integers import gptq_or_awq, int8, pack_quantized
 from specdiag.checkpoint.weights.quantised.mlx import mlx
 from specdiag.checkpoint.weights.quantised.nibbles import four_bits
@@ -38,7 +39,7 @@ class Format:
     recipe : callable or None
         Computes the weight; None for a format that is not dequantised.
     inside : bool
-        Whether every tensor below the name of the values belongs to the weight.
+        Whether every tensor whose name begins with that of the values belongs to the weight.
     """
 
     kind: str
@@ -73,9 +74,9 @@ SCALES = {
     "order": "_g_idx",
 }
 _OF_HQQ = (
-    "scale zero zero_scale meta_zero meta_scale nbits group_size shape axis packing "
-    "unpack_view_dtype view_as_float quant_scale quant_zero compute_dtype offload_meta "
-    "encoded_state_dict stores_quant_config channel_wise optimize round_zero"
+    "zero_scale meta_zero meta_scale group_size axis packing unpack_view_dtype view_as_float "
+    "quant_scale quant_zero compute_dtype offload_meta encoded_state_dict stores_quant_config "
+    "channel_wise optimize round_zero"
 )
 
 # The first format that fits the names and the dtype counts.
@@ -149,7 +150,19 @@ FORMATS = (
         leaf="weight",
         recipe=mlx,
     ),
-    Format(kind="packed by HQQ", codes=_after("W_q"), beside={"scales": _OF_HQQ}),
+    Format(
+        kind="packed by HQQ",
+        codes=_after("W_q"),
+        beside={
+            "scales": "scale",
+            "zeros": "zero",
+            "shape": "shape",
+            "bits": "nbits",
+            "unused": _OF_HQQ,
+        },
+        leaf="weight",
+        recipe=hqq,
+    ),
     Format(
         kind="packed by quanto",
         codes=re.compile(r"(?P<stem>.+\.)_data\._data"),

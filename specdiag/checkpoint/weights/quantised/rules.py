@@ -136,8 +136,7 @@ def declared(checkpoint: Checkpoint) -> Mapping[str, Any]:
     """Return the configuration of the quantisation beside a checkpoint, or an empty dict.
 
     It is the `quantization_config` of config.json, MLX's `quantization` there, or AutoGPTQ's
-    quantize_config.json.
-    A file that is invalid says nothing.
+    quantize_config.json. A file that is invalid says nothing.
     """
     try:
         beside = json_beside(checkpoint, "config.json")

@@ -164,7 +164,7 @@ def ones(described):
         ),
         (
             {"W_q": "uint8 8 8", "scale": "float16 8 1", "zero": "float16 8 1", "nbits": "int32 1"},
-            "packed by HQQ, not dequantised",
+            "packed by HQQ, not dequantised: without shape",
         ),
         (
             {

@@ -3,7 +3,8 @@
 `written.npz` holds small matrices and what the libraries computed for them on a processor:
 AutoGPTQ 0.7.1 (`qlinear_cuda_old`), GPTQModel 7.7.0 (`TorchLinear`, columns sorted by activation,
 in both versions of the format), AutoAWQ 0.2.9 (`WQLinear_GEMM`, `dequantize_gemm`), ModelOpt 0.47.0
-(`NVFP4QTensor`, `MXFP4QTensor`), MLX 0.32.4 (`mlx.core.quantize`), and optimum-quanto 0.2.7.
+(`NVFP4QTensor`, `MXFP4QTensor`), MLX 0.32.4 (`mlx.core.quantize`), optimum-quanto 0.2.7, and
+HQQ 0.2.8 (`HQQLinear`).
 """
 
 from pathlib import Path
@@ -124,6 +125,14 @@ def test_values_of_8_bits_as_quanto_writes_them(written, kind):
     state["weight._data"] = state["weight._data"].view(dtype)
     weight = only({f"0.{name}": values for name, values in state.items()})
     assert weight.name == "0.weight"
+    same(weight, expected)
+
+
+@pytest.mark.parametrize(("bits", "axis"), [(4, 1), (3, 1), (2, 0)])
+def test_hqq_in_groups_of_rows_and_of_columns(written, bits, axis):
+    state, expected = parts(written, f"hqq_{bits}_{axis}_")
+    weight = only({f"fc.{name}": values for name, values in state.items()})
+    assert (weight.name, weight.rule) == ("fc.weight", f"HQQ, {bits} bits")
     same(weight, expected)
 
 
