@@ -3,7 +3,11 @@
 import re
 from collections.abc import Callable
 
-WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_forward_module")
+# torch.compile, activation checkpointing, FSDP, Lightning Fabric; Opacus, and FairScale's FSDP.
+WRAPPERS = (
+    *("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_forward_module"),
+    *("_module", "_fpw_module"),
+)
 _COMPONENTS = re.compile(rf"(?<![^.])({'|'.join(WRAPPERS)})\.")
 _PREFIXES = ("module.", "model.", *(f"{wrapper}." for wrapper in WRAPPERS))
 

@@ -25,7 +25,9 @@ from specdiag.checkpoint.tensor import Tensor, elements_hash
 from specdiag.wording import counted, shown, some
 
 MAX_PREFIX = 4  # words
-_COMPONENTS = re.compile(rf"(?<![^.])({'|'.join(WRAPPERS)}|base_model\.model|base_layer|module)\.")
+_COMPONENTS = re.compile(
+    rf"(?<![^.])({'|'.join(WRAPPERS)}|base_model\.model|base_layer|module|modules_to_save\.\w+)\."
+)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from specdiag.checkpoint.weights.adapters.base import (
     has_adapter,
     with_base,
 )
-from specdiag.checkpoint.weights.computed.normalised import parametrised, suffixed, with_masks
+from specdiag.checkpoint.weights.computed.normalised import normalised, with_masks
 from specdiag.checkpoint.weights.evidence import Evidence, gather
 from specdiag.checkpoint.weights.fused import blocks
 from specdiag.checkpoint.weights.quantised.rules import declared, quantised
@@ -22,8 +22,7 @@ from specdiag.checkpoint.weights.tables import with_tables
 from specdiag.checkpoint.weights.weight import Tensors, Weight, plain
 
 _RULES: tuple[Callable[[Tensors], Iterator[Weight]], ...] = (
-    parametrised,
-    suffixed,
+    normalised,
     with_masks,
 )
 

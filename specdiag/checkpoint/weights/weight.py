@@ -80,7 +80,7 @@ def composed(
     return plain(
         like,
         name=name,
-        tensors=tuple(part.name for part in parts),
+        tensors=names_of(parts),
         rule=rule,
         role="" if like.role in ("buffer", "operand") else like.role,
         problem=next((part.problem for part in parts if part.problem), None),
@@ -88,6 +88,15 @@ def composed(
         read=read,
         read_rows=None,
         **about,
+    )
+
+
+def names_of(parts: Sequence[Tensor]) -> tuple[str, ...]:
+    """Return the names of the tensors of the file that the parts consist of."""
+    return tuple(
+        name
+        for part in parts
+        for name in (part.tensors if isinstance(part, Weight) else (part.name,))
     )
 
 
@@ -100,7 +109,7 @@ def not_measured(name: str, parts: Sequence[Tensor], reason: str) -> Weight:
     return plain(
         parts[0],
         name=name,
-        tensors=tuple(part.name for part in parts),
+        tensors=names_of(parts),
         problem=next((part.problem for part in parts if part.problem), None),
         reason=reason,
         identity=None,

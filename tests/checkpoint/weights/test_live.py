@@ -156,6 +156,46 @@ def test_the_weight_is_that_of_the_forward_pass_and_the_module_does_not_change(k
     np.testing.assert_allclose(values, used_in_forward(layer), rtol=1e-5, atol=1e-7)
 
 
+FROM_FILES = [
+    "weight norm",
+    "old weight norm",
+    "old weight norm, one length",
+    "spectral norm",
+    "old spectral norm",
+    "two norms",
+    "pruned",
+    "pruned twice",
+    "pruned direction",
+    "pruned old direction",
+]
+
+
+@pytest.mark.parametrize("kind", FROM_FILES)
+def test_a_state_dict_gives_the_same_weight_where_its_names_tell_the_function(kind):
+    layer = trained(COMPUTED[kind])
+    for _ in range(3):  # so that old hooks have seen the values of other hooks
+        layer(torch.ones(1, 24))
+    tensors = {f"fc.{name}": value for name, value in state(layer).items()}
+    found = {weight.name: weight for weight in weights(open_checkpoint(tensors))}
+    assert {name for name, w in found.items() if len(w.shape) > 1} == {"fc.weight"}
+    assert sorted(n for w in found.values() for n in w.tensors) == sorted(tensors)
+    np.testing.assert_allclose(
+        found["fc.weight"].read(), used_in_forward(layer), rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("kind", sorted({*COMPUTED} - {*FROM_FILES}))
+def test_a_state_dict_of_another_function_has_one_reason_or_no_rule(kind):
+    layer = trained(COMPUTED[kind])
+    found = {w.name: w for w in weights(open_checkpoint(state(layer))) if len(w.shape) > 1}
+    if kind == "hook of another":  # its name is that of no known function
+        assert [weight.rule for weight in found.values()] == [""]
+    else:
+        assert [weight.reason for weight in found.values()] == [
+            "a parametrization whose function the file does not tell"
+        ]
+
+
 def test_no_gradient_is_kept_and_none_is_made():
     layer = trained(parametrizations.spectral_norm)
     layer(torch.ones(1, 24)).sum().backward()

@@ -5,7 +5,8 @@ in `torch.nn.utils.parametrizations`. A rule applies only if the shapes of the t
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,27 +20,62 @@ MASKED = "weight times mask"
 _PARAMETRISED = re.compile(r"(?P<owner>(?:.*\.)?)parametrizations\.(?P<leaf>[^.]+)\.(?P<part>.+)")
 
 
+def normalised(tensors: Tensors) -> Iterator[Weight]:
+    """Yield the weights that torch's normalisations, parametrizations and pruning compute.
+
+    A part of a normalisation may itself be pruned.
+    """
+    pruned = dict(_pruned(tensors))
+    parts = {name: tensor for name, tensor in tensors.items() if name not in pruned} | pruned
+    yield from parametrised(parts)
+    yield from suffixed(parts)
+    yield from pruned.values()  # those that are no part of another weight
+
+
+def _pruned(tensors: Tensors) -> Iterator[tuple[str, Weight]]:
+    for name, tensor in tensors.items():
+        stem = name.removesuffix("_orig")
+        mask = tensors.get(f"{stem}_mask")
+        if stem != name and mask and stem not in tensors and (w := masked(stem, tensor, mask)):
+            yield stem, w
+
+
 def parametrised(tensors: Tensors) -> Iterator[Weight]:
     """Yield the weights under torch's ``parametrizations``, such as ``fc.parametrizations.weight``.
 
-    Weight norm and spectral norm are computed. Of other parametrizations, orthogonal ones included,
-    a state dict does not tell the function.
+    Weight norm, spectral norm, and the spectral norm of a weight norm are computed. Of other
+    parametrizations, orthogonal ones included, a state dict does not tell the function.
     """
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if match := _PARAMETRISED.fullmatch(name):
             groups.setdefault(match["owner"] + match["leaf"], {})[match["part"]] = tensor
     for name, parts in groups.items():
-        weight = None
-        if parts.keys() == {"original0", "original1"}:
-            weight = weight_norm(name, parts["original0"], parts["original1"])
-        elif parts.keys() == {"original", "0._u", "0._v"}:
-            weight = spectral_norm(name, *(parts[key] for key in ("original", "0._u", "0._v")))
+        weight = _known(name, parts)
         if weight and name not in tensors:
             yield weight
-        else:
+        elif not _is_left_over(parts):
             reason = "a parametrization whose function the file does not tell"
             yield not_measured(name, list(parts.values()), reason)
+
+
+def _is_left_over(parts: Mapping[str, Tensor]) -> bool:
+    """Return whether these are the parts of a pruned tensor, which stands for them already."""
+    return all(part.endswith(("_orig", "_mask")) for part in parts)
+
+
+def _known(name: str, parts: Mapping[str, Tensor]) -> Weight | None:
+    """Return the weight of a parametrization whose parts tell its function, or None."""
+    keys = {key for key in parts if not key.endswith(("_orig", "_mask"))}
+    if keys == {"original0", "original1"}:
+        return weight_norm(name, parts["original0"], parts["original1"])
+    if keys == {"original", "0._u", "0._v"}:
+        return spectral_norm(name, *(parts[key] for key in ("original", "0._u", "0._v")))
+    if keys == {"original0", "original1", "1._u", "1._v"}:
+        inner = weight_norm(name, parts["original0"], parts["original1"])
+        weight = inner and spectral_norm(name, inner, parts["1._u"], parts["1._v"])
+        return weight and replace(weight, rule=f"{SPECTRAL_NORM}, W by {WEIGHT_NORM}")
+    return None
 
 
 def suffixed(tensors: Tensors) -> Iterator[Weight]:
@@ -56,9 +92,9 @@ def suffixed(tensors: Tensors) -> Iterator[Weight]:
             weight = masked(stem, first, mask)
         elif first and u and v:
             weight = spectral_norm(stem, first, u, v)
-        if weight and stem in tensors:
+        if weight and stem in tensors and not isinstance(tensors[stem], Weight):
             yield not_measured(name, weight_parts(tensors, weight), f"a part of {stem}")
-        elif weight:
+        elif weight and stem not in tensors:
             yield weight
 
 
@@ -103,11 +139,12 @@ def weight_norm(name: str, g: Tensor, v: Tensor) -> Weight | None:
 def spectral_norm(name: str, W: Tensor, u: Tensor, v: Tensor) -> Weight | None:
     """Return W / sigma with sigma = u' W v, or None if the shapes do not fit.
 
-    u belongs to one axis of W and v to all the others. Of a kernel with as many inputs as outputs,
-    the axis is the one with the larger sigma, because u and v are close to the leading singular
-    vectors. Miyato et al. (2018), ICLR.
+    u belongs to one axis of W and v to all the others: to the first axis of a matrix. Of a kernel
+    with as many inputs as outputs, the axis is the one with the larger sigma, because u and v are
+    close to the leading singular vectors. Miyato et al. (2018), ICLR.
     """
-    axes = [axis for axis in (0, 1) if len(W.shape) >= 2 and _fits(W.shape, axis, u, v)]
+    possible = (0, 1) if len(W.shape) > 2 else (0,) if len(W.shape) == 2 else ()
+    axes = [axis for axis in possible if _fits(W.shape, axis, u, v)]
     if not axes:
         return None
 
