@@ -34,9 +34,9 @@ def quantised(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Weight]:
     inside = _inside(tensors)
     taken: set[str] = set()
     for name, tensor in tensors.items():
-        for form in FORMATS:
+        for form in FORMATS if len(tensor.shape) >= 2 and name not in taken else ():
             found = _parts(tensors, tensor, form)
-            if found is None or name in taken:
+            if found is None:
                 continue
             stem, parts = found
             others = inside.get(name, []) if form.inside else []
@@ -50,7 +50,7 @@ def quantised(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Weight]:
 def _parts(tensors: Tensors, tensor: Tensor, form: Format) -> tuple[str, dict[str, Tensor]] | None:
     """Return the stem and the parts of a weight, or None if its names are not of the format."""
     match = form.codes.fullmatch(tensor.name)
-    if not match or len(tensor.shape) < 2 or not tensor.dtype.startswith(form.dtypes or ""):
+    if not match or not tensor.dtype.startswith(form.dtypes or ""):
         return None
     stem, parts = match["stem"], {"codes": tensor}
     for part, ends in form.beside.items():
