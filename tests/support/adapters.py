@@ -34,6 +34,7 @@ ADAPTERS = {
     "dora of a transposed layer": peft.LoraConfig(
         r=3, use_dora=True, target_modules=["c1"], fan_in_fan_out=True
     ),
+    "adalora": peft.AdaLoraConfig(init_r=4, target_r=2, total_step=9, target_modules=["fc"]),
     "loha": peft.LoHaConfig(r=3, alpha=7, target_modules=["fc", "conv"]),
     "loha of kernels": peft.LoHaConfig(
         r=3, alpha=7, target_modules=["conv"], use_effective_conv2d=True

@@ -64,7 +64,7 @@ def test_an_adapter_alone_gives_its_updates_with_their_factor(kind, tmp_path):
     expected, before = merged(model), base_of(model)
     found = {weight.name: weight for weight in weights(open_checkpoint(adapter))}
     for target in ADAPTERS[kind].target_modules:
-        word = "lora" if ADAPTERS[kind].peft_type == "LORA" else ADAPTERS[kind].peft_type.lower()
+        word = ADAPTERS[kind].peft_type.lower().removeprefix("ada")
         update = found[f"base_model.model.{target}.{word}_update"]
         difference = expected[f"{target}.weight"] - before[f"{target}.weight"].numpy()
         if "dora" not in kind:

@@ -53,4 +53,6 @@ def unknown(group: list[Update]) -> str:
     """Return why a base is not merged with its updates."""
     if len(group) > 1:
         return f"it has {len(group)} LoRA adapters, and the file does not tell which"
+    if group[0].kind == "AdaLoRA":
+        return "its AdaLoRA has a factor that is unknown, because its ranks are not in the file"
     return "its LoRA has a factor that is unknown: put adapter_config.json beside it"

@@ -84,7 +84,10 @@ def _update(
     if alpha:
         factor, formula = 1.0, f"{formula} alpha / {rank}"
     elif numbers:
-        factor = factor_of(config, "lora_alpha", stem, 1) if by_rank else None
+        factor = factor_of(config, "lora_alpha", stem, 1)
+        if factor and not by_rank:  # of each module, peft then takes the rank of the start
+            start = None if config.get("rank_pattern") else config.get("init_r")
+            factor = factor / (start + 1e-5) if type(start) is int and start > 0 else None
         formula = f"{formula} / ranknum" if by_rank else formula
 
     def product(down: Array, up: Array, *more: Array) -> Array:
