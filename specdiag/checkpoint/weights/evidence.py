@@ -49,7 +49,10 @@ class Evidence:
     weights: Mapping[str, Weight]
 
     def numbers(self, *keys: str) -> frozenset[int]:
-        """Return the positive whole numbers under the keys, anywhere in config and metadata."""
+        """Return the positive whole numbers under the keys, anywhere in config and metadata.
+
+        Of a key with dots, such as GGUF has, the last part counts.
+        """
         return frozenset(n for key in keys for n in self._numbers.get(key, ()))
 
     @cached_property
@@ -64,7 +67,7 @@ class Evidence:
         for source in (self.config, self.metadata):
             for key, value in _items(source, MAX_DEPTH):
                 if type(value) is int and value > 0:
-                    numbers.setdefault(key, set()).add(value)
+                    numbers.setdefault(key.rpartition(".")[2], set()).add(value)
         return numbers
 
     @cached_property

@@ -23,6 +23,11 @@ def found(source, **settings):
     return {w.name: w for w in weights(open_checkpoint(source, **settings)) if len(w.shape) > 1}
 
 
+def vectors(source):
+    """Return the rules of the weights that are vectors, by name."""
+    return {w.name: w.rule for w in weights(open_checkpoint(source)) if len(w.shape) == 1}
+
+
 def draw(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype("f4")
 
@@ -82,9 +87,9 @@ def test_a_bilinear_layer_is_the_matrices_of_its_outputs():
 
 
 def test_a_long_kernel_without_bias_is_known_by_the_norm_behind_it():
-    net = nn.Sequential(nn.Conv1d(60, 70, 24, bias=False), nn.BatchNorm1d(70))
-    assert shapes(net.state_dict()) == {"0.weight": (70, 60, 24)}
-    assert "ambiguous" in found({"0.weight": draw(70, 60, 24)})["0.weight"].reason
+    net = nn.Sequential(nn.Conv1d(60, 70, 64, bias=False), nn.BatchNorm1d(70))
+    assert shapes(net.state_dict()) == {"0.weight": (70, 60, 64)}
+    assert "ambiguous" in found({"0.weight": draw(70, 60, 64)})["0.weight"].reason
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -150,7 +155,7 @@ def test_the_heads_of_flax_are_one_matrix(bias):
         y.reshape(9, 80) @ weights["attn.out.kernel"].read(), back, rtol=1e-4, atol=1e-4
     )
     if bias:
-        assert weights["attn.query.bias"].reason == "vectors: the bias of attn.query.kernel"
+        assert vectors(state)["attn.query.bias"] == "vectors: the bias of attn.query.kernel"
 
 
 def test_layers_that_flax_scans_are_slices():
@@ -163,7 +168,7 @@ def test_layers_that_flax_scans_are_slices():
         "layers.norm.scale": draw(6, 64),
     }
     weights = found(state)
-    assert weights["layers.norm.scale"].reason == "a stack of 6 vectors"
+    assert vectors(state)["layers.norm.scale"] == "a stack of 6 vectors"
     for i in range(6):
         assert weights[f"layers.attn.query.kernel[{i}]"].shape == (64, 64)
         assert weights[f"layers.conv.kernel[{i}]"].shape == (60, 64, 3)
@@ -208,8 +213,7 @@ def test_experts_are_slices_by_name_by_router_and_by_bias():
 
 def test_the_bias_of_experts_is_no_matrix():
     state = {"experts.down_proj": draw(64, 90, 80), "experts.down_proj_bias": draw(64, 80)}
-    reason = found(state)["experts.down_proj_bias"].reason
-    assert reason == "vectors: the bias of experts.down_proj"
+    assert vectors(state) == {"experts.down_proj_bias": "vectors: the bias of experts.down_proj"}
 
 
 @pytest.mark.parametrize("hidden", [64, 32])
@@ -256,6 +260,31 @@ def test_a_slice_of_a_file_takes_the_memory_of_its_bytes_only(tmp_path, name):
         assert peak < stack.nbytes / 3  # checksums are computed in pieces of 1 MiB
 
 
+@pytest.mark.parametrize(
+    "name", ["mlp.switch_mlp.up_proj.weight", "blk.0.ffn_up_exps.weight", "moe_experts"]
+)
+def test_experts_of_other_libraries_are_slices(name):
+    assert list(found({name: draw(3, 20, 30)})) == [f"{name}[{i}]" for i in range(3)]
+
+
+def test_packed_layers_of_three_axes_are_stacks_of_linear_layers():
+    state = {
+        "up.weight": torch.randn(3, 20, 30).to(torch.float8_e4m3fn),
+        "up.weight_scale": torch.rand(3, 20, 1),
+    }
+    assert list(found(state)) == ["up.weight[0]", "up.weight[1]", "up.weight[2]"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "text"),
+    [((5, 64, 96), ""), ((4, 24, 96), "ambiguous: a kernel of 4 taps, 96x24 (axes:tcr), or a")],
+)
+def test_a_kernel_before_its_outputs_is_from_heads_only_if_they_are_as_wide(shape, text):
+    (weight,) = found({"c1.kernel": draw(*shape), "c1.bias": draw(96)}).values()
+    assert weight.reason.startswith(text)
+    assert bool(weight.reason) == bool(text)
+
+
 def test_more_matrices_than_any_layer_has_experts_are_pooled():
     (weight,) = found({"experts.w": draw(600, 9, 8)}).values()
     assert weight.shape == (9, 8, 600)
@@ -267,7 +296,7 @@ def test_heads_of_transformer_lens_are_slices():
     weights = found(state)
     assert weights["W_Q[7]"].shape == (256, 32)
     assert weights["W_O[0]"].shape == (32, 256)
-    assert weights["b_Q"].reason == "vectors: the bias of W_Q"
+    assert vectors(state) == {"b_Q": "vectors: the bias of W_Q"}
 
 
 def test_heads_are_known_by_the_numbers_of_a_configuration(tmp_path):

@@ -14,7 +14,11 @@ from specdiag.checkpoint.weights.stacks.reading import (
 )
 from specdiag.checkpoint.weights.stacks.subject import Subject
 
-_EXPERTS = re.compile(r"(?:.*[._])?experts?(?:_[a-z_0-9]*)?", re.IGNORECASE)
+# Experts of transformers, mlx-lm and llama.cpp.
+_EXPERTS = re.compile(
+    r"(?:.*_)?experts?(?:_[a-z_0-9]*)?|switch_(?:mlp|glu)|ffn_[a-z_]+_exps", re.IGNORECASE
+)
+_PACKED = re.compile(r"values times scales|^MLX")  # rules of weights that were quantised
 _CONVOLUTION = re.compile(r"conv|cnn|patch_?emb")
 _BILINEAR = re.compile(r"bilin|biaff|(^|[._])bil([._]|$)")
 _HEADS = re.compile(r"(^|_)heads?(_|$)")
@@ -24,10 +28,17 @@ _FROM_HEADS = re.compile(
     r"_?(w_?)?(o|out|output|attention_output|to_out)(_?(proj|dense))?", re.IGNORECASE
 )
 
-HEADS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "num_key_value_heads")
+HEADS = (
+    "num_attention_heads",
+    "num_heads",
+    "n_heads",
+    "n_head",
+    "num_key_value_heads",
+    "head_count",
+)
 EXPERTS = (
     *("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"),
-    *("n_experts", "expert_num"),
+    *("n_experts", "expert_num", "expert_count"),
 )
 
 # A bilinear layer: one matrix for each output, all parts of one layer, as taps of a kernel are.
@@ -41,6 +52,8 @@ def by_class(subject: Subject) -> list[Reading]:
         return [kernel(n)]
     if subject.role == "bilinear" and n == 3:
         return [BILINEAR]
+    if n == 3 and _PACKED.search(subject.rule):
+        return [stacked("linear layers")]  # no library packs the kernels of convolutions so
     counts = {key: value for key, value in subject.facts.items() if value == subject.shape[0]}
     if n == 3 and any(key in EXPERTS for key in counts):
         return [stacked("experts")]
@@ -200,7 +213,7 @@ def heads_in_or_kernel(subject: Subject, why: str) -> list[Reading]:
         return [input_first(n, why)]
     owner = subject.parts[-2] if len(subject.parts) > 1 else ""
     beside = subject.evidence.shapes.get(subject.parts[:-2], set())
-    from_heads = subject.is_kernel and _FROM_HEADS.fullmatch(owner)
-    if from_heads or subject.shape[:2] in {shape[1:] for shape in beside}:
+    a, b, out = subject.shape
+    if _FROM_HEADS.fullmatch(owner) or (a, b) in {shape[1:] for shape in beside}:
         return [heads_in(why)]
-    return [input_first(n, why), heads_in(why)]
+    return [input_first(n, why), *([heads_in(why)] if a * b == out else [])]

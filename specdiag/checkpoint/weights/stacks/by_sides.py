@@ -1,6 +1,7 @@
 """Sides of a tensor -> how its axes can be read, where nothing else tells."""
 
 from specdiag.checkpoint.weights.stacks.reading import (
+    MAX_TAPS,
     Reading,
     are_taps,
     depthwise,
@@ -42,7 +43,9 @@ def by_sides(subject: Subject) -> list[Reading]:
 
 def _of_three(subject: Subject) -> list[Reading]:
     a, b, c = subject.shape
-    if subject.is_module_weight and (c <= FEW or b == 1):
+    # torch's modules whose weight has three axes are convolutions and Bilinear, (out, in, in).
+    is_torch = subject.leaf == "weight" and c <= min(a, MAX_TAPS) and b != c
+    if is_torch or (subject.is_module_weight and (c <= FEW or b == 1)):
         return [kernel(3)]
     if subject.is_kernel:
         if a <= FEW < min(b, c):

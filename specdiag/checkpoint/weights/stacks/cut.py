@@ -10,6 +10,7 @@ Libraries whose conventions are used: torch (convolutions (out, in, *taps), tran
 middle), transformers (experts first), TransformerLens (heads first).
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -59,7 +60,10 @@ def cut(weight: Weight, evidence: Evidence) -> list[Weight] | None:
 
 
 def _cut(weight: Weight, name: str, evidence: Evidence) -> list[Weight] | None:
-    subject = Subject(name, weight.shape, weight.role, weight.facts, evidence)
+    subject = Subject(name, weight.shape, weight.rule, weight.role, weight.facts, evidence)
+    if vectors := _vectors(subject):
+        axes = range(len(weight.shape))
+        return [reshaped(weight, (math.prod(weight.shape),), axes, vectors)]
     if reason := _no_matrix(subject):
         return [replace(weight, reason=reason)]
     if len(weight.shape) < 3:
@@ -78,9 +82,12 @@ def _cut(weight: Weight, name: str, evidence: Evidence) -> list[Weight] | None:
     groups = weight.facts.get("groups", 1) if weight.role == "convolution" else 1
     if groups > 1 and weight.shape[0] % groups == 0 and min(weight.shape[:2]) > 1:
         return [grouped(weight, groups)]
-    for rule in _RULES:
-        if readings := rule(subject):
-            break
+    return _as_read(weight, subject)
+
+
+def _as_read(weight: Weight, subject: Subject) -> list[Weight]:
+    """Return what the first rule with a reading makes of a weight of three or more axes."""
+    readings = next(found for rule in _RULES if (found := rule(subject)))
     distinct = list({reading.key: reading for reading in reversed(readings)}.values())[::-1]
     if len(distinct) > 1:
         texts = [f"{r.text(weight.shape)} ({r.letters})" for r in distinct[:2]]
@@ -90,6 +97,15 @@ def _cut(weight: Weight, name: str, evidence: Evidence) -> list[Weight] | None:
     return distinct[0].apply(weight)
 
 
+def _vectors(subject: Subject) -> str:
+    """Return of what a tensor of two or more axes is the vectors, which are counted as such."""
+    if subject.name in subject.evidence.biases:
+        return f"vectors: the bias of {subject.evidence.biases[subject.name]}"
+    if len(subject.shape) == 2 and subject.evidence.layers_of(subject.parts):
+        return f"a stack of {subject.shape[0]:,} vectors"
+    return ""
+
+
 def _no_matrix(subject: Subject) -> str:
     """Return why values of two or more axes are no matrix, or an empty string."""
     long = [size for size in subject.shape if size > 1]
@@ -97,16 +113,12 @@ def _no_matrix(subject: Subject) -> str:
         return "a vector: one side is longer than 1"
     if len(long) > 1 and subject.bias == tuple(long):
         return "factors of single values, as of a norm: a bias of the same shape is beside it"
-    if subject.name in subject.evidence.biases:
-        return f"vectors: the bias of {subject.evidence.biases[subject.name]}"
     if word := _ADDED.search(subject.leaf):
         return f"called {word['word']}: it is added to values, or masks them"
     if _ELEMENTWISE.fullmatch(subject.leaf):
         return "factors of a state-space model, which multiply value by value"
     if len(subject.shape) > 2 and _MASK.search(subject.leaf):
         return "called mask"
-    if len(subject.shape) == 2 and subject.evidence.layers_of(subject.parts):
-        return f"a stack of {subject.shape[0]:,} vectors"
     if len(subject.shape) == 3 and subject.shape[1] == 1 < min(subject.shape[::2]):
         return "" if subject.is_module_weight else "a stack of vectors: its second side is 1"
     return ""

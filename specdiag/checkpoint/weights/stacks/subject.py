@@ -16,7 +16,8 @@ class Subject:
     name : str
         Name of the whole weight.
     shape : tuple of int
-    role : str
+    rule, role : str
+        Those of the weight.
     facts : dict
         The whole numbers that the class of its module holds, such as its groups or heads.
     evidence : Evidence
@@ -24,6 +25,7 @@ class Subject:
 
     name: str
     shape: tuple[int, ...]
+    rule: str
     role: str
     facts: Mapping[str, int]
     evidence: Evidence

@@ -9,7 +9,8 @@ FP8 = ml_dtypes.float8_e4m3fn
 
 
 def one(state):
-    (weight,) = weights(open_checkpoint(state))
+    splits = ["*=whole"] if any(values.ndim > 2 for values in state.values()) else []
+    (weight,) = weights(open_checkpoint(state), splits)
     assert sorted(weight.tensors) == sorted(state)
     return weight
 
