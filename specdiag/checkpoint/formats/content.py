@@ -130,6 +130,9 @@ def _open_archive(file: File, which: str | None) -> Content:
 def _open_flat(reader: Reader, file: File, which: str | None) -> Content:
     """Return what a reader finds in a file, its metadata as values that JSON can hold."""
     tensors, metadata, notes = reader(file)
+    names = Counter(tensor.name for tensor in tensors)
+    if len(names) != len(tensors):
+        raise ValueError(f"{file.name}: the name {shown(names.most_common(1)[0][0])} occurs twice")
     converter = Converter()
     metadata = {key: converter.convert(value) for key, value in metadata.items()}
     return only(Content(tensors, metadata, notes), which, file.name)

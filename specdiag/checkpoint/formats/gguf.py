@@ -21,12 +21,12 @@ from specdiag.wording import shown
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_HEADER = 512 * 2**20  # bytes of texts and arrays before the tensors
-MAX_VALUES = 10_000_000  # texts in arrays: a vocabulary has up to 300,000
-MAX_TENSORS = 100_000
+MAX_VALUES = 3_000_000  # texts in arrays: a vocabulary has up to 300,000
+MAX_TENSORS = 100_000  # and entries of the metadata
 MAX_NAME = 1000
 MAX_LEVELS = 4  # arrays of arrays
 MAX_SHARDS = 1000
-MAX_TEXT = 10_000  # characters of a text that is kept as metadata
+MAX_TEXT = 10_000  # bytes of a text that is kept as metadata
 FEW = 32  # values of an array that is kept as metadata
 
 _SCALARS = dict(zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True))  # codes of struct
@@ -108,16 +108,16 @@ class _Header:
             swapped = version & 0xFFFF == 0
             kind = "big-endian" if swapped else f"of version {version:,}"
             raise ValueError(f"{self.where}: a GGUF file {kind}, which is not read")
-        if n_tensors > min(MAX_TENSORS, self.size // 24) or n_entries > self.size // 13:
+        if n_tensors > min(MAX_TENSORS, self.size // 24) or n_entries > MAX_TENSORS:
             raise self.damaged(f"{n_tensors:,} tensors and {n_entries:,} entries are announced")
         seen: set[str] = set()
         for _ in range(n_entries):
-            key = self.text(MAX_NAME)
+            key = self.name()
             if key in seen:
                 raise self.damaged(f"the key {shown(key)} occurs twice")
             seen.add(key)
             value = self.value(*self.numbers("I"))
-            if value is not None and not (isinstance(value, str) and len(value) > MAX_TEXT):
+            if value is not None:
                 self.metadata[key] = value
         self.alignment = self.metadata.get("general.alignment", 32)
         if type(self.alignment) is not int or self.alignment not in (1 << n for n in range(21)):
@@ -128,7 +128,7 @@ class _Header:
         """Return the descriptions of the tensors."""
         infos = []
         for _ in range(n_tensors):
-            name = self.text(MAX_NAME)
+            name = self.name()
             where = f"{self.where}: {shown(name)}"
             (n_axes,) = self.numbers("I")
             if n_axes > 8:
@@ -142,12 +142,13 @@ class _Header:
         return [info._replace(start=data + info.start) for info in infos]
 
     def value(self, kind: int, level: int = 0) -> Any:
-        """Return a value of the metadata; None for arrays that are long or hold texts."""
+        """Return a value of the metadata; None for long texts, and for arrays that are long."""
         if kind in _SCALARS:
             (value,) = self.numbers(_SCALARS[kind])
             return value
         if kind == _TEXT:
-            return self.text(self.size)
+            (length,) = self.numbers("Q")
+            return self.text(length) if length <= MAX_TEXT else self.skip(length)
         if kind != _ARRAY or level == MAX_LEVELS:
             raise self.damaged(f"a value of the unknown type {kind:,}, or nested too deeply")
         inner, count = self.numbers("IQ")
@@ -166,10 +167,13 @@ class _Header:
                 self.value(inner, level + 1)
         return None
 
-    def text(self, limit: int) -> str:
+    def name(self) -> str:
         (length,) = self.numbers("Q")
-        if length > min(limit, MAX_HEADER):
-            raise self.damaged(f"a text of {length:,} bytes is announced")
+        if length > MAX_NAME:
+            raise self.damaged(f"a name of {length:,} bytes is announced")
+        return self.text(length)
+
+    def text(self, length: int) -> str:
         try:
             return self.read(length).decode()
         except UnicodeDecodeError:

@@ -167,7 +167,11 @@ HOSTILE = {
     "big-endian": (file(entry(), bytes(16), version=3 << 24), "big-endian"),
     "2**63 tensors": (file(entry(), bytes(16), counts=(2**63, 0)), "tensors and 0 entries"),
     "2**40 entries": (file(entry(), bytes(16), counts=(1, 2**40)), "entries are announced"),
-    "a text of 2**60 bytes": (file(struct.pack("<Q", 2**60), bytes(99)), "bytes is announced"),
+    "a name of 2**60 bytes": (file(struct.pack("<Q", 2**60), bytes(99)), "bytes is announced"),
+    "a text of 2**60 bytes": (
+        file(entry(), bytes(16), entries=[pair("a", 8, struct.pack("<Q", 2**60))]),
+        "bytes are announced",
+    ),
     "an array of 2**60 numbers": (
         file(entry(), bytes(16), entries=[pair("a", 9, struct.pack("<IQ", 4, 2**60))]),
         "bytes are announced",

@@ -205,10 +205,10 @@ def soft_loop(file, tmp_path):
 def test_a_link_is_not_followed_and_named(make, tmp_path):
     private(tmp_path)
     with h5py.File(tmp_path / "m.h5", "w") as file:
-        file["good"] = np.ones((2, 2))
+        file["kernel"] = np.ones((2, 2))
         make(file, tmp_path)
     checkpoint = open_checkpoint(tmp_path / "m.h5")
-    assert [t.name for t in checkpoint.tensors] == ["good"]
+    assert [t.name for t in checkpoint.tensors] == ["kernel"]
     assert checkpoint.notes == ("links that are not followed: 'w'",)
 
 
@@ -296,7 +296,7 @@ def too_deep(file):
 def a_name_that_is_not_text(file):
     h5py.Group(file.id).id.links  # noqa: B018
     file.id.links.create_soft(b"\xff\xfe", b"/nowhere")
-    file["w"] = np.ones(2)
+    file["kernel"] = np.ones(2)
 
 
 def test_groups_nested_deeply_are_refused(tmp_path):
@@ -431,3 +431,24 @@ def test_a_collection_of_texts_without_an_end_is_left(tmp_path):
     data[heap + 16 : heap + 32] = bytes(16)  # the first object is free space of no bytes
     path.write_bytes(data)
     assert [t.shape for t in open_checkpoint(path).tensors] == [(4, 3)]
+
+
+def test_names_that_differ_in_a_slash_only_stay_apart(tmp_path):
+    saved(tmp_path / "m.h5", **{"a.b": np.ones(2), "a/b": np.ones(3), "layers/w": np.ones(4)})
+    checkpoint = open_checkpoint(tmp_path / "m.h5")
+    assert sorted(t.name for t in checkpoint.tensors) == ["a.b", "a/b", "layers/w"]
+
+
+def test_a_file_that_is_not_of_keras_is_read_with_a_note(tmp_path):
+    (note,) = open_checkpoint(saved(tmp_path / "m.h5", spikes=np.ones((3, 4)))).notes
+    assert note == "not written by Keras, by its names: every array in it is read as a weight"
+
+
+def test_thousands_of_datasets_are_listed(tmp_path):
+    """Comparing each with all others would take minutes."""
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        for i in range(2000):
+            file[f"layer_{i}/kernel"] = np.float32(i)
+            file[f"optimizer/{i}"] = np.float32(i)
+    tensors = open_checkpoint(tmp_path / "m.h5").tensors
+    assert [t.name for t in tensors] == [f"layer_{i}.kernel" for i in range(2000)]

@@ -70,9 +70,9 @@ def read_hdf5(opened: Opener, size: int, where: str) -> Content:
     import h5py
 
     content = Content()
-    with _errors(where), opened() as texts, opened() as stream, _root(stream) as root:
+    with _errors(where), opened() as stream, _root(stream) as root:
         content.is_netcdf = h5py.h5a.exists(root, b"_NCProperties")
-        walk = _Walk(opened, size, texts, where)
+        walk = _Walk(opened, size, stream, where)
         _walk(root, h5py.h5o.get_info(root).addr, content, walk)
     return content
 
@@ -83,7 +83,7 @@ class _Walk:
 
     opened: Opener
     size: int
-    texts: BinaryIO
+    stream: BinaryIO  # that of h5py, too, which seeks before it reads
     where: str
     groups: set[int] = field(default_factory=set)  # addresses of those that were visited
     left: int = MAX_OBJECTS
@@ -118,7 +118,7 @@ def _walk(
     import h5py
 
     path = tuple(link.decode("utf-8", "backslashreplace") for link in links)
-    for name, text in texts_of(walk.texts, address).items():
+    for name, text in texts_of(walk.stream, address).items():
         content.texts[path, name] = text
     names = list(group)
     walk.left -= len(names)
@@ -151,7 +151,7 @@ def _tensor(dataset: Any, links: tuple[bytes, ...], address: int, walk: _Walk) -
         return unreadable(name, (), "unknown", "a virtual dataset: its values are in other files")
     if layout.get_external_count():
         return unreadable(name, (), "unknown", "its values are in another file")
-    shape, dtype = dataset.shape, _dtype(dataset, address, walk.texts)
+    shape, dtype = dataset.shape, _dtype(dataset, address, walk.stream)
     if shape is None or dtype not in ITEMSIZE:
         return unreadable(name, shape or (), dtype, f"dtype {dtype} is not supported")
     filters = {layout.get_filter(i)[0] for i in range(layout.get_nfilters())}
@@ -174,13 +174,13 @@ def _tensor(dataset: Any, links: tuple[bytes, ...], address: int, walk: _Walk) -
     )
 
 
-def _dtype(dataset: Any, address: int, texts: BinaryIO) -> str:
+def _dtype(dataset: Any, address: int, stream: BinaryIO) -> str:
     try:
         dtype = dataset.dtype
     except TypeError:
         return "unknown"
     is_void = dtype.kind == "V" and dtype.itemsize == 2 and not dtype.names
-    if is_void and texts_of(texts, address).get("dtype") == "bfloat16":  # as Keras writes it
+    if is_void and texts_of(stream, address).get("dtype") == "bfloat16":  # as Keras writes it
         return "bfloat16"
     return str(dtype.name)
 

@@ -1,6 +1,7 @@
 """Files of Keras (.keras, .weights.h5, .h5) -> tensors, without those of the optimizer."""
 
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from specdiag.wording import counted, some
 WEIGHTS = "model.weights.h5"  # in a .keras archive
 MAX_CONFIG = 16 * 2**20
 _CONFIG = "config.json"
+_OF_KERAS = re.compile(r"(^|/)(vars/\d+|kernel|bias|gamma|beta|\w*embeddings?)(:\d+)?$")
 _ASIDE = ("optimizer", "optimizer_weights", "_optimizer")
 
 
@@ -95,12 +97,14 @@ def _read(
         raise ValueError(f"{where}: a netCDF file, such as a Dataset of spectra, not a checkpoint")
     text = content.texts.get(((), "model_config"), "")
     model = _configuration(config or (text.encode() if isinstance(text, str) else b""), where)
-    kept = [t for t in content.datasets if t.name.partition("/")[0] not in _ASIDE]
-    aside = Counter(t.name.partition("/")[0] for t in content.datasets if t not in kept)
+    kept = [t for t in content.datasets if _top(t) not in _ASIDE]
+    aside = Counter(top for top in map(_top, content.datasets) if top in _ASIDE)
     notes = [
         f"{counted(n, 'tensor')} under {name!r} {'is' if n == 1 else 'are'} not part of the model"
         for name, n in aside.items()
     ]
+    if kept and not any(_OF_KERAS.search(tensor.name) for tensor in kept):
+        notes.append("not written by Keras, by its names: every array in it is read as a weight")
     if content.links:
         notes.append(f"links that are not followed: {some(content.links, 4)}")
     version = content.texts.get(((), "keras_version"))
@@ -108,6 +112,10 @@ def _read(
         {"keras_version": version} if version else {}
     )
     return named(kept, content, model), metadata, notes
+
+
+def _top(tensor: Tensor) -> str:
+    return tensor.name.partition("/")[0]
 
 
 def _configuration(data: bytes, where: str) -> dict[str, Any]:

@@ -44,20 +44,21 @@ def named(tensors: Sequence[Tensor], content: Content, config: Mapping[str, Any]
         path = tuple(tensor.name.split("/"))
         is_numbered = path[-2:-1] == ("vars",) and re.fullmatch(r"\d{1,4}", path[-1])
         owners.setdefault(path[:-1] if is_numbered else path, []).append(tensor)
-    names: dict[str, tuple[str, ...]] = {}
+    names: dict[str, str] = {}
     for owner, members in owners.items():
         if owner[-1] == "vars" and members[0].name != "vars":
             members.sort(key=lambda tensor: _natural(tensor.name))
             labels, leaves = layers.labels(owner[:-1]), _leaves(members, layers.kinds(owner[:-1]))
-            names |= {t.name: (*labels, *leaf) for t, leaf in zip(members, leaves, strict=True)}
+            paths = ((*labels, *leaf) for leaf in leaves)
+            names |= {t.name: ".".join(p) for t, p in zip(members, paths, strict=True)}
         else:
-            names[members[0].name] = _former(owner)
-    if len({*names.values()}) != len(names):  # two layers of one name
-        names = {name: tuple(name.split("/")) for name in names}
+            names[members[0].name] = ".".join(_former(owner))
+    for separator in (".", "/"):
+        if len({*names.values()}) == len(names):
+            break
+        names = {name: name.replace("/", separator) for name in names}  # two layers of one name
     ordered = sorted(tensors, key=lambda t: (layers.rank(t.name), _natural(t.name)))
-    return [
-        replace(t, name=".".join(names[t.name]), role=_role(names[t.name][-1], t)) for t in ordered
-    ]
+    return [replace(t, name=names[t.name], role=_role(names[t.name], t)) for t in ordered]
 
 
 class _Layers:
@@ -122,13 +123,13 @@ def _leaves(members: Sequence[Tensor], kinds: Sequence[str]) -> list[tuple[str, 
     return [(names[i],) if fits else ("vars", str(i)) for i in range(len(members))]
 
 
-def _role(leaf: str, tensor: Tensor) -> str:
-    return _ROLES.get(leaf, "") if len(tensor.shape) == 2 else ""
+def _role(name: str, tensor: Tensor) -> str:
+    return _ROLES.get(name.rpartition(".")[2], "") if len(tensor.shape) == 2 else ""
 
 
 def _former(path: tuple[str, ...]) -> tuple[str, ...]:
     """Return the name of a dataset of Keras 2, whose layer is written twice."""
-    parts = [part for part in path if part not in _CONTAINERS]
+    parts = [*path[1:]] if path[0] == "model_weights" and len(path) > 1 else [*path]
     parts[-1] = re.sub(r":\d+$", "", parts[-1])
     return tuple(parts[1:] if parts[:1] == parts[1:2] else parts)
 
@@ -161,5 +162,5 @@ def _base(name: str) -> str:
 def _natural(name: str) -> list[tuple[int, str]]:
     """Return the sort key under which 2 is before 10."""
     return [
-        (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d{1,9})", name)
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d{1,9})", name)
     ]

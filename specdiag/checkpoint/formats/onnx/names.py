@@ -23,10 +23,9 @@ _LEAVES = {("MatMul", 0): "weight", ("MatMul", 1): "weight"}
 _LEAVES |= {(op, 1): "weight" for op in _MULTIPLY} | {(op, 2): "bias" for op in _MULTIPLY}
 # For each gate of torch, its place among those of ONNX: input, output, forget, cell for an LSTM;
 # update, reset, hidden for a GRU.
-_GATES = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}
-_GATES["DynamicQuantizeLSTM"] = _GATES[
-    "LSTM"
-]  # of onnxruntime, with (inputs, gates) for (gates, inputs)
+_LSTM = (0, 2, 3, 1)
+_SWAPPED = "DynamicQuantizeLSTM"  # of onnxruntime: (inputs, gates), not (gates, inputs)
+_GATES = {"LSTM": _LSTM, _SWAPPED: _LSTM, "GRU": (1, 0, 2), "RNN": (0,)}
 _JOINED = {1: ("weight_ih",), 2: ("weight_hh",), 3: ("bias_ih", "bias_hh")}
 
 
@@ -96,7 +95,7 @@ def _transposed(tensor: Tensor, name: str) -> Tensor:
 def _joined(tensor: Tensor, op: str, position: int, owner: str, layer: str) -> Iterator[Tensor]:
     """Yield the weights of each direction of a recurrent layer, their gates in torch's order."""
     gates, leaves = _GATES[op], _JOINED[position]
-    swapped = op == "DynamicQuantizeLSTM" and len(tensor.shape) == 3
+    swapped = op == _SWAPPED and len(tensor.shape) == 3
     shape = (tensor.shape[0], *tensor.shape[:0:-1]) if swapped else tensor.shape
     n = len(gates) * len(leaves)
     if len(shape) != (2 if position == 3 else 3) or shape[0] not in (1, 2) or shape[1] % n:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from specdiag.checkpoint.formats.onnx.graph import Graph, Node
 from specdiag.checkpoint.tensor import Tensor
 
-MAX_STEPS = 10_000  # operators that one tensor is followed through
+MAX_USES = 1000  # operators that are looked at for one tensor
 # Operators that hand the values of their first input on, or those of all of them.
 _HAND_ON = {
     *("Identity", "Cast", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Expand"),
@@ -71,11 +71,11 @@ def _is_lookup(use: Use, graph: Graph) -> bool:
 
 def _ends(name: str, uses: Mapping[str, list[Use]]) -> list[Use]:
     """Return the operators that use a value, also behind those that hand it on."""
-    ends, pending, seen = list[Use](), [name], {name}
-    for _ in range(MAX_STEPS):
-        if not pending:
-            break
-        for use in uses.get(pending.pop(), ()):
+    ends, pending, seen, left = list[Use](), [name], {name}, MAX_USES
+    while pending and left > 0:
+        found = uses.get(pending.pop(), [])[:left]
+        left -= len(found) + 1
+        for use in found:
             node = use.node
             if node.op == _JOIN or (node.op in _HAND_ON and use.position == 0):
                 pending += [output for output in node.outputs if output not in seen]

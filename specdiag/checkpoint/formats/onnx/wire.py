@@ -12,6 +12,7 @@ from specdiag.files import read_bytes
 BLOCK = 2**16  # bytes that are read at once
 MAX_FIELDS = 2_000_000
 MAX_TEXT = 1_000_000
+MAX_TEXTS = 200_000_000  # bytes of all texts together
 _VARINT, _BYTES = 0, 2
 _FIXED = {1: 8, 5: 4}  # bytes by type
 
@@ -39,7 +40,7 @@ class Wire:
         self._stream, self.where = stream, where
         self._at, self._buffer = 0, b""  # bytes of the file from a position on
         self.whole = Span(0, size)
-        self._left = MAX_FIELDS
+        self._left, self._texts_left = MAX_FIELDS, MAX_TEXTS
 
     def fields(self, span: Span) -> Iterator[tuple[int, int | Span]]:
         """Yield number and value of each field of a message: a whole number, or a place.
@@ -71,8 +72,12 @@ class Wire:
 
     def text(self, value: int | Span) -> str:
         """Return a field that is text."""
+        data = self.data(value, MAX_TEXT)
+        self._texts_left -= len(data)
+        if self._texts_left < 0:
+            raise ValueError(f"{self.where}: more than {MAX_TEXTS:,} bytes of texts in the model")
         try:
-            return self.data(value, MAX_TEXT).decode()
+            return data.decode()
         except UnicodeDecodeError:
             raise ValueError(f"{self.where}: a text of the model is not UTF-8") from None
 
