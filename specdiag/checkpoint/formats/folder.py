@@ -132,14 +132,19 @@ def choose(names: Sequence[str], where: str) -> Found | None:
         candidates = [name for name in names if re.fullmatch(kind, name)]
         if not candidates:
             continue
+        others = [n for n in names if any(re.fullmatch(kind, n) for kind in _KINDS[:5])]
+        shards_of = tuple(n.removesuffix(".index.json")[-4:] for n in candidates if ".json" in n)
+        others = [n for n in others if n not in candidates and not n.endswith(shards_of or "/")]
+        listed = some([shown(name, quote=False) for name in others])
+        notes = [f"not read: {listed} in the same folder"] if others else []
         if all(_PROCESS.fullmatch(name) for name in candidates):
-            return Found("chunks", candidates, [])
+            return Found("chunks", candidates, notes)
         shards = [match for name in candidates if (match := _SHARD.fullmatch(name))]
         if shards and len(shards) == len(candidates):
-            return Found("shards", candidates, _all_shards(shards, where))
+            return Found("shards", candidates, [*_all_shards(shards, where), *notes])
         if len({re.sub(r"-\d{5}-of-\d{5}\.gguf$", "", name) for name in candidates}) == 1:
             candidates = candidates[:1]  # a shard of GGUF has the names of the others
-        return Found("file", candidates, [])
+        return Found("file", candidates, notes)
     return None
 
 

@@ -209,6 +209,20 @@ def test_files_of_torch_are_found_by_their_usual_extensions(name, tmp_path):
     assert list(read(tmp_path)) == ["w"]
 
 
+def test_other_files_of_networks_in_the_folder_are_named(tmp_path):
+    save(tmp_path / "model.safetensors")
+    for name in ("pytorch_model.bin", "policy.pt", "flax_model.msgpack", "optimizer.pt", "a.json"):
+        (tmp_path / name).write_bytes(b"x")
+    assert open_checkpoint(tmp_path).notes == (
+        "not read: flax_model.msgpack, policy.pt, pytorch_model.bin in the same folder",
+    )
+    index = {"weight_map": {"w": "model.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert open_checkpoint(tmp_path).notes == (
+        "not read: flax_model.msgpack, policy.pt, pytorch_model.bin in the same folder",
+    )
+
+
 def test_a_file_of_zero_is_named_as_one_of_several(tmp_path):
     file = tmp_path / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"
     torch.save({"optimizer_state_dict": {"fp32_flat_groups": [torch.ones(99)]}}, file)
