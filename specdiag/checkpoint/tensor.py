@@ -48,9 +48,9 @@ class Tensor:
     role : str
         What the class of its module says, if a file or module in memory tells it: ``'buffer'``,
         ``'operand'`` for a constant of an ONNX model that no layer multiplies with, or the kind of
-        module that owns it as its weight: ``'embedding'`` for a lookup table,
-        ``'linear'``, ``'convolution'``, ``'bilinear'``, ``'attention'`` or ``'recurrent'``. Empty
-        if unknown.
+        module that owns it as its weight: ``'embedding'`` for a lookup table, ``'linear'``,
+        ``'convolution'``, ``'bilinear'``, ``'norm'``, ``'attention'`` or ``'recurrent'``. Empty if
+        unknown.
     facts : dict
         The attributes of its module that are whole numbers, such as ``groups`` and ``num_heads``.
     rule : str

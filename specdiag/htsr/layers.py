@@ -245,7 +245,7 @@ class NoWeight(Exception):  # noqa: N818 - it is no error
 def _values(weight: Weight, read: Callable[[], np.ndarray]) -> np.ndarray:
     values = read()
     is_composed = len(weight.tensors) > 1 or (weight.rule and not weight.whole)
-    if not is_composed and (reason := no_weight(weight.name, values)):
+    if not is_composed and (reason := no_weight(weight.name, values, has_bias=weight.has_bias)):
         raise NoWeight(reason)
     return values
 

@@ -13,6 +13,7 @@ _KINDS = {
     "bilinear": ("in1_features", "in2_features", "out_features"),
     "convolution": ("in_channels", "out_channels", "kernel_size", "groups"),
     "linear": ("in_features", "out_features"),
+    "norm": ("normalized_shape", "eps"),
     "attention": ("embed_dim", "num_heads", "kdim", "vdim"),
     "recurrent": ("mode", "input_size", "hidden_size", "num_layers"),
 }

@@ -12,14 +12,16 @@ from specdiag.checkpoint.weights.weight import Weight
 
 # The parameter, or the module that owns its `weight`.
 _TABLE = re.compile(
-    r"(^|_)emb(ed(ding)?)?s?$|[a-z]Emb(ed(ding)?)?s?$"
-    r"|^(embed_tokens|embed_positions|embed_in|wte|wpe|shared|W_E|W_pos)$"
+    r"(^|_)emb(ed(ding)?)?s?(_(list|layers?|l))?$|[a-z]Emb(ed(ding)?)?s?$"
+    r"|(^|_)embedder(_\d+)?$|[a-z]Embedder(_\d+)?$"
+    r"|^embed_(\w+_)?(tokens|positions|in)(_per_layer)?$|^(wte|wpe|shared|W_E|W_pos)$"
 )
 # Positions that are added to attention, and the items and running sums of vector quantisation.
 _OTHERS = re.compile(
-    r"(^|_)table$|^rel(ative)?_pos(_[hw])?$|^relative_attention_bias$"
+    r"(^|_)table$|(^|_)pos(ition(al)?)?_enc(oding)?s?$|^rel(ative)?_pos(_[hw])?$|^relative_attention_bias$"
     r"|^_?codebooks?$|^codevectors$|(^|_)embed_avg$|^_?ema_w$"
 )
+_LISTS = ("s", "_list", "_l")  # names of lists of modules; a singular is a sequence of layers
 _LEARNED = re.compile(r"(^|_)(tokens?|latents|prompts?)$")  # parameters only
 _HEAD = re.compile(
     r"(^|_)head$|^(output|decoder|unembed(ding)?|embed_out|fc_out|proj_out|readout|(to_)?logits"
@@ -53,7 +55,14 @@ def with_tables(whole: Sequence[Weight], evidence: Evidence) -> list[Weight]:
         if _HEAD.search(_owner(w.name)) and (_owner(w.name) != "decoder" or _has_bias(w, evidence))
     ]
     tied = _tied(matrices, evidence)
-    return [replace(w, table=_table(w, evidence, heads) or tied.get(w.name, "")) for w in whole]
+    return [
+        replace(
+            w,
+            table=_table(w, evidence, heads) or tied.get(w.name, ""),
+            has_bias=_has_bias(w, evidence),
+        )
+        for w in whole
+    ]
 
 
 def _tied(matrices: Sequence[Weight], evidence: Evidence) -> dict[str, str]:
@@ -124,8 +133,12 @@ def _has_bias(weight: Weight, evidence: Evidence) -> bool:
 
 
 def _owner(name: str) -> str:
+    """Return the name of the parameter, or of the module or list of modules that owns it."""
     *owners, leaf = parts_of(name)
-    return owners[-1] if owners and leaf in ("weight", "kernel") else leaf
+    if not owners or leaf not in ("weight", "kernel"):
+        return leaf
+    is_list = len(owners) > 1 and owners[-1].isdigit() and owners[-2].endswith(_LISTS)
+    return owners[-2] if is_list else owners[-1]
 
 
 def _is_wide(shape: tuple[int, ...], evidence: Evidence) -> bool:

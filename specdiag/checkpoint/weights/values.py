@@ -13,7 +13,7 @@ N_FIRST = 1000  # values that show of most weights that they are no table
 FEW = 16  # distinct values
 
 
-def no_weight(name: str, values: np.ndarray) -> str:
+def no_weight(name: str, values: np.ndarray, *, has_bias: bool = False) -> str:
     """Return why an array of two or more axes is no weight, or an empty string.
 
     - 0 and one other value: a mask.
@@ -28,7 +28,7 @@ def no_weight(name: str, values: np.ndarray) -> str:
 
     Weights can have the values of the last group: layers may be kept at length 1, symmetric or
     binary, and begin as constants or identities. So the group counts only for arrays that are not
-    called `weight` or `kernel`.
+    called `weight` or `kernel` and have no bias beside them (`has_bias`).
     """
     if _is_mask(values):
         return "only zeros and one other value: a mask"
@@ -41,7 +41,7 @@ def no_weight(name: str, values: np.ndarray) -> str:
     if _is_triangular(values):
         return "zero on one side of its diagonal: a mask, or a factor of a weight"
     leaf = name.rpartition(".")[2]
-    return "" if "weight" in leaf or "kernel" in leaf else _special(values)
+    return "" if has_bias or "weight" in leaf or "kernel" in leaf else _special(values)
 
 
 def _special(W: np.ndarray) -> str:

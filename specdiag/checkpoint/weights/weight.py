@@ -35,6 +35,8 @@ class Weight(Tensor):
         The largest rank that it can have, if it is a product of smaller matrices.
     n_read : int
         How many elements `read` reads to return a piece of a weight; 0 if no more than its own.
+    has_bias : bool
+        Whether a vector of the length of its outputs lies beside it, under the name of its bias.
     table : str
         What tells that it is a lookup table, such as its class or name; empty if it is none.
     """
@@ -44,6 +46,7 @@ class Weight(Tensor):
     reason: str = ""
     rank: int | None = None
     n_read: int = 0
+    has_bias: bool = False
     table: str = ""
 
 

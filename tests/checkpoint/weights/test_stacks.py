@@ -14,8 +14,9 @@ from torch import nn
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.checkpoint.weights.find import weights
 from specdiag.htsr import esd
+from specdiag.htsr.layers import measure
 from specdiag.htsr.null import law
-from specdiag.htsr.selection import skip_reason
+from specdiag.htsr.selection import matrices, skip_reason
 from specdiag.htsr.tail.posterior import posterior_mean
 
 
@@ -405,6 +406,29 @@ def test_the_factors_of_a_norm_of_several_axes_are_no_matrix():
         == "factors of single values, as of a norm: a bias of the same shape is beside it"
     )
     assert second.reason == "called bias: it is added to values, or masks them"
+
+
+@pytest.mark.parametrize("layer", [nn.RMSNorm((60, 70)), nn.LayerNorm((60, 70), bias=False)])
+def test_a_norm_without_bias_is_known_by_its_class_or_name(layer, tmp_path):
+    torch.save(nn.Sequential(layer), tmp_path / "a.pt")
+    for source in (layer, tmp_path / "a.pt", nn.ModuleDict({"norm1": layer}).state_dict()):
+        (weight,) = found(source).values()
+        assert weight.reason == "factors of single values: a norm"
+
+
+def test_several_inputs_and_outputs_of_flax_are_one_matrix():
+    kernel, x = draw(4, 20, 3, 30), draw(9, 4, 20)
+    weight = found({"proj.kernel": kernel, "proj.bias": draw(3, 30)})["proj.kernel"]
+    expected = np.einsum("nab,abcd->ncd", x, kernel).reshape(9, 90)
+    np.testing.assert_allclose(x.reshape(9, 80) @ weight.read(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_of_length_1_with_a_bias_beside_are_measured():
+    W = draw(90, 64)
+    W /= np.linalg.norm(W, axis=1, keepdims=True)
+    for state, status in (({"W_dec": W}, "skipped"), ({"W_dec": W, "b_dec": draw(64)}, "fit")):
+        (layer,) = measure(matrices(open_checkpoint(state)))
+        assert layer.status == status
 
 
 NAMES = [

@@ -97,7 +97,20 @@ def test_a_tied_head_of_any_name_shows_a_table_with_a_row_for_each_item():
         ("query_tokens", (1, 32, 64)),
         ("pos_embed", (1, 8, 8, 64)),
         ("embed.W_E", (300, 64)),
+        ("embeds.0.weight", (300, 64)),
+        ("emb_l.3.weight", (300, 64)),
+        ("atom_embedding_list.0.weight", (119, 64)),
+        ("embed_tokens_per_layer.weight", (300, 64)),
+        ("embed_text_tokens.weight", (300, 64)),
+        ("position_embeds_layer.weight", (300, 64)),
+        ("char_embeddings.HashBucketCodepointEmbedder_0.weight", (300, 64)),
+        ("encoder.position_enc", (300, 64)),
     ],
 )
 def test_tables_of_known_names(name, shape):
     assert tables({name: np.zeros(shape), "fc.weight": np.zeros((64, 64))}) == {name: "name"}
+
+
+def test_a_linear_in_a_sequence_that_is_called_embedding_is_none():
+    net = nn.ModuleDict({"time_embed": nn.Sequential(nn.Linear(96, 64), nn.Linear(64, 64))})
+    assert tables(net.state_dict()) == {}

@@ -63,7 +63,8 @@ def _of_several_axes(subject: Subject, bias: tuple[int, ...]) -> list[Reading]:
         inputs: tuple[int, ...] = tuple(range(first, n - len(outputs)))
         rows = inputs if len(outputs) > 1 else inputs[:1]
         if len(outputs) > 1:
-            fits = outputs == shape[-len(outputs) :] and len(inputs) == 1
+            is_one = len(inputs) == 1 or subject.is_kernel  # flax DenseGeneral has several inputs
+            fits = outputs == shape[-len(outputs) :] and is_one
         elif len(inputs) > 1:
             fits = outputs[0] == shape[first]
         else:

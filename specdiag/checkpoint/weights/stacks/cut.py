@@ -44,6 +44,7 @@ _RULES: tuple[Callable[[Subject], list[Reading]], ...] = (
 )
 
 _ADDED = re.compile(r"(^|_)(?P<word>bias(es)?)(_[a-z])?$")
+_NORM = re.compile(r"(^|_)(layer|rms|group)?_?norm\d*$|^ln(_\w+|\d+)?$", re.IGNORECASE)
 _MASK = re.compile(r"(^|_)masks?$")
 _ELEMENTWISE = re.compile(r"A_log|A_real|A_imag|log_A_(real|imag)|inv_A_real")  # Mamba, S4
 
@@ -108,11 +109,14 @@ def _vectors(subject: Subject) -> str:
 
 def _no_matrix(subject: Subject) -> str:
     """Return why values of two or more axes are no matrix, or an empty string."""
+    owner = subject.parts[-2] if len(subject.parts) > 1 else ""
     long = [size for size in subject.shape if size > 1]
     if len(subject.shape) > 2 and len(long) < 2:
         return "a vector: one side is longer than 1"
     if len(long) > 1 and subject.bias == tuple(long):
         return "factors of single values, as of a norm: a bias of the same shape is beside it"
+    if subject.role == "norm" or (subject.leaf in ("weight", "scale") and _NORM.search(owner)):
+        return "factors of single values: a norm"
     if word := _ADDED.search(subject.leaf):
         return f"called {word['word']}: it is added to values, or masks them"
     if _ELEMENTWISE.fullmatch(subject.leaf):
