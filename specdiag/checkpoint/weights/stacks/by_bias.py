@@ -6,6 +6,7 @@ heads (flax DenseGeneral, Keras EinsumDense), and (n, out) for n stacked layers 
 
 from specdiag.checkpoint.weights.stacks.by_name import BILINEAR, heads_in_or_kernel, is_convolution
 from specdiag.checkpoint.weights.stacks.reading import (
+    FEW,
     Reading,
     are_taps,
     depthwise,
@@ -13,8 +14,6 @@ from specdiag.checkpoint.weights.stacks.reading import (
     kernel,
 )
 from specdiag.checkpoint.weights.stacks.subject import Subject
-
-SHORT = 9  # taps; a matrix has no side as short
 
 
 def by_bias(subject: Subject) -> list[Reading]:
@@ -32,12 +31,12 @@ def _of_outputs(subject: Subject, out: int) -> list[Reading]:
     why = f"a bias of {out:,}"
     if subject.is_kernel and shape[-1] == out:
         readings = heads_in_or_kernel(subject, why)
-        if shape[0] == out and min(shape[2:]) <= SHORT < shape[1]:
+        if shape[0] == out and min(shape[2:]) <= FEW < shape[1]:
             readings.append(kernel(n, why))
         return readings
     if subject.is_kernel and shape[-1] * shape[-2] == out:
         return [depthwise(n, why)]
-    long = n == 3 and shape[2] > SHORT
+    long = n == 3 and shape[2] > FEW
     if shape[0] == out and (n == 3 or are_taps(shape[2:]) or shape[-1] != out):
         # torch's Bilinear is (out, in, in).
         if long and shape[1] == shape[2] and not is_convolution(subject):

@@ -1,6 +1,7 @@
 """Sides of a tensor -> how its axes can be read, where nothing else tells."""
 
 from specdiag.checkpoint.weights.stacks.reading import (
+    FEW,
     MAX_TAPS,
     Reading,
     are_taps,
@@ -12,8 +13,6 @@ from specdiag.checkpoint.weights.stacks.reading import (
     stacked,
 )
 from specdiag.checkpoint.weights.stacks.subject import Subject
-
-FEW = 9  # taps; no matrix of a network has a side as short
 
 
 def by_sides(subject: Subject) -> list[Reading]:

@@ -27,8 +27,8 @@ from specdiag.checkpoint.weights.stacks.by_name import (
     by_norm,
     experts_in_rows,
 )
-from specdiag.checkpoint.weights.stacks.by_sides import FEW, by_sides
-from specdiag.checkpoint.weights.stacks.reading import AMBIGUOUS, MAX_SLICES, MAX_TAPS, Reading
+from specdiag.checkpoint.weights.stacks.by_sides import by_sides
+from specdiag.checkpoint.weights.stacks.reading import AMBIGUOUS, FEW, MAX_SLICES, MAX_TAPS, Reading
 from specdiag.checkpoint.weights.stacks.subject import Subject
 from specdiag.checkpoint.weights.weight import Weight
 

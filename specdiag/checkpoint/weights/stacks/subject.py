@@ -40,11 +40,6 @@ class Subject:
         """The last part of the name."""
         return self.parts[-1]
 
-    @cached_property
-    def owners(self) -> str:
-        """The names of the modules that it lies in, in lower case, joined by dots."""
-        return ".".join(self.parts[:-1]).lower()
-
     @property
     def is_kernel(self) -> bool:
         """Whether the leaf is that of TensorFlow, Keras and flax, whose kernels are input first."""
