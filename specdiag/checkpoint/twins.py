@@ -7,6 +7,7 @@ that is named as an average is a twin.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
 from specdiag.checkpoint.names import strip_wrappers
@@ -108,20 +109,24 @@ def _networks(
     """
     found: list[tuple[Path, Signature]] = []
     pending: list[tuple[Path, Any]] = [((), root)]
-    seen = 0
+    signatures: dict[int, Signature | None] = {}  # by the ids of nodes, which the root keeps alive
+    opened: set[int] = set()
     while pending:
         path, node = pending.pop()
-        seen += 1
-        if seen > MAX_CONTAINERS or len(found) > MAX_NETWORKS:
+        if len(opened) + len(pending) > MAX_CONTAINERS or len(found) > MAX_NETWORKS:
             return
-        if is_optimizer(node):
+        if id(node) in opened or is_optimizer(node):
             continue
         if _is_network(node):
-            sign = _signature(walk(node))
+            if id(node) not in signatures:
+                signatures[id(node)] = _signature(walk(node))
+            sign = signatures[id(node)]
             found += [(path, sign)] if sign else []
         elif len(path) < MAX_LEVELS and (is_table(node) or type(node) in (list, tuple)):
-            parts = [(key, part) for key, part in children(node) or () if _may_hold(part)]
-            pending += [((*path, key), part) for key, part in reversed(parts)]
+            opened.add(id(node))
+            parts = islice(children(node) or (), MAX_CONTAINERS)
+            inner = [((*path, key), part) for key, part in parts if _may_hold(part)]
+            pending += reversed(inner)
     yield from found
 
 
