@@ -9,10 +9,7 @@ from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.checkpoint.tensor import read_values
 from specdiag.checkpoint.weights.find import open_weights, weights
 from specdiag.dataset.spectra import measure_checkpoint
-from support.golden import CASES, FOLDER, assert_equal_rows, read_table, row
-
-# Cases that are not read as their network computes, and what falls short.
-SHORT = {}
+from support.golden import CASES, assert_equal_rows, read_table, row
 
 
 @pytest.fixture(scope="session")
@@ -51,11 +48,8 @@ def test_every_tensor_of_a_file_is_in_exactly_one_weight(name, made):
             assert sum(prod(part.shape) for part in parts) == sizes[names[0]]
 
 
-@pytest.mark.xfail(reason="stacks and further formats are not read yet", strict=False)
-def test_the_measured_matrices_are_those_that_the_network_multiplies_with(name, made, request):
+def test_the_measured_matrices_are_those_that_the_network_multiplies_with(name, made):
     """Compare the sums of squares: of whole matrices, and of the pieces of each."""
-    if name in SHORT:
-        request.applymarker(pytest.mark.xfail(reason=SHORT[name], strict=True))
     case = made(name)
     if case.right is None:
         pytest.skip("what counts is not known")
@@ -86,6 +80,5 @@ def counts(matrix):
     return len(matrix.shape) > 2 or min(matrix.shape) >= 8
 
 
-@pytest.mark.skipif(not (FOLDER / "made.csv").exists(), reason="no table is stored")
 def test_a_made_network_has_the_stored_row(name, made):
     assert_equal_rows(row(name, made(name).path), read_table("made")[name])

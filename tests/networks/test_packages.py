@@ -4,7 +4,7 @@ import pytest
 
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.checkpoint.weights.find import weights
-from support.golden import FOLDER, NETWORKS, assert_equal_rows, network_path, read_table, row
+from support.golden import NETWORKS, assert_equal_rows, network_path, read_table, row
 
 pytestmark = pytest.mark.networks
 
@@ -18,7 +18,6 @@ def network(request):
     return package, path
 
 
-@pytest.mark.skipif(not (FOLDER / "packages.csv").exists(), reason="no table is stored")
 def test_a_trained_network_has_the_stored_row(network):
     package, path = network
     assert_equal_rows(row(package, path), read_table("packages")[package])

@@ -26,20 +26,8 @@ from support.paths import ROOT
 FOLDER = ROOT / "tests" / "networks"
 PAGE = DOCS / "networks.md"
 COLUMNS = ("network", "weights", "composed", "pieces", "measured", "skipped", "mean_alpha")
-MODULES = (
-    "adapters",
-    "composed",
-    "formats",
-    "fused",
-    "libraries",
-    "modules",
-    "quantised",
-    "stacks",
-    "tables",
-    "wrapped",
-)
-for module in MODULES:
-    import_module(f"support.cases.{module}")
+for module in (ROOT / "tests" / "support" / "cases").glob("*.py"):  # each adds its cases
+    import_module(f"support.cases.{module.stem}")
 
 # Trained networks: package of PyPI, its version, module that holds the file, file in its folder.
 NETWORKS = {

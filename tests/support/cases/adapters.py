@@ -106,17 +106,11 @@ def dora(folder):
 
 @case("torch", "transformers", "peft")
 def adalora(folder):
-    """The singular values are a tensor of their own, `lora_E`: the update is B E A.
-
-    The file does not tell the number of ranks that are in use, by which peft divides it.
-    """
+    """The singular values are a tensor of their own, `lora_E`: the update is B E A."""
     from peft import AdaLoraConfig
 
     config = AdaLoraConfig(init_r=12, target_r=8, total_step=10, target_modules=["q_proj"])
-    model, _ = _adapter(folder, config)
-    layer = model.base_model.model.model.layers[0].self_attn.q_proj
-    down, middle, up = (getattr(layer, f"lora_{part}")["default"] for part in "AEB")
-    return Made(folder, arrays([up @ (down * middle)]))
+    return _peft_case(folder, config)
 
 
 @case("torch", "transformers", "peft")
