@@ -20,7 +20,6 @@ def _adapter(folder, config, base=None):
 
     base = base or _llama()
     before = {name: value.clone() for name, value in base.state_dict().items()}
-    torch.manual_seed(0)
     model = get_peft_model(base, config)
     with torch.no_grad():
         for i, (_, p) in enumerate(sorted(model.named_parameters())):

@@ -43,6 +43,10 @@ class Case:
         """Write the files of the case into a new folder named after it."""
         own = folder / self.name
         own.mkdir(parents=True, exist_ok=True)
+        if "torch" in self.needs:
+            import torch
+
+            torch.manual_seed(0)
         with warnings.catch_warnings():  # of the libraries, about their older functions
             warnings.simplefilter("ignore")
             return self.function(own)

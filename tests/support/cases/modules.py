@@ -13,7 +13,6 @@ def memory_normalised(folder):
     from torch.nn.utils import parametrizations, parametrize
 
     net = fill(nn.ModuleDict({f"l{i}": nn.Linear(96, 80) for i in range(5)}))
-    torch.manual_seed(0)
     torch.nn.utils.weight_norm(net["l0"])
     torch.nn.utils.spectral_norm(net["l1"])
     parametrizations.weight_norm(net["l2"])
