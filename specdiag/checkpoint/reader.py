@@ -128,7 +128,7 @@ def open_checkpoint(source: Source, which: str | None = None) -> Checkpoint:
         ]
         computed = tuple(
             replace(weight, role=roles[weight.name].kind, facts=roles[weight.name].facts)
-            if weight.name in roles
+            if weight.name in roles and not weight.role
             else weight
             for weight in live_weights(states, names)
         )

@@ -75,7 +75,7 @@ def test_a_base_whose_factor_is_unknown_is_not_measured(rng):
     A, B = factors(rng)
     state = {"q.weight": np.eye(7, 5), "q.lora_A.default.weight": A, "q.lora_B.default.weight": B}
     both = found(state)
-    assert both["q.weight"].reason.endswith("put adapter_config.json beside it")
+    assert both["q.weight"].reason.startswith("its LoRA has a factor that is unknown: put an ")
     np.testing.assert_allclose(both["q.lora_update"].read(), B @ A, rtol=1e-5)
     assert both["q.lora_update"].rule == "LoRA update: B A, of unknown factor"
 

@@ -5,9 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 from specdiag.checkpoint.weights.adapters.lora import lora_updates
-from specdiag.checkpoint.weights.adapters.lycoris import lycoris_updates, not_computed
+from specdiag.checkpoint.weights.adapters.lycoris import lycoris_updates, not_computed, tokens
 from specdiag.checkpoint.weights.adapters.update import Update, alone, fitted, merged
 from specdiag.checkpoint.weights.weight import Tensors, Weight, plain
+
+LEAVES = ("weight", "in_proj_weight")  # of a layer, and of the attention of torch
 
 
 def updates(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, list[Update]]:
@@ -27,17 +29,19 @@ def adapted(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Weight]:
     Bases that are composed themselves are among the tensors by the names of their weights.
     """
     for stem, group in updates(tensors, config).items():
-        names = (f"{stem}.base_layer.weight", f"{stem}.weight")
-        bases = (tensors[name] for name in names if name in tensors)
-        base = next((w if isinstance(w, Weight) else plain(w) for w in bases), None)
-        if base and not fitted(group[0], base.shape):
-            base = None
-        if base and group[0].factor is not None and len(group) == 1 and len(base.shape) >= 2:
-            yield merged(group[0], base, f"{stem}.weight")
-            continue
-        if base:
-            yield replace(base, name=f"{stem}.weight", reason=unknown(group))
+        start = f"{stem}.".replace("base_layer.", "").removeprefix(".")
+        leaves = [f"{stem}.{inner}{leaf}" for leaf in LEAVES for inner in ("base_layer.", "")]
+        name = next((name for name in leaves if name in tensors), "")
+        base = tensors.get(name)
+        base = base if base is None or isinstance(base, Weight) else plain(base)
+        if base and fitted(group[0], base.shape) and len(base.shape) > 1:
+            name = start + name.rpartition(".")[2]
+            if not (why := unmerged(group)):
+                yield merged(group[0], base, name)
+                continue
+            yield replace(base, name=name, reason=why)
         yield from lone(group)
+    yield from (weight for _, weight in tokens(tensors))
     yield from not_computed(tensors, config)
 
 
@@ -49,10 +53,15 @@ def lone(group: list[Update]) -> Iterator[Weight]:
         yield alone(update, f"{name}.{update.label}" if len(group) > 1 else name)
 
 
-def unknown(group: list[Update]) -> str:
-    """Return why a base is not merged with its updates."""
+def unmerged(group: list[Update]) -> str:
+    """Return why a base is not merged with its updates, or an empty string."""
     if len(group) > 1:
         return f"it has {len(group)} LoRA adapters, and the file does not tell which"
-    if group[0].kind == "AdaLoRA":
+    if group[0].factor is None and group[0].kind == "AdaLoRA":
         return "its AdaLoRA has a factor that is unknown, because its ranks are not in the file"
-    return "its LoRA has a factor that is unknown: put adapter_config.json beside it"
+    if group[0].factor is None:
+        return (
+            "its LoRA has a factor that is unknown: put an adapter_config.json with lora_alpha "
+            "beside it (patterns other than names are not read)"
+        )
+    return group[0].apart

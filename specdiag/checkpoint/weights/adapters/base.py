@@ -16,12 +16,12 @@ from typing import Any
 from specdiag.checkpoint.reader import Checkpoint
 from specdiag.checkpoint.safetensors import parse_json
 from specdiag.checkpoint.tensor import shape_text
-from specdiag.checkpoint.weights.adapters.adapted import lone, unknown, updates
+from specdiag.checkpoint.weights.adapters.adapted import LEAVES, lone, unmerged, updates
 from specdiag.checkpoint.weights.adapters.lora import COMPONENT
-from specdiag.checkpoint.weights.adapters.lycoris import not_computed
+from specdiag.checkpoint.weights.adapters.lycoris import not_computed, tokens
 from specdiag.checkpoint.weights.adapters.update import Update, fitted, merged
 from specdiag.checkpoint.weights.evidence import json_beside
-from specdiag.checkpoint.weights.weight import Tensors, Weight, plain
+from specdiag.checkpoint.weights.weight import Tensors, Weight, not_measured, plain
 from specdiag.wording import counted, shown
 
 _STACK = "its LoRA updates a stack of matrices: not computed"
@@ -98,17 +98,26 @@ def with_base(
     found = updates(tensors, config)
     if other := next(not_computed(_without(tensors, found), config), None):
         raise ValueError(f"{adapter.name}: no base can be merged: {other.reason}")
+    if config.get("layer_replication"):
+        raise ValueError(f"{adapter.name}: no base can be merged: it repeats layers of the base")
     fits, prefixes = _fit(found, whole, adapter.name, base.name)
     new = {w.name: replace(w, reason=_STACK) for w in whole if _is_stack(w, config)}
     for stem, target in fits.items():
         update, weight = found[stem][0], target
         if own := tensors.pop(f"{stem}.base_layer.weight", None):  # of a table, which peft saves
             weight = plain(own, name=weight.name, tensors=(*weight.tensors, own.name))
-        if update.factor is None or len(found[stem]) > 1:
-            raise ValueError(f"{adapter.name}: {shown(stem)} is not merged: {unknown(found[stem])}")
+        if why := unmerged(found[stem]):
+            raise ValueError(f"{adapter.name}: {shown(stem)} is not merged: {why}")
         new[weight.name] = merged(update, weight, weight.name)
     others: list[Weight] = [w for stem in found.keys() - fits.keys() for w in lone(found[stem])]
     by_key = {_key(weight.name): weight for weight in whole}
+    for stem, rows in tokens(tensors):
+        old = next((by_key[k] for k in _moved(f"{stem}.weight", prefixes) if k in by_key), None)
+        if old:
+            new[old.name] = not_measured(old.name, [old, rows], rows.reason)
+        else:
+            others.append(rows)
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in rows.tensors}
     for name, tensor in _without(tensors, found).items():
         old = next((by_key[key] for key in _moved(name, prefixes) if key in by_key), None)
         if old and len(old.shape) == len(tensor.shape):
@@ -177,8 +186,8 @@ def _fit(
     if missing or not fits:
         stem = (missing or list(found))[0]
         raise ValueError(
-            f"{base}: not the base of {adapter}: {len(missing) or len(found):,} of {len(found):,} "
-            f"updated weights are not in it with their shape, such as {shown(stem)}, "
+            f"{base}: {len(missing) or len(found):,} of {len(found):,} weights that {adapter} "
+            f"updates are not in it with their shape, such as {shown(stem)}, "
             f"{shape_text(found[stem][0].shape)}"
         )
     return fits, prefixes
@@ -186,9 +195,14 @@ def _fit(
 
 def _by_module(whole: Iterable[Weight]) -> dict[str, Weight]:
     """Return the matrices by the keys of their modules, without keys that occur twice."""
-    keyed = [(_module_key(w.name.removesuffix(".weight")), w) for w in whole if len(w.shape) >= 2]
+    keyed = [(_module_key(_of_module(w.name)), w) for w in whole if len(w.shape) >= 2]
     count = Counter(key for key, _ in keyed)
     return {key: w for key, w in keyed if count[key] == 1}
+
+
+def _of_module(name: str) -> str:
+    owner, _, leaf = name.rpartition(".")
+    return owner if leaf in LEAVES else name
 
 
 def _moves(stems: Sequence[str], table: Mapping[str, Weight]) -> Iterator[tuple[str, str]]:

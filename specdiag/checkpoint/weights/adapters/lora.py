@@ -5,6 +5,9 @@ update is alpha / r, where r is the rank. Alpha comes from a tensor called `alph
 configuration; in files of diffusers and kohya it is r unless they say otherwise. Where it is
 unknown, an update is measured with the factor 1, which changes no exponent, and is not added to its
 base. AdaLoRA: B (A * E), where E has a number for each row of A. Zhang et al. (2023), ICLR.
+
+LyCORIS writes the update of a kernel also with a core for its positions, `lora_mid` (a Tucker
+decomposition). Peft writes BD-LoRA, of which one factor is block-diagonal, under the same names.
 """
 
 import math
@@ -12,13 +15,17 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from specdiag.checkpoint.tensor import Tensor
 from specdiag.checkpoint.weights.adapters.update import Array, Update, factor_of
 from specdiag.checkpoint.weights.weight import Tensors
 
-# The components of a diffusion pipeline, as diffusers and kohya write them.
+# The components of a diffusion pipeline, as diffusers, kohya, LyCORIS and ComfyUI write them. Their
+# loaders take alpha as the rank where a file has none (in ComfyUI, comfy/weight_adapter/lora.py).
 COMPONENT = re.compile(
-    r"(lora_(unet|te\d?|transformer)|unet|transformer|text_encoder(_\d)?)(?=[._])"
+    r"(lora_(prior_)?(unet|te\d?|transformer)|lycoris|unet|transformer|text_encoder(_\d)?"
+    r"|diffusion_model|text_encoders\.\w+)(?=[._])"
 )
 _CHANGE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _DOWN = {
@@ -34,6 +41,9 @@ _ADAPTER = re.compile(
 )
 
 
+_ALORA = "aLoRA updates it only for the tokens after its invocation"
+
+
 def lora_updates(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Update]:
     """Yield the updates; `config` is the content of the adapter_config.json, or empty."""
     for name, down in tensors.items():
@@ -42,7 +52,7 @@ def lora_updates(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Update
             continue
         stem, rest, start = match["stem"] or "", match["rest"], match.start("down")
         up = tensors.get(name[:start] + _DOWN[match["down"]] + rest)
-        if not up or not _fit(down, up):
+        if not up or not _fit(down, up) or config.get("use_bdlora"):
             continue
 
         def beside(*names: str, rest: str = rest, stem: str = stem) -> Tensor | None:
@@ -56,6 +66,26 @@ def lora_updates(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Update
         yield _update(stem, match["adapter"] or "", (down, up), beside, config, is_table)
 
 
+def lone_factors(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[tuple[Tensor, str]]:
+    """Yield the factors that belong to no update, and why."""
+    ups = {up: down for down, up in _DOWN.items()}
+    used = {part.name for update in lora_updates(tensors, config) for part in update.parts}
+    for name, tensor in tensors.items():
+        is_factor = _ADAPTER.fullmatch(name) or _ADAPTER.fullmatch(
+            re.sub("|".join(map(re.escape, ups)), lambda match: ups[match[0]], name)
+        )
+        if is_factor and name not in used and len(tensor.shape) > 1:
+            is_block = bool(config.get("use_bdlora"))
+            yield (
+                tensor,
+                (
+                    "LoRA with block-diagonal factors: not computed"
+                    if is_block
+                    else "a factor of LoRA without another that fits it"
+                ),
+            )
+
+
 def _fit(down: Tensor, up: Tensor) -> bool:
     """Return whether A is (r, in, *kernel) and B (out, r, 1, 1)."""
     return (
@@ -63,6 +93,13 @@ def _fit(down: Tensor, up: Tensor) -> bool:
         and down.shape[0] == up.shape[1] > 0
         and all(size == 1 for size in up.shape[2:])
     )
+
+
+def _has_core(pair: tuple[Tensor, Tensor], core: Tensor) -> bool:
+    """Return whether the core of two pointwise convolutions is (r, r, *kernel)."""
+    down, up = pair
+    is_pointwise = all(size == 1 for size in down.shape[2:])
+    return is_pointwise and len(core.shape) > 2 and core.shape[:2] == (up.shape[1], down.shape[0])
 
 
 def _update(
@@ -78,16 +115,14 @@ def _update(
     alpha, numbers, ranknum = beside("alpha"), beside("lora_E"), beside("ranknum")
     alpha = alpha if alpha and math.prod(alpha.shape) == 1 else None
     by_rank = ranknum if numbers and ranknum and math.prod(ranknum.shape) == 1 else None
+    core = beside("lora_mid")
     is_transposed = is_table or (bool(config.get("fan_in_fan_out")) and len(down.shape) == 2)
-    shape = (up.shape[0], *down.shape[1:])
+    shape = (up.shape[0], *(down.shape[1:2] + core.shape[2:] if core else down.shape[1:]))
     factor, formula = _factor(stem, config, rank), "B (A E)" if numbers else "B A"
     if alpha:
         factor, formula = 1.0, f"{formula} alpha / {rank}"
     elif numbers:
-        factor = factor_of(config, "lora_alpha", stem, 1)
-        if factor and not by_rank:  # of each module, peft then takes the rank of the start
-            start = None if config.get("rank_pattern") else config.get("init_r")
-            factor = factor / (start + 1e-5) if type(start) is int and start > 0 else None
+        factor = _adaptive_factor(stem, config, is_divided=bool(by_rank))
         formula = f"{formula} / ranknum" if by_rank else formula
 
     def product(down: Array, up: Array, *more: Array) -> Array:
@@ -95,36 +130,52 @@ def _update(
         number = float(next(rest).item()) / rank if alpha else 1.0
         down = down * next(rest).reshape(-1, *[1] * (down.ndim - 1)) if numbers else down
         number /= float(next(rest).item()) + 1e-5 if by_rank else 1.0
-        update = number * (up.reshape(len(up), -1) @ down.reshape(len(down), -1))
+        first, last = up.reshape(len(up), -1), down.reshape(len(down), -1)
+        if core:
+            return number * np.einsum("oa,ab...,bi->oi...", first, next(rest), last)
+        update = number * (first @ last)
         return update.T if is_transposed else update.reshape(shape)
 
     return Update(
         kind="AdaLoRA" if numbers else "LoRA",
         stem=stem,
         label=label,
-        parts=tuple(part for part in (down, up, alpha, numbers, by_rank) if part),
+        parts=tuple(part for part in (down, up, alpha, numbers, by_rank, core) if part),
         product=product,
-        formula=formula,
+        formula=f"{formula} with a core" if core else formula,
         factor=factor,
         shape=shape[::-1] if is_transposed else shape,
-        rank=rank,
+        rank=None if core else rank,
         magnitude=beside("lora_magnitude_vector", "dora_scale"),
         axis=int(is_transposed),
-        reason=_reason(rank, config),
+        reason=_reason(pair, core, config),
+        apart=_ALORA if config.get("alora_invocation_tokens") else "",
     )
+
+
+def _adaptive_factor(stem: str, config: Mapping[str, Any], *, is_divided: bool) -> float | None:
+    """Return the factor of AdaLoRA: alpha, divided by the rank unless the tensor `ranknum` is."""
+    factor = factor_of(config, "lora_alpha", stem, 1)
+    if factor is None or is_divided:
+        return factor
+    # Of each module, peft then takes the rank of the start.
+    start = None if config.get("rank_pattern") else config.get("init_r")
+    return factor / (start + 1e-5) if type(start) is int and start > 0 else None
 
 
 def _factor(stem: str, config: Mapping[str, Any], rank: int) -> float | None:
     component = COMPONENT.match(stem)
     if not component:
-        return factor_of(config, "lora_alpha", stem, rank)
+        factor = factor_of(config, "lora_alpha", stem, rank)
+        # In the attention of torch, peft adds this update twice, in `merge` and so in `forward`.
+        return factor * 2 if factor and stem.endswith(".base_layer.out_proj") else factor
     start = f"{component[0]}."
     own = {key.removeprefix(start): value for key, value in config.items() if key.startswith(start)}
     factor = factor_of(own or config, "lora_alpha", stem, rank)
     return 1.0 if factor is None and "lora_alpha" not in config else factor
 
 
-def _reason(rank: int, config: Mapping[str, Any]) -> str:
+def _reason(pair: tuple[Tensor, Tensor], core: Tensor | None, config: Mapping[str, Any]) -> str:
     """Return why an update is not computed, or an empty string.
 
     Some initialisations take the first singular vectors out of the base, and do not save what is
@@ -134,7 +185,9 @@ def _reason(rank: int, config: Mapping[str, Any]) -> str:
     kind = config.get("init_lora_weights")
     if isinstance(kind, str) and kind.lower().startswith(_CHANGE_BASE):
         return f"LoRA with the initialisation {kind[:20]}, which changes the base: not computed"
-    r = config.get("r")
+    rank, r = pair[0].shape[0], config.get("r")
+    if core and not _has_core(pair, core):
+        return "LoRA with a core that does not fit its factors: not computed"
     if config.get("target_parameters") and type(r) is int and 0 < r < rank and rank % r == 0:
         return f"LoRA of a stack of {rank // r} matrices: not computed"
     return ""

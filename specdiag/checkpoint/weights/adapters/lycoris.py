@@ -1,18 +1,21 @@
-"""Names of LoHa and LoKr -> the updates of weights; names of other adapters -> a reason.
+"""Names of LoHa, LoKr and differences -> the updates of weights; names of others -> a reason.
 
 LoHa is the elementwise product (A1 B1) * (A2 B2), LoKr the Kronecker product of two matrices. Each
 factor may itself be a product, also with a core for the positions of a kernel. Yeh et al. (2024),
-ICLR; peft's `get_delta_weight` is the oracle.
+ICLR; peft's `get_delta_weight` is the oracle. A tensor `diff` of LyCORIS, kohya and ComfyUI is the
+whole difference to the base.
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from specdiag.checkpoint.tensor import Tensor
+from specdiag.checkpoint.weights.adapters.lora import COMPONENT, lone_factors
 from specdiag.checkpoint.weights.adapters.update import Array, Update, factor_of
 from specdiag.checkpoint.weights.weight import Tensors, Weight, not_measured
 
@@ -26,6 +29,9 @@ _PART = re.compile(
 _OTHER = re.compile(
     r"(.+\.)?(lora_mid|(hada|lokr|vera|randlora|hra|ia3|b?oft)_(?!proj|norm)\w+)(\.[^.]+)?(\.weight)?"
 )
+_TOKENS = re.compile(
+    r"(?P<stem>.+?)(\.token_adapter)?\.trainable_tokens_(delta|original)(\.[^.]+)?"
+)
 _COMPUTED = ("LORA", "ADALORA", "LOHA", "LOKR")
 
 
@@ -38,9 +44,22 @@ def lycoris_updates(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Upd
             groups.setdefault(key, {})[match["part"]] = tensor
     for (stem, kind, label), parts in groups.items():
         product = (_hadamard if kind == "hada" else _kronecker)(parts)
-        if product and f"{stem}.dora_scale" not in tensors:
-            alpha = tensors.get(f"{stem}.alpha")
-            yield _update((kind, stem, label), parts, alpha, product, config)
+        if product:
+            alpha, magnitude = (tensors.get(f"{stem}.{leaf}") for leaf in ("alpha", "dora_scale"))
+            update = _update((kind, stem, label), parts, alpha, product, config)
+            yield replace(update, magnitude=magnitude)
+    for name, tensor in tensors.items():
+        stem, _, leaf = name.rpartition(".")
+        if leaf == "diff" and len(tensor.shape) > 1 and COMPONENT.match(stem):
+            yield Update(
+                kind="Full",
+                stem=stem,
+                parts=(tensor,),
+                product=lambda values: values,
+                formula="D",
+                factor=1.0,
+                shape=tensor.shape,
+            )
 
 
 def _update(
@@ -130,8 +149,30 @@ def not_computed(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Weight
     kind = str(config.get("peft_type") or "LORA").upper()
     word = f"{kind.lower()}_"
     for name, tensor in tensors.items():
+        stem = name.removesuffix(".a1.weight")
+        factors = [tensors.get(f"{stem}.{leaf}.weight") for leaf in ("a1", "a2", "b1", "b2")]
         if kind not in _COMPUTED and (word in name.lower() or "prompt_embeddings" in name):
             yield not_measured(name, [tensor], f"an adapter of the kind {kind[:40]}: not computed")
+        elif stem != name and all(factors):
+            parts = [part for part in factors if part]
+            yield not_measured(
+                f"{stem}.glora_update", parts, "an adapter of the kind GLoRA: not computed"
+            )
         elif _OTHER.fullmatch(name):
             reason = "an adapter of another kind than LoRA, DoRA, LoHa and LoKr: not computed"
             yield not_measured(name, [tensor], reason)
+    for tensor, reason in lone_factors(tensors, config):
+        yield not_measured(tensor.name, [tensor], reason)
+
+
+def tokens(tensors: Tensors) -> Iterator[tuple[str, Weight]]:
+    """Yield the module of each table of which peft trains rows, and its tensors with a reason."""
+    groups: dict[str, list[Tensor]] = {}
+    for name, tensor in tensors.items():
+        if match := _TOKENS.fullmatch(name):
+            groups.setdefault(match["stem"], []).append(tensor)
+    for stem, parts in groups.items():
+        bases = (f"{stem}.base_layer.weight", f"{stem}.token_adapter.base_layer.weight")
+        parts += [tensors[name] for name in bases if name in tensors]
+        reason = "a table of which trainable tokens replace rows: not computed"
+        yield stem, not_measured(f"{stem}.weight", parts, reason)

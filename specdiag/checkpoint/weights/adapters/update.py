@@ -20,7 +20,7 @@ class Update:
     Attributes
     ----------
     kind : str
-        ``'LoRA'``, ``'LoHa'`` or ``'LoKr'``.
+        ``'LoRA'``, ``'AdaLoRA'``, ``'LoHa'``, ``'LoKr'`` or ``'Full'`` for a whole difference.
     stem : str
         Name of the module, without that of its weight.
     label : str
@@ -38,9 +38,12 @@ class Update:
     magnitude : Tensor or None
         The learned lengths of DoRA.
     axis : int
-        The axis of the weight that is as long as the magnitude.
+        The axis of the weight that is as long as the magnitude. LyCORIS has lengths of the rows,
+        or in its older versions of the columns, and the shape of its `dora_scale` tells which.
     reason : str
         Why the update is not computed.
+    apart : str
+        Why the update is not added to its base.
     """
 
     kind: str
@@ -55,6 +58,18 @@ class Update:
     magnitude: Tensor | None = None
     axis: int = 0
     reason: str = ""
+    apart: str = ""
+
+    def __post_init__(self) -> None:
+        """Take the axis of the magnitudes from their shape, or a reason if they do not fit."""
+        if not self.magnitude:
+            return
+        lengths = self.magnitude.shape
+        if self.magnitude.name.endswith("dora_scale") and len(lengths) == len(self.shape):
+            is_of_columns = lengths[0] == 1 < lengths[1]
+            object.__setattr__(self, "axis", int(is_of_columns))
+        if not self.reason and math.prod(lengths) != self.shape[self.axis]:
+            object.__setattr__(self, "reason", "DoRA whose lengths do not fit: not computed")
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:

@@ -11,29 +11,34 @@ import copy
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from specdiag.checkpoint.memory import memory_tensor
 from specdiag.checkpoint.tensor import Tensor, unreadable
+from specdiag.checkpoint.torchfile.roles import Role, kind_of, roles_in
 from specdiag.checkpoint.weights.computed.normalised import MASKED, SPECTRAL_NORM, WEIGHT_NORM
 from specdiag.checkpoint.weights.weight import Weight, plain
 
 _RULES = {"WeightNorm": WEIGHT_NORM, "SpectralNorm": SPECTRAL_NORM}
+_BASE_LAYER = re.compile(r"(?<![^.])base_layer\.")
 _SUFFIXES = r"(_(g|v|u|orig|mask))+"
 
 
 class _Computed(NamedTuple):
     """A weight of a module: its name, its rule, the function, and which tensors it is made of.
 
-    `is_part` tells it from the name of a tensor in the state dict of the module.
+    `is_part` tells it from the name of a tensor in the state dict of the module. `role` is that of
+    the layer that adapters are wrapped around.
     """
 
     name: str
     rule: str
     compute: Callable[[], Any]
     is_part: Callable[[str], object]
+    role: Role | None = None
 
 
 def live_weights(
@@ -67,6 +72,8 @@ def _of_module(module: Any, state: Mapping[str, Any], names: Mapping[int, str]) 
             if parts and len(parts) == len(keys):
                 # The name in the checkpoint may begin with the name of the module's entry.
                 name = parts[0].removesuffix(keys[0]) + start + found.name
+                if found.role is not None:
+                    name = _BASE_LAYER.sub("", name)
                 yield _weight(name, part, found, parts, tuple(state[keys[0]].shape))
 
 
@@ -89,6 +96,8 @@ def _weight(
 
     tensor = compute()
     about = {"identity": ("computed", id(module), found.name), "read": read, "read_rows": None}
+    if found.role is not None:
+        about |= {"role": found.role.kind, "facts": found.role.facts}
     return plain(tensor, tensors=tuple(parts), rule=found.rule, **about)
 
 
@@ -159,28 +168,93 @@ def _hooked(module: Any) -> Iterator[_Computed]:
 
 
 def _adapted(module: Any) -> Iterator[_Computed]:
-    """Yield the weight of a layer with adapters of peft: with the active ones merged into it."""
-    if not all(hasattr(module, name) for name in ("base_layer", "merge", "active_adapters")):
+    """Yield the weights of a layer with adapters of peft: with the active ones merged into them."""
+    if "base_layer" not in getattr(module, "_modules", {}) or not hasattr(
+        module, "active_adapters"
+    ):
         return
-    weight: Any = getattr(module.base_layer, "weight", None)
-    if weight is None or not weight.is_floating_point():
-        return
+    base = module.get_base_layer()
+    leaves = {"weight": base}
+    if hasattr(module, "parameter_name"):
+        leaves = {module.parameter_name: base}
+    elif hasattr(base, "in_proj_weight"):  # peft merges the output of an attention with its inputs
+        leaves = {"in_proj_weight": base, "out_proj.weight": base.out_proj.get_base_layer()}
+    kind = "without its adapters"
+    if active := _active(module):
+        kind = f"with its adapters of peft: {', '.join(active)}"
+    for path, owner in leaves.items():
+        start, _, leaf = path.rpartition(".")
+        of_base = rf"(parametrizations\.)?{re.escape(leaf)}([._].*)?"
+        if not hasattr(owner, leaf):  # a quantised layer: all but its bias
+            of_base = r"(?!bias$|base_layer\.).*"
+        parts = rf"(base_layer\.)+{of_base}|(?!base_layer\.).*"
+        yield _Computed(
+            path,
+            kind,
+            partial(_with_adapters, module, path),
+            re.compile(rf"base_layer\.{start}\.({parts})" if start else parts).fullmatch,
+            _role(owner, leaf),
+        )
 
-    def compute() -> Any:
-        twin = copy.deepcopy(module).eval()
-        if twin.disable_adapters and twin.merged:
-            twin.unmerge()
-        elif not twin.disable_adapters and not twin.merged:
-            twin.merge()
-        return twin.get_base_layer().weight
 
-    active = (
-        [] if module.disable_adapters else list(module.merged_adapters or module.active_adapters)
-    )
-    kind = f"with its adapters of peft: {', '.join(active)}" if active else "without its adapters"
-    yield _Computed(
-        "weight",
-        kind,
-        compute,
-        lambda key: key == "base_layer.weight" or not key.startswith("base_layer."),
-    )
+def _role(module: Any, leaf: str) -> Role:
+    known = {name: role for name, _, role in roles_in(vars(module))}
+    return known.get(leaf, Role(kind_of(vars(module))))
+
+
+def _active(module: Any) -> list[str]:
+    """Return the names of the adapters of a layer that its forward pass uses."""
+    return [] if module.disable_adapters else [*(module.merged_adapters or module.active_adapters)]
+
+
+def _with_adapters(module: Any, path: str) -> Any:
+    """Return a weight of a layer of peft, with its adapters, computed on a copy.
+
+    Peft merges into a parameter. A weight that is quantised, or computed by itself, stays as it is
+    in the forward pass of LoRA, which adds the product with the update.
+    """
+    base, leaf = _base(module, path)
+    stored = base._parameters.get(leaf)
+    is_parameter = stored is not None and stored.is_floating_point() and stored.element_size() > 1
+    twin = copy.deepcopy(module).eval() if is_parameter else _copy(module).eval()
+    if twin.merged and twin.disable_adapters:
+        twin.unmerge()
+    names = [] if twin.merged else _active(twin)
+    if not is_parameter:
+        return _added(twin, names, _of_quantised(*_base(twin, path)), is_whole="." not in path)
+    if names:
+        twin.merge()
+    return getattr(*_base(twin, path))
+
+
+def _base(module: Any, path: str) -> tuple[Any, str]:
+    """Return the layer below a layer of peft that has its weight, and the name of that."""
+    layer, (*owners, leaf) = module.get_base_layer(), path.split(".")
+    for owner in owners:
+        layer = getattr(layer, owner).get_base_layer()
+    return layer, leaf
+
+
+def _added(module: Any, names: list[str], weight: Any, *, is_whole: bool) -> Any:
+    """Return a weight with the updates of the named adapters of a layer of LoRA."""
+    for name in names:
+        variant = getattr(module, "lora_variant", {}).get(name)
+        if not hasattr(module, "lora_variant") or not is_whole or (variant and len(names) > 1):
+            raise NotImplementedError("these adapters on a weight that is no parameter")
+        if variant:
+            weight = variant.merge_safe(module, name, weight)
+        elif name in module.lora_A:
+            weight = weight + module.get_delta_weight(name).to(weight.dtype)
+    return weight
+
+
+def _of_quantised(layer: Any, leaf: str) -> Any:
+    """Return a weight of a layer that is quantised, or computed by itself."""
+    for found in (*_parametrised(layer), *_hooked(layer)):
+        if found.name == leaf:
+            return found.compute()
+    dequantise = sys.modules["peft"].utils.integrations.dequantize_module_weight
+    weight = dequantise(layer)
+    if not weight.is_floating_point() or weight.element_size() == 1:
+        raise NotImplementedError(f"its quantised base has the dtype {weight.dtype}")
+    return weight.float()
