@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from specdiag.checkpoint.tree import children, is_number, is_table, is_tensor
-from specdiag.checkpoint.twins import find_twins, names_under
+from specdiag.checkpoint.tree import SCALARS, children, is_number, is_table, is_tensor
+from specdiag.checkpoint.twins import STATE_DICTS, find_twins, names_under
 from specdiag.wording import shown, some
 
 MAX_VISITS = 200_000
@@ -20,7 +20,6 @@ MAX_LEVELS = 100
 MAX_NAME = 1000
 MAX_NAMES = 20_000_000  # characters of all names together
 
-_STATE_DICTS = ("state_dict", "model_state_dict")
 _EMA = re.compile(r"(model_)?ema(_(model|net|state|weights|params))?(_(state_)?dict)?")
 _WRAPPERS = re.compile(
     rf"model(_state|_weights)?|module|net(work)?|state|weights|param(eter)?s|{_EMA.pattern}"
@@ -32,7 +31,6 @@ _ASIDE = re.compile(
     r"(optim(izer)?s?|opt|(lr_)?sched(uler)?s?|(grad_)?scaler|amp)(_states?)?(_dicts?)?(_?\d+)?"
     rf"|lr|loops|callbacks|{_RNG}|{_EMA.pattern}"
 )
-_SCALARS = (str, int, float, bool, bytes, type(None))
 
 
 class NoNetworkError(ValueError):
@@ -204,7 +202,7 @@ def _choose(
     groups = {key for key in kept if not is_tensor(candidates[key])}
     if groups != kept - numbers:
         return None, aside
-    chosen = next((key for key in _STATE_DICTS if key in groups), None)
+    chosen = next((key for key in STATE_DICTS if key in groups), None)
     if chosen is None and len(groups) == 1:
         (only,) = groups
         is_whole = (is_list and not numbers) or only in alone or _WRAPPERS.fullmatch(only)
@@ -225,7 +223,7 @@ def _is_training(key: str, value: Any) -> bool:
 
 def _is_optimizer(value: Any) -> bool:
     """Return whether a node is the state of a torch optimizer; its entry can have any name."""
-    if is_tensor(value) or type(value) in _SCALARS or type(value) in (list, tuple):
+    if is_tensor(value) or type(value) in SCALARS or type(value) in (list, tuple):
         return False
     first = islice(children(value) or (), 8)
     return {"state", "param_groups"} <= {name for name, _ in first}
@@ -233,7 +231,7 @@ def _is_optimizer(value: Any) -> bool:
 
 def _parts(node: Any) -> Iterable[Any]:
     """Return the parts of a node that are tensors or could contain one."""
-    return (part for _, part in children(node) or () if type(part) not in _SCALARS)
+    return (part for _, part in children(node) or () if type(part) not in SCALARS)
 
 
 def _ids_with_tensors(root: Any) -> set[int]:

@@ -16,6 +16,7 @@ import numpy as np
 from specdiag.checkpoint.tensor import PLAIN_DTYPES, Tensor, check_bytes, checked_shape, unreadable
 from specdiag.wording import shown
 
+SCALARS = (str, int, float, bool, bytes, type(None))
 _TABLES = {"collections.OrderedDict", "collections.defaultdict", "collections.Counter"}
 LISTS = {"builtins.set", "builtins.frozenset", "__builtin__.set", "__builtin__.frozenset"}
 _MODULE_SLOTS = ("_parameters", "_buffers", "_modules")

@@ -25,7 +25,7 @@ _AVERAGE = re.compile(
     r"(^|_)(ema|swa|avg|averaged?|polyak|shadow|target|teacher|momentum|best|old|lagging|smoothed)"
     r"(_|$)|(^|_)(encoder|enc|net|network|backbone|model)_k$|^(key|k)_(encoder|enc|net)$"
 )
-_USUAL = ("state_dict", "model_state_dict")
+STATE_DICTS = ("state_dict", "model_state_dict")
 
 
 class Twins(NamedTuple):
@@ -66,7 +66,7 @@ def find_twins(
         key=lambda path: (
             not chosen or path[: len(chosen)] != chosen,
             any(map(is_average, path)),
-            not path or path[-1] not in _USUAL,
+            not path or path[-1] not in STATE_DICTS,
         ),
     )
     first: dict[Signature, Path] = {}

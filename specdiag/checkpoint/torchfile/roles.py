@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from specdiag.checkpoint.tensor import Tensor
-from specdiag.checkpoint.tree import children, is_tensor, module_state, table_items
+from specdiag.checkpoint.tree import SCALARS, children, is_tensor, module_state, table_items
 
 # The attributes of torch's classes, which classes that are derived from them have, too.
 _KINDS = {
@@ -19,7 +19,6 @@ _KINDS = {
 }
 _WEIGHTS = ("weight", "weight_v", "weight_orig")
 _OF_ALL = ("attention", "recurrent")  # kinds of all parameters, not only of `weight`
-_SCALARS = (str, int, float, bool, bytes, type(None))
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def module_roles(root: Any) -> dict[int, Role]:
                 if roles.get(id(value), Role()).kind != "embedding":
                     roles[id(value)] = role
         for _, part in children(node) or ():
-            if type(part) not in _SCALARS and id(part) not in seen and not is_tensor(part):
+            if type(part) not in SCALARS and id(part) not in seen and not is_tensor(part):
                 seen.add(id(part))
                 stack.append(part)
     return roles

@@ -15,7 +15,7 @@ from specdiag.checkpoint.weights.adapters.base import (
 from specdiag.checkpoint.weights.computed.normalised import normalised, with_masks
 from specdiag.checkpoint.weights.evidence import Evidence, gather
 from specdiag.checkpoint.weights.fused import blocks
-from specdiag.checkpoint.weights.quantised.rules import declared, quantised
+from specdiag.checkpoint.weights.quantised.rules import quantisation_config, quantised
 from specdiag.checkpoint.weights.split import Splits
 from specdiag.checkpoint.weights.stacks import cut as stacks
 from specdiag.checkpoint.weights.tables import with_tables
@@ -131,7 +131,7 @@ def _whole(checkpoint: Checkpoint) -> list[Weight]:
     position = {name: i for i, name in enumerate(left)}
     found: list[Weight] = []
     _take(left, found, iter(checkpoint.computed))
-    _take(left, found, quantised(dict(left), declared(checkpoint)))
+    _take(left, found, quantised(dict(left), quantisation_config(checkpoint)))
     for rule in _RULES:
         _take(left, found, rule(dict(left)))
     _adapt(left, found, checkpoint)

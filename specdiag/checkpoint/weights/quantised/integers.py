@@ -127,7 +127,7 @@ def pack_quantized(stored: Stored) -> Recipe:
     shape = tuple(int(size) for size in stored.small("shape").reshape(-1))
     check(len(shape) == len(packed.shape) >= 2 and shape[:-1] == packed.shape[:-1], "its shapes")
     n_out, n_in = shape[-2:]
-    bits = _bits(packed.shape[-1], n_in, stored.declared("num_bits"))
+    bits = _bits(packed.shape[-1], n_in, stored.setting("num_bits"))
     order, block = stored.parts.get("order"), block_of(shape, scales.shape)
     if block is None or not (order is None or order.shape == (n_in,)):
         raise ValueError("its scales do not fit")

@@ -32,8 +32,7 @@ class Format:
         How the dtype of the values starts; empty for any.
     beside : dict of str to str
         What else there may be, and the ends of its name after the stem, separated by a blank.
-    needs : str
-        A part that must be there for the names to be those of the format.
+        There must be `scales` for the names to be those of the format.
     leaf : str
         End of the name of the weight after the stem.
     recipe : callable or None
@@ -46,17 +45,12 @@ class Format:
     codes: re.Pattern[str]
     dtypes: tuple[str, ...] = ()
     beside: Mapping[str, str]
-    needs: str = "scales"
     leaf: str = ""
     recipe: Callable[[Stored], Recipe] | None = None
     inside: bool = False
 
 
-def _after(end: str) -> re.Pattern[str]:
-    """Return the pattern of a name that ends so; its stem is the module with its dot."""
-    return re.compile(rf"(?P<stem>(?:.*\.)?){re.escape(end)}")
-
-
+_MODULE = r"(?P<stem>(?:.*\.)?)"  # the start of a name, with its dot
 # Scales of inputs, which belong to the layer and not to its values.
 OF_INPUTS = (
     "input_scale",
@@ -79,11 +73,27 @@ _OF_HQQ = (
     "channel_wise optimize round_zero"
 )
 
+_SPARSE = "sparse, packed by compressed-tensors"
+_VPTQ = "centroids.weight res_centroids.weight outlier_centroids.weight"
+_OF_VPTQ = "weight_scale weight_bias outlier_indices perm invperm"
+# Formats that are not dequantised: the name for a reason, names and dtypes of the values, and the
+# ends of other names, of which one of the first must be there.
+_NAMED = (
+    ("packed by quanto", r"(?P<stem>.+\.)_data\._data", (), "_scale", "_shift"),
+    ("packed by AQLM", _MODULE + "codes", (), "codebooks", "scales"),
+    ("packed by VPTQ", _MODULE + "indices", (), _VPTQ, _OF_VPTQ),
+    ("packed by HIGGS", _MODULE + "weight", ("int16",), "tables tables2", "scales"),
+    ("packed by Marlin", _MODULE + "B", ("int32",), "s workspace", ""),
+    (_SPARSE, _MODULE + "compressed", (), "bitmask", "shape row_offsets"),
+    (_SPARSE, _MODULE + "weight_packed", ("int32",), "scale_packed", "meta"),
+    ("quantised by EETQ", _MODULE + "weight", ("int8",), "weight_scales", ""),
+)
+
 # The first format that fits the names and the dtype counts.
 FORMATS = (
     Format(
         kind="packed as GPTQ or AWQ",
-        codes=_after("qweight"),
+        codes=re.compile(_MODULE + "qweight"),
         beside={
             "scales": "scales",
             "zeros": "qzeros",
@@ -109,7 +119,7 @@ FORMATS = (
     ),
     Format(
         kind="quantised by bitsandbytes to int8",
-        codes=_after("weight"),
+        codes=re.compile(_MODULE + "weight"),
         dtypes=("int8",),
         beside={"scales": "SCB", "layout": "weight_format"},
         leaf="weight",
@@ -144,7 +154,7 @@ FORMATS = (
     ),
     Format(
         kind="packed by MLX",
-        codes=_after("weight"),
+        codes=re.compile(_MODULE + "weight"),
         dtypes=("uint32",),
         beside={"scales": "scales", "shifts": "biases qbiases"},
         leaf="weight",
@@ -152,7 +162,7 @@ FORMATS = (
     ),
     Format(
         kind="packed by HQQ",
-        codes=_after("W_q"),
+        codes=re.compile(_MODULE + "W_q"),
         beside={
             "scales": "scale",
             "zeros": "zero",
@@ -163,60 +173,18 @@ FORMATS = (
         leaf="weight",
         recipe=hqq,
     ),
-    Format(
-        kind="packed by quanto",
-        codes=re.compile(r"(?P<stem>.+\.)_data\._data"),
-        beside={"scales": "_scale", "zeros": "_shift"},
-    ),
-    Format(
-        kind="packed by AQLM",
-        codes=_after("codes"),
-        beside={"codebooks": "codebooks", "scales": "scales"},
-        needs="codebooks",
-    ),
-    Format(
-        kind="packed by VPTQ",
-        codes=_after("indices"),
-        beside={
-            "centroids": "centroids.weight res_centroids.weight outlier_centroids.weight",
-            "scales": "weight_scale weight_bias outlier_indices perm invperm",
-        },
-        needs="centroids",
-    ),
-    Format(
-        kind="packed by HIGGS",
-        codes=_after("weight"),
-        dtypes=("int16",),
-        beside={"tables": "tables tables2", "scales": "scales"},
-        needs="tables",
-    ),
-    Format(
-        kind="packed by Marlin",
-        codes=_after("B"),
-        dtypes=("int32",),
-        beside={"scales": "s workspace"},
-    ),
-    Format(
-        kind="sparse, packed by compressed-tensors",
-        codes=_after("compressed"),
-        beside={"bitmask": "bitmask", "shape": "shape row_offsets"},
-        needs="bitmask",
-    ),
-    Format(
-        kind="sparse, packed by compressed-tensors",
-        codes=_after("weight_packed"),
-        dtypes=("int32",),
-        beside={"scales": "scale_packed", "places": "meta"},
-    ),
-    Format(
-        kind="quantised by EETQ",
-        codes=_after("weight"),
-        dtypes=("int8",),
-        beside={"scales": "weight_scales"},
+    *(
+        Format(
+            kind=kind,
+            codes=re.compile(codes),
+            dtypes=dtypes,
+            beside={"scales": scales, "others": others},
+        )
+        for kind, codes, dtypes, scales, others in _NAMED
     ),
     Format(
         kind="quantised by quanto",
-        codes=_after("_data"),
+        codes=re.compile(_MODULE + "_data"),
         beside={"scales": "_scale", "zeros": "_shift"},
         recipe=scaled,
     ),

@@ -29,7 +29,7 @@ def quantised(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Weight]:
     ----------
     tensors : dict of str to Tensor
     config : dict
-        The configuration of the quantisation, or empty: see `declared`.
+        The configuration of the quantisation, or empty: see `quantisation_config`.
     """
     inside = _inside(tensors)
     taken: set[str] = set()
@@ -57,7 +57,7 @@ def _parts(tensors: Tensors, tensor: Tensor, form: Format) -> tuple[str, dict[st
         for name in (stem + end for end in ends.split()):
             if name in tensors:
                 parts[part if part not in parts else name] = tensors[name]
-    if form.needs not in parts:
+    if "scales" not in parts:
         return None
     owner = tensor.name.rpartition(".")[0]
     for end in OF_INPUTS if form.beside is SCALES else ():
@@ -132,7 +132,7 @@ def _row_reader(
     return read_rows
 
 
-def declared(checkpoint: Checkpoint) -> Mapping[str, Any]:
+def quantisation_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
     """Return the configuration of the quantisation beside a checkpoint, or an empty dict.
 
     It is the `quantization_config` of config.json, MLX's `quantization` there, or AutoGPTQ's

@@ -27,7 +27,6 @@ from specdiag.checkpoint.weights.quantised.codes import (
 )
 from specdiag.checkpoint.weights.quantised.stored import Arrays, Recipe, Stored, check
 
-DEQUANTISED = "FP8 values times scales"
 _REAL = ("float", "bfloat16")
 
 
@@ -162,7 +161,7 @@ def looked_up(
 
 def _declared_block(stored: Stored) -> tuple[int, int] | None:
     """Return the size of the blocks as the configuration has it, or None."""
-    block = stored.config.get("weight_block_size") or stored.declared("block_structure")
+    block = stored.config.get("weight_block_size") or stored.setting("block_structure")
     if not isinstance(block, list) or len(block) != 2:
         return None
     if not all(type(size) is int and 0 < size < 2**31 for size in block):

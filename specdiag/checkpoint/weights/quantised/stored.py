@@ -73,7 +73,7 @@ class Stored:
             raise ValueError(f"{part} cannot be read")
         return read_values(tensor)
 
-    def declared(self, setting: str) -> Any:
+    def setting(self, name: str) -> Any:
         """Return a setting of all weights in a configuration of compressed-tensors, or None.
 
         It is None, too, if groups of layers have different ones.
@@ -82,8 +82,8 @@ class Stored:
         found = []
         for group in groups.values() if isinstance(groups, dict) else ():
             weights = group.get("weights") if isinstance(group, dict) else None
-            if isinstance(weights, dict) and weights.get(setting) is not None:
-                found.append(weights[setting])
+            if isinstance(weights, dict) and weights.get(name) is not None:
+                found.append(weights[name])
         return found[0] if found and all(value == found[0] for value in found) else None
 
     def stacked(self, shape: tuple[int, ...]) -> tuple[str, ...]:
