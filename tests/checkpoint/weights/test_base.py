@@ -241,6 +241,37 @@ def test_the_base_of_a_table_that_the_adapter_holds_is_merged(tmp_path, rng):
     assert sorted(weight.tensors) == sorted(["table.weight", *state])
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"use_bdlora": {"nblocks": 2}}, "LoRA of the kind BD-LoRA: not computed"),
+        ({"use_qalora": True}, "LoRA of the kind QALoRA: not computed"),
+        ({"kasa_config": {}, "arrow_config": {"top_k": 1}}, "LoRA of the kind Arrow"),
+        ({"alora_invocation_tokens": [5]}, "aLoRA updates it only for the tokens after"),
+        ({"layer_replication": [[0, 1], [0, 1]]}, "it repeats layers of the base"),
+    ],
+)
+def test_a_variant_that_peft_does_not_merge_so_is_one_error(config, message, tmp_path):
+    lora(tmp_path / "a", PEFT, lora_alpha=4, **config)
+    save_file({"q.weight": matrix()}, tmp_path / "b.safetensors")
+    with pytest.raises(ValueError, match=message):
+        open_weights(tmp_path / "a", base=tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_rows_of_a_table_that_are_trained_are_no_weight(is_known, tmp_path):
+    state = lora(tmp_path / "a", PEFT)
+    rows = "base_model.model.table.token_adapter.trainable_tokens_delta"
+    save_file(state | {rows: matrix()}, tmp_path / "a/adapter_model.safetensors")
+    (tmp_path / "a/adapter_config.json").write_text('{"peft_type": "LORA", "lora_alpha": 8}')
+    base = {"q.weight": matrix()} | ({"table.weight": matrix(3)} if is_known else {})
+    save_file(base, tmp_path / "b.safetensors")
+    found = by_name(open_weights(tmp_path / "a", base=tmp_path / "b.safetensors"))
+    name = "table.weight" if is_known else "base_model.model.table.weight"
+    assert found[name].reason == "a table of which trainable tokens replace rows: not computed"
+    assert sorted(n for w in found.values() for n in w.tensors) == sorted([*state, rows, *base])
+
+
 @pytest.mark.parametrize("kind", ["pissa", "pissa_niter_4", "olora", "corda", "loftq"])
 def test_an_initialisation_that_changes_the_base_is_not_merged(kind, tmp_path):
     lora(tmp_path / "a", PEFT, lora_alpha=4, init_lora_weights=kind)

@@ -7,7 +7,8 @@ unknown, an update is measured with the factor 1, which changes no exponent, and
 base. AdaLoRA: B (A * E), where E has a number for each row of A. Zhang et al. (2023), ICLR.
 
 LyCORIS writes the update of a kernel also with a core for its positions, `lora_mid` (a Tucker
-decomposition). Peft writes BD-LoRA, of which one factor is block-diagonal, under the same names.
+decomposition). Peft writes some variants that are no product B A under the same names: BD-LoRA (one
+factor is block-diagonal), QALoRA (A acts on means of inputs), KaSA (the base is truncated).
 """
 
 import math
@@ -27,6 +28,12 @@ COMPONENT = re.compile(
     r"(lora_(prior_)?(unet|te\d?|transformer)|lycoris|unet|transformer|text_encoder(_\d)?"
     r"|diffusion_model|text_encoders\.\w+)(?=[._])"
 )
+_VARIANTS = {
+    "use_bdlora": "BD-LoRA",
+    "use_qalora": "QALoRA",
+    "kasa_config": "KaSA",
+    "arrow_config": "Arrow",
+}
 _CHANGE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _DOWN = {
     "lora_A": "lora_B",
@@ -52,7 +59,7 @@ def lora_updates(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Update
             continue
         stem, rest, start = match["stem"] or "", match["rest"], match.start("down")
         up = tensors.get(name[:start] + _DOWN[match["down"]] + rest)
-        if not up or not _fit(down, up) or config.get("use_bdlora"):
+        if not up or not _fit(down, up) or _variant(config):
             continue
 
         def beside(*names: str, rest: str = rest, stem: str = stem) -> Tensor | None:
@@ -75,15 +82,20 @@ def lone_factors(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[tuple[
             re.sub("|".join(map(re.escape, ups)), lambda match: ups[match[0]], name)
         )
         if is_factor and name not in used and len(tensor.shape) > 1:
-            is_block = bool(config.get("use_bdlora"))
+            word = _variant(config)
             yield (
                 tensor,
                 (
-                    "LoRA with block-diagonal factors: not computed"
-                    if is_block
+                    f"LoRA of the kind {word}: not computed"
+                    if word
                     else "a factor of LoRA without another that fits it"
                 ),
             )
+
+
+def _variant(config: Mapping[str, Any]) -> str:
+    """Return the kind of LoRA whose factors are no B A, or change the base; or an empty string."""
+    return next((word for key, word in _VARIANTS.items() if config.get(key)), "")
 
 
 def _fit(down: Tensor, up: Tensor) -> bool:
