@@ -1,11 +1,13 @@
 """Open regular files for reading, and write files as a whole or not at all."""
 
+import importlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PosixPath
-from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from specdiag.wording import shown
 
@@ -32,6 +34,11 @@ class File(NamedTuple):
     def name(self) -> str:
         """The file's name, safe to print."""
         return shown(self.path.name, quote=False)
+
+
+def is_plain_name(name: str) -> bool:
+    """Return whether a name is that of a file in the same folder on any system."""
+    return name not in ("", ".", "..") and not re.search(r"[/\\:\x00-\x1f]", name)
 
 
 def find_file(path: Path) -> File:
@@ -164,3 +171,13 @@ def sync(file: IO[bytes]) -> None:
     """Flush an open file to the disk."""
     file.flush()
     os.fsync(file.fileno())
+
+
+def library(name: str, where: str) -> Any:
+    """Return a package that reads a format, imported; raise ValueError if it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ValueError(
+            f"{where}: reading it needs the package {name}; pip install 'specdiag[formats]'"
+        ) from None

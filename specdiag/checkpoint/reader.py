@@ -42,7 +42,7 @@ from specdiag.checkpoint.torchfile.roles import Role
 from specdiag.checkpoint.tree import is_tensor
 from specdiag.checkpoint.weights.computed.live import live_weights
 from specdiag.checkpoint.weights.weight import Weight
-from specdiag.files import File, find_file, open_file, read_bytes
+from specdiag.files import File, find_file, is_plain_name, open_file, read_bytes
 from specdiag.notebook import record_html
 from specdiag.wording import counted, shown
 
@@ -167,7 +167,7 @@ def _open_path(path: Path, which: str | None) -> Checkpoint:
     if re.match(rb"\s*\{", head) and not looks_like_safetensors(head, file):
         return _open_index(file, which)
     try:
-        content = open_single(file, head, which)
+        content = open_single(file, which)
     except NoNetworkError as error:
         raise NoNetworkError("; ".join([str(error), *shard_notes(path)])) from error
     notes = [*placeholders(content), *shard_notes(path), *content.notes]
@@ -231,7 +231,7 @@ def _one_network(folder: Path, names: Sequence[str], where: str) -> tuple[str, l
 def _holds_matrix(path: Path) -> bool:
     """Return whether a file could be a network: it has a matrix, or cannot be opened."""
     try:
-        content = open_single(file := find_file(path), head_of(file))
+        content = open_single(find_file(path))
     except NoNetworkError:
         return False
     except ValueError:
@@ -246,7 +246,7 @@ def _open_parts(folder: Path, found: Found, which: str | None, where: str) -> Co
     files = [find_file(folder / name) for name in found.names]
     if found.kind == "chunks":
         return only(read_processes(files), which, where)
-    contents = [open_single(file, head_of(file)) for file in files]
+    contents = [open_single(file) for file in files]
     tensors = [tensor for content in contents for tensor in content.tensors]
     names = [tensor.name for tensor in tensors]
     if len(set(names)) < len(names):
@@ -301,15 +301,11 @@ def _read_index(file: File) -> tuple[dict[str, str], dict[str, Any]]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{file.name}: JSON without a weight_map is not an index of shards")
     for shard in weight_map.values():
-        if not isinstance(shard, str) or not _is_plain_name(shard):
+        if not isinstance(shard, str) or not is_plain_name(shard):
             name = shown(shard) if isinstance(shard, str) else "a shard's name"
             raise ValueError(f"{file.name}: {name} is not a plain file name")
     value = Converter().convert(index.get("metadata") or {})
     return weight_map, value if isinstance(value, dict) else {}
-
-
-def _is_plain_name(name: str) -> bool:
-    return name not in ("", ".", "..") and not re.search(r"[/\\:\x00-\x1f]", name)
 
 
 def _open_shard(index: File, shard: str) -> Content:
@@ -318,5 +314,4 @@ def _open_shard(index: File, shard: str) -> Content:
         raise FileNotFoundError(
             f"{index.name}: the shard {shown(shard)} is missing; download it too"
         )
-    file = find_file(path)
-    return open_single(file, head_of(file))
+    return open_single(find_file(path))

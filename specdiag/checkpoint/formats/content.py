@@ -71,14 +71,15 @@ def looks_like_safetensors(head: bytes, file: File) -> bool:
     return head[8:9] == b"{" and 8 + int.from_bytes(head[:8], "little") <= file.size
 
 
-def open_single(file: File, head: bytes, which: str | None = None) -> Content:
-    """Return the content of one file of tensors of any kind, whose first bytes are `head`.
+def open_single(file: File, which: str | None = None) -> Content:
+    """Return the content of one file of tensors of any kind.
 
     Raises
     ------
     ValueError
         If the file is not a checkpoint, is damaged, or has no network `which`.
     """
+    head = head_of(file)
     if not head:
         raise ValueError(f"{file.name}: the file is empty; copy or download it again")
     is_metadata = head[:1] == b"\x80" and b"torch.distributed.checkpoint.metadata" in head

@@ -1,11 +1,9 @@
-"""A file that is no checkpoint of torch, safetensors or NumPy -> its real name, in an error."""
+"""A file of a format that is not read -> its real name, in an error."""
 
-import importlib
 import re
 import zlib
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
 
 _EXPORT = "it is not read; export the model with safetensors or torch.save"
 _TAR = rb"(?s).{257}ustar"
@@ -47,7 +45,7 @@ _BY_NAME = (
 _ZIPS = (
     (r"[^/]+/\.data/extern_modules", "a package of torch.package"),
     (r"([^/]+/)?data/aotinductor/.*", "a compiled program of AOTInductor (.pt2)"),
-    (r"[^/]+/(archive_format|models/[^/]+\.json)", "a program of torch.export (.pt2)"),
+    (r"[^/]+/(archive_format|models/[^/]+\.json)", "a program of torch.export (.pt2) without a table of its weights"),
 )
 
 
@@ -89,13 +87,3 @@ def refuse_foreign_zip(names: Iterable[str], where: str) -> None:
                 f"{where}: {kind}, which is not read; save the state_dict of the model with "
                 "torch.save"
             )
-
-
-def library(name: str, where: str) -> Any:
-    """Return a package that reads a format, imported; raise ValueError if it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise ValueError(
-            f"{where}: reading it needs the package {name}; pip install 'specdiag[formats]'"
-        ) from None

@@ -13,9 +13,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from specdiag.checkpoint.formats.foreign import library
 from specdiag.checkpoint.tensor import ITEMSIZE, Tensor, checked_shape, numpy_dtype, unreadable
-from specdiag.files import File, find_file, open_file, read_array
+from specdiag.files import File, find_file, library, open_file, read_array
 from specdiag.wording import shown
 
 MAGIC = b"GGUF"

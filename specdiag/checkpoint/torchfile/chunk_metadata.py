@@ -14,7 +14,7 @@ from specdiag.checkpoint.tensor import ITEMSIZE, checked_shape
 from specdiag.checkpoint.torchfile.pickle_reader import interpret
 from specdiag.checkpoint.torchfile.tensors import dtype_name, plain_size
 from specdiag.checkpoint.tree import Global, Object, path_of
-from specdiag.files import File, find_file, open_file
+from specdiag.files import File, find_file, is_plain_name, open_file
 from specdiag.wording import shown
 
 METADATA = re.compile(r"(__\d+)?\.metadata")  # one of all processes, or one of each
@@ -108,11 +108,7 @@ class MetadataReader:
     def part(self, fields: Mapping[Any, Any], key: str) -> Part:
         """Return where the archive of a chunk lies."""
         name, start, length = (fields.get(f) for f in ("relative_path", "offset", "length"))
-        if (
-            type(name) is not str
-            or not re.fullmatch(r"[^/\\:\x00-\x1f]+", name)
-            or name in (".", "..")
-        ):
+        if type(name) is not str or not is_plain_name(name):
             raise self.damaged(f"the file of {shown(key)} is not a plain file name")
         if name not in self.files:
             path = self.folder / name

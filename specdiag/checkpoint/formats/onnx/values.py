@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from specdiag.checkpoint.formats.foreign import library
 from specdiag.checkpoint.formats.onnx.graph import Stored
 from specdiag.checkpoint.tensor import ITEMSIZE, check_bytes, numpy_dtype
-from specdiag.files import File, find_file, open_file, read_array, read_bytes
+from specdiag.files import File, find_file, library, open_file, read_array, read_bytes
 from specdiag.wording import shown
 
 BITS = {"uint4": 4, "int4": 4}  # packed into bytes, the first value in the low bits
