@@ -45,7 +45,10 @@ _BY_NAME = (
 _ZIPS = (
     (r"[^/]+/\.data/extern_modules", "a package of torch.package"),
     (r"([^/]+/)?data/aotinductor/.*", "a compiled program of AOTInductor (.pt2)"),
-    (r"[^/]+/(archive_format|models/[^/]+\.json)", "a program of torch.export (.pt2) without a table of its weights"),
+    (
+        r"[^/]+/(archive_format|models/[^/]+\.json)",
+        "a program of torch.export (.pt2) without a table of its weights",
+    ),
 )
 
 
