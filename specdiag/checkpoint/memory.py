@@ -62,7 +62,7 @@ def memory_roles(
         if not name.endswith(key) or not callable(getattr(module, "named_modules", None)):
             continue
         for prefix, part in module.named_modules():
-            start = name.removesuffix(key) + f"{prefix}." * bool(prefix)
+            start = name.removesuffix(key) + (f"{prefix}." if prefix else "")
             found = {leaf: role for leaf, _, role in roles_in(vars(part))}
             found.setdefault("weight", Role(kind_of(vars(part))))  # computed by a parametrization
             roles |= {start + leaf: role for leaf, role in found.items()}

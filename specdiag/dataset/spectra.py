@@ -97,7 +97,7 @@ def alpha(
         `specdiag.checkpoint.weights.find.open_weights`.
     split : mapping of str to str
         How to cut the weights whose names match a pattern, such as ``{"*.c_attn.weight": "q,k,v"}``
-        (see `specdiag.checkpoint.weights.split`).
+        (see docs/weights.md).
 
     Returns
     -------

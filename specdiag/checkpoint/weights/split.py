@@ -1,21 +1,8 @@
 """Declared splits, PATTERN=SPEC -> the pieces of the weights whose names the pattern matches.
 
-PATTERN is a shell pattern of names of weights. SPEC is one of
-
-- ``q,k,v``: blocks of equal size, along the outputs;
-- ``q:768,k:256,v:256``: blocks of these sizes;
-- ``12``: so many heads of equal size;
-- ``q,k,v/12``: blocks, and so many heads in each; ``q:768/12,k:256/4,v:256/4`` if they differ;
-- ``12x(q,k,v)``: groups of equal size with all blocks in each, such as heads one after another;
-- ``stack``: the matrices along the leading axes of a tensor of three or more axes;
-- ``kernel``: one convolution kernel, with the axes (outputs, inputs, positions);
-- ``axes:src``: a letter for each axis: s for stacked matrices, r for rows, c for columns, t for the
-  taps of a kernel. ``axes:rcc`` merges two axes into the columns of one matrix, as for heads;
-- ``whole``: one weight, which is not cut.
-
-The outputs are the rows of a matrix, as in torch.nn.Linear; and the columns of a `kernel` (Keras,
-Flax) and of GPT-2's Conv1D. ``@rows`` or ``@columns`` at the end names the axis instead:
-``12@columns`` for the heads of `o_proj`, which are its inputs.
+PATTERN is a shell pattern of names of weights. SPEC is one of those in docs/weights.md: blocks,
+such as ``q,k,v`` or ``q:768/12,k:256/4,v:256/4``; heads, such as ``12@columns``; or what the axes
+of a tensor are, such as ``stack`` or ``axes:src``.
 """
 
 import re
@@ -212,7 +199,7 @@ def _pieces(split: Split, weight: Weight, axis: int) -> Iterator[Weight]:
     sizes = [block.size or size // n_blocks for block in split.blocks]
     if sum(sizes) != size:
         blocks = f"{n_blocks} equal blocks" if not split.blocks[0].size else "the sum of the sizes"
-        where = f"{size:,} {kind} of {weight.name}" + " in a group" * (split.n_groups > 1)
+        where = f"{size:,} {kind} of {weight.name}{' in a group' if split.n_groups > 1 else ''}"
         raise split.error(f"{where} are not {blocks}")
     start = 0
     for block, width in zip(split.blocks, sizes, strict=True):

@@ -47,8 +47,9 @@ def recurrent(near: Neighbours) -> Layout | None:
             return None
         units = projection[1] if projection else hidden[1]
         return _gates(near, hidden[0], units, _TORCH, axis=0)
-    if near.owners[-3:-1] == ["cell", "vars"]:  # Keras 3 numbers the variables of a cell
-        hidden = near.parameter("1") if near.leaf in ("0", "1") else None
+    # Keras 3 numbers the variables of a cell.
+    if near.is_called("cell.vars.0") or near.is_called("cell.vars.1"):
+        hidden = near.parameter("1")
         return _gates(near, hidden[1], hidden[0], _KERAS, axis=1) if hidden else None
     if near.leaf in ("kernel", "recurrent_kernel"):
         hidden = near.parameter("recurrent_kernel")
@@ -74,7 +75,7 @@ def gated(near: Neighbours, evidence: Evidence) -> Layout | None:
             continue
         axis, half = found
         sizes = dict.fromkeys(labels, half)
-        if near.owners[-2:-1] in (["feed_forward_in"], ["feed_forward_out"]):
+        if any(near.is_called(f"feed_forward_{way}.{fused}") for way in ("in", "out")):
             sizes = dict.fromkeys(labels[::-1], half)  # Phi-4-multimodal: the gate is the second
         in_turn = fused == "mlp1_weight"
         if f"{near.name}_bias" in evidence.weights:  # the name does not tell the library

@@ -55,11 +55,6 @@ class Neighbours:
         self.leaf = leaf.removesuffix(":0")
         self._module, self._ending = (before, separator + leaf) if is_leaf else (name, "")
 
-    @property
-    def owners(self) -> list[str]:
-        """The names of the module and those that it is in, the nearest last."""
-        return self._module.split(self.separator)
-
     def is_called(self, module: str) -> bool:
         """Return whether the module has this name, which can have dots."""
         end = module.replace(".", self.separator)

@@ -1,9 +1,7 @@
 """Tensors of three and more axes -> kernels, the matrices of a stack, or ambiguous ones.
 
-What proves a reading, in this order: the class of the module; a name (experts, heads) with the
-shapes that go with it, or a router; the shape of the bias; the number and width of heads in a
-configuration; a norm of the outputs; the sides. Where two readings are left that have different
-eigenvalues, the tensor is ambiguous and is not measured.
+What proves a reading, in the order of `_RULES`, is described in docs/weights.md. Where two readings
+are left that have different eigenvalues, the tensor is ambiguous and is not measured.
 
 Libraries whose conventions are used: torch (convolutions (out, in, *taps), transposed ones
 (in, out, *taps), Bilinear (out, in, in)), flax and Keras (kernels (*taps, in, out), heads in the
