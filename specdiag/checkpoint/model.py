@@ -3,7 +3,7 @@
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -13,7 +13,7 @@ import numpy as np
 
 from specdiag.checkpoint.tree import SCALARS, children, is_number, is_table, is_tensor
 from specdiag.checkpoint.twins import STATE_DICTS, find_twins, names_under
-from specdiag.wording import shown, some
+from specdiag.wording import counted, shown, some
 
 MAX_VISITS = 200_000
 MAX_LEVELS = 100
@@ -129,6 +129,15 @@ def find_model(root: Any, where: str, which: str | None = None) -> Model:
         raise NoNetworkError(no_network(where, sorted(optimizers)))
     _choose_part(model, which, [*parts_seen, *twins.read], where)
     return model
+
+
+def not_of_the_model(counts: Mapping[str, int]) -> list[str]:
+    """Return notes on tensors beside a model, from their number in each entry."""
+    return [
+        f"{counted(count, 'tensor')} under {shown(part)} {'is' if count == 1 else 'are'} "
+        "not part of the model"
+        for part, count in counts.items()
+    ]
 
 
 def no_network(where: str, parts: Sequence[str] = ()) -> str:

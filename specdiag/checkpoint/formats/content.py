@@ -19,7 +19,13 @@ from specdiag.checkpoint.formats.keras.layers import WEIGHTS, read_h5, read_kera
 from specdiag.checkpoint.formats.onnx.model import START as ONNX
 from specdiag.checkpoint.formats.onnx.model import read_onnx
 from specdiag.checkpoint.metadata import Converter
-from specdiag.checkpoint.model import Model, NoNetworkError, find_model, no_network
+from specdiag.checkpoint.model import (
+    Model,
+    NoNetworkError,
+    find_model,
+    no_network,
+    not_of_the_model,
+)
 from specdiag.checkpoint.names import strip_wrappers
 from specdiag.checkpoint.safetensors import RECORD, read_header, restore
 from specdiag.checkpoint.tensor import Tensor
@@ -238,7 +244,7 @@ def network_alone(tensors: list[Tensor], where: str) -> tuple[list[Tensor], list
     strip = strip_wrappers([tensor.name for tensor in tensors])
     twins = flat_twins({strip(tensor.name): tensor.shape for tensor in tensors})
     left_out = {name for _, names in twins.values() for name in names}
-    notes = _not_of_the_model(Counter(moments.values()))
+    notes = not_of_the_model(Counter(moments.values()))
     notes += _twin_notes({twin: read for twin, (read, _) in twins.items()})
     return [t for t in tensors if strip(t.name) not in left_out], notes
 
@@ -256,14 +262,6 @@ def _moments(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _not_of_the_model(counts: Mapping[str, int]) -> list[str]:
-    return [
-        f"{counted(count, 'tensor')} under {shown(part)} {'is' if count == 1 else 'are'} "
-        "not part of the model"
-        for part, count in counts.items()
-    ]
-
-
 def _twin_notes(twins: Mapping[str, str]) -> list[str]:
     return [
         f"{shown(twin)} has the same names and shapes as {shown(read) if read else 'the others'}; "
@@ -275,7 +273,7 @@ def _twin_notes(twins: Mapping[str, str]) -> list[str]:
 
 def metadata_of(model: Model) -> tuple[dict[str, Any], list[str]]:
     """Return the entries beside the tensors as plain values, and notes on everything left out."""
-    notes = [*_not_of_the_model(model.aside), *_twin_notes(model.twins)]
+    notes = [*not_of_the_model(model.aside), *_twin_notes(model.twins)]
     metadata: dict[str, Any] = {}
     converter = Converter()
     holders: dict[str, list[str]] = {}  # names of entries, by the objects in them

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from specdiag.checkpoint.formats.gguf import SHARD as OF_GGUF
 from specdiag.checkpoint.torchfile.chunk_metadata import METADATA
 from specdiag.files import find_file, open_file
 from specdiag.wording import counted, shown, some
@@ -142,7 +143,7 @@ def choose(names: Sequence[str], where: str) -> Found | None:
         shards = [match for name in candidates if (match := _SHARD.fullmatch(name))]
         if shards and len(shards) == len(candidates):
             return Found("shards", candidates, [*_all_shards(shards, where), *notes])
-        if len({re.sub(r"-\d{5}-of-\d{5}\.gguf$", "", name) for name in candidates}) == 1:
+        if len({OF_GGUF.sub(r"\1", name) for name in candidates}) == 1:
             candidates = candidates[:1]  # a shard of GGUF has the names of the others
         return Found("file", candidates, notes)
     return None

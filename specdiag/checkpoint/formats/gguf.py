@@ -24,7 +24,7 @@ MAX_VALUES = 3_000_000  # texts in arrays: a vocabulary has up to 300,000
 MAX_TENSORS = 100_000  # and entries of the metadata
 MAX_NAME = 1000
 MAX_LEVELS = 4  # arrays of arrays
-MAX_SHARDS = 1000
+MAXSHARDS = 1000
 MAX_TEXT = 10_000  # bytes of a text that is kept as metadata
 FEW = 32  # values of an array that is kept as metadata
 
@@ -37,7 +37,7 @@ _PLAIN = {0: "float32", 1: "float16", 24: "int8", 25: "int16", 26: "int32", 27: 
 }
 _LOOKUP = re.compile(r"(per_layer_)?token_embd|token_types|position_embd")  # gguf's own names
 _EXPERTS = re.compile(r"_(ch)?exps\.weight$")
-_SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
+SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
 
 
 class _Info(NamedTuple):
@@ -61,8 +61,8 @@ def read_gguf(file: File) -> tuple[list[Tensor], dict[str, Any], list[str]]:
     """
     tensors, metadata = _read_one(file)
     count, notes = metadata.get("split.count", 1), []
-    match = _SHARD.fullmatch(file.path.name)
-    if type(count) is int and 1 < count <= MAX_SHARDS:
+    match = SHARD.fullmatch(file.path.name)
+    if type(count) is int and 1 < count <= MAXSHARDS:
         names = [f"{match[1]}-{i + 1:05}-of-{match[2]}.gguf" for i in range(count)] if match else []
         paths = [file.path.with_name(name) for name in names if name != file.path.name]
         missing = [path for path in paths if not path.is_file()]

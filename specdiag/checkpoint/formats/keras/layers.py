@@ -9,12 +9,13 @@ from typing import Any, BinaryIO
 
 from specdiag.checkpoint.formats.keras.hdf5 import Opener, read_hdf5
 from specdiag.checkpoint.formats.keras.names import named
+from specdiag.checkpoint.model import not_of_the_model
 from specdiag.checkpoint.safetensors import parse_json
 from specdiag.checkpoint.tensor import Tensor
 from specdiag.checkpoint.torchfile import archive
 from specdiag.checkpoint.torchfile.archive import Record
 from specdiag.files import File, open_file
-from specdiag.wording import counted, some
+from specdiag.wording import some
 
 WEIGHTS = "model.weights.h5"  # in a .keras archive
 MAX_CONFIG = 16 * 2**20
@@ -99,10 +100,7 @@ def _read(
     model = _configuration(config or (text.encode() if isinstance(text, str) else b""), where)
     kept = [t for t in content.datasets if _top(t) not in _ASIDE]
     aside = Counter(top for top in map(_top, content.datasets) if top in _ASIDE)
-    notes = [
-        f"{counted(n, 'tensor')} under {name!r} {'is' if n == 1 else 'are'} not part of the model"
-        for name, n in aside.items()
-    ]
+    notes = not_of_the_model(aside)
     if kept and not any(_OF_KERAS.search(tensor.name) for tensor in kept):
         notes.append("not written by Keras, by its names: every array in it is read as a weight")
     if content.links:

@@ -52,7 +52,7 @@ def named(tensors: Sequence[Tensor], content: Content, config: Mapping[str, Any]
             paths = ((*labels, *leaf) for leaf in leaves)
             names |= {t.name: ".".join(p) for t, p in zip(members, paths, strict=True)}
         else:
-            names[members[0].name] = ".".join(_former(owner))
+            names[members[0].name] = ".".join(_of_keras_2(owner))
     for separator in (".", "/"):
         if len({*names.values()}) == len(names):
             break
@@ -127,7 +127,7 @@ def _role(name: str, tensor: Tensor) -> str:
     return _ROLES.get(name.rpartition(".")[2], "") if len(tensor.shape) == 2 else ""
 
 
-def _former(path: tuple[str, ...]) -> tuple[str, ...]:
+def _of_keras_2(path: tuple[str, ...]) -> tuple[str, ...]:
     """Return the name of a dataset of Keras 2, whose layer is written twice."""
     parts = [*path[1:]] if path[0] == "model_weights" and len(path) > 1 else [*path]
     parts[-1] = re.sub(r":\d+$", "", parts[-1])

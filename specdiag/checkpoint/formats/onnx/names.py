@@ -45,7 +45,7 @@ def as_in_torch(tensors: Mapping[str, Tensor], graph: Graph) -> tuple[list[Tenso
     for key, tensor in tensors.items():
         first = uses[key][0] if key in uses else None
         known = replace(tensor, role=role_of(tensor, key, graph, uses))
-        parts = [*_former(known, first, taken)] if first else [known]
+        parts = [*_of_torch(known, first, taken)] if first else [known]
         parts = _free(parts, known, first, taken)
         taken |= {part.name for part in parts}
         renamed += parts[0].name != tensor.name
@@ -53,7 +53,7 @@ def as_in_torch(tensors: Mapping[str, Tensor], graph: Graph) -> tuple[list[Tenso
     return result, renamed
 
 
-def _former(tensor: Tensor, use: Use, others: Set[str]) -> Iterator[Tensor]:
+def _of_torch(tensor: Tensor, use: Use, others: Set[str]) -> Iterator[Tensor]:
     """Yield the tensor as it was in torch, or its parts."""
     node, position = use
     anonymous = _ANONYMOUS.fullmatch(tensor.name) is not None
