@@ -37,6 +37,9 @@ def saved(folder, state, **config):
         ({"lora_alpha": 6, "use_rslora": True}, 6 / 3**0.5),
         ({"lora_alpha": 6, "alpha_pattern": {"q_proj": 9}}, 3),
         ({"lora_alpha": 6, "alpha_pattern": {"k_proj": 9}}, 2),
+        ({"lora_alpha": 6, "alpha_pattern": {".*q_proj": 9}}, 3),
+        ({"lora_alpha": 6, "alpha_pattern": {r"^.*\.proj$": 9, r".*\.q_proj$": 12}}, 4),
+        ({"lora_alpha": 6, "alpha_pattern": {"proj": 9}}, 2),
     ],
 )
 def test_an_adapter_gives_the_update_with_the_factor_of_its_config(rng, tmp_path, config, factor):

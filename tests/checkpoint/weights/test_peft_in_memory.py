@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections import OrderedDict
 
 import numpy as np
 import peft
@@ -160,3 +161,31 @@ def test_an_adapter_that_peft_cannot_merge_is_one_reason_for_all_its_tensors():
     weight = found(model)["fc.weight"]
     assert weight.problem.startswith("the module cannot compute it: NotImplementedError: aLoRA")
     assert len(weight.tensors) == 3
+
+
+KINDS = {
+    "hira": peft.HiraConfig(r=2, target_modules=["fc"]),
+    "c3a": peft.C3AConfig(block_size=4, target_modules=["fc"]),
+    "oft": peft.OFTConfig(r=0, oft_block_size=4, target_modules=["fc"]),
+    "vera": peft.VeraConfig(r=2, target_modules=["fc"]),
+    "pvera": peft.PveraConfig(r=2, target_modules=["fc"]),
+    "kasa": peft.LoraConfig(r=2, target_modules=["fc"], kasa_config=peft.KasaConfig()),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_dict_with_another_adapter_has_no_layer_without_it(kind):
+    """In memory, peft merges it; from the names of its tensors, its formula is not known."""
+    model = peft.get_peft_model(nn.Sequential(OrderedDict(fc=nn.Linear(8, 8))), KINDS[kind])
+    np.testing.assert_allclose(
+        found(model)["fc.weight"].read(), merged(model)["fc.weight"], rtol=1e-4, atol=1e-5
+    )
+    for source in (model, dict(model.state_dict())):
+        measured = [
+            name
+            for name, w in found(source).items()
+            if not w.reason and len(w.shape) > 1 and w.role != "buffer"
+        ]
+        assert measured == (["fc.weight"] if source is model else [])
+    reasons = {w.reason for w in found(source).values() if w.reason}
+    assert all("not computed" in reason or "buffer" in reason for reason in reasons)

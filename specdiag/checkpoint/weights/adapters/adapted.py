@@ -5,7 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 from specdiag.checkpoint.weights.adapters.lora import lora_updates
-from specdiag.checkpoint.weights.adapters.lycoris import lycoris_updates, not_computed, tokens
+from specdiag.checkpoint.weights.adapters.lycoris import (
+    lycoris_updates,
+    not_computed,
+    tokens,
+    wrapped,
+)
 from specdiag.checkpoint.weights.adapters.update import Update, alone, fitted, merged
 from specdiag.checkpoint.weights.weight import Tensors, Weight, plain
 
@@ -28,7 +33,8 @@ def adapted(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Weight]:
 
     Bases that are composed themselves are among the tensors by the names of their weights.
     """
-    for stem, group in updates(tensors, config).items():
+    found = updates(tensors, config)
+    for stem, group in found.items():
         start = f"{stem}.".replace("base_layer.", "").removeprefix(".")
         leaves = [f"{stem}.{inner}{leaf}" for leaf in LEAVES for inner in ("base_layer.", "")]
         name = next((name for name in leaves if name in tensors), "")
@@ -42,6 +48,7 @@ def adapted(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Weight]:
             yield replace(base, name=name, reason=why)
         yield from lone(group)
     yield from (weight for _, weight in tokens(tensors))
+    yield from wrapped(tensors, found.keys())
     yield from not_computed(tensors, config)
 
 
@@ -57,6 +64,8 @@ def unmerged(group: list[Update]) -> str:
     """Return why a base is not merged with its updates, or an empty string."""
     if len(group) > 1:
         return f"it has {len(group)} LoRA adapters, and the file does not tell which"
+    if group[0].reason:  # which is that of all its tensors
+        return ""
     if group[0].factor is None and group[0].kind == "AdaLoRA":
         return "its AdaLoRA has a factor that is unknown, because its ranks are not in the file"
     if group[0].factor is None:

@@ -93,6 +93,10 @@ def lone_factors(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[tuple[
             )
 
 
+def _not_computed(word: str) -> str:
+    return f"LoRA of the kind {word}: not computed"
+
+
 def _variant(config: Mapping[str, Any]) -> str:
     """Return the kind of LoRA whose factors are no B A, or change the base; or an empty string."""
     return next((word for key, word in _VARIANTS.items() if config.get(key)), "")
@@ -127,7 +131,7 @@ def _update(
     alpha, numbers, ranknum = beside("alpha"), beside("lora_E"), beside("ranknum")
     alpha = alpha if alpha and math.prod(alpha.shape) == 1 else None
     by_rank = ranknum if numbers and ranknum and math.prod(ranknum.shape) == 1 else None
-    core = beside("lora_mid")
+    core, is_kasa = beside("lora_mid"), beside("lora_diag", f"lora_diag.{label}")
     is_transposed = is_table or (bool(config.get("fan_in_fan_out")) and len(down.shape) == 2)
     shape = (up.shape[0], *(down.shape[1:2] + core.shape[2:] if core else down.shape[1:]))
     factor, formula = _factor(stem, config, rank), "B (A E)" if numbers else "B A"
@@ -160,7 +164,7 @@ def _update(
         rank=None if core else rank,
         magnitude=beside("lora_magnitude_vector", "dora_scale"),
         axis=int(is_transposed),
-        reason=_reason(pair, core, config),
+        reason=_not_computed("KaSA") if is_kasa else _reason(pair, core, config),
         apart=_ALORA if config.get("alora_invocation_tokens") else "",
     )
 

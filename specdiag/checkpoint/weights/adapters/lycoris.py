@@ -7,7 +7,7 @@ whole difference to the base.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from math import prod
 from typing import Any, TypeAlias
@@ -31,6 +31,9 @@ _OTHER = re.compile(
 )
 _TOKENS = re.compile(
     r"(?P<stem>.+?)(\.token_adapter)?\.trainable_tokens_(delta|original)(\.[^.]+)?"
+)
+_PARAMETER = re.compile(
+    r"(?P<stem>.+?)\.(?!base_layer)\w+_\w+\.(?!(weight|bias|\d+)(\.|$))[^.]+(\.weight)?"
 )
 _COMPUTED = ("LORA", "ADALORA", "LOHA", "LOKR")
 
@@ -151,7 +154,7 @@ def not_computed(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Weight
     for name, tensor in tensors.items():
         stem = name.removesuffix(".a1.weight")
         factors = [tensors.get(f"{stem}.{leaf}.weight") for leaf in ("a1", "a2", "b1", "b2")]
-        if kind not in _COMPUTED and (word in name.lower() or "prompt_embeddings" in name):
+        if kind not in _COMPUTED and (word in f"{name.lower()}_" or "prompt_embeddings" in name):
             yield not_measured(name, [tensor], f"an adapter of the kind {kind[:40]}: not computed")
         elif stem != name and all(factors):
             parts = [part for part in factors if part]
@@ -163,6 +166,26 @@ def not_computed(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Weight
             yield not_measured(name, [tensor], reason)
     for tensor, reason in lone_factors(tensors, config):
         yield not_measured(tensor.name, [tensor], reason)
+
+
+def wrapped(tensors: Tensors, known: Collection[str]) -> Iterator[Weight]:
+    """Yield the layers of peft with tensors of unknown adapters, and what these share.
+
+    Peft calls the layer below its adapters `base_layer`, and a parameter `word_A.NAME` or
+    `word_A.NAME.weight`, where NAME is that of the adapter. `known` are the modules whose updates
+    are known.
+    """
+    reason = "an adapter of another kind than LoRA, DoRA, LoHa and LoKr: not computed"
+    inside: dict[str, list[Tensor]] = {}
+    for name, tensor in tensors.items():
+        match = _PARAMETER.fullmatch(name)
+        if match and f"{match['stem']}.base_layer.weight" in tensors:
+            inside.setdefault(match["stem"], []).append(tensor)
+        elif match and match["stem"] == "base_model" and not name.endswith(".weight"):
+            yield not_measured(name, [tensor], reason)
+    for stem in inside.keys() - known:
+        parts = [tensors[f"{stem}.base_layer.weight"], *inside[stem]]
+        yield not_measured(f"{stem}.weight", parts, reason)
 
 
 def tokens(tensors: Tensors) -> Iterator[tuple[str, Weight]]:

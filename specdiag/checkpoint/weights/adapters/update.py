@@ -87,16 +87,18 @@ class Update:
 def factor_of(config: Mapping[str, Any], key: str, stem: str, rank: int) -> float | None:
     """Return alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA; None if alpha is unknown.
 
-    The keys of an `alpha_pattern` are regular expressions for peft. Only names are read here: with
-    others, alpha is unknown.
+    The keys of an `alpha_pattern` are regular expressions for peft. Only names are read here, also
+    behind `.*`: with others, alpha is unknown.
     """
     alpha = config.get(key)
     patterns = config.get("alpha_pattern")
     for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
-        name = pattern.removeprefix("^")
+        name = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
+        start = "" if name.startswith(".*") else "."
+        name = name.removeprefix(".*")
         if not name.replace(".", "").replace("_", "").isalnum():
             return None
-        if stem == name or stem.endswith(f".{name}"):
+        if f".{stem}".endswith(start + name):
             alpha = value
             break
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or rank < 1:
