@@ -8,7 +8,7 @@ from typing import Any
 
 from specdiag.checkpoint.reader import Checkpoint
 from specdiag.checkpoint.safetensors import parse_json
-from specdiag.checkpoint.weights.weight import Tensors, Weight
+from specdiag.checkpoint.weights.weight import Weight
 from specdiag.files import find_file, open_file, read_bytes
 
 MAX_CONFIG = 1_000_000
@@ -22,7 +22,19 @@ _ROUTER = re.compile(r"(.*_)?(router|gate|switch|gating|wg)(_network)?")
 _OF_LAYERS = re.compile(r"(^|[._])(bias|scale|beta|gamma)$|norm|(^|[._])ln(_|\d|[.]|$)")  # vectors
 _OF_BLOCKS = ("layers", "blocks", "h", "layer", "block")
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+# Names of settings in configurations.
 WIDTH = ("hidden_size", "d_model", "n_embd", "embed_dim", "hidden_dim", "dim")
+HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "head_count")
+KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
+EXPERTS = (
+    "num_experts",
+    "num_local_experts",
+    "n_routed_experts",
+    "moe_num_experts",
+    "n_experts",
+    "expert_num",
+    "expert_count",
+)
 MAX_DEPTH = 8  # of the dicts and lists of a configuration that are searched
 
 
@@ -32,18 +44,15 @@ class Evidence:
 
     Attributes
     ----------
-    tensors : dict
-        All tensors of the file by name, with a weight that is composed of several in place of its
-        parts. The `role` of each is what the class of its module says.
     config : dict
         The config.json beside the file; empty if there is none, or if it is invalid.
     metadata : dict
         The metadata of the checkpoint, with hyper-parameters if it has some.
     weights : dict
         The whole weights by name, before any is cut: their shapes are those of composed weights.
+        The `role` of each is what the class of its module says.
     """
 
-    tensors: Tensors
     config: Mapping[str, Any]
     metadata: Mapping[str, Any]
     weights: Mapping[str, Weight]
@@ -74,9 +83,9 @@ class Evidence:
     def biases(self) -> dict[str, str]:
         """The weight of each bias that has two or more axes, by the name of the bias."""
         found: dict[str, str] = {}
-        for name, tensor in self.tensors.items():
+        for name, tensor in self.weights.items():
             for other in bias_names(name) if len(tensor.shape) > 1 else ():
-                bias = self.tensors.get(other)
+                bias = self.weights.get(other)
                 if bias and len(bias.shape) > 1 and _is_shorter(bias.shape, tensor.shape):
                     found[other] = name
         return found
@@ -95,7 +104,7 @@ class Evidence:
     def shapes(self) -> dict[tuple[str, ...], set[tuple[int, ...]]]:
         """The shapes of three axes in the modules of a module, by the parts of its name."""
         found: dict[tuple[str, ...], set[tuple[int, ...]]] = {}
-        for name, tensor in self.tensors.items():
+        for name, tensor in self.weights.items():
             if len(tensor.shape) == 3:
                 found.setdefault(parts_of(name)[:-2], set()).add(tensor.shape)
         return found
@@ -104,14 +113,14 @@ class Evidence:
     def leaves(self) -> dict[tuple[str, ...], set[str]]:
         """The last names in each module, by the parts of the module's name."""
         found: dict[tuple[str, ...], set[str]] = {}
-        for name in self.tensors:
+        for name in self.weights:
             *owner, leaf = parts_of(name)
             found.setdefault(tuple(owner), set()).add(leaf)
         return found
 
     def _lengths(self, level: int) -> dict[tuple[str, ...], set[int]]:
         found: dict[tuple[str, ...], set[int]] = {}
-        for name, tensor in self.tensors.items():
+        for name, tensor in self.weights.items():
             if len(tensor.shape) == 1:
                 found.setdefault(parts_of(name)[:-level], set()).add(tensor.shape[0])
         return found
@@ -119,12 +128,12 @@ class Evidence:
     @cached_property
     def distinct_shapes(self) -> set[tuple[int, ...]]:
         """All shapes of the file."""
-        return {tensor.shape for tensor in self.tensors.values()}
+        return {tensor.shape for tensor in self.weights.values()}
 
     @cached_property
     def routers(self) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
         """The parts of the names of matrices that choose experts, and their shapes."""
-        names = [(parts_of(name), tensor.shape) for name, tensor in self.tensors.items()]
+        names = [(parts_of(name), tensor.shape) for name, tensor in self.weights.items()]
         return [
             (parts, shape)
             for parts, shape in names
@@ -145,10 +154,10 @@ class Evidence:
         if module not in self._insides:
             tensors = {
                 name: replace(tensor, shape=tensor.shape[1:])
-                for name, tensor in self.tensors.items()
+                for name, tensor in self.weights.items()
                 if parts_of(name)[: len(module)] == module
             }
-            self._insides[module] = Evidence(tensors, self.config, self.metadata, {})
+            self._insides[module] = Evidence(self.config, self.metadata, tensors)
         return self._insides[module]
 
     @cached_property
@@ -158,7 +167,7 @@ class Evidence:
     @cached_property
     def _layers(self) -> set[tuple[str, ...]]:
         shapes: dict[tuple[str, ...], list[tuple[str, tuple[int, ...]]]] = {}
-        for name, tensor in self.tensors.items():
+        for name, tensor in self.weights.items():
             parts = parts_of(name)
             for end in range(1, min(len(parts), MAX_DEPTH)):
                 shapes.setdefault(parts[:end], []).append((".".join(parts[-2:]), tensor.shape))
@@ -214,10 +223,7 @@ def gather(checkpoint: Checkpoint, whole: Iterable[Weight]) -> Evidence:
     except (ValueError, OSError):
         config = {}
     weights = {weight.name: weight for weight in whole}
-    composed = {name: weight for name, weight in weights.items() if weight.rule}
-    parts = {name for weight in composed.values() for name in weight.tensors}
-    tensors = {t.name: t for t in checkpoint.tensors if t.name not in parts}
-    return Evidence({**tensors, **composed}, config, checkpoint.metadata, weights)
+    return Evidence(config, checkpoint.metadata, weights)
 
 
 def json_beside(checkpoint: Checkpoint, name: str) -> Mapping[str, Any]:

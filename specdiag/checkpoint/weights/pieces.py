@@ -34,6 +34,12 @@ def piece(
     n_groups = shape[axis] // size
     kind = "rows" if axis == 0 else "columns" if len(shape) == 2 else f"axis {axis},"
     of = f"of {size:,}" if n_groups == 1 else f"of each {size:,} of {shape[axis]:,}"
+    if axis == 0:
+        read = _rows_reader(weight, start, stop, size)
+        read_rows = _shifted_rows(weight, start) if n_groups == 1 else None
+    else:
+        read = _columns_reader(weight, axis, start, stop, size)
+        read_rows = _part_of_rows(weight, axis, start, stop, size)
     return replace(
         weight,
         name=f"{weight.name}[{label}]",
@@ -41,14 +47,8 @@ def piece(
         whole=weight.whole or weight.name,
         rule=_rule(weight, f"{kind} {start:,} to {stop:,} {of}: {label}"),
         identity=weight.identity and (weight.identity, axis, start, stop, size),
-        read=_rows_reader(weight, start, stop, size)
-        if axis == 0
-        else _columns_reader(weight, axis, start, stop, size),
-        read_rows=_rows_of_rows(weight, start)
-        if axis == 0 and n_groups == 1
-        else _columns_of_rows(weight, axis, start, stop, size)
-        if axis
-        else None,
+        read=read,
+        read_rows=read_rows,
         n_read=0 if weight.read_rows else _n_read(weight),
     )
 
@@ -86,28 +86,37 @@ def slices(weight: Weight, axis: int) -> list[Weight]:
     ]
 
 
-def reshaped(weight: Weight, shape: Sequence[int], axes: Sequence[int], rule: str) -> Weight:
+def reshaped(
+    weight: Weight,
+    shape: Sequence[int],
+    axes: Sequence[int],
+    rule: str,
+    split: Sequence[int] = (),
+) -> Weight:
     """Return the same elements with the axes in another order, and then in another shape.
 
     A kernel of flax, (k, in, out), becomes (out, in, k) by the axes (2, 1, 0); the heads of a
-    projection, (in, heads, size), become the matrix (in, heads * size) by the axes (0, 1, 2).
+    projection, (in, heads, size), become the matrix (in, heads * size) by the axes (0, 1, 2). The
+    axes are those of the shape `split`, if it is given.
 
     Raises
     ------
     ValueError
         If the shape has another number of elements.
     """
-    if prod(shape) != prod(weight.shape) or sorted(axes) != list(range(len(weight.shape))):
+    split = tuple(split) or weight.shape
+    sizes = {prod(shape), prod(split), prod(weight.shape)}
+    if len(sizes) > 1 or sorted(axes) != list(range(len(split))):
         raise ValueError(f"{weight.name}: {weight.shape} cannot become {tuple(shape)}")
 
     def read() -> np.ndarray:
-        return np.ascontiguousarray(weight.read().transpose(axes)).reshape(shape)
+        return np.ascontiguousarray(weight.read().reshape(split).transpose(axes)).reshape(shape)
 
     return replace(
         weight,
         shape=tuple(shape),
         rule=_rule(weight, rule),
-        identity=weight.identity and (weight.identity, tuple(axes), tuple(shape)),
+        identity=weight.identity and (weight.identity, split, tuple(axes), tuple(shape)),
         read=read,
         read_rows=None,
         n_read=_n_read(weight),
@@ -121,21 +130,14 @@ def grouped(weight: Weight, groups: int) -> Weight:
     singular values are those of the blocks. (out, in / groups, *taps) becomes
     (out / groups, in / groups, groups, *taps).
     """
-    n, *rest = weight.shape
-    split = (groups, n // groups, *rest)
-    axes = (1, 2, 0, *range(3, len(split)))
-
-    def read() -> np.ndarray:
-        return np.ascontiguousarray(weight.read().reshape(split).transpose(axes))
-
-    return replace(
+    n, n_in, *taps = weight.shape
+    outputs = n // groups
+    return reshaped(
         weight,
-        shape=tuple(split[axis] for axis in axes),
-        rule=_rule(weight, f"{groups:,} groups of {n // groups:,} outputs"),
-        identity=weight.identity and (weight.identity, "groups", groups),
-        read=read,
-        read_rows=None,
-        n_read=_n_read(weight),
+        (outputs, n_in, groups, *taps),
+        (1, 2, 0, *range(3, 3 + len(taps))),
+        f"{groups:,} groups of {outputs:,} outputs",
+        split=(groups, outputs, n_in, *taps),
     )
 
 
@@ -167,7 +169,7 @@ def _columns_reader(
 
     So no more memory is needed than for the piece itself.
     """
-    rows = _columns_of_rows(weight, axis, start, stop, size)
+    rows = _part_of_rows(weight, axis, start, stop, size)
     step = max(1, CHUNK // max(1, prod(weight.shape[1:]) * ITEMSIZE.get(weight.dtype, 4)))
 
     def read() -> np.ndarray:
@@ -179,7 +181,7 @@ def _columns_reader(
     return read
 
 
-def _columns_of_rows(
+def _part_of_rows(
     weight: Weight, axis: int, start: int, stop: int, size: int
 ) -> Callable[[int, int], np.ndarray] | None:
     rows = weight.read_rows
@@ -199,6 +201,6 @@ def _squeezed(read: Callable[[], np.ndarray], axis: int) -> Callable[[], np.ndar
     return lambda: read().squeeze(axis)
 
 
-def _rows_of_rows(weight: Weight, offset: int) -> Callable[[int, int], np.ndarray] | None:
+def _shifted_rows(weight: Weight, offset: int) -> Callable[[int, int], np.ndarray] | None:
     rows = weight.read_rows
     return (lambda start, stop: rows(offset + start, offset + stop)) if rows else None

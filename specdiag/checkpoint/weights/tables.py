@@ -28,8 +28,15 @@ _HEAD = re.compile(
     r"|classifier|generator|predictions|softmax)$"
 )
 _ITEMS = (
-    *("vocab_size", "n_vocab", "d_vocab", "num_embeddings", "num_items", "n_items", "num_tokens"),
-    *("max_position_embeddings", "n_positions"),
+    "vocab_size",
+    "n_vocab",
+    "d_vocab",
+    "num_embeddings",
+    "num_items",
+    "n_items",
+    "num_tokens",
+    "max_position_embeddings",
+    "n_positions",
 )
 MANY = 2  # shapes that share a side: it is the width of the network
 
@@ -77,9 +84,9 @@ def _tied(matrices: Sequence[Weight], evidence: Evidence) -> dict[str, str]:
             continue
         shape = pair[0].shape
         rows, columns = _others(shape, evidence)
-        has_item_bias = (shape[0],) in evidence.distinct_shapes
+        biases = evidence.distinct_shapes & {(shape[0],)}
         table = next((w for w in pair if not _has_bias(w, evidence)), None)
-        if rows == has_item_bias and columns and table and _are_equal(*pair):
+        if rows == len(biases) and columns and table and _are_equal(*pair):
             found[table.name] = "tied head"
     return found
 
@@ -128,7 +135,7 @@ def _are_equal(first: Weight, second: Weight) -> bool:
 def _has_bias(weight: Weight, evidence: Evidence) -> bool:
     """Return whether a vector of the length of its outputs is its bias."""
     names = [bias for name in (weight.name, *weight.tensors) for bias in bias_names(name)]
-    biases = [source.get(name) for source in (evidence.tensors, evidence.weights) for name in names]
+    biases = map(evidence.weights.get, names)
     return any(bias and len(bias.shape) == 1 and bias.shape[0] in weight.shape for bias in biases)
 
 

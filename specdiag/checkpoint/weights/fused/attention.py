@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from specdiag.checkpoint.weights.evidence import Evidence
+from specdiag.checkpoint.weights.evidence import HEADS, KEY_HEADS, Evidence
 from specdiag.checkpoint.weights.fused.layout import Layout, Neighbours, outputs_of_fused
 
 # A fused matrix and the matrices that can take the values of its heads, of libraries that lay out
@@ -31,8 +31,6 @@ _BY_CONFIG = {
     "qkv_proj": "out_proj",
     "wqkv": "wo",
 }
-_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
-_KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
 
 
 def query_key_value(near: Neighbours, evidence: Evidence) -> Layout | None:
@@ -104,7 +102,7 @@ def _by_config(size: int, queries: int, config: Mapping[str, Any]) -> Layout | N
     if kind == "chatglm" and config.get("multi_query_attention"):
         keys = (size - queries) // 2
         return Layout({"q": queries, "k": keys, "v": keys})
-    heads = _number(config, _HEADS)
+    heads = _number(config, HEADS)
     if not heads or queries % heads:
         return None
     width = queries // heads
@@ -116,7 +114,7 @@ def _by_config(size: int, queries: int, config: Mapping[str, Any]) -> Layout | N
     if kind not in ("falcon", "RefinedWeb", "RefinedWebModel", "internlm2"):
         return None
     if kind == "internlm2" or config.get("new_decoder_architecture", kind == "RefinedWeb"):
-        groups = _number(config, _KEY_HEADS) or heads
+        groups = _number(config, KEY_HEADS) or heads
         if heads % groups:
             return None
         return Layout({"q": queries // groups, "k": width, "v": width}, 0, groups)

@@ -2,7 +2,7 @@
 
 import re
 
-from specdiag.checkpoint.weights.evidence import WIDTH
+from specdiag.checkpoint.weights.evidence import EXPERTS, HEADS, KEY_HEADS, WIDTH
 from specdiag.checkpoint.weights.stacks.reading import (
     Reading,
     are_taps,
@@ -28,19 +28,6 @@ _FROM_HEADS = re.compile(
     r"_?(w_?)?(o|out|output|attention_output|to_out)(_?(proj|dense))?", re.IGNORECASE
 )
 
-HEADS = (
-    "num_attention_heads",
-    "num_heads",
-    "n_heads",
-    "n_head",
-    "num_key_value_heads",
-    "head_count",
-)
-EXPERTS = (
-    *("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"),
-    *("n_experts", "expert_num", "expert_count"),
-)
-
 # A bilinear layer: one matrix for each output, all parts of one layer, as taps of a kernel are.
 BILINEAR = Reading(rows=(1,), columns=(2,), stack=(0,), pooled=True)
 
@@ -54,8 +41,7 @@ def by_class(subject: Subject) -> list[Reading]:
         return [BILINEAR]
     if n == 3 and _PACKED.search(subject.rule):
         return [stacked("linear layers")]  # no library packs the kernels of convolutions so
-    counts = {key: value for key, value in subject.facts.items() if value == subject.shape[0]}
-    if n == 3 and any(key in EXPERTS for key in counts):
+    if n == 3 and any(subject.facts.get(key) == subject.shape[0] for key in EXPERTS):
         return [stacked("experts")]
     return []
 
@@ -92,9 +78,9 @@ def _has_router(subject: Subject) -> bool:
     if len(subject.shape) != 3:
         return False
     count, *sides = subject.shape
-    return any(
-        count in router and router[router[0] == count] in sides and count not in sides
-        for router in _routers(subject)
+    return count not in sides and any(
+        (n == count and width in sides) or (width == count and n in sides)
+        for n, width in _routers(subject)
     )
 
 
@@ -155,7 +141,7 @@ def by_configuration(subject: Subject) -> list[Reading]:
     """Return the readings of heads whose number and width a configuration holds."""
     if len(subject.shape) != 3 or subject.is_kernel:
         return []
-    heads = subject.evidence.numbers(*HEADS)
+    heads = subject.evidence.numbers(*HEADS, *KEY_HEADS)
     width = subject.evidence.numbers(*WIDTH)
     a, b, c = subject.shape
     sizes = {w // h for w in width for h in heads if w % h == 0}

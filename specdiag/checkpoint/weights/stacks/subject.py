@@ -54,6 +54,6 @@ class Subject:
     def bias(self) -> tuple[int, ...]:
         """The shape of the bias beside it, without sides of 1; () if there is none."""
         for name in bias_names(self.name):
-            if name != self.name and (bias := self.evidence.tensors.get(name)):
+            if name != self.name and (bias := self.evidence.weights.get(name)):
                 return tuple(size for size in bias.shape if size > 1)
         return ()
