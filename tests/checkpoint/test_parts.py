@@ -27,19 +27,6 @@ def trained():
     return model.state_dict(), optimizer.state_dict()
 
 
-@pytest.fixture(params=["memory", "file"])
-def opened(request, tmp_path):
-    """Return a function that opens an object, from memory or from a file of torch."""
-
-    def open_it(value, **options):
-        if request.param == "file":
-            torch.save(value, tmp_path / "file.pt")
-            value = tmp_path / "file.pt"
-        return open_checkpoint(value, **options)
-
-    return open_it
-
-
 def names(checkpoint):
     return [t.name for t in checkpoint.tensors]
 

@@ -20,17 +20,6 @@ def state(seed=0, width=64):
 NAMES = list(state())
 
 
-@pytest.fixture(params=["memory", "file"])
-def opened(request, tmp_path):
-    def open_it(value, **options):
-        if request.param == "file":
-            torch.save(value, tmp_path / "file.pt")
-            value = tmp_path / "file.pt"
-        return open_checkpoint(value, **options)
-
-    return open_it
-
-
 def values(checkpoint):
     return checkpoint.tensors[0].read()
 

@@ -1,7 +1,6 @@
 """Servers that lie, break off, wait or answer with something else give one line, and no hang."""
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -24,14 +23,6 @@ OTHER_BYTES = (
 CHANGED = "it changed at the server since it was opened; open it again"
 BROKE = "the connection broke, after 3 attempts; try again later"
 NO_HUB = "the answer contains no commit and files; HF_ENDPOINT is not a hub, or a proxy answered"
-
-
-@pytest.fixture(autouse=True)
-def pauses(monkeypatch):
-    """Pauses before new attempts, in seconds, which the tests do not wait."""
-    waited = []
-    monkeypatch.setattr(time, "sleep", waited.append)
-    return waited
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 import io
 import json
 import pickle
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +22,6 @@ from support.hub import REPO
 HUB = f"hf://{REPO}"
 LOGIN = "set HF_TOKEN or run 'hf auth login' for an account with access"
 TOKEN = "hf_secret"
-
-
-@pytest.fixture(autouse=True)
-def pauses(monkeypatch):
-    """Pauses before new attempts, in seconds, which the tests do not wait."""
-    waited = []
-    monkeypatch.setattr(time, "sleep", waited.append)
-    return waited
 
 
 def state(rng, n=12, rows=300, columns=200):

@@ -5,7 +5,6 @@ import json
 import pickle
 import resource
 import tempfile
-import time
 from contextlib import suppress
 
 import numpy as np
@@ -26,14 +25,6 @@ from specdiag.cli.main import cli
 from specdiag.files import DistantPath
 
 TO_DO = "download the file and name it"
-
-
-@pytest.fixture(autouse=True)
-def pauses(monkeypatch):
-    """Pauses before new attempts, in seconds, which the tests do not wait."""
-    waited = []
-    monkeypatch.setattr(time, "sleep", waited.append)
-    return waited
 
 
 @pytest.fixture

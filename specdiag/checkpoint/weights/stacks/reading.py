@@ -8,7 +8,7 @@ from specdiag.checkpoint.weights.weight import Weight
 
 MAX_SLICES = 512  # the most experts that a published layer has; more matrices are pooled
 AMBIGUOUS = "ambiguous"  # at the start of a reason
-FEW = 9  # taps; no matrix of a network has a side as short
+FEW = 9  # a side as short is taken for taps
 MAX_TAPS = 32  # along an axis of the kernel of an image, without other evidence
 
 
