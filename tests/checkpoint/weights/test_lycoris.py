@@ -65,6 +65,17 @@ def test_lengths_of_dora_that_do_not_fit_are_one_reason(rng):
     assert weight.reason == "DoRA whose lengths do not fit: not computed"
 
 
+def test_lengths_of_the_inputs_of_a_kernel_do_not_fit_an_update_that_is_a_matrix(tmp_path, rng):
+    W, A, B = arrays(rng, W=(6, 6, 3, 3), A=(6, 2), B=(2, 54))
+    state = {
+        f"{STEM}.hada_w{i}_{part}": value for i in (1, 2) for part, value in (("a", A), ("b", B))
+    }
+    state[f"{STEM}.dora_scale"] = rng.random((1, 6, 1, 1)).astype("f4")
+    state[f"{STEM}.alpha"] = np.array(2.0, "f4")
+    (weight,) = with_base(tmp_path, state, {"attn.to_q.weight": W}).values()
+    assert weight.reason == "DoRA whose lengths do not fit: not computed"
+
+
 def test_a_core_stands_between_two_pointwise_convolutions(tmp_path, rng):
     """The oracle is the chain of the three convolutions."""
     down, core, up = arrays(rng, down=(3, 5, 1, 1), core=(3, 3, 3, 3), up=(7, 3, 1, 1))

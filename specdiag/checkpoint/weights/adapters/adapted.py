@@ -41,7 +41,8 @@ def adapted(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Weight]:
         base = tensors.get(name)
         base = base if base is None or isinstance(base, Weight) else plain(base)
         if base and fitted(group[0], base.shape) and len(base.shape) > 1:
-            name = start + name.rpartition(".")[2]
+            short = start + name.rpartition(".")[2]
+            name = name if short in tensors else short
             if not (why := unmerged(group)):
                 yield merged(group[0], base, name)
                 continue

@@ -185,7 +185,8 @@ def wrapped(tensors: Tensors, known: Collection[str]) -> Iterator[Weight]:
             yield not_measured(name, [tensor], reason)
     for stem in inside.keys() - known:
         parts = [tensors[f"{stem}.base_layer.weight"], *inside[stem]]
-        yield not_measured(f"{stem}.weight", parts, reason)
+        name = f"{stem}.weight"
+        yield not_measured(parts[0].name if name in tensors else name, parts, reason)
 
 
 def tokens(tensors: Tensors) -> Iterator[tuple[str, Weight]]:
@@ -198,4 +199,4 @@ def tokens(tensors: Tensors) -> Iterator[tuple[str, Weight]]:
         bases = (f"{stem}.base_layer.weight", f"{stem}.token_adapter.base_layer.weight")
         parts += [tensors[name] for name in bases if name in tensors]
         reason = "a table of which trainable tokens replace rows: not computed"
-        yield stem, not_measured(f"{stem}.weight", parts, reason)
+        yield stem, not_measured(parts[0].name, parts, reason)

@@ -65,8 +65,8 @@ class Update:
         if not self.magnitude:
             return
         lengths = self.magnitude.shape
-        if self.magnitude.name.endswith("dora_scale") and len(lengths) == len(self.shape):
-            is_of_columns = lengths[0] == 1 < lengths[1]
+        if self.magnitude.name.endswith("dora_scale"):
+            is_of_columns = len(lengths) > 1 and lengths[0] == 1 < lengths[1]
             object.__setattr__(self, "axis", int(is_of_columns))
         if not self.reason and math.prod(lengths) != self.shape[self.axis]:
             object.__setattr__(self, "reason", "DoRA whose lengths do not fit: not computed")
