@@ -38,22 +38,14 @@ _ITEMS = (
     "max_position_embeddings",
     "n_positions",
 )
-MANY = 2  # shapes that share a side: it is the width of the network
+MANY = 2  # shapes that share a side: it is the width of the network, not the size of one layer
 
 
 def with_tables(whole: Sequence[Weight], evidence: Evidence) -> list[Weight]:
     """Return the weights, with what tells that they are lookup tables.
 
-    - the class of its module, where it is known. A Linear, or a weight with a bias of the length of
-      its outputs, is none, whatever it is called;
-    - a name that ends in the word emb, embed, embedding or their plurals (`unit_emb`,
-      `word_embeddings`), or another of `_TABLE`. Unless the shapes beside it speak for a Linear:
-      its rows are the width of the network, and its columns are in hardly any other shape;
-    - the name of a table of relative positions, of a codebook, or of learned tokens;
-    - a tied output head: the same memory or the same bits under a name such as lm_head; or under
-      any other name, if its rows are in no other shape, but its columns are;
-    - as many rows as the configuration has items, each as long as the network is wide, and no
-      output head by its name.
+    It is the class, the name, a tied output head or the number of items, in this order, as
+    docs/weights.md describes. A weight with a bias of the length of its outputs is none.
     """
     matrices = [w for w in whole if len(w.shape) == 2 and not (w.reason or w.problem)]
     heads = [

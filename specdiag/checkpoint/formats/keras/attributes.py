@@ -45,11 +45,11 @@ def _messages(stream: BinaryIO, address: int) -> Iterator[bytes]:
     is_new = start.startswith(b"OHDR")
     if is_new:
         flags, at = start[5], 6
-        at += 16 * bool(flags & 0x20) + 4 * bool(flags & 0x10)
+        at += (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
         width = 1 << (flags & 3)
         size = int.from_bytes(start[at : at + width], "little")
         blocks = [(address + at + width, size)]
-        extra = 2 * bool(flags & 4)
+        extra = 2 if flags & 4 else 0
     else:
         blocks, extra = [(address + 16, unpack("<I", start[8:12])[0])], 0
     for _ in range(MAX_BLOCKS):
