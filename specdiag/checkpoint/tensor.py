@@ -154,3 +154,29 @@ def checked_shape(shape: object, itemsize: int, where: str) -> tuple[int, ...]:
 def shape_text(shape: list[int] | tuple[int, ...]) -> str:
     """Return a shape as text for a message."""
     return shown(str(tuple(shape)), quote=False)
+
+
+def unpacked(words: np.ndarray, bits: int, count: int) -> np.ndarray:
+    """Return the first `count` codes of each row of packed integers, lowest bits first.
+
+    Codes follow each other without gaps, so those of 3, 5, 6 or 7 bits may begin in one integer
+    and end in the next.
+
+    Parameters
+    ----------
+    words : ndarray of shape (..., n)
+        Integers of any size.
+    bits : int
+        Bits of a code, 1 to 8.
+    count : int
+        Codes in a row, at most those that n integers hold.
+    """
+    words = np.ascontiguousarray(words, words.dtype.newbyteorder("<"))
+    data = words.view(np.uint8)
+    if 8 % bits == 0:
+        shifts = np.arange(0, 8, bits, dtype=np.uint8)
+        codes = data[..., np.newaxis] >> shifts & np.uint8(2**bits - 1)
+        return codes.reshape(*data.shape[:-1], data.shape[-1] * len(shifts))[..., :count]
+    flags = np.unpackbits(data, axis=-1, count=count * bits, bitorder="little")
+    flags = flags.reshape(*data.shape[:-1], count, bits)
+    return np.packbits(flags, axis=-1, bitorder="little")[..., 0]

@@ -14,8 +14,8 @@ from math import prod
 import numpy as np
 
 from specdiag.checkpoint.formats.onnx.graph import Graph, Node, Stored
-from specdiag.checkpoint.formats.onnx.values import stored_bytes, unpacked
-from specdiag.checkpoint.tensor import Tensor, unreadable
+from specdiag.checkpoint.formats.onnx.values import stored_bytes
+from specdiag.checkpoint.tensor import Tensor, unpacked, unreadable
 
 # Inputs with a weight, its scale and zero point, and the axis that scales of one axis belong to.
 _INPUTS = {
@@ -170,12 +170,11 @@ def _of_blocks(node: Node, graph: Graph, read: Read) -> tuple[Tensor | None, lis
             return np.full((rows, n_blocks, 1), 2 ** (bits - 1), np.float32)
         values = read(zero)
         if zero.dtype == "uint8" and values.size == zeros:
-            per_row = values.reshape(rows, -1)
-            values = np.stack([unpacked(row, bits, n_blocks, False) for row in per_row])
+            values = unpacked(values.reshape(rows, -1), bits, n_blocks)
         return values.astype(np.float32).reshape(rows, n_blocks, 1)
 
     def values_of() -> np.ndarray:
-        q = unpacked(read(packed).reshape(-1), bits, rows * n_blocks * block, False)
+        q = unpacked(read(packed).reshape(-1), bits, rows * n_blocks * block)
         blocks = q.astype(np.float32).reshape(rows, n_blocks, block) - zero_points()
         with np.errstate(all="ignore"):  # damaged scales may overflow
             blocks *= read(scale).astype(np.float32).reshape(rows, n_blocks, 1)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from specdiag.checkpoint.formats.onnx.graph import Stored
-from specdiag.checkpoint.tensor import ITEMSIZE, check_bytes, numpy_dtype
+from specdiag.checkpoint.tensor import ITEMSIZE, check_bytes, numpy_dtype, unpacked
 from specdiag.files import File, find_file, library, open_file, read_array, read_bytes
 from specdiag.wording import shown
 
@@ -52,17 +52,10 @@ def read_stored(file: File, stored: Stored) -> np.ndarray:
     with open_file(outside) as stream:
         data = read_array(stream, offset, n_bytes, where)
     if stored.dtype in BITS:
-        return unpacked(data, 4, prod(stored.shape), stored.dtype == "int4").reshape(stored.shape)
+        codes = unpacked(data, 4, prod(stored.shape)).reshape(stored.shape)
+        return (codes ^ 8).astype(np.int8) - np.int8(8) if stored.dtype == "int4" else codes
     check_bytes(data, stored.dtype, where)
     return data.view(numpy_dtype(stored.dtype)).reshape(stored.shape)
-
-
-def unpacked(data: np.ndarray, bits: int, count: int, signed: bool) -> np.ndarray:
-    """Return numbers of 4 or 8 bits, of which the first is in the low bits of a byte."""
-    if bits == 4:
-        data = np.stack((data & 15, data >> 4), axis=-1)
-    data = data.reshape(-1)[:count]
-    return ((data ^ 8).astype(np.int8) - 8).astype(np.int8) if signed else data
 
 
 def _by_library(file: File, stored: Stored, where: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Packed bits -> codes -> numbers, and numbers times the scales of their blocks."""
+"""Codes -> numbers, and numbers times the scales of their blocks."""
 
 from collections.abc import Callable
 from math import prod
@@ -18,32 +18,6 @@ _E2M1 = (0, 0.5, 1, 1.5, 2, 3, 4, 6)
 _E2M3 = (*(m / 8 for m in range(8)), *((1 + m / 8) * 2**e for e in range(3) for m in range(8)))
 FP4: Floats = np.array([*_E2M1, *(-x for x in _E2M1)], np.float32)
 FP6: Floats = np.array([*_E2M3, *(-x for x in _E2M3)], np.float32)
-
-
-def unpacked(words: np.ndarray, bits: int, count: int) -> NDArray[np.uint8]:
-    """Return the first `count` codes of each row of packed integers, lowest bits first.
-
-    Codes follow each other without gaps, so those of 3, 5, 6 or 7 bits may begin in one integer
-    and end in the next.
-
-    Parameters
-    ----------
-    words : ndarray of shape (..., n)
-        Integers of any size.
-    bits : int
-        Bits of a code, 1 to 8.
-    count : int
-        Codes in a row, at most those that n integers hold.
-    """
-    words = np.ascontiguousarray(words, words.dtype.newbyteorder("<"))
-    data = words.view(np.uint8)
-    if 8 % bits == 0:
-        shifts = np.arange(0, 8, bits, dtype=np.uint8)
-        codes = data[..., np.newaxis] >> shifts & np.uint8(2**bits - 1)
-        return codes.reshape(*data.shape[:-1], data.shape[-1] * len(shifts))[..., :count]
-    flags = np.unpackbits(data, axis=-1, count=count * bits, bitorder="little")
-    flags = flags.reshape(*data.shape[:-1], count, bits)
-    return np.packbits(flags, axis=-1, bitorder="little")[..., 0]
 
 
 def powers(exponents: np.ndarray) -> Floats:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from specdiag.checkpoint.weights.quantised.codes import block_of, on_grid, unpacked
+from specdiag.checkpoint.tensor import unpacked
+from specdiag.checkpoint.weights.quantised.codes import block_of, on_grid
 from specdiag.checkpoint.weights.quantised.stored import Arrays, Recipe, Stored, check
 
 # The eight codes of an integer of AWQ: the place of its nibble, lowest first.

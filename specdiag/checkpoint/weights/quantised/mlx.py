@@ -12,7 +12,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from specdiag.checkpoint.weights.quantised.codes import on_grid, powers, unpacked
+from specdiag.checkpoint.tensor import unpacked
+from specdiag.checkpoint.weights.quantised.codes import on_grid, powers
 from specdiag.checkpoint.weights.quantised.scaled import looked_up
 from specdiag.checkpoint.weights.quantised.stored import Arrays, Recipe, Stored, check
 

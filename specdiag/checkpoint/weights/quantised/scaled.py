@@ -17,13 +17,13 @@ from math import prod
 
 import numpy as np
 
+from specdiag.checkpoint.tensor import unpacked
 from specdiag.checkpoint.weights.quantised.codes import (
     FP4,
     FP6,
     block_of,
     on_grid,
     powers,
-    unpacked,
 )
 from specdiag.checkpoint.weights.quantised.stored import Arrays, Recipe, Stored, check
 

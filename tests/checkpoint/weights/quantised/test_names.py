@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.checkpoint.tensor import numpy_dtype
+from specdiag.checkpoint.tensor import numpy_dtype, unpacked
 from specdiag.checkpoint.weights.find import weights
-from specdiag.checkpoint.weights.quantised.codes import FP4, FP6, unpacked
+from specdiag.checkpoint.weights.quantised.codes import FP4, FP6
 from specdiag.checkpoint.weights.quantised.rules import quantised
 
 
