@@ -141,6 +141,8 @@ def _whole(checkpoint: Checkpoint) -> list[Weight]:
             reason = "a buffer of its module, not a parameter"
         elif tensor.role == "operand":
             reason = "an operand that no layer multiplies with"
+        elif tensor.role == "computed":
+            reason = "the model computes a weight from it, which is not done here"
         elif ".original_module." in f".{name}" and _replaced(name, left):
             reason = "not used: modules_to_save replaces it"
         found.append(plain(tensor, reason=reason))

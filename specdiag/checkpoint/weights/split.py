@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from specdiag.checkpoint.weights.evidence import Evidence
 from specdiag.checkpoint.weights.fused.layout import Neighbours, outputs_axis
 from specdiag.checkpoint.weights.pieces import matches, piece
-from specdiag.checkpoint.weights.stacks.reading import Reading
+from specdiag.checkpoint.weights.stacks.reading import by_letters
 from specdiag.checkpoint.weights.weight import Weight
 from specdiag.wording import counted, some
 
@@ -163,9 +163,7 @@ class Splits:
             letters = {"stack": "s" * (n_axes - 2) + "rc", "kernel": "rc".ljust(n_axes, "t")}[
                 letters
             ]
-        places = [tuple(i for i, x in enumerate(letters) if x == letter) for letter in "rcts"]
-        rows, columns, taps, stack = places
-        return Reading(rows=rows, columns=columns, taps=taps, stack=stack).apply(weight)
+        return by_letters(letters).apply(weight)
 
     def blocks(self, weight: Weight, evidence: Evidence) -> list[Weight] | None:
         """Return the blocks and heads of a matrix or kernel, or None if nothing is declared."""

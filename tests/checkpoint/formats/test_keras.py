@@ -15,6 +15,7 @@ import pytest
 import specdiag
 from specdiag.checkpoint.formats.keras.attributes import texts_of
 from specdiag.checkpoint.reader import open_checkpoint
+from specdiag.checkpoint.weights.find import weights
 from support.hostile import MAX_MEMORY, mutated, peak_memory, refused
 
 WRITTEN = Path(__file__).with_name("written")
@@ -79,7 +80,7 @@ def test_the_classes_of_layers_are_the_roles_of_their_matrices():
     roles = {tensor.name: tensor.role for tensor in open_checkpoint(ARCHIVE).tensors}
     assert roles["embedding.embeddings"] == "embedding"
     assert roles["hidden.kernel"] == "linear"
-    assert roles["hidden.bias"] == roles["conv1d.kernel"] == ""
+    assert (roles["hidden.bias"], roles["conv1d.kernel"]) == ("", "convolution")
 
 
 def saved(path, **datasets):
@@ -128,6 +129,25 @@ def test_layers_of_one_name_keep_their_paths(tmp_path):
     layers = {"layers/dense": ("same", [K]), "layers/dense_1": ("same", [K])}
     names = [t.name for t in open_checkpoint(numbered(tmp_path / "m.h5", layers)).tensors]
     assert names == ["layers.dense.vars.0", "layers.dense_1.vars.0"]
+
+
+@pytest.mark.parametrize("kind", ["Conv2D", "Conv1D"])
+def test_groups_of_a_convolution_are_those_of_the_configuration(kind, tmp_path, rng):
+    """The oracle is the dense kernel (taps, inputs, outputs), with zeros between the groups."""
+    taps = (2, 2) if kind == "Conv2D" else (3,)
+    kernel = rng.standard_normal((*taps, 5, 8)).astype(np.float32)
+    path = numbered(tmp_path / "m.h5", {"layers/conv": ("c", [kernel])})
+    layer = {"class_name": kind, "config": {"name": "c", "groups": 2}}
+    with h5py.File(path, "a") as file:
+        file.attrs["model_config"] = json.dumps({"config": {"layers": [layer]}})
+    (weight,) = weights(open_checkpoint(path))
+    dense = np.zeros((*taps, 10, 8))
+    dense[..., :5, :4], dense[..., 5:, 4:] = kernel[..., :4], kernel[..., 4:]
+    blocks = weight.read().reshape(4, 5, -1).transpose(2, 0, 1)
+    found = np.sort(np.linalg.svd(blocks, compute_uv=False).reshape(-1))
+    expected = np.sort(np.linalg.svd(dense, compute_uv=False).reshape(-1))
+    np.testing.assert_allclose(found, expected[-found.size :], rtol=1e-5)
+    assert not expected[: -found.size].any()
 
 
 def test_quantised_variables_have_a_scale(tmp_path):
@@ -248,6 +268,11 @@ def one_chunk_that_grows(file, tmp_path):
     file.create_dataset("w", (4,), "f8", maxshape=(None,), chunks=chunks, compression="gzip")
 
 
+def expected_shape(path):
+    with h5py.File(path) as file:
+        return file["w"].shape
+
+
 PROBLEMS = {
     virtual: "its values are in other files",
     virtual_of_a_pipe: "its values are in other files",
@@ -267,6 +292,7 @@ def test_a_dataset_that_points_outside_or_grows_is_listed_with_that_problem(make
         make(file, tmp_path)
     (tensor,) = open_checkpoint(tmp_path / "m.h5").tensors
     assert PROBLEMS[make] in tensor.problem
+    assert tensor.shape == expected_shape(tmp_path / "m.h5")
     with pytest.raises(ValueError, match="cannot be read"):
         tensor.read()
 

@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 import specdiag
 from specdiag.checkpoint.reader import open_checkpoint
+from specdiag.checkpoint.weights.find import weights
 from support.hostile import MAX_MEMORY, mutated, peak_memory, refused
 
 
@@ -280,14 +281,134 @@ def test_tensors_of_graphs_in_attributes_have_the_name_of_their_operator(tmp_pat
     assert [t.role for t in tensors] == ["", "linear", "linear"]
 
 
-def test_sparse_tensors_are_listed_as_such(tmp_path):
+def test_sparse_tensors_are_listed_as_such_with_their_shape(tmp_path):
     proto = model()
     values = helper.make_tensor("w", TensorProto.FLOAT, (1,), [1.0])
     indices = helper.make_tensor("i", TensorProto.INT64, (1,), [3])
-    proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [9]))
+    proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [9, 8]))
     (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
-    (tensor,) = open_checkpoint(tmp_path / "m.onnx").tensors
-    assert (tensor.name, tensor.problem) == ("w", "sparse tensor")
+    (weight,) = weights(open_checkpoint(tmp_path / "m.onnx"))
+    assert (weight.name, weight.shape, weight.problem) == ("w", (9, 8), "sparse tensor")
+
+
+def measured(path, *nodes, **arrays):
+    """Return the weights of a model that would be measured, with those of another reason."""
+    stored = [numpy_helper.from_array(values, name) for name, values in arrays.items()]
+    found = weights(open_checkpoint(saved(path / "m.onnx", *stored, nodes=nodes)))
+    found = [w for w in found if len(w.shape) > 1]
+    assert all(not w.reason for w in found) or all(w.reason for w in found)
+    return found
+
+
+def singular_values(matrices):
+    return np.sort(np.concatenate([np.linalg.svd(m, compute_uv=False) for m in matrices]))
+
+
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_groups_of_a_convolution_are_blocks_of_its_matrices(op, tmp_path, rng):
+    """The oracle is the dense kernel, which computes the same with zeros between groups."""
+    kernel = rng.standard_normal((8, 3, 2, 2)).astype(np.float32)
+    node = helper.make_node(op, ["x", "w"], ["y"], group=2)
+    (weight,) = measured(tmp_path, node, w=kernel)
+    dense = np.zeros((8, 6, 2, 2), np.float32)
+    dense[:4, :3], dense[4:, 3:] = kernel[:4], kernel[4:]
+    positions = dense.reshape(8, 6, 4).transpose(2, 0, 1)
+    found = weight.read()
+    found = found.reshape(*found.shape[:2], -1).transpose(2, 0, 1)
+    np.testing.assert_allclose(singular_values(found), singular_values(positions), rtol=1e-5)
+
+
+LINEAR = ("MatMul", ["x", "w"])
+
+
+def merged(w):
+    return [w.reshape(24, 8)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "before", "operator", "expected"),
+    [
+        ((4, 6, 8), [], LINEAR, list),
+        ((1, 6, 8), [], LINEAR, lambda w: [w[0]]),
+        ((2, 3, 6, 8), [], LINEAR, lambda w: list(w.reshape(6, 6, 8))),
+        ((4, 6, 8), [], ("MatMul", ["w", "x"]), list),
+        ((6, 4, 8), [("Transpose", {"perm": [1, 0, 2]})], LINEAR, lambda w: list(w.swapaxes(0, 1))),
+        ((6, 4, 8), [("Reshape", [6, -1])], LINEAR, lambda w: [w.reshape(6, 32)]),
+        ((6, 4, 8), [("Cast", {"to": 1}), ("Reshape", [24, 8])], LINEAR, merged),
+        ((6, 8, 1), [("Squeeze", [-1])], LINEAR, lambda w: [w[..., 0]]),
+        ((6, 4, 8), [], "bid,dhk->bihk", lambda w: [w.reshape(6, 32)]),
+        ((4, 8, 6), [], "bihk,hkd->bid", lambda w: [w.reshape(32, 6)]),
+        ((4, 6, 8), [], "eti,eio->eto", list),
+    ],
+)  # fmt: skip
+def test_the_axes_of_an_operand_are_those_that_its_product_tells(
+    shape, before, operator, expected, tmp_path, rng
+):
+    arrays, nodes, name = {"w": rng.standard_normal(shape).astype(np.float32)}, [], "w"
+    for i, (op, about) in enumerate(before):
+        sizes = isinstance(about, list)
+        inputs = [name, *([f"sizes{i}"] if sizes else [])]
+        arrays |= {f"sizes{i}": np.array(about)} if sizes else {}
+        nodes.append(helper.make_node(op, inputs, [f"w{i}"], **({} if sizes else about)))
+        name = f"w{i}"
+    if isinstance(operator, str):
+        nodes.append(helper.make_node("Einsum", ["x", name], ["y"], equation=operator))
+    else:
+        inputs = [name if part == "w" else part for part in operator[1]]
+        nodes.append(helper.make_node(operator[0], inputs, ["y"]))
+    found = measured(tmp_path, *nodes, **arrays)
+    matrices = expected(arrays["w"])
+    assert len(found) == len(matrices)
+    for weight, matrix in zip(found, matrices, strict=True):
+        values = weight.read()
+        values = values.T if values.shape != matrix.shape else values
+        np.testing.assert_array_equal(values, matrix)
+
+
+def test_what_is_added_or_multiplied_value_by_value_is_no_weight(tmp_path, rng):
+    arrays = {name: rng.standard_normal((6, 8)).astype(np.float32) for name in "abc"}
+    found = measured(
+        tmp_path,
+        helper.make_node("Add", ["x", "a"], ["y"]),
+        helper.make_node("Unsqueeze", ["b", "axes"], ["b1"]),
+        helper.make_node("Mul", ["b1", "y"], ["z"]),
+        helper.make_node("Concat", ["z", "c"], ["tokens"], axis=0),
+        helper.make_node("MatMul", ["tokens", "v"], ["y2"]),
+        **arrays,
+    )
+    assert {w.reason for w in found} == {"an operand that no layer multiplies with"}
+
+
+def test_a_weight_that_the_model_computes_is_not_measured_without_the_rest(tmp_path, rng):
+    arrays = {name: rng.standard_normal((6, 8)).astype(np.float32) for name in ("v", "mask")}
+    nodes = [
+        helper.make_node("Mul", ["v", "mask"], ["w"]),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    found = measured(tmp_path, *nodes, **arrays)
+    reasons = {w.reason for w in found}
+    assert reasons == {"the model computes a weight from it, which is not done here"}
+
+
+@pytest.mark.parametrize("sizes", [None, (16, 16, 8)])
+def test_queries_keys_and_values_of_a_fused_attention_are_weights(sizes, tmp_path, rng):
+    w = rng.standard_normal((12, 40 if sizes else 48)).astype(np.float32)
+    about = {"qkv_hidden_sizes": sizes} if sizes else {}
+    node = helper.make_node("Attention", ["x", "w", "b"], ["y"], domain="com.microsoft", **about)
+    found = measured(tmp_path, node, w=w)
+    assert [part.name for part in found] == ["w.query", "w.key", "w.value"]
+    np.testing.assert_array_equal(np.hstack([part.read() for part in found]), w)
+
+
+@pytest.mark.parametrize("name", ["", "/rnn/LSTM", "rnn"])
+def test_the_matrices_of_a_recurrent_layer_have_the_name_of_one_module(name, tmp_path, rng):
+    shapes = {"W__57": (1, 16, 6), "R__58": (1, 16, 4)}
+    arrays = {k: rng.standard_normal(shape).astype(np.float32) for k, shape in shapes.items()}
+    node = helper.make_node("LSTM", ["x", *arrays], ["y"], name=name)
+    found = {w.name.partition("[")[0] for w in measured(tmp_path, node, **arrays)}
+    owner = name.strip("/").removesuffix("/LSTM") or "W__57"
+    assert found == {f"{owner}.weight_ih_l0", f"{owner}.weight_hh_l0"}
+    assert len(measured(tmp_path, node, **arrays)) == 8
 
 
 def test_values_in_a_file_beside_the_model_are_read(tmp_path, rng):

@@ -147,11 +147,12 @@ def _tensor(dataset: Any, links: tuple[bytes, ...], address: int, walk: _Walk) -
     link = b"/".join(links)
     name = link.decode("utf-8", "backslashreplace")
     layout = dataset.get_create_plist()
-    if layout.get_layout() == h5py.h5d.VIRTUAL:
-        return unreadable(name, (), "unknown", "a virtual dataset: its values are in other files")
-    if layout.get_external_count():
-        return unreadable(name, (), "unknown", "its values are in another file")
     shape, dtype = dataset.shape, _dtype(dataset, address, walk.stream)
+    elsewhere = "its values are in another file" if layout.get_external_count() else ""
+    if layout.get_layout() == h5py.h5d.VIRTUAL:
+        elsewhere = "a virtual dataset: its values are in other files"
+    if elsewhere:
+        return unreadable(name, shape or (), dtype, elsewhere)
     if shape is None or dtype not in ITEMSIZE:
         return unreadable(name, shape or (), dtype, f"dtype {dtype} is not supported")
     filters = {layout.get_filter(i)[0] for i in range(layout.get_nfilters())}

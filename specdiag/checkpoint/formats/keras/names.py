@@ -9,7 +9,7 @@ outputs).
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from specdiag.checkpoint.formats.keras.hdf5 import Content
 from specdiag.checkpoint.tensor import Tensor
@@ -58,7 +58,14 @@ def named(tensors: Sequence[Tensor], content: Content, config: Mapping[str, Any]
             break
         names = {name: name.replace("/", separator) for name in names}  # two layers of one name
     ordered = sorted(tensors, key=lambda t: (layers.rank(t.name), _natural(t.name)))
-    return [replace(t, name=names[t.name], role=_role(names[t.name], t)) for t in ordered]
+    return [_with_role(replace(t, name=names[t.name]), layers.configured(t.name)) for t in ordered]
+
+
+class _Layer(NamedTuple):
+    """A layer of a configuration: its class, in snake case and without its dimensions."""
+
+    kind: str = ""
+    groups: int = 1
 
 
 class _Layers:
@@ -66,7 +73,8 @@ class _Layers:
 
     def __init__(self, content: Content, config: Mapping[str, Any]) -> None:
         self._texts = content.texts
-        self._classes = dict(_classes(config))
+        self._layers = dict(_layers(config))
+        self._classes = {name: layer.kind for name, layer in self._layers.items()}
         listed = [text for (_, name), text in content.texts.items() if name == "layer_names"]
         order = next((names for names in listed if isinstance(names, list)), [*self._classes])
         self._order = {name: i for i, name in enumerate(order)}
@@ -88,6 +96,13 @@ class _Layers:
         """Return the possible classes of a layer, the surest first."""
         given = self._given(path)
         return (self._classes.get(given, ""), _base(given), _base(path[-1]) if path else "")
+
+    def configured(self, name: str) -> _Layer:
+        """Return what the configuration says of the layer of a dataset."""
+        path = tuple(name.split("/"))
+        ends = range(len(path) - 1, 0, -1)
+        names = (part for end in ends for part in (self._given(path[:end]), path[end - 1]))
+        return next((self._layers[part] for part in names if part in self._layers), _Layer())
 
     def rank(self, name: str) -> int:
         """Return the position of a dataset's layer in the model; a large number if unknown."""
@@ -123,8 +138,13 @@ def _leaves(members: Sequence[Tensor], kinds: Sequence[str]) -> list[tuple[str, 
     return [(names[i],) if fits else ("vars", str(i)) for i in range(len(members))]
 
 
-def _role(name: str, tensor: Tensor) -> str:
-    return _ROLES.get(name.rpartition(".")[2], "") if len(tensor.shape) == 2 else ""
+def _with_role(tensor: Tensor, layer: _Layer) -> Tensor:
+    leaf = tensor.name.rpartition(".")[2]
+    if len(tensor.shape) == 2:
+        return replace(tensor, role=_ROLES.get(leaf, ""))
+    if leaf == "kernel" and layer.kind in ("conv", "conv_transpose"):
+        return replace(tensor, role="convolution", facts={"groups": layer.groups})
+    return tensor
 
 
 def _of_keras_2(path: tuple[str, ...]) -> tuple[str, ...]:
@@ -134,18 +154,19 @@ def _of_keras_2(path: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(parts[1:] if parts[:1] == parts[1:2] else parts)
 
 
-def _classes(config: object, levels: int = MAX_LEVELS) -> Iterator[tuple[str, str]]:
-    """Yield the name and the class of each layer in a configuration, in order."""
+def _layers(config: object, levels: int = MAX_LEVELS) -> Iterator[tuple[str, _Layer]]:
+    """Yield the name of each layer in a configuration, and what it says of it, in order."""
     if isinstance(config, Mapping) and levels:
         about, kind = config.get("config"), config.get("class_name")
         name = about.get("name", config.get("name")) if isinstance(about, Mapping) else None
-        if isinstance(name, str) and isinstance(kind, str):
-            yield name, _snake(kind)
+        if isinstance(about, Mapping) and isinstance(name, str) and isinstance(kind, str):
+            groups = about.get("groups")
+            yield name, _Layer(_snake(kind), groups if type(groups) is int and groups > 0 else 1)
         for value in config.values():
-            yield from _classes(value, levels - 1)
+            yield from _layers(value, levels - 1)
     elif isinstance(config, list) and levels:
         for value in config:
-            yield from _classes(value, levels - 1)
+            yield from _layers(value, levels - 1)
 
 
 def _snake(kind: str) -> str:

@@ -4,7 +4,6 @@ Field numbers are those of ``onnx.proto``.
 """
 
 from collections import ChainMap
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ DTYPES = dict(
         start=1,
     )
 )
+_LISTS = ("perm", "axes", "qkv_hidden_sizes")  # attributes that are read
 _TYPED = {4: "float32", 10: "float64"}  # fields of packed values that are stored as they are
 
 
@@ -55,13 +55,19 @@ class Stored(NamedTuple):
 
 
 class Node(NamedTuple):
-    """An operator: `numbers` are its attributes that are whole numbers."""
+    """An operator; `numbers`, `lists` and `notation` are attributes.
+
+    `numbers` and `lists` are those that are whole numbers, and lists of them; `notation` is the
+    equation of an Einsum.
+    """
 
     op: str
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     numbers: dict[str, int]
+    lists: dict[str, tuple[int, ...]]
+    notation: str = ""
 
 
 @dataclass
@@ -72,7 +78,7 @@ class Graph:
     """
 
     tensors: dict[str, Stored] = field(default_factory=dict)
-    sparse: list[str] = field(default_factory=list)
+    sparse: list[Stored] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     metadata: dict[str, str | int] = field(default_factory=dict)
 
@@ -117,7 +123,7 @@ def _collect(
         elif number == 5:
             _add(wire, _stored(wire, wire.span(value)), graph, scope, prefix)
         elif number == 15:
-            graph.sparse.append(prefix + _sparse_name(wire, wire.span(value)))
+            graph.sparse.append(_sparse(wire, wire.span(value), prefix))
     _collect_nodes(wire, nodes, graph, scope, prefix, level)
 
 
@@ -167,27 +173,38 @@ def _add(wire: Wire, stored: Stored, graph: Graph, scope: ChainMap[str, str], pr
 def _node(wire: Wire, span: Span) -> tuple[Node, Span | None, list[tuple[str, Span]]]:
     """Return an operator, the tensor in its attribute `value`, and the graphs in its attributes."""
     texts: dict[int, list[str]] = {1: [], 2: [], 3: [], 4: []}
-    numbers: dict[str, int] = {}
+    node = Node("", "", (), (), {}, {})
     constant, inner = None, []
     for number, value in wire.fields(span):
         if number in texts:
             texts[number].append(wire.text(value))
         elif number == 5:
-            name, parts = "", []
-            for part, content in wire.fields(wire.span(value)):
-                if part == 1:
-                    name = wire.text(content)
-                else:
-                    parts.append((part, content))
-            for part, content in parts:
-                if part == 3:
-                    numbers[name] = wire.number(content)
-                elif part == 5 and name == "value":
-                    constant = wire.span(content)
-                elif part in (6, 11):
-                    inner.append((name, wire.span(content)))
+            name, contents = _attribute(wire, wire.span(value))
+            if name == "value" and 5 in contents:
+                constant = wire.span(contents[5][-1])
+            elif name == "equation" and 4 in contents:
+                node = node._replace(notation=wire.text(contents[4][-1]))
+            elif name in _LISTS:
+                node.lists[name] = tuple(
+                    n for part in contents.get(8, ()) for n in wire.numbers(part)
+                )
+            for content in contents.get(3, ()):
+                node.numbers[name] = wire.number(content)
+            inner += [(name, wire.span(part)) for key in (6, 11) for part in contents.get(key, ())]
     op, name = "".join(texts[4][-1:]), "".join(texts[3][-1:])
-    return Node(op, name, (*texts[1],), (*texts[2],), numbers), constant, inner
+    node = node._replace(op=op, name=name, inputs=(*texts[1],), outputs=(*texts[2],))
+    return node, constant, inner
+
+
+def _attribute(wire: Wire, span: Span) -> tuple[str, dict[int, list[int | Span]]]:
+    """Return the name of an attribute of an operator, and its other fields."""
+    name, contents = "", dict[int, list[int | Span]]()
+    for number, value in wire.fields(span):
+        if number == 1:
+            name = wire.text(value)
+        else:
+            contents.setdefault(number, []).append(value)
+    return name, contents
 
 
 def _stored(wire: Wire, span: Span) -> Stored:
@@ -224,7 +241,14 @@ def _entry(wire: Wire, span: Span) -> dict[str, str]:
     return {texts.get(1, ""): texts.get(2, "")}
 
 
-def _sparse_name(wire: Wire, span: Span) -> str:
-    """Return the name of a sparse tensor: that of its values."""
-    values: Iterator[Span] = (wire.span(v) for number, v in wire.fields(span) if number == 1)
-    return "".join(_stored(wire, value).name for value in values) or "sparse"
+def _sparse(wire: Wire, span: Span, prefix: str) -> Stored:
+    """Return a sparse tensor: it has the name and the dtype of its values."""
+    values, dims = None, list[int]()
+    for number, value in wire.fields(span):
+        if number == 1:
+            values = _stored(wire, wire.span(value))
+        elif number == 3 and len(dims) <= MAX_DIMENSIONS:
+            dims += wire.numbers(value)
+    name = prefix + (values.name if values and values.name else "sparse")
+    shape = checked_shape(dims, 16, f"{wire.where}: {shown(name)}")
+    return Stored(name, values.dtype if values else "unknown", shape, None, {}, span)

@@ -37,8 +37,8 @@ def read_onnx(file: File) -> tuple[list[Tensor], dict[str, Any], list[str]]:
         for name, stored in graph.tensors.items()
         if name not in parts and not (stored.is_constant and _is_operand(stored))
     }
-    named, renamed = as_in_torch(tensors, graph)
-    named += [unreadable(name, (), "unknown", "sparse tensor") for name in graph.sparse]
+    named, renamed = as_in_torch(tensors, graph, partial(read_stored, file))
+    named += [unreadable(s.name, s.shape, s.dtype, "sparse tensor") for s in graph.sparse]
     notes = []
     if renamed:
         notes = [f"{counted(renamed, 'tensor')} named after the operators that use them"]

@@ -6,14 +6,14 @@ names of their modules, as in `/encoder/0/MatMul`: the weight is `encoder.0.weig
 """
 
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
-from specdiag.checkpoint.formats.onnx.graph import Graph, Node
-from specdiag.checkpoint.formats.onnx.roles import Use, role_of, uses_of
+from specdiag.checkpoint.formats.onnx.graph import Graph, Node, Stored
+from specdiag.checkpoint.formats.onnx.roles import Use, Uses
 from specdiag.checkpoint.tensor import Tensor, read_values
 
 _ANONYMOUS = re.compile(r"onnx::\w+_\d+")
@@ -29,7 +29,9 @@ _GATES = {"LSTM": _LSTM, _SWAPPED: _LSTM, "GRU": (1, 0, 2), "RNN": (0,)}
 _JOINED = {1: ("weight_ih",), 2: ("weight_hh",), 3: ("bias_ih", "bias_hh")}
 
 
-def as_in_torch(tensors: Mapping[str, Tensor], graph: Graph) -> tuple[list[Tensor], int]:
+def as_in_torch(
+    tensors: Mapping[str, Tensor], graph: Graph, read: Callable[[Stored], np.ndarray]
+) -> tuple[list[Tensor], int]:
     """Return the tensors under their former names, and how many were renamed.
 
     Parameters
@@ -37,14 +39,16 @@ def as_in_torch(tensors: Mapping[str, Tensor], graph: Graph) -> tuple[list[Tenso
     tensors : dict
         By their names in the graph.
     graph : Graph
+    read : callable
+        Returns the values of a stored tensor.
     """
-    uses = uses_of(graph)
+    uses = Uses(graph, read)
     taken = {tensor.name for tensor in tensors.values()}
     result: list[Tensor] = []
     renamed = 0
     for key, tensor in tensors.items():
-        first = uses[key][0] if key in uses else None
-        known = replace(tensor, role=role_of(tensor, key, graph, uses))
+        first = next(iter(uses.by_name.get(key, ())), None)
+        known = uses.known(tensor, key)
         parts = [*_of_torch(known, first, taken)] if first else [known]
         parts = _free(parts, known, first, taken)
         taken |= {part.name for part in parts}
@@ -59,8 +63,11 @@ def _of_torch(tensor: Tensor, use: Use, others: Set[str]) -> Iterator[Tensor]:
     anonymous = _ANONYMOUS.fullmatch(tensor.name) is not None
     if node.op in _GATES and position in _JOINED:
         layer = re.fullmatch(r"/.*_(\d+)", node.name)
-        owner = (_scope(node) if anonymous else node.name) or tensor.name
+        # One name for all parts of the layer: its own, that of its module, or that of its W.
+        owner = (_scope(node) if anonymous else _scope(node) or node.name) or node.inputs[1]
         yield from _joined(tensor, node.op, position, owner, layer[1] if layer else "0")
+    elif (node.op, position) == ("Attention", 1) and len(tensor.shape) == 2:
+        yield from _thirds(tensor, node)
     elif anonymous and (node.op, position) in _LEAVES and _scope(node):
         attention = f"{_scope(node)}.in_proj_bias" in others  # torch.nn.MultiheadAttention
         leaf = "in_proj_weight" if attention else _LEAVES[node.op, position]
@@ -90,6 +97,27 @@ def _transposed(tensor: Tensor, name: str) -> Tensor:
         return np.ascontiguousarray(read_values(tensor).T)
 
     return replace(tensor, name=name, shape=tensor.shape[::-1], read=read, read_rows=None)
+
+
+def _thirds(tensor: Tensor, node: Node) -> Iterator[Tensor]:
+    """Yield queries, keys and values of the operator Attention of onnxruntime, from its columns.
+
+    Its docs/ContribOperators.md has the weight (inputs, queries + keys + values), of equal sizes
+    unless they are an attribute.
+    """
+    n, columns = tensor.shape
+    sizes = node.lists.get("qkv_hidden_sizes") or (columns // 3,) * 3
+    if len(sizes) != 3 or min(sizes) < 1 or sum(sizes) != columns:
+        yield tensor
+        return
+    for i, label in enumerate(("query", "key", "value")):
+        start = sum(sizes[:i])
+
+        def read(start: int = start, stop: int = start + sizes[i]) -> np.ndarray:
+            return np.ascontiguousarray(read_values(tensor)[:, start:stop])
+
+        name, shape = f"{tensor.name}.{label}", (n, sizes[i])
+        yield replace(tensor, name=name, shape=shape, read=read, read_rows=None)
 
 
 def _joined(tensor: Tensor, op: str, position: int, owner: str, layer: str) -> Iterator[Tensor]:

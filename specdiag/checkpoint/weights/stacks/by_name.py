@@ -4,8 +4,10 @@ import re
 
 from specdiag.checkpoint.weights.evidence import EXPERTS, HEADS, KEY_HEADS, WIDTH
 from specdiag.checkpoint.weights.stacks.reading import (
+    AXES,
     Reading,
     are_taps,
+    by_letters,
     heads_in,
     heads_out,
     input_first,
@@ -35,8 +37,10 @@ BILINEAR = Reading(rows=(1,), columns=(2,), stack=(0,), pooled=True)
 def by_class(subject: Subject) -> list[Reading]:
     """Return the readings that the class of the module proves."""
     n = len(subject.shape)
+    if subject.role.startswith(AXES) and len(subject.role) == len(AXES) + n:
+        return [by_letters(subject.role.removeprefix(AXES))]
     if subject.role == "convolution":
-        return [kernel(n)]
+        return [input_first(n) if subject.is_kernel else kernel(n)]
     if subject.role == "bilinear" and n == 3:
         return [BILINEAR]
     if n == 3 and _PACKED.search(subject.rule):

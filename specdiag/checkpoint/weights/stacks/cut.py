@@ -26,7 +26,14 @@ from specdiag.checkpoint.weights.stacks.by_name import (
     experts_in_rows,
 )
 from specdiag.checkpoint.weights.stacks.by_sides import by_sides
-from specdiag.checkpoint.weights.stacks.reading import AMBIGUOUS, FEW, MAX_SLICES, MAX_TAPS, Reading
+from specdiag.checkpoint.weights.stacks.reading import (
+    AMBIGUOUS,
+    AXES,
+    FEW,
+    MAX_SLICES,
+    MAX_TAPS,
+    Reading,
+)
 from specdiag.checkpoint.weights.stacks.subject import Subject
 from specdiag.checkpoint.weights.weight import Weight
 
@@ -72,16 +79,23 @@ def _cut(weight: Weight, name: str, evidence: Evidence) -> list[Weight] | None:
         inner = evidence.inside(layers)
         parts = slices(weight, 0)
         return [cut for part in parts for cut in _cut(part, name, inner) or [part]]
-    if weight.shape[0] == 1 and not subject.is_kernel and not _on_one_channel(subject):
+    has_axes = weight.role.startswith(AXES)
+    if (
+        weight.shape[0] == 1
+        and not has_axes
+        and not subject.is_kernel
+        and not _on_one_channel(subject)
+    ):
         return _squeezed(weight, name, evidence)
     if weight.table:
         return [
             replace(weight, reason=f"a table of {len(weight.shape)} axes, by its {weight.table}")
         ]
     groups = weight.facts.get("groups", 1) if weight.role == "convolution" else 1
-    if groups > 1 and weight.shape[0] % groups == 0 and min(weight.shape[:2]) > 1:
-        return [grouped(weight, groups)]
-    return _as_read(weight, subject)
+    found = _as_read(weight, subject)
+    if groups > 1 and found[0].shape[0] % groups == 0 and min(found[0].shape[:2]) > 1:
+        return [grouped(found[0], groups)]
+    return found
 
 
 def _as_read(weight: Weight, subject: Subject) -> list[Weight]:

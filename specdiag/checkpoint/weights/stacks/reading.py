@@ -7,6 +7,7 @@ from specdiag.checkpoint.weights.pieces import reshaped, slices
 from specdiag.checkpoint.weights.weight import Weight
 
 MAX_SLICES = 512  # the most experts that a published layer has; more matrices are pooled
+AXES = "axes:"  # before letters for all axes, of a split or as the role of a tensor
 AMBIGUOUS = "ambiguous"  # at the start of a reason
 FEW = 9  # a side as short is taken for taps
 MAX_TAPS = 32  # along an axis of the kernel of an image, without other evidence
@@ -48,7 +49,7 @@ class Reading:
         """The reading as `specdiag.checkpoint.weights.split` takes it, such as 'axes:src'."""
         groups = {"r": self.rows, "c": self.columns, "t": self.taps, "s": self.stack}
         places = {axis: letter for letter, axes in groups.items() for axis in axes}
-        return "axes:" + "".join(places[axis] for axis in sorted(places))
+        return AXES + "".join(places[axis] for axis in sorted(places))
 
     def apply(self, weight: Weight) -> list[Weight]:
         """Return the matrices or kernels: (rows, columns) or (rows, columns, *taps).
@@ -98,6 +99,14 @@ class Reading:
             kind = "matrices" if count else "a matrix"
             return f"{count} {kind} of {n}x{m}".strip()
         return f"{count} {kind}, {n}x{m}".strip()
+
+
+def by_letters(letters: str) -> Reading:
+    """Return the reading that letters for all axes tell, such as 'src' in 'axes:src'."""
+    rows, columns, taps, stack = (
+        tuple(i for i, letter in enumerate(letters) if letter == kind) for kind in "rcts"
+    )
+    return Reading(rows=rows, columns=columns, taps=taps, stack=stack)
 
 
 def are_taps(sides: tuple[int, ...]) -> bool:
