@@ -50,8 +50,8 @@ class Tensor:
         ``'operand'`` for a constant of an ONNX model that no layer multiplies with, or the kind of
         module that owns it as its weight: ``'embedding'`` for a lookup table, ``'linear'``,
         ``'convolution'``, ``'bilinear'``, ``'norm'``, ``'attention'`` or ``'recurrent'``. In ONNX
-        models also ``'computed'``, if a weight is computed from it; and letters for the axes of
-        an operand of a product, as ``--split`` takes them: ``'axes:src'``. Empty if unknown.
+        models also ``'computed'``, if a weight is computed from it. Letters for all axes, as
+        ``--split`` takes them, where a file tells them: ``'axes:src'``. Empty if unknown.
     facts : dict
         The attributes of its module that are whole numbers, such as ``groups`` and ``num_heads``.
     rule : str

@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 import specdiag
 from specdiag.checkpoint.reader import open_checkpoint
+from specdiag.checkpoint.weights.find import open_weights
 
 arrays = hnp.arrays(
     st.sampled_from(["<f4", ">f8", "<f2", "<i8", ">i2", "|u1", "|b1", "<c8"]),
@@ -77,7 +78,7 @@ def test_arrays_of_objects_are_listed_and_never_unpickled(tmp_path):
     np.savez(tmp_path / "m.npz", bad=np.array([Trap()]), good=np.ones(3))
     (tmp_path / "executed").unlink(missing_ok=True)
     bad, good = open_checkpoint(tmp_path / "m.npz").tensors
-    assert bad.problem == "dtype object is not supported"
+    assert bad.problem.startswith("Python objects in a pickle, which is not read")
     with pytest.raises(ValueError, match="cannot be read"):
         bad.read()
     assert good.read().tolist() == [1, 1, 1]
@@ -238,3 +239,15 @@ def test_a_few_empty_weights_are_not_taken_for_those_of_deepspeed(tmp_path):
 def empty_file(folder, tensors):
     safetensors.numpy.save_file(tensors, folder / "m.safetensors")
     return folder / "m.safetensors"
+
+
+@pytest.mark.parametrize("shape", [(), (2,)])
+def test_arrays_in_a_pickle_are_named_where_they_may_be_the_weights(shape, tmp_path, rng):
+    matrices = np.empty(shape, object)
+    matrices.fill({"a": rng.standard_normal((60, 60))})
+    np.save(tmp_path / "m.npy", matrices, allow_pickle=True)
+    with pytest.raises(ValueError, match="none with two axes or more; not read: tensor [(]Python"):
+        specdiag.alpha(tmp_path / "m.npy")
+    np.savez(tmp_path / "m.npz", w=rng.standard_normal((60, 60)), others=matrices)
+    (note,) = open_weights(tmp_path / "m.npz").notes
+    assert note.startswith("not read: others (Python objects in a pickle")

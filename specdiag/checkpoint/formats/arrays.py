@@ -116,6 +116,8 @@ def _tensor(
     dtype, dtype_name = _dtype(code)
     if dtype is None:
         problem = f"dtype {dtype_name} is not supported"
+        if dtype_name == "object":
+            problem = "Python objects in a pickle, which is not read: save each array by itself"
         return unreadable(name, checked_shape(shape, 1, where), dtype_name, problem)
     layout = _Layout(
         start,

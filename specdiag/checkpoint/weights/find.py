@@ -20,6 +20,7 @@ from specdiag.checkpoint.weights.split import Splits
 from specdiag.checkpoint.weights.stacks import cut as stacks
 from specdiag.checkpoint.weights.tables import with_tables
 from specdiag.checkpoint.weights.weight import Tensors, Weight, plain
+from specdiag.wording import some
 
 _RULES: tuple[Callable[[Tensors], Iterator[Weight]], ...] = (
     normalised,
@@ -62,7 +63,18 @@ def open_weights(
                 return _merged(opened, base, splits)
             except (ValueError, OSError) as error:
                 note = f"the updates alone, because the base beside it is not used: {error}"
-    return of_weights(replace(opened, notes=(*opened.notes, *([note] if note else []))), splits)
+    notes = (*_not_read(opened), *opened.notes, *([note] if note else []))
+    return of_weights(replace(opened, notes=notes), splits)
+
+
+def _not_read(checkpoint: Checkpoint) -> list[str]:
+    """Return a note that names the tensors of an unknown content, which may be matrices."""
+    found = [
+        f"{tensor.name} ({tensor.problem})"
+        for tensor in checkpoint.tensors
+        if tensor.problem and len(tensor.shape) < 2 and tensor.dtype in ("object", "unknown")
+    ]
+    return [f"not read: {some(found, 4)}"] if found else []
 
 
 def _merged(adapter: Checkpoint, base: Source, splits: Sequence[str]) -> Checkpoint:

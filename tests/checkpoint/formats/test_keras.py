@@ -80,7 +80,7 @@ def test_the_classes_of_layers_are_the_roles_of_their_matrices():
     roles = {tensor.name: tensor.role for tensor in open_checkpoint(ARCHIVE).tensors}
     assert roles["embedding.embeddings"] == "embedding"
     assert roles["hidden.kernel"] == "linear"
-    assert (roles["hidden.bias"], roles["conv1d.kernel"]) == ("", "convolution")
+    assert (roles["hidden.bias"], roles["conv1d.kernel"]) == ("", "axes:tcr")
 
 
 def saved(path, **datasets):

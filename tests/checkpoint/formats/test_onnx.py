@@ -304,6 +304,13 @@ def singular_values(matrices):
     return np.sort(np.concatenate([np.linalg.svd(m, compute_uv=False) for m in matrices]))
 
 
+def test_a_kernel_that_keras_named_is_output_first_as_all_of_onnx_are(tmp_path):
+    node = helper.make_node("Conv", ["x", "conv/kernel:0"], ["y"])
+    kernel = np.zeros((8, 6, 3, 3), np.float32)
+    (weight,) = measured(tmp_path, node, **{"conv/kernel:0": kernel})
+    assert (weight.shape, weight.rule) == ((8, 6, 3, 3), "")
+
+
 @pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
 def test_groups_of_a_convolution_are_blocks_of_its_matrices(op, tmp_path, rng):
     """The oracle is the dense kernel, which computes the same with zeros between groups."""

@@ -143,7 +143,8 @@ def _with_role(tensor: Tensor, layer: _Layer) -> Tensor:
     if len(tensor.shape) == 2:
         return replace(tensor, role=_ROLES.get(leaf, ""))
     if leaf == "kernel" and layer.kind in ("conv", "conv_transpose"):
-        return replace(tensor, role="convolution", facts={"groups": layer.groups})
+        axes = "t" * (len(tensor.shape) - 2) + "cr"  # positions, inputs, outputs
+        return replace(tensor, role=f"axes:{axes}", facts={"groups": layer.groups})
     return tensor
 
 

@@ -40,7 +40,7 @@ def by_class(subject: Subject) -> list[Reading]:
     if subject.role.startswith(AXES) and len(subject.role) == len(AXES) + n:
         return [by_letters(subject.role.removeprefix(AXES))]
     if subject.role == "convolution":
-        return [input_first(n) if subject.is_kernel else kernel(n)]
+        return [kernel(n)]
     if subject.role == "bilinear" and n == 3:
         return [BILINEAR]
     if n == 3 and _PACKED.search(subject.rule):

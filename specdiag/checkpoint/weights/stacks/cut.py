@@ -91,7 +91,8 @@ def _cut(weight: Weight, name: str, evidence: Evidence) -> list[Weight] | None:
         return [
             replace(weight, reason=f"a table of {len(weight.shape)} axes, by its {weight.table}")
         ]
-    groups = weight.facts.get("groups", 1) if weight.role == "convolution" else 1
+    is_kernel = weight.role == "convolution" or weight.role.startswith(AXES)
+    groups = weight.facts.get("groups", 1) if is_kernel else 1
     found = _as_read(weight, subject)
     if groups > 1 and found[0].shape[0] % groups == 0 and min(found[0].shape[:2]) > 1:
         return [grouped(found[0], groups)]
