@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from specdiag.checkpoint.formats.foreign import NOT_READ
 from specdiag.checkpoint.formats.gguf import SHARD as OF_GGUF
 from specdiag.checkpoint.torchfile.chunk_metadata import METADATA
 from specdiag.files import find_file, open_file
@@ -38,18 +39,14 @@ _CONVERT_ZERO = (
     "DeepSpeed's 'python zero_to_fp32.py FOLDER OUTPUT', where FOLDER has the file 'latest', and "
     "name OUTPUT"
 )
-_SAVE = "it is not read; load it with the program that wrote it and save the parameters as {}"
 # Files and folders that other programs write, and what they are.
 _FOREIGN = (
-    (r"saved_model\.pb(txt)?", "a TensorFlow SavedModel, which is not read"),
-    (r".*\.data-\d{5}-of-\d{5}", "a TensorFlow checkpoint, which is not read"),
-    (
-        r"_CHECKPOINT_METADATA|manifest\.ocdbt|ocdbt\.process_\d+",
-        f"a checkpoint of Orbax (JAX): {_SAVE.format('.msgpack, .npz or .safetensors')}",
-    ),
-    (r"com\.apple\.CoreML", f"a Core ML package: {_SAVE.format('.safetensors')}"),
-    (r"openvino.*\.xml", f"a model of OpenVINO: {_SAVE.format('.safetensors')}"),
-    (r"\.z(array|group|metadata)|zarr\.json", f"a folder of Zarr arrays: {_SAVE.format('.npz')}"),
+    (r"saved_model\.pb(txt)?", "a TensorFlow SavedModel"),
+    (r".*\.data-\d{5}-of-\d{5}", "a TensorFlow checkpoint"),
+    (r"_CHECKPOINT_METADATA|manifest\.ocdbt|ocdbt\.process_\d+", "a checkpoint of Orbax (JAX)"),
+    (r"com\.apple\.CoreML", "a Core ML package"),
+    (r"openvino.*\.xml", "a model of OpenVINO"),
+    (r"\.z(array|group|metadata)|zarr\.json", "a folder of Zarr arrays"),
 )
 
 
@@ -238,7 +235,7 @@ def _refuse_foreign(folder: Path, where: str) -> None:
         for pattern, kind in _FOREIGN:
             if any(re.fullmatch(pattern, name) for name in inside):
                 below = "" if path == folder else f"{shown(path.name)} is "
-                raise ValueError(f"{where}: {below}{kind}")
+                raise ValueError(f"{where}: {below}{kind}: {NOT_READ}")
 
 
 def _latest(folder: Path, names: Sequence[str]) -> list[Path]:

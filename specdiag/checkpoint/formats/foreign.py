@@ -5,28 +5,31 @@ import zlib
 from collections.abc import Iterable
 from contextlib import suppress
 
-_EXPORT = "it is not read; export the model with safetensors or torch.save"
+NOT_READ = (
+    "it is not read; load it with the program that wrote it and save the weights as .npz or "
+    ".safetensors"
+)
 _TAR = rb"(?s).{257}ustar"
 # Files are recognised by their first bytes, not by their extension.
 _FOREIGN = (
     (rb"version https://git-lfs", "a Git LFS pointer: fetch the content with 'git lfs pull'"),
     (rb"(?is)\s*<(!doctype html|html|\?xml.*<html)", "a web page: download the file itself"),
-    (rb"(?s)\s*<\?xml.*<net ", f"a model of OpenVINO: {_EXPORT}"),
+    (rb"(?s)\s*<\?xml.*<net ", f"a model of OpenVINO: {NOT_READ}"),
     (rb"\s*<(\?xml|!doctype)", "an XML file, not a checkpoint"),
     (rb"BZh", "compressed by bzip2: decompress it first"),
     (rb"\xfd7zXZ", "compressed by xz: decompress it first"),
     (rb"\x28\xb5\x2f\xfd", "compressed by zstd: decompress it first"),
     (rb"sys_info\0", "written by torch 0.1: load it with torch.load and save it again"),
     (_TAR, "a tar archive: unpack it with 'tar -xf' and name the checkpoint in it"),
-    (rb"(?s).{4}TFL3", f"a TensorFlow Lite file: {_EXPORT}"),
+    (rb"(?s).{4}TFL3", f"a TensorFlow Lite file: {NOT_READ}"),
     (rb"PK\x05\x06", "an empty zip archive"),
-    (rb"(?s).{4}ET\d\d", f"a program of ExecuTorch (.pte): {_EXPORT}"),
-    (rb"#(Lookup)?Parameter# ", f"a model of DyNet: {_EXPORT}"),
-    (rb"(?s)\x01\x01\x01.loss_", f"a network of dlib: {_EXPORT}"),
-    (rb"\xba\x16\x4f\x2f", f"a model of fastText: {_EXPORT}"),
-    (rb"\x12\x01\0\0\0\0\0\0", f"a file of MXNet: {_EXPORT}"),
-    (rb"MATLAB 5\.0 MAT-file", f"a MATLAB file: {_EXPORT}"),
-    (rb"7767517\s", f"a network of ncnn: {_EXPORT}"),
+    (rb"(?s).{4}ET\d\d", f"a program of ExecuTorch (.pte): {NOT_READ}"),
+    (rb"#(Lookup)?Parameter# ", f"a model of DyNet: {NOT_READ}"),
+    (rb"(?s)\x01\x01\x01.loss_", f"a network of dlib: {NOT_READ}"),
+    (rb"\xba\x16\x4f\x2f", f"a model of fastText: {NOT_READ}"),
+    (rb"\x12\x01\0\0\0\0\0\0", f"a file of MXNet: {NOT_READ}"),
+    (rb"MATLAB 5\.0 MAT-file", f"a MATLAB file: {NOT_READ}"),
+    (rb"7767517\s", f"a network of ncnn: {NOT_READ}"),
 )
 # These start with a few bytes that any file could start with.
 _BY_NAME = (
@@ -63,7 +66,7 @@ def refuse_foreign(head: bytes, where: str) -> None:
             raise ValueError(f"{where}: {kind}")
     for name, kind in _BY_NAME:
         if re.fullmatch(name, where.lower()) and not head.startswith(b"\x80\x02"):
-            raise ValueError(f"{where}: {kind}: {_EXPORT}")
+            raise ValueError(f"{where}: {kind}: {NOT_READ}")
 
 
 def _gunzipped(head: bytes) -> bytes:
