@@ -22,6 +22,7 @@ from specdiag.checkpoint.remote.requests import (
     answer,
     check_answer,
     check_pace,
+    made,
     patiently,
 )
 from specdiag.wording import is_text, shown, some
@@ -221,4 +222,4 @@ def _address(url: str) -> Address:
     from huggingface_hub.utils import build_hf_headers
 
     host = urlsplit(constants.ENDPOINT).hostname
-    return Address(get_session(), url, build_hf_headers(), TIMEOUT, host)
+    return Address(made(get_session), url, build_hf_headers(), TIMEOUT, host)

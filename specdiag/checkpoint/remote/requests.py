@@ -59,6 +59,19 @@ class Address(NamedTuple):
     plain_host: str | None = None  # host that is allowed by plain http, as this machine is
 
 
+def made(client: "Callable[[], httpx2.Client]") -> "httpx2.Client":
+    """Return a new client; raise OSError if it cannot use the proxy that the environment names."""
+    import httpx2
+
+    try:
+        return client()
+    except (ImportError, ValueError, httpx2.InvalidURL) as error:
+        raise OSError(
+            "the proxy that the environment names (ALL_PROXY, HTTPS_PROXY, HTTP_PROXY) cannot be "
+            f"used: {printable(str(error))}"
+        ) from None
+
+
 @contextmanager
 def answer(at: Address, want: Wanted, ranged: dict[str, str]) -> Iterator["httpx2.Response"]:
     """Send a request and follow checked redirects; a token is sent only to its own host."""
@@ -173,6 +186,9 @@ def _explained(
         status = response.status_code
         if status in (401, 403):
             why = f"access denied; {want.login}"
+        elif status == 429:
+            token = ", or set HF_TOKEN" * (want.login == HUB_LOGIN)
+            why = f"too many requests, after {tries} attempts; wait some minutes{token}"
         elif is_temporary:
             why = f"the server failed, {again}"
         else:

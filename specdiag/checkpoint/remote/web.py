@@ -7,7 +7,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from specdiag.checkpoint.remote.path import Found, RemotePath
 from specdiag.checkpoint.remote.ranges import Ranges
-from specdiag.checkpoint.remote.requests import LOOPBACK, Address, Wanted
+from specdiag.checkpoint.remote.requests import LOOPBACK, Address, Wanted, made
 from specdiag.wording import shown
 
 if TYPE_CHECKING:
@@ -105,4 +105,4 @@ class WebPath(RemotePath):
 def _client() -> "httpx2.Client":
     import httpx2
 
-    return httpx2.Client()
+    return made(httpx2.Client)

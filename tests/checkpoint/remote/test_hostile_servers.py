@@ -221,7 +221,9 @@ def test_a_hostile_file_is_refused_as_on_a_disk(hub, tmp_path, content):
 
 def test_a_busy_server_makes_nobody_wait_for_long(hub, pauses):
     hub.fail("/api/", status=429, headers={"Retry-After": str(10**9)}, times=9)
-    assert refusal().startswith(f"{HUB}: HTTP 429: the server failed, after 2 attempts")
+    assert refusal().startswith(
+        f"{HUB}: HTTP 429: too many requests, after 2 attempts; wait some minutes, or set HF_TOKEN"
+    )
     assert pauses[0] == 60.0
 
 

@@ -7,6 +7,7 @@ import resource
 import tempfile
 from contextlib import suppress
 
+import huggingface_hub
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -16,7 +17,7 @@ from safetensors.numpy import save
 
 import specdiag
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.checkpoint.remote import ranges
+from specdiag.checkpoint.remote import ranges, web
 from specdiag.checkpoint.remote.places import place
 from specdiag.checkpoint.remote.ranges import BLOCK, Ranges
 from specdiag.checkpoint.remote.requests import Address, Wanted
@@ -244,3 +245,19 @@ def served():
     with Hub() as hub, httpx2.Client() as client:
         hub.files["x"] = content
         yield content, lambda: Address(client, f"{hub.storage}/files/x", {}, 5.0)
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "ftp://127.0.0.1:1", "http://[:::"])
+@pytest.mark.parametrize("address", ["hf://a/b", "https://127.0.0.1:9/net.safetensors"])
+def test_a_proxy_that_cannot_be_used_is_named(hub, proxy, address, monkeypatch):
+    for variable in ("no_proxy", "NO_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    web._client.cache_clear()
+    huggingface_hub.close_session()
+
+    result = CliRunner().invoke(cli, ["alpha", address])
+
+    assert result.exit_code == 1
+    assert "the proxy that the environment names" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
