@@ -203,6 +203,9 @@ def check_output(
     name, target, locks = f"{option} {output}", output.resolve(), tuple(locks)
     if not target.parent.is_dir():
         raise click.UsageError(f"{name}: there is no folder {output.parent}")
+    is_new = target.is_file() or not target.exists()
+    if is_new and not os.access(target.parent, os.W_OK):
+        raise click.UsageError(f"{name}: no permission to write in the folder {output.parent}")
     if target in {path.resolve() for path in locks}:
         raise click.UsageError(f"{name}: it is the lock to read")
     if target.is_file() and any(is_input(target, path) for path in inputs):

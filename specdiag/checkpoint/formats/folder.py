@@ -22,6 +22,7 @@ _KINDS = (
     r".*\.(ckpt|pt|pth|bin|th|ptl|torchscript|(pth|pt|ckpt)\.tar)",
     r".*\.(gguf|keras|h5|hdf5|msgpack|onnx|pt2|nemo)|checkpoint_\d+",
     r".*\.(npz|zip)",  # these are often data
+    r".*\.npy",
     r".*\.(tflite|mlmodel|pte|pdparams|caffemodel|weights|mar|engine)",  # named, but not read
 )
 _NOT_WEIGHTS = re.compile(
@@ -78,8 +79,11 @@ def checkpoint_in(folder: Path) -> Found:
         format that is not read, or if only its subfolders hold checkpoints.
     FileNotFoundError
         If there is none.
+    PermissionError
+        If the folder may not be listed.
     """
     where = shown(folder.name, quote=False)
+    next(folder.iterdir(), None)  # raises PermissionError if it may not be listed
     names = _names(folder)
     below = _subfolders(folder)
     notes = [f"not read: the checkpoints in the subfolders {some(below, 10)}"] if below else []
@@ -113,7 +117,7 @@ def checkpoint_in(folder: Path) -> Found:
     listed = f"only {some([shown(n, quote=False) for n in names], 3)}" if names else "no files"
     raise FileNotFoundError(
         f"{where}: no checkpoint in the folder, {listed}; expected .safetensors, .ckpt, .pt, .pth, "
-        ".bin or an index of shards"
+        ".bin, .gguf, .onnx, .keras, .h5, .msgpack, .npz, .npy or an index of shards"
     )
 
 

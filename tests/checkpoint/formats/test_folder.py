@@ -1,6 +1,7 @@
 """A folder is read if it holds one network, else named with what it is and what to do."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -62,7 +63,10 @@ NAMED = [
     (["a.pt", "b.pt"], r"2 checkpoints in the folder \(a.pt, b.pt\); name one"),
     # nothing
     ([], "no checkpoint in the folder, no files"),
-    (["config.json", "tokenizer.json"], "only config.json, tokenizer.json; expected .safetensors"),
+    (
+        ["config.json", "tokenizer.json"],
+        "only config.json, tokenizer.json; expected .safetensors.*.gguf, .onnx",
+    ),
     (["optimizer.pt", "scheduler.pt"], "only optimizer.pt, scheduler.pt; expected"),
 ]
 
@@ -228,3 +232,19 @@ def test_a_file_of_zero_is_named_as_one_of_several(tmp_path):
     torch.save({"optimizer_state_dict": {"fp32_flat_groups": [torch.ones(99)]}}, file)
     with pytest.raises(ValueError, match=r"which zero_to_fp32\.py puts together"):
         open_checkpoint(file)
+
+
+def test_an_array_alone_in_a_folder_is_read(tmp_path, rng):
+    np.save(tmp_path / "w.npy", rng.standard_normal((60, 60)))
+
+    (tensor,) = open_checkpoint(tmp_path).tensors
+
+    assert tensor.shape == (60, 60)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path):
+    (tmp_path / "f").mkdir(mode=0o300)
+
+    with pytest.raises(PermissionError):
+        open_checkpoint(tmp_path / "f")
