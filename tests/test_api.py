@@ -53,3 +53,27 @@ def test_every_public_name_is_described_on_the_page_of_the_documentation():
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     missing = [n for n in set(specdiag.__all__) - set(PACKAGES) if f":: specdiag.{n}\n" not in page]
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"split": "a.weight=2"},
+        {"split": ["a.weight=2"]},
+        {"layers": ["a*"]},
+        {"which": 3},
+    ],
+)
+def test_arguments_of_a_wrong_type_are_named(arguments, rng):
+    network = {"a.weight": rng.standard_normal((60, 60))}
+    (name,) = arguments
+
+    with pytest.raises(ValueError, match=f"^{name} is .*: expected"):
+        specdiag.alpha(network, **arguments)
+    with pytest.raises(ValueError, match=f"^{name} is .*: expected"):
+        specdiag.compare(network, network, **arguments)
+
+
+def test_an_empty_list_is_no_checkpoint():
+    with pytest.raises(ValueError, match="needs at least one checkpoint"):
+        specdiag.alpha([])

@@ -17,6 +17,7 @@ from specdiag.dataset.schema import COMPARISON, labelled
 from specdiag.dataset.spectra import (
     Progress,
     build,
+    check_texts,
     check_whole_numbers,
     measure_checkpoint,
     recorded,
@@ -114,6 +115,7 @@ def compare(
     if not others:
         raise ValueError("compare() needs at least two checkpoints")
     check_whole_numbers(min_eigenvalues=(min_eigenvalues, 2))
+    check_texts(layers=layers, which=which)
     groups = [list(x) if isinstance(x, list | tuple) else [x] for x in (first, *others)]
     if not all(groups):
         raise ValueError("compare() needs at least one checkpoint in each group")

@@ -120,11 +120,12 @@ def alpha(
     >>> dataset.alpha.mean("layer")
     """
     check_whole_numbers(min_eigenvalues=(min_eigenvalues, 2), seed=(seed, 0))
-    if not sources:
+    check_texts(layers=layers, which=which)
+    given = [x for source in sources for x in (source if _is_paths(source) else [source])]
+    if not given:
         raise ValueError("alpha() needs at least one checkpoint: a path, module or state dict")
     if method not in METHODS:
         raise ValueError(f"method is {method!r}: expected one of {', '.join(METHODS)}")
-    given = [x for source in sources for x in (source if _is_paths(source) else [source])]
     if names is not None and (isinstance(names, str) or len(names) != len(given)):
         raise ValueError(f"names must be a list of {counted(len(given), 'name')}: one a network")
     splits = texts_of(split)
@@ -143,8 +144,7 @@ def alpha(
         "seed": seed,
     }
     networks = [open_weights(source, splits=splits) for source in initialisation]
-    if networks:
-        wanted = [tensor for checkpoint in checkpoints for tensor in matrices(checkpoint, layers)]
+    wanted = [tensor for checkpoint in checkpoints for tensor in matrices(checkpoint, layers)]
     for network in networks:
         check_recipe(matrices(network, layers), wanted)
     quick = settings | {"gof": False, "repeats": False}
@@ -199,6 +199,13 @@ def check_whole_numbers(**arguments: tuple[Any, int]) -> None:
     for name, (value, least) in arguments.items():
         if not isinstance(value, int | np.integer) or value < least:
             raise ValueError(f"{name} is {value!r}: expected a whole number, at least {least}")
+
+
+def check_texts(**arguments: object) -> None:
+    """Raise ValueError for the first argument that is neither a text nor None."""
+    for name, value in arguments.items():
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{name} is {value!r}: expected a text")
 
 
 def build(

@@ -120,8 +120,11 @@ def _with_blocks(split: Split, parts: Sequence[re.Match[str]], heads: str | None
     return replace(split, blocks=tuple(blocks))
 
 
-def texts_of(split: Mapping[str, str]) -> tuple[str, ...]:
-    """Return PATTERN=SPEC for each pattern and its spec."""
+def texts_of(split: object) -> tuple[str, ...]:
+    """Return PATTERN=SPEC for each pattern and its spec; raise ValueError for anything else."""
+    if not isinstance(split, Mapping):
+        text = "expected a dict, such as {'*.weight': 'q,k,v'}"
+        raise ValueError(f"split is {split!r}: {text}")  # noqa: TRY004 - as for other arguments
     return tuple(f"{pattern}={spec}" for pattern, spec in split.items())
 
 
