@@ -172,12 +172,12 @@ def _conclude(summary: dict[str, Any], pairs: Sequence[Pair], names: tuple[str, 
     """Return the first sentence that applies, in order from the strongest claim to the weakest."""
     a, b = names
     if summary["relations"].keys() == {"identical"}:
-        return f"identical: all {len(pairs)} tensors of {a} and {b} are bit-identical"
+        return f"identical: all {len(pairs)} weights of {a} and {b} are bit-identical"
     if summary["relations"].keys() <= set(SAME):
-        return f"equal: all {len(pairs)} tensors of {a} and {b} hold the same numbers"
+        return f"equal: all {len(pairs)} weights of {a} and {b} hold the same numbers"
     if summary["relations"].keys() <= {*SAME, "rounded"}:
         return (
-            f"equal except for rounding: all {len(pairs)} tensors of {a} and {b}, in other dtypes"
+            f"equal except for rounding: all {len(pairs)} weights of {a} and {b}, in other dtypes"
         )
     n_weights = sum(pair.is_weight for pair in pairs)
     if not n_weights:
@@ -186,7 +186,7 @@ def _conclude(summary: dict[str, Any], pairs: Sequence[Pair], names: tuple[str, 
     n_spectra = sum(summary["matrices"].get(word, 0) for word in ("rounded", "same spectrum"))
     extra = summary["relations"].keys() - {"identical"}
     if n_same == n_weights and extra in ({"only in first"}, {"only in second"}):
-        shared = f"all {summary['relations']['identical']} tensors in both {a} and {b}"
+        shared = f"all {summary['relations']['identical']} weights in both {a} and {b}"
         where = f"only in {a if 'only in first' in extra else b}: {_differing(pairs)}"
         return f"identical: {shared} are bit-identical; {where}"
     if n_same == n_weights:
@@ -196,7 +196,7 @@ def _conclude(summary: dict[str, Any], pairs: Sequence[Pair], names: tuple[str, 
         )
     if n_same + n_spectra == n_weights and not summary["not_compared"]:
         return (
-            f"different tensors, same spectrum: {all_measured(n_weights)} the same in all "
+            f"different weights, same spectrum: {all_measured(n_weights)} the same in all "
             "eigenvalues, up to rounding and to the scale of the weights"
         )
     parts = [

@@ -181,7 +181,7 @@ def _identity_line(pairs: Sequence[Pair]) -> str:
     measured = [pair for pair in pairs if pair.is_measured]
     return "; ".join(
         f"{sum(p.relation == 'identical' for p in group)} of {len(group)} {noun} bit-identical"
-        for group, noun in ((measured, "compared matrices"), (pairs, "tensors"))
+        for group, noun in ((measured, "compared matrices"), (pairs, "weights"))
     )
 
 

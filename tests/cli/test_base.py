@@ -43,7 +43,7 @@ def test_a_base_and_its_adapter_are_compared(folder):
     options = ("base.safetensors", "lora.safetensors", "--base", "base.safetensors")
     status, out, _ = run_forked(folder, "compare", *options)
     assert status == 0
-    assert "4 of 5 tensors bit-identical" in out
+    assert "4 of 5 weights bit-identical" in out
 
 
 def test_a_base_that_does_not_fit_is_one_line(folder):

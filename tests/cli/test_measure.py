@@ -468,7 +468,7 @@ def test_compare_prints_measured_matrices_relations_and_a_conclusion(pair):
     ]
     assert " ".join(row).endswith(f"different, {cell.verdict.values[0]} in both")
     assert next(x for x in lines if x.startswith("fc1.weight")).split()[-1] == "identical"
-    assert "2 of 3 compared matrices bit-identical; 5 of 8 tensors bit-identical" in lines
+    assert "2 of 3 compared matrices bit-identical; 5 of 8 weights bit-identical" in lines
     assert "  only in tuned: new.bias" in lines
     assert any(
         x.startswith(

@@ -52,7 +52,7 @@ def relations(dataset):
 def test_a_network_compared_with_itself_is_identical_with_exact_zeros(first):
     dataset = specdiag.compare(first, first)
     assert (
-        dataset.conclusion == "identical: all 18 tensors of model#1 and model#2 are bit-identical"
+        dataset.conclusion == "identical: all 18 weights of model#1 and model#2 are bit-identical"
     )
     assert set(dataset.relation.values.ravel()) == {"identical"}
     measured = dataset.sel(layer=block_matrices(first)).squeeze()
@@ -82,7 +82,7 @@ def test_the_same_numbers_stored_differently_are_equal(first):
     dataset = specdiag.compare(first, stored(first, np.float64))
     assert set(dataset.relation.values.ravel()) == {"equal"}
     assert (
-        dataset.conclusion == "equal: all 18 tensors of model#1 and model#2 hold the same numbers"
+        dataset.conclusion == "equal: all 18 weights of model#1 and model#2 hold the same numbers"
     )
     halves = {n: W.astype(ml_dtypes.bfloat16) for n, W in first.items()}
     singles = {n: W.astype(np.float32) for n, W in halves.items()}
@@ -109,7 +109,7 @@ def test_other_tensors_with_the_same_spectrum_have_that_relation(rng, change, dt
         second[name] = (W * (1e-3 if change == "rescaled" else 1)).astype(dtype)
     dataset = specdiag.compare(first, second)
     assert dataset.conclusion == (
-        "different tensors, same spectrum: all 8 measured matrices are the same in all "
+        "different weights, same spectrum: all 8 measured matrices are the same in all "
         "eigenvalues, up to rounding and to the scale of the weights"
     )
     assert abs(dataset.alpha_difference.sel(layer=block_matrices(first))).max() < 1e-9
@@ -297,7 +297,7 @@ def test_a_coarser_copy_is_compared_on_eigenvalues_that_both_resolve(first):
     measured = dataset.sel(layer=block_matrices(first)).squeeze()
     assert set(dataset.relation.sel(tensor=block_matrices(first)).values.ravel()) == {"rounded"}
     assert dataset.conclusion == (
-        "equal except for rounding: all 18 tensors of model#1 and model#2, in other dtypes"
+        "equal except for rounding: all 18 weights of model#1 and model#2, in other dtypes"
     )
     assert (measured.alpha_difference == 0).all()
     assert (measured.spectral_distance < 1e-3).all()
