@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from specdiag.checkpoint.metadata import Converter
-from specdiag.checkpoint.tensor import ITEMSIZE, ML_DTYPES, Tensor, numpy_dtype, unreadable
+from specdiag.checkpoint.tensor import ITEMSIZE, ML_DTYPES, Tensor, numpy_dtype, unknown, unreadable
 from specdiag.checkpoint.torchfile.roles import Role, kind_of, roles_in
 
 
@@ -77,7 +77,7 @@ def memory_tensor(name: str, values: Any) -> Tensor:
     try:
         return _numpy_tensor(name, values if isinstance(values, np.ndarray) else np.asarray(values))
     except Exception as error:  # noqa: BLE001 - code of another library
-        return unreadable(name, (), "unknown", f"NumPy cannot read it: {error}")
+        return unknown(name, f"NumPy cannot read it: {error}")
 
 
 def _numpy_tensor(name: str, array: np.ndarray) -> Tensor:
@@ -115,10 +115,10 @@ def _expanded(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
 
 def _torch_tensor(name: str, tensor: Any) -> Tensor:
     if type(tensor).__name__.startswith("Uninitialized"):
-        return unreadable(name, (), "unknown", "a parameter that is not initialised yet")
+        return unknown(name, "a parameter that is not initialised yet")
     dtype = str(tensor.dtype).removeprefix("torch.")
     if tensor.is_nested:
-        return unreadable(name, (), dtype, "nested tensor")
+        return unknown(name, "nested tensor")
     shape = tuple(int(size) for size in tensor.shape)
     if problem := _torch_problem(tensor, dtype, shape):
         return unreadable(name, shape, dtype, problem)

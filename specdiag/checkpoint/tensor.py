@@ -16,6 +16,7 @@ PLAIN_DTYPES = (
     | {"int8": 1, "int16": 2, "int32": 4, "int64": 8}
     | {"uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8}
 )
+UNKNOWN = "unknown"  # dtype of tensors whose shape is not known either
 _FLOAT8 = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu")
 ML_DTYPES = {"bfloat16": 2} | dict.fromkeys(_FLOAT8, 1)
 ITEMSIZE = PLAIN_DTYPES | ML_DTYPES
@@ -116,6 +117,11 @@ def combined_hash(tensors: Iterable[Tensor], hashes: Mapping[str, str]) -> str:
     """Return the digest of all tensors, from the SHA-256 of each tensor's elements by name."""
     rows = sorted((t.name, t.dtype, t.shape, hashes[t.name]) for t in tensors)
     return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
+
+
+def unknown(name: str, problem: str) -> Tensor:
+    """Return a tensor whose shape is not known, because it cannot be read."""
+    return unreadable(name, (), UNKNOWN, problem)
 
 
 def unreadable(name: str, shape: tuple[int, ...], dtype: str, problem: str) -> Tensor:

@@ -13,7 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from specdiag.checkpoint.tensor import PLAIN_DTYPES, Tensor, check_bytes, checked_shape, unreadable
+from specdiag.checkpoint.tensor import (
+    PLAIN_DTYPES,
+    Tensor,
+    check_bytes,
+    checked_shape,
+    unknown,
+    unreadable,
+)
 from specdiag.wording import shown
 
 SCALARS = (str, int, float, bool, bytes, type(None))
@@ -270,7 +277,7 @@ def array_tensor(name: str, node: Object, where: str) -> Tensor:
     if path_of(node).endswith("._frombuffer"):
         parts = (1, *node.args[2:3], *node.args[1:2], node.args[3:] == ("F",), *node.args[:1])
     if len(parts) != 5 or path_of(node).endswith("._mareconstruct"):
-        return unreadable(name, (), "unknown", "an unsupported kind of NumPy array")
+        return unknown(name, "an unsupported kind of NumPy array")
     _, size, described, fortran, raw = parts
     code, order = _dtype(described)
     dtype = _plain_dtype(code, order)

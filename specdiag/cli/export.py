@@ -58,7 +58,7 @@ def weights(
         (
             weight,
             skip_reason(weight, min_eigenvalues, include_embeddings)
-            if len(weight.shape) >= 2
+            if weight.is_matrix
             else weight.problem or weight.reason or "vector or scalar",
         )
         for weight in found

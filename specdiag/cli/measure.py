@@ -266,7 +266,7 @@ def with_progress(
     """Yield the layers; show a progress bar on a terminal's stderr if they take long."""
     from specdiag.wording import printable
 
-    costs = [math.prod(t.shape) * min(t.shape[:2]) for t in tensors]
+    costs = [math.prod(t.shape) * min(t.shape[:2], default=0) for t in tensors]
     if sum(costs) < _LONG or not sys.stderr.isatty():
         yield from measured
         return

@@ -66,7 +66,8 @@ def eigenvalues(W: ArrayLike) -> Array:
 
 
 def _float64(W: NDArray[np.generic]) -> Array:
-    A = W.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # of signalling NaNs
+        A = W.astype(np.float64)
     largest = max(abs(A.min()), abs(A.max()))
     if not math.isfinite(largest):
         bad = np.count_nonzero(~np.isfinite(A))

@@ -22,7 +22,7 @@ def matrices(checkpoint: Checkpoint, pattern: str | None = None) -> tuple[Weight
         If there are none.
     """
     all_weights = weights(checkpoint)
-    all_matrices = tuple(w for w in all_weights if len(w.shape) >= 2)
+    all_matrices = tuple(w for w in all_weights if w.is_matrix)
     if not all_matrices:
         raise ValueError(
             f"{checkpoint.path.name if checkpoint.path else checkpoint.name}: no weight matrix: "

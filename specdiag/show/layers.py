@@ -68,7 +68,7 @@ def as_json(checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence[Lay
             "path": str(checkpoint.path) if checkpoint.path else None,
             "layers": [layer_row(layer) | {"shape": layer.shape} for layer in layers],
             "summary": summarise(layers),
-            "not_matrices": [w.name for w in weights(checkpoint) if len(w.shape) < 2],
+            "not_matrices": [w.name for w in weights(checkpoint) if not w.is_matrix],
             "notes": checkpoint.notes,
         }
         for name, checkpoint, layers in zip(
@@ -149,7 +149,7 @@ def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str
     """Return the summary of a checkpoint: alphas over measured layers, and the accounting."""
     summary = summarise(layers)
     all_weights = weights(checkpoint)
-    n_vectors = sum(len(w.shape) < 2 for w in all_weights)
+    n_vectors = sum(not w.is_matrix for w in all_weights)
     selected = len(layers) + n_vectors < len(all_weights)  # by --layers
     lines = _alpha_lines(summary, selected) + _verdict_lines(summary)
     if summary["n_tested"] and all(math.isnan(layer.gof_p) for layer in layers):

@@ -33,7 +33,7 @@ def as_lines(listed: Listed, notes: Sequence[str], width: int | None = None) -> 
 
     The column `tensors` counts the tensors of the file that a weight is composed of.
     """
-    rows = [(weight, reason) for weight, reason in listed if len(weight.shape) >= 2]
+    rows = [(weight, reason) for weight, reason in listed if weight.is_matrix]
     cells = [
         {
             "shape": "x".join(map(str, weight.shape)),

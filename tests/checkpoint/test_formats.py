@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 import zipfile
 
 import ml_dtypes
@@ -251,3 +252,45 @@ def test_arrays_in_a_pickle_are_named_where_they_may_be_the_weights(shape, tmp_p
     np.savez(tmp_path / "m.npz", w=rng.standard_normal((60, 60)), others=matrices)
     (note,) = open_weights(tmp_path / "m.npz").notes
     assert note.startswith("not read: others (Python objects in a pickle")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr':'<f8','fortran_order':False,'shape':(2,3)}",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (2L, 3L), }",
+    ],
+)
+def test_headers_of_other_writers_are_read_as_numpy_reads_them(header, tmp_path):
+    text = header.encode().ljust(117) + b"\n"
+    data = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + np.arange(6.0).tobytes()
+    (tmp_path / "w.npy").write_bytes(data)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NumPy's of headers that Python 2 wrote
+        expected = np.load(tmp_path / "w.npy")
+
+    assert (open_checkpoint(tmp_path / "w.npy").tensors[0].read() == expected).all()
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_a_weight_without_a_shape_is_no_vector():
+    module = torch.nn.Sequential(torch.nn.Linear(60, 60), torch.nn.LazyLinear(60))
+
+    dataset = specdiag.alpha(module)
+
+    assert dataset.status.sel(layer="1.weight") == "skipped"
+    assert dataset.reason.sel(layer="1.weight") == "a parameter that is not initialised yet"
+
+
+@pytest.mark.parametrize("value", [b"\x01\x00\xa0\x7f", b"\xff\xff\x7f\x7f"])
+def test_signalling_nan_and_large_values_give_a_row_and_no_warning(value, rng, tmp_path):
+    values = rng.standard_normal((60, 60)).astype("f4")
+    values[3, 4:6] = np.frombuffer(2 * value, "f4")
+    np.savez(tmp_path / "net.npz", a=values, **{"b.weight": values})
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset = specdiag.alpha(tmp_path / "net.npz")
+
+    assert (dataset.status != "skipped").all()

@@ -24,10 +24,12 @@ from specdiag.wording import shown
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER = 10_000  # bytes, as numpy.load reads at most
-# As numpy.save writes it; a structured dtype has a list here.
+# As numpy.save writes it; a structured dtype has a list here. Other writers leave out spaces, and
+# Python 2 wrote long numbers as 120L.
 _HEADER = re.compile(
-    r"\{'descr': (?:'(?P<code>[<>|=][\w\[\]]+)'|\[.*\]), 'fortran_order': (?P<fortran>True|False), "
-    r"'shape': \((?P<shape>(?:\d{1,19}(?:, |,|(?=\))))*)\), ?\} *\n?"
+    r"\{'descr': ?(?:'(?P<code>[<>|=][\w\[\]]+)'|\[.*\]), ?"
+    r"'fortran_order': ?(?P<fortran>True|False), ?"
+    r"'shape': ?\((?P<shape>(?:\d{1,19}L?(?:, |,|(?=\))))*)\),? ?\} *\n?"
 )
 # Fields of the file: magic, two numbers of the version, length of the header in two or four bytes.
 _LENGTHS = {1: 2, 2: 4, 3: 4}
@@ -110,7 +112,7 @@ def _tensor(
     text = head[8 + n_length : start].decode("latin-1")
     match = _HEADER.fullmatch(text)
     if start > min(len(head), size) or match is None:
-        raise ValueError(f"{where}: the header of the array is invalid; the file is damaged")
+        raise ValueError(f"{where}: the header of the array is invalid, or not as NumPy writes it")
     shape = [int(n) for n in re.findall(r"\d+", match["shape"])]
     code = match["code"] or "structured"
     dtype, dtype_name = _dtype(code)

@@ -20,7 +20,7 @@ from specdiag.wording import shown
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_HEADER = 512 * 2**20  # bytes of texts and arrays before the tensors
-MAX_VALUES = 3_000_000  # texts in arrays: a vocabulary has up to 300,000
+MAX_VALUES = 1_000_000  # texts in arrays: a vocabulary and its merges have up to 700,000
 MAX_TENSORS = 100_000  # and entries of the metadata
 MAX_NAME = 1000
 MAX_LEVELS = 4  # arrays of arrays

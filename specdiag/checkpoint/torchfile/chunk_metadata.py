@@ -146,7 +146,7 @@ class MetadataReader:
             raise self.damaged(f"more than {MAX_CHUNKS:,} chunks")
         dtype = dtype_name(kind[0])
         found = {}
-        for chunk in chunks:
+        for chunk in {id(chunk): chunk for chunk in chunks}.values():
             box = self.state(chunk, "ChunkStorageMetadata")
             offsets, sizes = (self.sizes(box.get(f), key) for f in ("offsets", "sizes"))
             # The first versions of the format give no offsets to a tensor of one chunk.

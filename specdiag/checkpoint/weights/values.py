@@ -13,6 +13,7 @@ N_FIRST = 1000  # values that show of most weights that they are no table
 FEW = 16  # distinct values
 
 
+@np.errstate(all="ignore")  # values that are not finite, or whose squares are not
 def no_weight(name: str, values: np.ndarray, *, has_bias: bool = False) -> str:
     """Return why an array of two or more axes is no weight, or an empty string.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from specdiag.checkpoint.tensor import Tensor, read_values
+from specdiag.checkpoint.tensor import UNKNOWN, Tensor, read_values
 
 Tensors = Mapping[str, Tensor]  # by name
 
@@ -48,6 +48,11 @@ class Weight(Tensor):
     n_read: int = 0
     has_bias: bool = False
     table: str = ""
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it has two or more axes, or an unknown shape because it cannot be read."""
+        return len(self.shape) >= 2 or (self.shape, self.dtype) == ((), UNKNOWN)
 
 
 def plain(tensor: Tensor, **about: Any) -> Weight:
