@@ -49,8 +49,8 @@ def test_a_base_and_its_adapter_are_compared(folder):
 def test_a_base_that_does_not_fit_is_one_line(folder):
     _, _, err = run_forked(folder, "alpha", "lora.safetensors", "--base", "other.safetensors")
     assert err == (
-        "specdiag: lora.safetensors: other: not the base of lora: 1 of 1 updated weights are not "
-        "in it with their shape, such as 'base_model.model.h.0.q', (70, 60)\n"
+        "specdiag: lora.safetensors: other: 1 of 1 weights that lora updates are not in it with "
+        "their shape, such as 'base_model.model.h.0.q', (70, 60)\n"
     )
     status, _, err = run_forked(folder, "alpha", "lora.safetensors", "--base", "none.pt")
     assert status == 2
