@@ -11,7 +11,7 @@ from specdiag.checkpoint.weights.adapters.lycoris import (
     tokens,
     wrapped,
 )
-from specdiag.checkpoint.weights.adapters.update import Update, alone, fitted, merged
+from specdiag.checkpoint.weights.adapters.update import Update, merged, shaper_of, update_alone
 from specdiag.checkpoint.weights.weight import Tensors, Weight, plain
 
 LEAVES = ("weight", "in_proj_weight")  # of a layer, and of the attention of torch
@@ -40,28 +40,28 @@ def adapted(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Weight]:
         name = next((name for name in leaves if name in tensors), "")
         base = tensors.get(name)
         base = base if base is None or isinstance(base, Weight) else plain(base)
-        if base and fitted(group[0], base.shape) and len(base.shape) > 1:
+        if base and shaper_of(group[0], base.shape) and len(base.shape) > 1:
             short = start + name.rpartition(".")[2]
             name = name if short in tensors else short
-            if not (why := unmerged(group)):
+            if not (why := why_not_merged(group)):
                 yield merged(group[0], base, name)
                 continue
             yield replace(base, name=name, reason=why)
-        yield from lone(group)
+        yield from updates_alone(group)
     yield from (weight for _, weight in tokens(tensors))
     yield from wrapped(tensors, found.keys())
     yield from not_computed(tensors, config)
 
 
-def lone(group: list[Update]) -> Iterator[Weight]:
+def updates_alone(group: list[Update]) -> Iterator[Weight]:
     """Yield the updates of one module as weights of their own."""
     for update in group:
         word = update.kind.lower().replace("adalora", "lora")
         name = f"{update.stem}.{word}_update".removeprefix(".")
-        yield alone(update, f"{name}.{update.label}" if len(group) > 1 else name)
+        yield update_alone(update, f"{name}.{update.label}" if len(group) > 1 else name)
 
 
-def unmerged(group: list[Update]) -> str:
+def why_not_merged(group: list[Update]) -> str:
     """Return why a base is not merged with its updates, or an empty string."""
     if len(group) > 1:
         return f"it has {len(group)} LoRA adapters, and the file does not tell which"

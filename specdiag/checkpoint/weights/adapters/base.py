@@ -16,10 +16,15 @@ from typing import Any
 from specdiag.checkpoint.reader import Checkpoint
 from specdiag.checkpoint.safetensors import parse_json
 from specdiag.checkpoint.tensor import shape_text
-from specdiag.checkpoint.weights.adapters.adapted import LEAVES, lone, unmerged, updates
+from specdiag.checkpoint.weights.adapters.adapted import (
+    LEAVES,
+    updates,
+    updates_alone,
+    why_not_merged,
+)
 from specdiag.checkpoint.weights.adapters.lora import COMPONENT
 from specdiag.checkpoint.weights.adapters.lycoris import not_computed, tokens
-from specdiag.checkpoint.weights.adapters.update import Update, fitted, merged
+from specdiag.checkpoint.weights.adapters.update import Update, merged, shaper_of
 from specdiag.checkpoint.weights.evidence import json_beside
 from specdiag.checkpoint.weights.weight import Tensors, Weight, not_measured, plain
 from specdiag.wording import counted, shown
@@ -106,10 +111,12 @@ def with_base(
         update, weight = found[stem][0], target
         if own := tensors.pop(f"{stem}.base_layer.weight", None):  # of a table, which peft saves
             weight = plain(own, name=weight.name, tensors=(*weight.tensors, own.name))
-        if why := unmerged(found[stem]):
+        if why := why_not_merged(found[stem]):
             raise ValueError(f"{adapter.name}: {shown(stem)} is not merged: {why}")
         new[weight.name] = merged(update, weight, weight.name)
-    others: list[Weight] = [w for stem in found.keys() - fits.keys() for w in lone(found[stem])]
+    others: list[Weight] = [
+        w for stem in found.keys() - fits.keys() for w in updates_alone(found[stem])
+    ]
     by_key = {_key(weight.name): weight for weight in whole}
     for stem, rows in tokens(tensors):
         old = next((by_key[k] for k in _moved(f"{stem}.weight", prefixes) if k in by_key), None)
@@ -225,7 +232,7 @@ def _at(
     if not key.startswith(move[0]):
         return None
     weight = table.get(move[1] + key.removeprefix(move[0]))
-    return weight if weight and fitted(update, weight.shape) else None
+    return weight if weight and shaper_of(update, weight.shape) else None
 
 
 def _moved(name: str, prefixes: Iterable[tuple[str, str]]) -> Iterator[str]:

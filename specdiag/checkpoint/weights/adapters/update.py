@@ -106,7 +106,7 @@ def factor_of(config: Mapping[str, Any], key: str, stem: str, rank: int) -> floa
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def alone(update: Update, name: str) -> Weight:
+def update_alone(update: Update, name: str) -> Weight:
     """Return the update as a weight of its own."""
     if update.reason:
         return not_measured(name, update.tensors, update.reason)
@@ -135,7 +135,7 @@ def merged(update: Update, base: Weight, name: str) -> Weight:
     tensors = (*base.tensors, *(part.name for part in update.tensors))
     if reason := base.reason or update.reason:
         return replace(not_measured(name, parts, reason), tensors=tensors)
-    n, as_base, factor = len(update.parts), fitted(update, base.shape), update.factor
+    n, as_base, factor = len(update.parts), shaper_of(update, base.shape), update.factor
     if as_base is None or factor is None:
         raise ValueError(f"{name}: its update does not fit, or has an unknown factor")
     is_turned = update.shape != base.shape == update.shape[::-1]
@@ -158,7 +158,7 @@ def merged(update: Update, base: Weight, name: str) -> Weight:
     return replace(weight, tensors=tensors, role=base.role)
 
 
-def fitted(update: Update, shape: tuple[int, ...]) -> Callable[[Array], Array] | None:
+def shaper_of(update: Update, shape: tuple[int, ...]) -> Callable[[Array], Array] | None:
     """Return the function that gives the update the shape of its base, or None if it does not fit.
 
     Some programs keep their matrices transposed, and some updates of kernels are matrices.
