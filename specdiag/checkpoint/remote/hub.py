@@ -17,6 +17,7 @@ from specdiag.checkpoint.remote.path import Found, RemotePath
 from specdiag.checkpoint.remote.ranges import Ranges
 from specdiag.checkpoint.remote.requests import (
     HUB_LOGIN,
+    TIMEOUT,
     Address,
     Wanted,
     answer,
@@ -28,7 +29,6 @@ from specdiag.checkpoint.remote.requests import (
 from specdiag.wording import is_text, shown, some
 
 MAX_LISTING = 2**26  # bytes
-TIMEOUT = 20.0  # seconds without an answer or a byte
 PAUSES = (1.0,)  # seconds before the second attempt
 _NO_NAMES = {"", ".", ".."}  # of files and folders
 _COMMIT = re.compile("[0-9a-f]{40}")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PAUSES = (1.0, 4.0, 16.0)  # seconds before the second, third and fourth attempt
+TIMEOUT = 20.0  # seconds without an answer or a byte
 PATIENCE = 120.0  # seconds that a transfer may be slower than SLOWEST
 SLOWEST = 10_000  # bytes a second
 LONGEST_PAUSE = 60.0  # seconds; a longer Retry-After is cut
@@ -39,7 +40,7 @@ class Wanted(NamedTuple):
     where: str  # its name in messages
     sha256: str | None
     size: int | None
-    login: str  # advice if access is denied
+    advice: str  # what to do if access is denied
 
     def check(self, *, sha256: str | None = None, size: int | None = None, advice: str) -> None:
         """Raise ChecksumError if a size or hash differs from the recorded one."""
@@ -112,7 +113,7 @@ def check_answer(response: "httpx2.Response", want: Wanted, expected: set[int]) 
         raise ValueError(f"{want.where}: the server sends the file compressed ({shown(coding)})")
     if response.headers.get("Content-Type", "").startswith("text/html"):
         text = "the answer is an HTML page instead of the file, perhaps a login page"
-        raise ValueError(f"{want.where}: {text}; {want.login}")
+        raise ValueError(f"{want.where}: {text}; {want.advice}")
 
 
 def check_pace(want: Wanted, began: float, received: int) -> None:
@@ -185,9 +186,9 @@ def _explained(
     if response is not None:
         status = response.status_code
         if status in (401, 403):
-            why = f"access denied; {want.login}"
+            why = f"access denied; {want.advice}"
         elif status == 429:
-            token = ", or set HF_TOKEN" * (want.login == HUB_LOGIN)
+            token = ", or set HF_TOKEN" * (want.advice == HUB_LOGIN)
             why = f"too many requests, after {tries} attempts; wait some minutes{token}"
         elif is_temporary:
             why = f"the server failed, {again}"

@@ -7,13 +7,12 @@ from urllib.parse import urlsplit, urlunsplit
 
 from specdiag.checkpoint.remote.path import Found, RemotePath
 from specdiag.checkpoint.remote.ranges import Ranges
-from specdiag.checkpoint.remote.requests import LOOPBACK, Address, Wanted, made
+from specdiag.checkpoint.remote.requests import LOOPBACK, TIMEOUT, Address, Wanted, made
 from specdiag.wording import shown
 
 if TYPE_CHECKING:
     import httpx2
 
-TIMEOUT = 20.0  # seconds without an answer or a byte
 ADVICE = "download the file and name it"
 
 _opened: dict[str, Ranges] = {}  # by URL
