@@ -209,9 +209,11 @@ def _choose(
     # A single number, such as the best loss so far, is not a network.
     numbers = {key for key in kept if is_number(candidates[key])}
     groups = {key for key in kept if not is_tensor(candidates[key])}
-    if groups != kept - numbers:
-        return None, aside
     chosen = next((key for key in STATE_DICTS if key in groups), None)
+    # Beside a state dict, only tensors with the names of modules could be weights.
+    alone_named = {key for key in kept - groups if chosen is None or "." in key}
+    if not alone_named <= numbers:
+        return None, aside
     if chosen is None and len(groups) == 1:
         (only,) = groups
         is_whole = (is_list and not numbers) or only in alone or _WRAPPERS.fullmatch(only)

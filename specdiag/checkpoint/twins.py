@@ -2,7 +2,7 @@
 
 Two state dicts with the same names and shapes are twins, whatever they are called and wherever in
 the file they lie. Inside one state dict, layers of one network are alike, too; there, only a part
-that is named as an average is a twin.
+that is named as the average of the other is a twin.
 """
 
 import re
@@ -23,8 +23,21 @@ Signature: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
 
 _AVERAGE = re.compile(
     r"(^|_)(ema|swa|avg|averaged?|polyak|shadow|target|teacher|momentum|best|old|lagging|smoothed)"
-    r"(_|$)|(^|_)(encoder|enc|net|network|backbone|model)_k$|^(key|k)_(encoder|enc|net)$"
+    r"(_|$)|(^|_)(encoder|enc|net|network|backbone|model)_[km]$|^(key|k)_(encoder|enc|net)$"
 )
+# Averages of any network beside them: the words have no other meaning.
+_ALWAYS = {"ema", "swa", "averaged", "polyak", "shadow"}
+# Other words that name an average, and those that may name its network in their place.
+_NETWORK_OF: dict[str, set[str]] = {
+    "target": {"online", "policy", "local", "eval", "main", "current", "learner", "behaviour"},
+    "teacher": {"student"},
+    "momentum": {"base", "online", "query", "student"},
+    "best": {"last", "latest", "current", "final"},
+    "lagging": {"learner", "leading"},
+    **{word: {"query", "q"} for word in ("key", "k")},  # in a file with a queue of keys
+    **{word: set() for word in ("avg", "average", "old", "smoothed", "m")},
+}
+_ANY_NETWORK = {"model", "net", "network", "module"}
 STATE_DICTS = ("state_dict", "model_state_dict")
 
 
@@ -174,7 +187,10 @@ def flat_twins(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[str, li
     """Return the averages in one state dict, with the part that each is a twin of, and their names.
 
     All arrays of an average have one of the same shape and name in the other part. Names are
-    compared without dots and underscores: some averages are kept under names without any.
+    compared without dots and underscores: some averages are kept under names without any. The name
+    of the part is that of the average without the word that says so (`target_critic` of `critic`),
+    or with its counterpart (`teacher` of `student`): `target_encoder` is no twin of
+    `source_encoder`. The encoder of keys is one only in a file with a queue of keys, as in MoCo.
     """
     averages: dict[str, list[str]] = {}
     for name in shapes:
@@ -182,6 +198,7 @@ def flat_twins(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[str, li
             averages.setdefault(start, []).append(name)
     inside = {name for names in averages.values() for name in names}
     others = {_plain(name): name for name in shapes if name not in inside}
+    has_queue = any(re.search(r"(^|[._])queue", name) for name in shapes)
     found = {}
     for start, names in averages.items():
         arrays = [name for name in names if shapes[name]]
@@ -190,14 +207,29 @@ def flat_twins(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[str, li
         rest = [name.removeprefix(start) for name in arrays]
         rest = [_plain(name) for name in map(strip_wrappers(rest), rest)]
         sizes = [shapes[name] for name in arrays]
-        begins = [key.removesuffix(rest[0]) for key in others if key.endswith(rest[0])]
-        usual = _plain(_AVERAGE.sub("_", _lower(start.rstrip("._"))))
-        for begin in sorted(begins, key=lambda begin: begin.lower() != usual):
-            partners = [others.get(begin + name, "") for name in rest]
-            if [shapes.get(name) for name in partners] == sizes:
-                found[start.rstrip("._")] = _words(partners[0], begin), names
-                break
+        part = start.rstrip("._")
+        partners = []
+        for key in (key for key in others if key.endswith(rest[0])):
+            begin = key.removesuffix(rest[0])
+            if [shapes.get(others.get(begin + name, "")) for name in rest] == sizes:
+                read = _words(others[key], begin)
+                partners.append((*_is_average_of(part, read or begin, has_queue), read))
+        best = max(partners, default=(False, False, ""), key=lambda partner: partner[:2])
+        if any(best[:2]):
+            found[part] = best[2], names
     return found
+
+
+def _is_average_of(part: str, network: str, has_queue: bool) -> tuple[bool, bool]:
+    """Return whether the names tell that a part is the average of a network, and of any at all."""
+    words = re.split(r"[._]", _lower(part))
+    found = {word for word in words if word in _NETWORK_OF or word in _ALWAYS}
+    counterparts = {other for word in found for other in _NETWORK_OF.get(word, ())}
+    others = re.split(r"[._]", _lower(network))
+    fits = "".join(w for w in words if w not in found | _ANY_NETWORK) == "".join(
+        w for w in others if w not in counterparts | _ANY_NETWORK
+    )
+    return fits and (has_queue or not found & {"k", "key"}), bool(found & _ALWAYS)
 
 
 def _start_of_average(name: str) -> str:

@@ -139,6 +139,23 @@ def test_layers_that_are_alike_are_no_twins(opened):
         assert checkpoint.notes == ()
 
 
+def test_tensors_beside_a_state_dict_are_no_weights_unless_they_have_names_of_modules(
+    trained, opened
+):
+    state, _ = trained
+    features = torch.ones(90, 64)
+    checkpoint = opened({"state_dict": state, "features": features, "cov": features + 1})
+    assert names(checkpoint) == list(state)
+    assert sorted(checkpoint.notes) == [
+        f"1 tensor under '{name}' is not part of the model" for name in ("cov", "features")
+    ]
+    for saved in (
+        {"state_dict": state, "head.weight": features},
+        {"encoder": state, "head": features},
+    ):
+        assert len(names(opened(saved))) == len(state) + 1
+
+
 def test_an_unknown_network_is_an_error_that_lists_the_known_ones(trained, opened):
     saved = {"net": trained[0], "net_ema": trained[0]}
     with pytest.raises(ValueError, match=r"no network 'x'; its parts are 'net', 'net_ema', '0'"):

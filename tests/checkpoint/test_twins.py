@@ -89,9 +89,19 @@ FLAT = {
     "ema": ("ema.{}", "{}", "ema"),
     "model_ema": ("model_ema.{}", "model.{}", "model_ema"),
     "shadow of a module": ("net.ema.module.{}", "net.core.{}", "net.ema"),
-    "momentum encoder": ("module.encoder_k.{}", "module.encoder_q.{}", "module.encoder_k"),
+    "keys beside a queue": ("module.encoder_k.{}", "module.encoder_q.{}", "module.encoder_k"),
+    "words of keys": ("key_encoder.{}", "query_encoder.{}", "key_encoder"),
+    "momentum encoder": ("momentum_encoder.{}", "base_encoder.{}", "momentum_encoder"),
+    "momentum by a letter": ("text_encoder_m.{}", "text_encoder.{}", "text_encoder_m"),
     "teacher": ("teacher.backbone.{}", "student.backbone.{}", "teacher"),
     "target": ("target_critic.{}", "critic.{}", "target_critic"),
+    "numbered target": ("critic_target_1.{}", "critic_1.{}", "critic_target_1"),
+    "target and policy": ("target_net.{}", "policy_net.{}", "target_net"),
+    "target alone": ("target.{}", "model.{}", "target"),
+    "local": ("qnetwork_target.{}", "qnetwork_local.{}", "qnetwork_target"),
+    "camel case": ("agent.criticTarget.{}", "agent.critic.{}", "agent.criticTarget"),
+    "average": ("avg_model.{}", "net.{}", "avg_model"),
+    "average of any name": ("ema_model.{}", "unet.{}", "ema_model"),
     "underscores": ("ema_{_}", "{}", "ema"),
     "no dots": ("model_ema.diffusion_model{-}", "model.diffusion_model.{}", "model_ema"),
 }
@@ -138,7 +148,7 @@ def test_an_average_beside_its_network_is_left_out_of_every_format(kind, kept):
     first, second = state(0), state(1)
     tensors = {named(network, name): W for name, W in first.items()}
     tensors |= {named(average, name): W for name, W in second.items()}
-    tensors["head.weight"] = torch.ones(3, 4)
+    tensors["queue"] = torch.ones(3, 4)
     checkpoint = kept(tensors)
     assert len(checkpoint.tensors) == len(NAMES) + 1
     digests = {t.read().tobytes() for t in checkpoint.tensors}
@@ -166,6 +176,15 @@ def test_a_part_of_any_format_can_be_chosen(which, kept):
         ("encoder.{}", "decoder.{}"),
         ("layers.0.{}", "layers.1.{}"),
         ("target_embedding.{}", "source.{}x"),
+        ("target_encoder.{}", "source_encoder.{}"),
+        ("target_encoder.{}", "context_encoder.{}"),
+        ("pool_avg.{}", "pool_max.{}"),
+        ("avg.{}", "max.{}"),
+        ("old_head.{}", "new_head.{}"),
+        ("key_encoder.{}", "query_encoder.{}"),
+        ("encoder_k.{}", "encoder_q.{}"),
+        ("teacher_forcing.{}", "free_running.{}"),
+        ("b.target_critic.{}", "a.critic.{}"),
     ],
 )
 def test_two_trained_parts_of_one_network_are_both_read(names, kept):

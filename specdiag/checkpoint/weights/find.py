@@ -151,6 +151,8 @@ def _whole(checkpoint: Checkpoint) -> list[Weight]:
         reason = ""
         if tensor.role == "buffer" and name.rpartition(".")[2] != "weight":
             reason = "a buffer of its module, not a parameter"
+        elif name.rpartition(".")[2] == "_extra_state":
+            reason = "what its module returns from get_extra_state: no parameter"
         elif tensor.role == "operand":
             reason = "an operand that no layer multiplies with"
         elif tensor.role == "computed":

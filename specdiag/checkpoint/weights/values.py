@@ -151,24 +151,31 @@ def _is_sinusoidal(rows: np.ndarray, eps: float) -> bool:
     """
     for columns in (rows[:, :8], rows):  # the first few show that most matrices are none
         A = columns[:, columns.any(axis=0)].astype(np.float64)
-        with np.errstate(all="ignore"):  # values that are not finite are no sinusoids
-            middle, sums = A[1:-1], A[2:] + A[:-2]
-            power = np.square(middle).sum(axis=0)
-            cosine = (sums * middle).sum(axis=0) / np.where(power > 0, power, 1)
-            error = np.abs(sums - cosine * middle).max(axis=0)
-            if not (error <= max(1e-4, 4 * eps) * np.abs(A).max(axis=0)).all():
-                return False  # also for NaN
+        middle, sums = A[1:-1], A[2:] + A[:-2]
+        power = np.square(middle).sum(axis=0)
+        cosine = (sums * middle).sum(axis=0) / np.where(power > 0, power, 1)
+        error = np.abs(sums - cosine * middle).max(axis=0)
+        if not (error <= max(1e-4, 4 * eps) * np.abs(A).max(axis=0)).all():
+            return False  # also for NaN
     return bool((np.abs(cosine) < 2 * np.cos(0.3)).any())
 
 
 def _has_unit_norms(W: np.ndarray) -> bool:
+    """Return whether the rows or the columns have length 1, and are not orthogonal to each other.
+
+    Orthogonal ones are those of a weight that begins so, or is kept so.
+    """
     if (eps := _eps(W)) > COARSEST:
         return False
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.square(W.astype(np.float32))
-        rows, columns = (
-            # Rounding errors of the squares add up to about eps / sqrt(n) of the sum of n.
-            np.allclose(squares.sum(axis=axis), 1, 0, max(1e-5, 4 * eps / W.shape[axis] ** 0.5))
-            for axis in (1, 0)
-        )
-    return rows != columns
+    values = W.astype(np.float32)
+    squares = np.square(values)
+    rows, columns = (
+        # Rounding errors of the squares add up to about eps / sqrt(n) of the sum of n.
+        np.allclose(squares.sum(axis=axis), 1, 0, max(1e-5, 4 * eps / W.shape[axis] ** 0.5))
+        for axis in (1, 0)
+    )
+    if rows == columns:
+        return False
+    first = (values if rows else values.T)[:N_ROWS]
+    products = first @ first.T
+    return not np.allclose(products, np.eye(len(first)), 0, max(1e-4, 4 * eps))

@@ -196,6 +196,22 @@ def test_a_state_dict_of_another_function_has_one_reason_or_no_rule(kind):
         ]
 
 
+class Scaled(nn.Linear):
+    def get_extra_state(self):
+        return torch.ones(5, 5)
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_the_extra_state_of_a_module_is_no_weight():
+    module = nn.Sequential(Scaled(6, 7))
+    for source in (module, module.state_dict()):
+        found = {w.name: w.reason for w in weights(open_checkpoint(source))}
+        reason = "what its module returns from get_extra_state: no parameter"
+        assert found == {"0.weight": "", "0.bias": "", "0._extra_state": reason}
+
+
 def test_no_gradient_is_kept_and_none_is_made():
     layer = trained(parametrizations.spectral_norm)
     layer(torch.ones(1, 24)).sum().backward()

@@ -37,7 +37,10 @@ def test_weight_norm_is_computed_as_torch_does(layer, normalise, dim):
     module(torch.zeros(3, vars_of(layer)[0], *[8] * (layer.weight.ndim - 2)))
     weight, values = effective(module)
     np.testing.assert_allclose(values, module[0].weight.detach(), rtol=1e-6)
-    assert (weight.rule, weight.shape) == ("weight norm: g v / |v|", values.shape)
+    seems = ", as the shapes of original0 and original1 suggest"
+    is_new = normalise is parametrizations.weight_norm
+    assert weight.rule == "weight norm: g v / |v|" + seems * is_new
+    assert weight.shape == values.shape
     assert len(weight.tensors) == 2
 
 
@@ -106,3 +109,42 @@ def test_parts_of_a_weight_that_is_stored_too_are_no_weights(rng):
 def test_names_that_only_look_like_a_norm_are_weights_of_their_own(rng):
     state = {"fc.loss_g": rng.standard_normal((5, 3)), "fc.loss_v": rng.standard_normal((5, 3))}
     assert [w.tensors for w in weights(open_checkpoint(state))] == [("fc.loss_g",), ("fc.loss_v",)]
+
+
+class NormalisedAsInBigGAN(torch.nn.Conv2d):
+    """A convolution with the spectral norm of BigGAN's layers, written anew from its paper."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.register_buffer("u0", torch.randn(1, self.out_channels))
+        self.register_buffer("sv0", torch.ones(1))
+
+    def effective(self):
+        W = self.weight.flatten(1)
+        v = torch.nn.functional.normalize(self.u0 @ W)
+        u = torch.nn.functional.normalize(v @ W.T)
+        sigma = (v @ W.T @ u.T).squeeze()
+        if self.training:
+            self.u0[:] = u
+        self.sv0[:] = sigma
+        return self.weight / sigma
+
+
+@pytest.mark.parametrize("n_steps", [0, 1, 40])
+def test_the_spectral_norm_of_biggan_is_one_power_iteration(n_steps):
+    torch.manual_seed(0)
+    layer = NormalisedAsInBigGAN(6, 7, 3)
+    with torch.no_grad():
+        for _ in range(n_steps):
+            layer.effective()
+        weight, values = effective(torch.nn.Sequential(layer).eval())
+        np.testing.assert_allclose(values, layer.eval().effective(), rtol=1e-5)
+    assert weight.rule == "spectral norm: W / sigma"
+    assert weight.tensors == ("0.weight", "0.u0", "0.sv0")
+
+
+def test_a_vector_u0_without_its_sigma_or_of_another_length_is_none_of_a_spectral_norm(rng):
+    W = rng.standard_normal((6, 5))
+    for u, sigma in (((1, 5), (1,)), ((6,), (1,)), ((1, 6), (2,))):
+        state = {"fc.weight": W, "fc.u0": np.ones(u), "fc.sv0": np.ones(sigma)}
+        assert all(len(w.tensors) == 1 for w in weights(open_checkpoint(state)))

@@ -68,6 +68,14 @@ def test_weights_whose_rows_are_kept_at_length_one_are_weights(rng):
     assert no_weight("rotation", np.linalg.qr(rng.standard_normal((60, 60)))[0]) == ""
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(128, 64), (64, 128), (300, 80)])
+def test_weights_that_begin_orthogonal_are_weights_also_without_their_name(shape, dtype):
+    W = nn.init.orthogonal_(torch.empty(shape)).to(dtype).double().numpy()
+    W = W.astype(ml_dtypes.bfloat16 if dtype == torch.bfloat16 else str(dtype)[6:])
+    assert no_weight("W_ih", W) == no_weight("W_ih", W.T) == ""
+
+
 def triangles(n=257, m=80):
     """Return triangular filters, as of mel frequencies."""
     edges = (n - 1) * (np.linspace(0, 1, m + 2) ** 2)
@@ -183,8 +191,18 @@ def test_layers_of_torch_are_weights_however_they_begin_or_are_pruned(layer, sta
             assert no_weight(name, parameter.detach().numpy()) == "", name
 
 
-def test_values_that_are_not_finite_give_no_warning():
-    W = np.full((70, 70), np.inf, np.float32)
-    W[::2] = np.nan
-    W[0, :2] = 1, -1
-    assert no_weight("spatial.weight", W) == no_weight("table", W) == ""
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3e38], ids=str)
+@pytest.mark.parametrize("shape", [(70, 70), (90, 60), (60, 60, 3)])
+@pytest.mark.filterwarnings("error")
+def test_values_that_are_not_finite_or_overflow_give_no_warning(rng, shape, value):
+    W = rng.standard_normal(shape).astype(np.float32)
+    W.flat[:3] = value
+    for name in ("spatial.weight", "table"):
+        assert no_weight(name, W) == no_weight(name, np.abs(W)) == ""
+
+
+@pytest.mark.filterwarnings("error")
+def test_signalling_values_that_are_no_numbers_give_no_warning():
+    W = np.full((70, 60), 0.5, np.float32)
+    W.view(np.uint32)[3, 4] = 0x7F800001
+    assert no_weight("table", W) == ""

@@ -1,7 +1,8 @@
 """Weight and spectral normalisation, masks of pruning, and torch's parametrizations -> weights.
 
 The names are those of torch.nn.utils: `weight_norm`, `spectral_norm`, `prune`, and their successors
-in `torch.nn.utils.parametrizations`. A rule applies only if the shapes of the tensors fit it.
+in `torch.nn.utils.parametrizations`; and those of the spectral norm of BigGAN. A rule applies only
+if the shapes of the tensors fit it.
 """
 
 import re
@@ -14,6 +15,7 @@ from specdiag.checkpoint.tensor import Tensor
 from specdiag.checkpoint.weights.weight import Tensors, Weight, composed, not_measured
 
 WEIGHT_NORM = "weight norm: g v / |v|"
+LIKE_WEIGHT_NORM = f"{WEIGHT_NORM}, as the shapes of original0 and original1 suggest"
 SPECTRAL_NORM = "spectral norm: W / sigma"
 MASKED = "weight times mask"
 
@@ -29,6 +31,7 @@ def normalised(tensors: Tensors) -> Iterator[Weight]:
     parts = {name: tensor for name, tensor in tensors.items() if name not in pruned} | pruned
     yield from parametrised(parts)
     yield from suffixed(parts)
+    yield from _of_biggan(parts)
     yield from pruned.values()  # those that are no part of another weight
 
 
@@ -44,7 +47,8 @@ def parametrised(tensors: Tensors) -> Iterator[Weight]:
     """Yield the weights under torch's ``parametrizations``, such as ``fc.parametrizations.weight``.
 
     Weight norm, spectral norm, and the spectral norm of a weight norm are computed. Of other
-    parametrizations, orthogonal ones included, a state dict does not tell the function.
+    parametrizations, orthogonal ones included, a state dict does not tell the function. Any other
+    of two parts is taken for a weight norm if its shapes fit; the rule says that.
     """
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -68,13 +72,14 @@ def _known(name: str, parts: Mapping[str, Tensor]) -> Weight | None:
     """Return the weight of a parametrization whose parts tell its function, or None."""
     keys = {key for key in parts if not key.endswith(("_orig", "_mask"))}
     if keys == {"original0", "original1"}:
-        return weight_norm(name, parts["original0"], parts["original1"])
+        weight = weight_norm(name, parts["original0"], parts["original1"])
+        return weight and replace(weight, rule=LIKE_WEIGHT_NORM)
     if keys == {"original", "0._u", "0._v"}:
         return spectral_norm(name, *(parts[key] for key in ("original", "0._u", "0._v")))
     if keys == {"original0", "original1", "1._u", "1._v"}:
         inner = weight_norm(name, parts["original0"], parts["original1"])
         weight = inner and spectral_norm(name, inner, parts["1._u"], parts["1._v"])
-        return weight and replace(weight, rule=f"{SPECTRAL_NORM}, W by {WEIGHT_NORM}")
+        return weight and replace(weight, rule=f"{SPECTRAL_NORM}, W by {LIKE_WEIGHT_NORM}")
     return None
 
 
@@ -155,6 +160,27 @@ def spectral_norm(name: str, W: Tensor, u: Tensor, v: Tensor) -> Weight | None:
         return weight / max(sigmas, key=abs)
 
     return composed(name, (W, u, v), SPECTRAL_NORM, values, like=W)
+
+
+def _of_biggan(tensors: Tensors) -> Iterator[Weight]:
+    """Yield the weights of layers with the spectral norm of BigGAN, buffers `u0` and `sv0`.
+
+    Their forward pass makes one power iteration from u0, along the first axis, and divides by its
+    sigma; sv0 is that of the last pass. Brock, Donahue & Simonyan (2019), ICLR, and their code.
+    """
+    for name, u in tensors.items():
+        owner, dot, leaf = name.rpartition(".")
+        W, sigma = (tensors.get(f"{owner}{dot}{key}") for key in ("weight", "sv0"))
+        if leaf != "u0" or not (W and sigma and len(W.shape) >= 2 and sigma.shape in ((), (1,))):
+            continue
+        if u.shape == (1, W.shape[0]):
+            yield composed(W.name, (W, u, sigma), SPECTRAL_NORM, _iterated, like=W)
+
+
+def _iterated(W: np.ndarray, u: np.ndarray, _: np.ndarray) -> np.ndarray:
+    rows = W.reshape(len(W), -1)
+    v = u @ rows
+    return W / np.linalg.norm(rows @ (v / np.linalg.norm(v)).T)
 
 
 def _fits(shape: tuple[int, ...], axis: int, u: Tensor, v: Tensor) -> bool:
