@@ -196,6 +196,26 @@ def test_a_state_dict_of_another_function_has_one_reason_or_no_rule(kind):
         ]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Please use quant_min")
+@pytest.mark.parametrize("n_steps", [0, 3])
+def test_the_weight_of_quantisation_aware_training_is_rounded_as_in_forward(n_steps):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(12, 9, bias=False))
+    module.qconfig = torch.ao.quantization.get_default_qat_qconfig("fbgemm")
+    module = torch.ao.quantization.prepare_qat(module.train())
+    for _ in range(n_steps):
+        module(torch.randn(5, 12))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    found = [w for w in weights(open_checkpoint(module)) if w.name == "0.weight"]
+    assert [w.rule for w in found] == ["rounded as in quantisation-aware training"]
+    values = found[0].read()
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    layer = module[0].eval()
+    right = layer.weight_fake_quant(layer.weight).detach()
+    np.testing.assert_array_equal(values, right)
+    assert not torch.equal(right, layer.weight)
+
+
 class Scaled(nn.Linear):
     def get_extra_state(self):
         return torch.ones(5, 5)

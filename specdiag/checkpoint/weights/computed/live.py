@@ -1,10 +1,10 @@
 """Torch modules in memory -> the weights that their forward passes compute.
 
 A module with a parametrization (`torch.nn.utils.parametrize`), with a weight that a hook computes
-before each forward pass (`weight_norm`, `spectral_norm`, `prune`), or with adapters of peft does
-not multiply with the tensors of its state dict. Its weight is computed as in evaluation mode, on a
-copy: values and modes of the module do not change, and the power iteration of a spectral norm does
-not step. Code of the module runs, no other.
+before each forward pass (`weight_norm`, `spectral_norm`, `prune`), of quantisation-aware training,
+or with adapters of peft does not multiply with the tensors of its state dict. Its weight is
+computed as in evaluation mode, on a copy: values and modes of the module do not change, and the
+power iteration of a spectral norm does not step. Code of the module runs, no other.
 """
 
 import copy
@@ -62,7 +62,7 @@ def live_weights(
 def _of_module(module: Any, state: Mapping[str, Any], names: Mapping[int, str]) -> Iterator[Weight]:
     for prefix, part in module.named_modules(remove_duplicate=False):
         start = f"{prefix}." if prefix else ""
-        for found in (*_parametrised(part), *_hooked(part), *_adapted(part)):
+        for found in (*_parametrised(part), *_hooked(part), *_rounded(part), *_adapted(part)):
             keys = [
                 key
                 for key in state
@@ -164,6 +164,21 @@ def _hooked(module: Any) -> Iterator[_Computed]:
             MASKED if pruned else _RULES.get(kinds[0], f"as the hook {kinds[0]} computes it"),
             compute,
             re.compile(re.escape(leaf) + _SUFFIXES).fullmatch,
+        )
+
+
+def _rounded(module: Any) -> Iterator[_Computed]:
+    """Yield the weight of a layer of torch's quantisation-aware training, as its forward rounds it.
+
+    Layers that are fused with a norm also scale it before; their weight is left as it is.
+    """
+    rounding = getattr(module, "weight_fake_quant", None)
+    if callable(rounding) and not hasattr(module, "bn"):
+        yield _Computed(
+            "weight",
+            "rounded as in quantisation-aware training",
+            lambda: _copy(rounding).eval()(module.weight),
+            re.compile("weight").fullmatch,
         )
 
 
