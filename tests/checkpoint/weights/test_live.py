@@ -299,7 +299,9 @@ def test_a_parameter_without_a_shape_is_listed():
     model = nn.Sequential(nn.LazyLinear(64), nn.Linear(64, 64))
     found = {t.name: t for t in open_checkpoint(model).tensors}
     assert found["0.weight"].problem == "a parameter that is not initialised yet"
-    assert specdiag.alpha(model).layer.values.tolist() == ["1.weight"]
+    measured = specdiag.alpha(model)
+    assert measured.layer.values.tolist() == ["0.weight", "0.bias", "1.weight"]
+    assert measured.status.values.tolist() == [["skipped", "skipped", "fit"]]
 
 
 class Foreign:
