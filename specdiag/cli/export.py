@@ -37,8 +37,10 @@ def weights(
 
     A weight is the matrix that the network multiplies with. It can be composed of several tensors
     of the file: of a direction and lengths, of values and a mask, of a base and its LoRA. Every
-    tensor is part of exactly one weight. A weight that is not measured has a reason. No values are
-    read; some tables are known by their values only, and skipped when they are measured.
+    tensor is part of exactly one weight. A weight that is not measured has a reason. Masks and
+    other tables that only their values tell are looked for among the local tensors that are not
+    called weight or kernel and have at most 2^24 values; no other values are read, so that `alpha`
+    may skip a few more.
 
     \b
     Examples:
@@ -47,6 +49,8 @@ def weights(
       specdiag weights gpt2/ --split '*.c_attn.weight=q,k,v/12'
     """  # noqa: D301
     from specdiag.checkpoint.weights.find import weights as find_weights
+    from specdiag.checkpoint.weights.values import reason_of_table
+    from specdiag.files import DistantPath
     from specdiag.htsr.selection import skip_reason
     from specdiag.show.weights import as_json as json_of
     from specdiag.show.weights import as_lines
@@ -54,10 +58,12 @@ def weights(
     with errors_of(checkpoint):
         opened = open_with(checkpoint, reading)
         found = find_weights(opened)
+    is_local = not isinstance(opened.path, DistantPath)
     listed = [
         (
             weight,
             skip_reason(weight, min_eigenvalues, include_embeddings)
+            or (reason_of_table(weight) if is_local else "")
             if weight.is_matrix
             else weight.problem or weight.reason or "vector or scalar",
         )

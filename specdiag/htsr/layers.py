@@ -21,7 +21,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from specdiag.checkpoint.tensor import ties
-from specdiag.checkpoint.weights.values import no_weight
+from specdiag.checkpoint.weights.values import reason_by_values
 from specdiag.checkpoint.weights.weight import Weight
 from specdiag.htsr import esd, weightwatcher
 from specdiag.htsr.null.ladder import null_test
@@ -244,8 +244,7 @@ class NoWeight(Exception):  # noqa: N818 - it is no error
 
 def _values(weight: Weight, read: Callable[[], np.ndarray]) -> np.ndarray:
     values = read()
-    is_composed = len(weight.tensors) > 1 or (weight.rule and not weight.whole)
-    if not is_composed and (reason := no_weight(weight.name, values, has_bias=weight.has_bias)):
+    if reason := reason_by_values(weight, values):
         raise NoWeight(reason)
     return values
 

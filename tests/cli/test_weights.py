@@ -41,3 +41,16 @@ def test_weights_as_json_account_for_every_tensor(file):
     assert found["fc.weight"]["rule"] == "weight norm: g v / |v|"
     assert found["fc.weight"]["measured"] is True
     assert (found["fc.bias"]["measured"], found["fc.bias"]["reason"]) == (False, "vector or scalar")
+
+
+def test_weights_names_masks_and_tables_that_only_their_values_tell(rng, tmp_path):
+    path = tmp_path / "net.safetensors"
+    state = {
+        "tril": np.tril(np.ones((80, 80), "f4")),
+        "query": rng.standard_normal((80, 80)).astype("f4"),
+    }
+    save_file(state, path)
+    status, out, _ = run_forked(".", "weights", path, "--json")
+    reasons = {weight["name"]: weight["reason"] for weight in json.loads(out)["weights"]}
+    assert status == 0
+    assert reasons == {"tril": "only zeros and one other value: a mask", "query": ""}

@@ -3,14 +3,36 @@
 A state dict does not tell buffers from parameters, but trained weights never have such values.
 """
 
+import math
+
 import numpy as np
 
 from specdiag.checkpoint.tensor import ML_DTYPES
+from specdiag.checkpoint.weights.weight import Weight
 
 COARSEST = 0.01  # eps of a dtype; with a larger one, no length or sinusoid is exact
 N_ROWS = 64  # rows that show sinusoids; a Fourier basis can have sines after its cosines
 N_FIRST = 1000  # values that show of most weights that they are no table
 FEW = 16  # distinct values
+MAX_LISTED = 2**24  # values that are read to list a weight
+
+
+def reason_by_values(weight: Weight, values: np.ndarray) -> str:
+    """Return why `no_weight` takes a weight for none; an empty string if it is composed."""
+    if len(weight.tensors) > 1 or (weight.rule and not weight.whole):
+        return ""
+    return no_weight(weight.name, values, has_bias=weight.has_bias)
+
+
+def reason_of_table(weight: Weight) -> str:
+    """Return why `no_weight` takes a weight for none, if its name and size make it quick to see."""
+    leaf = weight.name.rpartition(".")[2]
+    if "weight" in leaf or "kernel" in leaf or math.prod(weight.shape) > MAX_LISTED:
+        return ""
+    try:
+        return reason_by_values(weight, weight.read())
+    except (ValueError, OSError, MemoryError):  # reported when it is measured
+        return ""
 
 
 @np.errstate(all="ignore")  # values that are not finite, or whose squares are not
