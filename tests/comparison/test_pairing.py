@@ -59,7 +59,7 @@ def test_an_entry_beside_the_network_hides_no_partner(extra, network):
     for pair in ((network, wrapped), (wrapped, network)):
         paired = pairing(*pair)
         assert len(paired.partner) == len(network)
-        assert specdiag.compare(*pair).conclusion.item().startswith("identical: all 4 tensors in")
+        assert specdiag.compare(*pair).conclusion.item().startswith("identical: all 4 weights in")
 
 
 def test_names_that_differ_in_their_spelling_are_paired_and_the_notes_say_so(network):
