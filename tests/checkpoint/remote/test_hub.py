@@ -109,6 +109,15 @@ def test_the_weights_of_a_torch_file_are_listed_without_their_values(hub, rng):
     assert hub.sent <= 16 * BLOCK < len(content) / 8
 
 
+def test_a_tied_head_is_seen_by_a_few_rows(hub, rng):
+    table = rng.standard_normal((5000, 300)).astype("f4")
+    content = save({"lm_head.weight": table, "items.weight": table})
+    hub.push({"model.safetensors": content})
+    found = {w.name: w.table for w in weights(open_checkpoint(HUB))}
+    assert found == {"items.weight": "tied head", "lm_head.weight": ""}
+    assert hub.sent <= 8 * BLOCK < len(content) / 8
+
+
 def test_what_was_read_is_not_sent_again(hub, rng):
     hub.push({"model.safetensors": save(state(rng))})
     tensors = open_checkpoint(HUB).tensors

@@ -114,3 +114,16 @@ def test_tables_of_known_names(name, shape):
 def test_a_linear_in_a_sequence_that_is_called_embedding_is_none():
     net = nn.ModuleDict({"time_embed": nn.Sequential(nn.Linear(96, 64), nn.Linear(64, 64))})
     assert tables(net.state_dict()) == {}
+
+
+def test_a_head_that_comes_before_its_table_is_none(rng):
+    table = rng.standard_normal((300, 64)).astype("f4")
+    state = {"lm_head.weight": table, "model.embed_tokens.weight": table.copy()}
+    assert tables(state) == {"model.embed_tokens.weight": "name"}
+
+
+def test_projections_with_a_row_for_each_position_are_no_tables(tmp_path):
+    state = {f"{name}_projection.weight": torch.randn(60, 80) for name in ("text", "visual")}
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"hidden_size": 80, "max_position_embeddings": 60}')
+    assert tables(tmp_path) == {}
