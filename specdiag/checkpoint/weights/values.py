@@ -68,8 +68,10 @@ def no_weight(name: str, values: np.ndarray, *, has_bias: bool = False) -> str:
 
 
 def _special(W: np.ndarray) -> str:
-    """Return why a matrix that is not called a weight is none, or an empty string."""
-    if W[0, 0] and (np.abs(W) == np.abs(W[0, 0])).all():
+    """Return why a matrix that is not called a weight is none; zeros can begin as one."""
+    if not W.any():
+        return ""
+    if (np.abs(W) == np.abs(W[0, 0])).all():
         return "one value, or its signs"
     is_diagonal = np.count_nonzero(W) == min(W.shape) == np.count_nonzero(np.diagonal(W))
     if is_diagonal and (np.diagonal(W) == W[0, 0]).all():
