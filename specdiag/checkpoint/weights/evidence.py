@@ -102,10 +102,10 @@ class Evidence:
 
     @cached_property
     def shapes(self) -> dict[tuple[str, ...], set[tuple[int, ...]]]:
-        """The shapes of three axes in the modules of a module, by the parts of its name."""
+        """The shapes of three or more axes in the modules of a module, by the parts of its name."""
         found: dict[tuple[str, ...], set[tuple[int, ...]]] = {}
         for name, tensor in self.weights.items():
-            if len(tensor.shape) == 3:
+            if len(tensor.shape) > 2:
                 found.setdefault(parts_of(name)[:-2], set()).add(tensor.shape)
         return found
 

@@ -212,6 +212,54 @@ def test_experts_are_slices_by_name_by_router_and_by_bias():
             np.testing.assert_array_equal(w.read(), state[name][i])
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "bias"),
+    [
+        ("blk.conv", (64, 80, 5), 64),
+        ("blk.conv", (64, 80, 95), 64),
+        ("blk.dw", (64, 80, 5), None),
+        ("blk.up", (64, 80, 16), 80),
+        ("shared_expert.conv1", (64, 80, 31), None),
+        ("image_expert.conv", (64, 96, 3), None),
+        ("image_expert.conv", (64, 80, 3, 3, 3), 64),
+    ],
+)
+def test_a_convolution_beside_a_gate_or_in_one_expert_is_no_stack(name, shape, bias):
+    state = {f"{name}.weight": draw(*shape), "blk.gate.weight": draw(64, 80)}
+    if bias:
+        state[f"{name}.bias"] = draw(bias)
+    weight = found(state)[f"{name}.weight"]
+    assert (weight.reason, len(weight.shape)) == ("", len(shape))
+
+
+def test_a_grouped_linear_layer_of_convbert_is_no_transposed_kernel():
+    from transformers.models.convbert.modeling_convbert import GroupedLinearLayer
+
+    (weight, *rest) = found(GroupedLinearLayer(256, 128, 2).state_dict()).values()
+    assert (rest, weight.reason[:30]) == ([], "ambiguous: a kernel of 64 taps")
+    groups = found(GroupedLinearLayer(128, 256, 2).state_dict()).values()
+    assert [(w.shape, w.reason) for w in groups] == 2 * [((64, 128), "")]
+
+
+def test_a_bilinear_layer_of_few_outputs_is_ambiguous_without_a_name_or_a_norm():
+    layer, conv = nn.Bilinear(64, 80, 5), nn.Conv1d(64, 5, 80)
+    for state in (layer.state_dict(), conv.state_dict()):
+        weight = found({f"scorer.{name}": value for name, value in state.items()})["scorer.weight"]
+        assert weight.reason.startswith("ambiguous: a kernel of 80 taps, 5x64")
+    with_norm = nn.Sequential(conv, nn.BatchNorm1d(5)).state_dict()
+    named = {f"conv.{name}": value for name, value in conv.state_dict().items()}
+    assert shapes(with_norm) == {"0.weight": (5, 64, 80)}
+    assert shapes(named) == {"conv.weight": (5, 64, 80)}
+
+
+def test_a_kernel_called_out_is_from_heads_only_beside_a_projection_to_them():
+    kernel = {"out.kernel": draw(3, 64, 128), "out.bias": draw(128)}
+    for state in (kernel, {"out.kernel": kernel["out.kernel"]}):
+        assert found(state)["out.kernel"].reason.startswith("ambiguous: a kernel of 3 taps")
+    heads = kernel | {"qkv.kernel": draw(128, 3, 3, 64), "qkv.bias": draw(3, 3, 64)}
+    assert shapes(heads)["out.kernel"] == (192, 128)
+
+
 def test_the_bias_of_experts_is_no_matrix():
     state = {"experts.down_proj": draw(64, 90, 80), "experts.down_proj_bias": draw(64, 80)}
     assert vectors(state) == {"experts.down_proj_bias": "vectors: the bias of experts.down_proj"}

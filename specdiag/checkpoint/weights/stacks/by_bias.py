@@ -4,14 +4,21 @@ A bias has the shape of the outputs: (out,) for a convolution, (heads, size) for
 heads (flax DenseGeneral, Keras EinsumDense), and (n, out) for n stacked layers or experts.
 """
 
-from specdiag.checkpoint.weights.stacks.by_name import BILINEAR, heads_in_or_kernel, is_convolution
+from specdiag.checkpoint.weights.stacks.by_name import (
+    BILINEAR,
+    by_norm,
+    heads_in_or_kernel,
+    is_convolution,
+)
 from specdiag.checkpoint.weights.stacks.reading import (
     FEW,
+    MAX_TAPS,
     Reading,
     are_taps,
     depthwise,
     input_first,
     kernel,
+    stacked,
 )
 from specdiag.checkpoint.weights.stacks.subject import Subject
 
@@ -37,18 +44,28 @@ def _of_outputs(subject: Subject, out: int) -> list[Reading]:
     if subject.is_kernel and shape[-1] * shape[-2] == out:
         return [depthwise(n, why)]
     long = n == 3 and shape[2] > FEW
+    # ConvBERT's grouped linear layers are (groups, in, out), with the outputs of all in one bias.
+    is_grouped = long and shape[0] * shape[2] == out and not is_convolution(subject)
+    groups = [stacked(f"groups: {why}")] if is_grouped else []
     if shape[0] == out and (n == 3 or are_taps(shape[2:]) or shape[-1] != out):
-        # torch's Bilinear is (out, in, in).
-        if long and shape[1] == shape[2] and not is_convolution(subject):
-            return [kernel(n, why), BILINEAR]
-        return [kernel(n, why)]
+        return [kernel(n, why), *([BILINEAR] if long and _may_be_bilinear(subject) else [])]
     if shape[1] == out and (n == 3 or are_taps(shape[2:])):
         # torch's transposed convolutions are (in, out, *taps).
         first = [input_first(n, why)] if long and shape[2] == out else []
-        return [kernel(n, f"transposed: {why}"), *first]
+        return [kernel(n, f"transposed: {why}"), *first, *groups]
     if shape[-1] == out:
         return heads_in_or_kernel(subject, why)
-    return []
+    return groups
+
+
+def _may_be_bilinear(subject: Subject) -> bool:
+    """Return whether (out, in, in) of torch's Bilinear is as likely as a kernel (out, in, taps).
+
+    It is for equal inputs, and for fewer outputs than inputs with more taps than images have.
+    """
+    out, *inputs = subject.shape
+    is_likely = inputs[0] == inputs[1] or (out < min(inputs) and inputs[1] > MAX_TAPS)
+    return is_likely and not is_convolution(subject) and not by_norm(subject)
 
 
 def _of_several_axes(subject: Subject, bias: tuple[int, ...]) -> list[Reading]:

@@ -5,6 +5,7 @@ import re
 from specdiag.checkpoint.weights.evidence import EXPERTS, HEADS, KEY_HEADS, WIDTH
 from specdiag.checkpoint.weights.stacks.reading import (
     AXES,
+    FEW,
     Reading,
     are_taps,
     by_letters,
@@ -51,14 +52,20 @@ def by_class(subject: Subject) -> list[Reading]:
 
 
 def by_experts(subject: Subject) -> list[Reading]:
-    """Return the readings of experts: by the name, or by a router with a row for each of them."""
+    """Return the readings of experts: by the name, or by a router with a row for each of them.
+
+    A convolution in one expert, or beside a `gate`, is none: its bias tells, or its own name.
+    """
     shape, n = subject.shape, len(subject.shape)
     known = subject.evidence.numbers(*EXPERTS)
     named = _named_experts(subject)
-    if not named and not _has_router(subject):
+    if not named and (len(subject.bias) == 1 or not _has_router(subject)):
+        return []
+    if _is_one_kernel(subject):
         return []
     if n > 4 and are_taps(shape[3:]):
-        return [Reading(rows=(1,), columns=(2,), taps=(*range(3, n),), stack=(0,), why="experts")]
+        stack = Reading(rows=(1,), columns=(2,), taps=(*range(3, n),), stack=(0,), why="experts")
+        return [kernel(n), stack] if subject.is_module_weight and are_taps(shape[2:]) else [stack]
     if n != 3:
         return []
     if named and known and shape[0] not in known:
@@ -67,6 +74,16 @@ def by_experts(subject: Subject) -> list[Reading]:
             return [Reading(rows=(0,), columns=(2,), stack=(1,), why="experts")]
         return [stacked(), kernel(3)]
     return [stacked("experts")]
+
+
+def _is_one_kernel(subject: Subject) -> bool:
+    """Return whether the first side is that of the outputs of one kernel, not of experts."""
+    if subject.bias == subject.shape[:1]:
+        return True
+    if len(subject.shape) != 3 or not subject.is_module_weight:
+        return False
+    owner = subject.parts[-2] if len(subject.parts) > 1 else ""
+    return subject.shape[2] <= FEW or _CONVOLUTION.search(owner.lower()) is not None
 
 
 def _named_experts(subject: Subject) -> bool:
@@ -127,7 +144,7 @@ def by_heads(subject: Subject) -> list[Reading]:
         owner = subject.parts[-2] if len(subject.parts) > 1 else ""
         if _TO_HEADS.fullmatch(owner) and a > b:
             return [heads_out("heads")]
-        if _FROM_HEADS.fullmatch(owner) and a < c:
+        if _FROM_HEADS.fullmatch(owner) and a < c and _has_heads(subject):
             return [heads_in("heads")]
         return []
     if subject.is_module_weight:
@@ -139,6 +156,13 @@ def by_heads(subject: Subject) -> list[Reading]:
     if _HEADS.search(subject.leaf.lower()) and a < min(b, c):
         return [stacked("heads")]
     return []
+
+
+def _has_heads(subject: Subject) -> bool:
+    """Return whether a projection to the heads of a kernel, (heads, size, out), is known."""
+    beside = subject.evidence.shapes.get(subject.parts[:-2], set())
+    heads = subject.evidence.numbers(*HEADS)
+    return subject.shape[0] in heads or subject.shape[:2] in {shape[-2:] for shape in beside}
 
 
 def by_configuration(subject: Subject) -> list[Reading]:
@@ -202,8 +226,8 @@ def heads_in_or_kernel(subject: Subject, why: str) -> list[Reading]:
     if n > 3 or is_convolution(subject):
         return [input_first(n, why)]
     owner = subject.parts[-2] if len(subject.parts) > 1 else ""
-    beside = subject.evidence.shapes.get(subject.parts[:-2], set())
     a, b, out = subject.shape
-    if _FROM_HEADS.fullmatch(owner) or (a, b) in {shape[1:] for shape in beside}:
+    if _has_heads(subject):
         return [heads_in(why)]
-    return [input_first(n, why), *([heads_in(why)] if a * b == out else [])]
+    may_be = a * b == out or _FROM_HEADS.fullmatch(owner)
+    return [input_first(n, why), *([heads_in(why)] if may_be else [])]
