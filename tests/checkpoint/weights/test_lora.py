@@ -149,3 +149,37 @@ def test_an_invalid_config_is_an_error_that_names_it(rng, tmp_path):
     (folder / "adapter_config.json").write_text("{")
     with pytest.raises(ValueError, match=r"^adapter_config.json: "):
         found(folder)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("fc.linear.weight", "fc.lora_A", "fc.lora_B"),  # LitGPT
+        ("fc.weight", "fc.lora_a.weight", "fc.lora_b.weight"),  # torchtune
+        ("fc.weight", "fc.weight.lora_a", "fc.weight.lora_b"),  # llama.cpp
+    ],
+)
+def test_updates_in_the_names_of_other_programs_are_composed(rng, names):
+    base, down, up = names
+    state = {base: rng.standard_normal((60, 80)), down: rng.standard_normal((4, 80))}
+    state[up] = rng.standard_normal((60, 4))
+    found = {w.name: w for w in weights(open_checkpoint(state))}
+    assert found.keys() == {"fc.weight", "fc.lora_update"}
+    assert found["fc.weight"].reason.startswith("its LoRA has a factor that is unknown")
+    np.testing.assert_allclose(found["fc.lora_update"].read(), state[up] @ state[down])
+
+
+@pytest.mark.parametrize(
+    ("base", "down", "up"),
+    [
+        ((60, 80, 3, 3), (12, 240), (180, 12)),  # loralib's convolutions
+        ((180, 60), (12, 60), (180, 4)),  # fused query, key and value of LitGPT
+        ((80, 80), (80, 4), (4, 80)),  # MLX
+    ],
+)
+def test_a_base_has_the_reason_of_factors_that_do_not_fit_it(rng, base, down, up):
+    shapes = {"fc.weight": base, "fc.lora_A": down, "fc.lora_B": up}
+    state = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    (found,) = weights(open_checkpoint(state))
+    assert {*found.tensors} == shapes.keys()
+    assert "LoRA" in found.reason

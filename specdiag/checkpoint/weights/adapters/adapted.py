@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from specdiag.checkpoint.weights.adapters.lora import lora_updates
+from specdiag.checkpoint.tensor import Tensor
+from specdiag.checkpoint.weights.adapters.lora import lone_factors, lora_updates
 from specdiag.checkpoint.weights.adapters.lycoris import (
     lycoris_updates,
     not_computed,
@@ -12,8 +13,9 @@ from specdiag.checkpoint.weights.adapters.lycoris import (
     wrapped,
 )
 from specdiag.checkpoint.weights.adapters.update import Update, merged, shaper_of, update_alone
-from specdiag.checkpoint.weights.weight import Tensors, Weight, plain
+from specdiag.checkpoint.weights.weight import Tensors, Weight, not_measured, plain
 
+_INNER = ("base_layer.", "linear.", "conv.", "")  # the layer below: peft, LitGPT, loralib
 LEAVES = ("weight", "in_proj_weight")  # of a layer, and of the attention of torch
 
 
@@ -36,8 +38,7 @@ def adapted(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Weight]:
     found = updates(tensors, config)
     for stem, group in found.items():
         start = f"{stem}.".replace("base_layer.", "").removeprefix(".")
-        leaves = [f"{stem}.{inner}{leaf}" for leaf in LEAVES for inner in ("base_layer.", "")]
-        name = next((name for name in leaves if name in tensors), "")
+        name = _base_of(stem, tensors)
         base = tensors.get(name)
         base = base if base is None or isinstance(base, Weight) else plain(base)
         if base and shaper_of(group[0], base.shape) and len(base.shape) > 1:
@@ -47,10 +48,35 @@ def adapted(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Weight]:
                 yield merged(group[0], base, name)
                 continue
             yield replace(base, name=name, reason=why)
+        elif base and len(base.shape) > 1:
+            parts = [tensors[name], *(part for update in group for part in update.tensors)]
+            yield not_measured(
+                name, parts, "LoRA whose factors do not fit the weight: not computed"
+            )
+            continue
         yield from updates_alone(group)
     yield from (weight for _, weight in tokens(tensors))
     yield from wrapped(tensors, found.keys())
     yield from not_computed(tensors, config)
+    yield from factors_alone(tensors, config)
+
+
+def _base_of(stem: str, tensors: Tensors) -> str:
+    """Return the name of the weight that the adapters of a module belong to, or ''."""
+    names = (f"{stem}.{inner}{leaf}" for leaf in LEAVES for inner in _INNER)
+    return next((name for name in names if name in tensors), "")
+
+
+def factors_alone(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Weight]:
+    """Yield the factors of LoRA that belong to no update, with the base that they change."""
+    groups: dict[tuple[str, str], list[Tensor]] = {}
+    for stem, tensor, reason in lone_factors(tensors, config):
+        groups.setdefault((stem, reason), []).append(tensor)
+    for (stem, reason), factors in groups.items():
+        if name := _base_of(stem, tensors):
+            yield not_measured(name, [tensors[name], *factors], reason)
+        # Of a base that was merged with another adapter, the factors are left.
+        yield from (not_measured(factor.name, [factor], reason) for factor in factors)
 
 
 def updates_alone(group: list[Update]) -> Iterator[Weight]:

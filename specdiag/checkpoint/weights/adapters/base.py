@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from specdiag.checkpoint.safetensors import parse_json
 from specdiag.checkpoint.tensor import shape_text
 from specdiag.checkpoint.weights.adapters.adapted import (
     LEAVES,
+    factors_alone,
     updates,
     updates_alone,
     why_not_merged,
@@ -79,7 +81,12 @@ def base_beside(adapter: Checkpoint) -> tuple[Path | None, str]:
 def has_adapter(checkpoint: Checkpoint) -> bool:
     """Return whether a checkpoint has tensors of an adapter."""
     tensors, config = {t.name: t for t in checkpoint.tensors}, adapter_config(checkpoint)
-    return any((*updates(tensors, config), *not_computed(tensors, config)))
+    return any((*updates(tensors, config), *_others(tensors, config)))
+
+
+def _others(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Weight]:
+    """Yield the adapters that are not computed."""
+    return chain(not_computed(tensors, config), factors_alone(tensors, config))
 
 
 def with_base(
@@ -101,7 +108,7 @@ def with_base(
     whole, config = list(whole), adapter_config(adapter)
     tensors = {tensor.name: tensor for tensor in adapter.tensors}
     found = updates(tensors, config)
-    if other := next(not_computed(_without(tensors, found), config), None):
+    if other := next(_others(_without(tensors, found), config), None):
         raise ValueError(f"{adapter.name}: no base can be merged: {other.reason}")
     if config.get("layer_replication"):
         raise ValueError(f"{adapter.name}: no base can be merged: it repeats layers of the base")

@@ -1,10 +1,11 @@
 """Names of LoRA and AdaLoRA -> the updates B A of weights.
 
-The names are those of peft, loralib, diffusers and kohya. Hu et al. (2022), ICLR. The factor of the
-update is alpha / r, where r is the rank. Alpha comes from a tensor called `alpha` or from the
-configuration; in files of diffusers and kohya it is r unless they say otherwise. Where it is
-unknown, an update is measured with the factor 1, which changes no exponent, and is not added to its
-base. AdaLoRA: B (A * E), where E has a number for each row of A. Zhang et al. (2023), ICLR.
+The names are those of peft, loralib, LitGPT, torchtune, llama.cpp, diffusers and kohya. Hu et al.
+(2022), ICLR. The factor of the update is alpha / r, where r is the rank. Alpha comes from a tensor
+called `alpha` or from the configuration; in files of diffusers and kohya it is r unless they say
+otherwise. Where it is unknown, an update is measured with the factor 1, which changes no exponent,
+and is not added to its base. AdaLoRA: B (A * E), where E has a number for each row of A. Zhang et
+al. (2023), ICLR.
 
 LyCORIS writes the update of a kernel also with a core for its positions, `lora_mid` (a Tucker
 decomposition). Peft writes some variants that are no product B A under the same names: BD-LoRA (one
@@ -37,6 +38,7 @@ _VARIANTS = {
 _CHANGE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _DOWN = {
     "lora_A": "lora_B",
+    "lora_a": "lora_b",
     "lora_embedding_A": "lora_embedding_B",
     "lora_down": "lora_up",
     "lora.down": "lora.up",
@@ -58,6 +60,7 @@ def lora_updates(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Update
         if not match:
             continue
         stem, rest, start = match["stem"] or "", match["rest"], match.start("down")
+        stem = stem.removesuffix(".weight")  # llama.cpp: attn_q.weight.lora_a
         up = tensors.get(name[:start] + _DOWN[match["down"]] + rest)
         if not up or not _fit(down, up) or _variant(config):
             continue
@@ -73,24 +76,19 @@ def lora_updates(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Update
         yield _update(stem, match["adapter"] or "", (down, up), beside, config, is_table)
 
 
-def lone_factors(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[tuple[Tensor, str]]:
-    """Yield the factors that belong to no update, and why."""
+def lone_factors(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[tuple[str, Tensor, str]]:
+    """Yield the factors that belong to no update, with the name of their module, and why."""
     ups = {up: down for down, up in _DOWN.items()}
     used = {part.name for update in lora_updates(tensors, config) for part in update.parts}
+    word = _variant(config)
+    fault = "a factor of LoRA without another that fits it"
+    reason = f"LoRA of the kind {word}: not computed" if word else fault
     for name, tensor in tensors.items():
-        is_factor = _ADAPTER.fullmatch(name) or _ADAPTER.fullmatch(
+        match = _ADAPTER.fullmatch(name) or _ADAPTER.fullmatch(
             re.sub("|".join(map(re.escape, ups)), lambda match: ups[match[0]], name)
         )
-        if is_factor and name not in used and len(tensor.shape) > 1:
-            word = _variant(config)
-            yield (
-                tensor,
-                (
-                    f"LoRA of the kind {word}: not computed"
-                    if word
-                    else "a factor of LoRA without another that fits it"
-                ),
-            )
+        if match and name not in used and len(tensor.shape) > 1:
+            yield (match["stem"] or "").removesuffix(".weight"), tensor, reason
 
 
 def _not_computed(word: str) -> str:
@@ -103,9 +101,13 @@ def _variant(config: Mapping[str, Any]) -> str:
 
 
 def _fit(down: Tensor, up: Tensor) -> bool:
-    """Return whether A is (r, in, *kernel) and B (out, r, 1, 1)."""
+    """Return whether A is (r, in, *kernel) and B (out, r, 1, 1); r is not larger than both sides.
+
+    MLX has A as (in, r) and B as (r, out).
+    """
     return (
         2 <= len(down.shape) == len(up.shape)
+        and down.shape[0] <= max(down.shape[1], up.shape[0])
         and down.shape[0] == up.shape[1] > 0
         and all(size == 1 for size in up.shape[2:])
     )

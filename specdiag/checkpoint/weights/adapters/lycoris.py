@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from specdiag.checkpoint.tensor import Tensor
-from specdiag.checkpoint.weights.adapters.lora import COMPONENT, lone_factors
+from specdiag.checkpoint.weights.adapters.lora import COMPONENT
 from specdiag.checkpoint.weights.adapters.update import Array, Update, factor_of
 from specdiag.checkpoint.weights.weight import Tensors, Weight, not_measured
 
@@ -164,8 +164,6 @@ def not_computed(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Weight
         elif _OTHER.fullmatch(name):
             reason = "an adapter of another kind than LoRA, DoRA, LoHa and LoKr: not computed"
             yield not_measured(name, [tensor], reason)
-    for tensor, reason in lone_factors(tensors, config):
-        yield not_measured(tensor.name, [tensor], reason)
 
 
 def wrapped(tensors: Tensors, known: Collection[str]) -> Iterator[Weight]:
