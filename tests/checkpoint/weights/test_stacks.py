@@ -375,6 +375,35 @@ def test_experts_in_rows_are_the_experts_of_dbrx(tmp_path):
         torch.testing.assert_close((torch.relu(x @ w1.T) * (x @ v1.T)) @ w2, glu(x, *parts))
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("Qwen2Moe", {"num_experts": 4, "shared_expert_intermediate_size": 256}),
+        ("DeepseekV3", {"n_routed_experts": 4, "n_shared_experts": 2, "first_k_dense_replace": 0}),
+    ],
+)
+def test_the_linear_layers_of_a_shared_expert_are_one_matrix_each(name, sizes, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{name}Config")(
+        hidden_size=64,
+        intermediate_size=128,
+        moe_intermediate_size=96,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        num_experts_per_tok=2,
+        vocab_size=100,
+        **sizes,
+    )
+    model = getattr(transformers, f"{name}ForCausalLM")(config)
+    model.save_pretrained(tmp_path)
+    shared = {n: tuple(p.shape) for n, p in model.named_parameters() if ".shared_expert" in n}
+    assert len(shared) >= 3
+    for source in (model, tmp_path):
+        weights = found(source)
+        assert {n: weights[n].shape for n in shared} == shared
+
+
 def dbrx_ffn(hidden, width, experts):
     from types import SimpleNamespace
 

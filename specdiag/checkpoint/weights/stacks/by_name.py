@@ -119,8 +119,10 @@ def experts_in_rows(subject: Subject) -> int:
     """Return how many experts lie one below another in the rows of a matrix, as in DBRX; or 0.
 
     Their number is that of the rows of a router beside, and, if it is known, in a configuration.
+    The weight of a linear layer, such as `shared_expert.up_proj.weight`, is one matrix.
     """
-    if len(subject.shape) != 2 or not _named_experts(subject):
+    is_layer = subject.is_module_weight or subject.is_kernel
+    if len(subject.shape) != 2 or is_layer or not _named_experts(subject):
         return 0
     rows, columns = subject.shape
     known = subject.evidence.numbers(*EXPERTS)
