@@ -143,6 +143,30 @@ def test_the_spectral_norm_of_biggan_is_one_power_iteration(n_steps):
     assert weight.tensors == ("0.weight", "0.u0", "0.sv0")
 
 
+@pytest.mark.parametrize("is_scaled", [True, False])
+def test_the_splines_of_a_kan_layer_are_one_matrix(is_scaled):
+    torch.manual_seed(0)
+    splines, scaler, basis = torch.randn(7, 5, 8), torch.rand(7, 5), torch.randn(3, 5, 8)
+    state = {"0.base_weight": torch.randn(7, 5), "0.spline_weight": splines}
+    if is_scaled:
+        state["0.spline_scaler"] = scaler
+    found = {w.name: w for w in weights(open_checkpoint(state))}
+    assert set(found) == {"0.base_weight", "0.spline_weight"}
+    weight = found["0.spline_weight"]
+    assert (weight.shape, weight.read().shape, weight.reason) == ((7, 40), (7, 40), "")
+    # The layer: each output is the sum over all inputs of its spline at the input.
+    factors = scaler if is_scaled else torch.ones(7, 5)
+    expected = torch.einsum("bic,oic,oi->bo", basis, splines, factors)
+    values = torch.from_numpy(weight.read())
+    torch.testing.assert_close(basis.flatten(1) @ values.T, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_splines_without_the_other_weight_of_their_layer_are_no_matrix_of_a_kan():
+    for base in ({}, {"l.base_weight": np.ones((5, 7))}):
+        state = {"l.spline_weight": np.ones((7, 5, 8))} | base
+        assert all("spline" not in w.rule for w in weights(open_checkpoint(state)))
+
+
 def test_a_vector_u0_without_its_sigma_or_of_another_length_is_none_of_a_spectral_norm(rng):
     W = rng.standard_normal((6, 5))
     for u, sigma in (((1, 5), (1,)), ((6,), (1,)), ((1, 6), (2,))):

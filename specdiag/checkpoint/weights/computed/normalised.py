@@ -1,8 +1,8 @@
 """Weight and spectral normalisation, masks of pruning, and torch's parametrizations -> weights.
 
 The names are those of torch.nn.utils: `weight_norm`, `spectral_norm`, `prune`, and their successors
-in `torch.nn.utils.parametrizations`; and those of the spectral norm of BigGAN. A rule applies only
-if the shapes of the tensors fit it.
+in `torch.nn.utils.parametrizations`; and those of the spectral norm of BigGAN and of the splines of
+efficient-kan. A rule applies only if the shapes of the tensors fit it.
 """
 
 import re
@@ -18,6 +18,7 @@ WEIGHT_NORM = "weight norm: g v / |v|"
 LIKE_WEIGHT_NORM = f"{WEIGHT_NORM}, as the shapes of original0 and original1 suggest"
 SPECTRAL_NORM = "spectral norm: W / sigma"
 MASKED = "weight times mask"
+SPLINES = "splines: a column for each input and basis function"
 
 _PARAMETRISED = re.compile(r"(?P<owner>(?:.*\.)?)parametrizations\.(?P<leaf>[^.]+)\.(?P<part>.+)")
 
@@ -32,6 +33,7 @@ def normalised(tensors: Tensors) -> Iterator[Weight]:
     yield from parametrised(parts)
     yield from suffixed(parts)
     yield from _of_biggan(parts)
+    yield from _of_splines(parts)
     yield from pruned.values()  # those that are no part of another weight
 
 
@@ -181,6 +183,35 @@ def _iterated(W: np.ndarray, u: np.ndarray, _: np.ndarray) -> np.ndarray:
     rows = W.reshape(len(W), -1)
     v = u @ rows
     return W / np.linalg.norm(rows @ (v / np.linalg.norm(v)).T)
+
+
+def _of_splines(tensors: Tensors) -> Iterator[Weight]:
+    """Yield the weights of spline layers, which multiply the basis functions of all inputs.
+
+    The names are those of efficient-kan: `spline_weight`, (out, in, basis functions), beside
+    `base_weight`, (out, in). The forward pass multiplies its values by those of `spline_scaler`,
+    (out, in), if there is one, and takes the last two axes as one. Liu et al. (2024),
+    arXiv:2404.19756.
+    """
+    for name, W in tensors.items():
+        owner, dot, leaf = name.rpartition(".")
+        base, scaler = (
+            tensors.get(f"{owner}{dot}{key}") for key in ("base_weight", "spline_scaler")
+        )
+        if leaf != "spline_weight" or len(W.shape) != 3 or not base or base.shape != W.shape[:2]:
+            continue
+        shape = (W.shape[0], W.shape[1] * W.shape[2])
+        if scaler is None:
+            yield composed(
+                name, (W,), SPLINES, lambda w: w.reshape(len(w), -1), like=W, shape=shape
+            )
+        elif scaler.shape == base.shape:
+            rule = f"{SPLINES}; times spline_scaler"
+            yield composed(name, (W, scaler), rule, _scaled_splines, like=W, shape=shape)
+
+
+def _scaled_splines(W: np.ndarray, scaler: np.ndarray) -> np.ndarray:
+    return (W * scaler[..., None]).reshape(len(W), -1)
 
 
 def _fits(shape: tuple[int, ...], axis: int, u: Tensor, v: Tensor) -> bool:
