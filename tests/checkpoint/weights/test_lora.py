@@ -183,3 +183,14 @@ def test_a_base_has_the_reason_of_factors_that_do_not_fit_it(rng, base, down, up
     (found,) = weights(open_checkpoint(state))
     assert {*found.tensors} == shapes.keys()
     assert "LoRA" in found.reason
+
+
+def test_the_blocks_of_a_language_model_are_no_component_of_a_pipeline(rng):
+    A, B = factors(rng)
+    stem = "transformer.h.0.mlp.fc"
+    state = {f"{stem}.linear.weight": np.eye(7, 5), f"{stem}.lora_A": A, f"{stem}.lora_B": B}
+    both = found(state)
+    assert both[f"{stem}.weight"].reason.startswith(
+        "its LoRA has a factor that is unknown: put an "
+    )
+    assert both[f"{stem}.lora_update"].rule == "LoRA update: B A, of unknown factor"

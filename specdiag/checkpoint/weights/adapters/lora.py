@@ -26,7 +26,7 @@ from specdiag.checkpoint.weights.weight import Tensors
 # The components of a diffusion pipeline, as diffusers, kohya, LyCORIS and ComfyUI write them. Their
 # loaders take alpha as the rank where a file has none (in ComfyUI, comfy/weight_adapter/lora.py).
 COMPONENT = re.compile(
-    r"(lora_(prior_)?(unet|te\d?|transformer)|lycoris|unet|transformer|text_encoder(_\d)?"
+    r"(lora_(prior_)?(unet|te\d?|transformer)|lycoris|unet|transformer(?!\.h\.)|text_encoder(_\d)?"
     r"|diffusion_model|text_encoders\.\w+)(?=[._])"
 )
 _VARIANTS = {
