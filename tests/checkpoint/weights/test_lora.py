@@ -172,9 +172,9 @@ def test_updates_in_the_names_of_other_programs_are_composed(rng, names):
 @pytest.mark.parametrize(
     ("base", "down", "up"),
     [
-        ((60, 80, 3, 3), (12, 240), (180, 12)),  # loralib's convolutions
+        ((60, 80, 3), (12, 240), (180, 12)),  # a kernel that loralib cannot update
         ((180, 60), (12, 60), (180, 4)),  # fused query, key and value of LitGPT
-        ((80, 80), (80, 4), (4, 80)),  # MLX
+        ((80, 60), (80, 4), (4, 80)),  # of another shape
     ],
 )
 def test_a_base_has_the_reason_of_factors_that_do_not_fit_it(rng, base, down, up):

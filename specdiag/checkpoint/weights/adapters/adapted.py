@@ -12,10 +12,17 @@ from specdiag.checkpoint.weights.adapters.lycoris import (
     tokens,
     wrapped,
 )
-from specdiag.checkpoint.weights.adapters.update import Update, merged, shaper_of, update_alone
+from specdiag.checkpoint.weights.adapters.update import (
+    Update,
+    in_shape_of,
+    merged,
+    shaper_of,
+    update_alone,
+)
 from specdiag.checkpoint.weights.weight import Tensors, Weight, not_measured, plain
 
-_INNER = ("base_layer.", "linear.", "conv.", "")  # the layer below: peft, LitGPT, loralib
+# The layer below: peft; LitGPT, cloneofsimo and MLX; loralib; MLX; Megatron Bridge; none.
+_INNER = ("base_layer.", "linear.", "conv.", "embedding.", "to_wrap.", "")
 LEAVES = ("weight", "in_proj_weight")  # of a layer, and of the attention of torch
 
 
@@ -54,7 +61,8 @@ def adapted(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Weight]:
                 name, parts, "LoRA whose factors do not fit the weight: not computed"
             )
             continue
-        yield from updates_alone(group)
+        shape = base.shape if base else ()
+        yield from updates_alone([in_shape_of(update, shape) for update in group])
     yield from (weight for _, weight in tokens(tensors))
     yield from wrapped(tensors, found.keys())
     yield from not_computed(tensors, config)
@@ -93,11 +101,13 @@ def why_not_merged(group: list[Update]) -> str:
         return f"it has {len(group)} LoRA adapters, and the file does not tell which"
     if group[0].reason:  # which is that of all its tensors
         return ""
+    if group[0].apart:
+        return group[0].apart
     if group[0].factor is None and group[0].kind == "AdaLoRA":
         return "its AdaLoRA has a factor that is unknown, because its ranks are not in the file"
     if group[0].factor is None:
         return (
             "its LoRA has a factor that is unknown: put an adapter_config.json with lora_alpha "
-            "beside it (patterns other than names are not read)"
+            "beside it"
         )
-    return group[0].apart
+    return ""

@@ -36,13 +36,18 @@ _CHECKPOINTS = ("model.safetensors.index.json", "model.safetensors", "pytorch_mo
 
 
 def adapter_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    """Return the settings of an adapter, from the file beside it or from its metadata.
+    """Return the settings of an adapter, from its metadata or from the file beside it.
 
     Raises
     ------
     ValueError
         If they are invalid.
     """
+    if checkpoint.metadata.get("general.type") == "adapter":  # of llama.cpp
+        alpha = checkpoint.metadata.get("adapter.lora.alpha")
+        tokens_after = checkpoint.metadata.get("adapter.alora.invocation_tokens")
+        settings = {"lora_alpha": alpha, "alora_invocation_tokens": tokens_after}
+        return {key: value for key, value in settings.items() if value}
     config = json_beside(checkpoint, "adapter_config.json")
     text = checkpoint.metadata.get("lora_adapter_metadata")  # of diffusers
     if config or not isinstance(text, str):

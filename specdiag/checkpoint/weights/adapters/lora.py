@@ -1,11 +1,15 @@
 """Names of LoRA and AdaLoRA -> the updates B A of weights.
 
-The names are those of peft, loralib, LitGPT, torchtune, llama.cpp, diffusers and kohya. Hu et al.
-(2022), ICLR. The factor of the update is alpha / r, where r is the rank. Alpha comes from a tensor
-called `alpha` or from the configuration; in files of diffusers and kohya it is r unless they say
-otherwise. Where it is unknown, an update is measured with the factor 1, which changes no exponent,
-and is not added to its base. AdaLoRA: B (A * E), where E has a number for each row of A. Zhang et
-al. (2023), ICLR.
+The names are those of peft, loralib, LitGPT, MLX, torchtune, llama.cpp, NeMo, diffusers and kohya.
+Hu et al. (2022), ICLR. The factor of the update is alpha / r, where r is the rank. Alpha comes from
+a tensor called `alpha` or from the configuration; in files of diffusers and kohya it is r unless
+they say otherwise. Where it is unknown, an update is measured with the factor 1, which changes no
+exponent, and is not added to its base. AdaLoRA: B (A * E), where E has a number for each row of A.
+Zhang et al. (2023), ICLR.
+
+MLX has both factors input-first, A (in, r) and B (r, out). Of bare parameters, whose order no class
+sets, the one of the lower rank is right. The factors of fused blocks, A (n r, in) and B (out, r) in
+loralib's MergedLinear and LitGPT's q/k/v, do not tell the sizes of the n blocks.
 
 LyCORIS writes the update of a kernel also with a core for its positions, `lora_mid` (a Tucker
 decomposition). Peft writes some variants that are no product B A under the same names: BD-LoRA (one
@@ -15,12 +19,13 @@ factor is block-diagonal), QALoRA (A acts on means of inputs), KaSA (the base is
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from specdiag.checkpoint.tensor import Tensor
-from specdiag.checkpoint.weights.adapters.update import Array, Update, factor_of
+from specdiag.checkpoint.weights.adapters.update import Array, Update, factor_of, pattern_not_read
 from specdiag.checkpoint.weights.weight import Tensors
 
 # The components of a diffusion pipeline, as diffusers, kohya, LyCORIS and ComfyUI write them. Their
@@ -43,7 +48,23 @@ _DOWN = {
     "lora_down": "lora_up",
     "lora.down": "lora.up",
     "lora_linear_layer.down": "lora_linear_layer.up",
+    "linear_in": "linear_out",  # NeMo, Megatron Bridge
 }
+# The layers that the adapters of NeMo update, in megatron.core and before it.
+_NEMO = {
+    "kqv": ("linear_qkv", "query_key_value"),
+    "unfused_kqv": ("linear_qkv", "query_key_value"),
+    "kv": ("linear_kv", "key_value"),
+    "q": ("linear_q", "query"),
+    "dense_attention": ("linear_proj", "dense"),
+    "hto4h": ("linear_fc1", "dense_h_to_4h"),
+    "unfused_hto4h": ("linear_fc1", "dense_h_to_4h"),
+    "4htoh": ("linear_fc2", "dense_4h_to_h"),
+}
+_NEMO_STEM = re.compile(
+    r"(?P<owner>.+?\.)??((?P<bridge>linear_\w+)\.adapter|(adapter_layer\.)?"
+    rf"lora_(?P<layer>{'|'.join(_NEMO)})_adapter)(\.(?P<block>\w+_adapter|adapter_\w+))?"
+)
 _ADAPTER = re.compile(
     rf"(?:(?P<stem>.*?)[._])??(?P<down>{'|'.join(map(re.escape, _DOWN))})"
     r"(?P<rest>(?:\.(?P<adapter>(?!weight$)[^.]+))?(?:\.weight)?)"
@@ -56,13 +77,14 @@ _ALORA = "aLoRA updates it only for the tokens after its invocation"
 def lora_updates(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Update]:
     """Yield the updates; `config` is the content of the adapter_config.json, or empty."""
     for name, down in tensors.items():
-        match = _ADAPTER.fullmatch(name)
+        match = _factor_name(name)
         if not match:
             continue
         stem, rest, start = match["stem"] or "", match["rest"], match.start("down")
         stem = stem.removesuffix(".weight")  # llama.cpp: attn_q.weight.lora_a
         up = tensors.get(name[:start] + _DOWN[match["down"]] + rest)
-        if not up or not _fit(down, up) or _variant(config):
+        is_turned = up and _is_turned(down, up, is_bare=_is_bare(match))
+        if not up or is_turned is None or _variant(config):
             continue
 
         def beside(*names: str, rest: str = rest, stem: str = stem) -> Tensor | None:
@@ -72,8 +94,59 @@ def lora_updates(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[Update
             )
             return next((tensors[key] for key in keys if key in tensors), None)
 
-        is_table = match["down"] == "lora_embedding_A"
-        yield _update(stem, match["adapter"] or "", (down, up), beside, config, is_table)
+        is_table, label = match["down"] == "lora_embedding_A", match["adapter"] or ""
+        if match["down"] == "linear_in":
+            stem, label = _of_nemo(stem, tensors)
+        pair = (_turned(down), _turned(up)) if is_turned else (down, up)
+        update = _update(stem, label, pair, beside, config, is_table)
+        lengths = tensors.get(f"{stem}.m") if is_turned else None  # of MLX
+        yield replace(update, magnitude=lengths) if lengths else update
+
+
+def _is_bare(match: re.Match[str]) -> bool:
+    return match["down"] in ("lora_a", "lora_A") and not match["rest"]
+
+
+def _factor_name(name: str) -> re.Match[str] | None:
+    match = _ADAPTER.fullmatch(name)
+    is_other = (
+        match and match["down"] == "linear_in" and not _NEMO_STEM.fullmatch(match["stem"] or "")
+    )
+    return None if is_other else match
+
+
+def _of_nemo(stem: str, tensors: Tensors) -> tuple[str, str]:
+    """Return the module that an adapter of NeMo updates, and the block of it or an empty string."""
+    match = _NEMO_STEM.fullmatch(stem)
+    if not match:
+        return stem, ""
+    owner, block = match["owner"] or "", match["block"] or ""
+    if match["bridge"]:
+        return owner + match["bridge"], block
+    layers = (owner + layer for layer in _NEMO[match["layer"]])
+    found = next((layer for layer in layers if f"{layer}.weight" in tensors), "")
+    return (found, block) if found else (stem, "")
+
+
+def _is_turned(down: Tensor, up: Tensor, *, is_bare: bool) -> bool | None:
+    """Return whether A is (in, r) and B (r, out); None if the factors do not fit.
+
+    Of factors that fit both ways, the rank is the smaller side.
+    """
+    is_usual = _fit(down, up)
+    if not is_bare or not len(down.shape) == len(up.shape) == 2 or down.shape[1] != up.shape[0]:
+        return False if is_usual else None
+    if is_usual and down.shape[0] == down.shape[1]:
+        return None
+    return not is_usual or down.shape[1] < down.shape[0]
+
+
+def _turned(tensor: Tensor) -> Tensor:
+    def read() -> Array:
+        return tensor.read().T
+
+    shape, identity = tensor.shape[::-1], tensor.identity and ("turned", tensor.identity)
+    return replace(tensor, shape=shape, read=read, read_rows=None, identity=identity)
 
 
 def lone_factors(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[tuple[str, Tensor, str]]:
@@ -81,14 +154,27 @@ def lone_factors(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[tuple[
     ups = {up: down for down, up in _DOWN.items()}
     used = {part.name for update in lora_updates(tensors, config) for part in update.parts}
     word = _variant(config)
-    fault = "a factor of LoRA without another that fits it"
-    reason = f"LoRA of the kind {word}: not computed" if word else fault
     for name, tensor in tensors.items():
-        match = _ADAPTER.fullmatch(name) or _ADAPTER.fullmatch(
-            re.sub("|".join(map(re.escape, ups)), lambda match: ups[match[0]], name)
-        )
+        down = re.sub("|".join(map(re.escape, ups)), lambda match: ups[match[0]], name)
+        match = _factor_name(name) or _factor_name(down)
         if match and name not in used and len(tensor.shape) > 1:
-            yield (match["stem"] or "").removesuffix(".weight"), tensor, reason
+            start, end = down[: match.start("down")], match["rest"]
+            pair = [
+                tensors.get(f"{start}{leaf}{end}") for leaf in (match["down"], _DOWN[match["down"]])
+            ]
+            reason = _not_computed(word) if word else _fault(*pair)
+            stem = (match["stem"] or "").removesuffix(".weight")
+            yield _of_nemo(stem, tensors)[0], tensor, reason
+
+
+def _fault(down: Tensor | None, up: Tensor | None) -> str:
+    """Return why two factors are not multiplied."""
+    if down and up and len(down.shape) == len(up.shape) == 2:
+        if down.shape == up.shape == down.shape[::-1]:
+            return "LoRA with square factors, whose order the file does not tell: not computed"
+        if up.shape[1] and down.shape[0] % up.shape[1] == 0:
+            return "LoRA of fused blocks, whose sizes the file does not tell: not computed"
+    return "a factor of LoRA without another that fits it"
 
 
 def _not_computed(word: str) -> str:
@@ -167,7 +253,7 @@ def _update(
         magnitude=beside("lora_magnitude_vector", "dora_scale"),
         axis=int(is_transposed),
         reason=_not_computed("KaSA") if is_kasa else _reason(pair, core, config),
-        apart=_ALORA if config.get("alora_invocation_tokens") else "",
+        apart=_ALORA if config.get("alora_invocation_tokens") else pattern_not_read(factor, config),
     )
 
 
@@ -183,13 +269,18 @@ def _adaptive_factor(stem: str, config: Mapping[str, Any], *, is_divided: bool) 
 
 def _factor(stem: str, config: Mapping[str, Any], rank: int) -> float | None:
     component = COMPONENT.match(stem)
+    of_mlx = config.get("lora_parameters")
+    if isinstance(of_mlx, dict) and "lora_alpha" not in config:
+        scale = of_mlx.get("scale")  # which older versions multiply with alpha / rank
+        is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
+        return scale if is_number and "alpha" not in of_mlx else None
     if not component:
         factor = factor_of(config, "lora_alpha", stem, rank)
         # In the attention of torch, peft adds this update twice, in `merge` and so in `forward`.
         return factor * 2 if factor and stem.endswith(".base_layer.out_proj") else factor
     start = f"{component[0]}."
     own = {key.removeprefix(start): value for key, value in config.items() if key.startswith(start)}
-    factor = factor_of(own or config, "lora_alpha", stem, rank)
+    factor = factor_of(own or config, "lora_alpha", stem.removeprefix(start), rank)
     return 1.0 if factor is None and "lora_alpha" not in config else factor
 
 

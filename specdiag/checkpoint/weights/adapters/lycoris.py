@@ -16,7 +16,7 @@ import numpy as np
 
 from specdiag.checkpoint.tensor import Tensor
 from specdiag.checkpoint.weights.adapters.lora import COMPONENT
-from specdiag.checkpoint.weights.adapters.update import Array, Update, factor_of
+from specdiag.checkpoint.weights.adapters.update import Array, Update, factor_of, pattern_not_read
 from specdiag.checkpoint.weights.weight import Tensors, Weight, not_measured
 
 # Shape, largest rank, and the function of the values by name.
@@ -84,6 +84,7 @@ def _update(
         # Without a rank, LyCORIS has no factor.
         return update * (float(arrays[-1].item()) / r) if is_alpha and r else update
 
+    factor = 1.0 if is_alpha else factor_of(config, "alpha", stem, r)
     return Update(
         kind="LoHa" if kind == "hada" else "LoKr",
         stem=stem,
@@ -91,7 +92,8 @@ def _update(
         parts=(*parts.values(), *([alpha] if alpha else [])),
         product=values,
         formula="(A1 B1) * (A2 B2)" if kind == "hada" else "A kron B",
-        factor=1.0 if is_alpha else factor_of(config, "alpha", stem, r),
+        factor=factor,
+        apart=pattern_not_read(factor, config),
         shape=shape,
         rank=rank,
     )

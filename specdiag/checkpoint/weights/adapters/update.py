@@ -87,23 +87,46 @@ class Update:
 def factor_of(config: Mapping[str, Any], key: str, stem: str, rank: int) -> float | None:
     """Return alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA; None if alpha is unknown.
 
-    The keys of an `alpha_pattern` are regular expressions for peft. Only names are read here, also
-    behind `.*`: with others, alpha is unknown.
+    The keys of an `alpha_pattern` are regular expressions, which peft matches with the whole name
+    of a module of the base, or with its end behind a dot; behind `^`, with the whole name only.
+    Only names are read here, also behind `.*`: with others, alpha is unknown.
     """
     alpha = config.get(key)
     patterns = config.get("alpha_pattern")
+    module = stem.rpartition("base_model.model.")[2]
     for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
-        name = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
-        start = "" if name.startswith(".*") else "."
-        name = name.removeprefix(".*")
-        if not name.replace(".", "").replace("_", "").isalnum():
+        name = _name_in(pattern)
+        if not name:
             return None
-        if f".{stem}".endswith(start + name):
+        if pattern.removeprefix("^").startswith(".*"):
+            is_match = module.endswith(name)
+        elif pattern.startswith("^"):
+            is_match = module == name
+        else:
+            is_match = f".{module}".endswith(f".{name}")
+        if is_match:
             alpha = value
             break
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or rank < 1:
         return None
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _name_in(pattern: str) -> str:
+    """Return the name that a regular expression consists of, or an empty string."""
+    name = pattern.removeprefix("^").removeprefix(".*").removesuffix("$").replace("\\.", ".")
+    return name if name.replace(".", "").replace("_", "").isalnum() else ""
+
+
+def pattern_not_read(factor: float | None, config: Mapping[str, Any]) -> str:
+    """Return that a factor is unknown because of an `alpha_pattern`, or an empty string."""
+    patterns = config.get("alpha_pattern")
+    if factor is not None or not isinstance(patterns, dict) or all(map(_name_in, patterns)):
+        return ""
+    return (
+        "its LoRA has a factor that is unknown: of the alpha_pattern of adapter_config.json, only "
+        "names are read"
+    )
 
 
 def update_alone(update: Update, name: str) -> Weight:
@@ -167,6 +190,30 @@ def shaper_of(update: Update, shape: tuple[int, ...]) -> Callable[[Array], Array
         return lambda values: values
     if len(shape) == 2 and update.shape == shape[::-1]:
         return lambda values: values.T
-    if shape and update.shape[0] == shape[0] and math.prod(update.shape) == math.prod(shape):
+    if not shape or math.prod(update.shape) != math.prod(shape):
+        return None
+    if update.shape[0] == shape[0] or _is_of_loralib(update.shape, shape):
         return lambda values: values.reshape(shape)
     return None
+
+
+def _is_of_loralib(shape: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
+    """Return whether loralib's ConvLoRA gives a matrix (out k / groups, in k) to a kernel k x k."""
+    if len(shape) != 2 or len(kernel) != 4 or kernel[2] != kernel[3]:
+        return False
+    out, k = kernel[0], kernel[2]
+    return shape[0] % k == 0 < shape[0] and out % (shape[0] // k) == 0
+
+
+def in_shape_of(update: Update, shape: tuple[int, ...]) -> Update:
+    """Return the update as a kernel, if it is the matrix that loralib views as one."""
+    if update.reason or not _is_of_loralib(update.shape, shape) or update.shape[0] == shape[0]:
+        return update
+    product, rank = update.product, update.rank
+
+    def kernel(*arrays: Array) -> Array:
+        return product(*arrays).reshape(shape)
+
+    # The rows of a position are from k rows of the matrix each.
+    rank = rank and rank * shape[2]
+    return replace(update, product=kernel, shape=shape, rank=rank)

@@ -62,7 +62,7 @@ def live_weights(
 def _of_module(module: Any, state: Mapping[str, Any], names: Mapping[int, str]) -> Iterator[Weight]:
     for prefix, part in module.named_modules(remove_duplicate=False):
         start = f"{prefix}." if prefix else ""
-        for found in (*_parametrised(part), *_hooked(part), *_rounded(part), *_adapted(part)):
+        for found in _of(part):
             keys = [
                 key
                 for key in state
@@ -75,6 +75,11 @@ def _of_module(module: Any, state: Mapping[str, Any], names: Mapping[int, str]) 
                 if found.role is not None:
                     name = _BASE_LAYER.sub("", name)
                 yield _weight(name, part, found, parts, tuple(state[keys[0]].shape))
+
+
+def _of(part: Any) -> Iterator[_Computed]:
+    for rule in (_parametrised, _hooked, _rounded, _of_loralib, _adapted):
+        yield from rule(part)
 
 
 def _weight(
@@ -180,6 +185,27 @@ def _rounded(module: Any) -> Iterator[_Computed]:
             lambda: _copy(rounding).eval()(module.weight),
             re.compile("weight").fullmatch,
         )
+
+
+def _of_loralib(module: Any) -> Iterator[_Computed]:
+    """Yield the weight of a layer of loralib or LitGPT, merged with its update on a copy.
+
+    A layer of loralib merges when it changes to evaluation mode, a layer of LitGPT by its method.
+    """
+    libraries = {kind.__module__ for kind in type(module).__mro__}
+    if not hasattr(module, "lora_A") or not libraries & {"loralib.layers", "litgpt.lora"}:
+        return
+    inner = next((name for name in ("conv", "linear") if name in module._modules), "")
+    owner, path = (getattr(module, inner), f"{inner}.weight") if inner else (module, "weight")
+
+    def compute() -> Any:
+        twin = copy.deepcopy(module)
+        twin.merge_weights = True
+        twin.merge() if hasattr(twin, "merge") else twin.train(False)
+        return getattr(twin, inner).weight if inner else twin.weight
+
+    is_part = re.compile(rf"lora_[AB]|{re.escape(path)}").fullmatch
+    yield _Computed("weight", "with its LoRA", compute, is_part, _role(owner, "weight"))
 
 
 def _adapted(module: Any) -> Iterator[_Computed]:
