@@ -13,7 +13,8 @@ import click
 from specdiag.cli.compare import compare
 from specdiag.cli.export import export, weights
 from specdiag.cli.findings import link, spectra, verify
-from specdiag.cli.locks import fetch, list_, lock_, train
+from specdiag.cli.locks.declare import list_, lock_
+from specdiag.cli.locks.make import fetch, train
 from specdiag.cli.measure import alpha
 from specdiag.cli.options import ERRORS, complain, debug_option
 from specdiag.cli.show import figures, report

@@ -1,0 +1,1 @@
+"""Commands about a lock of checkpoints: list, fetch, train, lock."""

@@ -1,0 +1,120 @@
+"""Commands that read or write a lock, and no checkpoint: list, lock."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from specdiag.cli.options import (
+    group_option,
+    json_option,
+    lock_option,
+    names_argument,
+    open_lock,
+    scale_option,
+    select,
+    target_type,
+)
+
+if TYPE_CHECKING:
+    from specdiag.lock.entry import Scale
+
+
+@click.command("list")
+@names_argument
+@lock_option
+@scale_option("Show only entries of this scale.", default=None)
+@group_option
+@json_option
+def list_(
+    names: tuple[str, ...],
+    lock_path: Path | None,
+    scale: "Scale | None",
+    group: str | None,
+    as_json: bool,
+) -> None:
+    """Show the state of all entries of the lock, or of the named ones.
+
+    \b
+    ok       the recorded file, or, if none is recorded, the one that the recipe built
+    rebuilt  bytes differ from the recorded ones, metrics are within tolerance
+    drifted  bytes differ from the recorded ones, metrics are out of tolerance
+    stale    made before its parent, params, recipe, inputs or source changed
+    missing  no file
+    corrupt  changed or damaged after it was made
+
+    \b
+    Examples:
+      specdiag list
+      specdiag list --scale paper --json
+    """  # noqa: D301
+    from specdiag.show import entries
+
+    path, lock = open_lock(lock_path)
+    selected = select([(path, lock)], names, scale, group)
+    rows = [entries.row(path.parent, lock, entry) for entry in selected]
+    click.echo(json.dumps({"checkpoints": rows}, indent=2) if as_json else entries.table(rows))
+
+
+@click.command("lock")
+@names_argument
+@click.option(
+    "--lock",
+    "lock_path",
+    type=target_type(),
+    help="The lock file. By default, it is checkpoints.lock in this folder or in a folder above.",
+)
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 if the lock would change.")
+@click.option(
+    "--init", is_flag=True, help="Start a lock, by default here, and a folder for recipes."
+)
+def lock_(names: tuple[str, ...], lock_path: Path | None, check: bool, init: bool) -> None:
+    """Write the declarations of the recipes into the lock: of all entries, or of the named ones.
+
+    The records of an entry are kept as long as its declaration is the same.
+
+    \b
+    Examples:
+      specdiag lock --init
+      specdiag lock
+      specdiag lock --check
+    """  # noqa: D301
+    from specdiag.lock import recipe, resolve
+    from specdiag.lock.lockfile import dumps, exclusive, load, save
+
+    if lock_path:
+        check_is_no_replicate(lock_path)
+        if not init and not lock_path.exists():
+            raise click.UsageError(f"--lock {lock_path} does not exist; --init starts a lock")
+    if init:
+        if names or check:
+            raise click.UsageError("--init takes no names and no --check")
+        lock_path, folder = recipe.start(lock_path)
+        has_recipes = any(folder.glob("[!_]*.py"))
+        hint = f"; write recipes into {folder}, then run `specdiag lock`" * (not has_recipes)
+        click.echo(f"started {lock_path}{hint}")
+    path, _ = open_lock(lock_path)
+    declarations = recipe.declared(path.parent)
+    with nullcontext() if check else exclusive(path):
+        lock = load(path)
+        new, changes = resolve.resolve(lock, declarations, names)
+        if dumps(lock) != path.read_text(encoding="utf-8"):
+            changes.append("written again: edits and comments made by hand are not kept")
+        if changes and not check:
+            save(new, path)
+    for line in changes or ["nothing changed"] * (not init):
+        click.echo(line)
+    if changes and check:
+        raise click.exceptions.Exit(1)
+
+
+def check_is_no_replicate(path: Path) -> None:
+    """Raise UsageError if a lock is one of replicates, which `specdiag train --seed` writes."""
+    from specdiag.lock.resolve import origin
+
+    if replicated := origin(path):
+        name, seed = replicated
+        text = f"{path.name} is written by `specdiag train --seed {seed}`; give {name}"
+        raise click.UsageError(text)
