@@ -20,10 +20,10 @@ from specdiag.checkpoint.formats.content import (
     network_alone,
     only,
     open_single,
-    placeholders,
 )
 from specdiag.checkpoint.formats.distributed import open_distributed
 from specdiag.checkpoint.formats.folder import Found, checkpoint_in, several, shard_notes
+from specdiag.checkpoint.formats.placeholders import placeholders
 from specdiag.checkpoint.memory import (
     is_module,
     memory_config,
@@ -40,7 +40,6 @@ from specdiag.checkpoint.safetensors import parse_json
 from specdiag.checkpoint.tensor import Tensor, combined_hash, elements_hash, read_values
 from specdiag.checkpoint.torchfile.roles import Role
 from specdiag.checkpoint.tree import is_tensor
-from specdiag.checkpoint.weights.computed.live import live_weights
 from specdiag.checkpoint.weights.weight import Weight
 from specdiag.files import File, find_file, is_plain_name, open_file, read_bytes
 from specdiag.notebook import record_html
@@ -118,6 +117,8 @@ def open_checkpoint(source: Source, which: str | None = None) -> Checkpoint:
             raise ValueError("the name of the checkpoint is empty")
         return _open_place(place(source), which)
     if isinstance(source, Mapping | list | tuple) or is_module(source) or is_tensor(source):
+        from specdiag.checkpoint.weights.computed.live import live_weights
+
         tree, states = memory_tree(source)
         model = find_model(tree, "model", which)
         names = {id(values): name for name, values in model.tensors}

@@ -154,7 +154,6 @@ def alpha(
     check_usage([*files, *initialisation, *([base] if base else [])], output, plot)
     from specdiag.checkpoint.remote.path import pinned
     from specdiag.dataset.spectra import build
-    from specdiag.plot.drawings import draw_all
     from specdiag.show import layers as layer_tables
 
     untrained = _untrained(initialisation, files, layers, settings)
@@ -162,6 +161,8 @@ def alpha(
     checkpoints, measured = _measure_all(files, layers, measurement, engine, address)
     failed = len(checkpoints) < len(files)
     if checkpoints and (output or plot):  # first, as stdout may be closed before its end
+        from specdiag.plot.drawings import draw_all
+
         settings["initialisation"] = [str(pinned(file)) for file in initialisation]
         settings["base"] = base and str(pinned(base))
         dataset = build(checkpoints, measured, {"layers": layers, **settings})

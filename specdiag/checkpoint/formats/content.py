@@ -7,17 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
-from specdiag.checkpoint.formats.arrays import MAGIC as NPY
 from specdiag.checkpoint.formats.arrays import is_npz, read_npy, read_npz
-from specdiag.checkpoint.formats.flax import START as FLAX
-from specdiag.checkpoint.formats.flax import nested, parameters_first, read_flax
 from specdiag.checkpoint.formats.foreign import refuse_foreign, refuse_foreign_zip
-from specdiag.checkpoint.formats.gguf import MAGIC as GGUF
-from specdiag.checkpoint.formats.gguf import read_gguf
-from specdiag.checkpoint.formats.keras.hdf5 import MAGIC as HDF5
-from specdiag.checkpoint.formats.keras.layers import WEIGHTS, read_h5, read_keras
-from specdiag.checkpoint.formats.onnx.model import START as ONNX
-from specdiag.checkpoint.formats.onnx.model import read_onnx
 from specdiag.checkpoint.metadata import Converter
 from specdiag.checkpoint.model import (
     Model,
@@ -40,7 +31,6 @@ from specdiag.files import File, open_file
 from specdiag.wording import counted, shown, some
 
 MAX_FOREIGN_SHOWN = 8
-_DEEPSPEED = {"ds_config", "ds_version", "param_shapes"}  # entries of its files
 MAX_INSIDE = 20  # files inside a zip archive that are looked into
 # torch.export keeps examples of inputs beside the state dict.
 _INSIDE = re.compile(
@@ -123,8 +113,8 @@ def _open_archive(file: File, which: str | None) -> Content:
         records = read_directory(stream, file.size, file.name)
     if is_npz(records):
         return _open_npz(file, which)
-    if WEIGHTS in records:
-        return _open_flat(read_keras, file, which)
+    if "model.weights.h5" in records:
+        return _open_keras(file, which)
     if is_exported(records):
         return only(Content(read_exported(file), {}, []), which, file.name)
     inside = [record for name, record in records.items() if _INSIDE.fullmatch(name)]
@@ -209,12 +199,40 @@ def _open_torch(root: Any, source: TorchFile, which: str | None) -> Content:
     return Content(tensors, *metadata_of(model))
 
 
+def _open_gguf(file: File, which: str | None) -> Content:
+    from specdiag.checkpoint.formats.gguf import read_gguf
+
+    return _open_flat(read_gguf, file, which)
+
+
+def _open_h5(file: File, which: str | None) -> Content:
+    from specdiag.checkpoint.formats.keras.layers import read_h5
+
+    return _open_flat(read_h5, file, which)
+
+
+def _open_keras(file: File, which: str | None) -> Content:
+    from specdiag.checkpoint.formats.keras.layers import read_keras
+
+    return _open_flat(read_keras, file, which)
+
+
+def _open_onnx(file: File, which: str | None) -> Content:
+    from specdiag.checkpoint.formats.onnx.model import read_onnx
+
+    return _open_flat(read_onnx, file, which)
+
+
 def _open_flax(file: File, which: str | None) -> Content:
+    from specdiag.checkpoint.formats.flax import read_flax
+
     return _open_tree(read_flax(file), file.name, which)
 
 
 def _open_npz(file: File, which: str | None) -> Content:
     """Return the arrays of a .npz file; names with slashes are those of a tree of Flax."""
+    from specdiag.checkpoint.formats.flax import nested, parameters_first
+
     tensors = read_npz(file)[0]
     tree = nested(tensors) if any("/" in tensor.name for tensor in tensors) else None
     if tree is None:
@@ -299,40 +317,16 @@ def _listed(foreign: Mapping[str, int]) -> str:
     return ", ".join(named) + (f" and {more:,} more kinds" if more else "")
 
 
-# How a file of each format begins; its suffix, where the first bytes are not certain.
+# How a file of each format begins; its suffix, where the first bytes are not certain. ONNX: its
+# version, and the field that follows. Flax: a dict whose first key is text.
 _FORMATS: tuple[tuple[re.Pattern[bytes], str, Callable[[File, str | None], Content]], ...] = (
-    (re.compile(re.escape(NPY)), "", partial(_open_flat, read_npy)),
-    (re.compile(re.escape(GGUF)), "", partial(_open_flat, read_gguf)),
-    (re.compile(re.escape(HDF5)), "", partial(_open_flat, read_h5)),
-    (ONNX, ".onnx", partial(_open_flat, read_onnx)),
-    (FLAX, ".msgpack", _open_flax),
+    (re.compile(rb"\x93NUMPY"), "", partial(_open_flat, read_npy)),
+    (re.compile(b"GGUF"), "", _open_gguf),
+    (re.compile(rb"\x89HDF\r\n\x1a\n"), "", _open_h5),
+    (re.compile(rb"\x08[\x03-\x1f][\x12\x1a\x22\x32\x3a\x42\x72]"), ".onnx", _open_onnx),
+    (
+        re.compile(rb"(?s)([\x81-\x8f]|\xde..|\xdf....)([\xa1-\xbf]|\xd9.)[\w/.-]"),
+        ".msgpack",
+        _open_flax,
+    ),
 )
-
-
-def placeholders(content: Content) -> list[str]:
-    """Return notes on weights that have no elements, or lie in one vector with others.
-
-    DeepSpeed is named if the file has its entries, or if most weights are empty: modules whose
-    weights are computed elsewhere keep an empty one, too.
-    """
-    notes = []
-    flat = [t.name for t in content.tensors if re.search(r"(^|\.)_?flat_param(_\d+)?$", t.name)]
-    if flat:
-        notes.append(
-            f"flat parameters of FSDP ({some(list(map(shown, flat)), 3)}) hold several weights "
-            "each, which cannot be told apart: save the model with SHARDED_STATE_DICT or "
-            "FULL_STATE_DICT"
-        )
-    named = [t for t in content.tensors if re.search(r"(^|\.)weight$", t.name)]
-    empty = [shown(t.name) for t in named if 0 in t.shape]
-    if empty:
-        are = "weight is" if len(empty) == 1 else "weights are"
-        note = f"{len(empty):,} {are} empty ({some(empty, 3)})"
-        if _DEEPSPEED & content.metadata.keys() or 2 * len(empty) >= len(named):
-            note += (
-                ", as in a file of DeepSpeed ZeRO-3 whose weights were not gathered: "
-                "zero_to_fp32.py of DeepSpeed, or stage3_gather_16bit_weights_on_model_save, "
-                "gathers them"
-            )
-        notes.append(note)
-    return notes

@@ -5,7 +5,6 @@
 arrays are not read with the tree: their places are kept.
 """
 
-import re
 import struct
 from collections.abc import Sequence
 from math import prod
@@ -24,12 +23,9 @@ from specdiag.checkpoint.tensor import (
 from specdiag.files import File, open_file, read_array, read_bytes
 from specdiag.wording import shown
 
-# A dict whose first key is text.
-START = re.compile(rb"(?s)([\x81-\x8f]|\xde..|\xdf....)([\xa1-\xbf]|\xd9.)[\w/.-]")
 MAX_VALUES = 500_000
 MAX_TEXT = 1_000_000
 MAX_LEVELS = 100
-MAX_PARTS = 10_000  # pieces of an array
 _CHUNKED = "__msgpack_chunked_array__"
 _ARRAY, _SCALAR = 1, 3
 _NUMBERS = dict(zip(range(0xCA, 0xD4), "fdBHIQbhiq", strict=True))  # codes of struct

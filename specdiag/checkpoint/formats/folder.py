@@ -26,7 +26,8 @@ _KINDS = (
     r".*\.(tflite|mlmodel|pte|pdparams|caffemodel|weights|mar|engine)",  # named, but not read
 )
 _NOT_WEIGHTS = re.compile(
-    r"((training_)?args|dl_state_dict|openvino.*|(scheduler|scaler|rng_state|random_state|sampler).*"
+    r"((training_)?args|dl_state_dict|openvino.*|"
+    r"(scheduler|scaler|rng_state|random_state|sampler).*"
     r"|(.*[._-])?optim(izer)?s?(_states?|_group)?([._-]?\d[^.]*)?)"
     r"\.(pt|bin|pth|pkl|safetensors)(\.index\.json)?"
 )

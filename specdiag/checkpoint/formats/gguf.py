@@ -17,7 +17,6 @@ from specdiag.checkpoint.tensor import ITEMSIZE, Tensor, checked_shape, numpy_dt
 from specdiag.files import File, find_file, library, open_file, read_array
 from specdiag.wording import shown
 
-MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_HEADER = 512 * 2**20  # bytes of texts and arrays before the tensors
 MAX_VALUES = 1_000_000  # texts in arrays: a vocabulary and its merges have up to 700,000

@@ -87,9 +87,9 @@ def _merged(adapter: Checkpoint, base: Source, splits: Sequence[str]) -> Checkpo
 def weights(checkpoint: Checkpoint, splits: Sequence[str] = ()) -> tuple[Weight, ...]:
     """Return the weights of a checkpoint, in the order of their first tensors.
 
-    No values are read, except for shapes that a file stores as values. Vectors and scalars are
-    among the weights, so that every element of the file is part of exactly one. Tensors that are no
-    weight have a `reason`.
+    Few values are read: shapes that a file stores as values, and rows of tables that may be tied.
+    Vectors and scalars are among the weights, so that every element of the file is part of exactly
+    one. Tensors that are no weight have a `reason`.
 
     Tensors are first composed into whole weights; those without a reason are then cut into the
     matrices that they consist of, where evidence tells or splits are declared, PATTERN=SPEC each,

@@ -20,7 +20,8 @@ _TABLE = re.compile(
 )
 # Positions that are added to attention, and the items and running sums of vector quantisation.
 _OTHERS = re.compile(
-    r"(^|_)table$|(^|_)pos(ition(al)?)?_enc(oding)?s?$|(^|_)pos_emb_[hwt]$|^rel(ative)?_pos(_[hw])?$|^relative_attention_bias$"
+    r"(^|_)table$|(^|_)pos(ition(al)?)?_enc(oding)?s?$|(^|_)pos_emb_[hwt]$"
+    r"|^rel(ative)?_pos(_[hw])?$|^relative_attention_bias$"
     r"|^_?codebooks?$|^codevectors$|(^|_)embed_avg$|^_?ema_w$"
 )
 _LISTS = ("s", "_list", "_l")  # names of lists of modules; a singular is a sequence of layers

@@ -26,8 +26,7 @@ def reason_by_values(weight: Weight, values: np.ndarray) -> str:
 
 def reason_of_table(weight: Weight) -> str:
     """Return why `no_weight` takes a weight for none, if its name and size make it quick to see."""
-    leaf = weight.name.rpartition(".")[2]
-    if "weight" in leaf or "kernel" in leaf or math.prod(weight.shape) > MAX_LISTED:
+    if _is_called_weight(weight.name) or math.prod(weight.shape) > MAX_LISTED:
         return ""
     try:
         return reason_by_values(weight, weight.read())
@@ -63,8 +62,12 @@ def no_weight(name: str, values: np.ndarray, *, has_bias: bool = False) -> str:
         return ""
     if _is_triangular(values):
         return "zero on one side of its diagonal: a mask, or a factor of a weight"
+    return "" if has_bias or _is_called_weight(name) else _special(values)
+
+
+def _is_called_weight(name: str) -> bool:
     leaf = name.rpartition(".")[2]
-    return "" if has_bias or "weight" in leaf or "kernel" in leaf else _special(values)
+    return "weight" in leaf or "kernel" in leaf
 
 
 def _special(W: np.ndarray) -> str:
@@ -92,7 +95,8 @@ def _eps(values: np.ndarray) -> float:
 def _is_mask(values: np.ndarray) -> bool:
     flat = values.reshape(-1)
     start = flat[:N_FIRST]
-    if len(np.unique(start[start != 0])) > 1:
+    start = start[start != 0]
+    if len(start) and not (start == start[0]).all():
         return False
     others = flat[flat != 0]
     if not 0 < len(others) < len(flat) or not (others == others[0]).all():

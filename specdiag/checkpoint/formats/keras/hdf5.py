@@ -26,7 +26,6 @@ from specdiag.checkpoint.tensor import (
 from specdiag.checkpoint.torchfile.archive import MAX_GROWN, MAX_RATIO
 from specdiag.wording import one_line, shown
 
-MAGIC = b"\x89HDF\r\n\x1a\n"
 MAX_OBJECTS = 100_000
 MAX_LEVELS = 50
 _OF_DAMAGE = (

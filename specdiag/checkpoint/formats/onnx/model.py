@@ -1,6 +1,5 @@
 """ONNX model -> named tensors: its initialisers, and its constants with real values and axes."""
 
-import re
 from functools import partial
 from typing import Any
 
@@ -12,9 +11,6 @@ from specdiag.checkpoint.formats.onnx.wire import Wire
 from specdiag.checkpoint.tensor import ITEMSIZE, Tensor, unreadable
 from specdiag.files import File, open_file
 from specdiag.wording import counted
-
-# The version of the format, and the field that follows it.
-START = re.compile(rb"\x08[\x03-\x1f][\x12\x1a\x22\x32\x3a\x42\x72]")
 
 
 def read_onnx(file: File) -> tuple[list[Tensor], dict[str, Any], list[str]]:

@@ -69,8 +69,8 @@ _ADAPTER = re.compile(
     rf"(?:(?P<stem>.*?)[._])??(?P<down>{'|'.join(map(re.escape, _DOWN))})"
     r"(?P<rest>(?:\.(?P<adapter>(?!weight$)[^.]+))?(?:\.weight)?)"
 )
-
-
+_UPS = {up: down for down, up in _DOWN.items()}
+_UP = re.compile("|".join(map(re.escape, _UPS)))
 _ALORA = "aLoRA updates it only for the tokens after its invocation"
 
 
@@ -151,11 +151,10 @@ def _turned(tensor: Tensor) -> Tensor:
 
 def lone_factors(tensors: Tensors, config: Mapping[str, Any]) -> Iterator[tuple[str, Tensor, str]]:
     """Yield the factors that belong to no update, with the name of their module, and why."""
-    ups = {up: down for down, up in _DOWN.items()}
     used = {part.name for update in lora_updates(tensors, config) for part in update.parts}
     word = _variant(config)
     for name, tensor in tensors.items():
-        down = re.sub("|".join(map(re.escape, ups)), lambda match: ups[match[0]], name)
+        down = _UP.sub(lambda match: _UPS[match[0]], name)
         match = _factor_name(name) or _factor_name(down)
         if match and name not in used and len(tensor.shape) > 1:
             start, end = down[: match.start("down")], match["rest"]

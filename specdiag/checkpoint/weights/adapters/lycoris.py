@@ -27,7 +27,8 @@ _PART = re.compile(
     r"(?:\.(?!weight$)(?P<adapter>[^.]+))?(?:\.weight)?"
 )
 _OTHER = re.compile(
-    r"(.+\.)?(lora_mid|(hada|lokr|vera|randlora|hra|ia3|b?oft)_(?!proj|norm)\w+)(\.[^.]+)?(\.weight)?"
+    r"(.+\.)?(lora_mid|(hada|lokr|vera|randlora|hra|ia3|b?oft)_(?!proj|norm)\w+)"
+    r"(\.[^.]+)?(\.weight)?"
 )
 _TOKENS = re.compile(
     r"(?P<stem>.+?)(\.token_adapter)?\.trainable_tokens_(delta|original)(\.[^.]+)?"

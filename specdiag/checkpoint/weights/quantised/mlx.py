@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from specdiag.checkpoint.tensor import unpacked
+from specdiag.checkpoint.tensor import numpy_dtype, unpacked
 from specdiag.checkpoint.weights.quantised.codes import on_grid, powers
 from specdiag.checkpoint.weights.quantised.scaled import looked_up
 from specdiag.checkpoint.weights.quantised.stored import Arrays, Recipe, Stored, check
@@ -72,12 +71,12 @@ def _floats(stored: Stored) -> Recipe:
 
     def values(arrays: Arrays, shape: tuple[int, ...]) -> np.ndarray:
         if kind == "NVFP4":
-            factors = arrays["scales"].view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+            factors = arrays["scales"].view(numpy_dtype("float8_e4m3fn")).astype(np.float32)
             return looked_up(arrays["codes"], 4, shape, factors)
         factors = powers(arrays["scales"])
         if kind == "MXFP4":
             return looked_up(arrays["codes"], 4, shape, factors)
-        numbers = arrays["codes"].view(ml_dtypes.float8_e4m3fn).reshape(-1, shape[-1])
+        numbers = arrays["codes"].view(numpy_dtype("float8_e4m3fn")).reshape(-1, shape[-1])
         return on_grid(lambda rows: numbers[rows], shape, (1, 32), factors)
 
     return Recipe(shape, f"{kind} values times scales", values, stored.stacked(shape))
