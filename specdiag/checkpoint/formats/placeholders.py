@@ -1,4 +1,4 @@
-"""Tensors of a file -> notes on weights whose elements are elsewhere, or in one vector with others."""
+"""Tensors of a file -> notes on weights without elements, or in one vector with others."""
 
 import re
 
