@@ -21,7 +21,7 @@ from typing import Any
 
 from specdiag.dataset.netcdf import open_spectra
 from specdiag.dataset.spectra import alpha
-from specdiag.files import write_whole
+from specdiag.outputs import write_whole
 from specdiag.plot import alpha_by_layer, drawings, esd, trajectory
 from specdiag.plot.drawings import Drawing, drawing
 from specdiag.plot.style import save_figure, style

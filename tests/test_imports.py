@@ -23,7 +23,8 @@ LAYERS = (
     {"dataset"},
     {"htsr"},
     {"checkpoint", "lock"},
-    {"features", "files"},
+    {"features", "outputs"},
+    {"files"},
     {"notebook"},
     {"wording"},
 )
@@ -32,13 +33,18 @@ RECIPES_FILES = [p for p in RECIPES.rglob("*.py") if "pipelines" not in p.parts]
 FOR_RECIPES = {
     *("numpy", "scipy", "h5py", "torch", "torch_brain", "lightning", "tqdm", OWN),
     *("specdiag.checkpoint", "specdiag.features", "specdiag.files", "specdiag.htsr.monitor"),
-    *("specdiag.lock", "specdiag.transfer.claims", "specdiag.transfer.evaluation"),
+    *(
+        "specdiag.lock",
+        "specdiag.outputs",
+        "specdiag.transfer.claims",
+        "specdiag.transfer.evaluation",
+    ),
     "specdiag.wording",
 }
 # Figures of this study draw what others measured.
 FOR_FIGURES = {
     *("numpy", "matplotlib", OWN),
-    *("specdiag.plot", "specdiag.dataset", "specdiag.files", "specdiag.wording"),
+    *("specdiag.plot", "specdiag.dataset", "specdiag.outputs", "specdiag.wording"),
 }
 # Pipelines run without specdiag, in an environment with dandi, torch_brain and its dependencies.
 FOR_PIPELINES = {"h5py", "numpy", "pandas", "pynwb", "ray", "torch_brain", "nlb"}

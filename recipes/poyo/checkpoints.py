@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from specdiag.files import write_whole
+from specdiag.outputs import write_whole
 
 _log = logging.getLogger(__name__)
 

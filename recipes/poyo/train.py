@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from specdiag.checkpoint.reader import tensor_digest
-from specdiag.files import write_whole
 from specdiag.lock.recipe import Job
+from specdiag.outputs import write_whole
 
 from ..data.arrays import Arrays, to_arrays
 from ..data.batches import Batches, batch_size, n_steps

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from specdiag.files import whole_file
+from specdiag.outputs import whole_file
 
 from .._tasks import task_of
 from . import files

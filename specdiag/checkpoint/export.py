@@ -15,7 +15,7 @@ from typing import IO, Any
 from specdiag.checkpoint.reader import Checkpoint, Source, open_checkpoint
 from specdiag.checkpoint.safetensors import CODES, RECORD, make_header, parse_json, sort_key
 from specdiag.checkpoint.tensor import Tensor, combined_hash, elements_hash, read_values, ties
-from specdiag.files import is_input, sync, whole_file
+from specdiag.outputs import is_input, sync, whole_file
 from specdiag.wording import is_text, shown, some
 
 MAX_LISTED = 5

@@ -206,7 +206,7 @@ def verify(
     if output:
         check_output(output, [spectra], [path])
     from specdiag.dataset.netcdf import open_spectra
-    from specdiag.files import write_whole
+    from specdiag.outputs import write_whole
     from specdiag.show import claims
     from specdiag.transfer.verification import findings_of_lock, measure_for_lock
 

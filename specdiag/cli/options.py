@@ -198,7 +198,7 @@ def check_output(
     the locks, and each checkpoint of a lock with the files beside it that begin with its name. The
     locks are those given, and those in the nearest folder above the output with a checkpoints.lock.
     """
-    from specdiag.files import check_target, is_input
+    from specdiag.outputs import check_target, is_input
 
     name, target, locks = f"{option} {output}", output.resolve(), tuple(locks)
     if not target.parent.is_dir():

@@ -104,7 +104,7 @@ def report(
     check_installed("report", "matplotlib", "jinja2")
     inputs = [path for path in (data, *trainings, claims) if path]
     check_output(output, inputs, [lock_path] if lock_path else [])
-    from specdiag.files import write_whole
+    from specdiag.outputs import write_whole
     from specdiag.show.report import report as page
 
     dataset, tables = _read(data, trainings)

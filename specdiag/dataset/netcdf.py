@@ -16,8 +16,8 @@ from specdiag.dataset.versions import (
     schema_of,
     upgraded,
 )
-from specdiag.files import write_whole
 from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
+from specdiag.outputs import write_whole
 from specdiag.wording import one_line
 
 if TYPE_CHECKING:

@@ -24,10 +24,10 @@ from typing import Any
 
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.checkpoint.tensor import Tensor, read_values
-from specdiag.files import write_whole
 from specdiag.htsr.esd import eigenvalues, resolved_eigenvalues
 from specdiag.htsr.selection import MIN_EIGENVALUES, matrices, skip_reason
 from specdiag.htsr.tail.posterior import NO_POSTERIOR, alpha_posterior
+from specdiag.outputs import write_whole
 from specdiag.wording import is_text, shown
 
 _log = logging.getLogger(__name__)

@@ -20,10 +20,10 @@ from typing import Any
 
 import tomli_w
 
-from specdiag.files import write_whole
 from specdiag.lock.entry import LOCK_NAME, LOCK_VERSION, Entry, Key, Lock, Scale, Source
 from specdiag.lock.fields import keys, plain, read, refuse
 from specdiag.lock.relations import check_entries, ordered
+from specdiag.outputs import write_whole
 from specdiag.wording import printable, shown
 
 MAX_SIZE = 20_000_000  # bytes; a thousand entries take about one million

@@ -30,8 +30,9 @@ from specdiag.checkpoint.remote.requests import (
     check_url,
     patiently,
 )
-from specdiag.files import File, find_file, open_file, publish
+from specdiag.files import File, find_file, open_file
 from specdiag.obtain.download import CHANGED, Progress, copy, download, find_local
+from specdiag.outputs import publish
 from specdiag.wording import shown
 
 URL_LOGIN = "download the file by hand and give its file:// URL"

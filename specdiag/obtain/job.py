@@ -15,13 +15,13 @@ from typing import Any
 
 from specdiag.checkpoint.reader import tensor_digest
 from specdiag.checkpoint.remote.requests import ChecksumError
-from specdiag.files import write_whole
 from specdiag.lock.entry import Entry, Input, Metric
 from specdiag.lock.lockfile import amend, declaration_digest, find, load
 from specdiag.lock.recipe import FOLDER, Job, explained, load_recipe
 from specdiag.obtain.beside import build_folder, finished_path, sha256_of
 from specdiag.obtain.fetch import fetch_url
 from specdiag.obtain.state import Receipt, as_bytes, environment, parent_sha256
+from specdiag.outputs import write_whole
 
 TERMINATED = 143  # exit status of a build that saved and stopped at SIGTERM: 128 + 15
 

@@ -13,11 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from specdiag.files import usual_mode, write_whole
 from specdiag.lock.entry import Entry, Lock, Metric
 from specdiag.lock.fields import Commit, Scalar, Sha256, Size, plain, read
 from specdiag.lock.lockfile import declaration_digest, find, source_digest
 from specdiag.obtain.beside import receipt_path, receipts, sha256_of
+from specdiag.outputs import usual_mode, write_whole
 
 Word = Literal["ok", "rebuilt", "drifted", "stale", "missing", "corrupt"]
 USABLE = ("ok", "rebuilt", "drifted")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from specdiag.dataset.spectrum import fingerprints
-from specdiag.files import write_whole
 from specdiag.lock.recipe import explained, load_module
+from specdiag.outputs import write_whole
 from specdiag.plot import alpha_by_layer, esd, trajectory
 from specdiag.plot.style import save_figure, short_title, slug, style
 from specdiag.wording import counted, some

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specdiag.files import write_whole
+from specdiag.outputs import write_whole
 from specdiag.wording import short
 
 if TYPE_CHECKING:

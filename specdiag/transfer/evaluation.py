@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specdiag.dataset.schema import ADDED, COLLECTION, FEATURES
-from specdiag.files import find_file, open_file, write_whole
+from specdiag.files import find_file, open_file
+from specdiag.outputs import write_whole
 from specdiag.wording import is_text, one_line, shown, without_nan
 
 if TYPE_CHECKING:

@@ -508,7 +508,7 @@ def test_a_folder_in_the_place_of_a_checkpoint_is_refused_before_a_build(lock):
 def test_the_message_of_a_full_disk_names_the_file(tmp_path):
     script = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
-        "from pathlib import Path; from specdiag.files import write_whole; from specdiag.wording "
+        "from pathlib import Path; from specdiag.outputs import write_whole; from specdiag.wording "
         "import one_line\n"
         "try: write_whole(Path('a'), b'x' * 100)\n"
         "except OSError as error: print(one_line(error), '-', error)"

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from specdiag import files
+from specdiag import outputs
 from specdiag.checkpoint import export
 from specdiag.cli.main import main
 from specdiag.lock import lockfile
@@ -16,7 +16,7 @@ from support.commands import server
 
 WATCHED = {
     module.__file__
-    for module in (beside, build, download, export, fetch, files, job, lockfile, state)
+    for module in (beside, build, download, export, fetch, job, lockfile, outputs, state)
 }
 
 

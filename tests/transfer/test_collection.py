@@ -12,10 +12,10 @@ import specdiag
 from specdiag.dataset import netcdf, spectra
 from specdiag.dataset.schema import COLLECTION, FEATURES, SCHEMA, as_markdown
 from specdiag.features.conditioning import FeatureSpectrum
-from specdiag.files import write_whole
 from specdiag.htsr.layers import Layer
 from specdiag.lock.entry import Entry, Parent
 from specdiag.lock.lockfile import load
+from specdiag.outputs import write_whole
 from specdiag.transfer import collection
 from specdiag.transfer.evaluation import read_evaluation
 from specdiag.transfer.factors import factors, labels
