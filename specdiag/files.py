@@ -61,6 +61,35 @@ def open_file(file: File) -> BinaryIO:
     return os.fdopen(os.open(file.path, flags), "rb")
 
 
+def read_file(path: Path, limit: int) -> bytes:
+    """Return the content of the regular file at `path`, of at most `limit` bytes.
+
+    Raises
+    ------
+    ValueError
+        If it is no regular file, or larger.
+    OSError
+        If it cannot be read.
+    """
+    with open_file(find_file(path)) as stream:
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"{shown(str(path), quote=False)}: more than {limit:,} bytes")
+    return content
+
+
+def read_text(path: Path, limit: int) -> str:
+    """Return the text of the regular file at `path`; `read_file` has the errors.
+
+    A text that is not UTF-8 raises ValueError, too.
+    """
+    try:
+        return read_file(path, limit).decode()
+    except UnicodeDecodeError as error:
+        where = shown(str(path), quote=False)
+        raise ValueError(f"{where}: byte {error.start:,} is not UTF-8; expected text") from None
+
+
 def read_array(stream: BinaryIO, offset: int, n_bytes: int, where: str) -> "np.ndarray":
     """Return `n_bytes` bytes from `offset` as an array of uint8."""
     import numpy as np

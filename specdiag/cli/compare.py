@@ -15,8 +15,6 @@ from specdiag.cli.measure import (
     write,
 )
 from specdiag.cli.options import (
-    CheckpointType,
-    ManyFilesCommand,
     errors_of,
     json_option,
     lock_option,
@@ -24,6 +22,8 @@ from specdiag.cli.options import (
 )
 from specdiag.cli.reading import (
     READING,
+    CheckpointType,
+    ManyFilesCommand,
     files_argument,
     include_embeddings_option,
     layers_option,

@@ -6,8 +6,9 @@ from typing import Any
 import click
 
 from specdiag.cli.measure import print_lines, terminal_width
-from specdiag.cli.options import CheckpointType, errors_of, json_option, lock_option
+from specdiag.cli.options import errors_of, json_option, lock_option
 from specdiag.cli.reading import (
+    CheckpointType,
     include_embeddings_option,
     min_eigenvalues_option,
     open_with,

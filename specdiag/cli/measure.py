@@ -14,8 +14,6 @@ import click
 
 from specdiag.cli.options import (
     ERRORS,
-    CheckpointType,
-    ManyFilesCommand,
     address_option,
     check_engine,
     check_installed,
@@ -31,6 +29,8 @@ from specdiag.cli.options import (
 )
 from specdiag.cli.reading import (
     READING,
+    CheckpointType,
+    ManyFilesCommand,
     files_argument,
     include_embeddings_option,
     layers_option,

@@ -6,10 +6,85 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from specdiag.cli.options import CheckpointType, Command
+from specdiag.cli.options import Command, open_lock
 
 if TYPE_CHECKING:
     from specdiag.checkpoint.reader import Checkpoint
+
+
+class CheckpointType(click.ParamType[Path]):
+    """A path, the name of an entry of the lock whose file exists, or an address of hub or web."""
+
+    name = "checkpoint"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path; raise a usage error if the name has no file, or several."""
+        from specdiag.checkpoint.remote.places import place
+        from specdiag.files import DistantPath
+
+        if not str(value):
+            self.fail("the name is empty", param, ctx)
+        path = Path(value)
+        if path.exists():
+            return path
+        lock_path = ctx.params.get("lock_path") if ctx else None
+        files, reasons = _files_of(value, lock_path if isinstance(lock_path, Path) else None)
+        if len(files) > 1:
+            reasons = [f"it exists at several scales: name {' or '.join(map(str, files))}"]
+        if not files and not reasons:
+            try:
+                path = place(value)
+            except ValueError as error:
+                self.fail(str(error), param, ctx)
+            if isinstance(path, DistantPath):
+                return path
+        if len(files) != 1:
+            self.fail("; ".join(reasons) or f"Path '{value}' does not exist.", param, ctx)
+        return files[0]
+
+
+class ManyFilesCommand(click.Command):
+    """A command whose option `--against` or `--initialisation` takes all words up to the next."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Write the option anew before each of its words."""
+        many = ("--against", "--initialisation")
+        written, option = [], ""
+        for arg in args:
+            if arg.startswith("-"):
+                option = arg if arg in many else ""
+                written += [arg] * (not option)
+            else:
+                written += [option, arg] if option else [arg]
+        for option in many:
+            if option in args and option not in written:
+                raise click.UsageError(f"{option} needs at least one file")
+        return super().parse_args(ctx, written)
+
+
+def _files_of(name: str, lock_path: Path | None) -> tuple[list[Path], list[str]]:
+    """Return the files of the entries with this name, and why the others have no file."""
+    from specdiag.obtain.state import state
+
+    try:
+        path, lock = open_lock(lock_path)
+    except FileNotFoundError:
+        return [], []
+    files, reasons = [], []
+    for entry in (e for e in lock.entries if e.name == name):
+        if entry.kind == "evaluation" and entry.parent:
+            reasons.append(f"an evaluation, whose weights are those of {entry.parent.name}")
+            continue
+        word, reason, _ = state(path.parent, lock, entry)
+        if word in ("missing", "corrupt"):
+            where = f" --lock {lock_path}" if lock_path else ""
+            again = f"`specdiag train {name} --scale {entry.scale}{where}` makes it"
+            why = f" ({reason})" if reason else ""
+            reasons.append(f"{word} at {entry.scale} scale{why}; {again}")
+        else:
+            files.append(path.parent / entry.path)
+    return files, reasons
+
 
 files_argument = click.argument(
     "files", nargs=-1, required=True, type=CheckpointType(), metavar="FILE..."

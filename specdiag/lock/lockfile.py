@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import re
-import stat
 import tomllib
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -20,6 +19,7 @@ from typing import Any
 
 import tomli_w
 
+from specdiag.files import find_file, open_file
 from specdiag.lock.entry import LOCK_NAME, LOCK_VERSION, Entry, Key, Lock, Scale, Source
 from specdiag.lock.fields import keys, plain, read, refuse
 from specdiag.lock.relations import check_entries, ordered
@@ -58,9 +58,11 @@ def load(path: Path) -> Lock:
         If the file cannot be read.
     """
     where = printable(str(path))
-    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block for ever
+    try:
+        file = find_file(path)
+    except ValueError:
         refuse(where, "not a regular file", f"a {LOCK_NAME}", "name the file")
-    with path.open("rb") as stream:
+    with open_file(file) as stream:
         content = stream.read(MAX_SIZE + 1)
     _check_size(where, content)
     try:

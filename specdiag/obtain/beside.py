@@ -16,6 +16,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from specdiag.files import find_file, open_file
+
 _log = logging.getLogger(__name__)
 
 
@@ -26,7 +28,8 @@ def receipt_path(target: Path, sha256: str) -> Path:
 
 def receipts(target: Path) -> Iterator[Path]:
     """Return the receipts beside a checkpoint: of its file, older files, one to be moved here."""
-    return target.parent.glob(f"{glob.escape(target.name)}.{'[0-9a-f]' * 16}.json")
+    found = target.parent.glob(f"{glob.escape(target.name)}.{'[0-9a-f]' * 16}.json")
+    return (path for path in found if path.is_file())
 
 
 def spectra_path(target: Path) -> Path:
@@ -58,8 +61,8 @@ def sha256_of(path: Path) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _sha256_of(path: Path, stamp: tuple[int, int, int]) -> str:  # noqa: ARG001 - part of the key
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with open_file(find_file(path)) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def attach_spectra(target: Path) -> Path:

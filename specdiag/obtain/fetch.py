@@ -163,7 +163,7 @@ def _kept(target: Path, want: Wanted) -> Fetched | None:
     """Return the target if it is the recorded file already."""
     if want.sha256 is None or not target.is_file():
         return None
-    with target.open("rb") as file:
+    with open_file(find_file(target)) as file:
         size = os.fstat(file.fileno()).st_size
         if want.size not in (None, size) or _sha256(file) != want.sha256:
             return None

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from specdiag.files import read_file
 from specdiag.lock.entry import Entry, Lock, Metric
 from specdiag.lock.fields import Commit, Scalar, Sha256, Size, plain, read
 from specdiag.lock.lockfile import declaration_digest, find, source_digest
@@ -21,6 +22,7 @@ from specdiag.outputs import usual_mode, write_whole
 
 Word = Literal["ok", "rebuilt", "drifted", "stale", "missing", "corrupt"]
 USABLE = ("ok", "rebuilt", "drifted")
+_LARGEST = 20_000_000  # bytes of a receipt; a thousand metrics take one hundred thousand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +144,7 @@ def _read_receipt(root: Path, lock: Lock, entry: Entry) -> Receipt | State:
 
 def _parsed(path: Path, sha256: str) -> Receipt | State:
     try:
-        receipt: Receipt = read(path.name, Receipt, json.loads(path.read_bytes()))
+        receipt: Receipt = read(path.name, Receipt, json.loads(read_file(path, _LARGEST)))
     except (ValueError, RecursionError) as error:
         return State("corrupt", f"{path.name} cannot be read: {' '.join(str(error).split())}")
     if receipt.sha256 != sha256:

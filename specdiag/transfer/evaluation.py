@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specdiag.dataset.schema import ADDED, COLLECTION, FEATURES
-from specdiag.files import find_file, open_file
+from specdiag.files import read_file
 from specdiag.outputs import write_whole
 from specdiag.wording import is_text, one_line, shown, without_nan
 
@@ -47,8 +47,9 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     OSError
         If it cannot be read.
     """
+    content = read_file(path, _LARGEST)
     try:
-        return _checked(_loaded(path))
+        return _checked(_loaded(content))
     except (ValueError, RecursionError) as error:
         wrong = "nested too deeply" if isinstance(error, RecursionError) else one_line(error)
         raise ValueError(
@@ -57,11 +58,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def _loaded(path: Path) -> Any:
-    with open_file(find_file(path)) as file:
-        content = file.read(_LARGEST + 1)
-    if len(content) > _LARGEST:
-        raise ValueError(f"more than {_LARGEST:,} bytes")
+def _loaded(content: bytes) -> Any:
     try:
         return json.loads(content)
     except ValueError as error:

@@ -24,6 +24,7 @@ from specdiag.dataset.spectrum import (
     meaningful_layers,
     n_without_verdicts,
 )
+from specdiag.files import read_text
 from specdiag.htsr.statistics import Array
 from specdiag.lock.entry import Lock
 from specdiag.lock.lockfile import load, select
@@ -42,6 +43,7 @@ Measures = Callable[["xr.Dataset"], Mapping[str, Array]]
 _FROM_DATASET = ("r2", "effective_rank", "participation_ratio", "top1_fraction", "trace")
 _MEANS = ("mean_alpha", "mean_alpha_ks", "rope_fraction")  # over layers
 _COUNTS = ("n_fit", "n_degenerate")
+_LARGEST = 20_000_000  # bytes of a CSV; a thousand entries with ten quantities take one million
 _OF_MEANS = ("n_meaningful", *_COUNTS)
 _NEEDED = (
     *("entry", "seed", "scale", "how", "n_changed", "status", "verdict"),
@@ -285,13 +287,14 @@ def read_values(path: Path) -> Measured:
     scales: set[Any] = set()
     trained: dict[int, dict[Key, float]] = {}
     fetched: dict[int, dict[Key, float]] = {}
+    text = read_text(path, _LARGEST)
     try:
-        for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
+        for row in csv.DictReader(text.splitlines()):
             source = fetched if row["is_published"] == "1" else trained
             values = source.setdefault(int(row["seed"]), {})
             values[row["entry"], row["quantity"]] = float(row["value"])
             scales.add(row["scale"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, csv.Error):
         scales = set()
     if scales not in ({"desk"}, {"paper"}):
         raise ValueError(

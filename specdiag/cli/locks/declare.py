@@ -81,8 +81,9 @@ def lock_(names: tuple[str, ...], lock_path: Path | None, check: bool, init: boo
       specdiag lock
       specdiag lock --check
     """  # noqa: D301
+    from specdiag.files import read_text
     from specdiag.lock import recipe, resolve
-    from specdiag.lock.lockfile import dumps, exclusive, load, save
+    from specdiag.lock.lockfile import MAX_SIZE, dumps, exclusive, load, save
 
     if lock_path:
         check_is_no_replicate(lock_path)
@@ -100,7 +101,7 @@ def lock_(names: tuple[str, ...], lock_path: Path | None, check: bool, init: boo
     with nullcontext() if check else exclusive(path):
         lock = load(path)
         new, changes = resolve.resolve(lock, declarations, names)
-        if dumps(lock) != path.read_text(encoding="utf-8"):
+        if dumps(lock) != read_text(path, MAX_SIZE):
             changes.append("written again: edits and comments made by hand are not kept")
         if changes and not check:
             save(new, path)
