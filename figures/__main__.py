@@ -115,7 +115,7 @@ def main() -> None:
                 reasons[name] = caption
                 continue
             gallery = with_caption(gallery, name, caption)
-            save_figure(figure, FOLDER / f"{name}.svg")
+            save_figure(figure, FOLDER / f"{name}.svg", overwrite=True)
             drawn.add(name)
     write_whole(GALLERY, gallery.encode())
     print(f"drawn: {', '.join(sorted(drawn))}")

@@ -1,12 +1,90 @@
-"""Write files as a whole or not at all."""
+"""Write files as a whole or not at all; replace only files that specdiag wrote.
+
+Outputs that users name go through `write_output`. Each kind has its own suffix and a mark, by which
+a file is known as an output of specdiag.
+"""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from specdiag.files import DistantPath
+from specdiag.files import DistantPath, File, find_file, open_file
+
+# What an output begins with, by its suffix: the whole text, or a pattern in its first bytes.
+_STARTS = {
+    ".html": re.compile(rb'<meta name="generator" content="specdiag">'),
+    ".json": re.compile(rb'\A{\n "version": 1,\n "tensor_digest": "'),  # beside an export
+    ".md": re.compile(rb"\A<!-- written by specdiag -->"),
+    ".pdf": re.compile(rb"/Creator \(specdiag\)"),
+    ".png": re.compile(rb"Software\x00specdiag"),
+    ".safetensors": re.compile(rb'\A.{8}{"__metadata__":{"specdiag_export":', re.DOTALL),
+    ".svg": re.compile(rb"<dc:title>specdiag</dc:title>"),
+    ".txt": re.compile(rb"\ACaptions of figures, written by specdiag"),
+}
+_LARGEST = 2**24  # bytes that are searched for a mark
+# Files that belong to a checkpoint of a lock: a receipt, and the Dataset of its spectra.
+_BESIDE = re.compile(r".+\.[0-9a-f]{16}\.(nc|json)")
+
+
+def write_output(path: Path, content: bytes | memoryview, *, overwrite: bool = False) -> None:
+    """Write a file that a user named, after `check_output_path`."""
+    check_output_path(path, overwrite=overwrite)
+    write_whole(path, content)
+
+
+def check_output_path(path: Path, *, overwrite: bool = False) -> None:
+    """Raise an error if an output must not replace what has this name, through links or directly.
+
+    Parameters
+    ----------
+    path : Path
+        Of the output.
+    overwrite : bool
+        Whether any regular file may be replaced, not only an output of specdiag of that kind.
+
+    Raises
+    ------
+    FileExistsError
+        If a file without our mark has that name, and `overwrite` is false.
+    ValueError
+        If a pipe, a device or a folder has that name, or a file that belongs to a checkpoint.
+    """
+    check_target(path)
+    if not path.exists():
+        return
+    if _BESIDE.fullmatch(path.resolve().name):
+        raise ValueError(f"{path}: a file that belongs to a checkpoint; choose another name")
+    if not overwrite and not has_mark(path):
+        raise FileExistsError(
+            f"{path} exists and is not an output of specdiag; choose another name, or replace it "
+            "(--force, overwrite=True)"
+        )
+
+
+def has_mark(path: Path) -> bool:
+    """Return whether an existing file is an output of specdiag of the kind of its suffix."""
+    try:
+        file = find_file(path)
+        if path.suffix.lower() == ".nc":
+            return _is_dataset(file)
+        mark = _STARTS.get(path.suffix.lower())
+        if not mark:
+            return False
+        with open_file(file) as stream:
+            return bool(mark.search(stream.read(_LARGEST)))
+    except (ValueError, OSError):
+        return False
+
+
+def _is_dataset(file: File) -> bool:
+    import h5py
+
+    with open_file(file) as stream, h5py.File(stream, "r") as content:
+        attributes: Any = content.attrs
+        return {"schema_version", "provenance"} <= {*attributes}
 
 
 def write_whole(target: Path, content: bytes | memoryview) -> None:

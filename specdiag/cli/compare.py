@@ -1,13 +1,13 @@
 """The command that compares checkpoints."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from specdiag.cli.measure import (
-    check_usage,
     netcdf_option,
     print_lines,
     terminal_width,
@@ -15,11 +15,12 @@ from specdiag.cli.measure import (
     write,
 )
 from specdiag.cli.options import (
+    check_installed,
     errors_of,
     json_option,
     lock_option,
-    target_type,
 )
+from specdiag.cli.outputs import check_output, force_option, target_type
 from specdiag.cli.reading import (
     READING,
     CheckpointType,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 )
 @json_option
 @netcdf_option
+@force_option
 @click.option(
     "--plot",
     type=target_type(),
@@ -70,6 +72,7 @@ def compare(
     as_json: bool,
     output: Path | None,
     plot: Path | None,
+    force: bool,
     rename: tuple[tuple[str, str], ...],
     layers: str | None,
     lock_path: Path | None,  # noqa: ARG001 - CheckpointType uses it
@@ -97,10 +100,12 @@ def compare(
     if len(files) + len(against) < 2:
         text = "compare needs at least two files; the first is compared with the others"
         raise click.UsageError(text)
-    if plot and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise click.UsageError(f"--plot {plot}: name a .png, .pdf or .svg file")
-    base = [settings["base"]] if settings["base"] else []
-    check_usage([*files, *against, *base], output, plot)
+    inputs = [*files, *against, *([settings["base"]] if settings["base"] else [])]
+    if output:
+        check_output(output, inputs, suffixes=[".nc"], force=force)
+    if plot:
+        check_output(plot, inputs, suffixes=[".png", ".pdf", ".svg"], option="--plot", force=force)
+        check_installed("--plot", "matplotlib")
     if len(files) + len(against) > 2 and against:
         _check_distinct([*files, *against])
     from specdiag.comparison.dataset import build_comparison, measure_and_compare
@@ -113,7 +118,8 @@ def compare(
     compared = measure_and_compare(groups, layers, with_progress, errors_of, **settings)
     failed = False
     if output or plot:
-        failed = not write(build_comparison(compared), output, plot, difference.draw)
+        draw = partial(difference.draw, overwrite=force)
+        failed = not write(build_comparison(compared), output, plot, draw, force=force)
     if as_json:
         click.echo(comparison_tables.as_json(compared))
     else:

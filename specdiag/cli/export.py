@@ -7,6 +7,7 @@ import click
 
 from specdiag.cli.measure import print_lines, terminal_width
 from specdiag.cli.options import errors_of, json_option, lock_option
+from specdiag.cli.outputs import check_output
 from specdiag.cli.reading import (
     CheckpointType,
     include_embeddings_option,
@@ -108,8 +109,10 @@ def export(
     from specdiag.checkpoint.reader import open_checkpoint
     from specdiag.wording import counted, printable
 
-    if output.suffix != ".safetensors":
-        raise click.UsageError(f"{output}: expected a name that ends in .safetensors")
+    # Weights are never replaced without --force, not even those of an earlier export.
+    check_output(output, [checkpoint], suffixes=[".safetensors"], option="", force=True)
+    beside = output.with_suffix(".json")
+    check_output(beside, [checkpoint], suffixes=[".json"], option="", force=True)
     with errors_of(checkpoint):
         opened = open_checkpoint(checkpoint, which)
     digest = write_export(opened, output, overwrite=force)

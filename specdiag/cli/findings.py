@@ -11,7 +11,6 @@ import click
 from specdiag.cli.options import (
     address_option,
     check_engine,
-    check_output,
     engine_option,
     existing_file,
     group_option,
@@ -19,12 +18,12 @@ from specdiag.cli.options import (
     lock_option,
     names_argument,
     open_lock,
-    output_option,
     scale_option,
     seed_option,
     select,
     show_count,
 )
+from specdiag.cli.outputs import check_output, force_option, output_option
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     help="A lock file; repeatable. By default, checkpoints.lock in this folder or in one above.",
 )
 @output_option("Write the xarray Dataset, as netCDF.", required=True)
+@force_option
 @engine_option
 @address_option
 @json_option
@@ -53,6 +53,7 @@ def spectra(
     scale: Any,
     locks: tuple[Path, ...],
     output: Path,
+    force: bool,
     engine: str,
     address: str | None,
     as_json: bool,
@@ -75,7 +76,7 @@ def spectra(
     from specdiag.transfer.collection import collect
 
     locks = locks or (find_lock(Path.cwd()),)
-    check_output(output, locks=locks)
+    check_output(output, locks=locks, suffixes=[".nc"], force=force)
     scale = None if scale == "all" else scale
     select([(path, load(path)) for path in locks], names, scale, group)  # before anything is read
     dataset = collect(
@@ -86,7 +87,7 @@ def spectra(
         progress=show_count,
         measure=partial(_measure_on_cluster, address) if engine == "ray" else None,
     )
-    save_spectra(dataset, output)
+    save_spectra(dataset, output, overwrite=force)
     click.echo(f"wrote {output}", err=True)
     summary = _summary(dataset)
     click.echo(json.dumps(summary, indent=2) if as_json else "\n".join(_lines(summary)))
@@ -185,9 +186,15 @@ def link(spectra: Path, as_json: bool, seed: int) -> None:
 @lock_option
 @scale_option("Use only checkpoints of this scale; needed if SPECTRA has both.", default=None)
 @output_option("Write the tables as Markdown.")
+@force_option
 @json_option
 def verify(
-    spectra: Path, lock_path: Path | None, scale: "Scale | None", output: Path | None, as_json: bool
+    spectra: Path,
+    lock_path: Path | None,
+    scale: "Scale | None",
+    output: Path | None,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Check published claims against the checkpoints in SPECTRA.
 
@@ -201,12 +208,10 @@ def verify(
       specdiag verify spectra.nc -o claims.md
     """  # noqa: D301
     path, _ = open_lock(lock_path)
-    if output and output.suffix != ".md":
-        raise click.UsageError(f"-o {output}: expected a name that ends in .md")
     if output:
-        check_output(output, [spectra], [path])
+        check_output(output, [spectra], [path], suffixes=[".md"], force=force)
     from specdiag.dataset.netcdf import open_spectra
-    from specdiag.outputs import write_whole
+    from specdiag.outputs import write_output
     from specdiag.show import claims
     from specdiag.transfer.verification import findings_of_lock, measure_for_lock
 
@@ -220,7 +225,8 @@ def verify(
     findings = findings_of_lock(path, measured)
     if output:
         text = "\n\n".join(claims.tables(findings, measured).values())
-        write_whole(output, f"{text}\n".encode())
+        content = f"<!-- written by specdiag -->\n\n{text}\n"
+        write_output(output, content.encode(), overwrite=force)
         click.echo(f"wrote {output}", err=True)
     shown = [claims.as_json(findings, measured.scale)] if as_json else claims.lines(findings)
     click.echo("\n".join(shown))

@@ -17,14 +17,18 @@ from specdiag.cli.options import (
     address_option,
     check_engine,
     check_installed,
-    check_output,
     complain,
     engine_option,
     errors_of,
     json_option,
     lock_option,
-    output_option,
     seed_option,
+)
+from specdiag.cli.outputs import (
+    check_folder,
+    check_output,
+    force_option,
+    output_option,
     target_type,
 )
 from specdiag.cli.reading import (
@@ -74,6 +78,7 @@ class _Alpha(ManyFilesCommand):
     help="Columns of the table; all adds what the verdict rests on, and alpha_ks (Clauset's rule).",
 )
 @netcdf_option
+@force_option
 @click.option(
     "--plot",
     type=target_type(is_folder=True),
@@ -119,6 +124,7 @@ def alpha(
     columns: str,
     output: Path | None,
     plot: Path | None,
+    force: bool,
     layers: str | None,
     initialisation: tuple[Path, ...],
     engine: str,
@@ -151,7 +157,12 @@ def alpha(
         raise click.UsageError("--json and --csv exclude each other")
     check_engine(engine, address)
     base: Path | None = settings["base"]
-    check_usage([*files, *initialisation, *([base] if base else [])], output, plot)
+    inputs = [*files, *initialisation, *([base] if base else [])]
+    if output:
+        check_output(output, inputs, suffixes=[".nc"], force=force)
+    if plot:
+        check_folder(plot if plot.exists() else plot.parent, f"--plot {plot}")
+        check_installed("--plot", "matplotlib")
     from specdiag.checkpoint.remote.path import pinned
     from specdiag.dataset.spectra import build
     from specdiag.show import layers as layer_tables
@@ -166,7 +177,7 @@ def alpha(
         settings["initialisation"] = [str(pinned(file)) for file in initialisation]
         settings["base"] = base and str(pinned(base))
         dataset = build(checkpoints, measured, {"layers": layers, **settings})
-        failed |= not write(dataset, output, plot, draw_all)
+        failed |= not write(dataset, output, plot, partial(draw_all, overwrite=force), force=force)
     if as_json:
         click.echo(layer_tables.as_json(checkpoints, measured))
     elif as_csv:
@@ -207,17 +218,6 @@ def _untrained(
     if note:
         click.echo(note, err=True)
     return alphas
-
-
-def check_usage(files: Sequence[Path], output: Path | None, plot: Path | None) -> None:
-    """Raise a usage error if a file cannot be written, or would replace another one."""
-    if output and plot and output.resolve() == plot.resolve():
-        raise click.UsageError(f"-o and --plot both name {output}")
-    for option, path in (("-o", output), ("--plot", plot)):
-        if path:
-            check_output(path, files, option=option)
-    if plot:
-        check_installed("--plot", "matplotlib")
 
 
 def _measure_all(
@@ -305,6 +305,8 @@ def write(
     output: Path | None,
     plot: Path | None,
     draw: Callable[["xr.Dataset", Path], Sequence[Path]],
+    *,
+    force: bool,
 ) -> bool:
     """Return whether all files could be written; print the error if not, and go on."""
     from specdiag.dataset.netcdf import save_spectra
@@ -312,7 +314,7 @@ def write(
 
     try:
         if output:
-            save_spectra(dataset, output)
+            save_spectra(dataset, output, overwrite=force)
             click.echo(f"wrote {output}", err=True)
         if plot:
             drawn = counted(len(draw(dataset, plot)), "figure")

@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -51,25 +51,6 @@ def scale_option(
         show_default=default is not None,
         help=text,
     )
-
-
-def output_option(
-    text: str, *, is_folder: bool = False, **settings: Any
-) -> Callable[[Command], Command]:
-    """Return the option `-o`, a file or a folder to write to. `check_output` checks its value."""
-    return click.option("-o", "--output", type=target_type(is_folder), help=text, **settings)
-
-
-def target_type(is_folder: bool = False) -> click.Path:
-    """Return the type of an option that names a file or a folder to write to."""
-    return _Target(file_okay=not is_folder, dir_okay=is_folder, writable=True, path_type=Path)
-
-
-class _Target(click.Path):
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not str(value):  # Path("") is the current folder
-            self.fail("the name is empty", param, ctx)
-        return super().convert(value, param, ctx)
 
 
 def seed_option(text: str) -> Callable[[Command], Command]:
@@ -131,65 +112,11 @@ lock_option = lock_option_with(
 )
 
 
-def check_output(
-    output: Path, inputs: Iterable[Path] = (), locks: Iterable[Path] = (), *, option: str = "-o"
-) -> None:
-    """Raise a usage error if a file cannot be written, or would replace a file that must stay.
-
-    Files that must stay are the inputs (every file of a folder, and every shard beside an index),
-    the locks, and each checkpoint of a lock with the files beside it that begin with its name. The
-    locks are those given, and those in the nearest folder above the output with a checkpoints.lock.
-    """
-    from specdiag.outputs import check_target, is_input
-
-    name, target, locks = f"{option} {output}", output.resolve(), tuple(locks)
-    if not target.parent.is_dir():
-        raise click.UsageError(f"{name}: there is no folder {output.parent}")
-    is_new = target.is_file() or not target.exists()
-    if is_new and not os.access(target.parent, os.W_OK):
-        raise click.UsageError(f"{name}: no permission to write in the folder {output.parent}")
-    if target in {path.resolve() for path in locks}:
-        raise click.UsageError(f"{name}: it is the lock to read")
-    if target.is_file() and any(is_input(target, path) for path in inputs):
-        raise click.UsageError(f"{name}: it is one of the files to read")
-    if not target.is_dir():
-        try:
-            check_target(output)
-        except ValueError as error:
-            raise click.UsageError(f"{option} {error}") from error
-    if target.suffix == ".lock":
-        raise click.UsageError(f"{name}: locks end in .lock; give another name")
-    if entry := _kept_for(output, locks):
-        raise click.UsageError(
-            f"{name}: files of that name belong to the checkpoint of {entry}; give another name"
-        )
-
-
 def check_installed(user: str, *packages: str) -> None:
     """Raise a usage error if one of the packages that draw and write pages is not installed."""
     for name in packages:
         if not find_spec(name):
             raise click.UsageError(f"{user} needs {name}: pip install 'specdiag[figures]'")
-
-
-def _kept_for(output: Path, locks: Iterable[Path]) -> str:
-    """Return the name of the entry whose checkpoint, or a file beside it, has this path, or ''."""
-    from specdiag.lock.lockfile import find_lock, load
-
-    places = {output.resolve(), output.parent.resolve() / output.name}  # a link and its target
-    paths = {path.resolve() for path in locks}
-    for place in places:
-        with suppress(FileNotFoundError):  # with the locks of other seeds
-            paths |= {*find_lock(place.parent).parent.glob("checkpoints*.lock")}
-    for lock in sorted(paths):
-        for entry in load(lock).entries:
-            path = lock.parent / entry.path
-            folder = path.parent.resolve()
-            if path.resolve() in places or any(
-                place.parent == folder and place.name.startswith(path.name) for place in places
-            ):
-                return entry.name
-    return ""
 
 
 def show_count(done: int, total: int) -> None:

@@ -7,14 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from specdiag.cli.options import (
-    check_installed,
-    check_output,
-    existing_file,
-    lock_option_with,
-    open_lock,
-    output_option,
-)
+from specdiag.cli.options import check_installed, existing_file, lock_option_with, open_lock
+from specdiag.cli.outputs import check_folder, check_output, force_option, output_option
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -35,13 +29,16 @@ _trainings = click.argument("trainings", nargs=-1, type=existing_file, metavar="
     required=True,
     metavar="DIR",
 )
+@force_option
 @click.option(
     "--checkpoint",
     "names",
     multiple=True,
     help="Draw the spectra of this checkpoint; repeatable. By default, the first one's are drawn.",
 )
-def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[str, ...]) -> None:
+def figures(
+    data: Path, trainings: tuple[Path, ...], output: Path, force: bool, names: tuple[str, ...]
+) -> None:
     """Draw every figure for which DATA has values, ready for print.
 
     DATA is a file that `specdiag spectra`, `alpha` or `compare` writes with -o. A CSV is the file
@@ -54,7 +51,11 @@ def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[
       specdiag figures spectra.nc base.ckpt.spectra.csv -o drawings
     """  # noqa: D301
     check_installed("figures", "matplotlib")
-    check_output(output / "captions.txt" if output.is_dir() else output, (data, *trainings))
+    if output.is_dir():
+        captions = output / "captions.txt"
+        check_output(captions, (data, *trainings), suffixes=[".txt"], force=force)
+    else:
+        check_folder(output.parent, f"-o {output}")
     from specdiag.plot.drawings import check_names, drawings, write
 
     dataset, tables = _read(data, trainings)
@@ -63,7 +64,7 @@ def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[
     except ValueError as error:
         raise click.UsageError(f"--checkpoint: {error}") from error
     drawn = drawings(dataset, tables, spectra_of=names or None, study=_study())
-    written, reasons = write(_with_count(drawn), output)
+    written, reasons = write(_with_count(drawn), output, overwrite=force)
     for name, reason in reasons.items():
         click.echo(f"{name} is not drawn: {reason}", err=True)
     click.echo(f"wrote {len(written)} files in {output}", err=True)
@@ -73,6 +74,7 @@ def figures(data: Path, trainings: tuple[Path, ...], output: Path, names: tuple[
 @_data
 @_trainings
 @output_option("Write this HTML file.", required=True)
+@force_option
 @click.option(
     "--claims",
     type=existing_file,
@@ -86,6 +88,7 @@ def report(
     data: Path,
     trainings: tuple[Path, ...],
     output: Path,
+    force: bool,
     claims: Path | None,
     lock_path: Path | None,
 ) -> None:
@@ -103,14 +106,15 @@ def report(
     """  # noqa: D301
     check_installed("report", "matplotlib", "jinja2")
     inputs = [path for path in (data, *trainings, claims) if path]
-    check_output(output, inputs, [lock_path] if lock_path else [])
-    from specdiag.outputs import write_whole
+    locks = [lock_path] if lock_path else []
+    check_output(output, inputs, locks, suffixes=[".html"], force=force)
+    from specdiag.outputs import write_output
     from specdiag.show.report import report as page
 
     dataset, tables = _read(data, trainings)
     sections = _sections(dataset) + _claims(dataset, claims, lock_path)
     html = page(dataset, tables=tables, sections=sections, study=_study(lock_path))
-    write_whole(output, html.encode())
+    write_output(output, html.encode(), overwrite=force)
     click.echo(f"wrote {output}", err=True)
 
 

@@ -17,7 +17,7 @@ from specdiag.dataset.versions import (
     upgraded,
 )
 from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
-from specdiag.outputs import write_whole
+from specdiag.outputs import write_output
 from specdiag.wording import one_line
 
 if TYPE_CHECKING:
@@ -55,23 +55,39 @@ def validate(dataset: "xr.Dataset") -> "xr.Dataset":
     return dataset
 
 
-def save_spectra(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> None:
+def save_spectra(
+    dataset: "xr.Dataset", path: str | os.PathLike[str], *, overwrite: bool = False
+) -> None:
     """Write a valid Dataset as netCDF-4. If writing fails, the path keeps its former content.
+
+    A Dataset that specdiag wrote is replaced; any other file only with `overwrite`.
 
     Raises
     ------
     ValueError
-        If the Dataset is invalid, or the path is not that of a regular file.
+        If the Dataset is invalid, or the path is that of a file beside a checkpoint, or not that of
+        a regular file.
+    FileExistsError
+        If the path is that of another file, and `overwrite` is false.
     OSError
         If the file cannot be written.
     """
-    validate(dataset)
-    # In memory first: HDF5 crashes the process if the disk fills while it writes.
-    content = dataset.to_netcdf(engine="h5netcdf", encoding=_encoding(dataset))
+    content = as_netcdf(dataset)
     try:
-        write_whole(Path(path), content)
+        write_output(Path(path), content, overwrite=overwrite)
+    except FileExistsError:
+        raise
     except OSError as error:
         raise OSError(f"{path} could not be written: {error.strerror or error}") from error
+
+
+def as_netcdf(dataset: "xr.Dataset") -> memoryview:
+    """Return a valid Dataset as the content of a netCDF-4 file.
+
+    It is made in memory: HDF5 crashes the process if the disk fills while it writes.
+    """
+    validate(dataset)
+    return memoryview(dataset.to_netcdf(engine="h5netcdf", encoding=_encoding(dataset)))
 
 
 def _encoding(dataset: "xr.Dataset") -> dict[str, dict[str, Any]]:

@@ -70,12 +70,13 @@ def attach_spectra(target: Path) -> Path:
 
     A file that is not a checkpoint, or has no matrix, raises ValueError.
     """
-    from specdiag.dataset.netcdf import save_spectra
+    from specdiag.dataset.netcdf import as_netcdf
     from specdiag.dataset.spectra import alpha
+    from specdiag.outputs import write_whole
 
     path = spectra_path(target)
     if not path.exists():
-        save_spectra(alpha(target), path)
+        write_whole(path, as_netcdf(alpha(target)))
     return path
 
 

@@ -17,7 +17,7 @@ _COLORS = ("#0072b2", "#d55e00")
 TITLE = "Alpha of two checkpoints"
 
 
-def draw(dataset: "xr.Dataset", path: Path) -> list[Path]:
+def draw(dataset: "xr.Dataset", path: Path, *, overwrite: bool = False) -> list[Path]:
     """Write the figure of each comparison; return the files.
 
     One comparison is written to `path`, several to files with their position: `difference_1.png`,
@@ -27,7 +27,7 @@ def draw(dataset: "xr.Dataset", path: Path) -> list[Path]:
     written = []
     for i, name in enumerate(names, start=1):
         target = path if len(names) == 1 else path.with_stem(f"{path.stem}_{i}")
-        save_figure(plot(dataset, name), target)
+        save_figure(plot(dataset, name), target, overwrite=overwrite)
         written.append(target)
     return written
 

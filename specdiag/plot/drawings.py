@@ -15,7 +15,7 @@ import numpy as np
 
 from specdiag.dataset.spectrum import fingerprints
 from specdiag.lock.recipe import explained, load_module
-from specdiag.outputs import write_whole
+from specdiag.outputs import check_output_path, write_output
 from specdiag.plot import alpha_by_layer, esd, trajectory
 from specdiag.plot.style import save_figure, short_title, slug, style
 from specdiag.wording import counted, some
@@ -198,7 +198,7 @@ def check_names(dataset: "xr.Dataset", names: Iterable[str]) -> None:
             raise ValueError(f"no checkpoint {name!r}; the Dataset has {some(known, 5)}")
 
 
-def draw_all(dataset: "xr.Dataset", folder: Path) -> list[Path]:
+def draw_all(dataset: "xr.Dataset", folder: Path, *, overwrite: bool = False) -> list[Path]:
     """Write alpha by layer, and the spectrum of every layer that was fit; return the files.
 
     Several checkpoints get a folder each. Files are named after the position of the layer and the
@@ -214,12 +214,14 @@ def draw_all(dataset: "xr.Dataset", folder: Path) -> list[Path]:
                 figures[f"esd_{j:03d}_{slug(layer)}"] = esd.plot(dataset, layer, checkpoint)
         for name, figure in figures.items():
             path = home / f"{name}.png"
-            save_figure(figure, path)
+            save_figure(figure, path, overwrite=overwrite)
             written.append(path)
     return written
 
 
-def write(figures: Iterable[Drawing], folder: Path) -> tuple[list[Path], dict[str, str]]:
+def write(
+    figures: Iterable[Drawing], folder: Path, *, overwrite: bool = False
+) -> tuple[list[Path], dict[str, str]]:
     """Write every figure as SVG and PDF, and captions.txt, also if a later figure fails.
 
     Returns
@@ -229,7 +231,9 @@ def write(figures: Iterable[Drawing], folder: Path) -> tuple[list[Path], dict[st
         Why a figure is not drawn, by its name.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written, reasons, captions = [], {}, []
+    list_of_captions = folder / "captions.txt"
+    check_output_path(list_of_captions, overwrite=overwrite)
+    written, reasons, captions = [], {}, ["Captions of figures, written by specdiag\n"]
     try:
         for one in figures:
             if one.figure is None:
@@ -237,9 +241,9 @@ def write(figures: Iterable[Drawing], folder: Path) -> tuple[list[Path], dict[st
                 continue
             for kind in ("svg", "pdf"):
                 path = folder / f"{one.name}.{kind}"
-                save_figure(one.figure, path)
+                save_figure(one.figure, path, overwrite=overwrite)
                 written.append(path)
             captions.append(f"{one.name}\n{one.title}. {one.caption}\n")
     finally:
-        write_whole(folder / "captions.txt", "\n".join(captions).encode())
-    return [*written, folder / "captions.txt"], reasons
+        write_output(list_of_captions, "\n".join(captions).encode(), overwrite=overwrite)
+    return [*written, list_of_captions], reasons

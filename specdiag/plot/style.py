@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specdiag.outputs import write_whole
+from specdiag.outputs import write_output
 from specdiag.wording import short
 
 if TYPE_CHECKING:
@@ -52,15 +52,25 @@ def style() -> Iterator[None]:
             yield
 
 
-def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a figure in the format of its extension, whole or not at all, without the date."""
-    write_whole(path, rendered(figure, path.suffix[1:].lower()))
+def save_figure(figure: "Figure", path: Path, *, overwrite: bool = False) -> None:
+    """Write a figure in the format of its extension, whole or not at all, without the date.
+
+    Raises
+    ------
+    FileExistsError
+        If a file that is not a figure of specdiag has that name, and `overwrite` is false.
+    """
+    write_output(path, rendered(figure, path.suffix[1:].lower()), overwrite=overwrite)
 
 
 def rendered(figure: "Figure", kind: str) -> bytes:
     """Return a figure as png, svg or pdf; equal figures give equal bytes."""
     content = io.BytesIO()
-    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    metadata = {
+        "svg": {"Date": None, "Creator": "specdiag"},
+        "pdf": {"CreationDate": None, "Creator": "specdiag"},
+        "png": {"Software": "specdiag"},
+    }.get(kind)
     with style():
         figure.savefig(content, format=kind, dpi=150, metadata=metadata)
     return content.getvalue()

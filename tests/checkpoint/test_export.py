@@ -715,7 +715,7 @@ def test_the_command_fails_in_one_line(ckpt, tmp_path):
     status, _, stderr = run("base.ckpt", "out.pt")
     assert status == 2
     assert stderr.splitlines()[-1] == ("Error: out.pt: expected a name that ends in .safetensors")
-    status, _, stderr = run("base.ckpt", "gone/out.safetensors", "--debug")
+    status, _, stderr = run("base.ckpt", "out.safetensors", "--debug")
     assert status == 1
     assert "Traceback" in stderr
 

@@ -330,7 +330,7 @@ def test_a_pattern_without_match_is_an_error_of_one_line(file):
 
 
 def test_a_pipe_is_not_written_to(file, tmp_path):
-    pipe = tmp_path / "pipe"
+    pipe = tmp_path / "pipe.nc"
     os.mkfifo(pipe)
     status, out, err = run("alpha", file, "-o", pipe)
     assert (status, out) == (2, "")
@@ -531,9 +531,12 @@ def test_files_without_a_common_name_are_an_error_of_one_line(file, tmp_path):
         (("--against", "--json"), "--against needs at least one file"),
         (("FILE", "-o", "nowhere/a.nc"), "-o nowhere/a.nc: there is no folder nowhere"),
         (("FILE", "--plot", "nowhere/a.png"), "--plot nowhere/a.png: there is no folder nowhere"),
-        (("FILE", "--plot", "a.docx"), "--plot a.docx: name a .png, .pdf or .svg file"),
+        (
+            ("FILE", "--plot", "a.docx"),
+            "--plot a.docx: expected a name that ends in .png or .pdf or .svg",
+        ),
         (("FILE", "-o", "FILE"), "-o FILE: it is one of the files to read"),
-        (("FILE", "-o", "a.png", "--plot", "a.png"), "-o and --plot both name a.png"),
+        (("FILE", "-o", "a.png"), "-o a.png: expected a name that ends in .nc"),
     ],
 )
 def test_wrong_usage_of_compare_is_an_error_before_any_file_is_read(file, options, message):

@@ -15,8 +15,8 @@ from specdiag.cli.options import (
     open_lock,
     scale_option,
     select,
-    target_type,
 )
+from specdiag.cli.outputs import target_type
 
 if TYPE_CHECKING:
     from specdiag.lock.entry import Scale
