@@ -1,8 +1,8 @@
 """An entry -> the job of its recipe -> the checkpoint that the recipe made, and its receipt."""
 
-import contextlib
 import copy
 import hashlib
+import logging
 import math
 import os
 import shutil
@@ -20,9 +20,13 @@ from specdiag.lock.lockfile import amend, declaration_digest, find, load
 from specdiag.lock.recipe import FOLDER, Job, explained, load_recipe
 from specdiag.obtain.beside import build_folder, finished_path, sha256_of
 from specdiag.obtain.fetch import fetch_url
-from specdiag.obtain.state import Receipt, as_bytes, environment, parent_sha256
+from specdiag.obtain.provenance import environment, provenance
+from specdiag.obtain.state import Receipt, as_bytes, parent_sha256
 from specdiag.outputs import write_whole
 
+_log = logging.getLogger(__name__)
+
+_BEGUN_BY = "code"  # in the folder of a build: the digest of the program that began it
 TERMINATED = 143  # exit status of a build that saved and stopped at SIGTERM: 128 + 15
 
 
@@ -48,9 +52,11 @@ def build(path: Path, entry: Entry, options: Mapping[str, Any]) -> tuple[Receipt
     """
     root = path.parent
     recipe = _recipe(root, entry)
+    origin = provenance(root.resolve(), entry.recipe)
     entry, job, parent = _prepared(path, entry, options)
     finished = finished_path(job.folder)
     finished.unlink(missing_ok=True)
+    begun_by = _begun_by(job, origin.code)
     start = time.perf_counter()
     result = _called(recipe, root, entry, job)
     try:
@@ -63,8 +69,10 @@ def build(path: Path, entry: Entry, options: Mapping[str, Any]) -> tuple[Receipt
         how="evaluated" if entry.kind == "evaluation" else "trained",
         declaration=declaration_digest(entry),
         parent=parent,
+        code=origin.code,
+        begun_by=begun_by,
         metrics=metrics,
-        environment={**environment(time.perf_counter() - start), **used},
+        environment={**environment(time.perf_counter() - start, origin), **used},
         **made,
     )
     write_whole(finished, as_bytes(receipt))
@@ -132,6 +140,21 @@ def _prepared(
     return entry, job, parent
 
 
+def _begun_by(job: Job, code: str | None) -> str | None:
+    """Return the digest of the program that began a build, if it is not `code`."""
+    if code is None:
+        return None
+    file = job.folder / _BEGUN_BY
+    if not file.exists():
+        write_whole(file, f"{code}\n".encode())
+    first = file.read_text(encoding="utf-8").strip()
+    if first == code:
+        return None
+    text = "%s: resumes what other code of its recipe began; without %s it starts anew"
+    _log.warning(text, job.name, job.folder.name)
+    return first
+
+
 def _called(recipe: ModuleType, root: Path, entry: Entry, job: Job) -> Any:
     """Return the result of a recipe's `build`; an error gives the place in the recipe."""
     try:
@@ -139,8 +162,7 @@ def _called(recipe: ModuleType, root: Path, entry: Entry, job: Job) -> Any:
     except (Exception, SystemExit) as error:  # a recipe is a user's program: it may raise anything
         if isinstance(error, SystemExit) and error.code == TERMINATED:
             raise
-        with contextlib.suppress(OSError):
-            job.folder.rmdir()  # unless it holds a state to resume from
+        _remove_stateless(job.folder)
         raise RuntimeError(explained(error, root / FOLDER, entry.recipe)) from error
 
 
@@ -150,8 +172,13 @@ def _discard(job: Job) -> None:
         shutil.rmtree(job.output)
     else:
         job.output.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        job.folder.rmdir()
+    _remove_stateless(job.folder)
+
+
+def _remove_stateless(folder: Path) -> None:
+    """Remove the folder of a build that left no state to resume from."""
+    if [file.name for file in folder.iterdir()] in ([], [_BEGUN_BY]):
+        shutil.rmtree(folder)
 
 
 def _metrics(entry: Entry, result: Any) -> dict[str, Metric]:

@@ -6,14 +6,12 @@ renamed into place after it, so a file always has its receipt. `root` is the fol
 """
 
 import json
-import platform
-import sys
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from specdiag.files import read_file
+from specdiag.lock.code import code_digest
 from specdiag.lock.entry import Entry, Lock, Metric
 from specdiag.lock.fields import Commit, Scalar, Sha256, Size, plain, read
 from specdiag.lock.lockfile import declaration_digest, find, source_digest
@@ -23,6 +21,7 @@ from specdiag.outputs import usual_mode, write_whole
 Word = Literal["ok", "rebuilt", "drifted", "stale", "missing", "corrupt"]
 USABLE = ("ok", "rebuilt", "drifted")
 _LARGEST = 20_000_000  # bytes of a receipt; a thousand metrics take one hundred thousand
+CODE_CHANGED = "recipe's code changed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +34,9 @@ class Receipt:
     tensors: str  # digest; empty for an evaluation
     declaration: Sha256  # digest of the declaration that it was built from
     parent: Sha256 | None = None  # of the parent's file when it was built
+    code: Sha256 | None = None  # digest of the recipe's program that built it
+    begun_by: Sha256 | None = None  # that of the interrupted build which this one resumed, if other
+    accepted: Sha256 | None = None  # that of a later program which the user took to be equivalent
     source: Sha256 | None = None  # digest of the place that it was fetched from
     commit: Commit | None = None
     metrics: dict[str, Metric] = field(default_factory=dict)
@@ -55,8 +57,8 @@ def state(root: Path, lock: Lock, entry: Entry) -> State:
     - ok: the file that the lock records, or, if it records none, the one that the recipe built;
     - rebuilt: other bytes than recorded, metrics within tolerance of the recorded ones;
     - drifted: other bytes than recorded, metrics out of tolerance;
-    - stale: built before its parent, params, recipe or inputs changed, or fetched before its
-      source changed;
+    - stale: built before its parent, params, inputs, or the program of its recipe changed, or
+      fetched before its source changed;
     - missing: no file;
     - corrupt: the file was changed or damaged since it was made, or its receipt was.
     """
@@ -65,7 +67,7 @@ def state(root: Path, lock: Lock, entry: Entry) -> State:
         if isinstance(receipt, State):
             return receipt
         if change := _changed(root, lock, entry, receipt):
-            return State("stale", f"its {change} since it was {receipt.how}", receipt)
+            return State("stale", _since(change, receipt), receipt)
     except OSError as error:
         return State("corrupt", f"cannot be read: {error.strerror or error}")
     is_recorded = (
@@ -78,6 +80,10 @@ def state(root: Path, lock: Lock, entry: Entry) -> State:
     if is_recorded:
         return State("ok", receipt=receipt)
     return State("rebuilt", "other bytes than recorded", receipt)
+
+
+def _since(change: str, receipt: Receipt) -> str:
+    return f"its {change} since it was {receipt.how}"
 
 
 def _changed(root: Path, lock: Lock, entry: Entry, receipt: Receipt) -> str:
@@ -96,7 +102,23 @@ def _changed(root: Path, lock: Lock, entry: Entry, receipt: Receipt) -> str:
         path = root / item.path if item.path else None
         if path and path.is_file() and item.sha256 not in (None, sha256_of(path)):
             return f"input {item.path} changed"
-    return ""
+    return CODE_CHANGED if _is_of_other_code(root, entry, receipt) else ""
+
+
+def _is_of_other_code(root: Path, entry: Entry, receipt: Receipt) -> bool:
+    """Return whether another program built a file; False if it or the present one is unknown."""
+    present = receipt.code and code_digest(root, entry.recipe)
+    return present not in (None, receipt.code, receipt.accepted)
+
+
+def accepted(root: Path, entry: Entry, now: State) -> Receipt | None:
+    """Return a receipt that accepts the present program of the recipe; None if no need for it.
+
+    It is needed if the program is all that has changed since the file was made.
+    """
+    if now.receipt is None or now.reason != _since(CODE_CHANGED, now.receipt):
+        return None
+    return replace(now.receipt, accepted=code_digest(root, entry.recipe))
 
 
 def _out_of_tolerance(entry: Entry, receipt: Receipt) -> str:
@@ -214,20 +236,3 @@ def recorded(entry: Entry, receipt: Receipt, *, forced: bool) -> Entry:
     if receipt.how != "fetched" and (forced or not entry.metrics):
         entry = replace(entry, metrics=receipt.metrics, environment=receipt.environment)
     return entry
-
-
-def environment(seconds: float) -> dict[str, str | int | float]:
-    """Return the environment of a build: versions, machine, device, threads and seconds."""
-    values: dict[str, str | int | float] = {
-        "specdiag": version("specdiag"),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "seconds": round(seconds, 1),
-    }
-    for name in ("numpy", "torch", "lightning", "torch_brain"):
-        if name in sys.modules:
-            values[name] = version(name)
-    if torch := sys.modules.get("torch"):
-        values["threads"] = torch.get_num_threads()
-        values["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return values

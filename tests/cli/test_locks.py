@@ -716,6 +716,7 @@ def test_the_tables_of_a_killed_build_do_not_replace_those_of_the_checkpoint(loc
     assert run(lock.parent, "train", "base/net", *force, DIE="1")[0] == -9
     assert (table.read_text(), len(list(lock.parent.rglob("*.run/log.csv")))) == (whole, 1)
     lock.write_text(text)
+    change(lock, declared, '"steps": 3')
     assert run(lock.parent, "train", "base/net")[1] == "kept  base/net  desk\n1 kept\n"
     assert table.read_text() == whole
     assert list(lock.parent.rglob("*.run")) == []

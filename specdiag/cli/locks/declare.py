@@ -41,7 +41,7 @@ def list_(
     ok       the recorded file, or, if none is recorded, the one that the recipe built
     rebuilt  bytes differ from the recorded ones, metrics are within tolerance
     drifted  bytes differ from the recorded ones, metrics are out of tolerance
-    stale    made before its parent, params, recipe, inputs or source changed
+    stale    made before its parent, params, recipe (its code, too), inputs or source changed
     missing  no file
     corrupt  changed or damaged after it was made
 
@@ -70,20 +70,33 @@ def list_(
 @click.option(
     "--init", is_flag=True, help="Start a lock, by default here, and a folder for recipes."
 )
-def lock_(names: tuple[str, ...], lock_path: Path | None, check: bool, init: bool) -> None:
+@click.option(
+    "--accept-code",
+    is_flag=True,
+    help="Keep the checkpoints that earlier code of their recipes built, and run no recipe.",
+)
+def lock_(
+    names: tuple[str, ...], lock_path: Path | None, check: bool, init: bool, accept_code: bool
+) -> None:
     """Write the declarations of the recipes into the lock: of all entries, or of the named ones.
 
-    The records of an entry are kept as long as its declaration is the same.
+    The records of an entry are kept as long as its declaration is the same. With --accept-code
+    the lock does not change: checkpoints that are stale only because the code of their recipe
+    changed become ok.
 
     \b
     Examples:
       specdiag lock --init
       specdiag lock
       specdiag lock --check
+      specdiag lock base/poyo_mp_converged --accept-code
     """  # noqa: D301
-    from specdiag.files import read_text
-    from specdiag.lock import recipe, resolve
-    from specdiag.lock.lockfile import MAX_SIZE, dumps, exclusive, load, save
+    if accept_code:
+        if check or init:
+            raise click.UsageError("--accept-code takes no --check and no --init")
+        _accept_code(names, lock_path)
+        return
+    from specdiag.lock import recipe
 
     if lock_path:
         check_is_no_replicate(lock_path)
@@ -96,7 +109,19 @@ def lock_(names: tuple[str, ...], lock_path: Path | None, check: bool, init: boo
         has_recipes = any(folder.glob("[!_]*.py"))
         hint = f"; write recipes into {folder}, then run `specdiag lock`" * (not has_recipes)
         click.echo(f"started {lock_path}{hint}")
-    path, _ = open_lock(lock_path)
+    lines = _declare(open_lock(lock_path)[0], names, check)
+    for line in lines or ["nothing changed"] * (not init):
+        click.echo(line)
+    if lines and check:
+        raise click.exceptions.Exit(1)
+
+
+def _declare(path: Path, names: tuple[str, ...], check: bool) -> list[str]:
+    """Write declarations into a lock, unless `check`; return a line for each change."""
+    from specdiag.files import read_text
+    from specdiag.lock import recipe, resolve
+    from specdiag.lock.lockfile import MAX_SIZE, dumps, exclusive, load, save
+
     declarations = recipe.declared(path.parent)
     with nullcontext() if check else exclusive(path):
         lock = load(path)
@@ -105,10 +130,18 @@ def lock_(names: tuple[str, ...], lock_path: Path | None, check: bool, init: boo
             changes.append("written again: edits and comments made by hand are not kept")
         if changes and not check:
             save(new, path)
-    for line in changes or ["nothing changed"] * (not init):
-        click.echo(line)
-    if changes and check:
-        raise click.exceptions.Exit(1)
+    return changes
+
+
+def _accept_code(names: tuple[str, ...], lock_path: Path | None) -> None:
+    from specdiag.obtain.accept import accept
+
+    path, lock = open_lock(lock_path)
+    done = [e for e in select([(path, lock)], names) if accept(path, e)]
+    for entry in done:
+        click.echo(f"accepted {entry.name} ({entry.scale})")
+    if not done:
+        click.echo("nothing to accept: no checkpoint is stale by its recipe's code alone")
 
 
 def check_is_no_replicate(path: Path) -> None:
