@@ -11,7 +11,7 @@ PYTEST = $(BIN)/python -m pytest -n auto --dist loadfile
 # Packages that ship a small trained network, for tests; nothing of them is imported.
 NETWORKS := basic-pitch g2p-en lpips rxnmapper
 
-.PHONY: demo test test-all test-slow lint docs golden bench clean
+.PHONY: demo test test-all test-slow lint docs golden reliability bench clean
 
 demo: .venv/demo  ## a real trained network, then the published set at desk scale: train, link, draw, report
 	@mkdir -p demo/figures
@@ -45,6 +45,10 @@ docs: .venv/dev  ## the documentation site, in build/site
 
 golden: .venv/dev  ## the tables of tests/networks and docs/networks.md, measured anew
 	PYTHONPATH=tests $(BIN)/python -m support.golden
+
+reliability: .venv/dev  ## the tests of what docs/reliability.md promises, and the numbers of that page
+	$(PYTEST) tests/reliability
+	PYTHONPATH=tests $(BIN)/python -m support.reliability
 
 bench: .venv/dev  ## ratios of time and memory, all in one run
 	$(BIN)/python -m benchmarks.engine "$(MODEL)/model.safetensors"
