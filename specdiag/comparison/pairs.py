@@ -189,8 +189,10 @@ def _compare(pair: Pair, a: Tensor, b: Tensor, min_eigenvalues: int) -> Pair:
     """Return the pair of two measured matrices with all quantities of their spectra and values."""
     if pair.relation in SAME:
         return replace(unchanged(pair), spectral_distance=0.0, overlap=(1.0, 1.0))
+    if pair.first.exponent != pair.second.exponent:
+        return replace(pair, reason="not compared: too far apart in scale for float64")
     try:
-        A, B = matrices.unfolded(a.read()), matrices.unfolded(b.read())
+        A, B = (np.ldexp(matrices.unfolded(t.read()), -pair.first.exponent) for t in (a, b))
         return _compare_values(_compare_spectra(pair, a, b, (A, B)), a, b, (A, B), min_eigenvalues)
     except (ValueError, OSError, MemoryError, np.linalg.LinAlgError) as error:
         return replace(pair, reason=f"not compared: {str(error) or 'not enough memory'}")

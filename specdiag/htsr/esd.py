@@ -19,6 +19,9 @@ Array = NDArray[np.float64]
 # Statistics 29, table 1.
 TRACY_WIDOM_95 = 0.9793
 
+LARGEST, SMALLEST = 1e150, 1e-140  # limits of the largest value: its square is a float64
+EXPONENT = 700  # 2^700 brings float64 values beyond these limits between them
+
 
 def eigenvalues(W: ArrayLike) -> Array:
     """Return the eigenvalues of the correlation matrix of W, largest first.
@@ -72,9 +75,23 @@ def _float64(W: NDArray[np.generic]) -> Array:
     if not math.isfinite(largest):
         bad = np.count_nonzero(~np.isfinite(A))
         raise ValueError(f"{bad:,} of {A.size:,} values are NaN or infinite")
-    if largest > 1e150 or 0 < largest < 1e-140:
+    if largest > LARGEST or 0 < largest < SMALLEST:
         raise ValueError(f"the largest value is {largest:.1e}: its square leaves the float64 range")
     return A
+
+
+def exponent_beyond_range(W: NDArray[np.generic]) -> int:
+    """Return the exponent of the power of two to divide W by, so that `eigenvalues` takes it.
+
+    It is 0 for all but float64 values of extreme size, and for those below 2^-1040, which are
+    stored with too few digits. Division by a power of two changes no digit of the others.
+    """
+    if W.dtype != np.float64 or not W.size:
+        return 0
+    largest = max(abs(float(W.min())), abs(float(W.max())))
+    if LARGEST < largest < math.inf:
+        return EXPONENT
+    return -EXPONENT if 2.0**-1040 <= largest < SMALLEST else 0
 
 
 def _gram(A: Array) -> Array:
@@ -111,6 +128,21 @@ def rank_gate(eigenvalues: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) 
     arithmetic = largest * (N * min(eps, float(np.finfo(np.float32).eps))) ** 2
     own = largest * N * float(np.finfo(np.float64).eps)
     return max(arithmetic, storage_floor(values, shape, dtype), own)
+
+
+def count_distinct(resolved: Array, gate: float, most: int) -> int:
+    """Return how many values rounding leaves apart among eigenvalues above a gate, up to `most`.
+
+    It is the number of intervals that hold all singular values, each as wide as rounding can move
+    two of them apart. Weyl's inequality: an error E of W moves no singular value by more than |E|;
+    the gate of `rank_gate` allows errors up to |E|^2 / N.
+    """
+    singular, width = np.sort(np.sqrt(resolved)), 2 * math.sqrt(gate)
+    n = start = 0
+    while start < len(singular) and n < most:
+        start = int(np.searchsorted(singular, singular[start] + width, side="right"))
+        n += 1
+    return n
 
 
 def resolved_eigenvalues(eigenvalues: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) -> Array:

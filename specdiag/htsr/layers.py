@@ -3,7 +3,7 @@
 Every weight with two or more axes gets exactly one status, and a reason unless it is `fit`:
 
 - fit: a power law was fitted to its tail;
-- degenerate: fewer than `min_eigenvalues` eigenvalues above the rank gate, or all of them equal;
+- degenerate: fewer than `min_eigenvalues` eigenvalues above the rank gate, or too few distinct;
 - skipped: not measured, by a rule of `skip_reason`;
 - failed: it could not be read, or has NaN or infinite values.
 """
@@ -14,7 +14,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,6 +27,7 @@ from specdiag.htsr import esd, weightwatcher
 from specdiag.htsr.null.ladder import null_test
 from specdiag.htsr.repeat import repeat_sd
 from specdiag.htsr.selection import EMBEDDING, MIN_EIGENVALUES, skip_reason
+from specdiag.htsr.tail.change_points import MIN_SPACINGS
 from specdiag.htsr.tail.goodness_of_fit import goodness_of_fit, likelihood_ratios
 from specdiag.htsr.tail.kind import NO_KIND, Kind, tail_kind
 from specdiag.htsr.tail.posterior import NO_POSTERIOR, Posterior, alpha_posterior
@@ -42,7 +43,9 @@ Result = TypeVar("Result")
 class Layer:
     """One weight matrix and its measured values, which are NaN unless `status` is `fit`.
 
-    A degenerate matrix also has the values that need no power law.
+    A degenerate matrix also has the values that need no power law. The weight was divided by
+    2^exponent, which is not 0 only if the squares of its values leave the range of float64; then
+    the eigenvalues and xmin are those of the divided weight.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Layer:
     dtype: str
     status: str
     reason: str = ""
+    exponent: int = 0
     eigenvalues: Array = field(default_factory=lambda: np.empty(0), repr=False)
     rank: float = math.nan
     stable_rank: float = math.nan
@@ -212,13 +216,16 @@ def measure_weight(
     is_small = 8 * math.prod(weight.shape) <= KEPT_BYTES
     read = functools.cache(weight.read) if is_small else weight.read
     try:
+        read, exponent = _in_range(weight, read)
         spectrum = esd.eigenvalues(_values(weight, read))  # no variable keeps large values
         resolved = esd.resolved_eigenvalues(spectrum, weight.shape, weight.dtype)
-        common = _describe(weight, spectrum, resolved)
-        if method == "wwj":
-            fit = _fit_wwj(weight)
+        common = _describe(weight, spectrum, resolved, exponent)
+        if reason := _few_values(weight, spectrum, resolved):
+            fit: dict[str, Any] = {"status": "degenerate", "reason": reason}
+        elif method == "wwj":
+            fit = weightwatcher.fit_wwj(read())
         elif method == "weightwatcher":
-            fit = _fit_weightwatcher(weight, spectrum)
+            fit = weightwatcher.fit_weightwatcher(weight.shape, spectrum)
         else:
             fit = _fit(weight, spectrum, resolved, min_eigenvalues)
         has_null = weight.rank is None  # that of a product of two matrices is another one
@@ -242,6 +249,14 @@ class NoWeight(Exception):  # noqa: N818 - it is no error
     """Values that are known to be no weight; the message is the reason."""
 
 
+def _in_range(
+    weight: Weight, read: Callable[[], np.ndarray]
+) -> tuple[Callable[[], np.ndarray], int]:
+    """Return what reads a weight, divided by 2^exponent if its squares leave float64."""
+    exponent = esd.exponent_beyond_range(read()) if weight.dtype == "float64" else 0
+    return (lambda: np.ldexp(weight.read(), -exponent)) if exponent else read, exponent
+
+
 def _values(weight: Weight, read: Callable[[], np.ndarray]) -> np.ndarray:
     values = read()
     if reason := reason_by_values(weight, values):
@@ -249,27 +264,42 @@ def _values(weight: Weight, read: Callable[[], np.ndarray]) -> np.ndarray:
     return values
 
 
-def _describe(weight: Weight, spectrum: Array, resolved: Array) -> dict[str, Any]:
+def _describe(weight: Weight, spectrum: Array, resolved: Array, exponent: int) -> dict[str, Any]:
     N = max(weight.shape[:2])
+    with np.errstate(over="ignore"):
+        norms = np.ldexp(np.sqrt([N * spectrum[0], N * spectrum.sum()]), exponent)
+    spectral, frobenius = np.where(np.isfinite(norms), norms, math.nan).tolist()
+    factors = f"divided by 2^{exponent}: multiply eigenvalues and xmin by 2^{2 * exponent}"
+    reason = factors if exponent else ""
     bulk = len(resolved) > len(spectrum) / 2  # else the median, and so the edge, is only rounding
     return {
+        "exponent": exponent,
+        "reason": reason,
         "eigenvalues": spectrum,
         "rank": len(resolved),
         "stable_rank": esd.stable_rank(spectrum),
-        "spectral_norm": math.sqrt(N * spectrum[0]),
-        "frobenius_norm": math.sqrt(N * spectrum.sum()),
+        "spectral_norm": spectral,
+        "frobenius_norm": frobenius,
         "entropy": esd.spectral_entropy(resolved),
         "mp_edge": esd.marchenko_pastur_edge(spectrum, weight.shape) if bulk else math.nan,
         "n_spikes": esd.count_spikes(spectrum, weight.shape) if bulk else math.nan,
     }
 
 
+def _few_values(weight: Weight, spectrum: Array, resolved: Array) -> str:
+    """Return why so many equal eigenvalues have no exponent, or an empty string."""
+    gate = esd.rank_gate(spectrum, weight.shape, weight.dtype)
+    n = esd.count_distinct(resolved, gate, MIN_SPACINGS + 1)
+    is_fit = n == 1 or n > MIN_SPACINGS or len(resolved) <= MIN_SPACINGS  # or has other reasons
+    return "" if is_fit else f"its eigenvalues are only {n} values, to rounding"
+
+
 def _fit(weight: Weight, spectrum: Array, resolved: Array, min_eigenvalues: int) -> dict[str, Any]:
     if len(resolved) < min_eigenvalues:
         reason = f"rank {len(resolved)}: fewer than {min_eigenvalues} eigenvalues above rounding"
         return {"status": "degenerate", "reason": reason}
-    tail = fit_alpha(resolved)
     gate = esd.rank_gate(spectrum, weight.shape, weight.dtype)
+    tail = fit_alpha(resolved)
     # Weyl's inequality: an error E of W moves no eigenvalue by more than 2 s_1 |E|, s_1 the largest
     # singular value of W; the gate allows errors up to |E| = sqrt(gate).
     spread = resolved[0] - resolved[tail.n_tail - 1] if tail.n_tail else 0.0
@@ -297,31 +327,6 @@ def _tests(
         tests["gof_p"] = goodness_of_fit(resolved, seed=seed)
         tests["likelihood_ratios"] = likelihood_ratios(resolved[: tail.n_tail], tail.xmin)
     return tests
-
-
-def _fit_weightwatcher(weight: Weight, spectrum: Array) -> dict[str, Any]:
-    scale = float(max(weight.shape[:2]))
-    if len(weight.shape) > 2:
-        scale /= 2  # weightwatcher multiplies convolutions by sqrt(1/2)
-    tail, posterior = weightwatcher.weightwatcher(spectrum * scale)
-    if not tail.n_tail:
-        reason = "weightwatcher finds no fit, and reports alpha -1"
-        return {"status": "degenerate", "reason": reason}
-    xmin = tail.xmin / scale
-    fit = {"tail": replace(tail, xmin=xmin), "posterior": replace(posterior, xmin=xmin)}
-    return {"status": "fit", **fit}
-
-
-def _fit_wwj(weight: Weight) -> dict[str, Any]:
-    if len(weight.shape) > 2:
-        return {"status": "skipped", "reason": "the published rules know matrices only"}
-    tail, posterior, rank = weightwatcher.wwj(weight.read())
-    if not tail.n_tail:
-        # The number itself depends on rounding: float32 resolves 1e-7 of the largest.
-        needed = weightwatcher.WWJ_MIN_TAIL
-        reason = f"fewer than {needed} eigenvalues above 1e-9 of the largest, or all equal"
-        return {"status": "degenerate", "reason": reason, "rank": rank}
-    return {"status": "fit", "tail": tail, "posterior": posterior, "rank": rank}
 
 
 def _record(weight: Weight, *, status: str, **values: Any) -> Layer:

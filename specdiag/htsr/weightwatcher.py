@@ -7,6 +7,7 @@ a minimum tail, which makes alpha too low. docs/calibration.md compares how reli
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,20 @@ def weightwatcher(squared_singular_values: Array) -> tuple[TailFit, Posterior]:
     )
 
 
+def fit_weightwatcher(shape: tuple[int, ...], spectrum: Array) -> dict[str, Any]:
+    """Return status, tail and posterior of a weight by `weightwatcher`, from its ESD."""
+    scale = float(max(shape[:2]))
+    if len(shape) > 2:
+        scale /= 2  # weightwatcher multiplies convolutions by sqrt(1/2)
+    tail, posterior = weightwatcher(spectrum * scale)
+    if not tail.n_tail:
+        reason = "weightwatcher finds no fit, and reports alpha -1"
+        return {"status": "degenerate", "reason": reason}
+    xmin = tail.xmin / scale
+    fit = {"tail": replace(tail, xmin=xmin), "posterior": replace(posterior, xmin=xmin)}
+    return {"status": "fit", **fit}
+
+
 def wwj(W: NDArray[np.generic]) -> tuple[TailFit, Posterior, int]:
     """Return the frequentist fit, the averaged posterior and the rank by the published rules.
 
@@ -61,8 +76,11 @@ def wwj(W: NDArray[np.generic]) -> tuple[TailFit, Posterior, int]:
     TailFit, Posterior, int
         `NO_FIT` and `NO_POSTERIOR` if the rank is below 50 or all eigenvalues are equal.
     """
-    A = np.asarray(W, dtype=np.float32)
-    gram = (A.T @ A if A.shape[0] >= A.shape[1] else A @ A.T) / np.float32(max(A.shape))
+    with np.errstate(over="ignore", invalid="ignore"):
+        A = np.asarray(W, dtype=np.float32)
+        gram = (A.T @ A if A.shape[0] >= A.shape[1] else A @ A.T) / np.float32(max(A.shape))
+    if not np.isfinite(gram).all():
+        raise ValueError("values or their squares leave the range of float32, which the rules use")
     values = np.linalg.eigvalsh(gram).astype(np.float64)
     x = values[values > WWJ_FLOOR * values[-1]]
     if len(x) < WWJ_MIN_TAIL or math.log(x[-1] / x[0]) <= TIE:
@@ -88,8 +106,22 @@ def wwj(W: NDArray[np.generic]) -> tuple[TailFit, Posterior, int]:
     return fit, replace(averaged, rope=at_best.rope, n_tail=n_tail, xmin=xmin), len(x)
 
 
+def fit_wwj(W: NDArray[np.generic]) -> dict[str, Any]:
+    """Return status, tail, posterior and rank of a weight by `wwj`."""
+    if W.ndim > 2:
+        return {"status": "skipped", "reason": "the published rules know matrices only"}
+    tail, posterior, rank = wwj(W)
+    if not tail.n_tail:
+        # The number itself depends on rounding: float32 resolves 1e-7 of the largest.
+        needed = WWJ_MIN_TAIL
+        reason = f"fewer than {needed} eigenvalues above 1e-9 of the largest, or all equal"
+        return {"status": "degenerate", "reason": reason, "rank": rank}
+    return {"status": "fit", "tail": tail, "posterior": posterior, "rank": rank}
+
+
 def _right_limit_fit(x: Array, n: NDArray[np.int64], excess: Array) -> TailFit:
-    alpha = 1 + n / excess
+    with np.errstate(divide="ignore"):  # a tail of equal eigenvalues has an infinite exponent
+        alpha = 1 + n / excess
     distance = np.empty(len(n))
     for i, size in enumerate(n):
         tail = x[len(x) - size :]

@@ -45,6 +45,35 @@ def test_alpha_and_status_do_not_depend_on_the_scale(rng, factor):
     assert other.mp_edge == pytest.approx(one_layer.mp_edge * factor**2, rel=1e-9)
 
 
+@pytest.mark.parametrize(("exponent", "divided"), [(1023, 700), (-1025, -700)])
+def test_values_whose_squares_leave_float64_are_divided_by_a_power_of_two(rng, exponent, divided):
+    W = heavy(rng, 120, 80)
+    W = np.ldexp(np.round(W / np.abs(W).max() * 2**20), -20)  # 20 digits, so that none is lost
+    layer, other = one(W), one(np.ldexp(W, exponent))
+    assert (other.status, other.exponent) == ("fit", divided)
+    assert other.reason == (
+        f"divided by 2^{divided}: multiply eigenvalues and xmin by 2^{2 * divided}"
+    )
+    assert numbers(other) == pytest.approx(numbers(layer), rel=1e-9, nan_ok=True)
+    assert other.frobenius_norm == pytest.approx(
+        math.nan if exponent == 1023 else np.ldexp(layer.frobenius_norm, exponent), nan_ok=True
+    )
+
+
+@pytest.mark.parametrize("method", ["specdiag", "weightwatcher", "wwj"])
+@pytest.mark.parametrize("values", [(1, 2), (1, 2, 3, 5, 9)])
+@pytest.mark.filterwarnings("error")
+def test_a_spectrum_of_few_distinct_values_has_no_exponent(rng, method, values):
+    U, _, V = np.linalg.svd(rng.standard_normal((120, 90)), full_matrices=False)
+    W = U * np.sqrt(np.resize(values, 90)) @ V
+    for stored in (W, W.astype(np.float32), W.astype(np.float16)):
+        layer = one(stored, method=method)
+        assert (layer.status, layer.reason) == (
+            "degenerate",
+            f"its eigenvalues are only {len(values)} values, to rounding",
+        )
+
+
 def numbers(layer):
     """Return all numbers of a layer that must not depend on its scale or orientation."""
     ratios = {f"{k} {i}": x for k, v in layer.likelihood_ratios.items() for i, x in enumerate(v)}
