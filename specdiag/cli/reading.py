@@ -64,6 +64,7 @@ class ManyFilesCommand(click.Command):
 
 def _files_of(name: str, lock_path: Path | None) -> tuple[list[Path], list[str]]:
     """Return the files of the entries with this name, and why the others have no file."""
+    from specdiag.lock.place import inside
     from specdiag.obtain.state import state
 
     try:
@@ -82,7 +83,7 @@ def _files_of(name: str, lock_path: Path | None) -> tuple[list[Path], list[str]]
             why = f" ({reason})" if reason else ""
             reasons.append(f"{word} at {entry.scale} scale{why}; {again}")
         else:
-            files.append(path.parent / entry.path)
+            files.append(inside(path.parent, entry.path))
     return files, reasons
 
 

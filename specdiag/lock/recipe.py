@@ -24,6 +24,7 @@ from typing import Any
 from specdiag.lock.entry import LOCK_NAME, Cost, Entry, Key, Lock, Scale
 from specdiag.lock.fields import REPAIR, LockfileError, plain, read, refuse
 from specdiag.lock.lockfile import save
+from specdiag.lock.place import inside
 from specdiag.wording import shown
 
 FOLDER = "recipes"
@@ -106,7 +107,11 @@ def load_module(folder: Path, name: str) -> ModuleType:
     """Return the module `name`, a path without ``.py``, of recipes/ or figures/ beside a lock.
 
     An error of the import raises RuntimeError: one line that begins with the place in the folder.
+    A link out of the folder of the lock raises OutsideError, whatever it is.
     """
+    root, folder = folder.parent, inside(folder.parent, folder.name)
+    for file in folder.rglob("*"):  # whatever the module imports
+        inside(root, file.relative_to(folder.parent))
     try:
         return importlib.import_module(f"{_package(folder)}.{name.replace('/', '.')}")
     except (Exception, SystemExit) as error:  # a user's program: it may raise anything

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from specdiag.lock.entry import Entry
 from specdiag.lock.lockfile import load
+from specdiag.lock.place import inside
 from specdiag.obtain.beside import keep_tables, receipt_path
 from specdiag.obtain.state import accepted, as_bytes, state
 from specdiag.outputs import write_whole
@@ -18,7 +19,7 @@ def accept(path: Path, entry: Entry) -> bool:
     from filelock import FileLock
 
     root = path.parent
-    target = root / entry.path
+    target = inside(root, entry.path)
     if accepted(root, entry, state(root, load(path), entry)) is None:
         return False
     with FileLock(target.with_name(f".{target.name}.lock")):  # after a build in progress

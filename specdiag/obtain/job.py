@@ -17,6 +17,7 @@ from specdiag.checkpoint.reader import tensor_digest
 from specdiag.checkpoint.remote.requests import ChecksumError
 from specdiag.lock.entry import Entry, Input, Metric
 from specdiag.lock.lockfile import amend, declaration_digest, find, load
+from specdiag.lock.place import inside
 from specdiag.lock.recipe import FOLDER, Job, explained, load_recipe
 from specdiag.obtain.beside import build_folder, finished_path, sha256_of
 from specdiag.obtain.fetch import fetch_url
@@ -123,14 +124,16 @@ def _prepared(
     inputs, entry = _inputs(path, entry)
     lock = load(path)
     parent = parent_sha256(root, lock, entry)
-    target = root / entry.path
+    target = inside(root, entry.path)
     folder = build_folder(target, declaration_digest(entry), parent)
     folder.mkdir(parents=True, exist_ok=True)
     job = Job(
         name=entry.name,
         scale=entry.scale,
         params=copy.deepcopy(entry.params),  # the recipe may change them
-        parent=root / find(lock, entry.parent.name, entry.scale).path if entry.parent else None,
+        parent=inside(root, find(lock, entry.parent.name, entry.scale).path)
+        if entry.parent
+        else None,
         inputs=inputs,
         folder=folder,
         output=folder / target.name,
@@ -217,11 +220,12 @@ def _inputs(path: Path, entry: Entry) -> tuple[dict[str, Path], Entry]:
     for item in entry.inputs:
         if item.url:
             digest = hashlib.sha256(item.url.encode()).hexdigest()[:12]
-            files[item.id] = root / "inputs" / f"{digest}-{item.url.rpartition('/')[2]}"
+            name = f"inputs/{digest}-{item.url.rpartition('/')[2]}"
+            files[item.id] = inside(root, name)
             got = fetch_url(files[item.id], url=item.url, sha256=item.sha256, size=item.size)
             verified.append(replace(item, sha256=got.sha256, size=got.size))
         elif item.path:
-            files[item.id] = root / item.path
+            files[item.id] = inside(root, item.path)
             verified.append(_verified(files[item.id], item))
         else:
             verified.append(item)  # a brainset: the recipe looks for it

@@ -15,6 +15,7 @@ from specdiag.lock.code import code_digest
 from specdiag.lock.entry import Entry, Lock, Metric
 from specdiag.lock.fields import Commit, Scalar, Sha256, Size, plain, read
 from specdiag.lock.lockfile import declaration_digest, find, source_digest
+from specdiag.lock.place import OutsideError, inside
 from specdiag.obtain.beside import receipt_path, receipts, sha256_of
 from specdiag.outputs import usual_mode, write_whole
 
@@ -70,6 +71,8 @@ def state(root: Path, lock: Lock, entry: Entry) -> State:
             return State("stale", _since(change, receipt), receipt)
     except OSError as error:
         return State("corrupt", f"cannot be read: {error.strerror or error}")
+    except OutsideError as error:
+        return State("corrupt", str(error))
     is_recorded = (
         receipt.how == "evaluated"
         or entry.file.sha256 in (None, receipt.sha256)
@@ -99,7 +102,7 @@ def _changed(root: Path, lock: Lock, entry: Entry, receipt: Receipt) -> str:
     if entry.parent and receipt.parent != parent_sha256(root, lock, entry):
         return f"parent {entry.parent.name} changed"
     for item in entry.inputs:
-        path = root / item.path if item.path else None
+        path = inside(root, item.path) if item.path else None
         if path and path.is_file() and item.sha256 not in (None, sha256_of(path)):
             return f"input {item.path} changed"
     return CODE_CHANGED if _is_of_other_code(root, entry, receipt) else ""
@@ -137,13 +140,13 @@ def parent_sha256(root: Path, lock: Lock, entry: Entry) -> str | None:
     if entry.parent is None:
         return None
     parent = find(lock, entry.parent.name, entry.scale)
-    path = root / parent.path
+    path = inside(root, parent.path)
     return sha256_of(path) if path.is_file() else parent.file.sha256
 
 
 def _read_receipt(root: Path, lock: Lock, entry: Entry) -> Receipt | State:
     """Return the receipt of an entry's file, or the state of an entry without a valid receipt."""
-    path = root / entry.path
+    path = inside(root, entry.path)
     if entry.kind == "evaluation":
         sha256 = parent_sha256(root, lock, entry)
         if sha256 is None:
@@ -201,7 +204,7 @@ def publish(root: Path, entry: Entry, file: Path | None, receipt: Receipt) -> No
     The file is synced and on the same file system. A reader sees the old pair or the new one at
     any moment.
     """
-    path = root / entry.path
+    path = inside(root, entry.path)
     path.parent.mkdir(parents=True, exist_ok=True)
     target = receipt_path(path, receipt.sha256)
     write_whole(target, as_bytes(receipt))

@@ -31,6 +31,7 @@ from specdiag.dataset.schema import (
 from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
 from specdiag.lock.entry import Entry, Lock, Scale
 from specdiag.lock.lockfile import find, load, select
+from specdiag.lock.place import inside
 from specdiag.obtain.beside import attach_spectra, sha256_of, spectra_path, table_path
 from specdiag.obtain.state import USABLE, Receipt, state
 from specdiag.transfer.evaluation import read_evaluation
@@ -126,7 +127,7 @@ def collect(
 
 def _without_spectra(entries: Iterable[tuple[Path, Lock, Entry]]) -> list[Path]:
     targets = {
-        path.parent / entry.path
+        inside(path.parent, entry.path)
         for path, lock, entry in entries
         if entry.kind == "checkpoint" and state(path.parent, lock, entry).word in USABLE
     }
@@ -141,19 +142,19 @@ def _row(root: Path, lock: Lock, entry: Entry) -> Row:
     spectra, reason = None, f"the checkpoint of {weights.name} is {word}" + f" ({why})" * bool(why)
     unreadable: list[str] = []
     if word in USABLE:
-        spectra, reason = _spectra(root / weights.path, unreadable)
+        spectra, reason = _spectra(inside(root, weights.path), unreadable)
     evaluation: dict[str, Any] = {}
     how, n_changed = "", math.nan
     if own.word in USABLE and own.receipt:
         how = own.receipt.how
-        evaluation = _evaluation(root / entry.path, own.receipt, unreadable)
+        evaluation = _evaluation(inside(root, entry.path), own.receipt, unreadable)
         if parent and spectra is not None:
-            n_changed = _n_changed(spectra, root / weights.path, root / parent.path)
+            n_changed = _n_changed(spectra, inside(root, weights.path), inside(root, parent.path))
     return Row(
         factors={
             **factors(entry, parent),
             "state": own.word,
-            "sha256": sha256_of(root / weights.path) if word in USABLE else "",
+            "sha256": sha256_of(inside(root, weights.path)) if word in USABLE else "",
             "how": how,
             "n_changed": n_changed,
         },

@@ -1,0 +1,47 @@
+"""Where the files of a lock are: below its folder, also when links are followed.
+
+A lock can come from a stranger, together with a folder of links. So every path that is read or
+written for a lock comes from here, each time that it is used.
+"""
+
+from pathlib import Path
+
+from specdiag.wording import shown
+
+
+class OutsideError(ValueError):
+    """A path of a lock leads out of its folder."""
+
+
+def inside(root: Path, relative: str | Path) -> Path:
+    """Return the path of a file of a lock in the folder `root`, without links in its folders.
+
+    The file itself can be a link to another file below `root`, or missing.
+
+    Raises
+    ------
+    OutsideError
+        If the path, with its links followed, is not below `root`.
+    """
+    root = root.resolve()
+    path, name = root / relative, shown(str(relative), quote=False)
+    try:
+        real = path.resolve()
+    except RuntimeError:  # before Python 3.13
+        raise OutsideError(f"{name}: a loop of links; put a file or folder in its place") from None
+    if not real.is_relative_to(root):
+        raise OutsideError(
+            f"{name} leads out of the lock's folder by a link; put a file or folder in its place"
+        )
+    return path.parent.resolve() / path.name
+
+
+def beside(target: Path, name: str) -> Path:
+    """Return the path of a file or folder beside the file that `inside` returned.
+
+    Raises
+    ------
+    OutsideError
+        If it is a link that leads out of the folder.
+    """
+    return inside(target.parent, name)
