@@ -60,13 +60,13 @@ def check_output(
         raise click.UsageError(f"{name}: it is the lock to read")
     if target.is_file() and any(is_input(target, path) for path in inputs):
         raise click.UsageError(f"{name}: it is one of the files to read")
-    if output.suffix.lower() not in suffixes:
-        ending = " or ".join(suffixes)
-        raise click.UsageError(f"{name}: expected a name that ends in {ending}")
     if entry := _kept_for(output, locks):
         raise click.UsageError(
             f"{name}: files of that name belong to the checkpoint of {entry}; give another name"
         )
+    if output.suffix.lower() not in suffixes:
+        ending = " or ".join(suffixes)
+        raise click.UsageError(f"{name}: expected a name that ends in {ending}")
     try:
         check_output_path(output, overwrite=force)
     except (ValueError, FileExistsError) as error:
