@@ -753,7 +753,7 @@ def test_a_pipe_is_refused_as_output(lock, tmp_path):
     assert err.splitlines()[-1] == (
         f"Error: -o {tmp_path}/pipe.nc: not a regular file; give the name of a file"
     )
-    with pytest.raises(ValueError, match="pipe.nc: not a regular file"):
+    with pytest.raises(ValueError, match=r"pipe\.nc: not a regular file"):
         write_whole(tmp_path / "pipe.nc", b"")
     assert (tmp_path / "pipe.nc").is_fifo()
 
