@@ -5,6 +5,8 @@ written for a lock comes from here, each time that it is used.
 """
 
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from specdiag.wording import shown
 
@@ -45,3 +47,18 @@ def beside(target: Path, name: str) -> Path:
         If it is a link that leads out of the folder.
     """
     return inside(target.parent, name)
+
+
+def check_local(root: Path, url: str, *, allow_local: bool) -> None:
+    """Raise OutsideError if a file URL of a lock names a file outside of the lock's folder.
+
+    Such a file is read only where the user says so: a stranger's lock could copy any file.
+    """
+    if allow_local or not url.startswith("file:"):
+        return
+    path = Path(url2pathname(urlsplit(url).path))
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise OutsideError(
+            f"{shown(url, quote=False)} is outside of the lock's folder; "
+            "if you trust the lock, give --allow-local"
+        )

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from specdiag.checkpoint.reader import tensor_digest
 from specdiag.lock.entry import Entry, Key, Source
 from specdiag.lock.lockfile import amend, declaration_digest, find, load, source_digest
+from specdiag.lock.place import check_local, inside
 from specdiag.obtain.beside import complete, is_complete, keep_tables
 from specdiag.obtain.fetch import fetch_hub, fetch_url
 from specdiag.obtain.job import build
@@ -54,6 +55,8 @@ class Settings:
         the number of bytes done and of all bytes.
     debug : bool
         Raise the error of an entry that fails.
+    allow_local : bool
+        Whether file URLs may name files outside of the lock's folder.
     """
 
     force: set[Key] = field(default_factory=set)
@@ -61,6 +64,7 @@ class Settings:
     options: Mapping[str, Any] = field(default_factory=dict)
     progress: Progress | None = None
     debug: bool = False
+    allow_local: bool = False
 
 
 def run(path: Path, steps: Sequence[Step], settings: Settings) -> Iterator[Outcome]:
@@ -111,7 +115,7 @@ def make(path: Path, entry: Entry, settings: Settings, *, forced: bool) -> Outco
     """Make an entry unless it is up to date; return None if another process makes it now."""
     from filelock import FileLock, Timeout
 
-    target = path.parent / entry.path
+    target = inside(path.parent, entry.path)
     try:
         # Before the file lock, which cannot be created in a folder that is read-only.
         if not forced and is_complete(target) and (kept := _kept(path, entry.key)):
@@ -142,7 +146,7 @@ def _kept(path: Path, key: Key) -> Outcome | None:
 def _made(path: Path, key: Key, settings: Settings, forced: bool) -> Outcome:
     """Make an entry unless it is up to date by now; the caller holds its file lock."""
     entry = find(load(path), *key)
-    target = path.parent / entry.path
+    target = inside(path.parent, entry.path)
     keep_tables(target)  # of a build that was killed after it had published
     if not forced and (kept := _kept(path, key)):
         complete(target)
@@ -152,11 +156,13 @@ def _made(path: Path, key: Key, settings: Settings, forced: bool) -> Outcome:
     action = how_made(entry, settings.prefer)
     _log.info("%s %s", _DOING[action], entry.name)
     if action == "fetch" and entry.source:
+        if entry.source.url:
+            check_local(path.parent, entry.source.url, allow_local=settings.allow_local)
         receipt, file = _fetched(target, entry, entry.source, settings.progress)
         text = f"{receipt.size / 1e6:.1f} MB"
         text += f", commit {receipt.commit[:12]}" if receipt.commit else ""
     else:
-        receipt, file = build(path, entry, settings.options)
+        receipt, file = build(path, entry, settings.options, allow_local=settings.allow_local)
         text = ", ".join(f"{name} {m.value:.4f}" for name, m in receipt.metrics.items())
     publish(path.parent, entry, None if action == "evaluate" else file, receipt)
     amend(path, key, lambda e: recorded(e, receipt, forced=forced))

@@ -17,7 +17,7 @@ from specdiag.checkpoint.reader import tensor_digest
 from specdiag.checkpoint.remote.requests import ChecksumError
 from specdiag.lock.entry import Entry, Input, Metric
 from specdiag.lock.lockfile import amend, declaration_digest, find, load
-from specdiag.lock.place import inside
+from specdiag.lock.place import check_local, inside
 from specdiag.lock.recipe import FOLDER, Job, explained, load_recipe
 from specdiag.obtain.beside import build_folder, finished_path, sha256_of
 from specdiag.obtain.fetch import fetch_url
@@ -31,7 +31,9 @@ _BEGUN_BY = "code"  # in the folder of a build: the digest of the program that b
 TERMINATED = 143  # exit status of a build that saved and stopped at SIGTERM: 128 + 15
 
 
-def build(path: Path, entry: Entry, options: Mapping[str, Any]) -> tuple[Receipt, Path]:
+def build(
+    path: Path, entry: Entry, options: Mapping[str, Any], *, allow_local: bool = False
+) -> tuple[Receipt, Path]:
     """Run the recipe of an entry; return the receipt of the checkpoint that it made, and its path.
 
     The checkpoint is in the folder of the build: `specdiag.obtain.state.publish` moves it.
@@ -42,6 +44,8 @@ def build(path: Path, entry: Entry, options: Mapping[str, Any]) -> tuple[Receipt
         The lock. Hashes of inputs that are not recorded yet are recorded in it.
     options : mapping
         Fields of `Job` that are not part of the declaration, such as devices.
+    allow_local : bool
+        Whether file URLs of inputs may name files outside of the lock's folder.
 
     Raises
     ------
@@ -54,7 +58,7 @@ def build(path: Path, entry: Entry, options: Mapping[str, Any]) -> tuple[Receipt
     root = path.parent
     recipe = _recipe(root, entry)
     origin = provenance(root.resolve(), entry.recipe)
-    entry, job, parent = _prepared(path, entry, options)
+    entry, job, parent = _prepared(path, entry, options, allow_local)
     finished = finished_path(job.folder)
     finished.unlink(missing_ok=True)
     begun_by = _begun_by(job, origin.code)
@@ -80,10 +84,12 @@ def build(path: Path, entry: Entry, options: Mapping[str, Any]) -> tuple[Receipt
     return receipt, job.output
 
 
-def join(path: Path, entry: Entry, options: Mapping[str, Any]) -> None:
+def join(
+    path: Path, entry: Entry, options: Mapping[str, Any], *, allow_local: bool = False
+) -> None:
     """Take part in the training of an entry that another node leads, publishes and records."""
     recipe = _recipe(path.parent, entry)
-    entry, job, _ = _prepared(path, entry, options)
+    entry, job, _ = _prepared(path, entry, options, allow_local)
     _called(recipe, path.parent, entry, job)
 
 
@@ -117,11 +123,11 @@ def _recipe(root: Path, entry: Entry) -> ModuleType:
 
 
 def _prepared(
-    path: Path, entry: Entry, options: Mapping[str, Any]
+    path: Path, entry: Entry, options: Mapping[str, Any], allow_local: bool
 ) -> tuple[Entry, Job, str | None]:
     """Return the entry with its inputs verified, the job of its recipe, and the parent's sha256."""
     root = path.parent
-    inputs, entry = _inputs(path, entry)
+    inputs, entry = _inputs(path, entry, allow_local)
     lock = load(path)
     parent = parent_sha256(root, lock, entry)
     target = inside(root, entry.path)
@@ -212,13 +218,14 @@ def _made(entry: Entry, output: Path, parent: str) -> dict[str, Any]:
     return {"sha256": sha256_of(output), "size": size, "tensors": tensors}
 
 
-def _inputs(path: Path, entry: Entry) -> tuple[dict[str, Path], Entry]:
+def _inputs(path: Path, entry: Entry, allow_local: bool) -> tuple[dict[str, Path], Entry]:
     """Return the verified inputs of an entry, and the entry with their hashes recorded."""
     root = path.parent
     files: dict[str, Path] = {}
     verified = []
     for item in entry.inputs:
         if item.url:
+            check_local(root, item.url, allow_local=allow_local)
             digest = hashlib.sha256(item.url.encode()).hexdigest()[:12]
             name = f"inputs/{digest}-{item.url.rpartition('/')[2]}"
             files[item.id] = inside(root, name)

@@ -29,12 +29,19 @@ if TYPE_CHECKING:
     from specdiag.obtain.build import Outcome
     from specdiag.obtain.plan import Step
 
+_local_option = click.option(
+    "--allow-local",
+    is_flag=True,
+    help="Also read files on this machine outside of the lock's folder that file:// URLs name.",
+)
+
 
 @click.command()
 @names_argument
 @lock_option
 @click.option("--force", is_flag=True, help="Also download files that are up to date.")
-def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
+@_local_option
+def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool, allow_local: bool) -> None:
     """Download published weights: of all entries that have a source, or of the named ones.
 
     The first download records commit, size and sha256 in the lock; later downloads must match
@@ -58,7 +65,8 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
     keys = {e.key for e in entries}
     forced = keys if force else set()
     steps = plan(path.parent, lock, keys, force=forced, prefer="fetch")
-    _report(steps, _outcomes(path, steps, force=forced, prefer="fetch"), as_json=False)
+    outcomes = _outcomes(path, steps, force=forced, prefer="fetch", allow_local=allow_local)
+    _report(steps, outcomes, as_json=False)
 
 
 @click.command()
@@ -103,6 +111,7 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool) -> None:
     help="Number format of the training, if not as declared; results may differ from the record.",
 )
 @click.option("--yes", is_flag=True, help="Also start trainings that take very long here.")
+@_local_option
 @engine_option
 @address_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
@@ -117,6 +126,7 @@ def train(
     force: bool,
     prefer: str,
     seed: int | None,
+    allow_local: bool,
     engine: str,
     address: str | None,
     dry_run: bool,
@@ -166,10 +176,11 @@ def train(
         text = f"{len(undone)} entries are left out: no recipe can build them or their parents yet"
         click.echo(text, err=True)
     click.echo(plan_text(steps), err=not dry_run)
-    if dry_run or (options.get("nodes", 1) > 1 and _joined(path, steps, options)):
+    if dry_run or (options.get("nodes", 1) > 1 and _joined(path, steps, options, allow_local)):
         return
-    outcomes = _outcomes(path, steps, engine, address, force=forced, prefer=prefer, options=options)
-    _report(steps, outcomes, as_json)
+    settings: dict[str, Any] = {"force": forced, "prefer": prefer, "options": options}
+    settings["allow_local"] = allow_local
+    _report(steps, _outcomes(path, steps, engine, address, **settings), as_json)
 
 
 def _replicate(path: Path, scale: "Scale", seed: int, *, write: bool) -> tuple[Path, "Lock"]:
@@ -194,7 +205,9 @@ def _say_unseeded(entries: Sequence["Entry"]) -> None:
         click.echo(f"{', '.join(names)} {text}", err=True)
 
 
-def _joined(path: Path, steps: Sequence["Step"], options: dict[str, Any]) -> bool:
+def _joined(
+    path: Path, steps: Sequence["Step"], options: dict[str, Any], allow_local: bool
+) -> bool:
     """Take part in a training of several nodes and return True, unless this node leads it."""
     from specdiag.obtain.job import join, rank_of_node
     from specdiag.obtain.plan import BUILT
@@ -207,7 +220,7 @@ def _joined(path: Path, steps: Sequence["Step"], options: dict[str, Any]) -> boo
     if len(built) > 1 or any(step.action == "evaluate" for step in built):
         raise click.UsageError("--nodes trains one entry whose parents exist: name one such entry")
     if node and built:
-        join(path, built[0].entry, {**options, "node": node})
+        join(path, built[0].entry, {**options, "node": node}, allow_local=allow_local)
     return node > 0
 
 
