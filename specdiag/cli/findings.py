@@ -102,6 +102,18 @@ def _measure_on_cluster(address: str | None, checkpoints: list[Path]) -> None:
             attached()
 
 
+def _collection(path: Path) -> "xr.Dataset":
+    from specdiag.dataset.netcdf import load_spectra
+
+    dataset = load_spectra(path, eigenvalues=False)
+    if dataset.attrs.get("kind") != "collection":
+        raise ValueError(
+            f"{path}: expected a collection of checkpoints with their R2, as `specdiag spectra` "
+            "writes it"
+        )
+    return dataset
+
+
 def _summary(dataset: "xr.Dataset") -> dict[str, Any]:
     """Return counts of the values that checkpoints have, and scalars of each; None for NaN."""
     from specdiag.wording import without_nan
@@ -170,7 +182,7 @@ def link(spectra: Path, as_json: bool, seed: int) -> None:
     """  # noqa: D301
     import specdiag.show.link
 
-    dataset = specdiag.open_spectra(spectra)  # its errors name the file
+    dataset = _collection(spectra)
     try:
         linked = specdiag.link(dataset, seed=seed)
     except ValueError as error:
@@ -210,13 +222,12 @@ def verify(
     path, _ = open_lock(lock_path)
     if output:
         check_output(output, [spectra], [path], suffixes=[".md"], force=force)
-    from specdiag.dataset.netcdf import open_spectra
     from specdiag.outputs import write_output
     from specdiag.show import claims
     from specdiag.transfer.verification import findings_of_lock, measure_for_lock
 
-    dataset = open_spectra(spectra)  # its errors name the file
-    if scale and "scale" in dataset.variables:
+    dataset = _collection(spectra)
+    if scale:
         if scale not in (scales := sorted({*dataset.scale.values.tolist()})):
             has = " and ".join(scales) or "none"
             raise ValueError(f"{spectra} has no checkpoints of {scale} scale; it has {has}")

@@ -182,8 +182,7 @@ def _with_count(drawings: Iterable["Drawing"]) -> Iterator["Drawing"]:
 
 
 def _read(data: Path, trainings: tuple[Path, ...]) -> tuple["xr.Dataset", dict[str, Any]]:
-    from specdiag.dataset.netcdf import open_spectra
+    from specdiag.dataset.netcdf import load_spectra
     from specdiag.plot import trajectory
 
-    with open_spectra(data) as dataset:
-        return dataset.load(), {path.name: trajectory.read(path) for path in trainings}
+    return load_spectra(data), {path.name: trajectory.read(path) for path in trainings}

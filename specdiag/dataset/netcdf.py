@@ -1,12 +1,17 @@
 """A Dataset <-> a netCDF file: validate, save, open."""
 
+import io
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from specdiag.checkpoint.formats.hdf5.flat import check_flat
+from specdiag.dataset.checks import check_layout, check_type, check_values
 from specdiag.dataset.schema import ADDED, SCHEMA, labelled
 from specdiag.dataset.versions import (
     check_version,
@@ -16,7 +21,7 @@ from specdiag.dataset.versions import (
     schema_of,
     upgraded,
 )
-from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
+from specdiag.files import find_file, open_file
 from specdiag.outputs import write_output
 from specdiag.wording import one_line
 
@@ -24,34 +29,30 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+_ANOTHER = "name one that specdiag wrote with -o"
+_AGAIN = "remove it to have it measured again"
+
+
 def validate(dataset: "xr.Dataset") -> "xr.Dataset":
     """Return the Dataset, after checking its variables, dims and dtypes against its schema.
 
-    If the Dataset is opened lazily, only the values of `row_start` and `row_size` are read.
+    If the Dataset is opened lazily, only labels, `row_start` and `row_size` are read.
 
     Raises
     ------
     ValueError
-        If a variable is missing or different; the message names the first one.
+        If a variable is missing or different, or a label occurs twice; the message names the first
+        one.
     """
     check_version(dataset.attrs)
     version, latest = dataset.attrs["schema_version"], latest_version(dataset.attrs)
     if version < latest:
         raise ValueError(f"schema_version is {version}, not {latest}: use specdiag.open_spectra")
-    for name, spec in schema_of(dataset.attrs).items():
+    for name, spec in schema_of(dataset).items():
         if name not in dataset.variables:
             raise ValueError(f"variable {name} is missing")
-        variable = dataset[name]
-        kind = "O" if variable.dtype.kind in "OUST" else variable.dtype.kind
-        if variable.dims != spec.dims or kind != spec.dtype.replace("b", "i"):
-            raise ValueError(
-                f"variable {name} has dims {variable.dims} and dtype {variable.dtype}: expected "
-                f"{spec.dims} and kind {spec.dtype}"
-            )
-    starts = dataset.row_start.values
-    ends = starts + dataset.row_size.values
-    if np.any(starts < 0) or np.any(ends > dataset.sizes["sample"]):
-        raise ValueError("row_start and row_size point outside of the eigenvalues")
+        check_type(dataset, name, spec)
+    check_layout(dataset)
     return dataset
 
 
@@ -113,6 +114,8 @@ def open_spectra(path: str | os.PathLike[str]) -> "xr.Dataset":
     an earlier version is returned as one of the latest: variables are renamed, those that it does
     not have are missing values (NaN or ''), and so are its verdicts, which had other meanings.
 
+    Nothing in the file leads to another file. `load_spectra` also checks the values.
+
     Raises
     ------
     ValueError
@@ -120,24 +123,90 @@ def open_spectra(path: str | os.PathLike[str]) -> "xr.Dataset":
     OSError
         If the file cannot be read.
     """
-    import xarray as xr
-
+    path = Path(path)
+    with _open(path) as file:
+        stream = io.BufferedReader(_Shared(file))
     try:
-        dataset = xr.open_dataset(path, engine="h5netcdf")
-        try:
-            check_version(dataset.attrs)
-            latest = upgraded(dataset)
-            if latest is not dataset:
-                latest.set_close(dataset.close)
-            return validate(latest)
-        except (ValueError, OSError):
+        return _opened(path, stream)
+    except BaseException:
+        stream.close()
+        raise
+
+
+def load_spectra(path: str | os.PathLike[str], *, eigenvalues: bool = True) -> "xr.Dataset":
+    """Return a Dataset that `save_spectra` wrote, in memory, with checked values.
+
+    Without `eigenvalues`, these are read when they are used. Raises as `open_spectra`, and
+    ValueError if a value is one that no measurement gives (`specdiag.dataset.checks`).
+    """
+    path = Path(path)
+    dataset = open_spectra(path)
+    try:
+        with _errors(path):
+            schema = schema_of(dataset)
+            names = [name for name in schema if eigenvalues or name != "eigenvalue"]
+            check_values(dataset, {name: schema[name] for name in names})
+            return dataset.load() if eigenvalues else dataset
+    finally:
+        if eigenvalues:
             dataset.close()
-            raise
+
+
+def _open(path: Path, remedy: str = _ANOTHER) -> BinaryIO:
+    """Return the regular file at `path`, open, whose content leads to no other file."""
+    try:
+        file = find_file(path)
+        stream = open_file(file)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
-    except (ValueError, OSError, KeyError) as error:
-        message = " ".join(str(error).split())
-        raise ValueError(f"{path} is not a spectra file: {message}") from error
+    with _errors(path, remedy):
+        try:
+            check_flat(stream, file.size, "")
+        except BaseException:
+            stream.close()
+            raise
+    return stream
+
+
+class _Shared(io.FileIO):
+    """An open file that several Datasets read; the last one closes it without a warning."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(os.dup(file.fileno()), closefd=False)
+
+    def close(self) -> None:
+        """Close the file."""
+        if not self.closed:
+            number = self.fileno()
+            super().close()
+            os.close(number)
+
+
+def _opened(path: Path, stream: BinaryIO) -> "xr.Dataset":
+    import xarray as xr
+
+    with _errors(path):
+        # Times are not decoded: a Dataset has none, and strange ones take long.
+        stored = xr.open_dataset(stream, engine="h5netcdf", decode_times=False)
+        check_version(stored.attrs)
+        dataset = validate(upgraded(stored))
+
+        def close() -> None:
+            stored.close()
+            stream.close()
+
+        dataset.set_close(close)
+        return dataset
+
+
+@contextmanager
+def _errors(path: Path, remedy: str = _ANOTHER) -> Iterator[None]:
+    """Turn the errors of xarray and HDF5, of many types, into a ValueError of one line."""
+    try:
+        yield
+    except Exception as error:
+        text = one_line(error).removeprefix(": ")
+        raise ValueError(f"{path} is not a spectra file: {text}; {remedy}") from error
 
 
 def read_spectra(path: Path) -> "xr.Dataset":
@@ -150,16 +219,13 @@ def read_spectra(path: Path) -> "xr.Dataset":
     ------
     ValueError
         If the file is not such a Dataset; the message is one line that begins with the path.
+    OSError
+        If the file cannot be read.
     """
     import h5py
 
-    try:
-        with h5py.File(path) as file:
-            return _loaded(file)
-    except (ValueError, OSError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} is not a spectra file: {one_line(error)}; remove it to have it measured again"
-        ) from error
+    with _open(path, _AGAIN) as stream, _errors(path, _AGAIN), h5py.File(stream) as file:
+        return _loaded(file)
 
 
 def _loaded(file: Any) -> "xr.Dataset":
@@ -179,8 +245,7 @@ def _loaded(file: Any) -> "xr.Dataset":
     provenance.pop("checkpoints")  # paths on the machine that measured
     attrs["provenance"] = json.dumps(provenance, sort_keys=True)
     dataset = validate(completed(xr.Dataset(labelled(schema, columns), attrs=attrs)))
-    if dataset.sizes["checkpoint"] != 1 or not dataset.indexes["layer"].is_unique:
-        raise ValueError("it holds several checkpoints, or a layer twice")
-    if tuple(dataset.alternative.values) != ALTERNATIVES:
-        raise ValueError(f"its alternatives are not {', '.join(ALTERNATIVES)}")
+    if dataset.sizes["checkpoint"] != 1:
+        raise ValueError("it holds several checkpoints")
+    check_values(dataset, SCHEMA)
     return dataset

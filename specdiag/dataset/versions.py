@@ -38,9 +38,10 @@ _FORMER = {
 _OF_NULL = {"null_p": "gaussian_p", "null_q": "gaussian_q"}
 
 
-def schema_of(attrs: Mapping[Any, Any]) -> dict[str, Variable]:
-    """Return the variables that a Dataset with these attributes must have."""
-    return SCHEMA | COLLECTION if _is_collection(attrs) else SCHEMA
+def schema_of(dataset: "xr.Dataset") -> dict[str, Variable]:
+    """Return the variables that a Dataset of the latest version must have."""
+    schema = SCHEMA | COLLECTION if _is_collection(dataset.attrs) else SCHEMA
+    return schema | COMPARISON if "comparison" in dataset.dims else schema
 
 
 def _is_collection(attrs: Mapping[Any, Any]) -> bool:
@@ -84,7 +85,7 @@ def completed(dataset: "xr.Dataset") -> "xr.Dataset":
     latest = latest_version(dataset.attrs)
     if dataset.attrs["schema_version"] == latest:
         return dataset
-    schema = schema_of(dataset.attrs)
+    schema = SCHEMA | COLLECTION if _is_collection(dataset.attrs) else SCHEMA
     new = {name: schema[name] for name in ADDED if name in schema and name not in dataset}
     if "verdict" in dataset and former_names(dataset.attrs):
         new["verdict"] = schema["verdict"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import specdiag
-from specdiag.checkpoint.formats.keras.attributes import texts_of
+from specdiag.checkpoint.formats.hdf5.attributes import texts_of
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.checkpoint.weights.find import weights
 from support.hostile import MAX_MEMORY, mutated, peak_memory, refused

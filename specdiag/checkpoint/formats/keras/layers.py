@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-from specdiag.checkpoint.formats.keras.hdf5 import Opener, read_hdf5
+from specdiag.checkpoint.formats.hdf5.read import Opener, read_hdf5
 from specdiag.checkpoint.formats.keras.names import named
 from specdiag.checkpoint.model import not_of_the_model
 from specdiag.checkpoint.safetensors import parse_json

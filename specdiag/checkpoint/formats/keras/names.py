@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from specdiag.checkpoint.formats.keras.hdf5 import Content
+from specdiag.checkpoint.formats.hdf5.read import Content
 from specdiag.checkpoint.tensor import Tensor
 
 MAX_LEVELS = 50  # of a configuration

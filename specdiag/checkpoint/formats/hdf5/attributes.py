@@ -16,7 +16,7 @@ MAX_BLOCK = 2**20  # bytes of an object header
 MAX_BLOCKS = 100
 MAX_HEAP = 64 * 2**20  # bytes of a collection of texts: a configuration is one text
 MAX_TEXTS = 100_000
-_ATTRIBUTE, _CONTINUATION = 0x0C, 0x10
+ATTRIBUTE, _CONTINUATION = 0x0C, 0x10
 _FIXED, _VARIABLE = 3, 9  # classes of datatypes
 
 
@@ -32,24 +32,24 @@ def texts_of(stream: BinaryIO, address: int) -> dict[str, str | list[str]]:
     """
     found: dict[str, str | list[str]] = {}
     heaps: dict[int, dict[int, bytes]] = {}
-    for data in _messages(stream, address):
-        name, value = _attribute(stream, data, heaps)
+    for kind, _, data in messages(stream, address):
+        name, value = _attribute(stream, data, heaps) if kind == ATTRIBUTE else ("", "")
         if name:
             found[name] = value
     return found
 
 
-def _messages(stream: BinaryIO, address: int) -> Iterator[bytes]:
-    """Yield the attribute messages of an object header."""
+def messages(stream: BinaryIO, address: int) -> Iterator[tuple[int, int, bytes]]:
+    """Yield kind, flags and data of the messages of an object header, but continuations."""
     start = _part(stream, address, 64)
     is_new = start.startswith(b"OHDR")
     if is_new:
-        flags, at = start[5], 6
-        at += (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
-        width = 1 << (flags & 3)
+        about, at = start[5], 6
+        at += (16 if about & 0x20 else 0) + (4 if about & 0x10 else 0)
+        width = 1 << (about & 3)
         size = int.from_bytes(start[at : at + width], "little")
         blocks = [(address + at + width, size)]
-        extra = 2 if flags & 4 else 0
+        extra = 2 if about & 4 else 0
     else:
         blocks, extra = [(address + 16, unpack("<I", start[8:12])[0])], 0
     for _ in range(MAX_BLOCKS):
@@ -59,16 +59,16 @@ def _messages(stream: BinaryIO, address: int) -> Iterator[bytes]:
         block, at = _part(stream, position, size), 0
         while at + 8 <= len(block):
             if is_new:
-                kind, length = block[at], unpack("<H", block[at + 1 : at + 3])[0]
+                kind, length, flags = unpack("<BHB", block[at : at + 4])
                 at += 4 + extra
             else:
-                kind, length = unpack("<HH", block[at : at + 4])
+                kind, length, flags = unpack("<HHB", block[at : at + 5])
                 at += 8
             data = block[at : at + length]
             at += length
-            if kind == _ATTRIBUTE:
-                yield data
-            elif kind == _CONTINUATION and len(data) >= 16:
+            if kind != _CONTINUATION:
+                yield kind, flags, data
+            elif len(data) >= 16:
                 position, size = unpack("<QQ", data[:16])
                 # A new block begins with its signature and ends with a checksum.
                 blocks.append((position + 4, size - 8) if is_new else (position, size))
@@ -81,13 +81,8 @@ def _attribute(
     nothing: tuple[str, str] = ("", "")
     if len(data) < 9 or data[0] not in (1, 2, 3) or (data[0] > 1 and data[1] & 3):
         return nothing
-    sizes, at = unpack("<3H", data[2:8]), 9 if data[0] == 3 else 8
-    parts = []
-    for size in sizes:
-        parts.append(data[at : at + size])
-        at += -(-size // 8) * 8 if data[0] == 1 else size
-    name, kind, space = parts
-    dims = _dims(space)
+    name, kind, space, values_at = parts_of(data)
+    dims = dims_of(space)
     if len(kind) < 8 or dims is None or prod(dims) > MAX_TEXTS:
         return nothing
     count, width = prod(dims), unpack("<I", kind[4:8])[0]
@@ -95,7 +90,7 @@ def _attribute(
     if not is_variable and (kind[0] & 15 != _FIXED or width > MAX_BLOCK):
         return nothing
     width = 16 if is_variable else width
-    values = [data[at + i * width : at + (i + 1) * width] for i in range(count)]
+    values = [data[values_at + i * width :][:width] for i in range(count)]
     if is_variable:
         values = [_of_heap(stream, value, heaps) for value in values]
     texts = [value.rstrip(b"\0").decode("utf-8", "replace") for value in values]
@@ -105,7 +100,18 @@ def _attribute(
     return key, texts if dims else "".join(texts)
 
 
-def _dims(space: bytes) -> tuple[int, ...] | None:
+def parts_of(data: bytes) -> tuple[bytes, bytes, bytes, int]:
+    """Return name, datatype and dataspace of an attribute message, and where its values begin."""
+    sizes, at = unpack("<3H", data[2:8]), 9 if data[0] == 3 else 8
+    parts = []
+    for size in sizes:
+        parts.append(data[at : at + size])
+        at += -(-size // 8) * 8 if data[0] == 1 else size
+    name, kind, space = parts
+    return name, kind, space, at
+
+
+def dims_of(space: bytes) -> tuple[int, ...] | None:
     """Return the shape that a dataspace message gives; None for one that is empty or unknown."""
     if len(space) < 4 or space[0] not in (1, 2) or (space[0] == 2 and space[3] == 2):
         return None
@@ -125,12 +131,17 @@ def _of_heap(stream: BinaryIO, value: bytes, heaps: dict[int, dict[int, bytes]])
     if address not in heaps:
         if len(heaps) >= MAX_BLOCKS:
             raise ValueError("its texts are in too many places")
-        heaps[address] = dict(_objects(stream, address))
+        heaps[address] = dict(objects(stream, address))
     return heaps[address].get(number, b"")[:length]
 
 
-def _objects(stream: BinaryIO, address: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the texts of a collection by their numbers."""
+def objects(
+    stream: BinaryIO, address: int, *, is_strict: bool = False
+) -> Iterator[tuple[int, bytes]]:
+    """Yield the texts of a collection by their numbers.
+
+    If `is_strict`, what HDF5 would read past its end, or for ever, raises ValueError.
+    """
     start = _part(stream, address, 16)
     if not start.startswith(b"GCOL\1"):
         raise ValueError("a collection of texts is damaged")
@@ -139,7 +150,11 @@ def _objects(stream: BinaryIO, address: int) -> Iterator[tuple[int, bytes]]:
     while at + 16 <= len(heap):
         number, length = unpack("<H6xQ", heap[at : at + 16])
         if number == 0:  # the rest is free
+            if is_strict and length != len(heap) - at:
+                raise ValueError("a collection of texts is damaged")
             break
+        if is_strict and at + 16 + length > len(heap):
+            raise ValueError("a collection of texts is damaged")
         yield number, heap[at + 16 : at + 16 + length]
         at += 16 + -(-length // 8) * 8
 

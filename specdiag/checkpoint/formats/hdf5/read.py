@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
-from specdiag.checkpoint.formats.keras.attributes import texts_of
+from specdiag.checkpoint.formats.hdf5.attributes import texts_of
 from specdiag.checkpoint.tensor import (
     ITEMSIZE,
     ML_DTYPES,
@@ -69,7 +69,7 @@ def read_hdf5(opened: Opener, size: int, where: str) -> Content:
     import h5py
 
     content = Content()
-    with _errors(where), opened() as stream, _root(stream) as root:
+    with errors(where), opened() as stream, opened_root(stream) as root:
         content.is_netcdf = h5py.h5a.exists(root, b"_NCProperties")
         walk = _Walk(opened, size, stream, where)
         _walk(root, h5py.h5o.get_info(root).addr, content, walk)
@@ -89,7 +89,8 @@ class _Walk:
 
 
 @contextmanager
-def _root(stream: BinaryIO) -> Iterator[Any]:
+def opened_root(stream: BinaryIO) -> Iterator[Any]:
+    """Open a file, and return the identifier of its root group."""
     import h5py
 
     with h5py.File(stream, "r") as file:
@@ -97,17 +98,17 @@ def _root(stream: BinaryIO) -> Iterator[Any]:
 
 
 @contextmanager
-def _errors(where: str) -> Iterator[None]:
+def errors(where: str) -> Iterator[None]:
     """Turn the errors of h5py, which are of many types, into a ValueError of one line."""
     try:
         yield
-    except _LimitError:
+    except LimitError:
         raise
     except _OF_DAMAGE as error:
         raise ValueError(f"{where}: damaged, or not read by h5py: {one_line(error)}") from None
 
 
-class _LimitError(ValueError):
+class LimitError(ValueError):
     """An error with a message of our own."""
 
 
@@ -122,7 +123,7 @@ def _walk(
     names = list(group)
     walk.left -= len(names)
     if walk.left < 0 or len(path) > MAX_LEVELS:
-        raise _LimitError(
+        raise LimitError(
             f"{walk.where}: more than {MAX_OBJECTS:,} objects, or {MAX_LEVELS} levels of groups"
         )
     for link in names:
@@ -141,26 +142,17 @@ def _walk(
 
 def _tensor(dataset: Any, links: tuple[bytes, ...], address: int, walk: _Walk) -> Tensor:
     """Return a dataset as a tensor; one whose values are elsewhere, or too large, has a problem."""
-    import h5py
-
     link = b"/".join(links)
     name = link.decode("utf-8", "backslashreplace")
-    layout = dataset.get_create_plist()
     shape, dtype = dataset.shape, _dtype(dataset, address, walk.stream)
-    elsewhere = "its values are in another file" if layout.get_external_count() else ""
-    if layout.get_layout() == h5py.h5d.VIRTUAL:
-        elsewhere = "a virtual dataset: its values are in other files"
-    if elsewhere:
-        return unreadable(name, shape or (), dtype, elsewhere)
-    if shape is None or dtype not in ITEMSIZE:
-        return unreadable(name, shape or (), dtype, f"dtype {dtype} is not supported")
-    filters = {layout.get_filter(i)[0] for i in range(layout.get_nfilters())}
-    if filters - _FILTERS.keys():
-        problem = f"compressed by the HDF5 filter {min(filters - _FILTERS.keys())}"
-        return unreadable(name, shape, dtype, problem)
+    problem = place_problem(dataset)
+    if not problem and (shape is None or dtype not in ITEMSIZE):
+        problem = f"dtype {dtype} is not supported"
+    problem = problem or filter_problem(dataset)
+    if problem:
+        return unreadable(name, shape or (), dtype, problem)
     n_bytes = prod(shape) * ITEMSIZE[dtype]
-    chunk = layout.get_chunk() if layout.get_layout() == h5py.h5d.CHUNKED else ()
-    largest = max(n_bytes, prod(chunk) * ITEMSIZE[dtype])
+    largest = max(n_bytes, prod(chunk_of(dataset)) * ITEMSIZE[dtype])
     stored = min(dataset.get_storage_size(), walk.size)
     if largest > max(MAX_RATIO * stored, MAX_GROWN):
         problem = f"{stored:,} bytes would grow to {largest:,}"
@@ -172,6 +164,33 @@ def _tensor(dataset: Any, links: tuple[bytes, ...], address: int, walk: _Walk) -
         identity=(walk.where, address) if n_bytes else None,
         read=partial(_read, walk.opened, link, dtype, f"{walk.where}: {shown(name)}"),
     )
+
+
+def place_problem(dataset: Any) -> str:
+    """Return why the values of a dataset are not in its file, or ''."""
+    import h5py
+
+    layout = dataset.get_create_plist()
+    if layout.get_layout() == h5py.h5d.VIRTUAL:
+        return "a virtual dataset: its values are in other files"
+    return "its values are in another file" if layout.get_external_count() else ""
+
+
+def filter_problem(dataset: Any) -> str:
+    """Return which filter that is a plugin the values of a dataset need, or ''."""
+    layout = dataset.get_create_plist()
+    filters = {layout.get_filter(i)[0] for i in range(layout.get_nfilters())}
+    others = filters - _FILTERS.keys()
+    return f"compressed by the HDF5 filter {min(others)}" if others else ""
+
+
+def chunk_of(dataset: Any) -> tuple[int, ...]:
+    """Return the shape of the pieces in which a dataset is stored, () if it is stored whole."""
+    import h5py
+
+    layout = dataset.get_create_plist()
+    is_chunked = layout.get_layout() == h5py.h5d.CHUNKED
+    return tuple(layout.get_chunk()) if is_chunked else ()
 
 
 def _dtype(dataset: Any, address: int, stream: BinaryIO) -> str:
@@ -188,7 +207,7 @@ def _dtype(dataset: Any, address: int, stream: BinaryIO) -> str:
 def _read(opened: Opener, link: bytes, dtype: str, where: str) -> np.ndarray:
     import h5py
 
-    with _errors(where), opened() as stream, _root(stream) as root:
+    with errors(where), opened() as stream, opened_root(stream) as root:
         values = np.asarray(h5py.Dataset(h5py.h5o.open(root, link))[()])
     values = values.view(numpy_dtype(dtype)) if dtype in ML_DTYPES else values.astype(dtype)
     check_bytes(values.reshape(-1).view(np.uint8), dtype, where)

@@ -1,0 +1,1 @@
+"""HDF5 files, without following them to other files."""
