@@ -11,7 +11,13 @@ PYTEST = $(BIN)/python -m pytest -n auto --dist loadfile
 # Packages that ship a small trained network, for tests; nothing of them is imported.
 NETWORKS := basic-pitch g2p-en lpips rxnmapper
 
-.PHONY: demo test test-all test-slow lint docs golden reliability bench clean
+# The lowest versions of what specdiag names itself, and the newest of all others of the day when
+# constraints.txt was made.
+LOWEST := build/lowest
+TESTS_OF_LOWEST := tests/cli/test_every_command.py tests/dataset/test_spectra.py tests/lock tests/plot
+UV := $(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --exclude-newer 2026-11-20
+
+.PHONY: demo test test-all test-slow test-lowest lint docs golden reliability bench clean
 
 demo: .venv/demo  ## a real trained network, then the published set at desk scale: train, link, draw, report
 	@mkdir -p demo/figures
@@ -34,6 +40,12 @@ test-all: lint docs  ## everything, slow tests included
 
 test-slow: .venv/dev  ## the slow tests, or one of N parts of them: make test-slow PART=1/4
 	$(PYTEST) -m slow $(if $(PART),--part $(PART))
+
+test-lowest: .venv/dev  ## every command with the lowest versions that pyproject.toml allows, without torch
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
+	$(UV) --resolution lowest-direct -e '.[figures,formats]' 'safetensors>=0.5'
+	$(UV) pytest hypothesis
+	$(LOWEST)/bin/python -m pytest -q -W ignore::DeprecationWarning $(TESTS_OF_LOWEST)
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .

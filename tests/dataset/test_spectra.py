@@ -35,7 +35,7 @@ def test_the_dataset_has_every_variable_of_the_schema(dataset):
 
 
 def test_alpha_of_a_dict_a_file_and_a_module_is_the_same(weights, tmp_path):
-    import torch
+    torch = pytest.importorskip("torch")
     from safetensors.numpy import save_file
 
     arrays = {"fc.weight": weights["a.weight"].astype(np.float32)}
