@@ -12,11 +12,13 @@ import hashlib
 import re
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from specdiag.files import File, find_file, open_file
 from specdiag.lock.fields import MAX_DEPTH, MAX_PART
+from specdiag.lock.place import OutsideError, inside
 from specdiag.lock.recipe import FOLDER
 
 MAX_MODULE = 250_000  # bytes; a longer module, and one that does not parse, is hashed as it is
@@ -36,48 +38,47 @@ class Module(NamedTuple):
     libraries: frozenset[str]  # the packages that it imports
 
 
-def program(root: Path, recipe: str) -> dict[Path, Module]:
-    """Return the modules of a recipe by their paths; none if the recipe is missing.
+def program(root: Path, recipe: str) -> dict[str, Module]:
+    """Return the modules of a recipe by their paths in recipes/; none if the recipe is missing.
 
     `root` is the folder of the lock.
     """
-    folder = root / FOLDER
-    found: dict[Path, Module] = {}
+    found: dict[str, Module] = {}
     waiting: list[Parts] = [(recipe,)]
     seen, size = {*waiting}, 0
     while waiting and len(found) < MAX_MODULES:
         parts = waiting.pop(0)
-        path = _path(folder, parts)
+        name, path = _found(root, parts)
         if path is None:
             continue
         file = find_file(path)
         size += file.size
         is_short = file.size <= MAX_MODULE and size <= MAX_PROGRAM
         read = functools.partial(_parsed, is_recipe=parts == (recipe,)) if is_short else _hashed
-        found[path] = module = read(file)
-        package = parts if path.name == "__init__.py" else parts[:-1]
-        for name in _imported(module, package):
-            if name not in seen and all(len(part.encode()) <= MAX_PART for part in name):
-                seen.add(name)
-                waiting.append(name)
+        found[name] = module = read(file)
+        package = parts if name.endswith("__init__.py") else parts[:-1]
+        for other in _imported(module, package):
+            if other not in seen and all(len(part.encode()) <= MAX_PART for part in other):
+                seen.add(other)
+                waiting.append(other)
     return found
 
 
 def code_digest(root: Path, recipe: str) -> str | None:
     """Return the SHA-256 digest of the program of a recipe, or None if the recipe is missing."""
     modules = program(root, recipe)
-    names = sorted((path.relative_to(root).as_posix(), m.digest) for path, m in modules.items())
-    text = "".join(f"{name} {digest}\n" for name, digest in names)
-    return hashlib.sha256(text.encode()).hexdigest() if names else None
+    text = "".join(f"{name} {module.digest}\n" for name, module in sorted(modules.items()))
+    return hashlib.sha256(text.encode()).hexdigest() if modules else None
 
 
-def _path(folder: Path, parts: Parts) -> Path | None:
-    """Return the file of a module or package below a folder, or None; links do not lead out."""
-    path = folder.joinpath(*parts)
-    for file in (path / "__init__.py", path.with_name(f"{path.name}.py") if parts else None):
-        if file and file.is_file() and file.resolve().is_relative_to(folder.parent.resolve()):
-            return file
-    return None
+def _found(root: Path, parts: Parts) -> tuple[str, Path | None]:
+    """Return the file of a module or package, and its path in recipes/; links do not lead out."""
+    names = [f"{'/'.join(parts)}.py"] if parts else []
+    for name in ("/".join((*parts, "__init__.py")), *names):
+        with suppress(OutsideError):
+            if (root / FOLDER / name).is_file():
+                return name, inside(root, f"{FOLDER}/{name}")
+    return "", None
 
 
 def _imported(module: Module, package: Parts) -> Iterator[Parts]:

@@ -37,7 +37,7 @@ def provenance(root: Path, recipe: str) -> Provenance:
     return Provenance(code_digest(root, recipe), _commit(root, modules), libraries)
 
 
-def _commit(root: Path, modules: Iterable[Path]) -> str | None:
+def _commit(root: Path, modules: Iterable[str]) -> str | None:
     """Return the commit of the git repository that holds the modules, or None without one."""
     folder = root / FOLDER
     # No settings of another repository, as in a hook; names of files are no patterns.
@@ -45,7 +45,7 @@ def _commit(root: Path, modules: Iterable[Path]) -> str | None:
     variables["GIT_LITERAL_PATHSPECS"] = "1"
     options = ["--porcelain=v2", "--branch", "--ignored", "--untracked-files=all"]
     command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "status", *options, "--"]
-    command += [path.relative_to(folder).as_posix() for path in modules]
+    command += modules
     try:
         done = subprocess.run(  # noqa: S603 - names of files after --
             command,

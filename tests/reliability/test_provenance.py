@@ -1,16 +1,21 @@
 """A receipt tells what made a checkpoint, and `list` what a change of its recipe makes stale."""
 
+import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
 
 import pytest
 
+from specdiag.lock.code import code_digest, program
 from support import toy
 from support.commands import change, states
 from support.commands import run_forked as run
+from support.paths import ROOT
+from support.reliability import record
 
 NAMES = ("base/net", "child/net0", "child/net1", "judged/net")
 # The log that the toy writes beside itself is no program.
@@ -69,6 +74,25 @@ def without_code(lock, name):
     receipt_file(lock, name).write_text(json.dumps(old))
 
 
+def test_each_module_of_each_recipe_of_this_study_counts_and_its_formatting_does_not(tmp_path):
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    recipes = [path.stem for path in (ROOT / "recipes").glob("[!_]*.py")]
+    before = {recipe: code_digest(tmp_path, recipe) for recipe in recipes}
+    programs = {recipe: set(program(tmp_path, recipe)) for recipe in recipes}
+    modules = set().union(*programs.values())
+    for name in modules:
+        path = tmp_path / "recipes" / name
+        text = path.read_text()
+        # Without comments, and with other line breaks and quotes.
+        path.write_text(ast.unparse(ast.parse(text)))
+        assert {recipe: code_digest(tmp_path, recipe) for recipe in recipes} == before
+        path.write_text(text + "\n\nMORE = 1\n")
+        changed = {r for r in recipes if code_digest(tmp_path, r) != before[r]}
+        assert changed == {recipe for recipe in recipes if name in programs[recipe]}
+        path.write_text(text)
+    record("provenance", modules=len(modules), recipes=len(recipes))
+
+
 def test_a_receipt_has_commit_digest_and_versions(lock):
     head = commit(lock)
     run(lock.parent, "train", "--all")
@@ -80,6 +104,7 @@ def test_a_receipt_has_commit_digest_and_versions(lock):
         for library in ("specdiag", "numpy", "safetensors"):
             assert made["environment"][library] == version(library)
     assert f'commit = "{head}"' in lock.read_text()
+    record("provenance", receipts=len(NAMES))
 
 
 @pytest.mark.parametrize("changed", ["recipe", "module", "untracked", "ignored"])
