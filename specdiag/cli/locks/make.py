@@ -159,7 +159,7 @@ def train(
     options = {k: v for k, v in options.items() if v}
     if engine == "ray" and "nodes" in options:
         raise click.UsageError("--nodes and --engine ray exclude each other")
-    from specdiag.obtain.plan import plan, without_build
+    from specdiag.obtain.plan import plan
     from specdiag.show.entries import plan_text
 
     path, lock = open_lock(lock_path)
@@ -171,16 +171,24 @@ def train(
     keys = {e.key for e in entries}
     forced = keys if force else set()
     steps = plan(path.parent, lock, keys, force=forced, prefer=prefer)
-    if missing and (undone := without_build(path, steps)):
-        steps = [step for step in steps if step.entry.key not in undone]
-        text = f"{len(undone)} entries are left out: no recipe can build them or their parents yet"
-        click.echo(text, err=True)
+    if missing:
+        steps = _with_build(path, steps)
     click.echo(plan_text(steps), err=not dry_run)
     if dry_run or (options.get("nodes", 1) > 1 and _joined(path, steps, options, allow_local)):
         return
     settings: dict[str, Any] = {"force": forced, "prefer": prefer, "options": options}
     settings["allow_local"] = allow_local
     _report(steps, _outcomes(path, steps, engine, address, **settings), as_json)
+
+
+def _with_build(path: Path, steps: list["Step"]) -> list["Step"]:
+    """Return the steps that recipes can do, after printing how many others are left out."""
+    from specdiag.obtain.plan import without_build
+
+    if undone := without_build(path, steps):
+        text = f"{len(undone)} entries are left out: no recipe can build them or their parents yet"
+        click.echo(text, err=True)
+    return [step for step in steps if step.entry.key not in undone]
 
 
 def _replicate(path: Path, scale: "Scale", seed: int, *, write: bool) -> tuple[Path, "Lock"]:
