@@ -25,8 +25,8 @@ demo: .venv/demo  ## a real trained network, then the published set at desk scal
 	$(BIN)/specdiag train --missing --group published --scale desk
 	$(BIN)/specdiag list --group published --scale desk
 	$(BIN)/specdiag spectra --group published -o demo/spectra.nc
-	$(BIN)/specdiag figures demo/spectra.nc -o demo/figures
-	$(BIN)/specdiag report demo/spectra.nc -o demo/report.html
+	$(BIN)/specdiag figures demo/spectra.nc --study checkpoints.lock -o demo/figures
+	$(BIN)/specdiag report demo/spectra.nc --study checkpoints.lock -o demo/report.html
 	@echo
 	@echo "The Dataset is demo/spectra.nc, figures are in demo/figures, the report is demo/report.html:"
 	@$(BIN)/specdiag compare base/poyo_mp_converged transfer/area2_ft_pretrained | tail -n 2 | head -n 1

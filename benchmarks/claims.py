@@ -11,7 +11,8 @@ from pathlib import Path
 
 from benchmarks._pages import DOCS, write_tables
 from specdiag.show import claims as claim_tables
-from specdiag.transfer.verification import findings_of_lock, measure_for_lock, read_values
+from specdiag.transfer.claims import Measured
+from specdiag.transfer.verification import findings_of_lock, measure_for_lock
 
 LOCK = DOCS.parent / "checkpoints.lock"
 RESULTS = Path(__file__).with_name("results") / "claims.csv"
@@ -32,6 +33,16 @@ def as_csv(measured):
         )
     )
     return text.getvalue()
+
+
+def read_values(path):
+    """Return the values of the CSV that `as_csv` wrote."""
+    values = {"0": {}, "1": {}}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            seed = values[row["is_published"]].setdefault(int(row["seed"]), {})
+            seed[row["entry"], row["quantity"]] = float(row["value"])
+    return Measured(scale=row["scale"], trained=values["0"], fetched=values["1"])
 
 
 def tables():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from specdiag.cli.options import check_installed, existing_file, lock_option_with, open_lock
+from specdiag.cli.options import check_installed, existing_file
 from specdiag.cli.outputs import check_folder, check_output, force_option, output_option
 
 if TYPE_CHECKING:
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 _data = click.argument("data", type=existing_file)
 _trainings = click.argument("trainings", nargs=-1, type=existing_file, metavar="[CSV]...")
+_study_option = click.option(
+    "--study",
+    type=existing_file,
+    metavar="LOCK",
+    help="Also draw the modules in figures/ beside this lock: programs, which must be trusted.",
+)
 
 
 @click.command()
@@ -36,19 +42,25 @@ _trainings = click.argument("trainings", nargs=-1, type=existing_file, metavar="
     multiple=True,
     help="Draw the spectra of this checkpoint; repeatable. By default, the first one's are drawn.",
 )
+@_study_option
 def figures(
-    data: Path, trainings: tuple[Path, ...], output: Path, force: bool, names: tuple[str, ...]
+    data: Path,
+    trainings: tuple[Path, ...],
+    output: Path,
+    force: bool,
+    names: tuple[str, ...],
+    study: Path | None,
 ) -> None:
     """Draw every figure for which DATA has values, ready for print.
 
     DATA is a file that `specdiag spectra`, `alpha` or `compare` writes with -o. A CSV is the file
-    .spectra.csv beside a trained checkpoint. If there is a folder figures/ beside the nearest lock,
-    the figures of its modules are drawn, too.
+    .spectra.csv beside a trained checkpoint.
 
     \b
     Examples:
       specdiag figures spectra.nc -o drawings
       specdiag figures spectra.nc base.ckpt.spectra.csv -o drawings
+      specdiag figures spectra.nc --study checkpoints.lock -o drawings
     """  # noqa: D301
     check_installed("figures", "matplotlib")
     if output.is_dir():
@@ -63,7 +75,7 @@ def figures(
         check_names(dataset, names)
     except ValueError as error:
         raise click.UsageError(f"--checkpoint: {error}") from error
-    drawn = drawings(dataset, tables, spectra_of=names or None, study=_study())
+    drawn = drawings(dataset, tables, spectra_of=names or None, study=_study(study))
     written, reasons = write(_with_count(drawn), output, overwrite=force)
     for name, reason in reasons.items():
         click.echo(f"{name} is not drawn: {reason}", err=True)
@@ -78,57 +90,52 @@ def figures(
 @click.option(
     "--claims",
     type=existing_file,
-    metavar="FIGURES.csv",
-    help="A CSV that an earlier `specdiag verify` wrote. Deprecated: give --lock.",
+    metavar="JSON",
+    help="Add the claims of this file, which `specdiag verify --json` printed.",
 )
-@lock_option_with(
-    "The lock file. By default only the drawings of the nearest lock are added; claims need --lock."
-)
+@_study_option
 def report(
     data: Path,
     trainings: tuple[Path, ...],
     output: Path,
     force: bool,
     claims: Path | None,
-    lock_path: Path | None,
+    study: Path | None,
 ) -> None:
     """Write DATA as one HTML page that needs no network.
 
     The page has a summary, figures, layers and provenance. DATA and CSV are those of `specdiag
-    figures`. With --lock, the page also has the claims about that lock, as `specdiag verify`
-    decides them on DATA.
+    figures`.
 
     \b
     Examples:
       specdiag report spectra.nc -o report.html
-      specdiag report spectra.nc --lock checkpoints.lock -o report.html
+      specdiag report spectra.nc --claims claims.json -o report.html
       specdiag report minilm.nc -o minilm.html
     """  # noqa: D301
     check_installed("report", "matplotlib", "jinja2")
     inputs = [path for path in (data, *trainings, claims) if path]
-    locks = [lock_path] if lock_path else []
-    check_output(output, inputs, locks, suffixes=[".html"], force=force)
+    check_output(output, inputs, [study] if study else [], suffixes=[".html"], force=force)
     from specdiag.outputs import write_output
     from specdiag.show.report import report as page
 
     dataset, tables = _read(data, trainings)
-    sections = _sections(dataset) + _claims(dataset, claims, lock_path)
-    html = page(dataset, tables=tables, sections=sections, study=_study(lock_path))
+    sections = _sections(dataset) + _claims(claims)
+    html = page(dataset, tables=tables, sections=sections, study=_study(study))
     write_output(output, html.encode(), overwrite=force)
     click.echo(f"wrote {output}", err=True)
 
 
-def _study(lock_path: Path | None = None) -> Path | None:
-    """Return the folder with the figures of the study of a lock, the one given or the nearest."""
-    from specdiag.lock.lockfile import find_lock
+def _study(lock_path: Path | None) -> Path | None:
+    """Return the folder with the figures of the study of a lock; None if no lock is given."""
     from specdiag.plot.drawings import FOLDER
 
-    try:
-        path = lock_path or find_lock(Path.cwd())
-    except FileNotFoundError:
+    if lock_path is None:
         return None
-    folder = path.resolve().parent / FOLDER
-    return folder if folder.is_dir() else None
+    folder = lock_path.resolve().parent / FOLDER
+    if not folder.is_dir():
+        raise click.UsageError(f"--study {lock_path}: there is no folder {FOLDER} beside it")
+    return folder
 
 
 def _sections(dataset: "xr.Dataset") -> list["Section"]:
@@ -146,28 +153,15 @@ def _sections(dataset: "xr.Dataset") -> list["Section"]:
     return [Section("Does the spectrum predict R²?", lines)]
 
 
-def _claims(dataset: "xr.Dataset", values: Path | None, lock_path: Path | None) -> list["Section"]:
-    """Return the claims about the given lock, decided on a collection; [] without claims."""
-    from specdiag.lock.recipe import FOLDER
-    from specdiag.show import claims as claim_tables
+def _claims(path: Path | None) -> list["Section"]:
+    """Return the claims that `verify --json` decided, from its file; [] without one."""
+    from specdiag.show import claims
     from specdiag.show.report import Section
-    from specdiag.transfer.verification import findings_of_lock, measure_for_lock, read_values
 
-    if values:
-        click.echo("specdiag: --claims is deprecated: give --lock with a collection", err=True)
-        lock_path, measured = open_lock(lock_path)[0], read_values(values)
-    elif (
-        dataset.attrs.get("kind") == "collection"
-        and lock_path
-        and (lock_path.resolve().parent / FOLDER / "_claims.py").is_file()
-    ):
-        lock_path = lock_path.resolve()
-        measured = measure_for_lock(lock_path, dataset)
-    else:
+    if path is None:
         return []
-    findings = findings_of_lock(lock_path, measured)
-    rows = [claim_tables.row(finding) for finding in findings]
-    return [Section("Published claims", [claim_tables.count(findings)], claim_tables.HEADER, rows)]
+    count, rows = claims.read_rows(path)
+    return [Section("Published claims", [count], claims.HEADER, rows)]
 
 
 def _with_count(drawings: Iterable["Drawing"]) -> Iterator["Drawing"]:

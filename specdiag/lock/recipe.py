@@ -5,8 +5,8 @@ A recipe is a module with two functions: `entries()` returns the entries that it
 that cannot be built here yet. Recipes import each other with a dot, ``from ._tasks import AREA2``,
 since the package has another name for each lock. Recipes are programs of the lock's author:
 `specdiag train` and `specdiag lock` run them, `specdiag verify` runs the claims beside them, and
-no other command does. Modules in figures/ beside a lock are programs, too, which `specdiag figures`
-and `specdiag report` run.
+`specdiag simulate` the simulation. No other command runs a program of a lock, unless `figures` or
+`report` are given the lock as --study: then they run the modules in figures/ beside it.
 """
 
 import hashlib

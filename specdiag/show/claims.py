@@ -4,14 +4,17 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import get_args
 
+from specdiag.files import read_text
 from specdiag.htsr.statistics import LEVEL
 from specdiag.transfer.claims import MIN_SEEDS, Claim, Finding, Key, Measured, Outcome
 from specdiag.wording import counted, number, without_nan
 
 _LAYERS = {"n_meaningful": "in means of alpha", "n_fit": "fit", "n_degenerate": "degenerate"}
+_LARGEST = 20_000_000  # bytes of a file of claims
 HEADER = ("claim", "published", "ours", "seeds", "outcome", "reason and notes")
 
 
@@ -81,10 +84,34 @@ def as_json(findings: Sequence[Finding], scale: str) -> str:
             "verdict": f.outcome,
             "why": f.why,
             "note": f.claim.note,
+            "shown": list(row(f)),
         }
         for f in findings
     ]
-    return json.dumps({"scale": scale, "claims": without_nan(rows)}, indent=2, allow_nan=False)
+    content = {"scale": scale, "count": count(findings), "claims": without_nan(rows)}
+    return json.dumps(content, indent=2, allow_nan=False)
+
+
+def read_rows(path: Path) -> tuple[str, list[tuple[str, ...]]]:
+    """Return how many claims have each outcome, and the rows under HEADER, of a file of `as_json`.
+
+    Raises
+    ------
+    ValueError
+        If the file is not what `as_json` returned.
+    OSError
+        If it cannot be read.
+    """
+    text = read_text(path, _LARGEST)
+    try:
+        content = json.loads(text)
+        rows = [tuple(claim["shown"]) for claim in content["claims"]]
+        cells = [content["count"], *(cell for row in rows for cell in row)]
+        if {*map(len, rows)} <= {len(HEADER)} and all(isinstance(cell, str) for cell in cells):
+            return cells[0], rows
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise ValueError(f"{path}: not what `specdiag verify --json` prints; run it again")
 
 
 def count(findings: Sequence[Finding]) -> str:

@@ -6,7 +6,6 @@ the `quantities` below, a function `measures(dataset)` that returns further ones
 is a program by the author of the lock, as recipes are.
 """
 
-import csv
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,7 +23,6 @@ from specdiag.dataset.spectrum import (
     meaningful_layers,
     n_without_verdicts,
 )
-from specdiag.files import read_text
 from specdiag.htsr.statistics import Array
 from specdiag.lock.entry import Lock
 from specdiag.lock.lockfile import load, select
@@ -43,7 +41,6 @@ Measures = Callable[["xr.Dataset"], Mapping[str, Array]]
 _FROM_DATASET = ("r2", "effective_rank", "participation_ratio", "top1_fraction", "trace")
 _MEANS = ("mean_alpha", "mean_alpha_ks", "rope_fraction")  # over layers
 _COUNTS = ("n_fit", "n_degenerate")
-_LARGEST = 20_000_000  # bytes of a CSV; a thousand entries with ten quantities take one million
 _OF_MEANS = ("n_meaningful", *_COUNTS)
 _NEEDED = (
     *("entry", "seed", "scale", "how", "n_changed", "status", "verdict"),
@@ -274,31 +271,3 @@ def quantities(dataset: "xr.Dataset") -> dict[str, Array]:
         "rope_fraction": mean_over_meaningful_layers(dataset, "rope_probability"),
         "n_changed": dataset.n_changed.values,
     }
-
-
-def read_values(path: Path) -> Measured:
-    """Return the values of a CSV as `benchmarks.claims` writes it and `specdiag verify` once did.
-
-    Raises
-    ------
-    ValueError
-        If the file is not such a table, or holds values of several scales.
-    """
-    scales: set[Any] = set()
-    trained: dict[int, dict[Key, float]] = {}
-    fetched: dict[int, dict[Key, float]] = {}
-    text = read_text(path, _LARGEST)
-    try:
-        for row in csv.DictReader(text.splitlines()):
-            source = fetched if row["is_published"] == "1" else trained
-            values = source.setdefault(int(row["seed"]), {})
-            values[row["entry"], row["quantity"]] = float(row["value"])
-            scales.add(row["scale"])
-    except (KeyError, TypeError, ValueError, csv.Error):
-        scales = set()
-    if scales not in ({"desk"}, {"paper"}):
-        raise ValueError(
-            f"{path} is not a table of values of one scale; expected the columns scale, seed, "
-            "entry, quantity, value and is_published"
-        )
-    return Measured(scale=scales.pop(), trained=trained, fetched=fetched)

@@ -135,7 +135,7 @@ def test_one_checkpoint_has_no_figure_that_compares_several():
     )
 
 
-def test_specdiag_draws_the_modules_beside_the_lock_and_none_without_a_lock(
+def test_specdiag_draws_the_modules_beside_a_lock_that_is_given_and_no_others(
     tmp_path, monkeypatch, dataset
 ):
     specdiag.save_spectra(dataset.isel(checkpoint=[0], layer=[0, 4, 5]), tmp_path / "a.nc")
@@ -143,14 +143,16 @@ def test_specdiag_draws_the_modules_beside_the_lock_and_none_without_a_lock(
     for name in ("feature_spectra.py", "coverage.py"):
         shutil.copy(FOLDER / name, tmp_path / "figures")
     monkeypatch.chdir(tmp_path)
-    for lock, names in ((False, set()), (True, {"feature_spectra.svg", "feature_spectra.pdf"})):
-        if lock:
-            (tmp_path / "checkpoints.lock").write_text("lock-version = 1\n")
-        done = CliRunner().invoke(cli, ["figures", "a.nc", "-o", str(tmp_path / f"out_{lock}")])
+    (tmp_path / "checkpoints.lock").write_text("lock-version = 1\n")
+    study = ["--study", "checkpoints.lock"]
+    for i, (more, names) in enumerate(
+        [([], set()), (study, {"feature_spectra.svg", "feature_spectra.pdf"})]
+    ):
+        done = CliRunner().invoke(cli, ["figures", "a.nc", *more, "-o", f"out_{i}"])
         assert done.exit_code == 0, done.output
-        written = {path.name for path in (tmp_path / f"out_{lock}").iterdir()}
+        written = {path.name for path in (tmp_path / f"out_{i}").iterdir()}
         assert {n for n in written if n.startswith(("feature", "coverage"))} == names
-    done = CliRunner().invoke(cli, ["report", "a.nc", "-o", "a.html"])
+    done = CliRunner().invoke(cli, ["report", "a.nc", *study, "-o", "a.html"])
     assert done.exit_code == 0, done.output
     assert feature_spectra.TITLE in (tmp_path / "a.html").read_text(encoding="utf-8")
 
@@ -172,7 +174,7 @@ def test_a_broken_module_is_an_error_of_one_line(source, message, tmp_path, monk
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "broken.py").write_text(source)
     monkeypatch.chdir(tmp_path)
-    status, out, err = run(tmp_path, "figures", "a.nc", "-o", "out")
+    status, out, err = run(tmp_path, "figures", "a.nc", "--study", "checkpoints.lock", "-o", "out")
     assert status == 1
     assert out == ""
     assert err.splitlines()[-1].startswith(f"specdiag: {message}")
@@ -186,7 +188,7 @@ def test_a_result_of_plot_that_is_not_a_figure_is_refused(result, tmp_path, monk
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "broken.py").write_text(BROKEN.replace("1 / 0", result))
     monkeypatch.chdir(tmp_path)
-    status, _, err = run(tmp_path, "figures", "a.nc", "-o", "out")
+    status, _, err = run(tmp_path, "figures", "a.nc", "--study", "checkpoints.lock", "-o", "out")
     assert (status, err.splitlines()[-1]) == (
         1,
         f"specdiag: figures/broken.py: plot() returned {result}; expected a matplotlib Figure",

@@ -11,14 +11,16 @@ import pytest
 from click.testing import CliRunner
 
 import specdiag
+from benchmarks.claims import RESULTS, read_values
 from specdiag.cli.main import cli
 from specdiag.dataset.spectrum import WITHOUT_VERDICTS
 from specdiag.dataset.versions import upgraded
 from specdiag.htsr.verdict import HEAVIER
 from specdiag.plot import alpha_by_layer, trajectory
+from specdiag.show import claims
 from specdiag.show.layers import REPEATS
 from specdiag.show.report import Section, report
-from specdiag.transfer.verification import findings_of_lock, read_values
+from specdiag.transfer.verification import findings_of_lock
 from specdiag.wording import short
 from support.browser import Browser
 from support.collections_ import HOSTILE, as_version_1, hostile, readings, study, weights
@@ -328,22 +330,28 @@ def test_the_command_writes_the_page(tmp_path, monkeypatch):
     assert output.read_text(encoding="utf-8") == report(specdiag.open_spectra(data), tables=tables)
 
 
-def test_the_claims_of_a_lock_are_a_part_of_the_page(tmp_path):
-    data, output = tmp_path / "a.nc", tmp_path / "report.html"
+def test_the_claims_that_verify_printed_are_a_part_of_the_page(tmp_path):
+    data, output, file = (tmp_path / name for name in ("a.nc", "report.html", "claims.json"))
     specdiag.save_spectra(weights(1), data)
-    values, lock = ROOT / "benchmarks" / "results" / "claims.csv", ROOT / "checkpoints.lock"
-    options = ["--claims", values, "--lock", lock, "-o", output]
+    findings = findings_of_lock(ROOT / "checkpoints.lock", read_values(RESULTS))
+    file.write_text(claims.as_json(findings, "desk"))
+    options = ["--claims", file, "-o", output]
     done = CliRunner().invoke(cli, ["report", *map(str, [data, *options])])
     assert done.exit_code == 0, done.output
-    assert done.stderr.splitlines()[0] == (
-        "specdiag: --claims is deprecated: give --lock with a collection"
-    )
     page = unescape(output.read_text(encoding="utf-8")).replace("<wbr>", "")
-    findings = findings_of_lock(lock, read_values(values))
     assert len(findings) == 34
     for finding in findings:
         assert finding.claim.text in page
         assert f">{finding.outcome}<" in page
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"count": 1, "claims": []}', '{"claims": [{}]}', "\0"])
+def test_a_file_that_verify_did_not_print_is_refused(tmp_path, text):
+    file = tmp_path / "claims.json"
+    file.write_text(text)
+    message = f"{file}: not what `specdiag verify --json` prints; run it again"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        claims.read_rows(file)
 
 
 def test_wrong_usage_of_report_is_one_line(tmp_path):

@@ -15,7 +15,7 @@ from recipes import _claims
 from specdiag.lock.lockfile import load
 from specdiag.transfer import verification
 from specdiag.transfer.claims import Claim, Measured, decide_claim, needed
-from specdiag.transfer.verification import measure_for_lock, read_values, reported, verify
+from specdiag.transfer.verification import measure_for_lock, reported, verify
 from support import toy
 from support.collections_ import collected, row
 from support.commands import run_forked as run
@@ -125,7 +125,7 @@ def test_the_sessions_of_the_chronic_evaluation_are_all_in_the_training_of_the_b
 def test_the_stored_values_are_those_that_claims_ask_for():
     asked = {*needed(CLAIMS.values())}
     counts = {(entry, n) for entry, _ in asked for n in ("n_meaningful", "n_fit", "n_degenerate")}
-    stored = read_values(benchmark.RESULTS)
+    stored = benchmark.read_values(benchmark.RESULTS)
     assert {key for values in stored.trained.values() for key in values} <= asked | counts
     assert benchmark.as_csv(stored) == benchmark.RESULTS.read_text()
 
@@ -152,33 +152,7 @@ def test_values_are_read_as_they_were_written(tmp_path_factory, trained, fetched
     path = tmp_path_factory.getbasetemp() / "values.csv"
     measured = Measured(scale="desk", trained=trained, fetched=fetched)
     path.write_text(benchmark.as_csv(measured))
-    assert read_values(path) == measured
-
-
-HEADER = "scale,seed,entry,quantity,value,is_published\n"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        HEADER,
-        "a,b\n1,2\n",
-        f"{HEADER}desk,42,a,r2\n",
-        f"{HEADER}desk,x,a,r2,0.5,0\n",
-        f"{HEADER}desk,42,a,r2,0.5,0\npaper,42,a,r2,0.5,0\n",
-        f"{HEADER}attic,42,a,r2,0.5,0\n",
-    ],
-)
-def test_a_file_that_is_not_a_table_of_values_is_refused(tmp_path, text):
-    path = tmp_path / "values.csv"
-    path.write_text(text)
-    with pytest.raises(ValueError) as error:
-        read_values(path)
-    assert str(error.value) == (
-        f"{path} is not a table of values of one scale; expected the columns scale, seed, entry, "
-        "quantity, value and is_published"
-    )
+    assert benchmark.read_values(path) == measured
 
 
 def test_the_claims_of_the_documentation_can_be_decided():
@@ -260,6 +234,7 @@ def test_claims_are_decided_over_the_seeds_of_a_collection(study):
         "verdict": "reproduced",
         "why": "",
         "note": "",
+        "shown": ["frozen (holds from -1 to 0.5)", "-", "0 (0 to 0)", "3", "reproduced", ""],
     }
     words = {text: (row["verdict"], row["n_seeds"], row["why"]) for text, row in rows.items()}
     del words["judged"]
@@ -299,19 +274,20 @@ def test_the_tables_are_written_as_markdown(study, tmp_path):
     )
     text = file.read_text()
     assert text.startswith(
-        "Desk scale, seeds 42, 43, 44. Of 8 claims: 1 reproduced, 3 direction only, 1 undecided, 3 "
-        "cannot be tested here. 2 claims without enough values or seeds. 5 claims could be tested: "
-        "if none of them had any effect, 0.3 wrong outcomes would be expected.\n\n| claim |"
+        "<!-- written by specdiag -->\n\nDesk scale, seeds 42, 43, 44. Of 8 claims: 1 reproduced, "
+        "3 direction only, 1 undecided, 3 cannot be tested here. 2 claims without enough values or "
+        "seeds. 5 claims could be tested: if none of them had any effect, 0.3 wrong outcomes would "
+        "be expected.\n\n| claim |"
     )
     assert "| R² | 0.5 ± 0.1 |" in text
     assert "| checkpoint | in means of alpha | fit | degenerate |" in text
     assert re.search(r"\| child/net1 \| [\d.]+ \| 1 \| 0 \|", text)
 
 
-def test_the_report_of_a_collection_has_the_claims_about_a_lock(study, tmp_path):
-    page = tmp_path / "page.html"
-    lock = study / "checkpoints.lock"
-    status, _, err = run(study, "report", "spectra.nc", "--lock", lock, "-o", page)
+def test_the_report_has_the_claims_that_verify_printed(study, tmp_path):
+    page, file = tmp_path / "page.html", tmp_path / "claims.json"
+    file.write_text(run(study, "verify", "spectra.nc", "--json")[1])
+    status, _, err = run(study, "report", "spectra.nc", "--claims", file, "-o", page)
     assert status == 0, err
     assert "Of 8 claims: 1 reproduced, 3 direction only" in page.read_text()
 

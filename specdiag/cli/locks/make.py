@@ -1,7 +1,7 @@
 """Commands that make the checkpoints of a lock: fetch, train."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +65,8 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool, allow_loc
     keys = {e.key for e in entries}
     forced = keys if force else set()
     steps = plan(path.parent, lock, keys, force=forced, prefer="fetch")
-    outcomes = _outcomes(path, steps, force=forced, prefer="fetch", allow_local=allow_local)
-    _report(steps, outcomes, as_json=False)
+    settings = {"force": forced, "prefer": "fetch", "allow_local": allow_local}
+    _report(steps, _outcomes(path, steps, "process", None, settings), as_json=False)
 
 
 @click.command()
@@ -176,9 +176,8 @@ def train(
     click.echo(plan_text(steps), err=not dry_run)
     if dry_run or (options.get("nodes", 1) > 1 and _joined(path, steps, options, allow_local)):
         return
-    settings: dict[str, Any] = {"force": forced, "prefer": prefer, "options": options}
-    settings["allow_local"] = allow_local
-    _report(steps, _outcomes(path, steps, engine, address, **settings), as_json)
+    settings = {"force": forced, "prefer": prefer, "options": options, "allow_local": allow_local}
+    _report(steps, _outcomes(path, steps, engine, address, settings), as_json)
 
 
 def _with_build(path: Path, steps: list["Step"]) -> list["Step"]:
@@ -235,14 +234,14 @@ def _joined(
 def _outcomes(
     path: Path,
     steps: Sequence["Step"],
-    engine: str = "process",
-    address: str | None = None,
-    **settings: Any,
+    engine: str,
+    address: str | None,
+    settings: Mapping[str, Any],
 ) -> Iterator["Outcome"]:
     """Yield the outcomes of the steps, done in this process or, if there are any, on Ray."""
     from specdiag.obtain import build, cluster
 
-    settings["debug"] = is_debug()
+    settings = {**settings, "debug": is_debug()}
     if engine == "ray" and any(step.action != "keep" for step in steps):
         return cluster.run(path, steps, build.Settings(**settings), address=address)
     return build.run(path, steps, build.Settings(**settings, progress=show_bytes))
