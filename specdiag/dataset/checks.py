@@ -82,7 +82,9 @@ def check_layout(dataset: "xr.Dataset") -> None:
     n = dataset.sizes["sample"]
     if np.any(starts < 0) or np.any(sizes < 0) or np.any(sizes > n) or np.any(starts > n - sizes):
         raise ValueError("row_start and row_size point outside of the eigenvalues")
-    if sizes.sum(dtype=float) > n:
+    order = np.lexsort((sizes.ravel(), starts.ravel()))
+    begins, ends = starts.ravel()[order], (starts + sizes).ravel()[order]
+    if np.any(begins[1:] < ends[:-1]):
         raise ValueError("row_start and row_size give some eigenvalues to two layers")
 
 

@@ -56,10 +56,11 @@ def latest_version(attrs: Mapping[Any, Any]) -> int:
 def check_version(attrs: Mapping[Any, Any]) -> None:
     """Raise ValueError if the attributes have a `schema_version` that this specdiag cannot read."""
     version, latest = attrs.get("schema_version"), latest_version(attrs)
-    if version not in range(1, latest + 1):
+    is_number = isinstance(version, int | np.integer)
+    if not is_number or not 1 <= version <= latest:
         raise ValueError(
-            f"schema_version is {version}: this specdiag reads {latest}; name a file of specdiag, "
-            "or update specdiag"
+            f"schema_version is {version}: this specdiag reads {latest}"
+            + "; update specdiag" * bool(is_number and version > latest)
         )
 
 

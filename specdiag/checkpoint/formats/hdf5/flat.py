@@ -142,13 +142,13 @@ def _check_attributes(stream: BinaryIO, address: int, known: set[int], heaps: _H
         if kind == _ATTRIBUTE_INFO and len(data) >= 2:
             at = 4 if data[1] & 1 else 2
             if int.from_bytes(data[at : at + 8], "little") != _UNDEFINED:
-                raise ValueError("more attributes than specdiag writes")
+                raise LimitError("more attributes than specdiag writes")
         if kind != ATTRIBUTE:
             continue
         if flags & _SHARED or len(data) < 9 or data[0] not in (1, 2, 3):
-            raise ValueError("an attribute of an unknown kind")
+            raise LimitError("an attribute of an unknown kind")
         if data[0] > 1 and data[1] & 3:
-            raise ValueError("an attribute that shares its type")
+            raise LimitError("an attribute that shares its type")
         _check_attribute(data, known, heaps)
 
 
@@ -158,12 +158,12 @@ def _check_attribute(data: bytes, known: set[int], heaps: _Heaps) -> None:
     if type_class == _COMPOUND and name.rstrip(b"\0") == b"REFERENCE_LIST":
         return  # nobody reads it
     if dims is None or type_class not in (*_SIMPLE, _REFERENCE, _VARIABLE):
-        raise ValueError("an attribute that is neither a number nor a text")
+        raise LimitError("an attribute that is neither a number nor a text")
     if type_class != _VARIABLE:
         return
     is_text, count = kind[1] & 15 == 1, prod(dims)
     if not is_text and (kind[8] & 15 != _REFERENCE or unpack("<I", kind[12:16])[0] != 8):
-        raise ValueError("an attribute of lists")
+        raise LimitError("an attribute of lists")
     if at + count * _PLACE.itemsize > len(data):
         raise ValueError("an attribute is cut")
     for place in np.frombuffer(data, _PLACE, count, at).tolist():
@@ -211,7 +211,7 @@ def _check_texts(stream: BinaryIO, dataset: Any, heaps: _Heaps) -> None:
         return
     layout = dataset.get_create_plist()
     if layout.get_nfilters() or layout.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED:
-        raise ValueError("the places of texts are compressed, or given once for all")
+        raise LimitError("the places of texts are compressed, or given once for all")
     spans = []
     if chunk_of(dataset):
         for i in range(dataset.get_num_chunks()):
@@ -220,7 +220,7 @@ def _check_texts(stream: BinaryIO, dataset: Any, heaps: _Heaps) -> None:
     elif dataset.get_storage_size():
         offset = dataset.get_offset()
         if offset is None:
-            raise ValueError("texts in the header of an array")
+            raise LimitError("texts in the header of an array")
         spans.append((offset, dataset.get_storage_size()))
     for offset, length in spans:
         stream.seek(offset)
