@@ -4,8 +4,8 @@ import importlib
 import os
 import re
 import stat
-from pathlib import Path, PosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from pathlib import Path, PosixPath, PurePath
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Self
 
 from specdiag.wording import shown
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 class DistantPath(PosixPath):
     """The path of a file on another machine: its methods ask a server, and read bytes by ranges."""
+
+    def __new__(cls, *parts: str | PurePath) -> Self:
+        """Return a path with slashes, also on Windows, where `PosixPath` refuses to be made."""
+        return PurePath.__new__(cls, *parts)
 
     def open_stream(self) -> BinaryIO:
         """Open the file for reading."""

@@ -82,11 +82,17 @@ class Ranges:
         with _lock:
             for first, end in self._missing(start, stop):
                 self._fetch(first, end)
-            # Several processes can share the file after a fork, so that it has no position.
-            count = os.preadv(self._file.fileno(), [view[: stop - start]], start)
+            count = self._read_kept(view[: stop - start], start)
         if not count:
             raise ValueError(f"{self._want.where}: its temporary file was cut short")
         return count
+
+    def _read_kept(self, view: memoryview, start: int) -> int:
+        if hasattr(os, "preadv"):
+            # Several processes can share the file after a fork, so that it has no position.
+            return os.preadv(self._file.fileno(), [view], start)
+        self._file.seek(start)  # Windows, which has no fork
+        return self._file.readinto(view)
 
     def _forget(self) -> None:
         self._close()
