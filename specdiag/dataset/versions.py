@@ -56,12 +56,10 @@ def latest_version(attrs: Mapping[Any, Any]) -> int:
 def check_version(attrs: Mapping[Any, Any]) -> None:
     """Raise ValueError if the attributes have a `schema_version` that this specdiag cannot read."""
     version, latest = attrs.get("schema_version"), latest_version(attrs)
-    is_number = isinstance(version, int | np.integer)
-    if not is_number or not 1 <= version <= latest:
-        raise ValueError(
-            f"schema_version is {version}: this specdiag reads {latest}"
-            + "; update specdiag" * bool(is_number and version > latest)
-        )
+    number = int(version) if isinstance(version, int | np.integer) else 0
+    if not 1 <= number <= latest:
+        update = "; update specdiag" if number > latest else ""
+        raise ValueError(f"schema_version is {version}: this specdiag reads {latest}{update}")
 
 
 def former_names(attrs: Mapping[Any, Any]) -> dict[str, str]:

@@ -24,7 +24,7 @@ from typing import Any
 
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.checkpoint.tensor import Tensor, read_values
-from specdiag.files import read_text
+from specdiag.files import read_file
 from specdiag.htsr.esd import eigenvalues, resolved_eigenvalues
 from specdiag.htsr.selection import MIN_EIGENVALUES, matrices, skip_reason
 from specdiag.htsr.tail.posterior import NO_POSTERIOR, alpha_posterior
@@ -195,9 +195,9 @@ def read_readings(path: Path) -> list[Reading]:
     OSError
         If it cannot be read.
     """
-    text = read_text(path, _LARGEST)
+    content = read_file(path, _LARGEST)
     try:
-        return _parsed(text)
+        return _parsed(content.decode())
     except (ValueError, csv.Error) as error:
         raise ValueError(
             f"{path}: {error}; expected the columns {', '.join(_KINDS)} of a .spectra.csv"
