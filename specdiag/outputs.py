@@ -6,6 +6,7 @@ a file is known as an output of specdiag.
 
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,9 @@ _STARTS = {
     ".svg": re.compile(rb"<dc:title>specdiag</dc:title>"),
     ".txt": re.compile(rb"\ACaptions of figures, written by specdiag"),
 }
+# The name of a file that is being written: that of its target, eight digits, this suffix.
+UNFINISHED = ".specdiag"
+_TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{8}}{re.escape(UNFINISHED)}", re.DOTALL)
 _LARGEST = 2**24  # bytes that are searched for a mark
 # Files that belong to a checkpoint of a lock: a receipt, and the Dataset of its spectra.
 _BESIDE = re.compile(r".+\.[0-9a-f]{16}\.(nc|json)")
@@ -100,24 +104,21 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
     It is written beside the target, then published: after a killed process, a full disk, a power
     cut or a second writer the name holds the whole old file or the whole new one. A link is kept;
     the file that it points to is replaced. An OSError that names no file, such as that of a full
-    disk, gets the name of the target.
+    disk, gets the name of the target. What killed writers left in that folder is removed first.
 
     Raises
     ------
     ValueError
         If a pipe, a device or a folder has that name.
     """
-    import tempfile
-
     check_target(target)
     named, target = target, target.resolve()
-    prefix, folder = f".{target.name}.", target.parent
+    sweep(target.parent)
     try:
-        with tempfile.NamedTemporaryFile(prefix=prefix, dir=folder, delete=False) as file:
-            temporary = Path(file.name)
+        file, temporary = _temporary(target)
+        with file:
             try:
                 yield file
-                temporary.chmod(usual_mode())
                 publish(file, temporary, target)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -125,6 +126,43 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
         if error.errno and error.filename is None:
             error.filename = str(named)
         raise
+
+
+def _temporary(target: Path) -> tuple[IO[bytes], Path]:
+    """Open a new file beside `target`, locked as long as it is open; return it and its path."""
+    while True:
+        path = target.with_name(f".{target.name}.{secrets.token_hex(4)}{UNFINISHED}")
+        file = path.open("x+b")
+        lock_open(file)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file, path
+        file.close()  # another process removed it before it was locked
+
+
+def sweep(folder: Path) -> None:
+    """Remove the unfinished files of killed writers in a folder: those that no process locks."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if _TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                with suppress(OSError), path.open("r+b") as file:
+                    if lock_open(file, wait=False):
+                        path.unlink()
+
+
+def lock_open(file: IO[bytes], *, wait: bool = True) -> bool:
+    """Lock an open file against other processes and `sweep`; return whether it is locked.
+
+    Without `fcntl`, on Windows, an open file cannot be removed, so it needs no lock.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    with suppress(OSError):  # another process has locked it, or the file system has no locks
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return True
+    return False
 
 
 def publish(file: IO[bytes], path: Path, target: Path) -> None:
@@ -159,13 +197,6 @@ def is_input(path: Path, source: Path) -> bool:
         folder = source if source.is_dir() else source.parent
         return path.resolve().parent == folder.resolve()
     return source.exists() and path.samefile(source)
-
-
-def usual_mode() -> int:
-    """Return the permissions of a new file under the umask of this process."""
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o666 & ~umask
 
 
 def sync(file: IO[bytes]) -> None:

@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from specdiag.outputs import write_whole
+from specdiag.outputs import sweep, write_whole
 
 _log = logging.getLogger(__name__)
 
@@ -48,11 +48,10 @@ def save(folder: Path, step: int, state: Any) -> None:
 
 
 def resume(folder: Path) -> Any:
-    """Return the newest undamaged state, or None; remove the files of interrupted writers."""
+    """Return the newest undamaged state, or None; remove the files of killed writers."""
     import torch
 
-    for partial in folder.glob(".step-*.ckpt.*"):
-        partial.unlink()
+    sweep(folder)
     for path in _newest_first(folder):
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest().startswith(path.stem.rpartition("-")[2]):

@@ -120,7 +120,8 @@ def _save(data: Any, path: Path) -> None:
     import h5py
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial, h5py.File(partial.name, "w") as file:
+    # specdiag has locked the file already.
+    with whole_file(path) as partial, h5py.File(partial.name, "w", locking=False) as file:
         data.to_hdf5(file)
 
 

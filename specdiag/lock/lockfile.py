@@ -22,6 +22,7 @@ import tomli_w
 from specdiag.files import find_file, open_file
 from specdiag.lock.entry import LOCK_NAME, LOCK_VERSION, Entry, Key, Lock, Scale, Source
 from specdiag.lock.fields import keys, plain, read, refuse
+from specdiag.lock.place import file_lock
 from specdiag.lock.relations import check_entries, ordered
 from specdiag.outputs import write_whole
 from specdiag.wording import printable, shown
@@ -130,9 +131,7 @@ def exclusive(path: Path) -> AbstractContextManager[object]:
 
     The file .checkpoints.lock.lock stays beside the lock, empty. Not re-entrant.
     """
-    from filelock import FileLock
-
-    return FileLock(path.with_name(f".{path.name}.lock"))
+    return file_lock(path)
 
 
 def amend(path: Path, key: Key, change: Callable[[Entry], Entry]) -> Entry:

@@ -5,10 +5,14 @@ written for a lock comes from here, each time that it is used.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from specdiag.wording import shown
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 
 class OutsideError(ValueError):
@@ -47,6 +51,19 @@ def beside(target: Path, name: str) -> Path:
         If it is a link that leads out of the folder.
     """
     return inside(target.parent, name)
+
+
+def file_lock(target: Path, *, blocking: bool = True) -> "FileLock":
+    """Return the file lock to hold while `target` is made; its file stays, empty.
+
+    A link in its place is removed: a file lock can empty the file that it opens.
+    """
+    from filelock import FileLock
+
+    path = target.with_name(f".{target.name}.lock")
+    if path.is_symlink():
+        path.unlink()
+    return FileLock(path, blocking=blocking)
 
 
 def check_local(root: Path, url: str, *, allow_local: bool) -> None:

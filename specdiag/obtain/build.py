@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 from specdiag.checkpoint.reader import tensor_digest
 from specdiag.lock.entry import Entry, Key, Source
 from specdiag.lock.lockfile import amend, declaration_digest, find, load, source_digest
-from specdiag.lock.place import check_local, inside
-from specdiag.obtain.beside import complete, is_complete, keep_tables
+from specdiag.lock.place import check_local, file_lock, inside
+from specdiag.obtain.beside import arriving_path
 from specdiag.obtain.fetch import fetch_hub, fetch_url
 from specdiag.obtain.job import build
 from specdiag.obtain.plan import Step, how_made, parent_key
-from specdiag.obtain.state import USABLE, Receipt, publish, recorded, state
+from specdiag.obtain.publish import complete, is_complete, keep_tables, publish
+from specdiag.obtain.state import USABLE, Receipt, recorded, state
 from specdiag.wording import one_line
 
 _log = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ _DOING = {"fetch": "fetching", "train": "training", "evaluate": "evaluating"}
 
 def make(path: Path, entry: Entry, settings: Settings, *, forced: bool) -> Outcome | None:
     """Make an entry unless it is up to date; return None if another process makes it now."""
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     target = inside(path.parent, entry.path)
     try:
@@ -121,7 +122,7 @@ def make(path: Path, entry: Entry, settings: Settings, *, forced: bool) -> Outco
         if not forced and is_complete(target) and (kept := _kept(path, entry.key)):
             return kept
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(f".{target.name}.lock"), blocking=False):
+        with file_lock(target, blocking=False):
             return _made(path, entry.key, settings, forced)
     except Timeout:
         return None
@@ -174,7 +175,7 @@ def _fetched(
     target: Path, entry: Entry, source: Source, progress: Progress | None
 ) -> tuple[Receipt, Path]:
     """Fetch the weights of an entry; return their receipt, and the path of the verified file."""
-    arriving = target.with_name(f".{target.name}.fetched")
+    arriving = arriving_path(target)
     show = progress(entry.name) if progress else None
     options: dict[str, Any] = {"sha256": source.sha256, "size": source.size, "progress": show}
     if source.url:

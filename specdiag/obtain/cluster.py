@@ -9,6 +9,7 @@ import functools
 import json
 import logging
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -195,7 +196,7 @@ def _task(path: Path, step: Step, settings: Settings) -> Outcome:
     logging.basicConfig(format="specdiag: %(message)s")
     logging.getLogger("specdiag").setLevel(logging.INFO)
     if not path.is_file():
-        node = os.uname().nodename
+        node = platform.node()
         text = f"{node} has no file {path}; all nodes need a shared file system"
         return Outcome(step.entry, "failed", text)
     forced = step.entry.key in settings.force

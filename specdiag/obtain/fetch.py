@@ -1,16 +1,15 @@
 """A file at the Hugging Face hub or behind a URL -> a local file with the recorded bytes.
 
-The bytes are collected in `.NAME.part` beside the target, hashed, synced and renamed: at any time
-the target is the old file or the new one. The part file is kept after a broken connection, a full
-disk or a killed process. The next fetch resumes from it if a sha256 is known, which shows in the
-end whether the pieces belong together. The part file is locked: a second process waits.
+The bytes are collected in `.NAME.part.specdiag` beside the target, hashed, synced and renamed: at
+any time the target is the old file or the new one. The part file is kept after a broken connection,
+a full disk or a killed process. The next fetch resumes from it if a sha256 is known, which shows in
+the end whether the pieces belong together. The part file is locked: a second process waits.
 
 The rules of the hub (endpoint, token, offline mode, metadata) and the files in its cache come from
 `huggingface_hub`. The bytes do not go through its cache, which would keep a second, unchecked copy
 and discard an interrupted download.
 """
 
-import fcntl
 import hashlib
 import os
 import re
@@ -32,7 +31,7 @@ from specdiag.checkpoint.remote.requests import (
 )
 from specdiag.files import File, find_file, open_file
 from specdiag.obtain.download import CHANGED, Progress, copy, download, find_local
-from specdiag.outputs import publish
+from specdiag.outputs import UNFINISHED, lock_open, publish
 from specdiag.wording import shown
 
 URL_LOGIN = "download the file by hand and give its file:// URL"
@@ -242,10 +241,16 @@ def _publish(target: Path, want: Wanted, fill: Callable[[BinaryIO], None]) -> Fe
         raise type(error)(f"{target}: cannot be written: {why}") from None
 
 
+def part_path(target: Path) -> Path:
+    """Return the path of the bytes of `target` that have arrived so far."""
+    name = target.name.removeprefix(".").removesuffix(UNFINISHED)
+    return target.with_name(f".{name}.part{UNFINISHED}")
+
+
 @contextmanager
 def _part_file(target: Path, want: Wanted) -> Iterator[tuple[BinaryIO, Path]]:
     """Open and lock the part file of `target`; after an error it is kept if a fetch can resume."""
-    path = target.with_name(f".{target.name}.part")
+    path = part_path(target)
     with _locked(path) as part:
         try:
             yield part, path
@@ -257,8 +262,11 @@ def _part_file(target: Path, want: Wanted) -> Iterator[tuple[BinaryIO, Path]]:
 
 def _locked(path: Path) -> BinaryIO:
     while True:
-        file = path.open("a+b")
-        fcntl.flock(file, fcntl.LOCK_EX)
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            path.unlink()  # not ours: bytes would go to another file
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        file = os.fdopen(os.open(path, flags, 0o666), "a+b")
+        lock_open(file)
         with suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 return file

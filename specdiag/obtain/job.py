@@ -17,11 +17,12 @@ from specdiag.checkpoint.reader import tensor_digest
 from specdiag.checkpoint.remote.requests import ChecksumError
 from specdiag.lock.entry import Entry, Input, Metric
 from specdiag.lock.lockfile import amend, declaration_digest, find, load
-from specdiag.lock.place import check_local, inside
+from specdiag.lock.place import check_local, file_lock, inside
 from specdiag.lock.recipe import FOLDER, Job, explained, load_recipe
-from specdiag.obtain.beside import build_folder, finished_path, sha256_of
+from specdiag.obtain.beside import arriving_path, build_folder, finished_path, move_aside, sha256_of
 from specdiag.obtain.fetch import fetch_url
 from specdiag.obtain.provenance import environment, provenance
+from specdiag.obtain.publish import tables
 from specdiag.obtain.state import Receipt, as_bytes, parent_sha256
 from specdiag.outputs import write_whole
 
@@ -77,6 +78,7 @@ def build(
         code=origin.code,
         begun_by=begun_by,
         metrics=metrics,
+        tables={path.name: sha256_of(path) for path in tables(job.folder)},
         environment={**environment(time.perf_counter() - start, origin), **used},
         **made,
     )
@@ -132,6 +134,8 @@ def _prepared(
     parent = parent_sha256(root, lock, entry)
     target = inside(root, entry.path)
     folder = build_folder(target, declaration_digest(entry), parent)
+    if folder.is_symlink() or not folder.is_dir():
+        move_aside(folder)
     folder.mkdir(parents=True, exist_ok=True)
     job = Job(
         name=entry.name,
@@ -229,8 +233,7 @@ def _inputs(path: Path, entry: Entry, allow_local: bool) -> tuple[dict[str, Path
             digest = hashlib.sha256(item.url.encode()).hexdigest()[:12]
             name = f"inputs/{digest}-{item.url.rpartition('/')[2]}"
             files[item.id] = inside(root, name)
-            got = fetch_url(files[item.id], url=item.url, sha256=item.sha256, size=item.size)
-            verified.append(replace(item, sha256=got.sha256, size=got.size))
+            verified.append(_fetched(files[item.id], item.url, item))
         elif item.path:
             files[item.id] = inside(root, item.path)
             verified.append(_verified(files[item.id], item))
@@ -240,6 +243,20 @@ def _inputs(path: Path, entry: Entry, allow_local: bool) -> tuple[dict[str, Path
         old, new = entry.inputs, tuple(verified)
         entry = amend(path, entry.key, lambda e: replace(e, inputs=new) if e.inputs == old else e)
     return files, entry
+
+
+def _fetched(path: Path, url: str, item: Input) -> Input:
+    """Fetch an input unless it is there; another file of its name is moved aside."""
+    if item.sha256 and path.is_file() and sha256_of(path) == item.sha256:
+        return replace(item, size=path.stat().st_size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arriving = arriving_path(path)
+    with file_lock(path):  # other entries may have the same input
+        got = fetch_url(arriving, url=url, sha256=item.sha256, size=item.size)
+        if path.is_symlink() or not path.is_file() or sha256_of(path) != got.sha256:
+            move_aside(path)
+        arriving.replace(path)
+    return replace(item, sha256=got.sha256, size=got.size)
 
 
 def _verified(path: Path, item: Input) -> Input:

@@ -17,7 +17,6 @@ from specdiag.lock.fields import Commit, Scalar, Sha256, Size, plain, read
 from specdiag.lock.lockfile import declaration_digest, find, source_digest
 from specdiag.lock.place import OutsideError, inside
 from specdiag.obtain.beside import receipt_path, receipts, sha256_of
-from specdiag.outputs import usual_mode, write_whole
 
 Word = Literal["ok", "rebuilt", "drifted", "stale", "missing", "corrupt"]
 USABLE = ("ok", "rebuilt", "drifted")
@@ -41,6 +40,7 @@ class Receipt:
     source: Sha256 | None = None  # digest of the place that it was fetched from
     commit: Commit | None = None
     metrics: dict[str, Metric] = field(default_factory=dict)
+    tables: dict[str, Sha256] = field(default_factory=dict)  # of the files that the recipe left
     environment: dict[str, Scalar] = field(default_factory=dict)
 
 
@@ -167,9 +167,23 @@ def _read_receipt(root: Path, lock: Lock, entry: Entry) -> Receipt | State:
     return State("corrupt", f"{path.name} has no receipt: it was changed after it was made")
 
 
+def read_receipt(path: Path) -> Receipt | None:
+    """Return the receipt in a file that is named after it; None if there is no such file."""
+    try:
+        receipt = None if path.is_symlink() else _read(path)
+    except (ValueError, RecursionError, OSError):
+        return None
+    return receipt if receipt and path.name.endswith(f".{receipt.sha256[:16]}.json") else None
+
+
+def _read(path: Path) -> Receipt:
+    receipt: Receipt = read(path.name, Receipt, json.loads(read_file(path, _LARGEST)))
+    return receipt
+
+
 def _parsed(path: Path, sha256: str) -> Receipt | State:
     try:
-        receipt: Receipt = read(path.name, Receipt, json.loads(read_file(path, _LARGEST)))
+        receipt = _read(path)
     except (ValueError, RecursionError) as error:
         return State("corrupt", f"{path.name} cannot be read: {' '.join(str(error).split())}")
     if receipt.sha256 != sha256:
@@ -196,24 +210,6 @@ def _recorded_receipt(entry: Entry) -> Receipt:
 def as_bytes(receipt: Receipt) -> bytes:
     """Return the content of the file of a receipt."""
     return json.dumps(plain(receipt), indent=1, sort_keys=True).encode()
-
-
-def publish(root: Path, entry: Entry, file: Path | None, receipt: Receipt) -> None:
-    """Move a finished file to its name, after its receipt; `file` is None for an evaluation.
-
-    The file is synced and on the same file system. A reader sees the old pair or the new one at
-    any moment.
-    """
-    path = inside(root, entry.path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    target = receipt_path(path, receipt.sha256)
-    write_whole(target, as_bytes(receipt))
-    if file:
-        file.chmod(usual_mode())  # some writers let only their own user read it
-        file.replace(path)
-    for old in receipts(path):
-        if old != target:
-            old.unlink(missing_ok=True)
 
 
 def recorded(entry: Entry, receipt: Receipt, *, forced: bool) -> Entry:

@@ -19,7 +19,6 @@ import numpy as np
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.checkpoint.tensor import Tensor
 from specdiag.checkpoint.weights.find import weights
-from specdiag.dataset.netcdf import read_spectra
 from specdiag.dataset.schema import (
     COLLECTION,
     COLLECTION_VERSION,
@@ -32,7 +31,7 @@ from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
 from specdiag.lock.entry import Entry, Lock, Scale
 from specdiag.lock.lockfile import find, load, select
 from specdiag.lock.place import inside
-from specdiag.obtain.beside import attach_spectra, sha256_of, spectra_path, table_path
+from specdiag.obtain.beside import attached_spectra, sha256_of, spectra_path, table_path
 from specdiag.obtain.state import USABLE, Receipt, state
 from specdiag.transfer.evaluation import read_evaluation
 from specdiag.transfer.factors import factors, labels
@@ -142,7 +141,7 @@ def _row(root: Path, lock: Lock, entry: Entry) -> Row:
     spectra, reason = None, f"the checkpoint of {weights.name} is {word}" + f" ({why})" * bool(why)
     unreadable: list[str] = []
     if word in USABLE:
-        spectra, reason = _spectra(inside(root, weights.path), unreadable)
+        spectra, reason = _spectra(inside(root, weights.path))
     evaluation: dict[str, Any] = {}
     how, n_changed = "", math.nan
     if own.word in USABLE and own.receipt:
@@ -189,24 +188,24 @@ def _is_same(a: Tensor, b: Tensor | None) -> bool:
     return a.read().tobytes() == b.read().tobytes()
 
 
-def _spectra(target: Path, unreadable: list[str]) -> tuple["xr.Dataset | None", str]:
-    """Return the spectra beside a checkpoint, measured now if they are missing, or a reason.
-
-    A file that cannot be read is added to `unreadable`.
-    """
+def _spectra(target: Path) -> tuple["xr.Dataset | None", str]:
+    """Return the spectra of a checkpoint, measured now if they are missing, or a reason."""
     if not spectra_path(target).exists():
         _log.info("measuring %s: it has no spectra beside it yet", target.name)
     try:
-        path = attach_spectra(target)
+        return attached_spectra(target), ""
     except ValueError as error:
         _log.warning("%s: no spectra: %s", target.name, one_line(error))
         return None, one_line(error)
-    try:
-        return read_spectra(path), ""
-    except ValueError as error:
-        _log.warning("%s", error)
-        unreadable.append(path.name)
-        return None, f"{path.name} cannot be read"
+
+
+def _check_table(path: Path, sha256: str | None) -> None:
+    """Raise ValueError if a table is not the one of the receipt, where that has its digest."""
+    if sha256 not in (None, sha256_of(path)):
+        raise ValueError(
+            f"{path}: changed since it was made; make it again with `specdiag train NAME --force`, "
+            "or remove it"
+        )
 
 
 def _evaluation(target: Path, receipt: Receipt, unreadable: list[str]) -> dict[str, Any]:
@@ -220,6 +219,7 @@ def _evaluation(target: Path, receipt: Receipt, unreadable: list[str]) -> dict[s
     if not path.is_file():
         return {"r2": r2}
     try:
+        _check_table(path, receipt.tables.get("evaluation.json"))
         evaluation = read_evaluation(path)
     except (ValueError, OSError) as error:
         _log.warning("%s", one_line(error))

@@ -421,7 +421,7 @@ def test_a_server_that_sends_another_range_is_asked_for_all(hub, from_url, targe
 
 
 def part_of(target):
-    return target.with_name(f".{target.name}.part")
+    return target.with_name(f".{target.name}.part.specdiag")
 
 
 def interrupted(hub, from_url, target, content):
@@ -744,7 +744,7 @@ def test_a_full_disk_is_named_and_the_bytes_are_kept_to_resume(hub, from_url, ta
         "fetch again"
     )
     assert target.read_bytes() == OTHER
-    assert left_beside(target) == [".model.ckpt.part", "model.ckpt"]
+    assert left_beside(target) == [".model.ckpt.part.specdiag", "model.ckpt"]
     assert CONTENT.startswith(part_of(target).read_bytes())
 
 

@@ -15,6 +15,7 @@ from specdiag.features.conditioning import FeatureSpectrum
 from specdiag.htsr.layers import Layer
 from specdiag.lock.entry import Entry, Parent
 from specdiag.lock.lockfile import load
+from specdiag.obtain.beside import checksum, sha256_of
 from specdiag.outputs import write_whole
 from specdiag.transfer import collection
 from specdiag.transfer.evaluation import read_evaluation
@@ -72,6 +73,16 @@ def dataset(trained):
 
 def beside(lock, name, pattern):
     (path,) = (lock.parent / "checkpoints" / "desk").glob(f"{name}.ckpt{pattern}")
+    return path
+
+
+def edited(lock, name, change):
+    """Change the evaluation beside a checkpoint, and its digest in the receipt."""
+    path, receipt = beside(lock, name, ".evaluation.json"), beside(lock, name, ".*[0-9a-f].json")
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    record = json.loads(receipt.read_text())
+    record["tables"][path.name.partition(".ckpt.")[2]] = sha256_of(path)
+    receipt.write_text(json.dumps(record))
     return path
 
 
@@ -163,15 +174,23 @@ def test_a_collection_of_the_first_version_is_read(dataset, tmp_path):
     xr.testing.assert_allclose(opened, read_from_version_1(dataset))
 
 
-def test_spectra_of_the_first_version_beside_a_checkpoint_are_read(lock):
+def test_spectra_of_the_first_version_beside_a_checkpoint_are_measured_again(lock, dataset):
     path = beside(lock, "base/net", ".*.nc")
     with specdiag.open_spectra(path) as opened:
-        dataset = opened.load()
-    as_version_1(dataset).to_netcdf(path, engine="h5netcdf")
-    row = specdiag.collect(lock, names=["base/net"]).isel(checkpoint=0)
-    for name in ("alpha", "alpha_ci", "n_tail", "xmin", "alpha_ks", "n_tail_ks", "xmin_ks"):
-        np.testing.assert_array_equal(row[name], dataset[name][0])
-    assert set(row.verdict.values) == {""}
+        old = opened.load()
+    as_version_1(old).to_netcdf(path, engine="h5netcdf")
+    xr.testing.assert_identical(specdiag.collect(lock), dataset)
+
+
+def test_a_file_of_a_user_at_the_path_of_spectra_is_moved_aside(lock, dataset, caplog):
+    path = beside(lock, "base/net", ".*.nc")
+    path.write_text("notes")
+    xr.testing.assert_identical(specdiag.collect(lock), dataset)
+    aside = path.with_name(f"{path.name}.old-1")
+    assert aside.read_text() == "notes"
+    assert caplog.records[-1].getMessage() == (
+        f"{path} was not written by specdiag, or was changed since: it is {aside} now"
+    )
 
 
 def test_the_dataset_has_every_variable_of_the_schema(dataset):
@@ -236,19 +255,19 @@ def test_a_stale_checkpoint_has_no_values(lock, dataset):
 
 def test_an_evaluation_without_the_effective_number_of_samples_is_read(lock, dataset):
     """Test the file of an earlier specdiag."""
-    path = beside(lock, "base/net", ".evaluation.json")
-    evaluation = json.loads(path.read_text())
-    assert evaluation["features"].pop("n_effective") == dataset.n_effective[0]
-    path.write_text(json.dumps(evaluation))
+
+    def without(evaluation):
+        assert evaluation["features"].pop("n_effective") == dataset.n_effective[0]
+        return evaluation
+
+    edited(lock, "base/net", without)
     row = specdiag.collect(lock).sel(checkpoint="base/net")
     assert np.isnan(row.n_effective)
     assert row.trace == dataset.trace.sel(checkpoint="base/net")
 
 
 def test_an_evaluation_of_an_earlier_build_is_left_out(lock, caplog):
-    path = beside(lock, "child/net0", ".evaluation.json")
-    evaluation = json.loads(path.read_text())
-    path.write_text(json.dumps(evaluation | {"r2": {"monday": 0.123}}))
+    edited(lock, "child/net0", lambda e: e | {"r2": {"monday": 0.123}})
     row = specdiag.collect(lock).sel(checkpoint="child/net0")
     assert not np.isnan(row.r2)
     assert np.isnan(row.trace)
@@ -257,6 +276,19 @@ def test_an_evaluation_of_an_earlier_build_is_left_out(lock, caplog):
     assert record.getMessage() == (
         "net0.ckpt.evaluation.json is left out: the mean over its sessions is not the R² of the "
         "receipt, so it belongs to another build"
+    )
+
+
+def test_an_evaluation_that_was_changed_since_it_was_made_is_left_out(lock, caplog):
+    path = beside(lock, "child/net0", ".evaluation.json")
+    path.write_text(path.read_text().replace("monday", "tuesday"))
+    row = specdiag.collect(lock).sel(checkpoint="child/net0")
+    assert not np.isnan(row.r2)
+    assert np.isnan(row.trace)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"{path}: changed since it was made; make it again with `specdiag train NAME --force`, or "
+        "remove it"
     )
 
 
@@ -322,10 +354,7 @@ def test_an_invalid_evaluation_is_one_clear_line(tmp_path, content, wrong):
     ],
 )
 def test_an_invalid_feature_is_a_warning_that_names_it(lock, key, value, wrong, caplog):
-    path = beside(lock, "base/net", ".evaluation.json")
-    evaluation = json.loads(path.read_text())
-    evaluation["features"][key] = value
-    path.write_text(json.dumps(evaluation))
+    path = edited(lock, "base/net", lambda e: e | {"features": e["features"] | {key: value}})
     row = specdiag.collect(lock).sel(checkpoint="base/net")
     assert [r.getMessage() for r in caplog.records] == [f"{path}: {wrong}{END}"]
     assert not np.isnan(row.r2)
@@ -380,23 +409,39 @@ def to_file(change):
         (to_file(lambda d: d.assign(alpha=d.status)), "could not convert string to float"),
     ],
 )
-def test_broken_spectra_are_absent_with_one_clear_line(lock, broken, wrong, caplog):
+@pytest.mark.parametrize("has_checksum", [False, True])
+def test_broken_spectra_are_measured_again_with_one_clear_line(
+    lock, dataset, broken, wrong, has_checksum, caplog
+):
     path = beside(lock, "base/net", ".*.nc")
     with specdiag.open_spectra(path) as opened:
-        dataset = opened.load()
-    broken(dataset, path)
-    collected = specdiag.collect(lock)
-    text = caplog.records[0].getMessage()
-    lost = collected.sel(checkpoint=["base/net", "judged/net"])
-    assert (lost.status == "absent").all()
-    assert set(lost.reason.values.ravel()) == {f"{path.name} cannot be read"}
-    assert not np.isnan(collected.r2).any()
-    assert (collected.n_fit.sel(checkpoint=["child/net0", "child/net1"]) == 1).all()
-    assert json.loads(collected.attrs["provenance"])["unreadable"] == [path.name]
-    assert text.startswith(f"{path} is not a spectra file: ")
-    assert text.endswith("; remove it to have it measured again")
-    assert wrong in text
+        content = opened.load()
+    broken(content, path)
+    if has_checksum:
+        path.write_bytes(path.read_bytes() + checksum(path.read_bytes()))
+    xr.testing.assert_identical(specdiag.collect(lock), dataset)
+    record, *others = caplog.records
+    text = record.getMessage()
+    assert text.endswith(": measuring net.ckpt again")
+    assert path.name in text
     assert "\n" not in text
+    if has_checksum:
+        assert wrong in text
+    assert len(others) <= 1  # what has no mark of specdiag is moved aside
+    caplog.clear()
+    specdiag.collect(lock)
+    assert not caplog.records
+
+
+def test_any_changed_byte_of_spectra_is_noticed(lock, dataset, caplog):
+    path = beside(lock, "base/net", ".*.nc")
+    content = path.read_bytes()
+    for at in np.random.default_rng(0).integers(len(content), size=6):
+        damaged = bytearray(content)
+        damaged[at] ^= 1
+        path.write_bytes(damaged)
+        xr.testing.assert_identical(specdiag.collect(lock), dataset)
+        assert caplog.records[-1].getMessage().endswith(("measuring net.ckpt again", "is now"))
 
 
 def test_several_seeds_have_distinct_labels(lock):
@@ -625,7 +670,7 @@ def test_a_damaged_receipt_is_named_where_no_entry_has_spectra(lock):
 
 
 def test_the_command_counts_files_that_cannot_be_read(lock):
-    files = [beside(lock, "base/net", pattern) for pattern in (".*.nc", ".evaluation.json")]
+    files = [beside(lock, name, ".evaluation.json") for name in ("base/net", "child/net0")]
     for path in files:
         path.write_text("no file")
     status, out, err = run(lock.parent, "spectra", "-o", "x.nc")

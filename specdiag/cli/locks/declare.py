@@ -134,7 +134,7 @@ def _declare(path: Path, names: tuple[str, ...], check: bool) -> list[str]:
 
 
 def _accept_code(names: tuple[str, ...], lock_path: Path | None) -> None:
-    from specdiag.obtain.accept import accept
+    from specdiag.obtain.publish import accept
 
     path, lock = open_lock(lock_path)
     done = [e for e in select([(path, lock)], names) if accept(path, e)]
