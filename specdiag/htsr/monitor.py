@@ -56,6 +56,7 @@ class Reading:
 
 _KINDS: dict[str, Any] = {field.name: field.type for field in fields(Reading)}
 _LARGEST = 100_000_000  # bytes: a million readings
+_LARGEST_NUMBER = 1e100
 
 
 class SpectralMonitor:
@@ -220,6 +221,9 @@ def _reading(row: dict[str, str | None], where: str) -> Reading:
             values[name] = kind(text)
         except ValueError:
             raise ValueError(f"{where}: {name} is {shown(text)}, not a number") from None
+        is_missing = kind is float and math.isnan(values[name])
+        if kind is not str and not is_missing and not 0 <= values[name] <= _LARGEST_NUMBER:
+            raise ValueError(f"{where}: {name} is {shown(text)}: no measurement gives that")
     if not values["name"] or not is_text(values["name"]):
         raise ValueError(f"{where}: no name of a matrix")
     return Reading(**values)

@@ -44,12 +44,12 @@ def plot(table: Mapping[str, Any]) -> "Figure":
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(table["name"]))
-    scale = Normalize(1, max(len(names), 2))
+    rows = _rows(table)
+    scale = Normalize(1, max(len(rows), 2))
     figure = Figure(figsize=(6, 7), layout="constrained")
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
-    for k, name in enumerate(names, 1):
-        step, alpha, low, high, norm, rank = _lines(table, name)
+    for k, mine in enumerate(rows, 1):
+        step, alpha, low, high, norm, rank = _lines(table, mine)
         color = "#d55e00" if _lost(alpha) else colormaps["cividis"](scale(k))
         top.fill_between(step, low, high, color=color, alpha=0.06, linewidth=0)
         top.plot(step, alpha, color=color, linewidth=1)
@@ -69,10 +69,19 @@ def plot(table: Mapping[str, Any]) -> "Figure":
     return figure
 
 
-def _lines(table: Mapping[str, Any], name: str) -> list[Any]:
-    """Return step, alpha, its interval, norm and rank of one matrix in the order of the steps."""
-    mine = np.flatnonzero(table["name"] == name)
-    mine = mine[np.argsort(table["step"][mine], kind="stable")]
+def _rows(table: Mapping[str, Any]) -> list[Any]:
+    """Return the rows of each matrix in the order of the steps."""
+    rows: dict[str, list[int]] = {}
+    for i, name in enumerate(table["name"].tolist()):
+        rows.setdefault(name, []).append(i)
+    return [
+        mine[np.argsort(table["step"][mine], kind="stable")]
+        for mine in map(np.array, rows.values())
+    ]
+
+
+def _lines(table: Mapping[str, Any], mine: Any) -> list[Any]:
+    """Return step, alpha, its interval, norm and rank of the rows of one matrix."""
     columns = ("step", "alpha", "alpha_low", "alpha_high", "norm", "rank")
     return [table[column][mine].astype(float) for column in columns]
 
@@ -84,12 +93,12 @@ def _lost(alpha: Any) -> bool:
 
 def caption(table: Mapping[str, Any]) -> str:
     """Return what is drawn: the matrices, the steps, and how many lost their alpha."""
-    names = list(dict.fromkeys(table["name"]))
-    lost = sum(_lost(_lines(table, name)[1]) for name in names)
+    rows = _rows(table)
+    lost = sum(_lost(_lines(table, mine)[1]) for mine in rows)
     steps = sorted(set(table["step"]))
     return (
         f"Posterior mean of α with its 95 % interval, Frobenius norm and rank of "
-        f"{counted(len(names), 'matrix', 'matrices')} at {counted(len(steps), 'step')} from "
+        f"{counted(len(rows), 'matrix', 'matrices')} at {counted(len(steps), 'step')} from "
         f"{steps[0]:,.0f} to {steps[-1]:,.0f}; norm and rank are relative to the first reading. "
         f"{lost} lost their α on the way (red): their rank fell below the gate."
     )
