@@ -9,16 +9,27 @@ people and other programs; specdiag does not read it, so the two files cannot di
 import json
 import os
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import IO, Any
 
 from specdiag.checkpoint.reader import Checkpoint, Source, open_checkpoint
 from specdiag.checkpoint.safetensors import CODES, RECORD, make_header, parse_json, sort_key
-from specdiag.checkpoint.tensor import Tensor, combined_hash, elements_hash, read_values, ties
+from specdiag.checkpoint.tensor import (
+    ITEMSIZE,
+    Tensor,
+    combined_hash,
+    elements_hash,
+    read_values,
+    ties,
+)
+from specdiag.checkpoint.weights.bounds import stored_bytes
 from specdiag.outputs import is_input, sync, whole_file
 from specdiag.wording import is_text, shown, some
 
 MAX_LISTED = 5
+MAX_GROWTH = 2  # times the size of the source, without `overwrite`
+ALWAYS = 2**16  # bytes
 _NO_DIGEST = "0" * 64
 
 
@@ -36,13 +47,15 @@ def export(source: Source, target: str | os.PathLike[str], *, overwrite: bool = 
     target : path
         A name that ends in ``.safetensors``; the JSON file gets the same name with ``.json``.
     overwrite : bool
-        Whether to replace existing files of these names.
+        Whether to replace existing files of these names, and to write more than twice as many
+        bytes as the checkpoint has: shared elements are stored one by one, quantised ones widened.
 
     Raises
     ------
     ValueError
         If `target` has another extension or is part of the checkpoint, or if a tensor cannot be
-        read or cannot be stored in a safetensors file. Nothing is written then.
+        read or cannot be stored in a safetensors file, or if the export would be more than twice
+        as large and `overwrite` is false. Nothing is written then.
     FileExistsError
         If one of the two files exists and `overwrite` is false.
     OSError
@@ -63,6 +76,8 @@ def export(source: Source, target: str | os.PathLike[str], *, overwrite: bool = 
         "metadata": checkpoint.metadata,
         "notes": list(checkpoint.notes),
     }
+    if not overwrite:
+        _refuse_growth(checkpoint, tied, where)
     stored = sorted((t for t in checkpoint.tensors if t.name not in tied), key=sort_key)
     # The hashes are known after all tensors are written: leave space for a header of that size.
     header = make_header(stored, {RECORD: _as_json(record, where)}, where)
@@ -115,6 +130,18 @@ def _refuse_obstacles(checkpoint: Checkpoint, where: str) -> None:
         )
     if not tensors:
         raise ValueError(f"{where}: there are no tensors to export")
+
+
+def _refuse_growth(checkpoint: Checkpoint, tied: Mapping[str, str], where: str) -> None:
+    """Raise ValueError if the tensors take much more than the files that store them."""
+    source = stored_bytes(checkpoint.path) if checkpoint.path else None
+    tensors = [t for t in checkpoint.tensors if t.name not in tied]
+    size = sum(prod(t.shape) * ITEMSIZE[t.dtype] for t in tensors)
+    if source is not None and size > max(MAX_GROWTH * source, ALWAYS):
+        raise ValueError(
+            f"{where}: an export of {size:,} bytes, from {source:,} that are stored; --force, "
+            "overwrite=True, writes it"
+        )
 
 
 def _obstacle(tensor: Tensor) -> str | None:

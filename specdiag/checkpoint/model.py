@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from specdiag.checkpoint.tensor import MAX_LEVELS, MAX_NAME, MAX_NAMES
 from specdiag.checkpoint.tree import SCALARS, children, is_number, is_table, is_tensor
 from specdiag.checkpoint.twins import STATE_DICTS, find_twins, names_under
 from specdiag.wording import counted, shown, some
 
 MAX_VISITS = 200_000
-MAX_LEVELS = 100
-MAX_NAME = 1000
-MAX_NAMES = 20_000_000  # characters of all names together
 
 _EMA = re.compile(r"(model_)?ema(_(model|net|state|weights|params))?(_(state_)?dict)?")
 _WRAPPERS = re.compile(

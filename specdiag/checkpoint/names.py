@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from os.path import commonprefix
 
 # torch.compile, activation checkpointing, FSDP, Lightning Fabric; Opacus, and FairScale's FSDP.
 WRAPPERS = (
@@ -18,9 +19,7 @@ def strip_wrappers(names: list[str]) -> Callable[[str], str]:
     The prefixes ``module.``, ``model.`` and those of `WRAPPERS` are removed as long as all names
     start with them. The components are removed everywhere, unless two names would become equal.
     """
-    prefix = ""
-    while more := next((p for p in _PREFIXES if _all_start(names, prefix + p)), ""):
-        prefix += more
+    prefix = _common_prefix(names)
 
     def strip(name: str) -> str:
         return name.removeprefix(prefix)
@@ -32,5 +31,11 @@ def strip_wrappers(names: list[str]) -> Callable[[str], str]:
     return strip_all if len(fully) == len(names) and "" not in fully else strip
 
 
-def _all_start(names: list[str], prefix: str) -> bool:
-    return bool(names) and all(n.startswith(prefix) and len(n) > len(prefix) for n in names)
+def _common_prefix(names: list[str]) -> str:
+    """Return the longest sequence of prefixes that all names start with, and none consists of."""
+    common = commonprefix(names)  # noqa: RUF071 - of characters
+    common = common[: min(map(len, names), default=0) - 1]
+    end = 0
+    while more := next((p for p in _PREFIXES if common.startswith(p, end)), ""):
+        end += len(more)
+    return common[:end]

@@ -37,7 +37,13 @@ from specdiag.checkpoint.names import strip_wrappers
 from specdiag.checkpoint.remote.path import RemotePath
 from specdiag.checkpoint.remote.places import place
 from specdiag.checkpoint.safetensors import parse_json
-from specdiag.checkpoint.tensor import Tensor, combined_hash, elements_hash, read_values
+from specdiag.checkpoint.tensor import (
+    Tensor,
+    TensorNameError,
+    combined_hash,
+    elements_hash,
+    read_values,
+)
 from specdiag.checkpoint.torchfile.roles import Role
 from specdiag.checkpoint.tree import is_tensor
 from specdiag.checkpoint.weights.weight import Weight
@@ -140,6 +146,13 @@ def open_checkpoint(source: Source, which: str | None = None) -> Checkpoint:
 
 
 def _open_place(path: Path, which: str | None) -> Checkpoint:
+    try:
+        return _open_local_or_remote(path, which)
+    except TensorNameError as error:
+        raise ValueError(f"{shown(path.name, quote=False)}: {error}") from None
+
+
+def _open_local_or_remote(path: Path, which: str | None) -> Checkpoint:
     if not isinstance(path, RemotePath):
         return _open_folder(path, which) if path.is_dir() else _open_path(path, which)
     pinned = path.pinned()

@@ -10,6 +10,7 @@ import numpy as np
 
 from specdiag.checkpoint.tensor import (
     ITEMSIZE,
+    MAX_TENSORS,
     Tensor,
     check_bytes,
     checked_shape,
@@ -102,6 +103,8 @@ def read_header(file: File) -> tuple[list[Tensor], dict[str, str]]:
     metadata = header.pop("__metadata__", {})
     if not _is_table_of_texts(metadata):
         raise ValueError(f"{where}: __metadata__ is not a table of texts")
+    if len(header) > MAX_TENSORS:
+        raise ValueError(f"{where}: {len(header):,} tensors; at most {MAX_TENSORS:,} are read")
     entries = [_entry(name, entry, f"{where}: {shown(name)}") for name, entry in header.items()]
     entries.sort(key=lambda entry: (entry.begin, entry.end))
     _check_cover(entries, file.size - 8 - length, where)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -22,6 +23,11 @@ ML_DTYPES = {"bfloat16": 2} | dict.fromkeys(_FLOAT8, 1)
 ITEMSIZE = PLAIN_DTYPES | ML_DTYPES
 MAX_DIMENSIONS = 64  # NumPy's own limit
 MAX_BYTES = 2**63 - 1
+MAX_NAME = 1000  # characters of a name
+MAX_TENSORS = 100_000  # of one file
+MAX_LEVELS = 100  # parts of a name, between dots or slashes
+MAX_NAMES = 20_000_000  # characters of all names together
+_SEPARATORS = re.compile("[./]")
 
 
 def numpy_dtype(name: str) -> np.dtype:
@@ -31,6 +37,10 @@ def numpy_dtype(name: str) -> np.dtype:
 
         return np.dtype(getattr(ml_dtypes, name))
     return np.dtype(name)
+
+
+class TensorNameError(ValueError):
+    """A name of a tensor is too long or has too many levels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +89,14 @@ class Tensor:
     identity: tuple[object, ...] | None = None
     read: Callable[[], np.ndarray] = field(repr=False)
     read_rows: Callable[[int, int], np.ndarray] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raise TensorNameError if the name is too long or too deep, in a file of any format."""
+        if len(self.name) > MAX_NAME or len(_SEPARATORS.findall(self.name)) >= MAX_LEVELS:
+            raise TensorNameError(
+                f"{shown(self.name)}: a name of {len(self.name):,} characters; at most "
+                f"{MAX_NAME:,} are read, of at most {MAX_LEVELS} levels"
+            )
 
     def __str__(self) -> str:
         return f"{self.name} {'x'.join(map(str, self.shape))}"

@@ -80,7 +80,11 @@ def weights(
 @click.command()
 @click.argument("checkpoint", type=CheckpointType())
 @click.argument("output", type=click.Path(path_type=Path), metavar="OUT.safetensors")
-@click.option("--force", is_flag=True, help="Replace the files if they exist.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Replace the files if they exist; write more than twice the bytes of CHECKPOINT.",
+)
 @which_option
 @lock_option
 def export(

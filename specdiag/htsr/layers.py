@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from specdiag.checkpoint.tensor import ties
+from specdiag.checkpoint.tensor import elements_hash, ties
 from specdiag.checkpoint.weights.values import reason_by_values
 from specdiag.checkpoint.weights.weight import Weight
 from specdiag.htsr import esd, weightwatcher
@@ -112,8 +112,9 @@ def measure(
     weights = list(weights)
     reasons = {w.name: skip_reason(w, min_eigenvalues, include_embeddings) for w in weights}
     tables = [w for w in weights if reasons[w.name].startswith(EMBEDDING)]
+    digests: dict[str, str] = {}
     for weight in weights:
-        table = None if reasons[weight.name] else _equal_one(weight, tables)
+        table = None if reasons[weight.name] else _equal_one(weight, tables, digests)
         if table:
             reasons[weight.name] = f"tied to {table.name}, an embedding table"
     tied = ties(w for w in weights if not reasons[w.name])
@@ -135,24 +136,30 @@ def measure(
         if layer and layer.status == "fit":
             # Equal bits have equal spectra, so only weights of equal spectra are read again.
             equal = spectra.setdefault(layer.eigenvalues.tobytes(), [])
-            if first := _equal_one(weight, equal):
+            if first := _equal_one(weight, equal, digests):
                 layer, reason = None, f"a copy of {first.name} bit for bit, measured once"
             equal.append(weight)
         yield layer or _record(weight, status="skipped", reason=reason)
 
 
-def _equal_one(weight: Weight, others: Iterable[Weight]) -> Weight | None:
-    """Return the first of the others with the same elements, in memory or bit by bit, or None."""
+def _equal_one(weight: Weight, others: Iterable[Weight], digests: dict[str, str]) -> Weight | None:
+    """Return the first of the others with the same elements, in memory or bit by bit, or None.
+
+    Digests by name are kept: each weight is read once, however many others there are.
+    """
     for other in others:
         if (other.shape, other.dtype) != (weight.shape, weight.dtype):
             continue
         if weight.identity and weight.identity == other.identity:
             return other
         try:
-            if weight.read().tobytes() == other.read().tobytes():
-                return other
+            for one in (weight, other):
+                if one.name not in digests:
+                    digests[one.name] = elements_hash(one.read())
         except (ValueError, OSError, MemoryError):  # reported when it is measured
             continue
+        if digests[weight.name] == digests[other.name]:
+            return other
     return None
 
 

@@ -19,7 +19,7 @@ from specdiag.checkpoint.model import (
 )
 from specdiag.checkpoint.names import strip_wrappers
 from specdiag.checkpoint.safetensors import RECORD, read_header, restore
-from specdiag.checkpoint.tensor import Tensor
+from specdiag.checkpoint.tensor import MAX_TENSORS, Tensor
 from specdiag.checkpoint.torchfile.archive import Record, read_directory
 from specdiag.checkpoint.torchfile.exported import is_exported, read_exported
 from specdiag.checkpoint.torchfile.legacy import read_legacy, starts_legacy
@@ -73,8 +73,18 @@ def open_single(file: File, which: str | None = None) -> Content:
     Raises
     ------
     ValueError
-        If the file is not a checkpoint, is damaged, or has no network `which`.
+        If the file is not a checkpoint, is damaged, has too many tensors, or no network `which`.
     """
+    content = _open_single(file, which)
+    if len(content.tensors) > MAX_TENSORS:
+        raise ValueError(
+            f"{file.name}: {len(content.tensors):,} tensors; at most {MAX_TENSORS:,} are read "
+            "from one file: divide it into shards"
+        )
+    return content
+
+
+def _open_single(file: File, which: str | None) -> Content:
     head = head_of(file)
     if not head:
         raise ValueError(f"{file.name}: the file is empty; copy or download it again")

@@ -13,15 +13,21 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from specdiag.checkpoint.tensor import ITEMSIZE, Tensor, checked_shape, numpy_dtype, unreadable
+from specdiag.checkpoint.tensor import (
+    ITEMSIZE,
+    MAX_NAME,
+    MAX_TENSORS,
+    Tensor,
+    checked_shape,
+    numpy_dtype,
+    unreadable,
+)
 from specdiag.files import File, find_file, library, open_file, read_array
 from specdiag.wording import shown
 
 VERSIONS = (2, 3)
 MAX_HEADER = 512 * 2**20  # bytes of texts and arrays before the tensors
 MAX_VALUES = 1_000_000  # texts in arrays: a vocabulary and its merges have up to 700,000
-MAX_TENSORS = 100_000  # and entries of the metadata
-MAX_NAME = 1000
 MAX_LEVELS = 4  # arrays of arrays
 MAXSHARDS = 1000
 MAX_TEXT = 10_000  # bytes of a text that is kept as metadata

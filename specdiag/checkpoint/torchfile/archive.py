@@ -23,7 +23,8 @@ MAX_DIRECTORY = 64 * 2**20
 # Weights can hardly be compressed, but masks and zeros can: a record that grows more often than
 # this, and to more bytes, is a decompression bomb.
 MAX_RATIO = 20
-MAX_GROWN = 512 * 2**20
+MAX_GROWN = 64 * 2**20
+MAX_RECORDS = 100_000
 CHUNK = 2**20
 
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
@@ -151,6 +152,8 @@ def _read_end(stream: BinaryIO, size: int, where: str) -> tuple[int, int, int]:
 
 def _entries(data: bytes, n_entries: int, where: str) -> Iterable[_Entry]:
     position = 0
+    if n_entries > MAX_RECORDS:
+        raise ValueError(f"{where}: {n_entries:,} records; at most {MAX_RECORDS:,} are read")
     for index in range(n_entries):
         if position + _CENTRAL.size > len(data):
             raise ValueError(f"{where}: the zip directory ends before entry {index:,}")

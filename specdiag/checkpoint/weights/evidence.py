@@ -1,6 +1,7 @@
 """Checkpoint -> what tells how its tensors are meant: neighbours, roles and configurations."""
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -129,6 +130,11 @@ class Evidence:
     def distinct_shapes(self) -> set[tuple[int, ...]]:
         """All shapes of the file."""
         return {tensor.shape for tensor in self.weights.values()}
+
+    @cached_property
+    def shapes_with(self) -> Counter[int]:
+        """How many distinct shapes have a side."""
+        return Counter(side for shape in self.distinct_shapes for side in set(shape))
 
     @cached_property
     def routers(self) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:

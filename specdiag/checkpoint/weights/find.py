@@ -12,6 +12,7 @@ from specdiag.checkpoint.weights.adapters.base import (
     has_adapter,
     with_base,
 )
+from specdiag.checkpoint.weights.bounds import stored_bytes, within
 from specdiag.checkpoint.weights.computed.normalised import normalised, with_masks
 from specdiag.checkpoint.weights.evidence import Evidence, gather
 from specdiag.checkpoint.weights.fused import blocks
@@ -160,7 +161,9 @@ def _whole(checkpoint: Checkpoint) -> list[Weight]:
         elif ".original_module." in f".{name}" and _replaced(name, left):
             reason = "not used: modules_to_save replaces it"
         found.append(plain(tensor, reason=reason))
-    return sorted(found, key=lambda weight: position[weight.tensors[0]])
+    found.sort(key=lambda weight: position[weight.tensors[0]])
+    stored = stored_bytes(checkpoint.path) if checkpoint.path else None
+    return found if stored is None else within(found, stored)
 
 
 def _take(left: dict[str, Tensor], found: list[Weight], more: Iterator[Weight]) -> None:

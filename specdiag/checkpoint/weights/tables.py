@@ -39,6 +39,7 @@ _ITEMS = (
     "n_items",
     "num_tokens",
 )
+MAX_HEADS = 16  # output heads that tables are compared to
 MANY = 2  # shapes that share a side: it is the width of the network, not the size of one layer
 
 
@@ -53,7 +54,7 @@ def with_tables(whole: Sequence[Weight], evidence: Evidence) -> list[Weight]:
         w
         for w in matrices
         if _is_head(w) and (_owner(w.name) != "decoder" or _has_bias(w, evidence))
-    ]
+    ][:MAX_HEADS]
     tied = _tied(matrices, evidence)
     return [
         replace(
@@ -61,6 +62,8 @@ def with_tables(whole: Sequence[Weight], evidence: Evidence) -> list[Weight]:
             table=_table(w, evidence, heads) or tied.get(w.name, ""),
             has_bias=_has_bias(w, evidence),
         )
+        if len(w.shape) > 1
+        else w
         for w in whole
     ]
 
@@ -159,6 +162,6 @@ def _is_wide(shape: tuple[int, ...], evidence: Evidence) -> bool:
 
 def _others(shape: tuple[int, ...], evidence: Evidence) -> tuple[int, int]:
     """Return how many other shapes of the file have the rows, and the columns."""
-    others = evidence.distinct_shapes - {shape}
-    rows, columns = (sum(side in other for other in others) for side in shape)
+    itself = shape in evidence.distinct_shapes
+    rows, columns = (evidence.shapes_with[side] - itself for side in shape)
     return rows, columns

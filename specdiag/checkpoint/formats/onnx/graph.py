@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from specdiag.checkpoint.formats.onnx.wire import Span, Wire
-from specdiag.checkpoint.tensor import MAX_DIMENSIONS, checked_shape
+from specdiag.checkpoint.tensor import MAX_DIMENSIONS, MAX_NAME, checked_shape
 from specdiag.wording import shown
 
 MAX_LEVELS = 20  # of graphs in the attributes of operators
-MAX_NAME = 1000
 DTYPES = dict(
     enumerate(
         (
