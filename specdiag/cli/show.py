@@ -128,11 +128,12 @@ def report(
 
 def _study(lock_path: Path | None) -> Path | None:
     """Return the folder with the figures of the study of a lock; None if no lock is given."""
+    from specdiag.lock.place import inside
     from specdiag.plot.drawings import FOLDER
 
     if lock_path is None:
         return None
-    folder = lock_path.resolve().parent / FOLDER
+    folder = inside(lock_path.resolve().parent, FOLDER)
     if not folder.is_dir():
         raise click.UsageError(f"--study {lock_path}: there is no folder {FOLDER} beside it")
     return folder

@@ -167,7 +167,7 @@ def declared(root: Path) -> list[Entry]:
         If two recipes declare an entry, or one declares a result.
     """
     entries: dict[Key, Entry] = {}
-    for path in sorted((root / FOLDER).glob("*.py")):
+    for path in sorted(inside(root, FOLDER).glob("*.py")):
         if path.stem.startswith("_"):
             continue
         for entry in _entries(root, path.stem):
