@@ -153,12 +153,12 @@ def sweep(folder: Path) -> None:
 def lock_open(file: IO[bytes], *, wait: bool = True) -> bool:
     """Lock an open file against other processes and `sweep`; return whether it is locked.
 
-    Without `fcntl`, on Windows, an open file cannot be removed, so it needs no lock.
+    Without `fcntl`, as on Windows, nothing is locked, and `sweep` removes nothing.
     """
     try:
         import fcntl
     except ImportError:
-        return True
+        return False
     with suppress(OSError):  # another process has locked it, or the file system has no locks
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         return True
