@@ -110,7 +110,10 @@ def _changed(root: Path, lock: Lock, entry: Entry, receipt: Receipt) -> str:
 
 def _is_of_other_code(root: Path, entry: Entry, receipt: Receipt) -> bool:
     """Return whether another program built a file; False if it or the present one is unknown."""
-    present = receipt.code and code_digest(root, entry.recipe)
+    try:
+        present = receipt.code and code_digest(root, entry.recipe)
+    except (OSError, ValueError):  # a module cannot be read, which says nothing about the file
+        return False
     return present not in (None, receipt.code, receipt.accepted)
 
 
