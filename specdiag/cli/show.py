@@ -119,8 +119,9 @@ def report(
     from specdiag.outputs import write_output
     from specdiag.show.report import report as page
 
+    decided = _claims(claims)  # first, as it is quick
     dataset, tables = _read(data, trainings)
-    sections = _sections(dataset) + _claims(claims)
+    sections = _sections(dataset) + decided
     html = page(dataset, tables=tables, sections=sections, study=_study(study))
     write_output(output, html.encode(), overwrite=force)
     click.echo(f"wrote {output}", err=True)
@@ -180,4 +181,5 @@ def _read(data: Path, trainings: tuple[Path, ...]) -> tuple["xr.Dataset", dict[s
     from specdiag.dataset.netcdf import load_spectra
     from specdiag.plot import trajectory
 
-    return load_spectra(data), {path.name: trajectory.read(path) for path in trainings}
+    tables = {path.name: trajectory.read(path) for path in trainings}
+    return load_spectra(data), tables

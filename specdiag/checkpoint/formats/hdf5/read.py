@@ -105,7 +105,8 @@ def errors(where: str) -> Iterator[None]:
     except LimitError:
         raise
     except _OF_DAMAGE as error:
-        raise ValueError(f"{where}: damaged, or not read by h5py: {one_line(error)}") from None
+        text = f"{where}: damaged, or not read by h5py: {one_line(error)}"
+        raise ValueError(text + "; get the file again" * bool(where)) from None
 
 
 class LimitError(ValueError):

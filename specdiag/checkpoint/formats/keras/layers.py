@@ -95,7 +95,10 @@ def _read(
 ) -> tuple[list[Tensor], dict[str, Any], list[str]]:
     content = read_hdf5(opened, size, where)
     if content.is_netcdf:
-        raise ValueError(f"{where}: a netCDF file, such as a Dataset of spectra, not a checkpoint")
+        raise ValueError(
+            f"{where}: a netCDF file, such as a Dataset of spectra, not a checkpoint; give it to "
+            "`specdiag report`, `figures` or `link`"
+        )
     text = content.texts.get(((), "model_config"), "")
     model = _configuration(config or (text.encode() if isinstance(text, str) else b""), where)
     kept = [t for t in content.datasets if _top(t) not in _ASIDE]
