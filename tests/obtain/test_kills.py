@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -138,82 +136,3 @@ def test_two_processes_that_train_one_lock_make_every_entry_once(tmp_path):
     assert set(begun.values()) == {1}
     assert len(begun) == 10
     assert states(tmp_path) == {"ok": 10}
-
-
-POYO = """
-import os, signal
-from pathlib import Path
-
-from ._published import adamw, declare, training
-from .data.recordings import open_recordings
-from .poyo.run import evaluate_checkpoint
-from ._tasks import reaching
-from .poyo.train import train
-
-TASK = reaching("c_20131003_center_out_reaching", seconds=60)
-
-
-def entries():
-    params = {
-        "data": TASK.data("desk", 1.0),
-        "unit_dropout": {"level": "off"},
-        "optimizer": adamw(2e-3),
-        "training": training(batch=4, steps=12, matmul="highest"),
-    }
-    return [declare("killed", "desk", TASK, recipe="dying", params=params)]
-
-
-def build(job):
-    import torch
-
-    torch.set_num_threads(1)
-    sessions = list(open_recordings(job.params, Path("recordings")).values())
-    train(job, sessions, on_step=die)
-    return {"r2": (evaluate_checkpoint(job, sessions, job.output).r2, 0.02)}
-
-
-def die(step, _):
-    if f"{step}" == os.environ.get("AT"):
-        os.kill(os.getpid(), int(os.environ["BY"]))
-"""
-
-
-@pytest.mark.slow
-def test_a_training_of_poyo_that_is_killed_and_terminated_ends_with_the_same_weights(tmp_path):
-    pytest.importorskip("lightning")
-    pytest.importorskip("torch_brain")
-    command = [sys.executable, "-m", "specdiag"]
-    results = {}
-    for folder in (tmp_path / "whole", tmp_path / "killed"):
-        hidden = shutil.ignore_patterns("pipelines", "__pycache__")
-        shutil.copytree(ROOT / "recipes", folder / "recipes", ignore=hidden)
-        for declared in (folder / "recipes").glob("[a-z]*.py"):
-            declared.unlink()
-        (folder / "recipes" / "dying.py").write_text(POYO)
-        (folder / "checkpoints.lock").write_text("lock-version = 1\n")
-
-        def run(*arguments, folder=folder, **environment):
-            environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
-            line = [*command, *arguments]
-            return subprocess.run(
-                line, cwd=folder, env=environment, capture_output=True, text=True, check=False
-            )
-
-        assert run("lock").returncode == 0
-        if folder.name == "killed":
-            nothing_saved = run("train", "killed", AT="3", BY=f"{signal.SIGKILL:d}")
-            assert nothing_saved.returncode == -signal.SIGKILL
-            saved = run("train", "killed", AT="5", BY=f"{signal.SIGTERM:d}")
-            assert saved.returncode == 143
-            assert "resumed" not in saved.stderr
-            later = run("train", "killed", AT="8", BY=f"{signal.SIGKILL:d}")
-            assert later.returncode == -signal.SIGKILL
-            assert "resumed after step 5 of 12" in later.stderr
-            assert not (folder / "checkpoints" / "desk" / "killed.ckpt").exists()
-        done = run("train", "killed")
-        assert done.returncode == 0
-        assert ("resumed after step 5 of 12" in done.stderr) == (folder.name == "killed")
-        (entry,) = lockfile.load(folder / "checkpoints.lock").entries
-        results[folder.name] = entry.file.tensors, entry.metrics
-        assert list(folder.rglob("*.run")) == []
-    assert results["killed"] == results["whole"]

@@ -80,6 +80,15 @@ OPEN(open64)
 """
 
 
+def compiled(folder):
+    """Return the path of the compiled library."""
+    source, library = folder / "faults.c", folder / "faults.so"
+    source.write_text(SOURCE)
+    command = [COMPILER, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"]
+    subprocess.run(command, check=True)
+    return library
+
+
 @contextlib.contextmanager
 def disk(folder):
     """Give a function `(where, arguments, at, number, lasts)` that runs a command in a folder.
@@ -87,10 +96,7 @@ def disk(folder):
     The write `at` fails with the error `number`; none fails at 0; if `lasts`, all later ones fail,
     too. It returns exit code, text of the command, and the number of writes.
     """
-    source, library = folder / "faults.c", folder / "faults.so"
-    source.write_text(SOURCE)
-    command = [COMPILER, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"]
-    subprocess.run(command, check=True)
+    library = compiled(folder)
     variables = {
         "LD_PRELOAD": str(library),
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",

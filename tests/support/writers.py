@@ -78,5 +78,6 @@ def check_old_or_new(now, old, new):
         elif not TIMED.fullmatch(name):
             assert content in (old.get(name), new.get(name)), name
     for name in old:
-        if not TIMED.fullmatch(name):
+        # The JSON of an export is a copy of what its safetensors file holds, and goes first.
+        if not TIMED.fullmatch(name) and name != "e.json":
             assert name in now or name not in new, name
