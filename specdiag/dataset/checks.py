@@ -117,7 +117,7 @@ def check_range(name: str, values: Any) -> None:
     if name == "eigenvalue":
         wrong |= np.isnan(numbers)
     if wrong.any():
-        value = numbers[wrong].flat[0]
+        value = np.atleast_1d(numbers)[np.atleast_1d(wrong)][0]
         raise ValueError(f"{name} is {value:.6g}; expected {low:g} to {high:g}")
 
 

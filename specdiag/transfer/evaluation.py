@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from specdiag.dataset.checks import check_range
 from specdiag.dataset.schema import ADDED, COLLECTION, FEATURES
 from specdiag.files import read_file
 from specdiag.outputs import write_whole
@@ -70,6 +71,7 @@ def _checked(content: Any) -> dict[str, Any]:
     if not isinstance(sessions, dict) or not sessions or not all(map(is_text, sessions)):
         raise ValueError("r2 is not a table of sessions")
     r2 = {name: _value(f"r2.{shown(name)}", v, (), "f") for name, v in sessions.items()}
+    check_range("session_r2", list(r2.values()))
     evaluation: dict[str, Any] = {"session_r2": r2}
     if "features" in content:
         features = content["features"]
@@ -78,6 +80,8 @@ def _checked(content: Any) -> dict[str, Any]:
                 continue  # written by an earlier specdiag
             value, spec = _part(features, "features.", key), COLLECTION[name]
             evaluation[name] = _value(f"features.{key}", value, spec.dims, spec.dtype)
+            if spec.dtype == "f":
+                check_range(name, evaluation[name])
     return evaluation
 
 

@@ -321,6 +321,7 @@ END = (
         ('{"r2": {"a": "good"}}', "r2.'a' is 'good', not a number or null"),
         ('{"r2": {"a": true}}', "r2.'a' is True, not a number or null"),
         ('{"r2": {"a": 1' + "0" * 400 + "}}", "r2.'a' is out of the range of numbers"),
+        ('{"r2": {"a": 1e300}}', "session_r2 is 1e+300; expected -inf to 1"),
         ('{"r2": {"a": 1}, "features": {}}', "features.eigenvalues is missing"),
         ('{"r2": {"a": 1}, "features": 3}', "features.eigenvalues is missing"),
         (
