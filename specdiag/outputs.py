@@ -4,6 +4,7 @@ Outputs that users name go through `write_output`. Each kind has its own suffix 
 a file is known as an output of specdiag.
 """
 
+import glob
 import os
 import re
 import secrets
@@ -14,23 +15,25 @@ from typing import IO, Any
 
 from specdiag.files import DistantPath, File, find_file, open_file
 
-# What an output begins with, by its suffix: the whole text, or a pattern in its first bytes.
-_STARTS = {
-    ".html": re.compile(rb'<meta name="generator" content="specdiag">'),
-    ".json": re.compile(rb'\A{\n "version": 1,\n "tensor_digest": "'),  # beside an export
+# What a file of each kind has in its first bytes; a PDF in its last.
+_MARKS = {
+    ".csv": re.compile(rb"\Astep,name,norm,rank,alpha,alpha_low,alpha_high\r?\n"),
+    ".html": re.compile(
+        rb'\A<!DOCTYPE html>\n.*<meta name="generator" content="specdiag">', re.DOTALL
+    ),
+    ".json": re.compile(rb'\A{\s*"r2": {'),  # of an evaluation
     ".md": re.compile(rb"\A<!-- written by specdiag -->"),
-    ".pdf": re.compile(rb"/Creator \(specdiag\)"),
-    ".png": re.compile(rb"Software\x00specdiag"),
-    ".safetensors": re.compile(rb'\A.{8}{"__metadata__":{"specdiag_export":', re.DOTALL),
-    ".svg": re.compile(rb"<dc:title>specdiag</dc:title>"),
+    ".pdf": re.compile(rb"\n<< /Creator \(specdiag\) /Producer \(Matplotlib"),
+    ".png": re.compile(rb"\A\x89PNG.{0,64}tEXtSoftware\x00specdiag", re.DOTALL),
+    ".svg": re.compile(rb"\A<\?xml .*\n<!DOCTYPE svg .*<dc:title>specdiag</dc:title>", re.DOTALL),
     ".txt": re.compile(rb"\ACaptions of figures, written by specdiag"),
 }
 # The name of a file that is being written: that of its target, eight digits, this suffix.
 UNFINISHED = ".specdiag"
 _TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{8}}{re.escape(UNFINISHED)}", re.DOTALL)
-_LARGEST = 2**24  # bytes that are searched for a mark
-# Files that belong to a checkpoint of a lock: a receipt, and the Dataset of its spectra.
-_BESIDE = re.compile(r".+\.[0-9a-f]{16}\.(nc|json)")
+_SEARCHED = 2**16  # bytes
+_LOCKED = (".lock", ".py")  # locks and programs beside them
+_BESIDE = re.compile(r"(.+)\.[0-9a-f]{16}\.(nc|json)")  # spectra or receipt of a checkpoint
 
 
 def write_output(path: Path, content: bytes | memoryview, *, overwrite: bool = False) -> None:
@@ -54,31 +57,44 @@ def check_output_path(path: Path, *, overwrite: bool = False) -> None:
     FileExistsError
         If a file without our mark has that name, and `overwrite` is false.
     ValueError
-        If a pipe, a device or a folder has that name, or a file that belongs to a checkpoint.
+        If a pipe, a device or a folder has that name, or if it is the name of a lock, a program, a
+        checkpoint of a lock or its receipt or spectra, or a link to a file of another kind.
     """
     check_target(path)
-    if not path.exists():
-        return
-    if _BESIDE.fullmatch(path.resolve().name):
-        raise ValueError(f"{path}: a file that belongs to a checkpoint; choose another name")
-    if not overwrite and not has_mark(path):
+    target = path.resolve()
+    if path.is_symlink() and target.suffix.lower() != path.suffix.lower():
+        raise ValueError(f"{path}: a link to {target}, a file of another kind; give another name")
+    if path.suffix.lower() in _LOCKED:
+        raise ValueError(f"{path}: locks and recipes are never replaced; give another name")
+    if _belongs_to_checkpoint(path) or _belongs_to_checkpoint(target):
+        raise ValueError(f"{path}: a checkpoint or a file that belongs to one; give another name")
+    if target.exists() and not overwrite and not has_mark(target):
         raise FileExistsError(
             f"{path} exists and is not an output of specdiag; choose another name, or replace it "
             "(--force, overwrite=True)"
         )
 
 
+def _belongs_to_checkpoint(path: Path) -> bool:
+    """Return whether a file is a receipt, spectra of a checkpoint, or the checkpoint of these."""
+    if not path.is_file():
+        return False
+    siblings = path.parent.glob(f"{glob.escape(path.name)}.*")
+    names = [match[1] for other in siblings if (match := _BESIDE.fullmatch(other.name))]
+    return path.name in names or _BESIDE.fullmatch(path.name) is not None
+
+
 def has_mark(path: Path) -> bool:
     """Return whether an existing file is an output of specdiag of the kind of its suffix."""
+    kind = path.suffix.lower()
     try:
         file = find_file(path)
-        if path.suffix.lower() == ".nc":
+        if kind == ".nc":
             return _is_dataset(file)
-        mark = _STARTS.get(path.suffix.lower())
-        if not mark:
-            return False
         with open_file(file) as stream:
-            return bool(mark.search(stream.read(_LARGEST)))
+            if kind == ".pdf":
+                stream.seek(max(0, file.size - _SEARCHED))
+            return kind in _MARKS and bool(_MARKS[kind].search(stream.read(_SEARCHED)))
     except (ValueError, OSError):
         return False
 
@@ -86,9 +102,12 @@ def has_mark(path: Path) -> bool:
 def _is_dataset(file: File) -> bool:
     import h5py
 
-    with open_file(file) as stream, h5py.File(stream, "r") as content:
-        attributes: Any = content.attrs
-        return {"schema_version", "provenance"} <= {*attributes}
+    try:
+        with open_file(file) as stream, h5py.File(stream, "r") as content:
+            attributes: Any = content.attrs
+            return {"schema_version", "provenance"} <= {*attributes}
+    except (RuntimeError, LookupError, TypeError):  # of a damaged file
+        return False
 
 
 def write_whole(target: Path, content: bytes | memoryview) -> None:
@@ -189,13 +208,14 @@ def check_target(target: Path) -> None:
 def is_input(path: Path, source: Path) -> bool:
     """Return whether the existing file `path` is read when `source` is opened.
 
-    It is `source` itself, or any file in a folder or beside the JSON index of a sharded checkpoint.
+    It is `source` itself, or any file, but for outputs of specdiag, in a folder or beside the JSON
+    index of a sharded checkpoint.
     """
     if isinstance(source, DistantPath):
         return False
     if source.is_dir() or source.suffix == ".json":
         folder = source if source.is_dir() else source.parent
-        return path.resolve().parent == folder.resolve()
+        return path.resolve().is_relative_to(folder.resolve()) and not has_mark(path.resolve())
     return source.exists() and path.samefile(source)
 
 

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from specdiag.files import find_file
 from specdiag.outputs import whole_file
 
 from .._tasks import task_of
@@ -79,41 +80,52 @@ def digest(session: str, simulation: Mapping[str, Any]) -> str:
 
 
 def write_recordings(
-    folder: Path | str, sessions: Iterable[str], simulation: Mapping[str, Any]
+    folder: Path | str,
+    sessions: Iterable[str],
+    simulation: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
 ) -> list[Path]:
     """Write simulated recordings to FOLDER/BRAINSET/SESSION.h5, and return these paths.
 
-    A file with the same settings is kept; one with other settings is replaced. A file is complete
-    or absent, even if several processes write it.
+    A file with the same settings is kept; one with other settings is replaced, and with `overwrite`
+    any other regular file. A file is complete or absent, even if several processes write it.
 
     Raises
     ------
     ValueError
-        As in `simulate`, or if a file of this name holds a recording that was not simulated.
+        As in `simulate`, or if a file of this name holds anything but a simulated recording and
+        `overwrite` is false.
     """
     paths = []
     for session in sessions:
         path = Path(folder) / task_of(session).brainset / f"{session}.h5"
-        if not _is_current(path, digest(session, simulation)):
+        if not _is_current(path, digest(session, simulation), overwrite):
             _save(simulate(session, simulation), path)
         paths.append(path)
     return paths
 
 
-def _is_current(path: Path, expected: str) -> bool:
-    """Return whether a file exists and holds the simulated recording of this digest."""
+def _is_current(path: Path, expected: str, overwrite: bool) -> bool:
+    """Return whether a file holds the simulated recording of this digest, and need not be written.
+
+    A file that must not be replaced raises ValueError.
+    """
     import h5py
 
     if not path.exists():
         return False
     try:
-        with h5py.File(path) as file:
+        with h5py.File(find_file(path).path) as file:
             present = file.attrs.get("simulation")
     except OSError:
         present = None
-    if present is None:
-        raise ValueError(f"{path}: not a simulated recording; move it, or name another folder")
-    return bool(present == expected)
+    if present is None and not overwrite:
+        raise ValueError(
+            f"{path}: not a simulated recording; move it, name another folder, or replace it "
+            "(--force, overwrite=True)"
+        )
+    return str(present) == expected
 
 
 def _save(data: Any, path: Path) -> None:

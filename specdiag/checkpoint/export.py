@@ -94,6 +94,7 @@ def export(source: Source, target: str | os.PathLike[str], *, overwrite: bool = 
             table.write(text.encode() + b"\n")
             sync(file)
             sync(table)
+            _json_beside(safe, checkpoint, overwrite)  # again: writing can take long
             side.unlink(missing_ok=True)  # an old JSON never lies beside new tensors
     except OSError as error:
         reason = error.strerror or error

@@ -100,16 +100,19 @@ def compare(
     if len(files) + len(against) < 2:
         text = "compare needs at least two files; the first is compared with the others"
         raise click.UsageError(text)
+    from specdiag.plot import difference
+
     inputs = [*files, *against, *([settings["base"]] if settings["base"] else [])]
     if output:
         check_output(output, inputs, suffixes=[".nc"], force=force)
     if plot:
-        check_output(plot, inputs, suffixes=[".png", ".pdf", ".svg"], option="--plot", force=force)
         check_installed("--plot", "matplotlib")
+        kinds = (".png", ".pdf", ".svg")
+        for path in difference.paths(plot, 1 if against else len(files) - 1):
+            check_output(path, inputs, suffixes=kinds, option="--plot", force=force)
     if len(files) + len(against) > 2 and against:
         _check_distinct([*files, *against])
     from specdiag.comparison.dataset import build_comparison, measure_and_compare
-    from specdiag.plot import difference
     from specdiag.show import comparison as comparison_tables
 
     groups = [files, against] if against else [[file] for file in files]

@@ -25,7 +25,7 @@ from specdiag.cli.options import (
     seed_option,
 )
 from specdiag.cli.outputs import (
-    check_folder,
+    check_figures,
     check_output,
     force_option,
     output_option,
@@ -161,8 +161,10 @@ def alpha(
     if output:
         check_output(output, inputs, suffixes=[".nc"], force=force)
     if plot:
-        check_folder(plot if plot.exists() else plot.parent, f"--plot {plot}")
         check_installed("--plot", "matplotlib")
+        from specdiag.plot.drawings import NAMES
+
+        check_figures(plot, inputs, names=NAMES, suffixes=[".png"], option="--plot", force=force)
     from specdiag.checkpoint.remote.path import pinned
     from specdiag.dataset.spectra import build
     from specdiag.show import layers as layer_tables

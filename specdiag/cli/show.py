@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from specdiag.cli.options import check_installed, existing_file
-from specdiag.cli.outputs import check_folder, check_output, force_option, output_option
+from specdiag.cli.outputs import check_figures, check_output, force_option, output_option
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -63,19 +63,19 @@ def figures(
       specdiag figures spectra.nc --study checkpoints.lock -o drawings
     """  # noqa: D301
     check_installed("figures", "matplotlib")
-    if output.is_dir():
-        captions = output / "captions.txt"
-        check_output(captions, (data, *trainings), suffixes=[".txt"], force=force)
-    else:
-        check_folder(output.parent, f"-o {output}")
-    from specdiag.plot.drawings import check_names, drawings, write
+    from specdiag.plot.drawings import CAPTIONS, NAMES, check_names, drawings, write
 
+    folder = _study(study)
+    known = [*NAMES, *(path.stem for path in folder.glob("[!_]*.py"))] if folder else NAMES
+    inputs = (data, *trainings)
+    check_figures(output, inputs, names=known, suffixes=[".svg", ".pdf"], force=force)
+    check_figures(output, inputs, names=[CAPTIONS], suffixes=[".txt"], force=force)
     dataset, tables = _read(data, trainings)
     try:
         check_names(dataset, names)
     except ValueError as error:
         raise click.UsageError(f"--checkpoint: {error}") from error
-    drawn = drawings(dataset, tables, spectra_of=names or None, study=_study(study))
+    drawn = drawings(dataset, tables, spectra_of=names or None, study=folder)
     written, reasons = write(_with_count(drawn), output, overwrite=force)
     for name, reason in reasons.items():
         click.echo(f"{name} is not drawn: {reason}", err=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from specdiag.cli.options import lock_option, open_lock
+from specdiag.cli.outputs import force_option
 
 if TYPE_CHECKING:
     from specdiag.lock.entry import Lock
@@ -16,14 +17,15 @@ if TYPE_CHECKING:
 @click.option(
     "--session", "names", multiple=True, metavar="NAME", help="Write only this session; repeatable."
 )
+@force_option
 @lock_option
-def simulate(out: Path, names: tuple[str, ...], lock_path: Path | None) -> None:
+def simulate(out: Path, names: tuple[str, ...], force: bool, lock_path: Path | None) -> None:
     """Write the simulated recordings of the lock's desk entries.
 
     The recordings are HDF5 files in the layout of torch_brain's processed brainsets,
-    OUT/BRAINSET/SESSION.h5. They are drawn from the seeds that the entries declare. Existing files
-    that were made with the same settings are kept. The command prints the path of each file. It
-    needs torch_brain: pip install 'specdiag[recipes]'.
+    OUT/BRAINSET/SESSION.h5. They are drawn from the seeds that the entries declare. Simulated
+    recordings that exist are kept, or replaced if they were made with other settings. The command
+    prints the path of each file. It needs torch_brain: pip install 'specdiag[recipes]'.
 
     \b
     Examples:
@@ -42,9 +44,10 @@ def simulate(out: Path, names: tuple[str, ...], lock_path: Path | None) -> None:
             f"{', '.join(sorted(settings))}"
         )
     recipe = load_recipe(path.parent, "simulation/recordings")
+    forced = {"overwrite": True} if force else {}
     for session in names or settings:
         try:
-            (file,) = recipe.write_recordings(out, [session], settings[session])
+            (file,) = recipe.write_recordings(out, [session], settings[session], **forced)
         except ImportError as error:
             raise RuntimeError(f"{error}; run: pip install 'specdiag[recipes]'") from error
         except (AttributeError, LookupError, TypeError) as error:  # such as a missing setting

@@ -28,7 +28,7 @@ from specdiag.files import read_file
 from specdiag.htsr.esd import eigenvalues, resolved_eigenvalues
 from specdiag.htsr.selection import MIN_EIGENVALUES, matrices, skip_reason
 from specdiag.htsr.tail.posterior import NO_POSTERIOR, alpha_posterior
-from specdiag.outputs import write_whole
+from specdiag.outputs import write_output
 from specdiag.wording import is_text, shown
 
 _log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class SpectralMonitor:
     Raises
     ------
     ValueError
-        If `every` is less than 1.
+        If `every` is less than 1, or at the first reading if `log` is a file of another kind.
     """
 
     def __init__(
@@ -178,12 +178,15 @@ def reading(step: int, tensor: Tensor, min_eigenvalues: int) -> Reading:
 
 
 def write_readings(path: Path, readings: list[Reading]) -> None:
-    """Write readings as CSV: a header, and a row for each."""
+    """Write readings as CSV: a header, and a row for each.
+
+    A file that is no such table raises FileExistsError.
+    """
     text = io.StringIO()
     rows = csv.DictWriter(text, _KINDS)
     rows.writeheader()
     rows.writerows(asdict(r) for r in readings)
-    write_whole(path, text.getvalue().encode())
+    write_output(path, text.getvalue().encode())
 
 
 def read_readings(path: Path) -> list[Reading]:

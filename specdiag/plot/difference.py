@@ -18,18 +18,21 @@ TITLE = "Alpha of two checkpoints"
 
 
 def draw(dataset: "xr.Dataset", path: Path, *, overwrite: bool = False) -> list[Path]:
-    """Write the figure of each comparison; return the files.
+    """Write the figure of each comparison to its path of `paths`; return these."""
+    names = dataset.comparison.values
+    written = paths(path, len(names))
+    for name, target in zip(names, written, strict=True):
+        save_figure(plot(dataset, name), target, overwrite=overwrite)
+    return written
 
-    One comparison is written to `path`, several to files with their position: `difference_1.png`,
+
+def paths(path: Path, count: int) -> list[Path]:
+    """Return the files of so many comparisons.
+
+    That of one comparison is `path`; those of several have their position: `difference_1.png`,
     `difference_2.png` and so on for `difference.png`.
     """
-    names = dataset.comparison.values
-    written = []
-    for i, name in enumerate(names, start=1):
-        target = path if len(names) == 1 else path.with_stem(f"{path.stem}_{i}")
-        save_figure(plot(dataset, name), target, overwrite=overwrite)
-        written.append(target)
-    return written
+    return [path] if count == 1 else [path.with_stem(f"{path.stem}_{i + 1}") for i in range(count)]
 
 
 def plot(dataset: "xr.Dataset", comparison: str | None = None) -> "Figure":

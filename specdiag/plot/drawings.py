@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 FOLDER = "figures"
 WHOLE = ("difference", "alpha_and_r2", "condition_and_r2")  # one figure a Dataset, in this order
+CAPTIONS = "captions.txt"
+# The names of files begin so, but for those of figures of a study.
+NAMES = ("alpha_by_layer", "esd_", *WHOLE, "trajectory_")
 _PARTS = ("TITLE", "plot", "caption", "reason_not_drawn")
 
 
@@ -231,7 +234,7 @@ def write(
         Why a figure is not drawn, by its name.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    list_of_captions = folder / "captions.txt"
+    list_of_captions = folder / CAPTIONS
     check_output_path(list_of_captions, overwrite=overwrite)
     written, reasons, captions = [], {}, ["Captions of figures, written by specdiag\n"]
     try:

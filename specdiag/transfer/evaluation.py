@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from specdiag.dataset.checks import check_range
 from specdiag.dataset.schema import ADDED, COLLECTION, FEATURES
 from specdiag.files import read_file
-from specdiag.outputs import write_whole
+from specdiag.outputs import write_output
 from specdiag.wording import is_text, one_line, shown, without_nan
 
 if TYPE_CHECKING:
@@ -24,16 +24,26 @@ _LARGEST = 100_000_000  # bytes; ten thousand sessions and features take one mil
 
 
 def write_evaluation(
-    path: Path, r2: Mapping[str, float], features: "FeatureSpectrum | None" = None
+    path: Path,
+    r2: Mapping[str, float],
+    features: "FeatureSpectrum | None" = None,
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Write the evaluation of a checkpoint: test R² by session, and its features if given.
 
-    A recipe writes it as `job.folder / "evaluation.json"`.
+    A recipe writes it as `job.folder / "evaluation.json"`. An earlier evaluation is replaced.
+
+    Raises
+    ------
+    FileExistsError
+        If another file has that name, and `overwrite` is false.
     """
     content: dict[str, Any] = {"r2": dict(r2)}
     if features is not None:
         content["features"] = {**asdict(features), "eigenvalues": features.eigenvalues.tolist()}
-    write_whole(path, json.dumps(without_nan(content), indent=1).encode())
+    text = json.dumps(without_nan(content), indent=1)
+    write_output(path, text.encode(), overwrite=overwrite)
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:

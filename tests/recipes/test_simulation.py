@@ -117,18 +117,24 @@ def test_a_file_of_the_same_settings_is_kept_and_one_of_others_is_replaced(tmp_p
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_a_recording_that_was_not_simulated_is_never_replaced(tmp_path):
+def test_a_recording_that_was_not_simulated_is_replaced_by_force_only(tmp_path):
     path = tmp_path / "perich_miller_population_2018" / f"{SESSION}.h5"
     path.parent.mkdir()
     with h5py.File(path, "w") as file:
         file["precious"] = 1
-    message = f"{path}: not a simulated recording; move it, or name another folder"
+    message = (
+        f"{path}: not a simulated recording; move it, name another folder, or replace it (--force, "
+        "overwrite=True)"
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         write_recordings(tmp_path, [SESSION], SHORT)
     path.write_bytes(b"damaged")
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         write_recordings(tmp_path, [SESSION], SHORT)
     assert path.read_bytes() == b"damaged"
+    write_recordings(tmp_path, [SESSION], SHORT, overwrite=True)
+    with h5py.File(path) as file:
+        assert "simulation" in file.attrs
 
 
 @pytest.mark.parametrize(
