@@ -27,7 +27,10 @@ COMMANDS = {
     "compare --plot pdf": (("compare", NET, OTHER, "--plot"), "out.pdf"),
     "compare --plot png": (("compare", NET, OTHER, "--plot"), "out.png"),
     "spectra -o": (("spectra", "-o"), "out.nc"),
-    "figures -o": (("figures", "data.nc", "--study", "checkpoints.lock", "-o"), "drawn/captions.txt"),
+    "figures -o": (
+        ("figures", "data.nc", "--study", "checkpoints.lock", "-o"),
+        "drawn/captions.txt",
+    ),
     "figures -o, svg": (("figures", "data.nc", "-o"), "drawn/alpha_by_layer_00_base_net.svg"),
     "figures -o, pdf": (("figures", "data.nc", "-o"), "drawn/alpha_by_layer_00_base_net.pdf"),
     "report -o": (("report", "data.nc", "-o"), "out.html"),
@@ -192,7 +195,14 @@ def test_the_cells_are_counted():
         record("outputs", ways_to_write=len(COUNTED), cells=sum(COUNTED.values()), files_lost=0)
 
 
-@pytest.mark.parametrize("name", [n for n in COMMANDS if n not in WITHOUT_FORCE])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow) if words[0] in ("figures", "report") else n
+        for n, (words, _) in COMMANDS.items()
+        if n not in WITHOUT_FORCE
+    ],
+)
 def test_an_output_of_the_same_type_is_replaced_and_another_file_by_force(root, name):
     words, output = COMMANDS[name]
     path = root / output
