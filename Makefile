@@ -17,7 +17,7 @@ LOWEST := build/lowest
 TESTS_OF_LOWEST := tests/cli/test_every_command.py tests/dataset/test_spectra.py tests/lock tests/plot
 UV := $(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --exclude-newer 2026-11-20
 
-.PHONY: demo test test-all test-slow test-lowest lint docs golden reliability bench clean
+.PHONY: demo test test-all test-slow test-lowest lint docs golden reliability fuzz bench clean
 
 demo: .venv/demo  ## a real trained network, then the published set at desk scale: train, link, draw, report
 	@mkdir -p demo/figures
@@ -61,6 +61,9 @@ golden: .venv/dev  ## the tables of tests/networks and docs/networks.md, measure
 reliability: .venv/dev  ## the tests of what docs/reliability.md promises, and the numbers of that page
 	$(PYTEST) tests/reliability
 	PYTHONPATH=tests $(BIN)/python -m support.reliability
+
+fuzz: .venv/dev  ## 100,000 damaged inputs, thrown at the commands: make fuzz N=1000 SEED=1
+	PYTHONPATH=tests $(BIN)/python -m support.mutants 0 $(or $(N),100000) $(or $(SEED),0)
 
 bench: .venv/dev  ## ratios of time and memory, all in one run
 	$(BIN)/python -m benchmarks.engine "$(MODEL)/model.safetensors"

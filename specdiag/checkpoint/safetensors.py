@@ -10,9 +10,9 @@ import numpy as np
 
 from specdiag.checkpoint.tensor import (
     ITEMSIZE,
-    MAX_TENSORS,
     Tensor,
     check_bytes,
+    check_count,
     checked_shape,
     combined_hash,
     elements_hash,
@@ -103,8 +103,7 @@ def read_header(file: File) -> tuple[list[Tensor], dict[str, str]]:
     metadata = header.pop("__metadata__", {})
     if not _is_table_of_texts(metadata):
         raise ValueError(f"{where}: __metadata__ is not a table of texts")
-    if len(header) > MAX_TENSORS:
-        raise ValueError(f"{where}: {len(header):,} tensors; at most {MAX_TENSORS:,} are read")
+    check_count(len(header), file.size, where)
     entries = [_entry(name, entry, f"{where}: {shown(name)}") for name, entry in header.items()]
     entries.sort(key=lambda entry: (entry.begin, entry.end))
     _check_cover(entries, file.size - 8 - length, where)

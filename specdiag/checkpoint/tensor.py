@@ -24,7 +24,7 @@ ITEMSIZE = PLAIN_DTYPES | ML_DTYPES
 MAX_DIMENSIONS = 64  # NumPy's own limit
 MAX_BYTES = 2**63 - 1
 MAX_NAME = 1000  # characters of a name
-MAX_TENSORS = 100_000  # of one file
+MAX_TENSORS = 20_000  # of one file, or one for each 8 KiB of it if that is more
 MAX_LEVELS = 100  # parts of a name, between dots or slashes
 MAX_NAMES = 20_000_000  # characters of all names together
 _SEPARATORS = re.compile("[./]")
@@ -100,6 +100,16 @@ class Tensor:
 
     def __str__(self) -> str:
         return f"{self.name} {'x'.join(map(str, self.shape))}"
+
+
+def check_count(count: int, n_bytes: int, where: str) -> None:
+    """Raise ValueError if a file of `n_bytes` bytes has more tensors than are read from it."""
+    most = max(MAX_TENSORS, n_bytes // 2**13)
+    if count > most:
+        raise ValueError(
+            f"{where}: {count:,} tensors in {n_bytes:,} bytes; at most {most:,} are read from a "
+            "file of that size"
+        )
 
 
 def read_values(tensor: Tensor) -> np.ndarray:

@@ -19,7 +19,7 @@ from specdiag.checkpoint.model import (
 )
 from specdiag.checkpoint.names import strip_wrappers
 from specdiag.checkpoint.safetensors import RECORD, read_header, restore
-from specdiag.checkpoint.tensor import MAX_TENSORS, Tensor
+from specdiag.checkpoint.tensor import Tensor, check_count
 from specdiag.checkpoint.torchfile.archive import Record, read_directory
 from specdiag.checkpoint.torchfile.exported import is_exported, read_exported
 from specdiag.checkpoint.torchfile.legacy import read_legacy, starts_legacy
@@ -76,11 +76,7 @@ def open_single(file: File, which: str | None = None) -> Content:
         If the file is not a checkpoint, is damaged, has too many tensors, or no network `which`.
     """
     content = _open_single(file, which)
-    if len(content.tensors) > MAX_TENSORS:
-        raise ValueError(
-            f"{file.name}: {len(content.tensors):,} tensors; at most {MAX_TENSORS:,} are read "
-            "from one file: divide it into shards"
-        )
+    check_count(len(content.tensors), file.size, file.name)
     return content
 
 

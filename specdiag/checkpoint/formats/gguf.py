@@ -16,8 +16,8 @@ import numpy as np
 from specdiag.checkpoint.tensor import (
     ITEMSIZE,
     MAX_NAME,
-    MAX_TENSORS,
     Tensor,
+    check_count,
     checked_shape,
     numpy_dtype,
     unreadable,
@@ -28,6 +28,7 @@ from specdiag.wording import shown
 VERSIONS = (2, 3)
 MAX_HEADER = 512 * 2**20  # bytes of texts and arrays before the tensors
 MAX_VALUES = 1_000_000  # texts in arrays: a vocabulary and its merges have up to 700,000
+MAX_ENTRIES = 100_000  # of the metadata
 MAX_LEVELS = 4  # arrays of arrays
 MAXSHARDS = 1000
 MAX_TEXT = 10_000  # bytes of a text that is kept as metadata
@@ -112,8 +113,9 @@ class _Header:
             swapped = version & 0xFFFF == 0
             kind = "big-endian" if swapped else f"of version {version:,}"
             raise ValueError(f"{self.where}: a GGUF file {kind}, which is not read")
-        if n_tensors > min(MAX_TENSORS, self.size // 24) or n_entries > MAX_TENSORS:
+        if n_tensors > self.size // 24 or n_entries > MAX_ENTRIES:
             raise self.damaged(f"{n_tensors:,} tensors and {n_entries:,} entries are announced")
+        check_count(n_tensors, self.size, self.where)
         seen: set[str] = set()
         for _ in range(n_entries):
             key = self.name()
