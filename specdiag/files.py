@@ -25,6 +25,26 @@ class DistantPath(PosixPath):
         raise NotImplementedError
 
 
+class OutsideError(ValueError):
+    """A path of a lock leads out of its folder."""
+
+
+_limits: dict[Path, Path] = {}
+
+
+def confine(folder: Path, root: Path) -> None:
+    """Refuse from now on files of `folder` that are links out of `root`; both are resolved.
+
+    A checkpoint can consist of several files, and readers look for others beside it.
+    """
+    _limits[folder] = root
+
+
+def limit_of(folder: Path) -> Path | None:
+    """Return the folder that links in `folder` may not leave, or None if they may lead anywhere."""
+    return _limits.get(folder.resolve()) if _limits else None
+
+
 class File(NamedTuple):
     """A regular file as it was when it was opened."""
 
@@ -46,11 +66,20 @@ def is_plain_name(name: str) -> bool:
 def find_file(path: Path) -> File:
     """Return the regular file at `path`.
 
-    A pipe or device raises ValueError and is not opened.
+    A pipe or device raises ValueError and is not opened; a link out of the folder to which the
+    file's folder is confined raises OutsideError.
     """
     status = path.stat()
+    root = None if isinstance(path, DistantPath) else limit_of(path.parent)
+    if root and not path.resolve().is_relative_to(root):
+        name = shown(path.name, quote=False)
+        raise OutsideError(f"{name} leads out of the lock's folder by a link; put a file there")
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{shown(path.name, quote=False)}: not a regular file; name a file")
+    return _described(path, status)
+
+
+def _described(path: Path, status: os.stat_result) -> File:
     return File(path, status.st_size, (status.st_mtime_ns, status.st_ino, status.st_dev))
 
 
@@ -62,7 +91,11 @@ def open_file(file: File) -> BinaryIO:
         return file.path.open_stream()
     # If a pipe replaced the file in the meantime, opening it without O_NONBLOCK never returns.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    return os.fdopen(os.open(file.path, flags), "rb")
+    stream = os.fdopen(os.open(file.path, flags), "rb")
+    if _described(file.path, os.fstat(stream.fileno())) != file:  # a link was swapped in just now
+        stream.close()
+        raise ValueError(f"{file.name}: changed since it was opened; open it again")
+    return stream
 
 
 def read_file(path: Path, limit: int) -> bytes:

@@ -202,5 +202,5 @@ def open_lock(lock_path: Path | None) -> tuple[Path, "Lock"]:
     """Return the path and the content of the given lock, or else of the nearest one."""
     from specdiag.lock.lockfile import find_lock, load
 
-    path = (lock_path or find_lock(Path.cwd())).resolve()
-    return path, load(path)
+    path = lock_path or find_lock(Path.cwd())
+    return path.parent.resolve() / path.name, load(path)

@@ -107,6 +107,7 @@ def check_folder(folder: Path, name: str) -> None:
 
 def _owner(output: Path, locks: set[Path]) -> str:
     """Return what a file is to one of the locks or to those above it, or ''."""
+    from specdiag.files import OutsideError
     from specdiag.lock.lockfile import find_lock, load
 
     places = {output.resolve(), output.parent.resolve() / output.name}  # a link and its target
@@ -120,7 +121,11 @@ def _owner(output: Path, locks: set[Path]) -> str:
         )
         if _is_any(places, (lock, *programs)):
             return f"it is {lock.name} or a program beside it"
-        for entry in load(lock).entries:
+        try:
+            entries = load(lock).entries
+        except OutsideError:  # a link to a lock elsewhere, which has no files here
+            continue
+        for entry in entries:
             checkpoint = root / entry.path
             beside = checkpoint.parent.glob(f"{glob.escape(checkpoint.name)}.*")
             folder = checkpoint.parent.resolve()

@@ -16,9 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from specdiag.files import File, find_file, open_file
+from specdiag.files import File, OutsideError, find_file, open_file
 from specdiag.lock.fields import MAX_DEPTH, MAX_PART
-from specdiag.lock.place import OutsideError, inside
+from specdiag.lock.place import inside
 from specdiag.lock.recipe import FOLDER
 
 MAX_MODULE = 250_000  # bytes; a longer module, and one that does not parse, is hashed as it is

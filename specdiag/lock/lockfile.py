@@ -22,7 +22,7 @@ import tomli_w
 from specdiag.files import find_file, open_file
 from specdiag.lock.entry import LOCK_NAME, LOCK_VERSION, Entry, Key, Lock, Scale, Source
 from specdiag.lock.fields import keys, plain, read, refuse
-from specdiag.lock.place import file_lock
+from specdiag.lock.place import file_lock, inside
 from specdiag.lock.relations import check_entries, ordered
 from specdiag.outputs import write_whole
 from specdiag.wording import printable, shown
@@ -55,10 +55,13 @@ def load(path: Path) -> Lock:
     ------
     LockfileError
         If the file is not a valid lock: one line that begins with the path of the file.
+    OutsideError
+        If it is a link that leads out of its folder, where other files than its own would be.
     OSError
         If the file cannot be read.
     """
     where = printable(str(path))
+    inside(path.parent, path.name)
     try:
         file = find_file(path)
     except ValueError:
@@ -117,8 +120,11 @@ def save(lock: Lock, path: Path) -> None:
     ------
     LockfileError
         If `load` would refuse the lock; the file stays as it was.
+    OutsideError
+        If it is a link that leads out of its folder.
     """
     where = printable(str(path))
+    inside(path.parent, path.name)
     text = dumps(lock, where)
     _loads(text, where)
     content = text.encode()

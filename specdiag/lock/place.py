@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from specdiag.files import OutsideError
 from specdiag.wording import shown
 
 if TYPE_CHECKING:
     from filelock import FileLock
-
-
-class OutsideError(ValueError):
-    """A path of a lock leads out of its folder."""
 
 
 def inside(root: Path, relative: str | Path) -> Path:

@@ -78,14 +78,15 @@ class Job:
 def start(path: Path | None) -> tuple[Path, Path]:
     """Write an empty lock, by default here, and a folder for recipes; return the paths of both.
 
-    An existing lock raises FileExistsError.
+    An existing lock raises FileExistsError, and a link out of its folder OutsideError.
     """
     path = path or Path(LOCK_NAME)
     if path.exists():
         raise FileExistsError(f"{path} exists already; `specdiag lock` updates it")
+    inside(path.parent, path.name)
     folder = path.parent / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    package = folder / "__init__.py"
+    package = inside(path.parent, f"{FOLDER}/__init__.py")
+    package.parent.mkdir(parents=True, exist_ok=True)
     if not package.exists():
         text = f"Recipes: each declares entries of {LOCK_NAME}, and builds them."
         package.write_text(f'"""{text}"""\n')

@@ -43,7 +43,8 @@ def receipt_path(target: Path, sha256: str) -> Path:
 
 def receipts(target: Path) -> Iterator[Path]:
     """Return the receipts beside a checkpoint: of its file, older files, one to be moved here."""
-    return (path for path in _named(target, f"{_DIGITS}.json") if path.is_file())
+    found = _named(target, f"{_DIGITS}.json")
+    return (path for path in found if path.is_file() and not path.is_symlink())
 
 
 def spectra_path(target: Path) -> Path:

@@ -116,8 +116,8 @@ def make(path: Path, entry: Entry, settings: Settings, *, forced: bool) -> Outco
     """Make an entry unless it is up to date; return None if another process makes it now."""
     from filelock import Timeout
 
-    target = inside(path.parent, entry.path)
     try:
+        target = inside(path.parent, entry.path)
         # Before the file lock, which cannot be created in a folder that is read-only.
         if not forced and is_complete(target) and (kept := _kept(path, entry.key)):
             return kept

@@ -15,6 +15,7 @@ from typing import Any
 
 from specdiag.checkpoint.reader import tensor_digest
 from specdiag.checkpoint.remote.requests import ChecksumError
+from specdiag.files import OutsideError
 from specdiag.lock.entry import Entry, Input, Metric
 from specdiag.lock.lockfile import amend, declaration_digest, find, load
 from specdiag.lock.place import check_local, file_lock, inside
@@ -134,7 +135,7 @@ def _prepared(
     parent = parent_sha256(root, lock, entry)
     target = inside(root, entry.path)
     folder = build_folder(target, declaration_digest(entry), parent)
-    if folder.is_symlink() or not folder.is_dir():
+    if folder.is_symlink() or not folder.is_dir() or _leads_out(root, folder):
         move_aside(folder)
     folder.mkdir(parents=True, exist_ok=True)
     job = Job(
@@ -151,6 +152,16 @@ def _prepared(
         **options,
     )
     return entry, job, parent
+
+
+def _leads_out(root: Path, folder: Path) -> bool:
+    """Return whether a link in a folder leads out of the lock's: a recipe would write there."""
+    try:
+        for path in folder.rglob("*"):
+            inside(root, path.relative_to(root.resolve()))
+    except OutsideError:
+        return True
+    return False
 
 
 def _begun_by(job: Job, code: str | None) -> str | None:

@@ -131,6 +131,7 @@ def _is_published(target: Path, folder: Path) -> bool:
     receipt = finished_path(folder)
     return (
         receipt.is_file()
+        and not receipt.is_symlink()
         and not (folder / target.name).exists()
         and any(receipt.read_bytes() == other.read_bytes() for other in receipts(target))
     )

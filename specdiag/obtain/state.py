@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from specdiag.files import read_file
+from specdiag.files import OutsideError, confine, read_file
 from specdiag.lock.code import code_digest
 from specdiag.lock.entry import Entry, Lock, Metric
 from specdiag.lock.fields import Commit, Scalar, Sha256, Size, plain, read
 from specdiag.lock.lockfile import declaration_digest, find, source_digest
-from specdiag.lock.place import OutsideError, inside
+from specdiag.lock.place import inside
 from specdiag.obtain.beside import receipt_path, receipts, sha256_of
 
 Word = Literal["ok", "rebuilt", "drifted", "stale", "missing", "corrupt"]
@@ -150,6 +150,7 @@ def parent_sha256(root: Path, lock: Lock, entry: Entry) -> str | None:
 def _read_receipt(root: Path, lock: Lock, entry: Entry) -> Receipt | State:
     """Return the receipt of an entry's file, or the state of an entry without a valid receipt."""
     path = inside(root, entry.path)
+    confine(path.parent, root.resolve())  # also the other files of the checkpoint
     if entry.kind == "evaluation":
         sha256 = parent_sha256(root, lock, entry)
         if sha256 is None:

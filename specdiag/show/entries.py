@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from specdiag.files import OutsideError
 from specdiag.lock.entry import Entry, Lock
+from specdiag.lock.place import inside
 from specdiag.obtain.state import state
 from specdiag.show.table import aligned
 from specdiag.wording import counted, tally
@@ -23,14 +25,14 @@ def row(root: Path, lock: Lock, entry: Entry) -> dict[str, Any]:
     """
     current = state(root, lock, entry)
     metrics = current.receipt.metrics if current.receipt else entry.metrics
-    path = root / entry.path
+    size = _size_of(root, entry)
     return {
         "name": entry.name,
         "scale": entry.scale,
         "group": entry.group,
         "state": current.word,
         "reason": current.reason,
-        "size": path.stat().st_size if path.is_file() else entry.file.size,
+        "size": entry.file.size if size is None else size,
         "path": entry.path if entry.kind == "checkpoint" else None,
         "published_r2": [
             {"value": r.value, "method": r.method, "origin": r.origin}
@@ -42,6 +44,13 @@ def row(root: Path, lock: Lock, entry: Entry) -> dict[str, Any]:
         "seconds": entry.cost.seconds if entry.cost else None,
         "hardware": entry.cost.hardware if entry.cost else None,
     }
+
+
+def _size_of(root: Path, entry: Entry) -> int | None:
+    try:
+        return inside(root, entry.path).stat().st_size if entry.kind == "checkpoint" else None
+    except (OSError, OutsideError):
+        return None
 
 
 def _obtained_by(entry: Entry) -> str:

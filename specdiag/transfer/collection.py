@@ -11,6 +11,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +28,7 @@ from specdiag.dataset.schema import (
     labelled,
     missing_values,
 )
+from specdiag.files import OutsideError
 from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
 from specdiag.lock.entry import Entry, Lock, Scale
 from specdiag.lock.lockfile import find, load, select
@@ -102,7 +104,8 @@ def collect(
     >>> dataset = specdiag.collect("checkpoints.lock", scale="desk")
     >>> dataset.r2.sel(checkpoint="base/poyo_mp_converged")
     """
-    paths = list(dict.fromkeys(Path(lock).resolve() for lock in locks))
+    absolute = (Path(lock).absolute() for lock in locks)
+    paths = list(dict.fromkeys(path.parent.resolve() / path.name for path in absolute))
     if not paths:
         raise ValueError("collect() needs at least one lock: the path of a checkpoints.lock")
     entries = select([(path, load(path)) for path in paths], names, scale, group)
@@ -130,7 +133,13 @@ def _without_spectra(entries: Iterable[tuple[Path, Lock, Entry]]) -> list[Path]:
         for path, lock, entry in entries
         if entry.kind == "checkpoint" and state(path.parent, lock, entry).word in USABLE
     }
-    return sorted(target for target in targets if not spectra_path(target).exists())
+    return sorted(target for target in targets if not _has_spectra(target))
+
+
+def _has_spectra(target: Path) -> bool:
+    with suppress(OutsideError):  # raised again, and logged, when the row is made
+        return spectra_path(target).exists()
+    return True
 
 
 def _row(root: Path, lock: Lock, entry: Entry) -> Row:
@@ -190,9 +199,9 @@ def _is_same(a: Tensor, b: Tensor | None) -> bool:
 
 def _spectra(target: Path) -> tuple["xr.Dataset | None", str]:
     """Return the spectra of a checkpoint, measured now if they are missing, or a reason."""
-    if not spectra_path(target).exists():
-        _log.info("measuring %s: it has no spectra beside it yet", target.name)
     try:
+        if not spectra_path(target).exists():
+            _log.info("measuring %s: it has no spectra beside it yet", target.name)
         return attached_spectra(target), ""
     except ValueError as error:
         _log.warning("%s: no spectra: %s", target.name, one_line(error))
@@ -215,10 +224,11 @@ def _evaluation(target: Path, receipt: Receipt, unreadable: list[str]) -> dict[s
     """
     metric = receipt.metrics.get("r2")
     r2 = metric.value if metric else math.nan
-    path = table_path(target, "evaluation.json")
+    path = target.with_name(f"{target.name}.evaluation.json")
     if not path.is_file():
         return {"r2": r2}
     try:
+        path = table_path(target, "evaluation.json")
         _check_table(path, receipt.tables.get("evaluation.json"))
         evaluation = read_evaluation(path)
     except (ValueError, OSError) as error:

@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from specdiag.lock.place import OutsideError, beside, inside
+from specdiag.files import OutsideError
+from specdiag.lock.place import beside, inside
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from specdiag.checkpoint.weights.adapters.lycoris import not_computed, tokens
 from specdiag.checkpoint.weights.adapters.update import Update, merged, shaper_of
 from specdiag.checkpoint.weights.evidence import json_beside
 from specdiag.checkpoint.weights.weight import Tensors, Weight, not_measured, plain
+from specdiag.files import confine, limit_of
 from specdiag.wording import counted, shown
 
 _STACK = "its LoRA updates a stack of matrices: not computed"
@@ -73,11 +74,13 @@ def base_beside(adapter: Checkpoint) -> tuple[Path | None, str]:
     named = config.get("base_model_name_or_path")
     if not isinstance(named, str) or not named or "\0" in named or len(named) > 1000:
         return None, ""
-    around = folder.resolve().parent
+    around, root = folder.resolve().parent, limit_of(folder)
     for path in (folder / named, Path(named)):
         real = Path(os.path.realpath(path))
         if real != folder.resolve() and real.is_dir():
-            if around in real.parents:
+            if around in real.parents and (root is None or real.is_relative_to(root)):
+                if root:
+                    confine(real, root)
                 return path, ""
             return None, f"the updates alone; --base {shown(named)} merges them with their base"
     return None, f"the updates alone; --base FILE merges them with their base, {shown(named)}"
