@@ -16,6 +16,7 @@ import re
 import resource
 import sys
 import time
+import warnings
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -160,7 +161,8 @@ def distributed(folder, tensors, commands):
     import torch.distributed.checkpoint as dcp
 
     state = {name: torch.from_numpy(values) for name, values in tensors.items()}
-    with contextlib.redirect_stderr(io.StringIO()):
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that no processes are started
         dcp.save(state, checkpoint_id=str(folder / "dcp"))
     files = {f"dcp/{p.name}": p.read_bytes() for p in (folder / "dcp").iterdir()}
     turned = tuple(tuple("dcp" if word == "@" else word for word in c) for c in commands)
