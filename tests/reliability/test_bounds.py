@@ -141,7 +141,7 @@ def many_tensors(path):
     header = {
         f"layers.{i}.weight": one | {"data_offsets": [4 * i, 4 * i + 4]} for i in range(10**5)
     }
-    path.write_bytes(safetensors_file(header, bytes(4 * 19_000)))
+    path.write_bytes(safetensors_file(header, bytes(4 * 29_000)))
 
 
 def many_records(path):
