@@ -116,9 +116,7 @@ def _owner(output: Path, locks: set[Path]) -> str:
             locks |= {*find_lock(place.parent).parent.glob("checkpoints*.lock")}
     for lock in sorted(locks):
         root = lock.parent
-        programs = (
-            path for name in ("recipes", "figures") for path in root.glob(f"{name}/**/*.py")
-        )
+        programs = [p for name in ("recipes", "figures") for p in _found(root, name, "**/*.py")]
         if _is_any(places, (lock, *programs)):
             return f"it is {lock.name} or a program beside it"
         try:
@@ -127,7 +125,8 @@ def _owner(output: Path, locks: set[Path]) -> str:
             continue
         for entry in entries:
             checkpoint = root / entry.path
-            beside = checkpoint.parent.glob(f"{glob.escape(checkpoint.name)}.*")
+            named = f"{glob.escape(checkpoint.name)}.*"
+            beside = _found(root, Path(entry.path).parent, named)
             folder = checkpoint.parent.resolve()
             if _is_any(places, (checkpoint, *beside)) or any(
                 p.parent == folder and p.name.startswith(f"{checkpoint.name}.") for p in places
@@ -136,6 +135,17 @@ def _owner(output: Path, locks: set[Path]) -> str:
             if _is_any(places, (root / item.path for item in entry.inputs if item.path)):
                 return f"it is an input of {entry.name}"
     return ""
+
+
+def _found(root: Path, folder: str | Path, pattern: str) -> list[Path]:
+    """Return the files of a folder of a lock; none if a link leads out of the lock's folder."""
+    from specdiag.files import OutsideError
+    from specdiag.lock.place import inside
+
+    try:
+        return [*inside(root, folder).glob(pattern)]
+    except OutsideError:
+        return []
 
 
 def _is_any(places: Iterable[Path], kept: Iterable[Path]) -> bool:
