@@ -1,6 +1,8 @@
 """Text for messages and tables: escaped, cut, counted."""
 
+import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
@@ -8,10 +10,50 @@ from typing import Any
 
 LEAST_P = 1e-5  # of the nulls: `specdiag.htsr.null.law`
 
+# What a spreadsheet runs, at the start of a cell or behind what it may take for a separator. The
+# wide signs are those that Excel takes for the narrow ones (OWASP, "CSV injection").
+_FORMULA = re.compile(r"""((?:^|[,;|])[\s"]*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])""")
+
 
 def printable(text: str) -> str:
     """Return `text` on one line, with every character escaped that is not printable."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def printable_json(text: str) -> str:
+    """Return JSON with escapes in place of all characters that are not printable; same content."""
+    return re.sub(
+        r"[^\n -~]", lambda c: c[0] if c[0].isprintable() else json.dumps(c[0])[1:-1], text
+    )
+
+
+def csv_cell(text: str) -> str:
+    """Return text for a cell of CSV: printable, with an apostrophe before what would be a formula.
+
+    A spreadsheet runs text that begins with = + - @, also behind another separator that it splits
+    at. The text of a cell stays as it is when it is written again.
+    """
+    return _FORMULA.sub(r"\1'", printable(text))
+
+
+def markdown_cell(text: str) -> str:
+    """Return text for a cell of a table in Markdown: printable, and nothing in it is markup."""
+    return re.sub(r"[\\`*\[\]<|&]", r"\\\g<0>", printable(text))
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    r"""Return different names as printable ones that are different, too: `a\x00`, `a\x00#2`."""
+    taken = {name for name in names if name.isprintable()}
+    numbers: Counter[str] = Counter()
+    labels = []
+    for name in names:
+        label = text = printable(name)
+        while name != text and label in taken:
+            numbers[text] += 1
+            label = f"{text}#{numbers[text] + 1}"
+        taken.add(label)
+        labels.append(label)
+    return labels
 
 
 def shown(text: str, *, quote: bool = True, limit: int = 80) -> str:

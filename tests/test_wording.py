@@ -1,14 +1,25 @@
+import csv
 import errno
+import io
+import json
 import math
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from specdiag.wording import (
     accounting,
     counted,
+    csv_cell,
+    distinct,
+    is_text,
+    markdown_cell,
     number,
     numbered,
     one_line,
     p_value,
     part,
+    printable_json,
     some,
     tally,
 )
@@ -64,3 +75,44 @@ def test_a_p_value_is_never_printed_as_0():
 
 def test_a_number_that_is_not_finite_is_a_dash():
     assert [number(x, ".2f") for x in (1.0, math.nan, math.inf)] == ["1.00", "-", "-"]
+
+
+ODD = st.text(st.sampled_from(list("ab=+-@,;|'\" \t\r\n\0\x1b\x9b\u202e\ud800\uff1d#2\\x0")))
+
+
+@given(ODD, st.sampled_from(",;|\t"))
+def test_no_cell_of_csv_is_a_formula_whatever_separator_a_spreadsheet_takes(text, separator):
+    cell = csv_cell(text)
+    assert cell.isprintable()
+    assert csv_cell(cell) == cell
+    file = io.StringIO()
+    csv.writer(file).writerow(["name", cell, "-"])
+    file.seek(0)
+    (cells,) = csv.reader(file, delimiter=separator)
+    assert not any(c.lstrip(' "').startswith((*"=+@", "\uff1d")) for c in cells)
+
+
+def test_a_usual_name_is_a_cell_as_it_is():
+    names = ["layers.0.q-proj.weight", "fc.weight[head 3]", "a=b", "12", "é", "it's"]
+    assert [csv_cell(name) for name in names] == names
+
+
+@given(st.lists(ODD, unique=True))
+def test_different_names_stay_different_when_they_are_made_printable(names):
+    labels = distinct(names)
+    assert len({*labels}) == len(names)
+    assert all(map(str.isprintable, labels))
+    assert all(new == old for old, new in zip(names, labels, strict=True) if old.isprintable())
+
+
+@given(st.lists(ODD.filter(is_text)))
+def test_printable_json_has_the_same_content(texts):
+    text = printable_json(json.dumps(texts, ensure_ascii=False, indent=1))
+    assert json.loads(text) == texts
+    assert all(line.isprintable() for line in text.split("\n"))
+
+
+def test_nothing_in_a_cell_of_markdown_is_markup():
+    assert markdown_cell("a|b\n<i> [x](y) `c` \\|") == (
+        "a\\|b\\\\n\\<i> \\[x\\](y) \\`c\\` \\\\\\|"
+    )

@@ -25,7 +25,7 @@ from specdiag.checkpoint.tensor import (
 )
 from specdiag.checkpoint.weights.bounds import stored_bytes
 from specdiag.outputs import is_input, sync, whole_file
-from specdiag.wording import is_text, shown, some
+from specdiag.wording import is_text, printable_json, shown, some
 
 MAX_LISTED = 5
 MAX_GROWTH = 2  # times the size of the source, without `overwrite`
@@ -90,7 +90,7 @@ def export(source: Source, target: str | os.PathLike[str], *, overwrite: bool = 
             record |= {"tensor_digest": digest, "sha256": hashes}
             file.seek(0)
             file.write(make_header(stored, {RECORD: _as_json(record, where)}, where))
-            text = json.dumps(record, ensure_ascii=False, indent=1)
+            text = printable_json(json.dumps(record, ensure_ascii=False, indent=1))
             table.write(text.encode() + b"\n")
             sync(file)
             sync(table)

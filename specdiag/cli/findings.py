@@ -18,6 +18,7 @@ from specdiag.cli.options import (
     lock_option,
     names_argument,
     open_lock,
+    say,
     scale_option,
     seed_option,
     select,
@@ -88,7 +89,7 @@ def spectra(
         measure=partial(_measure_on_cluster, address) if engine == "ray" else None,
     )
     save_spectra(dataset, output, overwrite=force)
-    click.echo(f"wrote {output}", err=True)
+    say(f"wrote {output}")
     summary = _summary(dataset)
     click.echo(json.dumps(summary, indent=2) if as_json else "\n".join(_lines(summary)))
 
@@ -238,6 +239,6 @@ def verify(
         text = "\n\n".join(claims.tables(findings, measured).values())
         content = f"<!-- written by specdiag -->\n\n{text}\n"
         write_output(output, content.encode(), overwrite=force)
-        click.echo(f"wrote {output}", err=True)
+        say(f"wrote {output}")
     shown = [claims.as_json(findings, measured.scale)] if as_json else claims.lines(findings)
     click.echo("\n".join(shown))

@@ -19,17 +19,29 @@ from specdiag.cli.measure import alpha
 from specdiag.cli.options import ERRORS, complain, debug_option
 from specdiag.cli.show import figures, report
 from specdiag.cli.simulate import simulate
+from specdiag.wording import printable
 
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message printable: names in it can come from strangers."""
+        return printable(super().format(record))
 
 
 class Interruptible(click.Group):
     """A group of commands; an interrupted command ends with one line on stderr."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; raise SystemExit with status 130 (SIGINT) or 143 (SIGTERM)."""
+        """Run the command; raise SystemExit with status 130 (SIGINT) or 143 (SIGTERM).
+
+        The message of a usage error is printable: names of files in it can come from strangers.
+        """
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            raise click.UsageError(printable(error.format_message()), error.ctx) from error
         except (KeyboardInterrupt, SystemExit) as error:
             status = error.code if isinstance(error, SystemExit) else 128 + signal.SIGINT
             if status in INTERRUPTED:
@@ -42,7 +54,9 @@ class Interruptible(click.Group):
 def cli() -> None:
     """Measure how heavy-tailed the spectrum of each weight matrix is, and how certain that is."""
     # Print the log of specdiag, and warnings of other libraries.
-    logging.basicConfig(level=logging.WARNING, format="specdiag: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("specdiag: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("specdiag").setLevel(logging.INFO)
 
 

@@ -22,6 +22,7 @@ from specdiag.cli.options import (
     errors_of,
     json_option,
     lock_option,
+    say,
     seed_option,
 )
 from specdiag.cli.outputs import (
@@ -218,7 +219,7 @@ def _untrained(
             networks.append(_open_and_measure(file, pattern, quick)[1])
     alphas, note = untrained_alphas(networks)
     if note:
-        click.echo(note, err=True)
+        say(note)
     return alphas
 
 
@@ -317,10 +318,10 @@ def write(
     try:
         if output:
             save_spectra(dataset, output, overwrite=force)
-            click.echo(f"wrote {output}", err=True)
+            say(f"wrote {output}")
         if plot:
             drawn = counted(len(draw(dataset, plot)), "figure")
-            click.echo(f"drew {drawn} in {plot}", err=True)
+            say(f"drew {drawn} in {plot}")
     except ERRORS as error:
         complain(error)
         return False

@@ -119,6 +119,13 @@ def check_installed(user: str, *packages: str) -> None:
             raise click.UsageError(f"{user} needs {name}: pip install 'specdiag[figures]'")
 
 
+def say(text: str) -> None:
+    """Print a line on stderr; names in it can come from strangers, so it is made printable."""
+    from specdiag.wording import printable
+
+    click.echo(printable(text), err=True)
+
+
 def show_count(done: int, total: int) -> None:
     """Print a count of entries on a terminal's stderr, in one line."""
     if sys.stderr.isatty():
@@ -160,7 +167,7 @@ def complain(error: Exception) -> None:
 
     if is_debug():
         raise error
-    click.echo(f"specdiag: {one_line(error)}", err=True)
+    say(f"specdiag: {one_line(error)}")
 
 
 @contextmanager

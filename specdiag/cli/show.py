@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from specdiag.cli.options import check_installed, existing_file
+from specdiag.cli.options import check_installed, existing_file, say
 from specdiag.cli.outputs import check_figures, check_output, force_option, output_option
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def figures(
     drawn = drawings(dataset, tables, spectra_of=names or None, study=folder)
     written, reasons = write(_with_count(drawn), output, overwrite=force)
     for name, reason in reasons.items():
-        click.echo(f"{name} is not drawn: {reason}", err=True)
-    click.echo(f"wrote {len(written)} files in {output}", err=True)
+        say(f"{name} is not drawn: {reason}")
+    say(f"wrote {len(written)} files in {output}")
 
 
 @click.command()
@@ -124,7 +124,7 @@ def report(
     sections = _sections(dataset) + decided
     html = page(dataset, tables=tables, sections=sections, study=_study(study))
     write_output(output, html.encode(), overwrite=force)
-    click.echo(f"wrote {output}", err=True)
+    say(f"wrote {output}")
 
 
 def _study(lock_path: Path | None) -> Path | None:

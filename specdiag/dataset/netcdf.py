@@ -12,6 +12,7 @@ import numpy as np
 
 from specdiag.checkpoint.formats.hdf5.flat import check_flat
 from specdiag.dataset.checks import check_layout, check_type, check_values
+from specdiag.dataset.escaped import escaped
 from specdiag.dataset.schema import ADDED, SCHEMA, labelled
 from specdiag.dataset.versions import (
     check_version,
@@ -85,9 +86,10 @@ def save_spectra(
 def as_netcdf(dataset: "xr.Dataset") -> memoryview:
     """Return a valid Dataset as the content of a netCDF-4 file.
 
-    It is made in memory: HDF5 crashes the process if the disk fills while it writes.
+    Its texts are those of `escaped`. It is made in memory: HDF5 crashes the process if the disk
+    fills while it writes.
     """
-    validate(dataset)
+    dataset = escaped(validate(dataset))
     return memoryview(dataset.to_netcdf(engine="h5netcdf", encoding=_encoding(dataset)))
 
 

@@ -29,7 +29,7 @@ from specdiag.htsr.esd import eigenvalues, resolved_eigenvalues
 from specdiag.htsr.selection import MIN_EIGENVALUES, matrices, skip_reason
 from specdiag.htsr.tail.posterior import NO_POSTERIOR, alpha_posterior
 from specdiag.outputs import write_output
-from specdiag.wording import is_text, shown
+from specdiag.wording import csv_cell, is_text, shown
 
 _log = logging.getLogger(__name__)
 
@@ -134,10 +134,10 @@ class SpectralMonitor:
     def _remember(self, readings: list[Reading]) -> None:
         self.readings += readings
         for r in readings:
-            self._first.setdefault(r.name, r)
+            self._first.setdefault(csv_cell(r.name), r)  # as the log names it
 
     def _how_dead(self, r: Reading) -> str:
-        first = self._first[r.name]
+        first = self._first[csv_cell(r.name)]
         if not r.norm >= self.collapsed * first.norm:
             return f"its norm fell from {first.norm:.3g} after step {first.step} to {r.norm:.3g}"
         if r.rank < self.min_eigenvalues <= first.rank:
@@ -178,14 +178,14 @@ def reading(step: int, tensor: Tensor, min_eigenvalues: int) -> Reading:
 
 
 def write_readings(path: Path, readings: list[Reading]) -> None:
-    """Write readings as CSV: a header, and a row for each.
+    """Write readings as CSV: a header, and a row for each; names are those of `csv_cell`.
 
     A file that is no such table raises FileExistsError.
     """
     text = io.StringIO()
     rows = csv.DictWriter(text, _KINDS)
     rows.writeheader()
-    rows.writerows(asdict(r) for r in readings)
+    rows.writerows(asdict(r) | {"name": csv_cell(r.name)} for r in readings)
     write_output(path, text.getvalue().encode())
 
 

@@ -19,7 +19,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
-from urllib.parse import urlsplit
 
 from specdiag.checkpoint.remote.requests import (
     HUB_LOGIN,
@@ -28,6 +27,7 @@ from specdiag.checkpoint.remote.requests import (
     Wanted,
     check_url,
     patiently,
+    plain_host,
 )
 from specdiag.files import File, find_file, open_file
 from specdiag.obtain.download import CHANGED, Progress, copy, download, find_local
@@ -120,7 +120,7 @@ def fetch_hub(
         return patiently(want, lambda: _metadata(repo, file, at, timeout, want.where), sleep)
 
     commit, want = _resolved(look, want, revision, commit)
-    url, host = hf_hub_url(repo, file, revision=commit), urlsplit(constants.ENDPOINT).hostname
+    url, host = hf_hub_url(repo, file, revision=commit), plain_host(constants.ENDPOINT)
     at = Address(get_session(), url, build_hf_headers(), timeout, host)
     got = _publish(target, want, lambda part: download(part, want, at, progress, sleep))
     return replace(got, commit=commit)

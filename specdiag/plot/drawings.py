@@ -18,7 +18,7 @@ from specdiag.lock.recipe import explained, load_module
 from specdiag.outputs import check_output_path, write_output
 from specdiag.plot import alpha_by_layer, esd, trajectory
 from specdiag.plot.style import save_figure, short_title, slug, style
-from specdiag.wording import counted, some
+from specdiag.wording import counted, printable, some
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -246,7 +246,8 @@ def write(
                 path = folder / f"{one.name}.{kind}"
                 save_figure(one.figure, path, overwrite=overwrite)
                 written.append(path)
-            captions.append(f"{one.name}\n{one.title}. {one.caption}\n")
+            title = one.title.replace(r"\$", "$")
+            captions.append(f"{one.name}\n{printable(f'{title}. {one.caption}')}\n")
     finally:
         write_output(list_of_captions, "\n".join(captions).encode(), overwrite=overwrite)
     return [*written, list_of_captions], reasons

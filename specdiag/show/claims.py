@@ -11,7 +11,7 @@ from typing import get_args
 from specdiag.files import read_text
 from specdiag.htsr.statistics import LEVEL
 from specdiag.transfer.claims import MIN_SEEDS, Claim, Finding, Key, Measured, Outcome
-from specdiag.wording import counted, number, without_nan
+from specdiag.wording import counted, markdown_cell, number, printable, without_nan
 
 _LAYERS = {"n_meaningful": "in means of alpha", "n_fit": "fit", "n_degenerate": "degenerate"}
 _LARGEST = 20_000_000  # bytes of a file of claims
@@ -42,7 +42,7 @@ def _summary(findings: Sequence[Finding], measured: Measured) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
+    lines = [header, ["---"] * len(header), *(map(markdown_cell, row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -67,7 +67,7 @@ def lines(findings: Sequence[Finding]) -> list[str]:
         shown.append(f"{outcome:21}  {text}")
         reason = f"; {why}" if why else ""
         shown.append(f"{'':23}published {published}; ours {ours}; {seeds} seeds{reason}")
-    return [*shown, count(findings)]
+    return [printable(line) for line in [*shown, count(findings)]]
 
 
 def as_json(findings: Sequence[Finding], scale: str) -> str:

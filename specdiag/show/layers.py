@@ -19,6 +19,7 @@ from specdiag.show.table import render
 from specdiag.wording import (
     accounting,
     counted,
+    csv_cell,
     number,
     p_value,
     part,
@@ -79,13 +80,18 @@ def as_json(checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence[Lay
 
 
 def as_csv(checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence[Layer]]) -> str:
-    """Return CSV with a row for each matrix; a cell without a value is empty."""
+    """Return CSV with a row for each matrix; a cell without a value is empty.
+
+    Texts are those of `csv_cell`, which no terminal and no spreadsheet runs.
+    """
     text = io.StringIO()
     header = [column for columns in _COLUMNS.values() for column in columns]
     writer = csv.DictWriter(text, ["checkpoint", "layer", *header], lineterminator="\n")
     writer.writeheader()
     for name, layers in zip(unique_names(checkpoints), measured, strict=True):
-        writer.writerows({"checkpoint": name} | without_nan(layer_row(layer)) for layer in layers)
+        for layer in layers:
+            row = {"checkpoint": name} | without_nan(layer_row(layer))
+            writer.writerow({k: csv_cell(v) if isinstance(v, str) else v for k, v in row.items()})
     return text.getvalue()
 
 

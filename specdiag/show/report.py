@@ -30,7 +30,7 @@ from specdiag.htsr.verdict import HEAVIER, MAX_Q, ONE_SCALE, VERDICTS
 from specdiag.plot.drawings import Drawing, drawings, first_of_each, measured
 from specdiag.plot.style import rendered
 from specdiag.show.layers import REPEATS
-from specdiag.wording import accounting, counted, p_value, rounded_down, short
+from specdiag.wording import accounting, counted, p_value, printable, rounded_down, short
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -107,6 +107,7 @@ def report(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("specdiag.show", ""),
         autoescape=True,
+        finalize=lambda text: printable(text) if type(text) is str else text,
         undefined=jinja2.StrictUndefined,
     )
     style, script = (
@@ -279,7 +280,8 @@ def _shown_figures(drawn: Sequence[Drawing]) -> Iterator[dict[str, Any]]:
     for i, drawing in enumerate(drawn):
         if drawing.figure is None:
             continue
-        svg = inline_svg(rendered(drawing.figure, "svg"), drawing.caption, f"fig{i}-")
+        label = printable(drawing.caption)
+        svg = inline_svg(rendered(drawing.figure, "svg"), label, f"fig{i}-")
         yield {
             "title": drawing.title.replace(r"\$", "$"),
             "caption": drawing.caption,

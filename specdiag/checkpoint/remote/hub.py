@@ -25,6 +25,7 @@ from specdiag.checkpoint.remote.requests import (
     check_pace,
     made,
     patiently,
+    plain_host,
 )
 from specdiag.wording import is_text, shown, some
 
@@ -151,7 +152,8 @@ def hub_path(text: str) -> HubPath | None:
             "hf://owner/repo/file"
         )
     url, home = urlsplit(text), urlsplit(constants.ENDPOINT)
-    match = _PAGE.fullmatch(url.path) if url.netloc == home.netloc else None
+    is_home = (url.scheme, url.netloc) == (home.scheme, home.netloc)
+    match = _PAGE.fullmatch(url.path) if is_home else None
     if match is None or not is_repository(match["repo"]):
         return None
     parts = {name: unquote(part or "") for name, part in match.groupdict().items()}
@@ -221,5 +223,5 @@ def _address(url: str) -> Address:
     from huggingface_hub import constants, get_session
     from huggingface_hub.utils import build_hf_headers
 
-    host = urlsplit(constants.ENDPOINT).hostname
+    host = plain_host(constants.ENDPOINT)
     return Address(made(get_session), url, build_hf_headers(), TIMEOUT, host)

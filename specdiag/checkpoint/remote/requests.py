@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 from specdiag.wording import printable, shown
 
@@ -58,6 +59,12 @@ class Address(NamedTuple):
     headers: dict[str, str]
     timeout: float  # seconds without an answer or a byte after which a connection is broken
     plain_host: str | None = None  # host that is allowed by plain http, as this machine is
+
+
+def plain_host(endpoint: str) -> str | None:
+    """Return the host of an endpoint that the user chose with plain http; None with https."""
+    parts = urlsplit(endpoint)
+    return parts.hostname if parts.scheme == "http" else None
 
 
 def made(client: "Callable[[], httpx2.Client]") -> "httpx2.Client":
