@@ -29,7 +29,7 @@ from specdiag.htsr.esd import eigenvalues, resolved_eigenvalues
 from specdiag.htsr.selection import MIN_EIGENVALUES, matrices, skip_reason
 from specdiag.htsr.tail.posterior import NO_POSTERIOR, alpha_posterior
 from specdiag.outputs import write_output
-from specdiag.wording import csv_cell, is_text, shown
+from specdiag.wording import csv_cell, is_text, printable, shown
 
 _log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class SpectralMonitor:
             how = self._how_dead(r)
             if how and r.name not in self.dead:
                 self.dead[r.name] = how
-                _log.warning("%s has collapsed by step %d: %s", r.name, step, how)
+                _log.warning("%s has collapsed by step %d: %s", printable(r.name), step, how)
 
     def _remember(self, readings: list[Reading]) -> None:
         self.readings += readings
