@@ -15,6 +15,7 @@ from specdiag.dataset.checks import check_layout, check_type, check_values
 from specdiag.dataset.escaped import escaped
 from specdiag.dataset.schema import ADDED, SCHEMA, labelled
 from specdiag.dataset.versions import (
+    check_dataset,
     check_version,
     completed,
     former_names,
@@ -45,6 +46,7 @@ def validate(dataset: "xr.Dataset") -> "xr.Dataset":
         If a variable is missing or different, or a label occurs twice; the message names the first
         one.
     """
+    check_dataset(dataset)
     check_version(dataset.attrs)
     version, latest = dataset.attrs["schema_version"], latest_version(dataset.attrs)
     if version < latest:

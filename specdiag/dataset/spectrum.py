@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from specdiag.dataset.versions import check_dataset
 from specdiag.htsr.statistics import MIN_LAYERS
 from specdiag.htsr.verdict import MEANINGFUL
 from specdiag.wording import some
@@ -37,6 +38,7 @@ def spectrum(
     ValueError
         If there is no such layer or checkpoint.
     """
+    check_dataset(dataset)
     labels = _labels(dataset, "checkpoint")
     if checkpoint is None and len(labels) > 1:
         raise ValueError(f"several checkpoints: name one of {', '.join(labels)}")

@@ -53,6 +53,17 @@ def latest_version(attrs: Mapping[Any, Any]) -> int:
     return COLLECTION_VERSION if _is_collection(attrs) else SCHEMA_VERSION
 
 
+def check_dataset(dataset: Any) -> None:
+    """Raise TypeError if the argument of a function is not an xarray Dataset, such as a path."""
+    import xarray as xr
+
+    if not isinstance(dataset, xr.Dataset):
+        raise TypeError(
+            f"expected an xarray Dataset, not {type(dataset).__name__}; "
+            "specdiag.open_spectra(path) reads one from a file"
+        )
+
+
 def check_version(attrs: Mapping[Any, Any]) -> None:
     """Raise ValueError if the attributes have a `schema_version` that this specdiag cannot read."""
     version, latest = attrs.get("schema_version"), latest_version(attrs)

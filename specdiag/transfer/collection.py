@@ -28,6 +28,7 @@ from specdiag.dataset.schema import (
     labelled,
     missing_values,
 )
+from specdiag.dataset.versions import check_dataset
 from specdiag.files import OutsideError
 from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
 from specdiag.lock.entry import Entry, Lock, Scale
@@ -248,6 +249,7 @@ def _evaluation(target: Path, receipt: Receipt, unreadable: list[str]) -> dict[s
 
 def check_variables(dataset: "xr.Dataset", names: Iterable[str]) -> None:
     """Raise ValueError if a dataset does not have these variables of a collection."""
+    check_dataset(dataset)
     if missing := [name for name in names if name not in dataset.variables]:
         raise ValueError(
             f"the dataset has no {', '.join(missing)}: expected a collection of checkpoints with "
