@@ -91,7 +91,7 @@ class SpectralMonitor:
     Raises
     ------
     ValueError
-        If `every` is less than 1, or at the first reading if `log` is a file of another kind.
+        If a setting is invalid, or at the first reading if `log` is a file of another kind.
     """
 
     def __init__(
@@ -103,8 +103,13 @@ class SpectralMonitor:
         collapsed: float = COLLAPSED,
         min_eigenvalues: int = MIN_EIGENVALUES,
     ) -> None:
-        if every < 1:
-            raise ValueError(f"every is {every}: expected a number of steps, 1 or more")
+        for name, number, least in (("every", every, 1), ("min_eigenvalues", min_eigenvalues, 2)):
+            if not isinstance(number, int) or number < least:
+                raise ValueError(f"{name} is {number!r}: expected a whole number, at least {least}")
+        if not isinstance(collapsed, int | float) or not 0 <= collapsed < 1:
+            raise ValueError(f"collapsed is {collapsed!r}: expected a share from 0 to 1")
+        if log and Path(log).suffix != ".csv":
+            raise ValueError(f"log is {str(log)!r}: expected a name that ends in .csv")
         self.every, self.pattern, self.log = every, pattern, Path(log) if log else None
         self.collapsed, self.min_eigenvalues = collapsed, min_eigenvalues
         self.readings: list[Reading] = []

@@ -154,10 +154,20 @@ def test_lightning_calls_the_monitor_after_every_batch():
     assert sorted({r.step for r in monitor.readings}) == [1, 2]
 
 
-def test_the_interval_must_be_positive():
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"every": 0}, "every is 0: expected a whole number, at least 1"),
+        ({"every": 1.5}, "every is 1.5: expected a whole number, at least 1"),
+        ({"min_eigenvalues": None}, "min_eigenvalues is None: expected a whole number, at least 2"),
+        ({"collapsed": float("nan")}, "collapsed is nan: expected a share from 0 to 1"),
+        ({"log": "run.pt"}, "log is 'run.pt': expected a name that ends in .csv"),
+    ],
+)
+def test_an_invalid_setting_is_refused_before_the_training(setting, message):
     with pytest.raises(ValueError) as error:
-        SpectralMonitor(every=0)
-    assert str(error.value) == "every is 0: expected a number of steps, 1 or more"
+        SpectralMonitor(**setting)
+    assert str(error.value) == message
 
 
 def test_a_reading_has_plain_numbers(rng):
