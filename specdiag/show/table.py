@@ -26,7 +26,8 @@ def aligned(rows: Sequence[Sequence[str]], alignment: str = "<") -> list[str]:
     for i, cells in enumerate(zip(*rows, strict=True)):
         column = [printable(cell) for cell in cells]
         side = alignment[min(i, len(alignment) - 1)]
-        columns.append([f"{cell:{side}{max(map(len, column))}}" for cell in column])
+        width = max(map(len, column))
+        columns.append([f"{cell:{side}{width}}" for cell in column])
     return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
 
 

@@ -152,7 +152,7 @@ def _joined(tensor: Tensor, op: str, position: int, owner: str, layer: str) -> I
 
 def _free(parts: list[Tensor], tensor: Tensor, first: Use | None, taken: set[str]) -> list[Tensor]:
     """Return the parts under names that no other tensor has."""
-    if not first or not {part.name for part in parts} & (taken - {tensor.name}):
+    if not first or not ({part.name for part in parts} & taken) - {tensor.name}:
         return parts
     operator = first.node.name.split("/")[-1]
     longer = [
