@@ -154,7 +154,20 @@ def deep_pickle(path):
     torch.save({"w": torch.ones(2, 2), "x": list(range(10**6))}, path)
 
 
-LARGE = {"tensors": many_tensors, "records": many_records, "list": deep_pickle}
+def many_matrices(path):
+    one = {"dtype": "F32", "shape": [2, 2]}
+    header = {
+        f"l{i}.lm_head.weight": one | {"data_offsets": [16 * i, 16 * i + 16]} for i in range(29_000)
+    }
+    path.write_bytes(safetensors_file(header, bytes(16 * 29_000)))
+
+
+LARGE = {
+    "matrices": many_matrices,
+    "tensors": many_tensors,
+    "records": many_records,
+    "list": deep_pickle,
+}
 
 
 @pytest.mark.slow
