@@ -149,8 +149,9 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
 
 def _temporary(target: Path) -> tuple[IO[bytes], Path]:
     """Open a new file beside `target`, locked as long as it is open; return it and its path."""
+    name = os.fsencode(target.name)[:100].decode(errors="ignore")  # file systems allow 255 bytes
     while True:
-        path = target.with_name(f".{target.name}.{secrets.token_hex(4)}{UNFINISHED}")
+        path = target.with_name(f".{name}.{secrets.token_hex(4)}{UNFINISHED}")
         file = path.open("x+b")
         lock_open(file)
         with suppress(FileNotFoundError):

@@ -26,7 +26,8 @@ MAX_BYTES = 2**63 - 1
 MAX_NAME = 1000  # characters of a name
 MAX_TENSORS = 30_000  # of one file, or one for each 8 KiB of it if that is more
 MAX_LEVELS = 100  # parts of a name, between dots or slashes
-MAX_NAMES = 20_000_000  # characters of all names together
+MAX_NAMES = 20_000_000  # characters of all names in a tree
+NAMES_OF_FILE = 4_000_000  # characters of the names of one file, or one for each 50 bytes of it
 _SEPARATORS = re.compile("[./]")
 
 
@@ -109,6 +110,16 @@ def check_count(count: int, n_bytes: int, where: str) -> None:
         raise ValueError(
             f"{where}: {count:,} tensors in {n_bytes:,} bytes; at most {most:,} are read from a "
             "file of that size"
+        )
+
+
+def check_names(tensors: Iterable["Tensor"], n_bytes: int, where: str) -> None:
+    """Raise ValueError if a file of `n_bytes` bytes has longer names than are read from it."""
+    count, most = sum(len(t.name) for t in tensors), max(NAMES_OF_FILE, n_bytes // 50)
+    if count > most:
+        raise ValueError(
+            f"{where}: names of {count:,} characters in {n_bytes:,} bytes; at most {most:,} are "
+            "read from a file of that size"
         )
 
 

@@ -168,7 +168,8 @@ def _read_receipt(root: Path, lock: Lock, entry: Entry) -> Receipt | State:
         return State("missing")
     if sha256 == entry.file.sha256:
         return _recorded_receipt(entry)
-    return State("corrupt", f"{path.name} has no receipt: it was changed after it was made")
+    reason = "has no receipt: it was not made here, or changed since; `train` moves it aside"
+    return State("corrupt", f"{path.name} {reason}")
 
 
 def read_receipt(path: Path) -> Receipt | None:

@@ -19,7 +19,7 @@ from specdiag.checkpoint.model import (
 )
 from specdiag.checkpoint.names import strip_wrappers
 from specdiag.checkpoint.safetensors import RECORD, read_header, restore
-from specdiag.checkpoint.tensor import Tensor, check_count
+from specdiag.checkpoint.tensor import Tensor, check_count, check_names
 from specdiag.checkpoint.torchfile.archive import Record, read_directory
 from specdiag.checkpoint.torchfile.exported import is_exported, read_exported
 from specdiag.checkpoint.torchfile.legacy import read_legacy, starts_legacy
@@ -77,6 +77,7 @@ def open_single(file: File, which: str | None = None) -> Content:
     """
     content = _open_single(file, which)
     check_count(len(content.tensors), file.size, file.name)
+    check_names(content.tensors, file.size, file.name)
     return content
 
 

@@ -127,6 +127,11 @@ class Evidence:
         return found
 
     @cached_property
+    def sorted_names(self) -> list[str]:
+        """The names of the weights, sorted."""
+        return sorted(self.weights)
+
+    @cached_property
     def distinct_shapes(self) -> set[tuple[int, ...]]:
         """All shapes of the file."""
         return {tensor.shape for tensor in self.weights.values()}

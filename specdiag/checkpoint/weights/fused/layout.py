@@ -1,5 +1,6 @@
 """A weight -> the shapes of its neighbours; a layout -> the blocks of the weight."""
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ class Neighbours:
         name = weight.whole or weight.name
         self.shape = weight.shape
         self.separator = "/" if "/" in name else "."
-        self._weights = evidence.weights
+        self._evidence, self._weights = evidence, evidence.weights
         whole = self._weights[name].shape if weight.whole and name in self._weights else ()
         self._n_leading = len(whole) - len(self.shape) if whole else 0
         self._slices = whole[: self._n_leading]
@@ -84,7 +85,9 @@ class Neighbours:
     def has(self, fused: str, start: str) -> bool:
         """Return whether names beside the module `fused` begin with `start`."""
         start = self._module.removesuffix(fused) + start
-        return any(name.startswith(start) for name in self._weights)
+        names = self._evidence.sorted_names
+        place = bisect_left(names, start)
+        return place < len(names) and names[place].startswith(start)
 
     def _shape(self, name: str) -> tuple[int, ...] | None:
         other = self._weights.get(name)
