@@ -89,7 +89,7 @@ def test_a_damaged_state_is_ignored(uninterrupted, recordings, tmp_path):
     damaged = bytearray(newest.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     newest.write_bytes(damaged)
-    (tmp_path / ".step-00000007-0.ckpt.x").write_bytes(b"half")
+    (tmp_path / ".step-00000007-0.ckpt.0123abcd.specdiag").write_bytes(b"half")
     rest = StopAt(None, None)
     assert train(crashed, recordings, on_step=rest) == expected
     assert rest.steps[0] == 6
