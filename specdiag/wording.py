@@ -41,21 +41,6 @@ def markdown_cell(text: str) -> str:
     return re.sub(r"[\\`*\[\]<|&]", r"\\\g<0>", printable(text))
 
 
-def distinct(names: Sequence[str]) -> list[str]:
-    r"""Return different names as printable ones that are different, too: `a\x00`, `a\x00#2`."""
-    taken = {name for name in names if name.isprintable()}
-    numbers: Counter[str] = Counter()
-    labels = []
-    for name in names:
-        label = text = printable(name)
-        while name != text and label in taken:
-            numbers[text] += 1
-            label = f"{text}#{numbers[text] + 1}"
-        taken.add(label)
-        labels.append(label)
-    return labels
-
-
 def shown(text: str, *, quote: bool = True, limit: int = 80) -> str:
     """Return `text` printable and in quotes for a message; of a long text only the beginning."""
     beginning = printable(text if len(text) <= limit else text[: limit - 3] + "...")

@@ -11,7 +11,6 @@ from specdiag.wording import (
     accounting,
     counted,
     csv_cell,
-    distinct,
     is_text,
     markdown_cell,
     number,
@@ -95,14 +94,6 @@ def test_no_cell_of_csv_is_a_formula_whatever_separator_a_spreadsheet_takes(text
 def test_a_usual_name_is_a_cell_as_it_is():
     names = ["layers.0.q-proj.weight", "fc.weight[head 3]", "a=b", "12", "é", "it's"]
     assert [csv_cell(name) for name in names] == names
-
-
-@given(st.lists(ODD, unique=True))
-def test_different_names_stay_different_when_they_are_made_printable(names):
-    labels = distinct(names)
-    assert len({*labels}) == len(names)
-    assert all(map(str.isprintable, labels))
-    assert all(new == old for old, new in zip(names, labels, strict=True) if old.isprintable())
 
 
 @given(st.lists(ODD.filter(is_text)))

@@ -70,7 +70,12 @@ class _Alpha(ManyFilesCommand):
 @click.command(cls=_Alpha)
 @files_argument
 @json_option
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV with a row for each matrix.")
+@click.option(
+    "--csv",
+    "as_csv",
+    is_flag=True,
+    help="Print CSV with a row for each matrix. Names like formulas begin with an apostrophe.",
+)
 @click.option(
     "--columns",
     type=click.Choice(["default", "all"]),

@@ -82,6 +82,7 @@ def slug(name: str) -> str:
 
 
 def short_title(name: str, longest: int = 52) -> str:
-    """Return the name of a layer or checkpoint as a title: its end if it is long."""
-    # A dollar would begin mathematics.
-    return short(name, longest).replace("$", r"\$")
+    """Return the name of a layer or checkpoint as a title or label: its end if it is long."""
+    # A dollar would begin mathematics; a legend leaves out what begins with an underscore.
+    text = short(name, longest).replace("$", r"\$")
+    return f"'{text}'" if text.startswith("_") else text

@@ -9,11 +9,15 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 import specdiag
 from specdiag.cli.main import cli
+from specdiag.dataset.escaped import distinct
 from specdiag.htsr.monitor import SpectralMonitor, read_readings
+from specdiag.wording import is_text
 from support.commands import run_forked
 
 DRAWN = ["a\0b", "a\\x00b", "<script>alert(1)</script>", "$\\frac{\x1b[31m\u202e"]
@@ -59,11 +63,20 @@ def test_odd_names_are_written_in_escaped_form_with_a_note(file, tmp_path):
     status, out, err = run_forked(tmp_path, "alpha", file, "-o", "a.nc")
     assert status == 0
     assert is_printable(out)
-    assert err.startswith("specdiag: 5 texts with characters that cannot be shown: written as ")
+    assert err.startswith("specdiag: 1 text that netCDF cannot hold: written as 'a\\x00b#2'")
     with specdiag.open_spectra(tmp_path / "a.nc") as dataset:
         names = dataset.layer.values.tolist()
-    assert {"a\\x00b", "a\\x00b#2", "<script>alert(1)</script>", "\\t=1"} <= {*names}
+    assert {"a\\x00b", "a\\x00b#2", "<script>alert(1)</script>", "\t=1"} <= {*names}
     assert len(names) == len(DRAWN + LISTED)
+
+
+@given(st.lists(st.text(st.sampled_from("ab\0\ud800\\x0#2\u202e")), unique=True))
+def test_different_names_stay_different_in_a_form_that_netcdf_can_hold(names):
+    labels = distinct(names)
+    assert len({*labels}) == len(names)
+    for name, label in zip(names, labels, strict=True):
+        assert label.encode().count(0) == 0
+        assert label == name or not is_text(name) or "\0" in name
 
 
 def test_an_odd_name_blocks_neither_a_page_nor_a_figure(file, tmp_path):
@@ -100,7 +113,7 @@ def test_a_text_that_no_format_can_hold_is_written_from_memory(rng, tmp_path, ca
         (
             "specdiag.dataset.escaped",
             logging.WARNING,
-            "1 text with characters that cannot be shown: written as '\\ud800'",
+            "1 text that netCDF cannot hold: written as '\\ud800'",
         )
     ]
 
