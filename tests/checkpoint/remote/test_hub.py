@@ -15,6 +15,7 @@ import specdiag
 from specdiag.checkpoint.reader import open_checkpoint, tensor_digest
 from specdiag.checkpoint.remote.places import place
 from specdiag.checkpoint.remote.ranges import BLOCK
+from specdiag.checkpoint.remote.requests import plain_host
 from specdiag.checkpoint.weights.find import weights
 from specdiag.cli.main import cli
 from support.hub import REPO
@@ -327,6 +328,23 @@ def test_without_a_network_the_hub_is_asked_twice(hub, monkeypatch, pauses):
     assert text.startswith(f"{HUB}: no connection (")
     assert text.endswith("after 2 attempts; try again later")
     assert pauses == [1.0]
+
+
+def test_plain_http_to_a_hub_behind_https_is_refused(hub, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "https://hub.lan")
+    page = "http://hub.lan/lab/net/blob/main/model.safetensors"
+    expected = f"{page}: expected https, where others cannot change the bytes"
+    assert message(open_checkpoint, page, kind=ValueError) == expected
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "host"), [("https://hub.lan", None), ("http://mirror.lan:80/x", "mirror.lan")]
+)
+def test_plain_http_is_for_the_host_of_an_endpoint_with_plain_http(endpoint, host):
+    assert plain_host(endpoint) == host
 
 
 def test_offline_nothing_is_asked(hub, monkeypatch):
