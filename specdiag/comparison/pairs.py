@@ -165,11 +165,13 @@ def _relate_values(name: str, x: NDArray[Any], y: NDArray[Any]) -> Pair:
         return Pair(name=name, relation=relation, distance=0.0 if relation == "equal" else math.nan)
     moved = norm = 0.0
     relations = {"equal"}
+    exponent = max(map(esd.exponent_beyond_range, (x, y)))
     for i in range(0, len(x), _CHUNK):
         a, b = x[i : i + _CHUNK], y[i : i + _CHUNK]
         relations.add(_relate_chunk(a, b))
-        a, b = a.astype(np.float64), b.astype(np.float64)
-        moved, norm = moved + float(np.sum((b - a) ** 2)), norm + float(np.sum(a**2))
+        a, b = (np.ldexp(part.astype(np.float64), -exponent) for part in (a, b))
+        with np.errstate(invalid="ignore"):  # of infinite values
+            moved, norm = moved + float(np.sum((b - a) ** 2)), norm + float(np.sum(a**2))
     relation = next(word for word in ("different", "rounded", "equal") if word in relations)
     distance = math.sqrt(moved / norm) if norm else math.inf
     return Pair(name=name, relation=relation, distance=0.0 if relation == "equal" else distance)

@@ -58,11 +58,11 @@ def check_label(dataset: "xr.Dataset", dim: str, label: str) -> None:
         raise ValueError(f"no {dim} {label!r} in the dataset: it has {some(known, 3)}")
 
 
-def fingerprints(dataset: "xr.Dataset") -> NDArray[np.float32]:
+def fingerprints(dataset: "xr.Dataset") -> NDArray[np.float64]:
     """Return the two norms of each layer, which distinguish its spectrum from others.
 
-    They are float32, since a matrix measured on another machine differs in the last bits of
-    float64.
+    They have the digits of float32, since a matrix measured on another machine differs in the last
+    bits of float64, but the range of float64.
 
     Returns
     -------
@@ -71,7 +71,9 @@ def fingerprints(dataset: "xr.Dataset") -> NDArray[np.float32]:
     """
     both = np.stack([dataset.frobenius_norm.values, dataset.spectral_norm.values], axis=-1)
     measured = dataset.status.isin(["fit", "degenerate"]).values
-    return np.where(measured[..., None], both, np.nan).astype(np.float32)
+    digits, exponents = np.frexp(np.where(measured[..., None], both, np.nan))
+    with np.errstate(over="ignore"):
+        return np.ldexp(digits.astype(np.float32).astype(np.float64), exponents)
 
 
 def mean_over_fit_layers(

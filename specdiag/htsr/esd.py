@@ -228,10 +228,10 @@ def marchenko_pastur_density(x: ArrayLike, variance: float, ratio: float) -> Arr
     eigenvalues are those of W'W / N, so their mean is the variance. Marchenko & Pastur (1967),
     Math. USSR-Sb. 1(4).
     """
-    x = np.asarray(x, dtype=np.float64)
-    low, high = (variance * (1 + sign * math.sqrt(ratio)) ** 2 for sign in (-1, 1))
+    x = np.asarray(x, dtype=np.float64) / variance  # products of tiny variances would be 0
+    low, high = ((1 + sign * math.sqrt(ratio)) ** 2 for sign in (-1, 1))
     inside = np.maximum((high - x) * (x - low), 0)
-    return np.sqrt(inside) / (2 * np.pi * variance * ratio * x)
+    return np.sqrt(inside) / (2 * np.pi * ratio * x) / variance
 
 
 @functools.lru_cache(maxsize=1024)

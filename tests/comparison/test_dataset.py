@@ -14,6 +14,7 @@ from specdiag.htsr import esd
 from specdiag.htsr.tail.posterior import alpha_posterior
 from specdiag.htsr.verdict import MEANINGFUL
 from specdiag.plot import difference
+from specdiag.plot.drawings import drawings
 from support.collections_ import as_version_1
 from support.weights import heavy, light
 
@@ -92,6 +93,21 @@ def test_the_same_numbers_stored_differently_are_equal(first):
 def test_minus_zero_is_equal_and_not_identical(first):
     a, b = (first | {"readout.weight": np.full((2, 64), x, np.float32)} for x in (0.0, -0.0))
     assert relations(specdiag.compare(a, b))["readout.weight"] == "equal"
+
+
+@pytest.mark.parametrize("exponent", [1000, -1000, 0])
+def test_weights_of_any_scale_are_compared_and_drawn(rng, exponent):
+    first, second = ({"fc.weight": heavy(rng, (120, 80), 2.0)} for _ in range(2))
+    scaled = [{"fc.weight": np.ldexp(n["fc.weight"], exponent)} for n in (first, second)]
+    (pair,), (expected,) = (
+        d.relative_distance.values.ravel()
+        for d in (specdiag.compare(*scaled), specdiag.compare(first, second))
+    )
+    assert pair == expected
+    drawn = [d for d in drawings(specdiag.alpha(*scaled)) if d.figure]
+    assert [d.name for d in drawn] == [
+        *("alpha_by_layer_00_model_1", "alpha_by_layer_01_model_2", "esd_00_000_fc.weight")
+    ]
 
 
 @pytest.mark.parametrize("change", ["rotated", "rescaled", "transposed twice and rotated"])
