@@ -17,7 +17,7 @@ HEADER = ("promise", "what the tests tried", "test")
 PROMISES = {
     "outputs": "Nothing is destroyed that specdiag did not make.",
     "containment": "Nothing is read or written outside of a lock's folder.",
-    "programs": "Three commands run programs of a lock, no others.",
+    "programs": "Programs of a lock run only where the command says so.",
     "bounds": "Time and memory are bounded.",
     "mutants": "A damaged file ends in one line that names it.",
     "inputs": "Every command refuses every kind of invalid input in one line.",
