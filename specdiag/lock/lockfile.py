@@ -27,9 +27,12 @@ from specdiag.lock.relations import check_entries, ordered
 from specdiag.outputs import write_whole
 from specdiag.wording import printable, shown
 
-MAX_SIZE = 20_000_000  # bytes; a thousand entries take about one million
+MAX_SIZE = 4_000_000  # bytes; a thousand entries take about one million
+MAX_DOTS = 400_000  # each part of a key of TOML takes about a kilobyte while it is read
 
 _HEADER = "# Written by specdiag from what the recipes declare.\n"
+# tomllib takes time and memory that grow with the square of the parts of a key.
+_LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:"[^"\n]*+"|'[^'\n]*+'|[\w-]++)[ \t]*+\.[ \t]*+){50}""")
 _CONFLICT = re.compile(r"^(<{7}|={7}|>{7})(?!\S)", re.MULTILINE)
 
 
@@ -81,6 +84,9 @@ def loads(text: str, where: str = LOCK_NAME) -> Lock:
     If the text is invalid, LockfileError is raised; the message begins with `where`, the path of
     the file.
     """
+    if text.count(".") > MAX_DOTS or _LONG_KEY.search(text):
+        problem = f"a key of more than 50 parts, or more than {MAX_DOTS:,} dots"
+        refuse(where, problem, "tables of a few levels", "restore the file")
     try:
         document = tomllib.loads(text)
     except RecursionError:

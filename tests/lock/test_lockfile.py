@@ -294,9 +294,9 @@ def test_a_lock_that_is_refused_leaves_the_file_as_it_was(tmp_path):
 
 def test_a_lock_that_would_be_too_large_to_read_is_not_written(tmp_path):
     path = tmp_path / "checkpoints.lock"
-    lock = Lock(entries=(numbered(1, params={"x": "x" * 20_000_000}),))
+    lock = Lock(entries=(numbered(1, params={"x": "x" * 4_000_000}),))
     assert message(lockfile.save, lock, path) == (
-        f"{path}: more than 20,000,000 bytes; expected a checkpoints.lock; name the file"
+        f"{path}: more than 4,000,000 bytes; expected a checkpoints.lock; name the file"
     )
     assert not path.exists()
 
@@ -315,7 +315,7 @@ def file_of(content):
         (os.mkfifo, "not a regular file; expected a checkpoints.lock; name the file"),
         (
             file_of(b"#" * 20_000_001),
-            "more than 20,000,000 bytes; expected a checkpoints.lock; name the file",
+            "more than 4,000,000 bytes; expected a checkpoints.lock; name the file",
         ),
         (
             file_of(b"lock-version = 1 # \xff"),

@@ -144,6 +144,16 @@ def many_tensors(path):
     path.write_bytes(safetensors_file(header, bytes(4 * 29_000)))
 
 
+@pytest.mark.parametrize(
+    "text", ["a." * 10**6 + "b = 1", "\n".join(f"[a{i}.b.c.d.e]" for i in range(150_000))]
+)
+def test_a_lock_of_many_levels_is_refused_before_it_is_parsed(tmp_path, text):
+    lock = tmp_path / "checkpoints.lock"
+    lock.write_text(text)
+    run = CliRunner().invoke(cli, ["list", "--lock", str(lock)])
+    assert "a key of more than 50 parts" in str(run.exception)
+
+
 def many_records(path):
     with zipfile.ZipFile(path, "w") as archive:
         for i in range(70_000):

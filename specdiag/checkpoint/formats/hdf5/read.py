@@ -26,7 +26,7 @@ from specdiag.checkpoint.tensor import (
 from specdiag.checkpoint.torchfile.archive import MAX_GROWN, MAX_RATIO
 from specdiag.wording import one_line, shown
 
-MAX_OBJECTS = 100_000
+MAX_OBJECTS = 40_000
 MAX_LEVELS = 50
 _OF_DAMAGE = (
     *(OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError),
