@@ -84,7 +84,7 @@ def export(source: Source, target: str | os.PathLike[str], *, overwrite: bool = 
     try:
         with whole_file(side) as table, whole_file(safe) as file:
             file.seek(len(header))
-            written = {t.name: _write_tensor(file, t) for t in stored}
+            written = {t.name: _write_tensor(file, t, where) for t in stored}
             hashes = {t.name: written[tied.get(t.name, t.name)] for t in checkpoint.tensors}
             digest = combined_hash(checkpoint.tensors, hashes)
             record |= {"tensor_digest": digest, "sha256": hashes}
@@ -171,8 +171,13 @@ def _as_json(record: Mapping[str, Any], where: str) -> str:
     raise ValueError(f"{where}: its metadata cannot be written as JSON: {reason}")
 
 
-def _write_tensor(file: IO[bytes], tensor: Tensor) -> str:
+def _write_tensor(file: IO[bytes], tensor: Tensor, where: str) -> str:
     """Write the elements of a tensor and return their SHA-256."""
-    values = read_values(tensor)
+    try:
+        values = read_values(tensor)
+    except ValueError as error:
+        if where in str(error):
+            raise
+        raise ValueError(f"{where}: {error}") from error
     file.write(values.reshape(-1).view("u1").data)
     return elements_hash(values)
