@@ -56,6 +56,11 @@ DOCUMENTS = [
         "nested too deeply; expected tables of a few levels; restore the file",
     ),
     (
+        f"{'.'.join(['a'] * 5000)} = 1",
+        "a key of more than 50 parts, or more than 400,000 dots; expected tables of a few levels; "
+        "restore the file",
+    ),
+    (
         HEAD + "<<<<<<< HEAD\n" + E0 + "=======\n",
         (
             "line 2 is a conflict marker of git (<<<<<<<); expected a merged file; keep one side "
@@ -115,7 +120,7 @@ ENTRIES = [
     (f"params.n = {2**63}", f"params.n: a number of more than 64 bits; expected {PLAIN}"),
     (f"params.n = 0x{'f' * 9999}", f"params.n: a number of more than 64 bits; expected {PLAIN}"),
     (
-        f"params.{'.'.join(['a'] * 5000)} = 1",
+        f"params.a = {'{a = ' * 60}1{'}' * 60}",
         f"params.{'.'.join(['a'] * 52)}: nested too deeply; expected at most 50 levels",
     ),
     ("environment.a = []", "environment.a: an array; expected text, a number, true or false"),
