@@ -57,8 +57,10 @@ DOCUMENTS = [
     ),
     (
         f"{'.'.join(['a'] * 5000)} = 1",
-        "a key of more than 50 parts, or more than 400,000 dots; expected tables of a few levels; "
-        "restore the file",
+        (
+            "a key of more than 50 parts, or more than 400,000 dots; expected tables of a few "
+            "levels; restore the file"
+        ),
     ),
     (
         HEAD + "<<<<<<< HEAD\n" + E0 + "=======\n",
