@@ -169,7 +169,7 @@ def _relate_values(name: str, x: NDArray[Any], y: NDArray[Any]) -> Pair:
     for i in range(0, len(x), _CHUNK):
         a, b = x[i : i + _CHUNK], y[i : i + _CHUNK]
         relations.add(_relate_chunk(a, b))
-        a, b = (np.ldexp(part.astype(np.float64), -exponent) for part in (a, b))
+        a, b = (esd.divided(part.astype(np.float64), exponent) for part in (a, b))
         with np.errstate(invalid="ignore"):  # of infinite values
             moved, norm = moved + float(np.sum((b - a) ** 2)), norm + float(np.sum(a**2))
     relation = next(word for word in ("different", "rounded", "equal") if word in relations)
@@ -194,7 +194,8 @@ def _compare(pair: Pair, a: Tensor, b: Tensor, min_eigenvalues: int) -> Pair:
     if pair.first.exponent != pair.second.exponent:
         return replace(pair, reason="not compared: too far apart in scale for float64")
     try:
-        A, B = (np.ldexp(matrices.unfolded(t.read()), -pair.first.exponent) for t in (a, b))
+        exponent = pair.first.exponent
+        A, B = (esd.divided(matrices.unfolded(t.read()), exponent) for t in (a, b))
         return _compare_values(_compare_spectra(pair, a, b, (A, B)), a, b, (A, B), min_eigenvalues)
     except (ValueError, OSError, MemoryError, np.linalg.LinAlgError) as error:
         return replace(pair, reason=f"not compared: {str(error) or 'not enough memory'}")

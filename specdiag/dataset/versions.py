@@ -95,7 +95,7 @@ def completed(dataset: "xr.Dataset") -> "xr.Dataset":
     latest = latest_version(dataset.attrs)
     if dataset.attrs["schema_version"] == latest:
         return dataset
-    schema = SCHEMA | COLLECTION if _is_collection(dataset.attrs) else SCHEMA
+    schema = schema_of(dataset)
     new = {name: schema[name] for name in ADDED if name in schema and name not in dataset}
     if "verdict" in dataset and former_names(dataset.attrs):
         new["verdict"] = schema["verdict"]
@@ -106,7 +106,7 @@ def completed(dataset: "xr.Dataset") -> "xr.Dataset":
         columns |= _of_former_comparison(dataset)
     if former_names(dataset.attrs):
         columns |= _of_former_measurement(dataset)
-    new |= {name: (schema | COMPARISON)[name] for name in columns}
+    new |= {name: schema[name] for name in columns}
     dataset = dataset.assign(labelled(new, columns))
     for name in _FORMER.keys() & dataset.variables.keys():
         dataset[name].attrs["long_name"] = schema[name].long_name

@@ -94,6 +94,11 @@ def exponent_beyond_range(W: NDArray[np.generic]) -> int:
     return -EXPONENT if 2.0**-1040 <= largest < SMALLEST else 0
 
 
+def divided(W: NDArray[Any], exponent: int) -> NDArray[Any]:
+    """Return W divided by 2^exponent; W itself, and no copy, if the exponent is 0."""
+    return np.ldexp(W, -exponent) if exponent else W
+
+
 def _gram(A: Array) -> Array:
     n, m = A.shape
     gram: Array = A.T @ A if n >= m else A @ A.T

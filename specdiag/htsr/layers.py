@@ -261,7 +261,7 @@ def _in_range(
 ) -> tuple[Callable[[], np.ndarray], int]:
     """Return what reads a weight, divided by 2^exponent if its squares leave float64."""
     exponent = esd.exponent_beyond_range(read()) if weight.dtype == "float64" else 0
-    return (lambda: np.ldexp(weight.read(), -exponent)) if exponent else read, exponent
+    return (lambda: esd.divided(weight.read(), exponent)) if exponent else read, exponent
 
 
 def _values(weight: Weight, read: Callable[[], np.ndarray]) -> np.ndarray:
