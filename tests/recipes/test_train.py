@@ -17,7 +17,7 @@ from recipes._published import lamb
 from recipes.poyo import checkpoints
 from recipes.poyo.train import train
 from specdiag.checkpoint.reader import open_checkpoint, tensor_digest
-from support.jobs import PLAIN, StopAt, job
+from support.jobs import PLAIN, StopAt, crash, job, terminate
 from support.paths import ROOT
 from support.sessions import MODEL, params, sessions
 
@@ -39,14 +39,6 @@ def uninterrupted(request, recordings, tmp_path_factory):
     declared = {} if request.param == "AdamW" else {"optimizer": lamb(8e-3, 8)}
     done = job(tmp_path_factory.mktemp("uninterrupted"), **declared)
     return train(done, recordings), done, declared
-
-
-def terminate():
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def crash():
-    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 4, 6, 8, 9, 11, 12])

@@ -1,5 +1,8 @@
 """Small jobs in a folder, without a lock."""
 
+import os
+import signal
+
 from specdiag.lock.recipe import Job
 from support.sessions import MODEL, params
 
@@ -18,6 +21,16 @@ def job(folder, *, parent=None, scale="desk", name="tiny", **changed):
         folder=folder,
         output=folder / "model.ckpt",
     )
+
+
+# Here because a process of several finds a function by its module's name, and a package of the
+# networks for tests installs a `tests` of its own.
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def crash():
+    raise KeyboardInterrupt
 
 
 class StopAt:
