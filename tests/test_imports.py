@@ -24,6 +24,7 @@ LAYERS = (
     {"htsr"},
     {"checkpoint", "lock"},
     {"features", "outputs"},
+    {"compute"},
     {"files"},
     {"notebook"},
     {"wording"},

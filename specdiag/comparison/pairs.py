@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from specdiag.checkpoint.reader import Checkpoint
 from specdiag.checkpoint.tensor import Tensor
 from specdiag.comparison import matrices
+from specdiag.compute.parallel import in_parallel
 from specdiag.htsr import esd
-from specdiag.htsr.layers import Layer, in_parallel
+from specdiag.htsr.layers import Layer
 from specdiag.htsr.null.ladder import false_discovery_rate, null_test
 from specdiag.htsr.sameness import rounding_shift, same_spectrum
 from specdiag.htsr.tail.posterior import NO_POSTERIOR, Posterior, alpha_posterior

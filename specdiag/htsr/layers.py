@@ -10,19 +10,16 @@ Every weight with two or more axes gets exactly one status, and a reason unless 
 
 import functools
 import math
-import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from specdiag.checkpoint.tensor import elements_hash, ties
 from specdiag.checkpoint.weights.values import reason_by_values
 from specdiag.checkpoint.weights.weight import Weight
+from specdiag.compute.parallel import in_parallel
 from specdiag.htsr import esd, weightwatcher
 from specdiag.htsr.null.ladder import null_test
 from specdiag.htsr.repeat import repeat_sd
@@ -34,9 +31,6 @@ from specdiag.htsr.tail.posterior import NO_POSTERIOR, Posterior, alpha_posterio
 from specdiag.htsr.tail.power_law import NO_FIT, Array, TailFit, fit_alpha
 
 KEPT_BYTES = 2**24  # float64 values of smaller weights stay in memory: they are read only once
-
-Job = TypeVar("Job")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,32 +170,6 @@ def _peak_bytes(weight: Weight, repeats: bool) -> float:
     kept = 0.5 * values * repeats
     steps = 1.5 * values, values + grams, 0.5 * values + 2 * grams, 0.5 * (weight.n_read + values)
     return 8 * 1.05 * (kept + max(steps))
-
-
-def in_parallel(
-    function: Callable[[Job], Result], jobs: Iterable[tuple[Job, float]], budget: int
-) -> Iterator[Result]:
-    """Yield the result of the function for each job, in order, computed in threads.
-
-    A job comes with the number of bytes that it takes. As many run at once as fit into the budget,
-    with one BLAS thread each.
-    """
-    in_flight: deque[tuple[Future[Result], float]] = deque()
-    if hasattr(os, "sched_getaffinity"):
-        n_cores = len(os.sched_getaffinity(0))  # the cores that this process may use
-    else:
-        n_cores = os.cpu_count() or 1
-    pool = ThreadPoolExecutor(n_cores)
-    with threadpool_limits(1, user_api="blas"):
-        try:
-            for job, need in jobs:
-                while in_flight and need + sum(size for _, size in in_flight) > budget:
-                    yield in_flight.popleft()[0].result()
-                in_flight.append((pool.submit(function, job), need))
-            while in_flight:
-                yield in_flight.popleft()[0].result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def measure_weight(
