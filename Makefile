@@ -17,6 +17,10 @@ LOWEST := build/lowest
 TESTS_OF_LOWEST := tests/cli/test_every_command.py tests/dataset/test_spectra.py tests/lock tests/plot
 UV := $(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --exclude-newer 2026-11-20
 
+# Another tool that `make bench` times; it needs Python 3.12, and is left out where that is missing.
+PYTHON312 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python) python3.12)
+DIFFRACT := build/diffract/bin/python
+
 .PHONY: demo test test-all test-slow test-lowest lint docs golden reliability fuzz bench clean
 
 demo: .venv/demo  ## a real trained network, then the published set at desk scale: train, link, draw, report
@@ -65,8 +69,10 @@ reliability: .venv/dev  ## the tests of what docs/reliability.md promises, and t
 fuzz: .venv/dev  ## 100,000 damaged inputs, thrown at the commands: make fuzz N=1000 SEED=1
 	PYTHONPATH=tests $(BIN)/python -m support.mutants 0 $(or $(N),100000) $(or $(SEED),0)
 
-bench: .venv/dev  ## ratios of time and memory, all in one run
-	$(BIN)/python -m benchmarks.engine "$(MODEL)/model.safetensors"
+bench: .venv/dev  ## every bar of time and memory in one run, about half an hour; missed ones are marked
+	-test -x $(DIFFRACT) || ( $(PYTHON312) -m venv build/diffract && \
+		$(DIFFRACT) -m pip install --quiet --disable-pip-version-check diffract-core==0.3.1 safetensors )
+	$(BIN)/python -m benchmarks.bars "$(MODEL)/model.safetensors" --diffract $(DIFFRACT)
 	$(BIN)/python -m benchmarks.training
 
 clean:
