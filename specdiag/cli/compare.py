@@ -28,6 +28,7 @@ from specdiag.cli.reading import (
     files_argument,
     include_embeddings_option,
     layers_option,
+    machine_options,
     min_eigenvalues_option,
     reading_options,
 )
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
 @min_eigenvalues_option
 @include_embeddings_option
 @reading_options
+@machine_options
 @lock_option
 def compare(
     files: tuple[Path, ...],

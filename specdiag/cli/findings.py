@@ -25,6 +25,7 @@ from specdiag.cli.options import (
     show_count,
 )
 from specdiag.cli.outputs import check_output, force_option, output_option
+from specdiag.cli.reading import machine_options
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 )
 @output_option("Write the xarray Dataset, as netCDF.", required=True)
 @force_option
+@machine_options
 @engine_option
 @address_option
 @json_option

@@ -4,7 +4,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from specdiag.cli.reading import (
     files_argument,
     include_embeddings_option,
     layers_option,
+    machine_options,
     min_eigenvalues_option,
     open_with,
     reading_options,
@@ -120,6 +121,7 @@ class _Alpha(ManyFilesCommand):
     help="Estimate how far alpha would scatter if the rows of each matrix were drawn again (slow).",
 )
 @seed_option("Random seed for bootstrap, sign flips and repeats.")
+@machine_options
 @engine_option
 @address_option
 @lock_option
@@ -269,20 +271,23 @@ def _open_and_measure(
     return checkpoint, measure_checkpoint(checkpoint, pattern, with_progress, **measurement)
 
 
+@contextmanager
 def with_progress(
-    measured: Iterator["Layer"], tensors: Sequence["Tensor"], label: str
-) -> Iterator["Layer"]:
-    """Yield the layers; show a progress bar on a terminal's stderr if they take long."""
+    tensors: Sequence["Tensor"], label: str
+) -> Iterator[Callable[["Tensor"], object]]:
+    """Yield a function to call with each tensor that is done.
+
+    It moves a progress bar on a terminal's stderr if they take long together.
+    """
     from specdiag.wording import printable
 
-    costs = [math.prod(t.shape) * min(t.shape[:2], default=0) for t in tensors]
-    if sum(costs) < _LONG or not sys.stderr.isatty():
-        yield from measured
+    costs = {t.name: math.prod(t.shape) * min(t.shape[:2], default=0) for t in tensors}
+    total = sum(costs.values())
+    if total < _LONG or not sys.stderr.isatty():
+        yield lambda _: None
         return
-    with click.progressbar(length=sum(costs), label=printable(label), file=sys.stderr) as progress:
-        for layer, cost in zip(measured, costs, strict=True):
-            progress.update(cost)
-            yield layer
+    with click.progressbar(length=total, label=printable(label), file=sys.stderr) as progress:
+        yield lambda tensor: progress.update(costs[tensor.name])
 
 
 def _print_tables(

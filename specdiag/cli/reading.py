@@ -1,5 +1,6 @@
 """Options that say which networks to read, how, and which of their matrices to measure."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,6 +152,52 @@ def reading_options(command: Command) -> Command:
     for option in (_split_option, _base_option, which_option):
         command = option(command)
     return command
+
+
+class _Bytes(click.ParamType[int]):
+    """A number of bytes, such as 8G, 500M or 1.5T: K, M, G and T are powers of 1,024."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the bytes; raise a usage error for anything else, or for less than one."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)([KMGT]?)(?:i?B)?", value, re.IGNORECASE)
+        n = int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " ")) if match else 0
+        if n < 1:
+            self.fail(f"{value!r} is no amount of memory; expected one such as 8G", param, ctx)
+        return n
+
+
+def _limit(ctx: click.Context, option: click.Parameter, value: int | None) -> None:
+    from specdiag.compute.machine import using
+
+    ctx.with_resource(using(**{str(option.name): value}))
+
+
+_jobs_option = click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    expose_value=False,
+    callback=_limit,
+    help="Measure at most N matrices at once; by default, one for each core. Changes no result.",
+)
+_memory_option = click.option(
+    "--memory",
+    type=_Bytes(),
+    metavar="SIZE",
+    expose_value=False,
+    callback=_limit,
+    help="Use at most this much memory for them, such as 8G; by default, 75 % of what is free. A "
+    "matrix that needs more is measured alone.",
+)
+
+
+def machine_options(command: Command) -> Command:
+    """Add the options that say what may be used of this machine, in effect while it runs."""
+    return _jobs_option(_memory_option(command))
 
 
 def open_with(path: Path, settings: Mapping[str, Any]) -> "Checkpoint":

@@ -13,6 +13,7 @@ from specdiag.comparison.conclusion import summarise_pairs
 from specdiag.comparison.groups import check_distinct, group_layers, pair_up_groups, seed_alphas
 from specdiag.comparison.pairing import renamed, replace_names
 from specdiag.comparison.pairs import Pair, pair_up
+from specdiag.compute.machine import using
 from specdiag.dataset.schema import COMPARISON, labelled
 from specdiag.dataset.spectra import (
     Progress,
@@ -74,6 +75,8 @@ def compare(
     which: str | None = None,
     base: Any = None,
     split: Mapping[str, str] = MappingProxyType({}),
+    jobs: int | None = None,
+    memory: int | None = None,
 ) -> "xr.Dataset":
     """Return the Dataset of two or more networks, with the differences of each from the first.
 
@@ -90,6 +93,8 @@ def compare(
         `specdiag.comparison.pairing` cannot pair.
     which, base, split
         How each network is read, as in `specdiag.alpha`.
+    jobs, memory
+        What may be used of this machine, as in `specdiag.alpha`.
 
     Returns
     -------
@@ -124,9 +129,9 @@ def compare(
         "include_embeddings": include_embeddings,
     }
     reading = {"which": which, "base": base, "splits": texts_of(split)}
-    return build_comparison(
-        measure_and_compare(groups, layers, rename=rename, reading=reading, **settings)
-    )
+    with using(jobs=jobs, memory=memory):
+        compared = measure_and_compare(groups, layers, rename=rename, reading=reading, **settings)
+    return build_comparison(compared)
 
 
 def measure_and_compare(

@@ -132,12 +132,13 @@ def pair_up(
         pairs.append(replace(pair, first=measured[0], second=measured[1]))
     # Comparing takes the memory of six matrices: the two, their difference, and Gram matrices.
     jobs = [(p, 8 * 6 * math.prod(p.first.shape)) for p in pairs if p.is_measured]
-    budget = max(2**28, 2 * max((need for _, need in jobs), default=0))
 
     def complete(pair: Pair) -> Pair:
         return _compare(pair, tensors[0][pair.name], tensors[1][pair.name], min_eigenvalues)
 
-    completed = {pair.name: pair for pair in in_parallel(complete, jobs, budget)}
+    completed = {
+        pair.name: pair for _, pair in in_parallel(complete, jobs, libraries=["scipy.linalg"])
+    }
     pairs = [completed.get(pair.name, pair) for pair in pairs]
     q = false_discovery_rate([pair.added_null_p for pair in pairs])
     return [replace(x, added_null_q=float(y)) for x, y in zip(pairs, q, strict=True)]

@@ -1,38 +1,90 @@
-"""Jobs -> their results, computed in threads within a budget of memory."""
+"""Jobs -> their results, computed in threads within the machine's cores and memory."""
 
-import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from importlib import import_module
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
+
+from specdiag.compute.machine import current
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
 def in_parallel(
-    function: Callable[[Job], Result], jobs: Iterable[tuple[Job, float]], budget: int
-) -> Iterator[Result]:
-    """Yield the result of the function for each job, in order, computed in threads.
+    function: Callable[[Job], Result],
+    jobs: Sequence[tuple[Job, float]],
+    *,
+    alone: Callable[[Job], bool] = lambda _: False,
+    libraries: Sequence[str] = (),
+) -> Iterator[tuple[int, Result]]:
+    """Yield the number of each job and the result of the function, in the order of completion.
 
-    A job comes with the number of bytes that it takes. As many run at once as fit into the budget,
-    with one BLAS thread each.
+    As many jobs run at once as there are cores, and as fit into the memory (`compute.machine`); a
+    job that needs more than that runs when nothing else does. The one that needs most begins; where
+    it does not fit into what is left, the smallest ones that fit go first. So all cores are busy up
+    to the end, which small jobs share.
+
+    Parameters
+    ----------
+    function : function of a job
+        Its arrays are freed when it returns: only the result is kept.
+    jobs : sequence of (job, bytes)
+        Each with the memory that it takes.
+    alone : function of a job
+        Whether a job runs before the others and by itself, with as many BLAS threads as there are
+        cores. All others have one each.
+    libraries : sequence of str
+        Modules that `function` imports and that bring a BLAS of their own, such as
+        'scipy.linalg': they are loaded before the number of threads is limited, as the limit holds
+        only for what is loaded.
     """
-    in_flight: deque[tuple[Future[Result], float]] = deque()
-    if hasattr(os, "sched_getaffinity"):
-        n_cores = len(os.sched_getaffinity(0))  # the cores that this process may use
-    else:
-        n_cores = os.cpu_count() or 1
-    pool = ThreadPoolExecutor(n_cores)
-    with threadpool_limits(1, user_api="blas"):
-        try:
-            for job, need in jobs:
-                while in_flight and need + sum(size for _, size in in_flight) > budget:
-                    yield in_flight.popleft()[0].result()
-                in_flight.append((pool.submit(function, job), need))
-            while in_flight:
-                yield in_flight.popleft()[0].result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    for name in libraries:
+        import_module(name)
+    single = [i for i, (job, _) in enumerate(jobs) if alone(job)]
+    if single:
+        with threadpool_limits(current().n_jobs, user_api="blas"):
+            for i in single:
+                yield i, function(jobs[i][0])
+    others = sorted(set(range(len(jobs))) - set(single), key=lambda i: (-jobs[i][1], i))
+    if others:
+        with threadpool_limits(1, user_api="blas"):
+            yield from _together(function, jobs, deque(others))
+
+
+def _together(
+    function: Callable[[Job], Result], jobs: Sequence[tuple[Job, float]], waiting: deque[int]
+) -> Iterator[tuple[int, Result]]:
+    """Yield the results of the jobs whose numbers wait, the largest first, in threads."""
+    n_jobs, left = current().n_jobs, current().n_bytes
+    pool = ThreadPoolExecutor(n_jobs)
+    running: dict[Future[Result], int] = {}
+
+    def start() -> None:
+        nonlocal left
+        while waiting and len(running) < n_jobs:
+            if jobs[waiting[0]][1] <= left or not running:
+                i = waiting.popleft()
+            elif jobs[waiting[-1]][1] <= left:
+                i = waiting.pop()
+            else:
+                break
+            left -= jobs[i][1]
+            running[pool.submit(function, jobs[i][0])] = i
+
+    try:
+        start()
+        while running:
+            finished = [
+                (done, running.pop(done))
+                for done in wait(running, return_when=FIRST_COMPLETED).done
+            ]
+            left += sum(jobs[i][1] for _, i in finished)
+            start()  # before the results are used, which may take long
+            for done, i in finished:
+                yield i, done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -12,7 +12,8 @@ Dataset is built or opened.
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from os import PathLike
 from types import MappingProxyType
@@ -24,6 +25,7 @@ from specdiag.checkpoint.reader import Checkpoint
 from specdiag.checkpoint.tensor import Tensor
 from specdiag.checkpoint.weights.find import open_weights
 from specdiag.checkpoint.weights.split import texts_of
+from specdiag.compute.machine import using
 from specdiag.dataset.schema import SCHEMA, SCHEMA_VERSION, labelled, layer_value
 from specdiag.htsr.initialisation import (
     Untrained,
@@ -41,7 +43,8 @@ from specdiag.wording import counted, numbered
 if TYPE_CHECKING:
     import xarray as xr
 
-Progress = Callable[[Iterator[Layer], Sequence[Tensor], str], Iterator[Layer]]
+# Of tensors and the name of their network: a context whose value is called with each that is done.
+Progress = Callable[[Sequence[Tensor], str], AbstractContextManager[Callable[[Tensor], object]]]
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +63,8 @@ def alpha(
     which: str | None = None,
     base: Any = None,
     split: Mapping[str, str] = MappingProxyType({}),
+    jobs: int | None = None,
+    memory: int | None = None,
 ) -> "xr.Dataset":
     """Return the Dataset of the weight matrices of one or several networks.
 
@@ -98,6 +103,11 @@ def alpha(
     split : mapping of str to str
         How to cut the weights whose names match a pattern, such as ``{"*.c_attn.weight": "q,k,v"}``
         (see docs/weights.md).
+    jobs : int, optional
+        How many matrices are measured at once; by default, one for each core.
+    memory : int, optional
+        Bytes that they use together; by default, 75 % of the memory that is free. Neither limit
+        changes a result.
 
     Returns
     -------
@@ -121,20 +131,10 @@ def alpha(
     """
     check_whole_numbers(min_eigenvalues=(min_eigenvalues, 2), seed=(seed, 0))
     check_texts(layers=layers, which=which)
-    given = [x for source in sources for x in (source if _is_paths(source) else [source])]
-    if not given:
-        raise ValueError("alpha() needs at least one checkpoint: a path, module or state dict")
     if method not in METHODS:
         raise ValueError(f"method is {method!r}: expected one of {', '.join(METHODS)}")
-    if names is not None and (isinstance(names, str) or len(names) != len(given)):
-        raise ValueError(f"names must be a list of {counted(len(given), 'name')}: one a network")
     splits = texts_of(split)
-    checkpoints = [open_weights(source, which=which, base=base, splits=splits) for source in given]
-    if names is not None:
-        checkpoints = [replace(c, name=n) for c, n in zip(checkpoints, names, strict=True)]
-    for checkpoint in checkpoints:
-        for note in checkpoint.notes:
-            _log.warning("%s: %s", checkpoint.name, note)
+    checkpoints = _opened(sources, names, which=which, base=base, splits=splits)
     settings: dict[str, Any] = {
         "min_eigenvalues": min_eigenvalues,
         "include_embeddings": include_embeddings,
@@ -144,16 +144,42 @@ def alpha(
         "seed": seed,
     }
     networks = [open_weights(source, splits=splits) for source in initialisation]
+    _check_recipes(networks, checkpoints, layers)
+    with using(jobs=jobs, memory=memory):
+        quick = settings | {"gof": False, "repeats": False}
+        alphas, note = untrained_alphas([measure_checkpoint(c, layers, **quick) for c in networks])
+        if note:
+            _log.warning("%s", note)
+        measured = [
+            measure_checkpoint(c, layers, untrained=alphas, **settings) for c in checkpoints
+        ]
+    settings |= {"layers": layers, "which": which, "base": recorded(base), "splits": splits}
+    return build(checkpoints, measured, settings | {"initialisation": list(map(_path, networks))})
+
+
+def _opened(
+    sources: Sequence[Any], names: Sequence[str] | None, **reading: Any
+) -> list[Checkpoint]:
+    given = [x for source in sources for x in (source if _is_paths(source) else [source])]
+    if not given:
+        raise ValueError("alpha() needs at least one checkpoint: a path, module or state dict")
+    if names is not None and (isinstance(names, str) or len(names) != len(given)):
+        raise ValueError(f"names must be a list of {counted(len(given), 'name')}: one a network")
+    checkpoints = [open_weights(source, **reading) for source in given]
+    if names is not None:
+        checkpoints = [replace(c, name=n) for c, n in zip(checkpoints, names, strict=True)]
+    for checkpoint in checkpoints:
+        for note in checkpoint.notes:
+            _log.warning("%s: %s", checkpoint.name, note)
+    return checkpoints
+
+
+def _check_recipes(
+    networks: Sequence[Checkpoint], checkpoints: Sequence[Checkpoint], layers: str | None
+) -> None:
     wanted = [tensor for checkpoint in checkpoints for tensor in matrices(checkpoint, layers)]
     for network in networks:
         check_recipe(matrices(network, layers), wanted)
-    quick = settings | {"gof": False, "repeats": False}
-    untrained, note = untrained_alphas([measure_checkpoint(c, layers, **quick) for c in networks])
-    if note:
-        _log.warning("%s", note)
-    measured = [measure_checkpoint(c, layers, untrained=untrained, **settings) for c in checkpoints]
-    settings |= {"layers": layers, "which": which, "base": recorded(base), "splits": splits}
-    return build(checkpoints, measured, settings | {"initialisation": list(map(_path, networks))})
 
 
 def _is_paths(source: Any) -> bool:
@@ -180,15 +206,15 @@ def measure_checkpoint(
 ) -> list[Layer]:
     """Return the measured layers of one checkpoint, with their verdicts; no xarray is needed.
 
-    The settings are those of `specdiag.htsr.layers.measure`. `progress` gets the layers as they are
-    measured, their tensors and the checkpoint's name, and yields the layers again. `untrained` has
-    the alphas of untrained networks, from `specdiag.htsr.initialisation.untrained_alphas`. Raise
-    ValueError if the checkpoint has no matrix, or none whose name matches the shell pattern.
+    The settings are those of `specdiag.htsr.layers.measure`. `untrained` has the alphas of
+    untrained networks, from `specdiag.htsr.initialisation.untrained_alphas`. Raise ValueError if
+    the checkpoint has no matrix, or none whose name matches the shell pattern.
     """
     tensors = matrices(checkpoint, pattern)
-    layers = measure(tensors, **settings)
-    layers = progress(layers, tensors, checkpoint.name) if progress else layers
-    return with_verdicts(with_initialisation(layers, untrained))
+    with progress(tensors, checkpoint.name) if progress else nullcontext(lambda _: None) as done:
+        return with_verdicts(
+            with_initialisation(measure(tensors, done=done, **settings), untrained)
+        )
 
 
 def check_whole_numbers(**arguments: tuple[Any, int]) -> None:

@@ -10,7 +10,7 @@ Every weight with two or more axes gets exactly one status, and a reason unless 
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -30,6 +30,7 @@ from specdiag.htsr.tail.kind import NO_KIND, Kind, tail_kind
 from specdiag.htsr.tail.posterior import NO_POSTERIOR, Posterior, alpha_posterior
 from specdiag.htsr.tail.power_law import NO_FIT, Array, TailFit, fit_alpha
 
+ALONE = 8192  # rows and columns: one such matrix takes minutes on one core, and gigabytes
 KEPT_BYTES = 2**24  # float64 values of smaller weights stay in memory: they are read only once
 
 
@@ -92,29 +93,24 @@ def measure(
     include_embeddings: bool = False,
     method: str = "specdiag",
     repeats: bool = False,
+    done: Callable[[Weight], object] = lambda _: None,
     **options: Any,
 ) -> Iterator[Layer]:
     """Yield one record for each weight, in order; `verdict.with_verdicts` adds the verdicts.
 
-    Matrices are measured in parallel, with one BLAS thread each: more threads for one matrix change
-    the last bits of its eigenvalues, and are slow on a busy machine. Together, the matrices that
-    are being measured use at most four times the memory of the largest one in float64, or 256 MiB
-    if that is more.
+    Matrices are measured in parallel, the largest first, within the cores and the memory that
+    `compute.machine` allows, with one BLAS thread each: more threads for one matrix are slower than
+    one for each of many, and change the last bits of its eigenvalues. Only matrices with more than
+    `ALONE` rows and columns are measured one after the other, with all threads. So the digits of a
+    matrix depend neither on the others nor on the limits, those of the largest ones apart.
 
-    The settings are those of `specdiag.alpha`.
+    `done` is called with each weight as soon as it is skipped or measured. The other settings are
+    those of `specdiag.alpha`.
     """
     weights = list(weights)
-    reasons = {w.name: skip_reason(w, min_eigenvalues, include_embeddings) for w in weights}
-    tables = [w for w in weights if reasons[w.name].startswith(EMBEDDING)]
     digests: dict[str, str] = {}
-    for weight in weights:
-        table = None if reasons[weight.name] else _equal_one(weight, tables, digests)
-        if table:
-            reasons[weight.name] = f"tied to {table.name}, an embedding table"
-    tied = ties(w for w in weights if not reasons[w.name])
-    reasons |= {name: f"tied to {first}, measured once" for name, first in tied.items()}
+    reasons = _skip_reasons(weights, digests, min_eigenvalues, include_embeddings)
     jobs = [w for w in weights if not reasons[w.name]]
-    budget = max(4 * max((8 * math.prod(w.shape) for w in jobs), default=0), 2**28)
     function = functools.partial(
         measure_weight,
         min_eigenvalues=min_eigenvalues,
@@ -122,11 +118,22 @@ def measure(
         repeats=repeats,
         **options,
     )
-    measured = in_parallel(function, [(w, _peak_bytes(w, repeats)) for w in jobs], budget)
+    completed = in_parallel(
+        function,
+        [(w, _peak_bytes(w, repeats)) for w in jobs],
+        alone=lambda weight: min(weight.shape[:2]) > ALONE,
+    )
+    measured: dict[str, Layer] = {}
     spectra: dict[bytes, list[Weight]] = {}
     for weight in weights:
         reason = reasons[weight.name]
-        layer = None if reason else next(measured)
+        if reason:
+            done(weight)
+        while not reason and weight.name not in measured:
+            i, record = next(completed)
+            measured[jobs[i].name] = record
+            done(jobs[i])
+        layer = measured.pop(weight.name, None)
         if layer and layer.status == "fit":
             # Equal bits have equal spectra, so only weights of equal spectra are read again.
             equal = spectra.setdefault(layer.eigenvalues.tobytes(), [])
@@ -134,6 +141,23 @@ def measure(
                 layer, reason = None, f"a copy of {first.name} bit for bit, measured once"
             equal.append(weight)
         yield layer or _record(weight, status="skipped", reason=reason)
+
+
+def _skip_reasons(
+    weights: Sequence[Weight],
+    digests: dict[str, str],
+    min_eigenvalues: int,
+    include_embeddings: bool,
+) -> dict[str, str]:
+    """Return by name why a weight is not measured, or an empty string if it is."""
+    reasons = {w.name: skip_reason(w, min_eigenvalues, include_embeddings) for w in weights}
+    tables = [w for w in weights if reasons[w.name].startswith(EMBEDDING)]
+    for weight in weights:
+        table = None if reasons[weight.name] else _equal_one(weight, tables, digests)
+        if table:
+            reasons[weight.name] = f"tied to {table.name}, an embedding table"
+    tied = ties(w for w in weights if not reasons[w.name])
+    return reasons | {name: f"tied to {first}, measured once" for name, first in tied.items()}
 
 
 def _equal_one(weight: Weight, others: Iterable[Weight], digests: dict[str, str]) -> Weight | None:
