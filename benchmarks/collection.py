@@ -149,7 +149,7 @@ def step(name, folder):
 def page(measured):
     """Return the table of the page: the largest size, and how it grew from the smaller one."""
     n = len(measured) // 2
-    few, many = measured[0]["checkpoints"], measured[n]["checkpoints"]
+    few, many = (int(row["checkpoints"]) for row in (measured[0], measured[n]))
     header = ["step", f"seconds for {many:,} checkpoints", f"a checkpoint, over that of {few:,}"]
     rows = [
         [

@@ -22,7 +22,7 @@ FILES = {
         {"long": (8192, 2048), "square": (2048,) * 2},
     ),
 }
-COPIES = 6
+COPIES = 4
 
 
 def rows():
