@@ -13,6 +13,9 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from specdiag.compute.eigenvalues import eigenvalues_of_gram
+from specdiag.compute.gram import half_gram
+
 Array = NDArray[np.float64]
 
 # 95 % quantile of the Tracy-Widom law of real matrices (beta = 1): Johnstone (2001), Annals of
@@ -20,6 +23,7 @@ Array = NDArray[np.float64]
 TRACY_WIDOM_95 = 0.9793
 
 LARGEST, SMALLEST = 1e150, 1e-140  # limits of the largest value: its square is a float64
+SURE = 1e-250, LARGEST**2  # sums of squares of values that are within these limits
 EXPONENT = 700  # 2^700 brings float64 values beyond these limits between them
 
 
@@ -59,16 +63,29 @@ def eigenvalues(W: ArrayLike) -> Array:
         )
     if W.dtype.kind == "c":
         raise ValueError("W is complex: expected real numbers")
-    W = _float64(W)
-    slices = W.reshape(*W.shape[:2], -1)
-    grams = [_gram(slices[:, :, i]) for i in range(slices.shape[2])]
-    del W, slices  # the peak stays at two matrices: the Gram matrix and LAPACK's copy of it
-    values: Array = np.concatenate([np.linalg.eigvalsh(gram) for gram in grams])
-    values[::-1].sort()
-    return np.maximum(values, 0.0, out=values)
+    shape = W.shape[:2]
+    slices = W.reshape(*shape, -1)
+    positions = slices.shape[2]
+    values = np.empty((positions, min(shape)))
+    largest_square = 0.0
+    for i in range(positions):
+        gram = half_gram(slices[:, :, i])
+        square = float(np.diagonal(gram).max())  # at least that of the largest value
+        largest_square = max(largest_square, square)
+        last = i == positions - 1
+        if not math.isfinite(square) or (last and not SURE[0] < largest_square < SURE[1]):
+            _check_range(W)
+        if last:
+            del W, slices  # the peak of memory is the matrix as stored, and one Gram matrix
+        gram /= max(shape)
+        values[i] = eigenvalues_of_gram(gram)
+    pooled = values.ravel()
+    pooled[::-1].sort()
+    return np.maximum(pooled, 0.0, out=pooled)
 
 
-def _float64(W: NDArray[np.generic]) -> Array:
+def _check_range(W: NDArray[np.generic]) -> None:
+    """Raise an error if values are not finite, or if the square of the largest is no float64."""
     with np.errstate(invalid="ignore"):  # of signalling NaNs
         A = W.astype(np.float64)
     largest = max(abs(A.min()), abs(A.max()))
@@ -77,7 +94,6 @@ def _float64(W: NDArray[np.generic]) -> Array:
         raise ValueError(f"{bad:,} of {A.size:,} values are NaN or infinite")
     if largest > LARGEST or 0 < largest < SMALLEST:
         raise ValueError(f"the largest value is {largest:.1e}: its square leaves the float64 range")
-    return A
 
 
 def exponent_beyond_range(W: NDArray[np.generic]) -> int:
@@ -97,13 +113,6 @@ def exponent_beyond_range(W: NDArray[np.generic]) -> int:
 def divided(W: NDArray[Any], exponent: int) -> NDArray[Any]:
     """Return W divided by 2^exponent; W itself, and no copy, if the exponent is 0."""
     return np.ldexp(W, -exponent) if exponent else W
-
-
-def _gram(A: Array) -> Array:
-    n, m = A.shape
-    gram: Array = A.T @ A if n >= m else A @ A.T
-    gram /= max(n, m)
-    return gram
 
 
 def rank_gate(eigenvalues: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) -> float:

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from specdiag.compute.eigenvalues import eigenvalues_of_gram
+from specdiag.compute.gram import half_gram
 from specdiag.htsr import esd
 from specdiag.htsr.null import law
 from specdiag.htsr.null.draws import rank_p
@@ -36,7 +38,6 @@ SIGNS = np.array([-1, 1], dtype=np.int8)
 FLIPS_SKEWNESS = 0.3  # of log(alpha - 1), as in the law
 RESOLVED = 4 * float(np.finfo(np.float32).eps)  # float32 errors are about 0.4 eps of the largest
 MAX_UNRESOLVED = 0.02  # share of eigenvalues; with more, float64 is needed
-BLOCK = 256  # rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,29 +175,22 @@ def _eigenvalues(slices: Single, dtype: DTypeLike) -> Array:
     eigenvalues of a square matrix, which are set to what float32 resolves. A matrix that lost rank
     has many such eigenvalues, and is measured in float64.
     """
-    values = np.concatenate([np.linalg.eigvalsh(_gram(part)) for part in slices])
-    values = np.sort(values.astype(np.float64))[::-1]
+    values = np.sort(_pooled(slices, np.float32).astype(np.float64))[::-1]
     floor = RESOLVED * values[0]
     if np.count_nonzero(values <= floor) <= MAX_UNRESOLVED * len(values):
         return np.maximum(values, floor)
-    doubles = np.concatenate([np.linalg.eigvalsh(_gram(part, np.float64)) for part in slices])
-    doubles[::-1].sort()
+    doubles = np.sort(_pooled(slices, np.float64))[::-1]
     return esd.resolved_eigenvalues(doubles, (*slices.shape[1:], len(slices)), dtype)
 
 
-def _gram(A: Single, dtype: DTypeLike = np.float32) -> NDArray[Any]:
-    """Return the smaller Gram matrix over the larger side, without a whole copy of A."""
-    A = A if A.shape[0] >= A.shape[1] else A.T
-    gram: NDArray[Any]
-    if A.dtype == dtype:
-        gram = A.T @ A
-    else:
-        gram = np.zeros((A.shape[1],) * 2, dtype)
-        for start in range(0, len(A), BLOCK):
-            block = A[start : start + BLOCK].astype(dtype)
-            gram += block.T @ block
-    gram /= len(A)
-    return gram
+def _pooled(slices: Single, dtype: DTypeLike) -> NDArray[Any]:
+    """Return the eigenvalues of all slices, whose Gram matrices are formed in the dtype."""
+    values = np.empty((len(slices), min(slices.shape[1:])), dtype)
+    for i, part in enumerate(slices):
+        gram = half_gram(part, dtype)
+        gram /= max(part.shape)
+        values[i] = eigenvalues_of_gram(gram)
+    return values.ravel()
 
 
 def initialisation_p(alpha: float, untrained: Iterable[float]) -> float:
