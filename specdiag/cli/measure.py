@@ -111,6 +111,14 @@ class _Alpha(ManyFilesCommand):
     help="Also compare with untrained networks of the same recipe; verdicts do from 19 of them on.",
 )
 @click.option(
+    "--null",
+    type=click.Choice(["ladder", "none"]),
+    default="ladder",
+    show_default=True,
+    help="Compare with random matrices and tell the kind of the tail; or, with none, measure alpha "
+    "and its interval alone, in half of the time and without verdicts.",
+)
+@click.option(
     "--gof",
     is_flag=True,
     help="Also test how well a power law fits, by a bootstrap, and compare other curves with it.",
@@ -209,6 +217,8 @@ def _untrained(
         return {}
     if settings["method"] != "specdiag":
         raise click.UsageError("--initialisation needs --method specdiag: others have no null")
+    if settings["null"] == "none":
+        raise click.UsageError("--initialisation is one more null: it excludes --null none")
     from specdiag.htsr.initialisation import check_recipe, untrained_alphas
     from specdiag.htsr.selection import matrices
 
@@ -216,7 +226,8 @@ def _untrained(
     for file in trained:
         with suppress(*ERRORS):  # reported when the file is measured
             wanted += matrices(open_with(file, settings), pattern)
-    quick = settings | {"gof": False, "repeats": False, "which": None, "base": None}
+    quick = settings | {"null": "none", "gof": False, "repeats": False}
+    quick |= {"which": None, "base": None}
     for file in files:
         with errors_of(file):
             check_recipe(matrices(open_with(file, quick), pattern), wanted)

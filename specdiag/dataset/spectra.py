@@ -34,6 +34,7 @@ from specdiag.htsr.initialisation import (
     with_initialisation,
 )
 from specdiag.htsr.layers import Layer, measure
+from specdiag.htsr.null.ladder import NULLS
 from specdiag.htsr.selection import MIN_EIGENVALUES, matrices
 from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
 from specdiag.htsr.verdict import with_verdicts
@@ -56,6 +57,7 @@ def alpha(
     include_embeddings: bool = False,
     method: str = "specdiag",
     initialisation: Sequence[Any] = (),
+    null: str = "ladder",
     gof: bool = False,
     repeats: bool = False,
     seed: int = 0,
@@ -85,6 +87,9 @@ def alpha(
         Untrained networks of the same recipe, as `sources`: how often their alphas are as low is
         one more null (`initialisation_p`). From 19 networks on it is part of `null_p`. Networks
         that are the same count once.
+    null : {'ladder', 'none'}
+        Compare each layer with random matrices and tell the kind of its tail, or do neither: 'none'
+        measures alpha and its interval alone, in half of the time, and gives no verdicts.
     gof : bool
         Test the goodness of fit of the power law above `xmin_ks`, and compare it with other tails
         (likelihood ratios). It takes about as long as everything else.
@@ -120,7 +125,7 @@ def alpha(
     ValueError
         If a source is not a checkpoint, has no matrix, or none that matches `layers`; if an
         untrained network has no matrix of the name and shape of one of them; or if `method`,
-        `seed` or `min_eigenvalues` is invalid, or a split is or fits no weight.
+        `null`, `seed` or `min_eigenvalues` is invalid, or a split is or fits no weight.
     OSError
         If a file cannot be read.
 
@@ -133,12 +138,17 @@ def alpha(
     check_texts(layers=layers, which=which)
     if method not in METHODS:
         raise ValueError(f"method is {method!r}: expected one of {', '.join(METHODS)}")
+    if null not in NULLS:
+        raise ValueError(f"null is {null!r}: expected one of {', '.join(NULLS)}")
+    if len(initialisation) and null == "none":
+        raise ValueError("initialisation is one more null: it needs null='ladder'")
     splits = texts_of(split)
     checkpoints = _opened(sources, names, which=which, base=base, splits=splits)
     settings: dict[str, Any] = {
         "min_eigenvalues": min_eigenvalues,
         "include_embeddings": include_embeddings,
         "method": method,
+        "null": null,
         "gof": gof,
         "repeats": repeats,
         "seed": seed,
@@ -146,7 +156,7 @@ def alpha(
     networks = [open_weights(source, splits=splits) for source in initialisation]
     _check_recipes(networks, checkpoints, layers)
     with using(jobs=jobs, memory=memory):
-        quick = settings | {"gof": False, "repeats": False}
+        quick = settings | {"null": "none", "gof": False, "repeats": False}
         alphas, note = untrained_alphas([measure_checkpoint(c, layers, **quick) for c in networks])
         if note:
             _log.warning("%s", note)
@@ -212,9 +222,8 @@ def measure_checkpoint(
     """
     tensors = matrices(checkpoint, pattern)
     with progress(tensors, checkpoint.name) if progress else nullcontext(lambda _: None) as done:
-        return with_verdicts(
-            with_initialisation(measure(tensors, done=done, **settings), untrained)
-        )
+        layers = with_initialisation(measure(tensors, done=done, **settings), untrained)
+    return with_verdicts(layers, null=settings.get("null", "ladder"))
 
 
 def check_whole_numbers(**arguments: tuple[Any, int]) -> None:

@@ -201,16 +201,17 @@ def measure_weight(
     *,
     min_eigenvalues: int = MIN_EIGENVALUES,
     method: str = "specdiag",
+    null: str = "ladder",
     gof: bool = False,
     repeats: bool = False,
     seed: int = 0,
 ) -> Layer:
     """Return the measured values of one weight; its status is `failed` if it cannot be measured.
 
-    The settings are those of `specdiag.alpha`. Only the method 'specdiag' has a null, a kind of
-    tail, a goodness of fit (`gof`), which takes about as long as computing the eigenvalues, and
-    repeats. A weight of known low rank, such as the update of a LoRA, has none of them: the null of
-    its shape is not that of a product of two matrices.
+    The settings are those of `specdiag.alpha`. Only the method 'specdiag' has a null and a kind of
+    tail, both left out if `null` is 'none', a goodness of fit (`gof`), which takes about as long as
+    computing the eigenvalues, and repeats. A weight of known low rank, such as the update of a
+    LoRA, has none of them: the null of its shape is not that of a product of two matrices.
     """
     is_small = 8 * math.prod(weight.shape) <= KEPT_BYTES
     read = functools.cache(weight.read) if is_small else weight.read
@@ -229,7 +230,7 @@ def measure_weight(
             fit = _fit(weight, spectrum, resolved, min_eigenvalues)
         has_null = weight.rank is None  # that of a product of two matrices is another one
         if fit["status"] == "fit" and method == "specdiag" and has_null:
-            fit |= _tests(weight, read, resolved, fit, gof=gof, seed=seed)
+            fit |= _tests(weight, read, resolved, fit, null=null, gof=gof, seed=seed)
             if repeats:
                 fit["alpha_repeat_sd"] = repeat_sd(read(), weight.dtype, seed=seed)
     except NoWeight as error:
@@ -314,13 +315,15 @@ def _tests(
     resolved: Array,
     fit: dict[str, Any],
     *,
+    null: str,
     gof: bool,
     seed: int,
 ) -> dict[str, Any]:
-    tests: dict[str, Any] = asdict(
-        null_test(fit["posterior"].mean, weight.shape, read, weight.dtype, seed=seed)
-    )
-    tests["kind"] = tail_kind(resolved, weight.shape)
+    tests: dict[str, Any] = {}
+    if null != "none":
+        mean = fit["posterior"].mean
+        tests = asdict(null_test(mean, weight.shape, read, weight.dtype, seed=seed))
+        tests["kind"] = tail_kind(resolved, weight.shape)
     if gof:
         tail = fit["tail"]
         tests["gof_p"] = goodness_of_fit(resolved, seed=seed)

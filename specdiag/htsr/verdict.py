@@ -41,8 +41,11 @@ VERDICTS = {  # each with its sentence
 MEANINGFUL = ("power law", "undecided", "steepens", "too few")
 
 
-def with_verdicts(layers: Iterable[Layer]) -> list[Layer]:
-    """Return the layers of one checkpoint with verdicts, and with q-values adjusted over all."""
+def with_verdicts(layers: Iterable[Layer], *, null: str = "ladder") -> list[Layer]:
+    """Return the layers of one checkpoint with verdicts, and with q-values adjusted over all.
+
+    With the null 'none' only degenerate layers have a verdict: those of the others begin with it.
+    """
     layers = list(layers)
     gaussian_q = false_discovery_rate([layer.gaussian_p for layer in layers])
     q = false_discovery_rate([layer.null_p for layer in layers])
@@ -50,7 +53,10 @@ def with_verdicts(layers: Iterable[Layer]) -> list[Layer]:
         replace(layer, gaussian_q=float(one), null_q=float(all_rungs))
         for layer, one, all_rungs in zip(layers, gaussian_q, q, strict=True)
     ]
-    return [replace(layer, verdict=verdict(layer)) for layer in layers]
+    judged = [replace(layer, verdict=verdict(layer)) for layer in layers]
+    if null == "none":
+        judged = [replace(x, verdict="") if x.status == "fit" else x for x in judged]
+    return judged
 
 
 def verdict(layer: Layer) -> str:

@@ -157,6 +157,29 @@ def test_the_goodness_of_fit_is_tested_when_asked_for(file):
     assert not any("not tested" in line for line in asked)
 
 
+def test_without_a_null_alpha_is_the_same_and_only_collapsed_layers_have_a_verdict(file):
+    whole, alone = (
+        json.loads(run("alpha", file, "--json", *more)[1])["checkpoints"][0]
+        for more in ((), ("--null", "none", "--gof"))
+    )
+    fit = [row for row in alone["layers"] if row["status"] == "fit"]
+    assert {row["verdict"] for row in fit} == {""}
+    assert all(row[name] is None for row in fit for name in ("null_q", "kind_log10_factor"))
+    assert all(row["gof_p"] for row in fit)
+    assert {x["verdict"] for x in alone["layers"] if x["status"] == "degenerate"} == {"degenerate"}
+    for row, other in zip(alone["layers"], whole["layers"], strict=True):
+        names = [x for x in row if x.startswith(("alpha", "xmin", "n_tail", "rank", "short_tail"))]
+        assert [row[x] for x in names] == [other[x] for x in names]
+    assert (alone["summary"]["n_tested"], alone["summary"]["n_meaningful"]) == (0, len(fit))
+    assert "which were not compared with random matrices" in run("alpha", file, "--null", "none")[1]
+    status, _, err = run("alpha", file, "--null", "none", "--initialisation", file)
+    assert (status, "it excludes --null none" in err) == (2, True)
+    with pytest.raises(ValueError, match="it needs null='ladder'"):
+        specdiag.alpha(file, null="none", initialisation=[file])
+    with pytest.raises(ValueError, match="null is 'no': expected one of ladder, none"):
+        specdiag.alpha(file, null="no")
+
+
 def test_untrained_networks_are_one_more_null(rng, tmp_path):
     def saved(name, make):
         W = {f"{i}.weight": make(rng, (90, 60)).astype(np.float32) for i in range(3)}

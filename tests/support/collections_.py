@@ -54,7 +54,9 @@ def as_version_1(dataset):
     hat = 2 * dataset.alpha_ks * np.log10(dataset.spectral_norm.where(dataset.alpha_ks > 0))
     dataset = dataset.assign(null_p=dataset.gaussian_p, null_q=dataset.gaussian_q, alpha_hat=hat)
     later = [name for name in ADDED if name in dataset.variables]
-    return dataset.drop_vars(later).rename(former).assign_attrs(schema_version=1)
+    provenance = dataset.attrs["provenance"].replace('"null": "ladder"', '"null": "gaussian"')
+    attrs = {"schema_version": 1, "provenance": provenance}
+    return dataset.drop_vars(later).rename(former).assign_attrs(attrs)
 
 
 def read_from_version_1(dataset):

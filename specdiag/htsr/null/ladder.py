@@ -30,6 +30,7 @@ from specdiag.htsr.tail.power_law import TIE
 
 Array = NDArray[np.float64]
 
+NULLS = ("ladder", "none")  # settings of `specdiag.alpha`
 LEVEL = 0.05  # a rung that is not beaten ends the ladder
 LARGE = 128  # rows or columns, whichever are fewer: from there on half of them is tested first
 NARROW = 12  # rows or columns of a kernel's positions: with fewer, their scales are mostly noise
