@@ -92,7 +92,7 @@ def alpha(
         measures alpha and its interval alone, in half of the time, and gives no verdicts.
     gof : bool
         Test the goodness of fit of the power law above `xmin_ks`, and compare it with other tails
-        (likelihood ratios). It takes about as long as everything else.
+        (likelihood ratios). That adds about a third to the time of everything else.
     repeats : bool
         Estimate `alpha_repeat_sd`, the scatter of alpha if the rows of each matrix were drawn
         again. It is off by default, because it takes 17 times as long as the eigenvalues.

@@ -209,9 +209,9 @@ def measure_weight(
     """Return the measured values of one weight; its status is `failed` if it cannot be measured.
 
     The settings are those of `specdiag.alpha`. Only the method 'specdiag' has a null and a kind of
-    tail, both left out if `null` is 'none', a goodness of fit (`gof`), which takes about as long as
-    computing the eigenvalues, and repeats. A weight of known low rank, such as the update of a
-    LoRA, has none of them: the null of its shape is not that of a product of two matrices.
+    tail, both left out if `null` is 'none', a goodness of fit (`gof`), and repeats. A weight of
+    known low rank, such as the update of a LoRA, has none of them: the null of its shape is not
+    that of a product of two matrices.
     """
     is_small = 8 * math.prod(weight.shape) <= KEPT_BYTES
     read = functools.cache(weight.read) if is_small else weight.read

@@ -18,6 +18,12 @@ STOP_AFTER = 20  # sampling stops when so many replicates are as far from their 
 TAIL_SIZES = 48  # tried for data and replicates, geometric from MIN_SPACINGS to all eigenvalues
 ALTERNATIVES = ("lognormal", "exponential", "truncated_power_law", "stretched_exponential")
 
+EVALUATIONS = 50  # of a likelihood, at most; most fits need about 8
+ROUNDING = 1e-13  # relative, of a log-likelihood
+
+Moments = Callable[[Array], tuple[float, Array, Array]]
+
+_POINTS = 16  # of a distribution, looked at first
 _BATCH_ELEMENTS = 2_000_000  # bounds memory
 
 
@@ -47,7 +53,7 @@ def goodness_of_fit(eigenvalues: ArrayLike, *, seed: int = 0) -> float:
     if n <= MIN_SPACINGS + 1:
         return math.nan
     sizes = np.unique(np.round(np.geomspace(MIN_SPACINGS, n - 1, TAIL_SIZES)).astype(int))
-    distance, beta, k = (values[0] for values in _least_distance(logs[None], sizes))
+    distance, beta, k = _best_fit(logs, sizes)
     if not math.isfinite(beta):
         return math.nan
     rng = np.random.default_rng(seed)
@@ -55,41 +61,79 @@ def goodness_of_fit(eigenvalues: ArrayLike, *, seed: int = 0) -> float:
     batch = 2 * STOP_AFTER
     while used < REPLICATES and exceeded < STOP_AFTER:
         count = max(1, min(batch, REPLICATES - used, _BATCH_ELEMENTS // n))
-        drawn = _replicates(rng, logs, int(k), float(beta), count)
-        total = exceeded + np.cumsum(_least_distance(drawn, sizes)[0] >= distance)
+        drawn = _replicates(rng, logs, k, beta, count)
+        total = exceeded + np.cumsum(~_fit_better(drawn, sizes, distance))
         used += min(count, int(np.searchsorted(total, STOP_AFTER)) + 1)
         exceeded = min(int(total[-1]), STOP_AFTER)
         batch *= 2
     return exceeded / used if exceeded == STOP_AFTER else (exceeded + 1) / (REPLICATES + 1)
 
 
-def _least_distance(logs: Array, sizes: NDArray[np.int64]) -> tuple[Array, Array, Array]:
+def _best_fit(logs: Array, sizes: NDArray[np.int64]) -> tuple[float, float, int]:
     """Return the least Kolmogorov-Smirnov distance over the tail sizes, with its beta and size.
 
     Parameters
     ----------
-    logs : ndarray of shape (n_spectra, n_eigenvalues)
-        Log-eigenvalues, each row descending.
+    logs : ndarray of shape (n_eigenvalues,)
+        Log-eigenvalues, descending.
     sizes : ndarray of shape (n_sizes,)
         For size k, xmin is the (k+1)-th largest eigenvalue, and the tail the k above it.
 
     Returns
     -------
-    distance, beta, size : ndarray of shape (n_spectra,)
+    distance, beta, size
         Distance 1 and beta NaN if no tail has two distinct eigenvalues.
     """
-    best, beta = np.ones(len(logs)), np.full(len(logs), np.nan)
-    chosen = np.full(len(logs), float(sizes[0]))
-    cumulative = np.cumsum(logs, axis=1)
-    for k in sizes:
-        excess = cumulative[:, k - 1] - k * logs[:, k]
-        rate = np.divide(k, excess, out=np.full(len(logs), np.nan), where=excess > k * TIE)
-        survival = np.exp((logs[:, k, None] - logs[:, :k]) * rate[:, None])
-        survival -= (np.arange(k) + 0.5) / k  # midway between the two sides of the empirical step
-        distance = np.abs(survival, out=survival).max(axis=1) + 0.5 / k
-        better = distance < best
-        best[better], beta[better], chosen[better] = distance[better], rate[better], k
+    (least,), (rates,) = _bounds(logs[None], sizes)
+    best, beta, chosen = 1.0, math.nan, int(sizes[0])
+    for j in np.argsort(least, kind="stable"):
+        if not least[j] <= best:
+            break
+        k = int(sizes[j])
+        distance = float(_distances(logs[None], k, rates[[j]])[0])
+        if distance < best or (distance == best and k < chosen):
+            best, beta, chosen = distance, float(rates[j]), k
     return best, beta, chosen
+
+
+def _fit_better(logs: Array, sizes: NDArray[np.int64], distance: float) -> NDArray[np.bool_]:
+    """Return for each spectrum, a row, whether its least distance over the sizes is below this one.
+
+    That is decided by the first size whose distance is.
+    """
+    least, rates = _bounds(logs, sizes)
+    possible = least < distance
+    better = np.zeros(len(logs), dtype=np.bool_)
+    for j in np.argsort(-possible.sum(axis=0), kind="stable"):
+        rows = np.flatnonzero(possible[:, j] & ~better)
+        if len(rows):
+            k = int(sizes[j])
+            better[rows] = _distances(logs[rows, : k + 1], k, rates[rows, j]) < distance
+    return better
+
+
+def _bounds(logs: Array, sizes: NDArray[np.int64]) -> tuple[Array, Array]:
+    """Return lower bounds of the distances, from a few points, and the rates of the fits.
+
+    Both have the shape (n_spectra, n_sizes), and are NaN where all k eigenvalues are equal.
+    """
+    excess = np.cumsum(logs, axis=1)[:, sizes - 1] - sizes * logs[:, sizes]
+    rates = np.divide(
+        sizes, excess, out=np.full(excess.shape, math.nan), where=excess > sizes * TIE
+    )
+    points = np.arange(_POINTS) * sizes[:, None] // _POINTS
+    survival = np.exp((logs[:, sizes, None] - logs[:, points]) * rates[:, :, None])
+    survival -= (points + 0.5) / sizes[:, None]
+    least: Array = np.abs(survival, out=survival).max(axis=2) + 0.5 / sizes
+    return least, rates
+
+
+def _distances(logs: Array, k: int, rate: Array) -> Array:
+    """Return the distances of the k largest values from their fits."""
+    survival = np.exp((logs[:, k, None] - logs[:, :k]) * rate[:, None])
+    survival -= (np.arange(k) + 0.5) / k  # midway between the two sides of the empirical step
+    distance: Array = np.abs(survival, out=survival).max(axis=1) + 0.5 / k
+    return distance
 
 
 def _replicates(rng: np.random.Generator, logs: Array, k: int, beta: float, count: int) -> Array:
@@ -166,16 +210,28 @@ def _curved(y: Array, curve: Callable[[Array], Array]) -> Array:
     """Return log-densities of y under its best exp(-a y - b curve(y)) / Z on y >= 0, with b >= 0.
 
     With curve(y) = y^2 this is the lognormal, cut at xmin; with curve(y) = e^y - 1 it is the power
-    law with exponential cut-off. It is an exponential family with two parameters, so the
-    log-likelihood is concave, and Newton's method with moments by quadrature finds its maximum. If
-    that lies at b <= 0, the power law itself is the best of the family.
+    law with exponential cut-off. If the likelihood is largest at b <= 0, the power law itself is
+    the best of the family.
+    """
+    mean, moments = y.mean(), exponential_family(y, curve)
+    # b > 0 lowers the mean of curve(y); that of the data is not below that of the power law.
+    if moments(np.array([1.0, 1e-9]))[1][1] <= 1:
+        return -math.log(mean) - y / mean
+    theta = maximise(moments)
+    return -(theta[0] * y / mean + theta[1] * curve(y) / curve(y).mean()) - moments(theta)[0]
+
+
+def exponential_family(y: Array, curve: Callable[[Array], Array]) -> Moments:
+    """Return the moments of the family exp(-theta . (y / mean, curve(y) / its mean)) / Z, y >= 0.
+
+    Given theta, they are log Z, the means of the two statistics, and their covariance, by Simpson's
+    rule. The power law has theta = (1, 0), and at the maximum of the likelihood both means are 1.
     """
     mean = y.mean()
     grid = np.linspace(0, 40 * mean, 8001)  # beyond 40 means, a log-concave density is negligible
     with np.errstate(over="ignore"):
         statistics = np.stack([grid, np.minimum(curve(grid), 1e300)])
-    target = np.array([mean, curve(y).mean()])
-    statistics /= target[:, None]  # so the power law has theta = (1, 0), and the fit both means 1
+    statistics /= np.array([mean, curve(y).mean()])[:, None]
     simpson = np.tile([2.0, 4.0], 4001)[:-1] * grid[1] / 3
     simpson[[0, -1]] /= 2
 
@@ -190,33 +246,32 @@ def _curved(y: Array, curve: Callable[[Array], Array]) -> Array:
         log_z = top + math.log(total)
         return log_z, first, second - np.outer(first, first)
 
-    # b > 0 lowers the mean of curve(y); that of the data is not below that of the power law.
-    if moments(np.array([1.0, 1e-9]))[1][1] <= 1:
-        return -math.log(mean) - y / mean
-    theta = _maximise(moments)
-    return -(theta[0] * y / target[0] + theta[1] * curve(y) / target[1]) - moments(theta)[0]
+    return moments
 
 
-def _maximise(moments: Callable[[Array], tuple[float, Array, Array]]) -> Array:
-    """Return the natural parameters whose expected statistics are all 1, by damped Newton steps."""
+def maximise(moments: Moments) -> Array:
+    """Return the natural parameters whose expected statistics are all 1, by damped Newton steps.
+
+    The log-likelihood of an exponential family is concave (Boyd & Vandenberghe 2004, section 9.5).
+    The Newton decrement is twice the log-likelihood that is still to be gained, a value: the search
+    ends where that is only rounding of the log-likelihood.
+    """
     theta = np.array([1.0, 1e-3])
     value, first, covariance = moments(theta)
-    for _ in range(100):
+    shrink = 1.0
+    for _ in range(EVALUATIONS - 1):
         gradient = first - 1  # of the mean log-likelihood -(theta . 1) - log Z
-        if np.abs(gradient).max() < 1e-10:
-            break
         step = np.linalg.solve(covariance + 1e-12 * np.eye(2), gradient)
-        shrink = 1.0
-        while shrink > 1e-8:
-            trial = theta + shrink * step
-            if trial[1] > 0:
-                at_trial = moments(trial)
-                if -trial.sum() - at_trial[0] >= -theta.sum() - value:
-                    theta, (value, first, covariance) = trial, at_trial
-                    break
-            shrink /= 2
-        else:
+        height = -theta.sum() - value
+        if gradient @ step <= ROUNDING * max(1.0, abs(height)):
             break
+        trial = theta + shrink * step
+        at_trial = moments(trial) if trial[1] > 0 else None
+        if at_trial and -trial.sum() - at_trial[0] >= height:
+            theta, (value, first, covariance) = trial, at_trial
+            shrink = 1.0
+        else:
+            shrink /= 2
     return theta
 
 

@@ -3,11 +3,20 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize
 
-from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES, goodness_of_fit, likelihood_ratios
+from specdiag.htsr.tail.change_points import MIN_SPACINGS
+from specdiag.htsr.tail.goodness_of_fit import (
+    ALTERNATIVES,
+    EVALUATIONS,
+    exponential_family,
+    goodness_of_fit,
+    likelihood_ratios,
+    maximise,
+)
+from specdiag.htsr.tail.power_law import TIE
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -36,6 +45,84 @@ def test_the_p_value_does_not_depend_on_the_scale_and_the_seed_reproduces_it(see
     expected = goodness_of_fit(x, seed=seed)
     assert goodness_of_fit(x * factor, seed=seed) == goodness_of_fit(x, seed=seed) == expected
     assert 1 / 301 <= expected <= 1
+
+
+def plain_p_value(x, seed):
+    """The p-value without a short cut: every tail of every replicate is compared with its fit."""
+    logs = np.sort(np.log(x))[::-1]
+    n = len(logs)
+    sizes = np.unique(np.round(np.geomspace(MIN_SPACINGS, n - 1, 48)).astype(int))
+
+    def fit(row):
+        fits = [(1.0, math.nan, sizes[0])]
+        for k in sizes:
+            excess = row[:k].cumsum()[-1] - k * row[k]
+            if excess > k * TIE:
+                rate = k / excess
+                steps = (np.arange(k) + 0.5) / k
+                apart = np.abs(np.exp((row[k] - row[:k]) * rate) - steps).max() + 0.5 / k
+                fits.append((apart, rate, k))
+        return min(fits, key=lambda fit: fit[0])
+
+    distance, beta, k = fit(logs)
+    rng = np.random.default_rng(seed)
+    used = exceeded = 0
+    batch = 40
+    while used < 300:
+        count = min(batch, 300 - used)
+        in_tail = rng.random((count, n)) < k / n
+        body = logs[rng.integers(k, n, (count, n))]
+        drawn = np.where(in_tail, logs[k] + rng.standard_exponential((count, n)) / beta, body)
+        for row in np.sort(drawn)[:, ::-1]:
+            used += 1
+            exceeded += fit(row)[0] >= distance
+            if exceeded == 20:
+                return 20 / used
+        batch *= 2
+    return (exceeded + 1) / 301
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, n=st.integers(18, 150), kind=st.sampled_from(["pareto", "body", "rounded"]))
+def test_replicates_that_are_decided_early_give_the_same_p_value(seed, n, kind):
+    rng = np.random.default_rng(seed)
+    x = {
+        "pareto": pareto(rng, n, 2.5),
+        "body": np.append(rng.random(n - n // 4) + 0.2, pareto(rng, n // 4, 2.0)),
+        "rounded": np.round(rng.lognormal(size=n), 1) + 0.1,
+    }[kind]
+    assert goodness_of_fit(x, seed=seed) == plain_p_value(x, seed)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=seeds,
+    n=st.integers(3, 400),
+    spread=st.floats(0.01, 3),
+    kind=st.sampled_from(["normal", "exponential", "uniform", "outlier"]),
+    curve=st.sampled_from([np.square, np.expm1]),
+)
+def test_a_likelihood_is_largest_after_few_evaluations(seed, n, spread, kind, curve):
+    rng = np.random.default_rng(seed)
+    y = {
+        "normal": np.abs(rng.normal(size=n)),
+        "exponential": rng.exponential(size=n),
+        "uniform": rng.random(n),
+        "outlier": np.append(rng.random(n), 20.0),
+    }[kind] * spread
+    moments, evaluated = exponential_family(y, curve), []
+
+    def counted(theta):
+        evaluated.append(theta)
+        return moments(theta)
+
+    if moments(np.array([1.0, 1e-9]))[1][1] <= 1:
+        return  # the power law is the best of the family, and nothing is searched
+    best = maximise(counted)
+    assert len(evaluated) <= EVALUATIONS == 50
+    log_z = moments(best)[0]
+    for nearby in best * (1 + rng.normal(scale=[[1e-3], [1e-5]], size=(2, 2))):
+        assert -nearby.sum() - moments(nearby)[0] <= -best.sum() - log_z + 1e-12 * abs(log_z)
 
 
 @pytest.mark.parametrize("x", [[], np.arange(1.0, 17), np.ones(50)])
