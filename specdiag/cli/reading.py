@@ -170,10 +170,13 @@ class _Bytes(click.ParamType[int]):
         return n
 
 
-def _limit(ctx: click.Context, option: click.Parameter, value: int | None) -> None:
+def _used(ctx: click.Context, option: click.Parameter, value: Any) -> None:
     from specdiag.compute.machine import using
 
-    ctx.with_resource(using(**{str(option.name): value}))
+    try:
+        ctx.with_resource(using(**{str(option.name): value}))
+    except ValueError as error:
+        raise click.UsageError(f"--{error}", ctx) from error
 
 
 _jobs_option = click.option(
@@ -181,7 +184,7 @@ _jobs_option = click.option(
     type=click.IntRange(min=1),
     metavar="N",
     expose_value=False,
-    callback=_limit,
+    callback=_used,
     help="Measure at most N matrices at once; by default, one for each core. Changes no result.",
 )
 _memory_option = click.option(
@@ -189,15 +192,25 @@ _memory_option = click.option(
     type=_Bytes(),
     metavar="SIZE",
     expose_value=False,
-    callback=_limit,
+    callback=_used,
     help="Use at most this much memory for them, such as 8G; by default, 75 % of what is free. A "
     "matrix that needs more is measured alone.",
+)
+_device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cuda", "mps", "cpu"]),
+    default="auto",
+    show_default=True,
+    expose_value=False,
+    callback=_used,
+    help="Compute eigenvalues on a GPU, through torch: all of them (cuda), or those of matrices "
+    "with at least 4,096 rows and columns, if there is a GPU (auto). Moves alpha by rounding only.",
 )
 
 
 def machine_options(command: Command) -> Command:
     """Add the options that say what may be used of this machine, in effect while it runs."""
-    return _jobs_option(_memory_option(command))
+    return _jobs_option(_memory_option(_device_option(command)))
 
 
 def open_with(path: Path, settings: Mapping[str, Any]) -> "Checkpoint":

@@ -13,6 +13,7 @@ from specdiag.comparison.conclusion import summarise_pairs
 from specdiag.comparison.groups import check_distinct, group_layers, pair_up_groups, seed_alphas
 from specdiag.comparison.pairing import renamed, replace_names
 from specdiag.comparison.pairs import Pair, pair_up
+from specdiag.compute.device import Device
 from specdiag.compute.machine import using
 from specdiag.dataset.schema import COMPARISON, labelled
 from specdiag.dataset.spectra import (
@@ -77,6 +78,7 @@ def compare(
     split: Mapping[str, str] = MappingProxyType({}),
     jobs: int | None = None,
     memory: int | None = None,
+    device: str | Device = "auto",
 ) -> "xr.Dataset":
     """Return the Dataset of two or more networks, with the differences of each from the first.
 
@@ -93,7 +95,7 @@ def compare(
         `specdiag.comparison.pairing` cannot pair.
     which, base, split
         How each network is read, as in `specdiag.alpha`.
-    jobs, memory
+    jobs, memory, device
         What may be used of this machine, as in `specdiag.alpha`.
 
     Returns
@@ -129,9 +131,9 @@ def compare(
         "include_embeddings": include_embeddings,
     }
     reading = {"which": which, "base": base, "splits": texts_of(split)}
-    with using(jobs=jobs, memory=memory):
+    with using(jobs=jobs, memory=memory, device=device):
         compared = measure_and_compare(groups, layers, rename=rename, reading=reading, **settings)
-    return build_comparison(compared)
+        return build_comparison(compared)
 
 
 def measure_and_compare(

@@ -1,11 +1,18 @@
-"""What a computation may use of this machine: cores and memory."""
+"""What a computation may use of this machine: cores, memory, and a GPU."""
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from specdiag.compute.device import Device
+
+Result = TypeVar("Result")
 
 SHARE = 0.75  # of the free memory: the rest is for other programs and for what grows meanwhile
 UNKNOWN = 2**31  # bytes, on a system that does not say how much memory it has
@@ -23,10 +30,13 @@ class Machine:
         How many matrices are measured at once.
     memory : int or None
         Bytes that they use together.
+    device : str or Device
+        What computes eigenvalues; see `compute.device`.
     """
 
     jobs: int | None = None
     memory: int | None = None
+    device: "str | Device" = "cpu"
 
     @property
     def n_jobs(self) -> int:
@@ -49,25 +59,45 @@ def current() -> Machine:
 
 
 @contextmanager
-def using(*, jobs: int | None = None, memory: int | None = None) -> Iterator[None]:
-    """Set limits; None leaves those of the `using` around.
+def using(
+    *,
+    jobs: int | None = None,
+    memory: int | None = None,
+    device: "str | Device | None" = None,
+) -> Iterator[None]:
+    """Set limits and the device; None leaves those of the `using` around.
 
     Raises
     ------
     ValueError
-        If a limit is not positive.
+        If a limit is not positive, or there is no such device.
     """
-    given = {
-        name: value for name, value in (("jobs", jobs), ("memory", memory)) if value is not None
-    }
-    for name, value in given.items():
-        if not value > 0:
-            raise ValueError(f"{name} is {value!r}: expected a positive number")
-    token = _current.set(replace(current(), **given))
+    for name, limit in (("jobs", jobs), ("memory", memory)):
+        if limit is not None and not limit > 0:
+            raise ValueError(f"{name} is {limit!r}: expected a positive number")
+    old = current()
+    device = old.device if device is None else device
+    if device != old.device:
+        from specdiag.compute.device import check
+
+        check(device)
+    new = Machine(jobs=jobs or old.jobs, memory=memory or old.memory, device=device)
+    token = _current.set(new)
     try:
         yield
     finally:
         _current.reset(token)
+
+
+def with_device(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Let a function take the keyword `device`: what computes eigenvalues while it runs."""
+
+    @functools.wraps(function)
+    def measured(*arguments: Any, device: "str | Device | None" = None, **options: Any) -> Result:
+        with using(device=device):
+            return function(*arguments, **options)
+
+    return measured
 
 
 def n_cores() -> int:

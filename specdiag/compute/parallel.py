@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from importlib import import_module
 from typing import TypeVar
 
@@ -73,7 +74,7 @@ def _together(
             else:
                 break
             left -= jobs[i][1]
-            running[pool.submit(function, jobs[i][0])] = i
+            running[pool.submit(copy_context().run, function, jobs[i][0])] = i
 
     try:
         start()

@@ -12,7 +12,7 @@ Dataset is built or opened.
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from os import PathLike
@@ -25,6 +25,7 @@ from specdiag.checkpoint.reader import Checkpoint
 from specdiag.checkpoint.tensor import Tensor
 from specdiag.checkpoint.weights.find import open_weights
 from specdiag.checkpoint.weights.split import texts_of
+from specdiag.compute.device import Device, of_shape
 from specdiag.compute.machine import using
 from specdiag.dataset.schema import SCHEMA, SCHEMA_VERSION, labelled, layer_value
 from specdiag.htsr.initialisation import (
@@ -67,6 +68,7 @@ def alpha(
     split: Mapping[str, str] = MappingProxyType({}),
     jobs: int | None = None,
     memory: int | None = None,
+    device: str | Device = "auto",
 ) -> "xr.Dataset":
     """Return the Dataset of the weight matrices of one or several networks.
 
@@ -113,6 +115,9 @@ def alpha(
     memory : int, optional
         Bytes that they use together; by default, 75 % of the memory that is free. Neither limit
         changes a result.
+    device : {'auto', 'cuda', 'mps', 'cpu'}
+        What computes the eigenvalues: torch's GPU all of them ('cuda'), or, if there is one, those
+        of matrices with at least 4,096 rows and columns ('auto'). Alpha moves by rounding alone.
 
     Returns
     -------
@@ -136,10 +141,7 @@ def alpha(
     """
     check_whole_numbers(min_eigenvalues=(min_eigenvalues, 2), seed=(seed, 0))
     check_texts(layers=layers, which=which)
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}: expected one of {', '.join(METHODS)}")
-    if null not in NULLS:
-        raise ValueError(f"null is {null!r}: expected one of {', '.join(NULLS)}")
+    _check_choices(method=(method, METHODS), null=(null, NULLS))
     if len(initialisation) and null == "none":
         raise ValueError("initialisation is one more null: it needs null='ladder'")
     splits = texts_of(split)
@@ -155,7 +157,7 @@ def alpha(
     }
     networks = [open_weights(source, splits=splits) for source in initialisation]
     _check_recipes(networks, checkpoints, layers)
-    with using(jobs=jobs, memory=memory):
+    with using(jobs=jobs, memory=memory, device=device):
         quick = settings | {"null": "none", "gof": False, "repeats": False}
         alphas, note = untrained_alphas([measure_checkpoint(c, layers, **quick) for c in networks])
         if note:
@@ -163,8 +165,15 @@ def alpha(
         measured = [
             measure_checkpoint(c, layers, untrained=alphas, **settings) for c in checkpoints
         ]
-    settings |= {"layers": layers, "which": which, "base": recorded(base), "splits": splits}
-    return build(checkpoints, measured, settings | {"initialisation": list(map(_path, networks))})
+        settings |= {"layers": layers, "which": which, "base": recorded(base), "splits": splits}
+        settings["initialisation"] = list(map(_path, networks))
+        return build(checkpoints, measured, settings)
+
+
+def _check_choices(**arguments: tuple[str, Sequence[str]]) -> None:
+    for name, (value, choices) in arguments.items():
+        if value not in choices:
+            raise ValueError(f"{name} is {value!r}: expected one of {', '.join(choices)}")
 
 
 def _opened(
@@ -275,7 +284,9 @@ def build(
         columns[name] = column.reshape([sizes[dim] for dim in SCHEMA[name].dims])
     data = labelled(SCHEMA, columns)
     data["row_size"].attrs["sample_dimension"] = "sample"
-    return xr.Dataset(data, attrs=_attributes(checkpoints, settings)).set_coords(
+    solved = [x.shape for layers in measured for x in layers if x.status in ("fit", "degenerate")]
+    attributes = _attributes(checkpoints, settings, {of_shape(shape) for shape in solved} - {None})
+    return xr.Dataset(data, attrs=attributes).set_coords(
         ["status", "reason", "verdict", "shape", "stored_dtype"]
     )
 
@@ -298,7 +309,9 @@ def unique_names(checkpoints: Sequence[Checkpoint]) -> list[str]:
     return numbered(chosen)
 
 
-def _attributes(checkpoints: Sequence[Checkpoint], settings: Mapping[str, Any]) -> dict[str, Any]:
+def _attributes(
+    checkpoints: Sequence[Checkpoint], settings: Mapping[str, Any], devices: Set[Device | None]
+) -> dict[str, Any]:
     from importlib.metadata import version
 
     provenance = {
@@ -311,6 +324,8 @@ def _attributes(checkpoints: Sequence[Checkpoint], settings: Mapping[str, Any]) 
             for name, c in zip(unique_names(checkpoints), checkpoints, strict=True)
         ],
     }
+    if devices:
+        provenance |= {"device": ", ".join(map(str, devices)), "torch": version("torch")}
     return {
         "Conventions": "CF-1.12",
         "title": "Eigenvalue spectra of weight matrices",

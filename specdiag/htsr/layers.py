@@ -19,6 +19,8 @@ import numpy as np
 from specdiag.checkpoint.tensor import elements_hash, ties
 from specdiag.checkpoint.weights.values import reason_by_values
 from specdiag.checkpoint.weights.weight import Weight
+from specdiag.compute import device
+from specdiag.compute.machine import with_device
 from specdiag.compute.parallel import in_parallel
 from specdiag.htsr import esd, weightwatcher
 from specdiag.htsr.null.ladder import null_test
@@ -111,6 +113,8 @@ def measure(
     digests: dict[str, str] = {}
     reasons = _skip_reasons(weights, digests, min_eigenvalues, include_embeddings)
     jobs = [w for w in weights if not reasons[w.name]]
+    if used := device.in_use():
+        options["device"] = used
     function = functools.partial(
         measure_weight,
         min_eigenvalues=min_eigenvalues,
@@ -121,7 +125,7 @@ def measure(
     completed = in_parallel(
         function,
         [(w, _peak_bytes(w, repeats)) for w in jobs],
-        alone=lambda weight: min(weight.shape[:2]) > ALONE,
+        alone=lambda w: min(w.shape[:2]) > ALONE and not device.of_shape(w.shape),
     )
     measured: dict[str, Layer] = {}
     spectra: dict[bytes, list[Weight]] = {}
@@ -196,6 +200,7 @@ def _peak_bytes(weight: Weight, repeats: bool) -> float:
     return 8 * 1.05 * (kept + max(steps))
 
 
+@with_device
 def measure_weight(
     weight: Weight,
     *,

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from specdiag.compute import device
 from specdiag.compute.eigenvalues import eigenvalues_of_gram
 from specdiag.compute.gram import half_gram
 from specdiag.htsr import esd
@@ -185,7 +186,13 @@ def _eigenvalues(slices: Single, dtype: DTypeLike) -> Array:
 
 
 def _pooled(slices: Single, dtype: DTypeLike) -> NDArray[Any]:
-    """Return the eigenvalues of all slices, whose Gram matrices are formed in the dtype."""
+    """Return the eigenvalues of all slices, whose Gram matrices are formed in the dtype.
+
+    Those from a device are in float64.
+    """
+    solved = device.eigenvalues(slices)
+    if solved is not None:
+        return solved.ravel()
     values = np.empty((len(slices), min(slices.shape[1:])), dtype)
     for i, part in enumerate(slices):
         gram = half_gram(part, dtype)
