@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from specdiag.compute.eigenvalues import eigenvalues_of_gram
 from specdiag.features.blocks import Array, Moments, merged
 from specdiag.features.estimators import Estimate, estimates, refusal, summaries
 from specdiag.notebook import record_html
@@ -203,8 +204,7 @@ def feature_spectrum(
     total = functools.reduce(merged, blocks)
     if total.count < 2:
         raise ValueError(f"{total.count} sample: a covariance needs at least 2")
-    covariance = total.scatter / (total.count - 1)
-    values = np.asarray(np.linalg.eigvalsh(covariance), np.float64)[::-1]
+    values = eigenvalues_of_gram(total.scatter / (total.count - 1))[::-1]
     floor, source = noise_floor(values, second_moment=second_moment, precision=precision)
     reason = refusal(len(blocks), max(block.count for block in blocks) / total.count)
     if reason or not values[0] > 0:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specdiag.compute.eigenvalues import eigenvalues_of_gram
+from specdiag.compute.gram import half_gram
 from specdiag.htsr.tail.posterior import NO_POSTERIOR, Posterior, mixture_posterior
 from specdiag.htsr.tail.power_law import NO_FIT, TIE, Array, TailFit, fit_alpha
 
@@ -78,10 +80,11 @@ def wwj(W: NDArray[np.generic]) -> tuple[TailFit, Posterior, int]:
     """
     with np.errstate(over="ignore", invalid="ignore"):
         A = np.asarray(W, dtype=np.float32)
-        gram = (A.T @ A if A.shape[0] >= A.shape[1] else A @ A.T) / np.float32(max(A.shape))
-    if not np.isfinite(gram).all():
+    gram = half_gram(A, np.float32)
+    if not np.isfinite(np.diagonal(gram)).all():  # no other value is larger
         raise ValueError("values or their squares leave the range of float32, which the rules use")
-    values = np.linalg.eigvalsh(gram).astype(np.float64)
+    gram /= np.float32(max(A.shape))
+    values = eigenvalues_of_gram(gram).astype(np.float64)
     x = values[values > WWJ_FLOOR * values[-1]]
     if len(x) < WWJ_MIN_TAIL or math.log(x[-1] / x[0]) <= TIE:
         return NO_FIT, NO_POSTERIOR, len(x)
