@@ -4,6 +4,9 @@ import importlib
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path, PosixPath, PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Self
 
@@ -58,6 +61,20 @@ class File(NamedTuple):
         return shown(self.path.name, quote=False)
 
 
+_found: ContextVar[set[File] | None] = ContextVar("found", default=None)
+
+
+@contextmanager
+def found_files() -> Iterator[set[File]]:
+    """Give the set to which `find_file` adds what it returns in this block and thread."""
+    files: set[File] = set()
+    token = _found.set(files)
+    try:
+        yield files
+    finally:
+        _found.reset(token)
+
+
 def is_plain_name(name: str) -> bool:
     """Return whether a name is that of a file in the same folder on any system."""
     return name not in ("", ".", "..") and not re.search(r"[/\\:\x00-\x1f]", name)
@@ -76,7 +93,10 @@ def find_file(path: Path) -> File:
         raise OutsideError(f"{name} leads out of the lock's folder by a link; put a file there")
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{shown(path.name, quote=False)}: not a regular file; name a file")
-    return _described(path, status)
+    file = _described(path, status)
+    if (found := _found.get()) is not None:
+        found.add(file)
+    return file
 
 
 def _described(path: Path, status: os.stat_result) -> File:

@@ -11,9 +11,9 @@ from specdiag.cli.measure import (
     netcdf_option,
     print_lines,
     terminal_width,
-    with_progress,
     write,
 )
+from specdiag.cli.measuring.files import with_progress
 from specdiag.cli.options import (
     check_installed,
     errors_of,

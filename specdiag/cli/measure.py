@@ -1,17 +1,16 @@
 """The command that measures checkpoints, and what `compare` shares with it."""
 
-import math
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from specdiag.cli.measuring.files import alphas_of_untrained, measure_all
+from specdiag.cli.measuring.journal import close_journal, journal_beside
 from specdiag.cli.options import (
     ERRORS,
     address_option,
@@ -19,7 +18,6 @@ from specdiag.cli.options import (
     check_installed,
     complain,
     engine_option,
-    errors_of,
     json_option,
     lock_option,
     say,
@@ -33,7 +31,6 @@ from specdiag.cli.outputs import (
     target_type,
 )
 from specdiag.cli.reading import (
-    READING,
     CheckpointType,
     ManyFilesCommand,
     files_argument,
@@ -41,7 +38,6 @@ from specdiag.cli.reading import (
     layers_option,
     machine_options,
     min_eigenvalues_option,
-    open_with,
     reading_options,
 )
 
@@ -49,11 +45,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from specdiag.checkpoint.reader import Checkpoint
-    from specdiag.checkpoint.tensor import Tensor
     from specdiag.htsr.layers import Layer
-
-# Number of multiplications in about two seconds; for less work a progress bar would only flicker.
-_LONG = 5e10
 
 netcdf_option = output_option("Write the xarray Dataset, eigenvalues included, as netCDF.")
 
@@ -160,6 +152,9 @@ def alpha(
     The interval of alpha takes the eigenvalues for independent draws. It is not how far alpha moves
     when rows are drawn again (--repeats), nor when a network is trained again (compare --against).
 
+    With -o, a journal beside the output keeps every layer as soon as it is measured. The same
+    command goes on with it after an interruption, measures the other layers, and removes it.
+
     \b
     Examples:
       specdiag alpha model.safetensors
@@ -183,11 +178,11 @@ def alpha(
         check_figures(plot, inputs, names=NAMES, suffixes=[".png"], option="--plot", force=force)
     from specdiag.checkpoint.remote.path import pinned
     from specdiag.dataset.spectra import build
-    from specdiag.show import layers as layer_tables
 
-    untrained = _untrained(initialisation, files, layers, settings)
+    journal = journal_beside(output)
+    untrained = alphas_of_untrained(initialisation, files, layers, settings, journal)
     measurement = settings | {"untrained": untrained, "base": base and base.absolute()}
-    checkpoints, measured = _measure_all(files, layers, measurement, engine, address)
+    checkpoints, measured = measure_all(files, layers, measurement, engine, address, journal)
     failed = len(checkpoints) < len(files)
     if checkpoints and (output or plot):  # first, as stdout may be closed before its end
         from specdiag.plot.drawings import draw_all
@@ -196,119 +191,27 @@ def alpha(
         settings["base"] = base and str(pinned(base))
         dataset = build(checkpoints, measured, {"layers": layers, **settings})
         failed |= not write(dataset, output, plot, partial(draw_all, overwrite=force), force=force)
-    if as_json:
-        click.echo(layer_tables.as_json(checkpoints, measured))
-    elif as_csv:
-        click.echo(layer_tables.as_csv(checkpoints, measured), nl=False)
-    else:
-        _print_tables(checkpoints, measured, columns)
+    if journal:
+        close_journal(journal, failed, checkpoints, measured)
+    _print(checkpoints, measured, "json" if as_json else "csv" if as_csv else columns)
     if failed:
         raise click.exceptions.Exit(1)
 
 
-def _untrained(
-    files: Sequence[Path], trained: Sequence[Path], pattern: str | None, settings: dict[str, Any]
-) -> dict[str, list[float]]:
-    """Return the alphas of untrained networks by layer; an error of a file ends the command.
-
-    All files are checked before any is measured.
-    """
-    if not files:
-        return {}
-    if settings["method"] != "specdiag":
-        raise click.UsageError("--initialisation needs --method specdiag: others have no null")
-    if settings["null"] == "none":
-        raise click.UsageError("--initialisation is one more null: it excludes --null none")
-    from specdiag.htsr.initialisation import check_recipe, untrained_alphas
-    from specdiag.htsr.selection import matrices
-
-    wanted: list[Tensor] = []
-    for file in trained:
-        with suppress(*ERRORS):  # reported when the file is measured
-            wanted += matrices(open_with(file, settings), pattern)
-    quick = settings | {"null": "none", "gof": False, "repeats": False}
-    quick |= {"which": None, "base": None}
-    for file in files:
-        with errors_of(file):
-            check_recipe(matrices(open_with(file, quick), pattern), wanted)
-    networks = []
-    for file in files:
-        with errors_of(file):
-            networks.append(_open_and_measure(file, pattern, quick)[1])
-    alphas, note = untrained_alphas(networks)
-    if note:
-        say(note)
-    return alphas
-
-
-def _measure_all(
-    files: Sequence[Path],
-    pattern: str | None,
-    settings: dict[str, Any],
-    engine: str,
-    address: str | None,
-) -> tuple[list["Checkpoint"], list[list["Layer"]]]:
-    """Return the files that can be measured, and their layers; print the errors of the others."""
-    from specdiag.files import DistantPath
-
-    function = partial(_open_and_measure, pattern=pattern, settings=settings)
-    results: Iterable[Callable[[], Any]] = (partial(function, file) for file in files)
-    if engine == "ray":
-        from specdiag.obtain import cluster
-
-        results = cluster.map(function, [file.absolute() for file in files], address=address)
-    checkpoints, measured = [], []
-    for file, result in zip(files, results, strict=True):
-        try:
-            with errors_of(file):
-                checkpoint, layers = result()
-        except ERRORS as error:
-            complain(error)
-        else:
-            if not isinstance(file, DistantPath):  # a cluster is given absolute paths
-                checkpoint = replace(checkpoint, path=file)
-            checkpoints.append(checkpoint)
-            measured.append(layers)
-    return checkpoints, measured
-
-
-def _open_and_measure(
-    file: Path, pattern: str | None, settings: dict[str, Any]
-) -> tuple["Checkpoint", list["Layer"]]:
-    from specdiag.dataset.spectra import measure_checkpoint
-
-    checkpoint = open_with(file, settings)
-    measurement = {name: value for name, value in settings.items() if name not in READING}
-    return checkpoint, measure_checkpoint(checkpoint, pattern, with_progress, **measurement)
-
-
-@contextmanager
-def with_progress(
-    tensors: Sequence["Tensor"], label: str
-) -> Iterator[Callable[["Tensor"], object]]:
-    """Yield a function to call with each tensor that is done.
-
-    It moves a progress bar on a terminal's stderr if they take long together.
-    """
-    from specdiag.wording import printable
-
-    costs = {t.name: math.prod(t.shape) * min(t.shape[:2], default=0) for t in tensors}
-    total = sum(costs.values())
-    if total < _LONG or not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    with click.progressbar(length=total, label=printable(label), file=sys.stderr) as progress:
-        yield lambda tensor: progress.update(costs[tensor.name])
-
-
-def _print_tables(
-    checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence["Layer"]], columns: str
+def _print(
+    checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence["Layer"]], kind: str
 ) -> None:
-    from specdiag.show.layers import as_table, summary_lines
+    """Print the layers as 'json', as 'csv', or as tables with the 'default' columns or 'all'."""
+    from specdiag.show.layers import as_csv, as_json, as_table, summary_lines
 
-    for checkpoint, layers in zip(checkpoints, measured, strict=True):
-        lines = as_table(layers, terminal_width(), columns) + summary_lines(checkpoint, layers)
-        print_lines(str(checkpoint.path), lines)
+    if kind == "json":
+        click.echo(as_json(checkpoints, measured))
+    elif kind == "csv":
+        click.echo(as_csv(checkpoints, measured), nl=False)
+    else:
+        for checkpoint, layers in zip(checkpoints, measured, strict=True):
+            lines = as_table(layers, terminal_width(), kind) + summary_lines(checkpoint, layers)
+            print_lines(str(checkpoint.path), lines)
 
 
 def print_lines(title: str, lines: Sequence[str]) -> None:

@@ -88,6 +88,9 @@ class Layer:
         return self.alpha * 2 * math.log10(self.spectral_norm) if has_alpha else math.nan
 
 
+Through = Callable[[Callable[[Weight], Layer], Weight], Layer]
+
+
 def measure(
     weights: Iterable[Weight],
     *,
@@ -96,6 +99,7 @@ def measure(
     method: str = "specdiag",
     repeats: bool = False,
     done: Callable[[Weight], object] = lambda _: None,
+    through: Through | None = None,
     **options: Any,
 ) -> Iterator[Layer]:
     """Yield one record for each weight, in order; `verdict.with_verdicts` adds the verdicts.
@@ -106,8 +110,9 @@ def measure(
     `ALONE` rows and columns are measured one after the other, with all threads. So the digits of a
     matrix depend neither on the others nor on the limits, those of the largest ones apart.
 
-    `done` is called with each weight as soon as it is skipped or measured. The other settings are
-    those of `specdiag.alpha`.
+    `done` is called with each weight as soon as it is skipped or measured. `through` is given the
+    function that measures a weight, and the weight, and returns its layer: from elsewhere, if it
+    has it. The other settings are those of `specdiag.alpha`.
     """
     weights = list(weights)
     digests: dict[str, str] = {}
@@ -115,7 +120,7 @@ def measure(
     jobs = [w for w in weights if not reasons[w.name]]
     if used := device.in_use():
         options["device"] = used
-    function = functools.partial(
+    function: Callable[[Weight], Layer] = functools.partial(
         measure_weight,
         min_eigenvalues=min_eigenvalues,
         method=method,
@@ -123,7 +128,7 @@ def measure(
         **options,
     )
     completed = in_parallel(
-        function,
+        functools.partial(through, function) if through else function,
         [(w, _peak_bytes(w, repeats)) for w in jobs],
         alone=lambda w: min(w.shape[:2]) > ALONE and not device.of_shape(w.shape),
     )

@@ -4,12 +4,14 @@ import os
 import shutil
 import signal
 import sys
+import threading
 
 import numpy as np
 
 from specdiag import outputs
 from specdiag.checkpoint import export
 from specdiag.cli.main import main
+from specdiag.dataset import journal
 from specdiag.lock import lockfile
 from specdiag.obtain import beside, build, download, fetch, job, state
 from support.commands import server
@@ -71,3 +73,33 @@ def killed(original, tmp_path, n_kills, *arguments):
         yield folder
         assert specdiag(folder, *arguments)[0] == 0, f"killed at line {line} of {n_lines}"
         shutil.rmtree(folder)
+
+
+def run_and_stop(folder, arguments, n, number):
+    """Run a command in this process, to which the signal is sent when its n-th layer is kept."""
+    count = 0
+
+    def at_event(frame, event, _):
+        nonlocal count
+        count += event == "return"
+        if count == n and event == "return":
+            os.kill(os.getpid(), number)
+        return at_event
+
+    def at_call(frame, event, _):
+        code = frame.f_code
+        return at_event if (code.co_filename, code.co_name) == (journal.__file__, "keep") else None
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background ignores it
+    os.chdir(folder)
+    sys.argv = ["specdiag", *arguments]
+    threading.settrace(at_call)
+    main()
+
+
+def stopped(folder, arguments, n, number):
+    """Run a command in another process that is sent a signal when its n-th layer is kept."""
+    process = server.Process(target=run_and_stop, args=(folder, arguments, n, number))
+    process.start()
+    process.join()
+    return process.exitcode
