@@ -19,8 +19,8 @@ from specdiag.comparison.means import (
     layers_difference,
     seeds_difference,
 )
+from specdiag.htsr.null.verdicts import MEANINGFUL
 from specdiag.htsr.statistics import MIN_LAYERS
-from specdiag.htsr.verdict import MEANINGFUL
 
 CORRELATIONS = (0.0, 0.2, 0.4, 0.6, 0.8)
 SIZES = ((2, 2), (3, 3), (5, 5), (2, 5), (1, 5))

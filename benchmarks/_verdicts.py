@@ -12,8 +12,9 @@ from benchmarks._results import read, write
 from benchmarks._tables import column, name_of, percent
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.htsr.layers import measure
+from specdiag.htsr.null.verdicts import VERDICTS
 from specdiag.htsr.selection import matrices
-from specdiag.htsr.verdict import MAX_Q, MAX_SHORT_TAIL, VERDICTS, with_verdicts
+from specdiag.htsr.verdict import MAX_Q, MAX_SHORT_TAIL, with_verdicts
 
 SIZES = (64, 128, 256, 512)
 ASPECTS = (1, 4)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from specdiag.cli.main import COMMANDS
 from support.paths import ROOT
 
 PACKAGE = ROOT / "specdiag"
@@ -155,12 +156,16 @@ def test_heavy_libraries_are_imported_only_inside_functions(path):
     assert names & HEAVY == set()
 
 
-def loaded_by(code):
-    script = f"import sys; {code}; print(*sys.modules)"
+def modules_loaded_by(code):
+    script = f"{code}\nimport sys; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    return {name.split(".")[0] for name in done.stdout.splitlines()[-1].split()}
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def loaded_by(code):
+    return {name.split(".")[0] for name in modules_loaded_by(code)}
 
 
 def test_the_command_line_starts_without_anything_heavy():
@@ -184,3 +189,15 @@ def test_measuring_a_safetensors_file_imports_no_torch_and_no_xarray(minilm):
         f"print(len(list(l.measure(s.matrices(o({str(minilm)!r}), '*layer.0.*')))))"
     )
     assert loaded_by(code) & HEAVY == set()
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_the_help_of_a_command_imports_no_library_and_no_module_that_measures(name):
+    code = (
+        "from contextlib import suppress; from specdiag.cli.main import cli\n"
+        f"with suppress(SystemExit): cli([{name!r}, '--help'])\n"
+    )
+    loaded = modules_loaded_by(code)
+    assert {module.split(".")[0] for module in loaded} & (HEAVY | {"numpy"}) == set()
+    packages = {module.split(".")[1] for module in loaded if module.startswith("specdiag.")}
+    assert packages <= {"cli", "htsr", "wording", "files", "compute", "lock"}

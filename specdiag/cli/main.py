@@ -6,21 +6,31 @@ Heavy libraries are imported when a command runs, so that `specdiag --help` answ
 import logging
 import signal
 import sys
+from importlib import import_module
 from typing import Any
 
 import click
 
-from specdiag.cli.compare import compare
-from specdiag.cli.export import export, weights
-from specdiag.cli.findings import link, spectra, verify
-from specdiag.cli.locks.declare import list_, lock_
-from specdiag.cli.locks.make import fetch, train
-from specdiag.cli.measure import alpha
 from specdiag.cli.options import ERRORS, complain, debug_option
-from specdiag.cli.show import figures, report
-from specdiag.cli.simulate import simulate
 from specdiag.wording import printable
 
+# Each command with its module, which is imported when the command runs or is listed.
+COMMANDS = {
+    "alpha": "measure",
+    "compare": "compare",
+    "export": "export",
+    "fetch": "locks.make",
+    "figures": "show",
+    "link": "findings",
+    "list": "locks.declare",
+    "lock": "locks.declare",
+    "report": "show",
+    "simulate": "simulate",
+    "spectra": "findings",
+    "train": "locks.make",
+    "verify": "findings",
+    "weights": "export",
+}
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
@@ -31,7 +41,21 @@ class _OneLine(logging.Formatter):
 
 
 class Interruptible(click.Group):
-    """A group of commands; an interrupted command ends with one line on stderr."""
+    """The commands; an interrupted one ends with one line on stderr."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return list(COMMANDS)
+
+    def get_command(self, _: click.Context, name: str) -> click.Command | None:
+        """Return a command, or None if there is none of this name."""
+        if name not in COMMANDS:
+            return None
+        if name not in self.commands:
+            module = import_module(f"specdiag.cli.{COMMANDS[name]}")
+            attribute = {"list": "list_", "lock": "lock_"}.get(name, name)
+            self.commands[name] = debug_option(getattr(module, attribute))
+        return self.commands[name]
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; raise SystemExit with status 130 (SIGINT) or 143 (SIGTERM).
@@ -58,13 +82,6 @@ def cli() -> None:
     handler.setFormatter(_OneLine("specdiag: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("specdiag").setLevel(logging.INFO)
-
-
-for command in (
-    *(alpha, compare, export, fetch, figures, link, list_, lock_, report, simulate, spectra),
-    *(train, verify, weights),
-):
-    cli.add_command(debug_option(command))
 
 
 def main() -> None:

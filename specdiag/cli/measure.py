@@ -53,7 +53,7 @@ netcdf_option = output_option("Write the xarray Dataset, eigenvalues included, a
 class _Alpha(ManyFilesCommand):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the verdicts, from the module of the library that decides them."""
-        from specdiag.htsr.verdict import VERDICTS
+        from specdiag.htsr.null.verdicts import VERDICTS
 
         super().format_epilog(ctx, formatter)
         with formatter.section("Verdicts"):

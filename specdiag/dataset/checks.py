@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specdiag.dataset.schema import Variable
+from specdiag.htsr.null.verdicts import VERDICTS
 from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
-from specdiag.htsr.verdict import VERDICTS
 from specdiag.wording import is_text, shown, some
 
 if TYPE_CHECKING:

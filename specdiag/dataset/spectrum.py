@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.dataset.versions import check_dataset
+from specdiag.htsr.null.verdicts import MEANINGFUL
 from specdiag.htsr.statistics import MIN_LAYERS
-from specdiag.htsr.verdict import MEANINGFUL
 from specdiag.wording import some
 
 if TYPE_CHECKING:

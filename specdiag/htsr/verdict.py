@@ -11,6 +11,7 @@ import numpy as np
 
 from specdiag.htsr.layers import Layer
 from specdiag.htsr.null.ladder import false_discovery_rate
+from specdiag.htsr.null.verdicts import MEANINGFUL, VERDICTS
 from specdiag.htsr.statistics import alpha_mean_interval, mean
 from specdiag.htsr.tail.change_points import MIN_SPACINGS
 from specdiag.htsr.tail.kind import EVIDENCE
@@ -20,25 +21,6 @@ WELL_TRAINED = (2.0, 6.0)  # the range of alpha that Martin & Mahoney (2021) cal
 MAX_Q = 0.05  # of the nulls: with a larger q, the layer does not differ from a random matrix
 MIN_GOF_P = 0.1  # Clauset, Shalizi & Newman (2009), section 4.1
 MAX_SHORT_TAIL = 0.5  # probability of fewer than 30 eigenvalues in the tail
-
-ONE_SCALE = "heavier than random entries of one scale"
-HEAVIER = "heavier than random entries of any row and column scales"
-VERDICTS = {  # each with its sentence
-    "power law": f"{HEAVIER}; a constant exponent is favoured five to one over a tail that falls "
-    "ever faster",
-    "undecided": f"{HEAVIER}; whether its exponent is constant cannot be told: alpha is the slope "
-    "of the tail, not a law",
-    "steepens": f"{HEAVIER}; a tail that falls ever faster is favoured five to one: alpha is its "
-    "mean slope",
-    "too few": f"{HEAVIER}; the tail is too short to trust the interval",
-    "rejected": f"{HEAVIER}; no power law fits above xmin_ks",
-    "initialisation": f"{HEAVIER}, but untrained networks of its recipe have an alpha as low",
-    "scales": f"{ONE_SCALE}, but row and column scales or an offset explain it",
-    "no evidence": "random entries of one scale have an alpha as low",
-    "degenerate": "the spectrum has collapsed",
-}
-# Verdicts of layers whose alpha means something: means over layers are over these.
-MEANINGFUL = ("power law", "undecided", "steepens", "too few")
 
 
 def with_verdicts(layers: Iterable[Layer], *, null: str = "ladder") -> list[Layer]:

@@ -6,7 +6,8 @@ import numpy as np
 
 from specdiag.dataset.spectrum import check_label, layer_counts
 from specdiag.htsr.null import law
-from specdiag.htsr.verdict import HEAVIER, MAX_Q, MEANINGFUL, WELL_TRAINED
+from specdiag.htsr.null.verdicts import HEAVIER, MEANINGFUL
+from specdiag.htsr.verdict import MAX_Q, WELL_TRAINED
 from specdiag.plot.style import short_title
 from specdiag.wording import accounting, part, short
 

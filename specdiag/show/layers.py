@@ -12,9 +12,10 @@ from specdiag.checkpoint.weights.weight import Weight
 from specdiag.dataset.schema import SCHEMA, layer_value
 from specdiag.dataset.spectra import unique_names
 from specdiag.htsr.layers import Layer
+from specdiag.htsr.null.verdicts import HEAVIER, VERDICTS
 from specdiag.htsr.statistics import MIN_LAYERS
 from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
-from specdiag.htsr.verdict import HEAVIER, MAX_Q, VERDICTS, summarise
+from specdiag.htsr.verdict import MAX_Q, summarise
 from specdiag.show.table import render
 from specdiag.wording import (
     accounting,

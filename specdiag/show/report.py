@@ -25,8 +25,9 @@ from specdiag.dataset.spectrum import (
     n_without_verdicts,
 )
 from specdiag.features.conditioning import MOST_APART
+from specdiag.htsr.null.verdicts import HEAVIER, ONE_SCALE, VERDICTS
 from specdiag.htsr.statistics import alpha_mean_interval, known
-from specdiag.htsr.verdict import HEAVIER, MAX_Q, ONE_SCALE, VERDICTS
+from specdiag.htsr.verdict import MAX_Q
 from specdiag.plot.drawings import Drawing, drawings, first_of_each, measured
 from specdiag.plot.style import rendered
 from specdiag.show.layers import REPEATS

@@ -19,9 +19,10 @@ from specdiag.checkpoint.weights import find
 from specdiag.checkpoint.weights.find import open_weights
 from specdiag.cli.main import cli
 from specdiag.htsr.layers import measure
+from specdiag.htsr.null.verdicts import MEANINGFUL, VERDICTS
 from specdiag.htsr.selection import MIN_EIGENVALUES, matrices
 from specdiag.htsr.statistics import alpha_mean_interval
-from specdiag.htsr.verdict import MEANINGFUL, VERDICTS, with_verdicts
+from specdiag.htsr.verdict import with_verdicts
 from specdiag.htsr.weightwatcher import METHODS
 from specdiag.show.layers import summary_lines
 from support.commands import run_forked

@@ -11,8 +11,8 @@ from specdiag.comparison import matrices
 from specdiag.comparison.conclusion import block
 from specdiag.dataset.schema import COMPARISON
 from specdiag.htsr import esd
+from specdiag.htsr.null.verdicts import MEANINGFUL
 from specdiag.htsr.tail.posterior import alpha_posterior
-from specdiag.htsr.verdict import MEANINGFUL
 from specdiag.plot import difference
 from specdiag.plot.drawings import drawings
 from support.collections_ import as_version_1

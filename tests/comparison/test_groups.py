@@ -7,7 +7,7 @@ from scipy import stats
 import specdiag
 from specdiag.comparison import means
 from specdiag.dataset.schema import COMPARISON
-from specdiag.htsr.verdict import MEANINGFUL
+from specdiag.htsr.null.verdicts import MEANINGFUL
 from support.weights import heavy, light
 
 

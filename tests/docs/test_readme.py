@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from specdiag.cli.main import cli
-from specdiag.htsr.verdict import VERDICTS
+from specdiag.htsr.null.verdicts import VERDICTS
 from support.commands import run
 from support.paths import ROOT
 

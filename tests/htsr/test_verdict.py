@@ -8,14 +8,13 @@ from hypothesis import strategies as st
 
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.htsr.layers import Layer, measure
+from specdiag.htsr.null.verdicts import MEANINGFUL, VERDICTS
 from specdiag.htsr.selection import matrices
 from specdiag.htsr.statistics import MIN_LAYERS, alpha_mean_interval
 from specdiag.htsr.tail.kind import EVIDENCE, Kind
 from specdiag.htsr.tail.posterior import NO_POSTERIOR
 from specdiag.htsr.tail.power_law import TailFit
 from specdiag.htsr.verdict import (
-    MEANINGFUL,
-    VERDICTS,
     is_meaningful,
     summarise,
     verdict,

@@ -11,8 +11,8 @@ from scipy import stats
 import specdiag
 from specdiag.cli.main import cli
 from specdiag.htsr.null import law
+from specdiag.htsr.null.verdicts import MEANINGFUL
 from specdiag.htsr.statistics import mean_interval
-from specdiag.htsr.verdict import MEANINGFUL
 from specdiag.plot import (
     alpha_and_r2,
     alpha_by_layer,

@@ -15,7 +15,7 @@ from benchmarks.claims import RESULTS, read_values
 from specdiag.cli.main import cli
 from specdiag.dataset.spectrum import WITHOUT_VERDICTS
 from specdiag.dataset.versions import upgraded
-from specdiag.htsr.verdict import HEAVIER
+from specdiag.htsr.null.verdicts import HEAVIER
 from specdiag.plot import alpha_by_layer, trajectory
 from specdiag.show import claims
 from specdiag.show.layers import REPEATS
