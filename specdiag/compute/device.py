@@ -9,21 +9,21 @@ import functools
 import logging
 import math
 import queue
-import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.compute.machine import current
+from specdiag.compute.machine import current, using
 
 Array = NDArray[np.float64]
+Result = TypeVar("Result")
 
 NAMES = ("auto", "cuda", "mps", "cpu")
 WORTH = 4096  # rows and columns: from there on a core takes longer than loading torch does
@@ -187,6 +187,20 @@ def in_use() -> str | Device | None:
     return None if name in ("cpu", "mps") else name
 
 
+def by_device(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Let a function of something that has a shape, such as a weight, take the keyword `device`.
+
+    The shape says which device computes all eigenvalues within it, those of parts, too.
+    """
+
+    @functools.wraps(function)
+    def measured(weight: Any, *, device: str | Device | None = None, **options: Any) -> Result:
+        with using(device=device), using(device=of_shape(weight.shape) or "cpu"):
+            return function(weight, **options)
+
+    return measured
+
+
 def check(name: str | Device) -> None:
     """Raise ValueError if there is no such device.
 
@@ -211,6 +225,8 @@ def _has_driver() -> bool:
     if "torch" not in sys.modules and not find_spec("torch"):
         return False
     if sys.platform == "win32":
+        import shutil
+
         return shutil.which("nvidia-smi") is not None
     return any(Path(path).exists() for path in _DRIVERS)
 

@@ -1,18 +1,15 @@
 """What a computation may use of this machine: cores, memory, and a GPU."""
 
-import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from specdiag.compute.device import Device
-
-Result = TypeVar("Result")
 
 SHARE = 0.75  # of the free memory: the rest is for other programs and for what grows meanwhile
 UNKNOWN = 2**31  # bytes, on a system that does not say how much memory it has
@@ -87,17 +84,6 @@ def using(
         yield
     finally:
         _current.reset(token)
-
-
-def with_device(function: Callable[..., Result]) -> Callable[..., Result]:
-    """Let a function take the keyword `device`: what computes eigenvalues while it runs."""
-
-    @functools.wraps(function)
-    def measured(*arguments: Any, device: "str | Device | None" = None, **options: Any) -> Result:
-        with using(device=device):
-            return function(*arguments, **options)
-
-    return measured
 
 
 def n_cores() -> int:

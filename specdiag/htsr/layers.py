@@ -20,7 +20,6 @@ from specdiag.checkpoint.tensor import elements_hash, ties
 from specdiag.checkpoint.weights.values import reason_by_values
 from specdiag.checkpoint.weights.weight import Weight
 from specdiag.compute import device
-from specdiag.compute.machine import with_device
 from specdiag.compute.parallel import in_parallel
 from specdiag.htsr import esd, weightwatcher
 from specdiag.htsr.null.ladder import null_test
@@ -205,7 +204,7 @@ def _peak_bytes(weight: Weight, repeats: bool) -> float:
     return 8 * 1.05 * (kept + max(steps))
 
 
-@with_device
+@device.by_device
 def measure_weight(
     weight: Weight,
     *,

@@ -174,6 +174,19 @@ def test_what_the_memory_of_the_device_cannot_hold_is_not_tried():
         assert eigenvalues(heavy(1000, 800)[None]) is None
 
 
+def test_a_matrix_that_does_not_fit_has_none_of_its_parts_on_the_device(network):
+    device = Small()
+    need = 8 * (2 * 205 * 140 + 3 * 140**2)
+    device.memory = need  # not enough for the largest one: some of it is for torch
+    for layer, expected in zip(layers(network, device), layers(network, "cpu"), strict=True):
+        if layer.shape == (205, 140):
+            assert layer.scales_p == expected.scales_p
+            np.testing.assert_array_equal(layer.eigenvalues, expected.eigenvalues)
+    assert (205, 140) not in device.solved
+    assert (205, 70) not in device.solved  # half of its columns, for the null
+    assert (202, 110) in device.solved
+
+
 @pytest.mark.skipif(not NO_GPU, reason="there is a GPU")
 def test_without_a_gpu_the_default_is_the_processor_bit_by_bit(network, tmp_path):
     save_file(network, tmp_path / "W.safetensors")
