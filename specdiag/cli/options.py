@@ -75,7 +75,10 @@ address_option = click.option(
 
 
 def check_engine(engine: str, address: str | None) -> None:
-    """Raise a usage error if an address is invalid, or is given without `--engine ray`."""
+    """Raise a usage error if an address is invalid, or is given without `--engine ray`.
+
+    Ray's workers have no GPU, so with it `--device auto` is the processor, and cuda an error.
+    """
     if address and address != "auto":
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
@@ -84,6 +87,12 @@ def check_engine(engine: str, address: str | None) -> None:
             )
     if address and engine != "ray":
         raise click.UsageError("--address needs --engine ray")
+    if engine == "ray":
+        from specdiag.compute.machine import current, using
+
+        if current().device == "cuda":
+            raise click.UsageError("--device cuda excludes --engine ray: its workers have no GPU")
+        click.get_current_context().with_resource(using(device="cpu"))
 
 
 debug_option = click.option(
