@@ -9,7 +9,7 @@ the table of docs/benchmarks.md from it. Takes about half an hour on two busy co
 import argparse
 import math
 
-from benchmarks import engine, peak, processes
+from benchmarks import cores, engine, peak, processes
 from benchmarks._pages import DOCS, write_tables
 from benchmarks._results import read, write
 from benchmarks._timing import Measured, as_table
@@ -17,6 +17,7 @@ from benchmarks._timing import Measured, as_table
 GROUPS = {
     "processes": lambda o: processes.rows(o.file, o.pairs, o.diffract),
     "engine": lambda o: engine.rows(o.file, o.pairs),
+    "cores": lambda _: cores.rows(),
     "peak": lambda _: peak.rows(),
 }
 TEXT = ("group", "what", "note")
