@@ -33,8 +33,16 @@ SURE = 1e-250, 1e300  # between them, the largest square of a value has all digi
 ROUNDING = 1e-12  # of the largest eigenvalue, at most
 
 _DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of NVIDIA, AMD, and either within Windows
-_MOVED = ("float16", "float32", "float64", "bfloat16")  # as they are; others become float64 first
+_MOVED = (
+    "float16",
+    "float32",
+    "float64",
+    "bfloat16",
+)  # as they are; others become float32 or float64 first
 
+_FULL = ("ALLOC_FAILED", "allocate memory", "out of memory")  # in errors of other types
+
+_first = threading.Lock()
 _log = logging.getLogger(__name__)
 
 
@@ -58,7 +66,7 @@ class Device:
         # The one given back last is taken first, because its memory is there already.
         self._streams: queue.LifoQueue[Any] = queue.LifoQueue()
         for _ in range(at_once):
-            self._streams.put(torch.cuda.Stream(name) if is_gpu else None)  # type: ignore[no-untyped-call]
+            self._streams.put(torch.cuda.Stream() if is_gpu else None)  # type: ignore[no-untyped-call]
         self._all_of_them = threading.Lock()
         self._said: set[str] = set()
 
@@ -95,14 +103,16 @@ class Device:
             try:
                 with self._taken(places) as stream:
                     return self._solved(matrices, stream)
-            except torch.OutOfMemoryError:
-                reason = "not enough memory"
             except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
                 reason = str(error)
                 break
-            except RuntimeError as error:  # others would fail, too
-                reason, self.works = str(error).partition("\n")[0], False
-                break
+            except RuntimeError as error:
+                reason = str(error).partition("\n")[0]
+                is_full = isinstance(error, torch.OutOfMemoryError)
+                if not (is_full or any(text in reason for text in _FULL)):
+                    self.works = False  # as others would fail, too
+                    break
+                reason = "not enough memory"
         size = "x".join(map(str, matrices.shape[1:]))
         line = f"{self.name}: {reason}; the processor measures a matrix of {size}"
         if line not in self._said:
@@ -125,7 +135,8 @@ class Device:
         import torch
 
         n, m = matrices.shape[1:]
-        with torch.cuda.stream(stream) if stream else nullcontext(), torch.inference_mode():
+        of_stream = nullcontext() if stream is None else torch.cuda.stream(stream)
+        with of_stream, torch.inference_mode():
             W = _tensor(matrices).to(self.name).double()
             gram = W.mT @ W if n >= m else W @ W.mT
             del W
@@ -141,8 +152,9 @@ def _tensor(matrices: NDArray[Any]) -> Any:
     import torch
 
     if matrices.dtype.name not in _MOVED:
+        dtype = np.float32 if matrices.itemsize <= 2 else np.float64  # either is exact
         with np.errstate(invalid="ignore"):  # of signalling NaNs
-            matrices = matrices.astype(np.float64)
+            matrices = matrices.astype(dtype)
     tensor = torch.empty(matrices.shape, dtype=getattr(torch, matrices.dtype.name))
     if tensor.dtype == torch.bfloat16:  # NumPy has no such type: the bits are copied
         tensor.view(torch.int16).numpy()[...] = matrices.view(np.int16)
@@ -172,7 +184,7 @@ def of_shape(shape: tuple[int, ...]) -> Device | None:
     if device == "auto":
         device = "cuda" if min(shape[:2]) >= WORTH and _has_gpu() else "cpu"
     if device == "cuda":
-        device = _right_one(device) or "cpu"
+        device = of_torch(device) or "cpu"
     return device if isinstance(device, Device) and device.holds(shape) else None
 
 
@@ -240,9 +252,17 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def of_torch(name: str) -> Device | None:
+    """Return the one device of torch of this name, if it solves a small matrix as NumPy does.
+
+    One thread is first: torch loads its solvers at their first call, and not for two at once.
+    """
+    with _first:
+        return _right_one(name)
+
+
 @functools.cache
 def _right_one(name: str) -> Device | None:
-    """Return a device of torch if it solves a small matrix as NumPy does."""
     device = Device(name)
     W = np.cos(np.arange(96 * 80, dtype=np.float64) ** 2).reshape(1, 96, 80)
     values, expected = device.eigenvalues(W), np.linalg.eigvalsh(W[0].T @ W[0] / 96)

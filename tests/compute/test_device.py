@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 import specdiag
-from specdiag.compute.device import Device, eigenvalues, of_shape
+from specdiag.compute.device import Device, eigenvalues, of_shape, of_torch
 from specdiag.compute.machine import using
 from specdiag.htsr import esd
 from specdiag.htsr.layers import measure
@@ -28,6 +28,8 @@ DTYPES += [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn]
 class Small(Device):
     """A device whose memory is not enough for matrices of a width, or for two at once."""
 
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
     def __init__(self, width=0, *, alone=False):
         super().__init__("cpu", at_once=3)
         self.width, self.alone, self.lock = width, alone, threading.Lock()
@@ -40,7 +42,7 @@ class Small(Device):
             full = matrices.shape[2] == self.width or (self.alone and self.running > 1)
         try:
             if full:
-                raise torch.OutOfMemoryError
+                raise self.error
             values = super()._solved(matrices, stream)
             self.solved.append(matrices.shape[1:])
             return values
@@ -162,6 +164,22 @@ def test_a_device_that_fails_is_not_asked_again(caplog):
     )
     with using(device=device):
         assert of_shape((80, 60)) is None
+
+
+def test_a_library_without_memory_for_its_buffers_is_tried_again_too():
+    class Tight(Small):
+        error = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`")
+
+    device = Tight(width=60)
+    assert device.eigenvalues(heavy(80, 60)[None]) is None
+    assert device.eigenvalues(heavy(80, 61)[None]) is not None
+
+
+def test_threads_share_one_device_that_one_of_them_makes():
+    with ThreadPoolExecutor(8) as pool:
+        devices = list(pool.map(of_torch, ["cpu"] * 8))
+    assert len(set(map(id, devices))) == 1
+    assert devices[0].works
 
 
 def test_what_the_memory_of_the_device_cannot_hold_is_not_tried():
