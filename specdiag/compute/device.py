@@ -33,13 +33,7 @@ SURE = 1e-250, 1e300  # between them, the largest square of a value has all digi
 ROUNDING = 1e-12  # of the largest eigenvalue, at most
 
 _DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of NVIDIA, AMD, and either within Windows
-_MOVED = (
-    "float16",
-    "float32",
-    "float64",
-    "bfloat16",
-)  # as they are; others become float32 or float64 first
-
+_MOVED = ("float16", "float32", "float64", "bfloat16")  # as they are; torch lacks some others
 _FULL = ("ALLOC_FAILED", "allocate memory", "out of memory")  # in errors of other types
 
 _first = threading.Lock()
@@ -243,7 +237,6 @@ def _has_driver() -> bool:
     return any(Path(path).exists() for path in _DRIVERS)
 
 
-@functools.cache
 def _has_gpu() -> bool:
     if not _has_driver():
         return False
@@ -255,7 +248,8 @@ def _has_gpu() -> bool:
 def of_torch(name: str) -> Device | None:
     """Return the one device of torch of this name, if it solves a small matrix as NumPy does.
 
-    One thread is first: torch loads its solvers at their first call, and not for two at once.
+    One thread is first: torch loads its solvers when they are called first, which fails in several
+    threads at once (pytorch/pytorch issue 90613).
     """
     with _first:
         return _right_one(name)

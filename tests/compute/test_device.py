@@ -1,6 +1,9 @@
 """Eigenvalues through torch: on its own processor, which takes the same path as a GPU."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,6 +22,7 @@ from specdiag.htsr import esd
 from specdiag.htsr.layers import measure
 from specdiag.htsr.selection import matrices
 from support.commands import run_forked
+from support.paths import ROOT
 
 NO_GPU = not torch.cuda.is_available()
 DTYPES = [np.float64, ">f8", np.float32, np.float16, np.int8, np.uint16, bool]
@@ -219,6 +223,29 @@ def test_without_a_gpu_the_default_is_the_processor_bit_by_bit(network, tmp_path
     status, out, err = run_forked(tmp_path, "alpha", "W.safetensors", "--device", "cuda")
     assert (status, out) == (2, "")
     assert f"--device 'cuda': torch {torch.__version__} finds no GPU" in err
+
+
+@pytest.mark.skipif(not NO_GPU, reason="there is a GPU")
+def test_torch_is_not_imported_to_find_out_that_there_is_no_gpu():
+    program = """
+import sys
+from specdiag.compute.device import in_use, of_shape
+from specdiag.compute.machine import using
+for path in sys.argv[1:]:
+    sys.modules["specdiag.compute.device"]._DRIVERS = (path,)
+    with using(device="auto"):
+        print(in_use(), of_shape((9000, 9000)), of_shape((4095, 9000)), "torch" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, "/no/such/driver", "/dev/null"],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    without, with_driver = done.stdout.splitlines()
+    assert without == "None None None False"
+    assert with_driver == "auto None None True"  # a driver, but torch finds no GPU
 
 
 def test_an_unknown_device_is_an_error():
