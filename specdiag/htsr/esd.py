@@ -9,13 +9,13 @@ import functools
 import math
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from specdiag.compute import device
 from specdiag.compute.eigenvalues import eigenvalues_of_gram
 from specdiag.compute.gram import half_gram
+from specdiag.htsr.statistics import median
 
 Array = NDArray[np.float64]
 
@@ -25,6 +25,8 @@ TRACY_WIDOM_95 = 0.9793
 
 LARGEST, SMALLEST = 1e150, 1e-140  # limits of the largest value: its square is a float64
 SURE = 1e-250, LARGEST**2  # sums of squares of values that are within these limits
+_PRECISIONS = {"float64": (2.0**-52, 2.0**-1074), "float32": (2.0**-23, 2.0**-149)}
+_PRECISIONS |= {"float16": (2.0**-10, 2.0**-24), "bfloat16": (2.0**-7, 2.0**-133)}
 EXPONENT = 700  # 2^700 brings float64 values beyond these limits between them
 
 
@@ -196,6 +198,10 @@ def storage_floor(eigenvalues: Array, shape: tuple[int, ...], dtype: DTypeLike) 
 
 def precision(dtype: DTypeLike) -> tuple[float, float]:
     """Return eps and the smallest subnormal number of a dtype; zeros for integers."""
+    if isinstance(dtype, str) and dtype in _PRECISIONS:
+        return _PRECISIONS[dtype]
+    import ml_dtypes  # takes longer than a small network; it also names its types for np.dtype
+
     dtype = np.dtype(dtype)
     if dtype.kind in "iub":
         return 0.0, 0.0
@@ -233,7 +239,7 @@ def marchenko_pastur_edge(eigenvalues: Array, shape: tuple[int, ...]) -> float:
     Pass all eigenvalues that `eigenvalues` returns for W, zeros included, and the shape of W.
     """
     ratio = min(shape[:2]) / max(shape[:2])
-    variance = float(np.median(eigenvalues)) / _marchenko_pastur_median(ratio)
+    variance = median(eigenvalues) / _marchenko_pastur_median(ratio)
     return variance * (1 + math.sqrt(ratio)) ** 2
 
 

@@ -227,16 +227,17 @@ def measure_weight(
     try:
         read, exponent = _in_range(weight, read)
         spectrum = esd.eigenvalues(_values(weight, read))  # no variable keeps large values
-        resolved = esd.resolved_eigenvalues(spectrum, weight.shape, weight.dtype)
+        gate = esd.rank_gate(spectrum, weight.shape, weight.dtype)
+        resolved = spectrum[spectrum > gate]
         common = _describe(weight, spectrum, resolved, exponent)
-        if reason := _few_values(weight, spectrum, resolved):
+        if reason := _few_values(resolved, gate):
             fit: dict[str, Any] = {"status": "degenerate", "reason": reason}
         elif method == "wwj":
             fit = weightwatcher.fit_wwj(read())
         elif method == "weightwatcher":
             fit = weightwatcher.fit_weightwatcher(weight.shape, spectrum)
         else:
-            fit = _fit(weight, spectrum, resolved, min_eigenvalues)
+            fit = _fit(resolved, gate, min_eigenvalues)
         has_null = weight.rank is None  # that of a product of two matrices is another one
         if fit["status"] == "fit" and method == "specdiag" and has_null:
             fit |= _tests(weight, read, resolved, fit, null=null, gof=gof, seed=seed)
@@ -295,19 +296,17 @@ def _describe(weight: Weight, spectrum: Array, resolved: Array, exponent: int) -
     }
 
 
-def _few_values(weight: Weight, spectrum: Array, resolved: Array) -> str:
+def _few_values(resolved: Array, gate: float) -> str:
     """Return why so many equal eigenvalues have no exponent, or an empty string."""
-    gate = esd.rank_gate(spectrum, weight.shape, weight.dtype)
     n = esd.count_distinct(resolved, gate, MIN_SPACINGS + 1)
     is_fit = n == 1 or n > MIN_SPACINGS or len(resolved) <= MIN_SPACINGS  # or has other reasons
     return "" if is_fit else f"its eigenvalues are only {n} values, to rounding"
 
 
-def _fit(weight: Weight, spectrum: Array, resolved: Array, min_eigenvalues: int) -> dict[str, Any]:
+def _fit(resolved: Array, gate: float, min_eigenvalues: int) -> dict[str, Any]:
     if len(resolved) < min_eigenvalues:
         reason = f"rank {len(resolved)}: fewer than {min_eigenvalues} eigenvalues above rounding"
         return {"status": "degenerate", "reason": reason}
-    gate = esd.rank_gate(spectrum, weight.shape, weight.dtype)
     tail = fit_alpha(resolved)
     # Weyl's inequality: an error E of W moves no eigenvalue by more than 2 s_1 |E|, s_1 the largest
     # singular value of W; the gate allows errors up to |E| = sqrt(gate).

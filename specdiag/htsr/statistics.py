@@ -32,6 +32,12 @@ def mean(values: ArrayLike) -> float:
     return float(x.mean()) if len(x) else math.nan
 
 
+def median(values: Array) -> float:
+    """Return the median of one or more values, as `np.median` does, which imports numpy.ma."""
+    ordered, middle = np.sort(values), len(values) // 2
+    return float(ordered[middle] + ordered[-1 - middle]) / 2
+
+
 def mean_interval(values: Array, level: float = LEVEL) -> tuple[Any, Any]:
     """Return the ends of Student's t interval of the mean; NaN for fewer than two values.
 

@@ -12,7 +12,7 @@ import numpy as np
 from specdiag.htsr.layers import Layer
 from specdiag.htsr.null.ladder import false_discovery_rate
 from specdiag.htsr.null.verdicts import MEANINGFUL, VERDICTS
-from specdiag.htsr.statistics import alpha_mean_interval, mean
+from specdiag.htsr.statistics import alpha_mean_interval, mean, median
 from specdiag.htsr.tail.change_points import MIN_SPACINGS
 from specdiag.htsr.tail.kind import EVIDENCE
 from specdiag.htsr.tail.posterior import ROPE
@@ -114,7 +114,7 @@ def summarise(layers: Sequence[Layer]) -> dict[str, Any]:
         "n_meaningful": len(chosen),
         "mean_alpha": mean_alpha,
         "mean_alpha_interval": interval,
-        "median_alpha": float(np.median(alpha)) if len(alpha) else math.nan,
+        "median_alpha": median(alpha) if len(alpha) else math.nan,
         "mean_distance_from_2": mean(np.abs(alpha - 2)),
         "fraction_below_2": mean(alpha < low),
         "fraction_2_to_6": mean((alpha >= low) & (alpha <= high)),

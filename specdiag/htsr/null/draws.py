@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 DRAWS = 1000  # of a shape below the sizes of the law
 
 
-def gaussian_spectrum(rng: np.random.Generator, N: int, M: int, slices: int = 1) -> Array:
+def gaussian_spectrum(rng: "np.random.Generator", N: int, M: int, slices: int = 1) -> Array:
     """Return the eigenvalues, descending, of W'W / N for a Gaussian W of shape (N, M), N >= M.
 
     They have the distribution of those of a tridiagonal matrix of M + M - 1 chi-square numbers.
@@ -26,7 +26,7 @@ def gaussian_spectrum(rng: np.random.Generator, N: int, M: int, slices: int = 1)
     return np.maximum(values, values[0] * N * np.finfo(np.float64).eps) / N
 
 
-def _tridiagonal(rng: np.random.Generator, N: int, M: int) -> Array:
+def _tridiagonal(rng: "np.random.Generator", N: int, M: int) -> Array:
     from scipy.linalg.lapack import dsterf
 
     diagonal = rng.chisquare(np.arange(N, N - M, -1))

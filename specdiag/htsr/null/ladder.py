@@ -146,7 +146,7 @@ def _law_p(slices: Single, dtype: DTypeLike) -> float:
     return law.p_value(_alpha(slices, dtype), (n, m, count))
 
 
-def _flipped_p(slices: Single, dtype: DTypeLike, rng: np.random.Generator) -> float:
+def _flipped_p(slices: Single, dtype: DTypeLike, rng: "np.random.Generator") -> float:
     """Return the p-value from copies with random signs; the slices are those of W, and change."""
     alpha = _alpha(balance(slices.copy()).slices, dtype)
     if math.isnan(alpha):

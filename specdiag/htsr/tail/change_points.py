@@ -37,6 +37,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from specdiag.htsr.statistics import median
 from specdiag.htsr.tail.power_law import TIE, Array
 
 MIN_SPACINGS = 15  # a shorter tail cannot be distinguished from the last points of a body
@@ -64,9 +65,7 @@ def spacings(logs: Array) -> Array:
 
 def scale(e: Array) -> float:
     """Return s, by which priors are scaled: the rate of exponential spacings, from their median."""
-    values = np.sort(e[e > TIE])  # faster than np.median
-    middle = len(values) // 2
-    return float(values[middle] + values[-1 - middle]) / 2 / math.log(2)
+    return median(e[e > TIE]) / math.log(2)
 
 
 def tail_ends(e: Array) -> tuple[NDArray[np.int64], Array]:

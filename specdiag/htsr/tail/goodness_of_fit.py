@@ -136,7 +136,7 @@ def _distances(logs: Array, k: int, rate: Array) -> Array:
     return distance
 
 
-def _replicates(rng: np.random.Generator, logs: Array, k: int, beta: float, count: int) -> Array:
+def _replicates(rng: "np.random.Generator", logs: Array, k: int, beta: float, count: int) -> Array:
     n = len(logs)
     in_tail = rng.random((count, n)) < k / n
     body = logs[rng.integers(k, n, (count, n))]
