@@ -16,12 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.compute import lapack
+from specdiag.compute.band import LAST, to_band
 
 Array = NDArray[np.float64]
 Matrix = NDArray[Any]
 
 TWO_STAGE = 1792  # rows from which on two stages are faster, measured
-BAND = 64  # diagonals below the main one: wider makes the first stage faster, the second slower
+# Diagonals of the band, above the main one: a wide band is quick to reach and slow to leave, which
+# takes a smaller share of the time of larger matrices.
+NARROW, WIDE, WIDE_FROM = 48, 64, 4096
 SAFE = 300  # binary exponents of the values that no square of a norm takes beyond float64
 
 
@@ -52,7 +55,7 @@ def eigenvalues_of_gram(gram: Matrix) -> Matrix:
 @functools.cache
 def _solver(*, two_stages: bool) -> Callable[[Array], Array]:
     """Return the fastest solver that this machine has and that is right on a small matrix."""
-    size = 3 * BAND if two_stages else 5
+    size = LAST + WIDE if two_stages else 5
     W = np.cos(np.arange(size * size, dtype=np.float64) ** 2).reshape(size, size)
     gram = W.T @ W
     expected = np.linalg.eigvalsh(gram)
@@ -72,7 +75,7 @@ def _by_numpy(A: Array) -> Any:
 
 def _by_one_stage(A: Array) -> Array:
     """Call dsyevd, as NumPy does, but without copying the matrix."""
-    (syevd,) = _routines("dsyevd")
+    (syevd,) = lapack.routines("dsyevd")
     n = len(A)
     values = np.empty(n)
     arguments = b"N", b"L", n, A, n, values
@@ -86,31 +89,20 @@ def _by_one_stage(A: Array) -> Array:
 def _by_two_stages(A: Array) -> Array:
     """Reduce the matrix to a band and the band to three diagonals, whose eigenvalues follow.
 
-    These are the steps of dsyevd_2stage, which takes a band of 32 diagonals with one thread: a
-    wider one is faster here. Like it, scale a matrix of extreme values; by a power of two, exactly.
+    Like LAPACK, scale a matrix of extreme values; by a power of two, which is exact.
     """
-    to_band, to_tridiagonal, sterf = _routines("dsytrd_sy2sb", "dsytrd_sb2st", "dsterf")
-    n, rows = len(A), BAND + 1
+    to_tridiagonal, sterf = lapack.routines("dsytrd_sb2st", "dsterf")
+    n = len(A)
     _, exponent = math.frexp(np.diagonal(A).max())
     exponent *= abs(exponent) > SAFE
     if exponent:
         np.ldexp(A, -exponent, out=A)
-    band, tau, size, other = np.zeros((n, rows)), np.empty(n), np.empty(1), np.empty(1)
-    arguments: tuple[Any, ...] = b"L", n, BAND, A, n, band, rows, tau
-    to_band(*arguments, size, -1)
-    work = np.empty(int(size[0]))
-    to_band(*arguments, work, len(work))
-    values, off = np.empty(n), np.empty(n)
-    arguments = b"Y", b"N", b"L", n, BAND, band, rows, values, off
-    to_tridiagonal(*arguments, other, -1, size, -1)
-    reflectors, work = np.empty(int(other[0])), np.empty(int(size[0]))
+    width = NARROW if n < WIDE_FROM else WIDE
+    band = to_band(A, width)
+    values, off, sizes = np.empty(n), np.empty(n), np.empty((2, 1))
+    arguments = b"Y", b"N", b"L", n, width, band, width + 1, values, off
+    to_tridiagonal(*arguments, sizes[0], -1, sizes[1], -1)
+    reflectors, work = (np.empty(int(size)) for size in sizes[:, 0])
     to_tridiagonal(*arguments, reflectors, len(reflectors), work, len(work))
     sterf(n, values, off)
     return np.ldexp(values, exponent, out=values) if exponent else values
-
-
-def _routines(*names: str) -> list[Callable[..., None]]:
-    found = [lapack.routine(name) for name in names]
-    if None in found:
-        raise LookupError(f"NumPy's LAPACK has no {' or '.join(names)}")
-    return [one for one in found if one is not None]

@@ -36,8 +36,8 @@ def routine(name: str) -> Callable[..., None] | None:
     """Return the routine of this name, such as 'dsterf', or None if there is none.
 
     Its arguments are those of Fortran, in order and without INFO: characters as bytes, integers,
-    and contiguous arrays, which it may change. It raises `numpy.linalg.LinAlgError` if INFO is not
-    0 afterwards. Other threads run during the call.
+    and arrays, whose first element is passed, and which it may change. It raises
+    `numpy.linalg.LinAlgError` if INFO is not 0 afterwards. Other threads run during the call.
 
     Integers are passed by address as 64 bits. A library with integers of 32 bits reads the lower
     half, which comes first on a little-endian machine; on others, None is returned.
@@ -52,6 +52,14 @@ def routine(name: str) -> Callable[..., None] | None:
         return None
     function.restype = None
     return functools.partial(_call, name, function)
+
+
+def routines(*names: str) -> list[Callable[..., None]]:
+    """Return several routines; raise `LookupError` if one is missing."""
+    found = [routine(name) for name in names]
+    if missing := [name for name, one in zip(names, found, strict=True) if one is None]:
+        raise LookupError(f"NumPy's LAPACK has no {', '.join(missing)}")
+    return [one for one in found if one is not None]
 
 
 def _call(name: str, function: Callable[..., None], *arguments: Argument) -> None:
