@@ -3,8 +3,10 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from contextvars import copy_context
 from importlib import import_module
+from itertools import zip_longest
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
@@ -21,6 +23,7 @@ def in_parallel(
     *,
     alone: Callable[[Job], bool] = lambda _: False,
     libraries: Sequence[str] = (),
+    ahead: Callable[[Job], object] | None = None,
 ) -> Iterator[tuple[int, Result]]:
     """Yield the number of each job and the result of the function, in the order of completion.
 
@@ -42,22 +45,49 @@ def in_parallel(
         Modules that `function` imports and that bring a BLAS of their own, such as
         'scipy.linalg': they are loaded before the number of threads is limited, as the limit holds
         only for what is loaded.
+    ahead : function of a job, optional
+        It is called, in a thread of its own, for the job that is the next to begin, such as to
+        transfer what that job reads. Its errors are left to the job.
     """
     for name in libraries:
         import_module(name)
     single = [i for i, (job, _) in enumerate(jobs) if alone(job)]
-    if single:
-        with threadpool_limits(current().n_jobs, user_api="blas"):
-            for i in single:
-                yield i, function(jobs[i][0])
     others = sorted(set(range(len(jobs))) - set(single), key=lambda i: (-jobs[i][1], i))
-    if others:
-        with threadpool_limits(1, user_api="blas"):
-            yield from _together(function, jobs, deque(others))
+    with _next_job(ahead) as for_next:
+        if single:
+            with threadpool_limits(current().n_jobs, user_api="blas"):
+                for i, later in zip_longest(single, [*single[1:], *others[:1]]):
+                    if later is not None:
+                        for_next(jobs[later][0])
+                    yield i, function(jobs[i][0])
+        if others:
+            with threadpool_limits(1, user_api="blas"):
+                yield from _together(function, jobs, deque(others), for_next)
+
+
+@contextmanager
+def _next_job(ahead: Callable[[Job], object] | None) -> Iterator[Callable[[Job], None]]:
+    """Yield a function that starts `ahead` for a job, unless it is busy with another one."""
+    if ahead is None:
+        yield lambda _: None
+        return
+    pool, last = ThreadPoolExecutor(1), list[tuple[Job, Future[object]]]()
+
+    def start(job: Job) -> None:
+        if not last or (last[0][1].done() and last[0][0] is not job):
+            last[:] = [(job, pool.submit(copy_context().run, ahead, job))]
+
+    try:
+        yield start
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _together(
-    function: Callable[[Job], Result], jobs: Sequence[tuple[Job, float]], waiting: deque[int]
+    function: Callable[[Job], Result],
+    jobs: Sequence[tuple[Job, float]],
+    waiting: deque[int],
+    ahead: Callable[[Job], None],
 ) -> Iterator[tuple[int, Result]]:
     """Yield the results of the jobs whose numbers wait, the largest first, in threads."""
     n_jobs, left = current().n_jobs, current().n_bytes
@@ -75,6 +105,8 @@ def _together(
                 break
             left -= jobs[i][1]
             running[pool.submit(copy_context().run, function, jobs[i][0])] = i
+        if waiting:
+            ahead(jobs[waiting[0]][0])
 
     try:
         start()

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -25,9 +26,11 @@ from specdiag.checkpoint.reader import Checkpoint
 from specdiag.checkpoint.tensor import Tensor
 from specdiag.checkpoint.weights.find import open_weights
 from specdiag.checkpoint.weights.split import texts_of
+from specdiag.checkpoint.weights.weight import Weight
 from specdiag.compute.device import Device, of_shape
 from specdiag.compute.machine import using
 from specdiag.dataset.schema import SCHEMA, SCHEMA_VERSION, labelled, layer_value
+from specdiag.files import DistantPath
 from specdiag.htsr.initialisation import (
     Untrained,
     check_recipe,
@@ -44,6 +47,8 @@ from specdiag.wording import counted, numbered
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from specdiag.dataset.journal import Network
 
 # Of tensors and the name of their network: a context whose value is called with each that is done.
 Progress = Callable[[Sequence[Tensor], str], AbstractContextManager[Callable[[Tensor], object]]]
@@ -221,18 +226,29 @@ def measure_checkpoint(
     pattern: str | None = None,
     progress: Progress | None = None,
     untrained: Untrained = MappingProxyType({}),
+    journal: "Network | None" = None,
     **settings: Any,
 ) -> list[Layer]:
     """Return the measured layers of one checkpoint, with their verdicts; no xarray is needed.
 
     The settings are those of `specdiag.htsr.layers.measure`. `untrained` has the alphas of
-    untrained networks, from `specdiag.htsr.initialisation.untrained_alphas`. Raise ValueError if
-    the checkpoint has no matrix, or none whose name matches the shell pattern.
+    untrained networks, from `untrained_alphas`; `journal` the layers that are finished. While a
+    matrix of a distant checkpoint is measured, the next one is transferred. Raise ValueError if the
+    checkpoint has no matrix, or none whose name matches the shell pattern.
     """
     tensors = matrices(checkpoint, pattern)
+    settings["through"] = journal
+    if isinstance(checkpoint.path, DistantPath):
+        settings["ahead"] = partial(_transfer, journal)
     with progress(tensors, checkpoint.name) if progress else nullcontext(lambda _: None) as done:
         layers = with_initialisation(measure(tensors, done=done, **settings), untrained)
     return with_verdicts(layers, null=settings.get("null", "ladder"))
+
+
+def _transfer(journal: "Network | None", weight: Weight) -> None:
+    """Read a weight that is not finished; its bytes are kept for the one that measures it."""
+    if journal is None or not journal.count([weight]):
+        weight.read()
 
 
 def check_whole_numbers(**arguments: tuple[Any, int]) -> None:

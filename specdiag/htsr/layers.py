@@ -99,6 +99,7 @@ def measure(
     repeats: bool = False,
     done: Callable[[Weight], object] = lambda _: None,
     through: Through | None = None,
+    ahead: Callable[[Weight], object] | None = None,
     **options: Any,
 ) -> Iterator[Layer]:
     """Yield one record for each weight, in order; `verdict.with_verdicts` adds the verdicts.
@@ -111,7 +112,8 @@ def measure(
 
     `done` is called with each weight as soon as it is skipped or measured. `through` is given the
     function that measures a weight, and the weight, and returns its layer: from elsewhere, if it
-    has it. The other settings are those of `specdiag.alpha`.
+    has it. `ahead` is called with the weight that is the next to be measured, meanwhile. The other
+    settings are those of `specdiag.alpha`.
     """
     weights = list(weights)
     digests: dict[str, str] = {}
@@ -130,6 +132,7 @@ def measure(
         functools.partial(through, function) if through else function,
         [(w, _peak_bytes(w, repeats)) for w in jobs],
         alone=lambda w: min(w.shape[:2]) > ALONE and not device.of_shape(w.shape),
+        ahead=ahead,
     )
     measured: dict[str, Layer] = {}
     spectra: dict[bytes, list[Weight]] = {}

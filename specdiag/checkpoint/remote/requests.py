@@ -1,5 +1,6 @@
 """A request -> its answer, after redirects and temporary errors, or one line that says why not."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     import httpx2
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 PAUSES = (1.0, 4.0, 16.0)  # seconds before the second, third and fourth attempt
 TIMEOUT = 20.0  # seconds without an answer or a byte
@@ -150,9 +153,10 @@ def patiently(
 ) -> T:
     """Return the result of `attempt`, which is called again after a temporary error and a pause.
 
-    All pauses are left again whenever `reached()`, which counts bytes that have arrived, has grown.
-    An error of httpx2 or huggingface_hub raises OSError with one line in its place:
-    PermissionError, FileNotFoundError, TimeoutError, ConnectionError, or OSError for other answers.
+    A line of the log says so before each pause. All pauses are left again whenever `reached()`,
+    which counts bytes that have arrived, has grown. An error of httpx2 or huggingface_hub raises
+    OSError with one line in its place: PermissionError, FileNotFoundError, TimeoutError,
+    ConnectionError, or OSError for other answers.
     """
     import httpx2
 
@@ -168,7 +172,21 @@ def patiently(
                 raise _explained(error, response, want, is_temporary, tries) from None
             asked = "" if response is None else response.headers.get("Retry-After", "")
             pause = min(float(asked), LONGEST_PAUSE) if asked.isdecimal() else 0.0
-            sleep(max(pauses[tries - 1], pause))
+            pause = max(pauses[tries - 1], pause)
+            again = f"attempt {tries + 1} of {len(pauses) + 1} in {pause:.0f} s"
+            _log.info("%s: %s; %s", want.where, _problem(error, response), again)
+            sleep(pause)
+
+
+def _problem(error: "httpx2.HTTPError", response: "httpx2.Response | None") -> str:
+    import httpx2
+
+    if response is not None:
+        too_many = ", too many requests" * (response.status_code == 429)
+        return f"HTTP {response.status_code}{too_many}"
+    if isinstance(error, httpx2.TimeoutException):
+        return "the server does not answer"
+    return "no connection" if isinstance(error, httpx2.ConnectError) else "the connection broke"
 
 
 def _is_temporary(error: "httpx2.HTTPError", response: "httpx2.Response | None") -> bool:

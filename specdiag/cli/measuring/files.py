@@ -111,7 +111,7 @@ def _open_and_measure(
         checkpoint = open_with(file, settings)
     measurement = {name: value for name, value in settings.items() if name not in READING}
     if journal:
-        measurement["through"] = finished_layers(journal, checkpoint, pattern, files, settings)
+        measurement["journal"] = finished_layers(journal, checkpoint, pattern, files, settings)
     return checkpoint, measure_checkpoint(checkpoint, pattern, with_progress, **measurement)
 
 

@@ -131,9 +131,9 @@ def test_what_was_read_is_not_sent_again(hub, rng):
 
 
 def test_what_is_kept_of_a_file_is_limited(hub, rng, monkeypatch):
-    from specdiag.checkpoint.remote import ranges
+    from specdiag.checkpoint.remote import kept
 
-    monkeypatch.setattr(ranges, "MAX_KEPT", 8 * BLOCK)
+    monkeypatch.setattr(kept, "MAX_KEPT", 8 * BLOCK)
     values = state(rng)
     hub.push({"model.safetensors": save(values)})
     for tensor in open_checkpoint(HUB).tensors * 2:
@@ -141,12 +141,12 @@ def test_what_is_kept_of_a_file_is_limited(hub, rng, monkeypatch):
 
 
 def test_files_that_were_used_the_longest_time_ago_make_room(hub, rng, monkeypatch):
-    from specdiag.checkpoint.remote import ranges
+    from specdiag.checkpoint.remote import kept
 
     values = state(rng)
     content = save(values)
     hub.push({f"{i}/model.safetensors": content for i in range(3)})
-    monkeypatch.setattr(ranges, "MAX_KEPT", 2 * len(content))
+    monkeypatch.setattr(kept, "MAX_KEPT", 2 * len(content))
     tensors = [open_checkpoint(f"{HUB}/{i}").tensors for i in range(3)]
     n_open = []
     for some in (*tensors, tensors[2], tensors[0]):
@@ -155,7 +155,7 @@ def test_files_that_were_used_the_longest_time_ago_make_room(hub, rng, monkeypat
             np.testing.assert_array_equal(tensor.read(), values[tensor.name])
         is_sent = hub.sent > before
         n_open.append(len([*Path("/proc/self/fd").iterdir()]))
-    assert sum(file.kept for file in ranges.known) <= 2 * len(content)
+    assert sum(file.n_bytes for file in kept.known) <= 2 * len(content)
     assert is_sent
     assert max(n_open) <= n_open[0] + 2  # those of the server come and go
 
