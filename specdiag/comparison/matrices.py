@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specdiag.compute.gram import gram
+from specdiag.compute.leading import leading_vectors
 from specdiag.htsr import esd
 from specdiag.htsr.statistics import LEVEL
 from specdiag.htsr.tail.posterior import Posterior, alpha_quantiles
@@ -50,7 +52,7 @@ def alpha_difference(first: Posterior, second: Posterior) -> Difference:
     a, b = alpha_quantiles(first, p), alpha_quantiles(second, p)
     if np.isnan(a[0]) or np.isnan(b[0]):
         return NO_DIFFERENCE
-    differences = np.sort(np.subtract.outer(b, a), axis=None)
+    differences = np.subtract.outer(b, a).ravel()
     low, high = np.quantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Difference(
         value=second.mean - first.mean,
@@ -77,14 +79,15 @@ def spectral_distance(first: Array, second: Array) -> float:
 
     The arguments are the eigenvalues above the rank gate. Each is first divided by the mean of its
     spectrum, so the scale of the weights does not matter. NaN if a spectrum is empty. Villani
-    (2009), Optimal transport, definition 6.1.
+    (2009), Optimal transport, definition 6.1. On a line it is the area between the two distribution
+    functions (Vallender 1974, Theory Probab. Appl. 18(4)).
     """
     if not len(first) or not len(second):
         return math.nan
-    from scipy.stats import wasserstein_distance
-
-    logs = [np.log10(x / x.mean()) for x in (first, second)]
-    return float(wasserstein_distance(*logs))
+    logs = [np.sort(np.log10(x / x.mean())) for x in (first, second)]
+    at = np.sort(np.concatenate(logs))
+    below = [np.searchsorted(x, at[:-1], side="right") / len(x) for x in logs]
+    return float(np.abs(below[0] - below[1]) @ np.diff(at))
 
 
 def subspace_overlap(A: Array, B: Array, k: int) -> tuple[float, float]:
@@ -103,11 +106,8 @@ def subspace_overlap(A: Array, B: Array, k: int) -> tuple[float, float]:
 
 
 def _leading_vectors(W: Array, k: int) -> tuple[Array, Array]:
-    from scipy.linalg import eigh
-
     tall = W if W.shape[0] >= W.shape[1] else W.T
-    size = tall.shape[1]
-    _, small = eigh(tall.T @ tall, subset_by_index=[size - k, size - 1], check_finite=False)
+    small = leading_vectors(gram(W), k)
     large, _ = np.linalg.qr(tall @ small)  # the singular values do not change the space
     return (large, small) if tall is W else (small, large)
 

@@ -17,6 +17,7 @@ import math
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specdiag.htsr.statistics import LEVEL, alpha_interval
 from specdiag.htsr.tail.power_law import Array
@@ -212,13 +213,27 @@ def intraclass_correlation(
 def sign_tests(block_means: Array) -> tuple[float, float]:
     """Return the two-sided p-values of the sign test and of Wilcoxon's signed-rank test.
 
-    Both are over blocks whose mean is not zero: Wilcoxon (1945), Biometrics Bulletin 1(6). NaN if
-    there are none.
+    Both are over blocks whose mean is not zero: Wilcoxon (1945), Biometrics Bulletin 1(6). Equal
+    distances from zero share the mean of their ranks, and both p-values are exact. NaN if there are
+    no such blocks.
     """
     moved = block_means[block_means != 0]
     if not len(moved):
         return math.nan, math.nan
-    from scipy.stats import binomtest, wilcoxon
+    sizes, index = np.unique(np.abs(moved), return_inverse=True)
+    counts = np.bincount(index, minlength=len(sizes))
+    twice = (2 * np.cumsum(counts) - counts + 1)[index]  # the ranks, doubled, are whole numbers
+    return _two_sided(np.ones_like(twice), moved > 0), _two_sided(twice, moved > 0)
 
-    sign = binomtest(int(np.count_nonzero(moved > 0)), len(moved)).pvalue
-    return float(sign), float(wilcoxon(moved).pvalue)
+
+def _two_sided(weights: NDArray[np.int64], positive: NDArray[np.bool_]) -> float:
+    """Return how probable a sum of weights as far out is, if each counts with probability 1/2."""
+    probability = np.ones(1)
+    for weight in weights:
+        grown = np.zeros(len(probability) + weight)
+        grown[: len(probability)] += probability / 2
+        grown[weight:] += probability / 2
+        probability = grown
+    total = int(weights[positive].sum())
+    tail = min(probability[: total + 1].sum(), probability[total:].sum())
+    return min(1.0, 2 * float(tail))

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from specdiag.checkpoint.reader import Checkpoint
 from specdiag.checkpoint.tensor import Tensor
 from specdiag.comparison import matrices
+from specdiag.compute.leading import ITERATED
 from specdiag.compute.parallel import in_parallel
 from specdiag.htsr import esd
 from specdiag.htsr.layers import Layer
@@ -36,7 +37,10 @@ COMPARABLE = (*SAME, "rounded", "same spectrum", "different")
 MEASURED = ("fit", "degenerate")
 NOT_WALKED = Layer(name="", shape=(), dtype="", status="absent")
 
-_CHUNK = 2**22  # number of values that are compared at a time
+LIBRARIES = ["scipy.sparse.linalg"]  # for the leading vectors of large matrices
+
+_CHUNK = 2**16  # number of values that are compared at a time: they stay in the cache
+_START = 2**12  # of them that mostly decide it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,23 +129,28 @@ def pair_up(
     """Return a pair for every tensor name: those of the first in its order, then the others."""
     tensors = [{t.name: t for t in c.tensors} for c in (first, second)]
     layers = [{layer.name: layer for layer in side} for side in (first_layers, second_layers)]
-    pairs = []
-    for name in dict.fromkeys([*tensors[0], *tensors[1]]):
-        pair = relate(name, tensors[0].get(name), tensors[1].get(name))
-        measured = [side.get(name, NOT_WALKED) for side in layers]
-        pairs.append(replace(pair, first=measured[0], second=measured[1]))
-    # Comparing takes the memory of six matrices: the two, their difference, and Gram matrices.
-    jobs = [(p, 8 * 6 * math.prod(p.first.shape)) for p in pairs if p.is_measured]
+    names = list(dict.fromkeys([*tensors[0], *tensors[1]]))
 
-    def complete(pair: Pair) -> Pair:
-        return _compare(pair, tensors[0][pair.name], tensors[1][pair.name], min_eigenvalues)
+    def paired(name: str) -> Pair:
+        a, b = (side.get(name) for side in tensors)
+        sides = [side.get(name, NOT_WALKED) for side in layers]
+        pair = replace(relate(name, a, b), first=sides[0], second=sides[1])
+        return _compare(pair, a, b, min_eigenvalues) if a and b and pair.is_measured else pair
 
-    completed = {
-        pair.name: pair for _, pair in in_parallel(complete, jobs, libraries=["scipy.linalg"])
-    }
-    pairs = [completed.get(pair.name, pair) for pair in pairs]
+    jobs = [(name, _peak_bytes(*(side.get(name) for side in tensors))) for name in names]
+    large = max((min(layer.shape[:2], default=0) for layer in first_layers), default=0)
+    completed = dict(in_parallel(paired, jobs, libraries=LIBRARIES if large >= ITERATED else []))
+    pairs = [completed[i] for i in range(len(names))]
     q = false_discovery_rate([pair.added_null_p for pair in pairs])
     return [replace(x, added_null_q=float(y)) for x, y in zip(pairs, q, strict=True)]
+
+
+def _peak_bytes(a: Tensor | None, b: Tensor | None) -> float:
+    """Return how much memory comparing two tensors takes: that of six matrices in float64.
+
+    They are the two, their difference, and Gram matrices.
+    """
+    return 8 * 6 * max(math.prod(t.shape) for t in (a, b) if t)
 
 
 def relate(name: str, a: Tensor | None, b: Tensor | None) -> Pair:
@@ -160,7 +169,7 @@ def relate(name: str, a: Tensor | None, b: Tensor | None) -> Pair:
 
 
 def _relate_values(name: str, x: NDArray[Any], y: NDArray[Any]) -> Pair:
-    if x.dtype == y.dtype and np.array_equal(x.view(np.uint8), y.view(np.uint8)):
+    if x.dtype == y.dtype and _same_bits(x, y):
         return Pair(name=name, relation="identical", distance=0.0)
     if x.dtype.kind in "iubc" or y.dtype.kind in "iubc":
         relation = "equal" if np.array_equal(x, y) else "different"
@@ -169,24 +178,36 @@ def _relate_values(name: str, x: NDArray[Any], y: NDArray[Any]) -> Pair:
     relations = {"equal"}
     exponent = max(map(esd.exponent_beyond_range, (x, y)))
     for i in range(0, len(x), _CHUNK):
-        a, b = x[i : i + _CHUNK], y[i : i + _CHUNK]
-        relations.add(_relate_chunk(a, b))
-        a, b = (esd.divided(part.astype(np.float64), exponent) for part in (a, b))
+        parts = x[i : i + _CHUNK], y[i : i + _CHUNK]
+        a, b = (part.astype(np.float64) for part in parts)
+        if not _equal(a, b):
+            relations.add("rounded" if _is_rounded(*parts) else "different")
+        a, b = (esd.divided(part, exponent) for part in (a, b))
         with np.errstate(invalid="ignore"):  # of infinite values
-            moved, norm = moved + float(np.sum((b - a) ** 2)), norm + float(np.sum(a**2))
+            b -= a
+            moved, norm = moved + float(b @ b), norm + float(a @ a)
     relation = next(word for word in ("different", "rounded", "equal") if word in relations)
     distance = math.sqrt(moved / norm) if norm else math.inf
     return Pair(name=name, relation=relation, distance=0.0 if relation == "equal" else distance)
 
 
-def _relate_chunk(x: NDArray[Any], y: NDArray[Any]) -> str:
-    if np.array_equal(x.astype(np.float64), y.astype(np.float64), equal_nan=True):
-        return "equal"
+def _same_bits(x: NDArray[Any], y: NDArray[Any]) -> bool:
+    a, b = x.view(np.uint8), y.view(np.uint8)
+    return np.array_equal(a[:_START], b[:_START]) and np.array_equal(a, b)
+
+
+def _equal(x: Array, y: Array) -> bool:
+    """Return whether the numbers are the same; NaN is the same as NaN."""
+    starts = x[:_START], y[:_START]
+    return np.array_equal(*starts, equal_nan=True) and np.array_equal(x, y, equal_nan=True)
+
+
+def _is_rounded(x: NDArray[Any], y: NDArray[Any]) -> bool:
     finer, coarser = (x, y) if x.itemsize > y.itemsize else (y, x)
+    if x.itemsize == y.itemsize:
+        return False
     with np.errstate(over="ignore"):
-        rounded = finer.astype(coarser.dtype)
-    is_rounded = x.itemsize != y.itemsize and np.array_equal(rounded, coarser, equal_nan=True)
-    return "rounded" if is_rounded else "different"
+        return np.array_equal(finer.astype(coarser.dtype), coarser, equal_nan=True)
 
 
 def _compare(pair: Pair, a: Tensor, b: Tensor, min_eigenvalues: int) -> Pair:
@@ -212,7 +233,7 @@ def _compare_spectra(pair: Pair, a: Tensor, b: Tensor, values: tuple[Array, Arra
         pair = replace(pair, first=first, second=second)
     eps = max(esd.precision(t.dtype)[0] for t in (a, b))
     shifts = [
-        rounding_shift(s, t.shape, t.dtype, float(np.abs(W).max()))
+        rounding_shift(s, t.shape, t.dtype, float(max(-W.min(), W.max())))
         for s, t, W in zip(spectra, (a, b), values, strict=True)
     ]
     if pair.relation == "rounded":

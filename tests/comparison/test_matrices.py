@@ -90,6 +90,15 @@ def test_the_spectral_distance_has_no_scale_and_is_that_of_quantiles(scale, seed
 
 
 @pytest.mark.parametrize("shape", [(30, 20), (20, 30), (25, 25)])
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 40), m=st.integers(1, 40))
+def test_the_spectral_distance_is_that_of_scipy_for_spectra_of_any_sizes(seed, n, m):
+    rng = np.random.default_rng(seed)
+    first, second = np.round(rng.pareto(2, n) + 1, 1), np.round(rng.pareto(3, m) + 1, 1)
+    logs = [np.log10(x / x.mean()) for x in (first, second)]
+    expected = stats.wasserstein_distance(*logs)
+    assert matrices.spectral_distance(first, second) == pytest.approx(expected, abs=1e-12)
+
+
 def test_the_overlap_is_that_of_the_principal_angles_of_scipy(rng, shape):
     A = rng.standard_normal(shape)
     B = A + rng.standard_normal(shape)

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -201,3 +202,20 @@ def test_sign_tests_are_those_of_scipy_without_zeros():
     assert means.sign_tests(d) == pytest.approx(expected)
     assert means.sign_tests(np.append(d, 0.0)) == pytest.approx(expected)
     assert np.isnan(means.sign_tests(np.zeros(3))).all()
+
+
+@given(
+    moved=st.lists(st.integers(-6, 6).filter(bool), min_size=1, max_size=9),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_sign_tests_count_all_signs_of_the_ranks(moved, seed):
+    d = np.array(moved, dtype=float)
+    ranks = stats.rankdata(np.abs(d))
+    signs = np.array(list(itertools.product([0, 1], repeat=len(d))))
+    for weights, p in zip((np.ones(len(d)), ranks), means.sign_tests(d), strict=True):
+        sums, total = signs @ weights, weights[d > 0].sum()
+        tail = min(np.mean(sums <= total), np.mean(sums >= total))
+        assert p == pytest.approx(min(1, 2 * tail), rel=1e-12)
+    many = np.random.default_rng(seed).normal(0.3, 1, 45)
+    expected = stats.binomtest(int(np.sum(many > 0)), 45).pvalue, stats.wilcoxon(many).pvalue
+    assert means.sign_tests(many) == pytest.approx(expected, rel=1e-9)

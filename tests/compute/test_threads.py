@@ -58,6 +58,7 @@ def folder(tmp_path_factory):
         matrices = {
             f"{i}.weight": rng.standard_normal((90, 70)).astype(np.float32) for i in range(4)
         }
+        matrices["large.weight"] = rng.standard_normal((800, 780)).astype(np.float32)
         save_file(matrices, folder / f"{name}.safetensors")
     toy.make(folder)
     for arguments in (("lock", "--init"), ("train", "--all")):
