@@ -52,6 +52,15 @@ def eigenvalues_of_gram(gram: Matrix) -> Matrix:
     return solver(A).astype(gram.dtype, copy=False)
 
 
+def solver_bytes(n: int) -> float:
+    """Return the memory that a Gram matrix of n rows and its eigenvalues take together.
+
+    Where NumPy is not linked to OpenBLAS, it solves a copy.
+    """
+    in_place = lapack.routine("dsyevd") is not None
+    return 8 * n * (n + 5 * WIDE if in_place else 2 * n)
+
+
 @functools.cache
 def _solver(*, two_stages: bool) -> Callable[[Array], Array]:
     """Return the fastest solver that this machine has and that is right on a small matrix."""

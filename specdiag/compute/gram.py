@@ -51,6 +51,7 @@ def half_gram(W: NDArray[np.generic], dtype: DTypeLike = np.float64) -> Matrix:
             inner, trans = (len(A), b"N") if n >= m else (A.shape[1], b"T")
             row = max(A.strides[0] // A.itemsize, A.shape[1])
             syrk(b"L", trans, size, inner, one, A, row, one, gram, size)
+            del A  # before the next block is made
     return gram
 
 
@@ -63,6 +64,17 @@ def gram(W: NDArray[np.generic], dtype: DTypeLike = np.float64) -> Matrix:
         corner = whole[rows, rows]
         corner[...] = np.triu(corner) + np.triu(corner, 1).T
     return whole
+
+
+def gram_bytes(n: int, m: int, dtype: DTypeLike) -> float:
+    """Return the memory that `half_gram` of an (n, m) matrix takes beside it, in float64.
+
+    It is the result and a block, or the whole matrix where NumPy is not linked to OpenBLAS.
+    """
+    small, large = sorted((n, m))
+    in_blocks = lapack.routine("dsyrk") is not None
+    converted = min(large, 2 * BLOCK) if in_blocks else large
+    return 8 * small * (small + converted * (str(dtype) != "float64"))
 
 
 def _blocks(W: NDArray[np.generic], dtype: np.dtype[Any]) -> Iterator[Matrix]:

@@ -20,10 +20,12 @@ from specdiag.checkpoint.tensor import elements_hash, ties
 from specdiag.checkpoint.weights.values import reason_by_values
 from specdiag.checkpoint.weights.weight import Weight
 from specdiag.compute import device
+from specdiag.compute.eigenvalues import solver_bytes
+from specdiag.compute.gram import gram_bytes
 from specdiag.compute.parallel import in_parallel
 from specdiag.htsr import esd, weightwatcher
 from specdiag.htsr.null.ladder import null_test
-from specdiag.htsr.repeat import repeat_sd
+from specdiag.htsr.repeat import SHARE, repeat_sd
 from specdiag.htsr.selection import EMBEDDING, MIN_EIGENVALUES, skip_reason
 from specdiag.htsr.tail.change_points import MIN_SPACINGS
 from specdiag.htsr.tail.goodness_of_fit import goodness_of_fit, likelihood_ratios
@@ -195,16 +197,18 @@ def _equal_one(weight: Weight, others: Iterable[Weight], digests: dict[str, str]
 def _peak_bytes(weight: Weight, repeats: bool) -> float:
     """Return how much memory measuring a weight takes; 5 % are added for the buffers of BLAS.
 
-    It is the largest of four steps: all that is read for it, in float32, and a copy of it; the
-    matrix as stored and in float64, or two copies in float32; the matrix in float64 and its Gram
-    matrix; a copy in float32, which the null test keeps, the Gram matrix, and LAPACK's copy of
-    that. In repeats, the stored matrix and a part of it are kept.
+    It is the largest of these steps: all that is read for it, in float32, and a copy; the matrix as
+    stored, a part of it in repeats, and its Gram matrix; for the null test, two copies in float32
+    if it is sparse, with their squares, or while the Gram matrix of one is solved. Small matrices
+    stay in memory as they are stored.
     """
-    values = math.prod(weight.shape)
-    grams = min(weight.shape[:2]) ** 2 * math.prod(weight.shape[2:])
-    kept = 0.5 * values * repeats
-    steps = 1.5 * values, values + grams, 0.5 * values + 2 * grams, 0.5 * (weight.n_read + values)
-    return 8 * 1.05 * (kept + max(steps))
+    values, (n, m) = math.prod(weight.shape), weight.shape[:2]
+    stored = values * (8 if weight.dtype == "float64" else 4)
+    kept = stored * (8 * values <= KEPT_BYTES)
+    formed = stored * (1 + SHARE * repeats) + gram_bytes(n, m, weight.dtype)
+    solved = 4 * min(n, m) ** 2 + solver_bytes(min(n, m))
+    null = kept + 8 * values + max(4 * values, solved)
+    return 1.05 * max(4 * (weight.n_read + values), formed, null)
 
 
 @device.by_device

@@ -24,7 +24,7 @@ from specdiag.compute.gram import half_gram
 from specdiag.htsr import esd
 from specdiag.htsr.null import law
 from specdiag.htsr.null.draws import rank_p
-from specdiag.htsr.null.scales import Single, balance, balanced, fourth_moment, slices_of
+from specdiag.htsr.null.scales import ROWS, Single, balance, fourth_moment, slices_of
 from specdiag.htsr.tail.change_points import MIN_SPACINGS
 from specdiag.htsr.tail.posterior import posterior_mean
 from specdiag.htsr.tail.power_law import TIE
@@ -127,7 +127,7 @@ def scales_test(
 
     NaN if fewer than 17 eigenvalues are above rounding.
     """
-    slices, row_sd, column_sd, offset_share = balanced(read())
+    slices, row_sd, column_sd, offset_share = balance(slices_of(read()))  # W is freed before
     _, n, m = slices.shape
     if min(n, m) < NARROW or fourth_moment(slices) > min(n, m) / 2:
         del slices
@@ -148,12 +148,15 @@ def _law_p(slices: Single, dtype: DTypeLike) -> float:
 
 def _flipped_p(slices: Single, dtype: DTypeLike, rng: "np.random.Generator") -> float:
     """Return the p-value from copies with random signs; the slices are those of W, and change."""
+    _, n, m = slices.shape
     alpha = _alpha(balance(slices.copy()).slices, dtype)
     if math.isnan(alpha):
         return math.nan
     drawn = np.empty(FLIPS)
     for i in range(FLIPS):
-        slices *= rng.choice(SIGNS, slices.shape)
+        for part in slices:
+            for start in range(0, n, ROWS):  # signs are drawn as integers of 64 bits
+                part[start : start + ROWS] *= rng.choice(SIGNS, (min(ROWS, n - start), m))
         drawn[i] = math.log(_alpha(balance(slices.copy()).slices, dtype) - 1)
     y, drawn = math.log(alpha - 1), drawn[np.isfinite(drawn)]
     if math.isinf(y) or len(drawn) < FLIPS / 2:
