@@ -99,7 +99,9 @@ def _paths() -> Iterator[str]:
     A name is looked for in a library and in what it is linked to, but on Windows in the library
     alone; there the wheel has OpenBLAS in a folder beside NumPy.
     """
-    yield str(np.linalg._umath_linalg.__file__)
+    module = getattr(np.linalg._umath_linalg, "__file__", None)  # built into some Pythons
+    if module:
+        yield module
     if os.name == "nt":
         folder = Path(np.__file__).parent.with_name("numpy.libs")
         yield from (str(path) for path in sorted(folder.glob("*openblas*.dll")))

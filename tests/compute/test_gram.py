@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from specdiag.compute import lapack
 from specdiag.compute.gram import BLOCK, gram, half_gram
 
 DTYPES = ["float64", "float32", "float16", ml_dtypes.bfloat16, "int8", ">f4", "bool"]
@@ -61,6 +62,7 @@ def test_values_that_no_square_can_hold_show_on_the_diagonal(bad, rng):
         assert not np.isfinite(np.diagonal(half_gram(W))).all()
 
 
+@pytest.mark.skipif(lapack.routine("dsyrk") is None, reason="NumPy is not linked to OpenBLAS")
 def test_no_copy_in_float64_is_made_of_a_matrix_in_16_bits(rng):
     W = np.zeros((20 * BLOCK, 100), np.float16)
     tracemalloc.start()
