@@ -1,7 +1,7 @@
-"""Names of a state dict -> the same names without what wrapper modules add."""
+"""Names of a state dict -> the same names without what wrappers add; those of optimizers."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from os.path import commonprefix
 
 # torch.compile, activation checkpointing, FSDP, Lightning Fabric; Opacus, and FairScale's FSDP.
@@ -11,6 +11,12 @@ WRAPPERS = (
 )
 _COMPONENTS = re.compile(rf"(?<![^.])({'|'.join(WRAPPERS)})\.")
 _PREFIXES = ("module.", "model.", *(f"{wrapper}." for wrapper in WRAPPERS))
+
+_MOMENT = re.compile(
+    r"(?<![^.])(max_)?(exp_avg(_sq|_slow|_fast|_diff|_sq_row|_sq_col)*|momentum_buffer|square_avg|"
+    r"grad_avg|acc_delta|exp_inf)(?![^.])"
+)
+_STATE = re.compile(r"(?<![^.])(optim(izer)?s?|opt)(_states?)?(_dicts?)?\.(states?|\d+)\.")
 
 
 def strip_wrappers(names: list[str]) -> Callable[[str], str]:
@@ -39,3 +45,16 @@ def _common_prefix(names: list[str]) -> str:
     while more := next((p for p in _PREFIXES if common.startswith(p, end)), ""):
         end += len(more)
     return common[:end]
+
+
+def optimizer_tensors(names: Iterable[str]) -> dict[str, str]:
+    """Return the tensors of optimizers in one state dict, by name, with the part they lie in.
+
+    Their names hold that of a moment, such as ``optim.state.fc.weight.exp_avg``, or that of an
+    optimizer before a number or the word state.
+    """
+    found = {}
+    for name in names:
+        if match := _MOMENT.search(name) or _STATE.search(name):
+            found[name] = (name[: match.start()] or match[0]).partition(".")[0]
+    return found

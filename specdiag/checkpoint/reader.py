@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from specdiag.checkpoint.formats.chunks import read_processes
 from specdiag.checkpoint.formats.content import (
     Content,
     head_of,
@@ -21,20 +20,11 @@ from specdiag.checkpoint.formats.content import (
     only,
     open_single,
 )
-from specdiag.checkpoint.formats.distributed import open_distributed
 from specdiag.checkpoint.formats.folder import Found, checkpoint_in, several, shard_notes
 from specdiag.checkpoint.formats.placeholders import placeholders
-from specdiag.checkpoint.memory import (
-    is_module,
-    memory_config,
-    memory_roles,
-    memory_tensor,
-    memory_tree,
-)
 from specdiag.checkpoint.metadata import Converter
 from specdiag.checkpoint.model import NoNetworkError, find_model
 from specdiag.checkpoint.names import strip_wrappers
-from specdiag.checkpoint.remote.path import RemotePath
 from specdiag.checkpoint.remote.places import place
 from specdiag.checkpoint.safetensors import parse_json
 from specdiag.checkpoint.tensor import (
@@ -44,10 +34,9 @@ from specdiag.checkpoint.tensor import (
     elements_hash,
     read_values,
 )
-from specdiag.checkpoint.torchfile.roles import Role
 from specdiag.checkpoint.tree import is_tensor
 from specdiag.checkpoint.weights.weight import Weight
-from specdiag.files import File, find_file, is_plain_name, open_file, read_bytes
+from specdiag.files import DistantPath, File, find_file, is_plain_name, open_file, read_bytes
 from specdiag.notebook import record_html
 from specdiag.wording import counted, shown
 
@@ -122,27 +111,34 @@ def open_checkpoint(source: Source, which: str | None = None) -> Checkpoint:
         if not os.fspath(source):  # Path("") is the current folder
             raise ValueError("the name of the checkpoint is empty")
         return _open_place(place(source), which)
-    if isinstance(source, Mapping | list | tuple) or is_module(source) or is_tensor(source):
-        from specdiag.checkpoint.weights.computed.live import live_weights
+    from specdiag.checkpoint.memory import is_module
 
-        tree, states = memory_tree(source)
-        model = find_model(tree, "model", which)
-        names = {id(values): name for name, values in model.tensors}
-        roles = memory_roles(states, names)
-        tensors = [
-            roles.get(name, Role()).of(memory_tensor(name, values))
-            for name, values in model.tensors
-        ]
-        computed = tuple(
-            replace(weight, role=roles[weight.name].kind, facts=roles[weight.name].facts)
-            if weight.name in roles and not weight.role
-            else weight
-            for weight in live_weights(states, names)
-        )
-        metadata, notes = metadata_of(model)
-        metadata |= memory_config(source)
-        return _assemble("model", None, Content(tensors, metadata, notes), computed)
+    if isinstance(source, Mapping | list | tuple) or is_module(source) or is_tensor(source):
+        return _open_memory(source, which)
     raise TypeError(f"expected a path, state dict, module or array, not {type(source).__name__}")
+
+
+def _open_memory(source: Any, which: str | None) -> Checkpoint:
+    from specdiag.checkpoint.memory import memory_config, memory_roles, memory_tensor, memory_tree
+    from specdiag.checkpoint.torchfile.roles import Role
+    from specdiag.checkpoint.weights.computed.live import live_weights
+
+    tree, states = memory_tree(source)
+    model = find_model(tree, "model", which)
+    names = {id(values): name for name, values in model.tensors}
+    roles = memory_roles(states, names)
+    tensors = [
+        roles.get(name, Role()).of(memory_tensor(name, values)) for name, values in model.tensors
+    ]
+    computed = tuple(
+        replace(weight, role=roles[weight.name].kind, facts=roles[weight.name].facts)
+        if weight.name in roles and not weight.role
+        else weight
+        for weight in live_weights(states, names)
+    )
+    metadata, notes = metadata_of(model)
+    metadata |= memory_config(source)
+    return _assemble("model", None, Content(tensors, metadata, notes), computed)
 
 
 def _open_place(path: Path, which: str | None) -> Checkpoint:
@@ -153,11 +149,18 @@ def _open_place(path: Path, which: str | None) -> Checkpoint:
 
 
 def _open_local_or_remote(path: Path, which: str | None) -> Checkpoint:
-    if not isinstance(path, RemotePath):
-        return _open_folder(path, which) if path.is_dir() else _open_path(path, which)
-    pinned = path.pinned()
-    opened = _open_folder(pinned, which) if pinned.is_dir() else _open_path(pinned, which)
-    return replace(opened, notes=(*opened.notes, path.origin(pinned)))
+    if isinstance(path, DistantPath):
+        from specdiag.checkpoint.remote.path import RemotePath
+
+        if isinstance(path, RemotePath):
+            pinned = path.pinned()
+            opened = _open_any(pinned, which)
+            return replace(opened, notes=(*opened.notes, path.origin(pinned)))
+    return _open_any(path, which)
+
+
+def _open_any(path: Path, which: str | None) -> Checkpoint:
+    return _open_folder(path, which) if path.is_dir() else _open_path(path, which)
 
 
 def tensor_digest(source: Source) -> str:
@@ -256,9 +259,13 @@ def _holds_matrix(path: Path) -> bool:
 def _open_parts(folder: Path, found: Found, which: str | None, where: str) -> Content:
     """Return the content of a folder whose files are parts of one network."""
     if found.kind == "distributed":
+        from specdiag.checkpoint.formats.distributed import open_distributed
+
         return open_distributed(folder, where, which)
     files = [find_file(folder / name) for name in found.names]
     if found.kind == "chunks":
+        from specdiag.checkpoint.formats.chunks import read_processes
+
         return only(read_processes(files), which, where)
     contents = [open_single(file) for file in files]
     tensors = [tensor for content in contents for tensor in content.tensors]

@@ -2,12 +2,10 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from specdiag.checkpoint.formats.arrays import is_npz, read_npy, read_npz
 from specdiag.checkpoint.formats.foreign import refuse_foreign, refuse_foreign_zip
 from specdiag.checkpoint.metadata import Converter
 from specdiag.checkpoint.model import (
@@ -17,18 +15,16 @@ from specdiag.checkpoint.model import (
     no_network,
     not_of_the_model,
 )
-from specdiag.checkpoint.names import strip_wrappers
+from specdiag.checkpoint.names import optimizer_tensors, strip_wrappers
 from specdiag.checkpoint.safetensors import RECORD, read_header, restore
 from specdiag.checkpoint.tensor import Tensor, check_count, check_names
-from specdiag.checkpoint.torchfile.archive import Record, read_directory
-from specdiag.checkpoint.torchfile.exported import is_exported, read_exported
-from specdiag.checkpoint.torchfile.legacy import read_legacy, starts_legacy
-from specdiag.checkpoint.torchfile.roles import Role, module_roles
-from specdiag.checkpoint.torchfile.tensors import read_zip, torch_tensor
-from specdiag.checkpoint.torchfile.views import TorchFile
 from specdiag.checkpoint.twins import flat_twins, names_under
 from specdiag.files import File, open_file
 from specdiag.wording import counted, shown, some
+
+if TYPE_CHECKING:  # readers of formats are imported when a file of the format is opened
+    from specdiag.checkpoint.torchfile.archive import Record
+    from specdiag.checkpoint.torchfile.views import TorchFile
 
 MAX_FOREIGN_SHOWN = 8
 MAX_INSIDE = 20  # files inside a zip archive that are looked into
@@ -37,11 +33,6 @@ _INSIDE = re.compile(
     r"(?!.*(sample_inputs|constants)/|serialized_(constants|example))"
     r"(.*/)?([^/]+\.(pt|pth|ckpt|bin|safetensors)|serialized_state_dict\.json)"
 )
-_MOMENT = re.compile(
-    r"(?<![^.])(max_)?(exp_avg(_sq|_slow|_fast|_diff|_sq_row|_sq_col)*|momentum_buffer|square_avg|"
-    r"grad_avg|acc_delta|exp_inf)(?![^.])"
-)
-_STATE = re.compile(r"(?<![^.])(optim(izer)?s?|opt)(_states?)?(_dicts?)?\.(states?|\d+)\.")
 
 # Returns the tensors of a file, its metadata, and notes.
 Reader: TypeAlias = Callable[[File], tuple[list[Tensor], dict[str, Any], list[str]]]
@@ -99,6 +90,8 @@ def _open_single(file: File, which: str | None) -> Content:
     for start, named, opener in _FORMATS:
         if start.match(head) or (named and named == suffix):
             return opener(file, which)
+    from specdiag.checkpoint.torchfile.legacy import read_legacy, starts_legacy
+
     if starts_legacy(file):
         return _open_torch(*read_legacy(file), which)
     if head[8:9] == b"{":
@@ -116,6 +109,10 @@ def _open_single(file: File, which: str | None) -> Content:
 
 def _open_archive(file: File, which: str | None) -> Content:
     """Return the content of a zip archive."""
+    from specdiag.checkpoint.formats.arrays import is_npz
+    from specdiag.checkpoint.torchfile.archive import read_directory
+    from specdiag.checkpoint.torchfile.exported import is_exported, read_exported
+
     with open_file(file) as stream:
         records = read_directory(stream, file.size, file.name)
     if is_npz(records):
@@ -128,7 +125,7 @@ def _open_archive(file: File, which: str | None) -> Content:
     if inside and not any(re.fullmatch(r"[^/]+/data\.pkl", name) for name in records):
         return _open_inside(file, inside, which)
     refuse_foreign_zip(records, file.name)
-    return _open_torch(*read_zip(file), which)
+    return _open_zip(file, which)
 
 
 def _open_flat(reader: Reader, file: File, which: str | None) -> Content:
@@ -142,7 +139,7 @@ def _open_flat(reader: Reader, file: File, which: str | None) -> Content:
     return only(Content(tensors, metadata, notes), which, file.name)
 
 
-def _open_inside(file: File, records: Sequence[Record], which: str | None) -> Content:
+def _open_inside(file: File, records: Sequence["Record"], which: str | None) -> Content:
     """Return the content of the only network among the torch files in a zip archive."""
     readable, unknown = [], []
     for record in records[:MAX_INSIDE]:
@@ -152,7 +149,7 @@ def _open_inside(file: File, records: Sequence[Record], which: str | None) -> Co
         elif has_matrix:
             readable.append(record)
     if len(readable) == 1 and not unknown:
-        content = _open_torch(*read_zip(file, readable[0].offset, readable[0].size), which)
+        content = _open_zip(file, which, readable[0].offset, readable[0].size)
         note = f"read from {shown(readable[0].name)} in the archive"
         return content._replace(notes=[*content.notes, note])
     named = [*readable, *unknown] or records
@@ -160,12 +157,12 @@ def _open_inside(file: File, records: Sequence[Record], which: str | None) -> Co
     raise ValueError(f"{file.name}: a zip archive of files ({listed}); unpack it and name one")
 
 
-def _has_matrix(file: File, record: Record) -> bool | None:
+def _has_matrix(file: File, record: "Record") -> bool | None:
     """Return whether a torch file in an archive has a matrix; None if it cannot be read there."""
     try:
         if record.deflated:
             return None
-        content = _open_torch(*read_zip(file, record.offset, record.size), None)
+        content = _open_zip(file, None, record.offset, record.size)
     except NoNetworkError:
         return False
     except ValueError:
@@ -196,7 +193,10 @@ def _open_safetensors(file: File) -> Content:
     return Content(tensors, metadata, notes, is_export=True)
 
 
-def _open_torch(root: Any, source: TorchFile, which: str | None) -> Content:
+def _open_torch(root: Any, source: "TorchFile", which: str | None) -> Content:
+    from specdiag.checkpoint.torchfile.roles import Role, module_roles
+    from specdiag.checkpoint.torchfile.tensors import torch_tensor
+
     model = find_model(root, source.file.name, which)
     roles = module_roles(root)
     tensors = [
@@ -204,6 +204,12 @@ def _open_torch(root: Any, source: TorchFile, which: str | None) -> Content:
         for name, node in model.tensors
     ]
     return Content(tensors, *metadata_of(model))
+
+
+def _open_zip(file: File, which: str | None, *place: int) -> Content:
+    from specdiag.checkpoint.torchfile.tensors import read_zip
+
+    return _open_torch(*read_zip(file, *place), which)
 
 
 def _open_gguf(file: File, which: str | None) -> Content:
@@ -236,8 +242,15 @@ def _open_flax(file: File, which: str | None) -> Content:
     return _open_tree(read_flax(file), file.name, which)
 
 
+def _open_npy(file: File, which: str | None) -> Content:
+    from specdiag.checkpoint.formats.arrays import read_npy
+
+    return _open_flat(read_npy, file, which)
+
+
 def _open_npz(file: File, which: str | None) -> Content:
     """Return the arrays of a .npz file; names with slashes are those of a tree of Flax."""
+    from specdiag.checkpoint.formats.arrays import read_npz
     from specdiag.checkpoint.formats.flax import nested, parameters_first
 
     tensors = read_npz(file)[0]
@@ -262,7 +275,7 @@ def network_alone(tensors: list[Tensor], where: str) -> tuple[list[Tensor], list
     NoNetworkError
         If there are moments, and nothing else but numbers.
     """
-    moments = _moments(tensor.name for tensor in tensors)
+    moments = optimizer_tensors(tensor.name for tensor in tensors)
     tensors = [tensor for tensor in tensors if tensor.name not in moments]
     if moments and not any(tensor.shape for tensor in tensors):
         raise NoNetworkError(no_network(where))
@@ -272,19 +285,6 @@ def network_alone(tensors: list[Tensor], where: str) -> tuple[list[Tensor], list
     notes = not_of_the_model(Counter(moments.values()))
     notes += _twin_notes({twin: read for twin, (read, _) in twins.items()})
     return [t for t in tensors if strip(t.name) not in left_out], notes
-
-
-def _moments(names: Iterable[str]) -> dict[str, str]:
-    """Return the tensors of optimizers by their names in one state dict, with the part they lie in.
-
-    Their names hold that of a moment, such as ``optim.state.fc.weight.exp_avg``, or that of an
-    optimizer before a number or the word state.
-    """
-    found = {}
-    for name in names:
-        if match := _MOMENT.search(name) or _STATE.search(name):
-            found[name] = (name[: match.start()] or match[0]).partition(".")[0]
-    return found
 
 
 def _twin_notes(twins: Mapping[str, str]) -> list[str]:
@@ -327,7 +327,7 @@ def _listed(foreign: Mapping[str, int]) -> str:
 # How a file of each format begins; its suffix, where the first bytes are not certain. ONNX: its
 # version, and the field that follows. Flax: a dict whose first key is text.
 _FORMATS: tuple[tuple[re.Pattern[bytes], str, Callable[[File, str | None], Content]], ...] = (
-    (re.compile(rb"\x93NUMPY"), "", partial(_open_flat, read_npy)),
+    (re.compile(rb"\x93NUMPY"), "", _open_npy),
     (re.compile(b"GGUF"), "", _open_gguf),
     (re.compile(rb"\x89HDF\r\n\x1a\n"), "", _open_h5),
     (re.compile(rb"\x08[\x03-\x1f][\x12\x1a\x22\x32\x3a\x42\x72]"), ".onnx", _open_onnx),

@@ -16,9 +16,10 @@ from typing import Any
 
 from specdiag.checkpoint.formats.chunks import Chunk, assembled
 from specdiag.checkpoint.formats.content import Content, metadata_of
+from specdiag.checkpoint.formats.folder import METADATA
 from specdiag.checkpoint.model import find_model
 from specdiag.checkpoint.tensor import Tensor, unreadable
-from specdiag.checkpoint.torchfile.chunk_metadata import METADATA, Entry, MetadataReader, Part
+from specdiag.checkpoint.torchfile.chunk_metadata import Entry, MetadataReader, Part
 from specdiag.checkpoint.torchfile.tensors import read_zip, torch_tensor
 from specdiag.checkpoint.torchfile.views import TorchFile
 from specdiag.checkpoint.tree import Global, Object, is_table, is_tensor, table_items

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from specdiag.checkpoint.formats.foreign import NOT_READ
-from specdiag.checkpoint.formats.gguf import SHARD as OF_GGUF
-from specdiag.checkpoint.torchfile.chunk_metadata import METADATA
 from specdiag.files import find_file, open_file
 from specdiag.wording import counted, shown, some
 
+# Metadata of a distributed checkpoint of torch: one file of all processes, or one of each.
+METADATA = re.compile(r"(__\d+)?\.metadata")
+GGUF_SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
 MAX_FOLDERS = 1000  # subfolders that are looked into
 MAX_LEVELS = 3
 # Files of networks, the preferred kind first. Trainers write other files of the same kinds beside
@@ -145,7 +146,7 @@ def choose(names: Sequence[str], where: str) -> Found | None:
         shards = [match for name in candidates if (match := _SHARD.fullmatch(name))]
         if shards and len(shards) == len(candidates):
             return Found("shards", candidates, [*_all_shards(shards, where), *notes])
-        if len({OF_GGUF.sub(r"\1", name) for name in candidates}) == 1:
+        if len({GGUF_SHARD.sub(r"\1", name) for name in candidates}) == 1:
             candidates = candidates[:1]  # a shard of GGUF has the names of the others
         return Found("file", candidates, notes)
     return None

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from specdiag.checkpoint.formats.folder import GGUF_SHARD
 from specdiag.checkpoint.tensor import (
     ITEMSIZE,
     MAX_NAME,
@@ -43,7 +44,6 @@ _PLAIN = {0: "float32", 1: "float16", 24: "int8", 25: "int16", 26: "int32", 27: 
 }
 _LOOKUP = re.compile(r"(per_layer_)?token_embd|token_types|position_embd")  # gguf's own names
 _EXPERTS = re.compile(r"_(ch)?exps\.weight$")
-SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
 
 
 class _Info(NamedTuple):
@@ -67,7 +67,7 @@ def read_gguf(file: File) -> tuple[list[Tensor], dict[str, Any], list[str]]:
     """
     tensors, metadata = _read_one(file)
     count, notes = metadata.get("split.count", 1), []
-    match = SHARD.fullmatch(file.path.name)
+    match = GGUF_SHARD.fullmatch(file.path.name)
     if type(count) is int and 1 < count <= MAXSHARDS:
         names = [f"{match[1]}-{i + 1:05}-of-{match[2]}.gguf" for i in range(count)] if match else []
         paths = [file.path.with_name(name) for name in names if name != file.path.name]

@@ -4,7 +4,6 @@ It is a pickle of torch.distributed.checkpoint.metadata.Metadata: for each tenso
 and chunks, and for each chunk the file, position and length of the archive that holds it.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
@@ -17,7 +16,6 @@ from specdiag.checkpoint.tree import Global, Object, path_of
 from specdiag.files import File, find_file, is_plain_name, open_file
 from specdiag.wording import shown
 
-METADATA = re.compile(r"(__\d+)?\.metadata")  # one of all processes, or one of each
 TIMES = 8  # the usual limits of a pickle: a tensor has one chunk for each process
 MAX_CHUNKS = 2_000_000
 

@@ -111,3 +111,7 @@ def test_the_benchmark_fits_the_law_that_it_drew(rng):
         found = sum(law.basis(t, N, M, 1) @ np.array(t["coefficients"]) for t in made["mean"])
         mean, sd, _ = law.moments((N, M))
         assert found - math.log(null_law.tau(N, M)) == pytest.approx(mean, abs=0.1 * sd)
+
+
+def test_the_nodes_of_the_quadrature_are_those_of_numpy_bit_by_bit():
+    assert np.array_equal(law.legendre(), np.polynomial.legendre.leggauss(64))
