@@ -84,8 +84,8 @@ def _null_band(one: "xr.Dataset") -> tuple[Any, Any, Any]:
     """
     position = np.flatnonzero(np.isfinite(one.null_p.values))
     shapes = [tuple(map(int, text.split("x"))) for text in one["shape"].values[position]]
-    bands = [law.quantiles(shape, (0.05, 0.95)) for shape in shapes]
-    low, high = np.array(bands).reshape(-1, 2).T
+    bands = {shape: law.quantiles(shape, (0.05, 0.95)) for shape in dict.fromkeys(shapes)}
+    low, high = np.array([bands[shape] for shape in shapes]).reshape(-1, 2).T
     return position, low, high
 
 

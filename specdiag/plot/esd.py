@@ -6,7 +6,7 @@ import numpy as np
 
 from specdiag.dataset.spectrum import spectrum
 from specdiag.htsr.esd import marchenko_pastur_density
-from specdiag.plot.style import short_title
+from specdiag.plot.style import mark_decades, short_title
 from specdiag.wording import p_value, short
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ def plot(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) -> "F
     ax.set_ylim(bottom=bottom)
     for axis in (ax.xaxis, ax.yaxis):
         low, high = axis.get_view_interval()
-        if high < 10 * low:  # by default every tick of such a short axis has a label
+        if high >= 10 * low:
+            mark_decades(axis)
+        else:  # by default every tick of such a short axis has a label
             axis.set_major_locator(MaxNLocator(4))
             axis.set_major_formatter("{x:.3g}")
             axis.set_minor_locator(NullLocator())

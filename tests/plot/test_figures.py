@@ -42,18 +42,19 @@ def table(tmp_path_factory):
     return trajectory.read(path)
 
 
+def drawn(name, dataset, table):
+    if name in WHOLE:
+        return WHOLE[name].plot(dataset)
+    if name == "trajectory":
+        return trajectory.plot(table)
+    one = hostile()
+    return esd.plot(one, str(one.layer.values[5])) if name == "esd" else alpha_by_layer.plot(one)
+
+
 @pytest.mark.parametrize("name", [*WHOLE, "alpha_by_layer", "esd", "trajectory"])
 def test_text_overlaps_no_other_text_and_stays_in_the_figure(name, dataset, table):
     with style.style():
-        if name in WHOLE:
-            figure = WHOLE[name].plot(dataset)
-        elif name == "trajectory":
-            figure = trajectory.plot(table)
-        else:
-            one = hostile()
-            long = str(one.layer.values[5])
-            figure = esd.plot(one, long) if name == "esd" else alpha_by_layer.plot(one)
-        assert_text_is_readable(figure)
+        assert_text_is_readable(drawn(name, dataset, table))
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -289,3 +290,32 @@ def test_ticks_of_a_narrow_spectrum_do_not_overlap(rng):
         figure = esd.plot(one, "w")
         assert_text_is_readable(figure)
     assert len([t for t in figure.axes[0].get_xticklabels() if t.get_text()]) >= 2
+
+
+@pytest.mark.parametrize("name", [*WHOLE, "alpha_by_layer", "esd", "trajectory"])
+def test_a_figure_is_placed_once_as_matplotlib_places_it(name, dataset, table):
+    with style.style():
+        first, second = (drawn(name, dataset, table) for _ in range(2))
+        first.draw_without_rendering()
+    contents = [style.rendered(second, kind) for kind in ("svg", "pdf")]
+    for ax, other in zip(first.axes, second.axes, strict=True):
+        np.testing.assert_allclose(
+            other.get_position().bounds, ax.get_position().bounds, atol=0.005
+        )
+    assert second.get_layout_engine() is None
+    assert contents == [style.rendered(second, kind) for kind in ("svg", "pdf")]
+
+
+def test_labels_of_decades_are_text(rng):
+    decades = 10.0 ** np.arange(-4, 4)
+    q, _ = np.linalg.qr(rng.standard_normal((90, 60)))
+    one = specdiag.alpha({"w": 10 * q * np.sqrt(np.geomspace(1e-4, 2e3, 60))})
+    with style.style():
+        (ax,) = esd.plot(one, "w").axes
+        ax.figure.draw_without_rendering()
+    assert ax.get_xscale() == "log"
+    text = dict(zip(ax.get_xticks(), ax.get_xticklabels(), strict=True))
+    shown = {value: label.get_text() for value, label in text.items() if value in decades}
+    assert shown[0.01] == "10⁻²"
+    assert shown[1] == "10⁰"
+    assert shown[100] == "10²"
