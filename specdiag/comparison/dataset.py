@@ -11,6 +11,7 @@ from specdiag.checkpoint.weights.find import open_weights
 from specdiag.checkpoint.weights.split import texts_of
 from specdiag.comparison.conclusion import summarise_pairs
 from specdiag.comparison.groups import check_distinct, group_layers, pair_up_groups, seed_alphas
+from specdiag.comparison.matrices import N_LEADING
 from specdiag.comparison.pairing import renamed, replace_names
 from specdiag.comparison.pairs import Pair, pair_up
 from specdiag.compute.device import Device
@@ -158,9 +159,12 @@ def measure_and_compare(
         with errors_of(source):
             opened.append(open_weights(source, **reading))
     checkpoints = aligned(opened, rename)
+    n_vectors = N_LEADING if len(sources) == len(groups) else 0
     for source, checkpoint in zip(sources, checkpoints, strict=True):
         with errors_of(source):
-            measured.append(measure_checkpoint(checkpoint, layers, progress, **settings))
+            measured.append(
+                measure_checkpoint(checkpoint, layers, progress, n_vectors=n_vectors, **settings)
+            )
     index = [i for i, group in enumerate(groups) for _ in group]
     if len(sources) == len(groups):
         names, comparisons = _compare_networks(checkpoints, measured, settings["min_eigenvalues"])

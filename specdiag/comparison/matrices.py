@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.compute.gram import gram
+from specdiag.compute.gram import half_gram
 from specdiag.compute.leading import leading_vectors
 from specdiag.htsr import esd
 from specdiag.htsr.statistics import LEVEL
@@ -20,6 +20,7 @@ from specdiag.htsr.tail.power_law import Array
 N_LEADING = 10  # leading singular directions whose subspaces are compared
 
 _N_QUANTILES = 256
+_UNKNOWN: Array = np.empty((0, 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,24 +91,30 @@ def spectral_distance(first: Array, second: Array) -> float:
     return float(np.abs(below[0] - below[1]) @ np.diff(at))
 
 
-def subspace_overlap(A: Array, B: Array, k: int) -> tuple[float, float]:
+def subspace_overlap(
+    A: Array, B: Array, k: int, known: tuple[Array, Array] = (_UNKNOWN, _UNKNOWN)
+) -> tuple[float, float]:
     """Return how far the spaces of the k leading singular vectors of two matrices coincide.
 
     This is the mean of the squared cosines of the principal angles between them, |U_A' U_B|_F^2 /
     k: 1 for the same space, about k / n for random ones in n dimensions. Björck & Golub (1973),
     Math. Comp. 27(123). The first value is that of the outputs (columns of U), the second that of
     the inputs (columns of V); both are NaN when k is 0. k is at most the rank of both matrices.
+    `known` has the leading vectors of `esd.eigenvalues_and_vectors`, where they were computed.
     """
     if not k:
         return math.nan, math.nan
-    (left_a, right_a), (left_b, right_b) = _leading_vectors(A, k), _leading_vectors(B, k)
+    (left_a, right_a), (left_b, right_b) = (
+        _leading_vectors(W, k, vectors) for W, vectors in zip((A, B), known, strict=True)
+    )
     left, right = left_a.T @ left_b, right_a.T @ right_b
     return float(np.sum(left**2)) / k, float(np.sum(right**2)) / k
 
 
-def _leading_vectors(W: Array, k: int) -> tuple[Array, Array]:
+def _leading_vectors(W: Array, k: int, known: Array) -> tuple[Array, Array]:
     tall = W if W.shape[0] >= W.shape[1] else W.T
-    small = leading_vectors(gram(W), k)
+    is_known = len(known) == tall.shape[1] and known.shape[1] >= k
+    small = known[:, known.shape[1] - k :] if is_known else leading_vectors(half_gram(W), k)
     large, _ = np.linalg.qr(tall @ small)  # the singular values do not change the space
     return (large, small) if tall is W else (small, large)
 

@@ -276,7 +276,8 @@ def _regated(layer: Layer, gate: float) -> Layer:
 def _compare_values(
     pair: Pair, a: Tensor, b: Tensor, values: tuple[Array, Array], min_eigenvalues: int
 ) -> Pair:
-    pair = replace(pair, overlap=matrices.subspace_overlap(*values, pair.n_leading))
+    known = pair.first.leading, pair.second.leading
+    pair = replace(pair, overlap=matrices.subspace_overlap(*values, pair.n_leading, known))
     floor = esd.storage_floor(pair.first.eigenvalues, a.shape, a.dtype)
     floor += esd.storage_floor(pair.second.eigenvalues, b.shape, b.dtype)
     spectrum, floor = matrices.added_eigenvalues(*values, floor)

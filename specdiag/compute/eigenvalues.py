@@ -45,8 +45,7 @@ def eigenvalues_of_gram(gram: Matrix) -> Matrix:
     numpy.linalg.LinAlgError
         If the matrix is not finite, or the iteration does not converge.
     """
-    if not np.isfinite(np.diagonal(gram)).all():
-        raise np.linalg.LinAlgError("the Gram matrix is not finite")
+    check_finite(gram)
     A = np.ascontiguousarray(gram, np.float64)
     solver = _solver(two_stages=len(A) >= TWO_STAGE)
     return solver(A).astype(gram.dtype, copy=False)
@@ -59,6 +58,12 @@ def solver_bytes(n: int) -> float:
     """
     in_place = lapack.routine("dsyevd") is not None
     return 8 * n * (n + 5 * WIDE if in_place else 2 * n)
+
+
+def check_finite(gram: Matrix) -> None:
+    """Raise LinAlgError if a value of the diagonal is not finite: then one of W is not."""
+    if not np.isfinite(np.diagonal(gram)).all():
+        raise np.linalg.LinAlgError("the Gram matrix is not finite")
 
 
 @functools.cache

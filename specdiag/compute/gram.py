@@ -57,13 +57,17 @@ def half_gram(W: NDArray[np.generic], dtype: DTypeLike = np.float64) -> Matrix:
 
 def gram(W: NDArray[np.generic], dtype: DTypeLike = np.float64) -> Matrix:
     """Return the whole Gram matrix of the smaller side; see `half_gram`."""
-    whole = half_gram(W, dtype)
-    for start in range(0, len(whole), BLOCK):  # blocks that stay in the processor's cache
+    return fill(half_gram(W, dtype))
+
+
+def fill(half: Matrix) -> Matrix:
+    """Return a matrix of which the part on and above the diagonal is given, filled in place."""
+    for start in range(0, len(half), BLOCK):  # blocks that stay in the processor's cache
         rows = slice(start, start + BLOCK)
-        whole[start + BLOCK :, rows] = whole[rows, start + BLOCK :].T
-        corner = whole[rows, rows]
+        half[start + BLOCK :, rows] = half[rows, start + BLOCK :].T
+        corner = half[rows, rows]
         corner[...] = np.triu(corner) + np.triu(corner, 1).T
-    return whole
+    return half
 
 
 def gram_bytes(n: int, m: int, dtype: DTypeLike) -> float:

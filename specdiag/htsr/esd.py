@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from specdiag.compute import device
 from specdiag.compute.eigenvalues import eigenvalues_of_gram
 from specdiag.compute.gram import half_gram
+from specdiag.compute.leading import eigenvalues_and_leading
 from specdiag.htsr.statistics import median
 
 Array = NDArray[np.float64]
@@ -59,7 +60,20 @@ def eigenvalues(W: ArrayLike) -> Array:
         If W has fewer than two axes, no elements, values that are not finite, or values whose
         squares leave the range of float64.
     """
-    W = np.asarray(W)
+    return _solved(np.asarray(W), 0)[0]
+
+
+def eigenvalues_and_vectors(W: ArrayLike, k: int) -> tuple[Array, Array]:
+    """Return what `eigenvalues` does, and the k leading eigenvectors of the matrix as columns.
+
+    They have min(n, m) rows and are the leading singular vectors of the smaller side of W, that of
+    the largest value last. An empty array stands for those of a kernel, whose positions are pooled,
+    and for those of a matrix that a GPU took.
+    """
+    return _solved(np.asarray(W), k)
+
+
+def _solved(W: NDArray[np.generic], n_vectors: int) -> tuple[Array, Array]:
     if W.ndim < 2 or W.size == 0:
         raise ValueError(
             f"W has shape {W.shape}: expected a matrix (n, m) or a kernel (out, in, …)"
@@ -71,7 +85,7 @@ def eigenvalues(W: ArrayLike) -> Array:
     positions = slices.shape[2]
     solved = device.eigenvalues(np.moveaxis(slices, 2, 0))
     values = np.empty((positions, min(shape))) if solved is None else solved
-    largest_square = 0.0
+    vectors, largest_square = np.empty((0, 0)), 0.0
     for i in range(positions) if solved is None else ():
         gram = half_gram(slices[:, :, i])
         square = float(np.diagonal(gram).max())  # at least that of the largest value
@@ -82,10 +96,13 @@ def eigenvalues(W: ArrayLike) -> Array:
         if last:
             del W, slices  # the peak of memory is the matrix as stored, and one Gram matrix
         gram /= max(shape)
-        values[i] = eigenvalues_of_gram(gram)
+        if n_vectors and positions == 1:
+            values[i], vectors = eigenvalues_and_leading(gram, min(n_vectors, len(gram)))
+        else:
+            values[i] = eigenvalues_of_gram(gram)
     pooled = values.ravel()
     pooled[::-1].sort()
-    return np.maximum(pooled, 0.0, out=pooled)
+    return np.maximum(pooled, 0.0, out=pooled), vectors
 
 
 def _check_range(W: NDArray[np.generic]) -> None:

@@ -53,6 +53,7 @@ class Layer:
     reason: str = ""
     exponent: int = 0
     eigenvalues: Array = field(default_factory=lambda: np.empty(0), repr=False)
+    leading: Array = field(default_factory=lambda: np.empty((0, 0)), repr=False)  # if asked for
     rank: float = math.nan
     stable_rank: float = math.nan
     spectral_norm: float = math.nan
@@ -221,22 +222,25 @@ def measure_weight(
     gof: bool = False,
     repeats: bool = False,
     seed: int = 0,
+    n_vectors: int = 0,
 ) -> Layer:
     """Return the measured values of one weight; its status is `failed` if it cannot be measured.
 
     The settings are those of `specdiag.alpha`. Only the method 'specdiag' has a null and a kind of
     tail, both left out if `null` is 'none', a goodness of fit (`gof`), and repeats. A weight of
     known low rank, such as the update of a LoRA, has none of them: the null of its shape is not
-    that of a product of two matrices.
+    that of a product of two matrices. `n_vectors` leading vectors are kept, see
+    `esd.eigenvalues_and_vectors`.
     """
     is_small = 8 * math.prod(weight.shape) <= KEPT_BYTES
     read = functools.cache(weight.read) if is_small else weight.read
     try:
         read, exponent = _in_range(weight, read)
-        spectrum = esd.eigenvalues(_values(weight, read))  # no variable keeps large values
+        # No variable keeps large values.
+        spectrum, leading = esd.eigenvalues_and_vectors(_values(weight, read), n_vectors)
         gate = esd.rank_gate(spectrum, weight.shape, weight.dtype)
         resolved = spectrum[spectrum > gate]
-        common = _describe(weight, spectrum, resolved, exponent)
+        common = _describe(weight, spectrum, resolved, exponent) | {"leading": leading}
         if reason := _few_values(resolved, gate):
             fit: dict[str, Any] = {"status": "degenerate", "reason": reason}
         elif method == "wwj":

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specdiag.compute import lapack
-from specdiag.compute.leading import ITERATED, leading_vectors
+from specdiag.compute.eigenvalues import eigenvalues_of_gram
+from specdiag.compute.leading import ITERATED, eigenvalues_and_leading, leading_vectors
 
 
 def gram_of(rng, n, kind):
@@ -28,6 +29,14 @@ def check(G, k):
     np.testing.assert_allclose(found, values[len(G) - k :], rtol=1e-10, atol=1e-12 * values[-1])
 
 
+def check_together(G, k):
+    """All eigenvalues are those without vectors bit by bit, and the vectors span the same space."""
+    values, vectors = eigenvalues_and_leading(G.copy(), k)
+    np.testing.assert_array_equal(values, eigenvalues_of_gram(G.copy()))
+    alone = leading_vectors(G.copy(), k)
+    assert np.sum((vectors.T @ alone) ** 2) == pytest.approx(k, abs=1e-6)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -36,12 +45,23 @@ def check(G, k):
     kind=st.sampled_from(["plain", "heavy", "low rank"]),
 )
 def test_vectors_of_small_matrices_belong_to_the_largest_eigenvalues(seed, n, k, kind):
-    check(gram_of(np.random.default_rng(seed), n, kind), min(n, k))
+    G = gram_of(np.random.default_rng(seed), n, kind)
+    check(G, min(n, k))
+    check_together(G, min(n, k))
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-145, 1e145, 1e200])
+def test_vectors_do_not_depend_on_the_scale(rng, scale):
+    G = gram_of(rng, 40, "heavy")
+    check(G / G.max() * scale, 4)
+    check_together(G / G.max() * scale, 4)
 
 
 @pytest.mark.parametrize("kind", ["plain", "heavy", "low rank"])
 def test_vectors_of_large_matrices_belong_to_the_largest_eigenvalues(rng, kind):
-    check(gram_of(rng, ITERATED, kind), 10)
+    G = gram_of(rng, ITERATED, kind)
+    check(G, 10)
+    check_together(G, 10)
 
 
 def test_a_library_without_the_routine_gives_the_same_space(rng, monkeypatch):
