@@ -130,9 +130,9 @@ def correlation(
     """
     weights = np.ones((1, len(y))) if weights is None else weights
     a, b = _ranks(np.atleast_2d(x), strata, weights), _ranks(y[None], strata, weights)
-    same = (strata[:, None] == strata).astype(float)
-    informative = ((weights * a**2) @ same > 0) & ((weights * b**2) @ same > 0)
-    weights = weights * informative
+    of = (strata[:, None] == np.arange(strata.max(initial=-1) + 1)).astype(float)
+    informative = ((weights * a**2) @ of > 0) & ((weights * b**2) @ of > 0)
+    weights = weights * informative[:, strata]
     r_xy = _cosine(a, b, weights)
     if z is None:
         return r_xy
@@ -156,14 +156,29 @@ def _ranks(values: Array, strata: Codes, weights: Array) -> Array:
         v, w = values[:, rows], weights[:, rows]
         n = w.sum(axis=1, keepdims=True)
         if len(w) == 1 and np.all(w == 1):
-            from scipy.stats import rankdata
-
-            rank = rankdata(v, axis=1)
+            rank = mean_ranks(v)
         else:  # one row of values: count those below, and half of the equal ones
             below = (v < v.T) + (v == v.T) / 2
             rank = w @ below.T + 0.5
         ranks[:, rows] = np.where(n > 0, rank / (n + 1) - 0.5, 0.0)
     return np.where(np.abs(ranks) < _TIE, 0.0, ranks)
+
+
+def mean_ranks(values: Array) -> Array:
+    """Return the ranks within each row of numbers, from 1; equal ones share their mean."""
+    order = np.argsort(values, axis=1)
+    ascending = np.take_along_axis(values, order, axis=1)
+    rising = ascending[:, 1:] > ascending[:, :-1]
+    place = np.arange(values.shape[1])
+    first, last = np.zeros((2, *values.shape))
+    first[:, 1:] = np.where(rising, place[1:], 0)  # the place of the first of those equal to it
+    last[:, :-1] = np.where(rising, place[:-1], place[-1:])
+    last[:, -1:] = place[-1:]
+    mean = np.maximum.accumulate(first, axis=1)
+    mean += np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
+    ranks = np.empty(values.shape)
+    np.put_along_axis(ranks, order, mean / 2 + 1, axis=1)
+    return ranks
 
 
 def _cosine(a: Array, b: Array, weights: Array) -> Array:

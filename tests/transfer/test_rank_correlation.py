@@ -179,3 +179,14 @@ def test_holm_multiplies_by_the_number_of_remaining_tests_and_keeps_the_order():
     np.testing.assert_allclose(ranks.holm(p), expected)
     assert ranks.holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
     assert np.isnan(ranks.holm(np.full(3, np.nan))).all()
+
+
+@given(
+    arrays(
+        float,
+        st.tuples(st.integers(1, 4), st.integers(1, 9)),
+        elements=st.floats(allow_nan=False) | st.sampled_from([0.0, -0.0, 1.0]),
+    )
+)
+def test_mean_ranks_are_those_of_scipy(values):
+    np.testing.assert_array_equal(ranks.mean_ranks(values), stats.rankdata(values, axis=1))
