@@ -24,6 +24,7 @@ other.
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -239,13 +240,13 @@ class _Mixture:
         self._grid, self._step, self._density = grid, float(step), density
         self._cdf = trapezoid - step**2 / 12 * (slope - slope[0])
 
-    def _between(self, i: int, t: Array | float) -> Array | float:
+    def _between(self, i: Any, t: Any) -> Any:
         """Return the cumulative distribution at grid[i] + t * step, 0 <= t <= 1."""
-        value, slope = self._cdf[i : i + 2], self._density[i : i + 2] * self._step
-        rise = value[1] - value[0]
-        cubic, square = slope[0] + slope[1] - 2 * rise, 3 * rise - 2 * slope[0] - slope[1]
-        p: Array | float = value[0] + t * (slope[0] + t * (square + t * cubic))
-        return p
+        low, high = self._cdf[i], self._cdf[i + 1]
+        left, right = self._density[i] * self._step, self._density[i + 1] * self._step
+        rise = high - low
+        cubic, square = left + right - 2 * rise, 3 * rise - 2 * left - right
+        return low + t * (left + t * (square + t * cubic))
 
     def cdf(self, beta: float) -> float:
         place = (math.log(beta) - self._grid[0]) / self._step
@@ -256,5 +257,11 @@ class _Mixture:
     def quantiles(self, p: Array) -> Array:
         i = np.clip(np.searchsorted(self._cdf, p) - 1, 0, len(self._grid) - 2)
         t = np.linspace(0, 1, 257)
-        place = [np.interp(x, self._between(j, t), t) for j, x in zip(i, p, strict=True)]
-        return np.exp(self._grid[i] + np.array(place) * self._step)
+        curve = self._between(i[:, None], t)
+        rows, below = np.arange(len(p)), np.count_nonzero(curve <= p[:, None], axis=1) - 1
+        j = np.clip(below, 0, len(t) - 2)
+        start = curve[rows, j]
+        with np.errstate(divide="ignore", invalid="ignore"):  # beyond both ends
+            place = t[j] + (t[j + 1] - t[j]) / (curve[rows, j + 1] - start) * (p - start)
+        place = np.where(below < 0, 0.0, np.where(below > j, 1.0, place))
+        return np.exp(self._grid[i] + place * self._step)
