@@ -1,7 +1,7 @@
 """Gram matrix -> its eigenvalues, in place, by the faster of two reductions to tridiagonal form.
 
 LAPACK's usual reduction (dsytrd) reads the matrix from memory once for each column, and from about
-1,800 rows on the processor waits for it. The reduction in two stages first brings the matrix to a
+1,900 rows on the processor waits for it. The reduction in two stages first brings the matrix to a
 band, in blocks that stay in the cache, and then the band to three diagonals (Bischof, Lang & Sun
 2000, ACM Trans. Math. Softw. 26(4); Haidar, Ltaief & Dongarra 2011, SC '11). Both are orthogonal
 similarities with errors of a few eps of the largest eigenvalue: one is as exact as the other.
@@ -21,7 +21,7 @@ from specdiag.compute.band import LAST, to_band
 Array = NDArray[np.float64]
 Matrix = NDArray[Any]
 
-TWO_STAGE = 1792  # rows from which on two stages are faster, measured
+TWO_STAGE = 1920  # rows from which on two stages are faster, measured
 # Diagonals of the band, above the main one: a wide band is quick to reach and slow to leave, which
 # takes a smaller share of the time of larger matrices.
 NARROW, WIDE, WIDE_FROM = 48, 64, 4096
