@@ -1,6 +1,5 @@
 """The tables of the documentation are those that the stored results of the benchmarks give.
 
-benchmarks.md is not here: its benchmark has no stored results.
 tests/transfer/test_collection.py and tests/recipes/test_behaviour.py check dataset.md and
 simulation.md.
 """
@@ -11,9 +10,12 @@ import pytest
 
 from benchmarks import (
     _collapse_tables,
+    _cost_tables,
     _transfer_tables,
+    bars,
     calibration,
     claims,
+    collection,
     compare,
     features,
     link,
@@ -23,6 +25,14 @@ from benchmarks._pages import DOCS
 from benchmarks._results import FOLDER, read
 
 PAGES = {
+    "benchmarks.md": (
+        "bars.csv",
+        lambda: {
+            **bars.tables(),
+            **_cost_tables.tables(read("costs", ("kind", "name"))),
+            "collection": collection.page(read("collection")),
+        },
+    ),
     "calibration.md": ("coverage.csv", calibration.tables),
     "claims.md": ("claims.csv", claims.tables),
     "collapse.md": (
