@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks._pages import table
 from benchmarks._results import read, write
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.htsr.layers import measure
+from specdiag.htsr.measure import measure
 from specdiag.htsr.selection import matrices
 from specdiag.htsr.verdict import MAX_Q, with_verdicts
 

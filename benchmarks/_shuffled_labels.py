@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks._results import write
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.htsr.layers import measure
+from specdiag.htsr.measure import measure
 from specdiag.htsr.null import law
 from specdiag.htsr.selection import matrices
 

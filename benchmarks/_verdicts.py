@@ -11,7 +11,7 @@ from benchmarks._pages import table
 from benchmarks._results import read, write
 from benchmarks._tables import column, name_of, percent
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.htsr.layers import measure
+from specdiag.htsr.measure import measure
 from specdiag.htsr.null.verdicts import VERDICTS
 from specdiag.htsr.selection import matrices
 from specdiag.htsr.verdict import MAX_Q, MAX_SHORT_TAIL, with_verdicts

@@ -19,7 +19,8 @@ from benchmarks._timing import Measured, as_table
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.checkpoint.weights.weight import Weight
 from specdiag.compute import machine
-from specdiag.htsr.layers import Layer, measure
+from specdiag.htsr.layers import Layer
+from specdiag.htsr.measure import measure
 from specdiag.htsr.selection import matrices
 
 SIMULATED = 16

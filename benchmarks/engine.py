@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks._made_files import gaussian, heavy
 from benchmarks._timing import as_table, one_core, processor_time, ratio_of
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.htsr.layers import measure
+from specdiag.htsr.measure import measure
 from specdiag.htsr.selection import MIN_EIGENVALUES, matrices, skip_reason
 
 # Side of the matrices -> how many at once, and the bar.

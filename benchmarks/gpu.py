@@ -16,7 +16,7 @@ from benchmarks._pages import table
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.compute.device import AT_ONCE, Device, check
 from specdiag.compute.machine import n_cores, using
-from specdiag.htsr.layers import measure
+from specdiag.htsr.measure import measure
 from specdiag.htsr.selection import matrices
 
 SECONDS = 8 * 60

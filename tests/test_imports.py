@@ -185,7 +185,7 @@ def test_recipes_declare_without_anything_heavy():
 def test_measuring_a_safetensors_file_imports_no_torch_and_no_xarray(minilm):
     code = (
         "from specdiag.checkpoint.reader import open_checkpoint as o;"
-        "from specdiag.htsr import layers as l, selection as s;"
+        "from specdiag.htsr import measure as l, selection as s;"
         f"print(len(list(l.measure(s.matrices(o({str(minilm)!r}), '*layer.0.*')))))"
     )
     assert loaded_by(code) & HEAVY == set()

@@ -15,6 +15,7 @@ from specdiag.comparison.matrices import N_LEADING
 from specdiag.comparison.pairing import renamed, replace_names
 from specdiag.comparison.pairs import Pair, pair_up
 from specdiag.compute.device import Device
+from specdiag.compute.leading import load_solver
 from specdiag.compute.machine import using
 from specdiag.dataset.schema import COMPARISON, labelled
 from specdiag.dataset.spectra import (
@@ -160,6 +161,8 @@ def measure_and_compare(
             opened.append(open_weights(source, **reading))
     checkpoints = aligned(opened, rename)
     n_vectors = N_LEADING if len(sources) == len(groups) else 0
+    if n_vectors:
+        load_solver(max(min(t.shape[:2], default=0) for c in checkpoints for t in c.tensors))
     for source, checkpoint in zip(sources, checkpoints, strict=True):
         with errors_of(source):
             measured.append(

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from specdiag.checkpoint.reader import Checkpoint
 from specdiag.checkpoint.tensor import Tensor
 from specdiag.comparison import matrices
-from specdiag.compute.leading import ITERATED
 from specdiag.compute.parallel import in_parallel
 from specdiag.htsr import esd
 from specdiag.htsr.layers import Layer
@@ -37,7 +36,6 @@ COMPARABLE = (*SAME, "rounded", "same spectrum", "different")
 MEASURED = ("fit", "degenerate")
 NOT_WALKED = Layer(name="", shape=(), dtype="", status="absent")
 
-LIBRARIES = ["scipy.sparse.linalg"]  # for the leading vectors of large matrices
 
 _CHUNK = 2**16  # number of values that are compared at a time: they stay in the cache
 _START = 2**12  # of them that mostly decide it
@@ -138,8 +136,7 @@ def pair_up(
         return _compare(pair, a, b, min_eigenvalues) if a and b and pair.is_measured else pair
 
     jobs = [(name, _peak_bytes(*(side.get(name) for side in tensors))) for name in names]
-    large = max((min(layer.shape[:2], default=0) for layer in first_layers), default=0)
-    completed = dict(in_parallel(paired, jobs, libraries=LIBRARIES if large >= ITERATED else []))
+    completed = dict(in_parallel(paired, jobs))
     pairs = [completed[i] for i in range(len(names))]
     q = false_discovery_rate([pair.added_null_p for pair in pairs])
     return [replace(x, added_null_q=float(y)) for x, y in zip(pairs, q, strict=True)]

@@ -16,6 +16,12 @@ ORDINARY = 1e-140, 1e140  # beyond them, LAPACK scales a matrix before it comput
 ITERATED = 768  # rows from which on Lanczos iterations are faster than a reduction, measured
 
 
+def load_solver(size: int) -> None:
+    """Import what matrices of this size need: SciPy's BLAS must be there before it is limited."""
+    if size >= ITERATED:
+        import scipy.sparse.linalg  # noqa: F401
+
+
 def leading_vectors(gram: Array, k: int) -> Array:
     """Return the eigenvectors of the k largest eigenvalues of a Gram matrix, which is overwritten.
 

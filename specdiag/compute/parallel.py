@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import copy_context
-from importlib import import_module
 from itertools import zip_longest
 from typing import TypeVar
 
@@ -22,7 +21,6 @@ def in_parallel(
     jobs: Sequence[tuple[Job, float]],
     *,
     alone: Callable[[Job], bool] = lambda _: False,
-    libraries: Sequence[str] = (),
     ahead: Callable[[Job], object] | None = None,
 ) -> Iterator[tuple[int, Result]]:
     """Yield the number of each job and the result of the function, in the order of completion.
@@ -31,6 +29,9 @@ def in_parallel(
     job that needs more than that runs when nothing else does. The one that needs most begins; where
     it does not fit into what is left, the smallest ones that fit go first. So all cores are busy up
     to the end, which small jobs share.
+
+    The number of BLAS threads is limited in the libraries that are loaded when it begins: what
+    `function` imports must bring no other one.
 
     Parameters
     ----------
@@ -41,16 +42,10 @@ def in_parallel(
     alone : function of a job
         Whether a job runs before the others and by itself, with as many BLAS threads as there are
         cores. All others have one each.
-    libraries : sequence of str
-        Modules that `function` imports and that bring a BLAS of their own, such as
-        'scipy.linalg': they are loaded before the number of threads is limited, as the limit holds
-        only for what is loaded.
     ahead : function of a job, optional
         It is called, in a thread of its own, for the job that is the next to begin, such as to
         transfer what that job reads. Its errors are left to the job.
     """
-    for name in libraries:
-        import_module(name)
     single = [i for i, (job, _) in enumerate(jobs) if alone(job)]
     others = sorted(set(range(len(jobs))) - set(single), key=lambda i: (-jobs[i][1], i))
     with _next_job(ahead) as for_next:

@@ -143,7 +143,7 @@ class Journal:
 
 
 class Network:
-    """The finished layers of one network in a journal: `through` of `htsr.layers.measure`."""
+    """The finished layers of one network in a journal: `through` of `htsr.measure.measure`."""
 
     def __init__(self, journal: Journal, common: str) -> None:
         self._journal, self._common = journal, common

@@ -31,13 +31,14 @@ from specdiag.compute.device import Device, of_shape
 from specdiag.compute.machine import using
 from specdiag.dataset.schema import SCHEMA, SCHEMA_VERSION, labelled, layer_value
 from specdiag.files import DistantPath
-from specdiag.htsr.initialisation import (
+from specdiag.htsr.layers import Layer
+from specdiag.htsr.measure import measure
+from specdiag.htsr.null.initialisation import (
     Untrained,
     check_recipe,
     untrained_alphas,
     with_initialisation,
 )
-from specdiag.htsr.layers import Layer, measure
 from specdiag.htsr.null.ladder import NULLS
 from specdiag.htsr.selection import MIN_EIGENVALUES, matrices
 from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
@@ -231,7 +232,7 @@ def measure_checkpoint(
 ) -> list[Layer]:
     """Return the measured layers of one checkpoint, with their verdicts; no xarray is needed.
 
-    The settings are those of `specdiag.htsr.layers.measure`. `untrained` has the alphas of
+    The settings are those of `specdiag.htsr.measure.measure`. `untrained` has the alphas of
     untrained networks, from `untrained_alphas`; `journal` the layers that are finished. While a
     matrix of a distant checkpoint is measured, the next one is transferred. Raise ValueError if the
     checkpoint has no matrix, or none whose name matches the shell pattern.

@@ -1,4 +1,4 @@
-"""Checkpoint -> one measured record for each weight matrix.
+"""Weight matrix -> one record with its measured values.
 
 Every weight with two or more axes gets exactly one status, and a reason unless it is `fit`:
 
@@ -10,30 +10,27 @@ Every weight with two or more axes gets exactly one status, and a reason unless 
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from specdiag.checkpoint.tensor import elements_hash, ties
 from specdiag.checkpoint.weights.values import reason_by_values
 from specdiag.checkpoint.weights.weight import Weight
 from specdiag.compute import device
 from specdiag.compute.eigenvalues import solver_bytes
 from specdiag.compute.gram import gram_bytes
-from specdiag.compute.parallel import in_parallel
 from specdiag.htsr import esd, weightwatcher
 from specdiag.htsr.null.ladder import null_test
 from specdiag.htsr.repeat import SHARE, repeat_sd
-from specdiag.htsr.selection import EMBEDDING, MIN_EIGENVALUES, skip_reason
+from specdiag.htsr.selection import MIN_EIGENVALUES
 from specdiag.htsr.tail.change_points import MIN_SPACINGS
 from specdiag.htsr.tail.goodness_of_fit import goodness_of_fit, likelihood_ratios
 from specdiag.htsr.tail.kind import NO_KIND, Kind, tail_kind
 from specdiag.htsr.tail.posterior import NO_POSTERIOR, Posterior, alpha_posterior
 from specdiag.htsr.tail.power_law import NO_FIT, Array, TailFit, fit_alpha
 
-ALONE = 8192  # rows and columns: one such matrix takes minutes on one core, and gigabytes
 KEPT_BYTES = 2**24  # float64 values of smaller weights stay in memory: they are read only once
 
 
@@ -42,8 +39,8 @@ class Layer:
     """One weight matrix and its measured values, which are NaN unless `status` is `fit`.
 
     A degenerate matrix also has the values that need no power law. The weight was divided by
-    2^exponent, which is not 0 only if the squares of its values leave the range of float64; then
-    the eigenvalues and xmin are those of the divided weight.
+    2^exponent, which is not 0 only if its squares leave the range of float64; then the eigenvalues
+    and xmin are those of the divided weight.
     """
 
     name: str
@@ -90,112 +87,7 @@ class Layer:
         return self.alpha * 2 * math.log10(self.spectral_norm) if has_alpha else math.nan
 
 
-Through = Callable[[Callable[[Weight], Layer], Weight], Layer]
-
-
-def measure(
-    weights: Iterable[Weight],
-    *,
-    min_eigenvalues: int = MIN_EIGENVALUES,
-    include_embeddings: bool = False,
-    method: str = "specdiag",
-    repeats: bool = False,
-    done: Callable[[Weight], object] = lambda _: None,
-    through: Through | None = None,
-    ahead: Callable[[Weight], object] | None = None,
-    **options: Any,
-) -> Iterator[Layer]:
-    """Yield one record for each weight, in order; `verdict.with_verdicts` adds the verdicts.
-
-    Matrices are measured in parallel, the largest first, within the cores and the memory that
-    `compute.machine` allows, with one BLAS thread each: more threads for one matrix are slower than
-    one for each of many, and change the last bits of its eigenvalues. Only matrices with more than
-    `ALONE` rows and columns are measured one after the other, with all threads. So the digits of a
-    matrix depend neither on the others nor on the limits, those of the largest ones apart.
-
-    `done` is called with each weight as soon as it is skipped or measured. `through` is given the
-    function that measures a weight, and the weight, and returns its layer: from elsewhere, if it
-    has it. `ahead` is called with the weight that is the next to be measured, meanwhile. The other
-    settings are those of `specdiag.alpha`.
-    """
-    weights = list(weights)
-    digests: dict[str, str] = {}
-    reasons = _skip_reasons(weights, digests, min_eigenvalues, include_embeddings)
-    jobs = [w for w in weights if not reasons[w.name]]
-    if used := device.in_use():
-        options["device"] = used
-    function: Callable[[Weight], Layer] = functools.partial(
-        measure_weight,
-        min_eigenvalues=min_eigenvalues,
-        method=method,
-        repeats=repeats,
-        **options,
-    )
-    completed = in_parallel(
-        functools.partial(through, function) if through else function,
-        [(w, _peak_bytes(w, repeats)) for w in jobs],
-        alone=lambda w: min(w.shape[:2]) > ALONE and not device.of_shape(w.shape),
-        ahead=ahead,
-    )
-    measured: dict[str, Layer] = {}
-    spectra: dict[bytes, list[Weight]] = {}
-    for weight in weights:
-        reason = reasons[weight.name]
-        if reason:
-            done(weight)
-        while not reason and weight.name not in measured:
-            i, record = next(completed)
-            measured[jobs[i].name] = record
-            done(jobs[i])
-        layer = measured.pop(weight.name, None)
-        if layer and layer.status == "fit":
-            # Equal bits have equal spectra, so only weights of equal spectra are read again.
-            equal = spectra.setdefault(layer.eigenvalues.tobytes(), [])
-            if first := _equal_one(weight, equal, digests):
-                layer, reason = None, f"a copy of {first.name} bit for bit, measured once"
-            equal.append(weight)
-        yield layer or _record(weight, status="skipped", reason=reason)
-
-
-def _skip_reasons(
-    weights: Sequence[Weight],
-    digests: dict[str, str],
-    min_eigenvalues: int,
-    include_embeddings: bool,
-) -> dict[str, str]:
-    """Return by name why a weight is not measured, or an empty string if it is."""
-    reasons = {w.name: skip_reason(w, min_eigenvalues, include_embeddings) for w in weights}
-    tables = [w for w in weights if reasons[w.name].startswith(EMBEDDING)]
-    for weight in weights:
-        table = None if reasons[weight.name] else _equal_one(weight, tables, digests)
-        if table:
-            reasons[weight.name] = f"tied to {table.name}, an embedding table"
-    tied = ties(w for w in weights if not reasons[w.name])
-    return reasons | {name: f"tied to {first}, measured once" for name, first in tied.items()}
-
-
-def _equal_one(weight: Weight, others: Iterable[Weight], digests: dict[str, str]) -> Weight | None:
-    """Return the first of the others with the same elements, in memory or bit by bit, or None.
-
-    Digests by name are kept: each weight is read once, however many others there are.
-    """
-    for other in others:
-        if (other.shape, other.dtype) != (weight.shape, weight.dtype):
-            continue
-        if weight.identity and weight.identity == other.identity:
-            return other
-        try:
-            for one in (weight, other):
-                if one.name not in digests:
-                    digests[one.name] = elements_hash(one.read())
-        except (ValueError, OSError, MemoryError):  # reported when it is measured
-            continue
-        if digests[weight.name] == digests[other.name]:
-            return other
-    return None
-
-
-def _peak_bytes(weight: Weight, repeats: bool) -> float:
+def peak_bytes(weight: Weight, repeats: bool) -> float:
     """Return how much memory measuring a weight takes; 5 % are added for the buffers of BLAS.
 
     It is the largest of these steps: all that is read for it, in float32, and a copy; the matrix as
@@ -255,15 +147,15 @@ def measure_weight(
             if repeats:
                 fit["alpha_repeat_sd"] = repeat_sd(read(), weight.dtype, seed=seed)
     except NoWeight as error:
-        return _record(weight, status="skipped", reason=str(error))
+        return record_of(weight, status="skipped", reason=str(error))
     except MemoryError:
-        size = _peak_bytes(weight, repeats) / 1e9
-        return _record(weight, status="failed", reason=f"not enough memory: needs {size:.1f} GB")
+        size = peak_bytes(weight, repeats) / 1e9
+        return record_of(weight, status="failed", reason=f"not enough memory: needs {size:.1f} GB")
     except (ValueError, OSError, np.linalg.LinAlgError) as error:
-        return _record(weight, status="failed", reason=str(error))
+        return record_of(weight, status="failed", reason=str(error))
     except Exception as error:  # noqa: BLE001 - one layer never costs the others
-        return _record(weight, status="failed", reason=f"{type(error).__name__}: {error}")
-    return _record(weight, **(common | fit))
+        return record_of(weight, status="failed", reason=f"{type(error).__name__}: {error}")
+    return record_of(weight, **(common | fit))
 
 
 class NoWeight(Exception):  # noqa: N818 - it is no error
@@ -350,5 +242,6 @@ def _tests(
     return tests
 
 
-def _record(weight: Weight, *, status: str, **values: Any) -> Layer:
+def record_of(weight: Weight, *, status: str, **values: Any) -> Layer:
+    """Return the record of a weight with this status and these values."""
     return Layer(name=weight.name, shape=weight.shape, dtype=weight.dtype, status=status, **values)

@@ -18,7 +18,7 @@ from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.checkpoint.weights import find
 from specdiag.checkpoint.weights.find import open_weights
 from specdiag.cli.main import COMMANDS, cli
-from specdiag.htsr.layers import measure
+from specdiag.htsr.measure import measure
 from specdiag.htsr.null.verdicts import MEANINGFUL, VERDICTS
 from specdiag.htsr.selection import MIN_EIGENVALUES, matrices
 from specdiag.htsr.statistics import alpha_mean_interval

@@ -19,7 +19,7 @@ import specdiag
 from specdiag.compute.device import Device, eigenvalues, of_shape, of_torch
 from specdiag.compute.machine import using
 from specdiag.htsr import esd
-from specdiag.htsr.layers import measure
+from specdiag.htsr.measure import measure
 from specdiag.htsr.selection import matrices
 from support.commands import run_forked
 from support.paths import ROOT

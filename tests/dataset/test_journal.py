@@ -15,7 +15,8 @@ from safetensors.numpy import save_file
 from specdiag.checkpoint.weights.find import open_weights
 from specdiag.dataset.journal import MARK, Journal, journal_path
 from specdiag.files import find_file
-from specdiag.htsr.layers import Layer, measure
+from specdiag.htsr.layers import Layer
+from specdiag.htsr.measure import measure
 from specdiag.wording import counted
 from support.commands import run_forked
 from support.faults import COMPILER, disk

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.htsr.layers import measure
+from specdiag.htsr.measure import measure
 from specdiag.htsr.null.ladder import null_test
 from specdiag.htsr.selection import matrices
 from specdiag.htsr.tail.goodness_of_fit import goodness_of_fit, likelihood_ratios

@@ -93,7 +93,7 @@ def test_a_matrix_with_values_that_are_not_finite_has_collapsed():
 
 def test_readings_are_those_of_the_measured_checkpoint():
     from specdiag.checkpoint.reader import open_checkpoint
-    from specdiag.htsr.layers import measure
+    from specdiag.htsr.measure import measure
     from specdiag.htsr.selection import matrices
 
     monitor, model = SpectralMonitor(every=7), network()

@@ -9,7 +9,7 @@ from torch import nn
 
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.dataset.spectra import measure_checkpoint
-from specdiag.htsr.layers import measure
+from specdiag.htsr.measure import measure
 from specdiag.htsr.selection import matrices
 from specdiag.htsr.verdict import summarise
 from specdiag.show.layers import as_table, summary_lines

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specdiag.checkpoint.reader import open_checkpoint
-from specdiag.htsr.layers import Layer, measure
+from specdiag.htsr.layers import Layer
+from specdiag.htsr.measure import measure
 from specdiag.htsr.null.verdicts import MEANINGFUL, VERDICTS
 from specdiag.htsr.selection import matrices
 from specdiag.htsr.statistics import MIN_LAYERS, alpha_mean_interval

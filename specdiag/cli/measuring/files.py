@@ -42,7 +42,7 @@ def alphas_of_untrained(
         raise click.UsageError("--initialisation needs --method specdiag: others have no null")
     if settings["null"] == "none":
         raise click.UsageError("--initialisation is one more null: it excludes --null none")
-    from specdiag.htsr.initialisation import check_recipe, untrained_alphas
+    from specdiag.htsr.null.initialisation import check_recipe, untrained_alphas
     from specdiag.htsr.selection import matrices
 
     wanted: list[Tensor] = []

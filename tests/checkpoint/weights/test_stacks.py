@@ -14,7 +14,7 @@ from torch import nn
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.checkpoint.weights.find import weights
 from specdiag.htsr import esd
-from specdiag.htsr.layers import measure
+from specdiag.htsr.measure import measure
 from specdiag.htsr.null import law
 from specdiag.htsr.selection import matrices, skip_reason
 from specdiag.htsr.tail.posterior import posterior_mean
