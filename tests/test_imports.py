@@ -191,6 +191,21 @@ def test_measuring_a_safetensors_file_imports_no_torch_and_no_xarray(minilm):
     assert loaded_by(code) & HEAVY == set()
 
 
+def test_a_table_of_a_safetensors_file_imports_no_reader_of_another_format(minilm):
+    words = ["alpha", str(minilm), "--layers", "*layer.0.attention.self.query*"]
+    code = (
+        "from contextlib import suppress; from specdiag.cli.main import cli\n"
+        f"with suppress(SystemExit): cli({words})\n"
+    )
+    loaded = modules_loaded_by(code)
+    others = ("arrays", "chunks", "distributed", "flax", "gguf", "keras", "onnx")
+    assert loaded & {f"specdiag.checkpoint.formats.{name}" for name in others} == set()
+    assert loaded & {"specdiag.checkpoint.remote.path", "specdiag.checkpoint.memory"} == set()
+    assert [name for name in loaded if name.startswith("specdiag.checkpoint.torchfile.")] == []
+    slow = {"numpy.ma", "numpy.polynomial", "numpy.random", "ml_dtypes", "scipy", "xarray"}
+    assert loaded & slow == set()
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_the_help_of_a_command_imports_no_library_and_no_module_that_measures(name):
     code = (

@@ -176,15 +176,14 @@ def alpha(
         from specdiag.plot.drawings import NAMES
 
         check_figures(plot, inputs, names=NAMES, suffixes=[".png"], option="--plot", force=force)
-    from specdiag.checkpoint.remote.path import pinned
-    from specdiag.dataset.spectra import build
-
     journal = journal_beside(output)
     untrained = alphas_of_untrained(initialisation, files, layers, settings, journal)
     measurement = settings | {"untrained": untrained, "base": base and base.absolute()}
     checkpoints, measured = measure_all(files, layers, measurement, engine, address, journal)
     failed = len(checkpoints) < len(files)
     if checkpoints and (output or plot):  # first, as stdout may be closed before its end
+        from specdiag.checkpoint.remote.path import pinned
+        from specdiag.dataset.spectra import build
         from specdiag.plot.drawings import draw_all
 
         settings["initialisation"] = [str(pinned(file)) for file in initialisation]
