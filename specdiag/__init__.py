@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from specdiag.htsr.esd import eigenvalues as eigenvalues
     from specdiag.htsr.esd import resolved_eigenvalues as resolved_eigenvalues
     from specdiag.htsr.monitor import SpectralMonitor as SpectralMonitor
+    from specdiag.htsr.tail.alternatives import likelihood_ratios as likelihood_ratios
     from specdiag.htsr.tail.goodness_of_fit import goodness_of_fit as goodness_of_fit
-    from specdiag.htsr.tail.goodness_of_fit import likelihood_ratios as likelihood_ratios
     from specdiag.htsr.tail.posterior import alpha_posterior as alpha_posterior
     from specdiag.htsr.tail.power_law import fit_alpha as fit_alpha
     from specdiag.transfer.collection import collect as collect
@@ -38,7 +38,8 @@ _NAMES = {
     "dataset.spectrum": "spectrum",
     "features.covariance": "FeatureCovariance attach",
     "htsr.esd": "eigenvalues resolved_eigenvalues",
-    "htsr.tail.goodness_of_fit": "goodness_of_fit likelihood_ratios",
+    "htsr.tail.alternatives": "likelihood_ratios",
+    "htsr.tail.goodness_of_fit": "goodness_of_fit",
     "htsr.monitor": "SpectralMonitor",
     "htsr.tail.posterior": "alpha_posterior",
     "htsr.tail.power_law": "fit_alpha",

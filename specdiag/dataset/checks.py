@@ -12,7 +12,7 @@ import numpy as np
 
 from specdiag.dataset.schema import Variable
 from specdiag.htsr.null.verdicts import VERDICTS
-from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
+from specdiag.htsr.tail.alternatives import ALTERNATIVES
 from specdiag.wording import is_text, shown, some
 
 if TYPE_CHECKING:

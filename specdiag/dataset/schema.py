@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from specdiag.htsr.layers import Layer
-from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
+from specdiag.htsr.tail.alternatives import ALTERNATIVES
 
 SCHEMA_VERSION = 2
 COLLECTION_VERSION = 4

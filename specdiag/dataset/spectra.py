@@ -41,7 +41,7 @@ from specdiag.htsr.null.initialisation import (
 )
 from specdiag.htsr.null.ladder import NULLS
 from specdiag.htsr.selection import MIN_EIGENVALUES, matrices
-from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
+from specdiag.htsr.tail.alternatives import ALTERNATIVES
 from specdiag.htsr.verdict import with_verdicts
 from specdiag.htsr.weightwatcher import METHODS
 from specdiag.wording import counted, numbered

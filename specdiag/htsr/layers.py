@@ -25,8 +25,9 @@ from specdiag.htsr import esd, weightwatcher
 from specdiag.htsr.null.ladder import null_test
 from specdiag.htsr.repeat import SHARE, repeat_sd
 from specdiag.htsr.selection import MIN_EIGENVALUES
+from specdiag.htsr.tail.alternatives import likelihood_ratios
 from specdiag.htsr.tail.change_points import MIN_SPACINGS
-from specdiag.htsr.tail.goodness_of_fit import goodness_of_fit, likelihood_ratios
+from specdiag.htsr.tail.goodness_of_fit import goodness_of_fit
 from specdiag.htsr.tail.kind import NO_KIND, Kind, tail_kind
 from specdiag.htsr.tail.posterior import NO_POSTERIOR, Posterior, alpha_posterior
 from specdiag.htsr.tail.power_law import NO_FIT, Array, TailFit, fit_alpha
@@ -99,9 +100,8 @@ def peak_bytes(weight: Weight, repeats: bool) -> float:
     stored = values * (8 if weight.dtype == "float64" else 4)
     kept = stored * (8 * values <= KEPT_BYTES)
     formed = stored * (1 + SHARE * repeats) + gram_bytes(n, m, weight.dtype)
-    solved = 4 * min(n, m) ** 2 + solver_bytes(min(n, m))
-    null = kept + 8 * values + max(4 * values, solved)
-    return 1.05 * max(4 * (weight.n_read + values), formed, null)
+    null = max(4 * values, 4 * min(n, m) ** 2 + solver_bytes(min(n, m)))
+    return 1.05 * max(4 * (weight.n_read + values), formed, kept + 8 * values + null)
 
 
 @device.by_device

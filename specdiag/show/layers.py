@@ -14,7 +14,7 @@ from specdiag.dataset.spectra import unique_names
 from specdiag.htsr.layers import Layer
 from specdiag.htsr.null.verdicts import HEAVIER, VERDICTS
 from specdiag.htsr.statistics import MIN_LAYERS
-from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
+from specdiag.htsr.tail.alternatives import ALTERNATIVES
 from specdiag.htsr.verdict import MAX_Q, summarise
 from specdiag.show.table import render
 from specdiag.wording import (

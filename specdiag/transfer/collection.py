@@ -30,7 +30,7 @@ from specdiag.dataset.schema import (
 )
 from specdiag.dataset.versions import check_dataset
 from specdiag.files import OutsideError
-from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
+from specdiag.htsr.tail.alternatives import ALTERNATIVES
 from specdiag.lock.entry import Entry, Lock, Scale
 from specdiag.lock.lockfile import find, load, select
 from specdiag.lock.place import inside

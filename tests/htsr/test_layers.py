@@ -9,7 +9,8 @@ from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.htsr.measure import measure
 from specdiag.htsr.null.ladder import null_test
 from specdiag.htsr.selection import matrices
-from specdiag.htsr.tail.goodness_of_fit import goodness_of_fit, likelihood_ratios
+from specdiag.htsr.tail.alternatives import likelihood_ratios
+from specdiag.htsr.tail.goodness_of_fit import goodness_of_fit
 from specdiag.htsr.tail.kind import tail_kind
 
 

@@ -18,7 +18,7 @@ from specdiag.dataset.schema import (
     SCHEMA_VERSION,
     missing_values,
 )
-from specdiag.htsr.tail.goodness_of_fit import ALTERNATIVES
+from specdiag.htsr.tail.alternatives import ALTERNATIVES
 from specdiag.lock.lockfile import load
 from specdiag.show.link import lines, sentences
 from specdiag.transfer.link import ALL_TASKS, QUANTITIES, STRATIFICATIONS, quantities

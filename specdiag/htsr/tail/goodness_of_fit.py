@@ -1,11 +1,10 @@
-"""Eigenvalues -> does a power law fit their tail: bootstrap p-value, and likelihood ratios.
+"""Eigenvalues -> does a power law fit their tail: the p-value of a bootstrap.
 
 Plain arrays in and out. A high p-value proves little: with a few dozen eigenvalues a lognormal or
 an exponential tail is not rejected in most cases (docs/calibration.md has the power).
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,12 +15,6 @@ from specdiag.htsr.tail.power_law import TIE, Array, checked_eigenvalues
 REPLICATES = 300  # the smallest p-value is 1 / 301
 STOP_AFTER = 20  # sampling stops when so many replicates are as far from their fit as the data
 TAIL_SIZES = 48  # tried for data and replicates, geometric from MIN_SPACINGS to all eigenvalues
-ALTERNATIVES = ("lognormal", "exponential", "truncated_power_law", "stretched_exponential")
-
-EVALUATIONS = 50  # of a likelihood, at most; most fits need about 8
-ROUNDING = 1e-13  # relative, of a log-likelihood
-
-Moments = Callable[[Array], tuple[float, Array, Array]]
 
 _POINTS = 16  # of a distribution, looked at first
 _BATCH_ELEMENTS = 2_000_000  # bounds memory
@@ -143,156 +136,3 @@ def _replicates(rng: "np.random.Generator", logs: Array, k: int, beta: float, co
     drawn = np.where(in_tail, logs[k] + rng.standard_exponential((count, n)) / beta, body)
     drawn.sort(axis=1)
     return drawn[:, ::-1]
-
-
-def likelihood_ratios(tail: ArrayLike, xmin: float) -> dict[str, tuple[float, float]]:
-    """Return how much better a power law fits than each alternative, all fitted above xmin.
-
-    Parameters
-    ----------
-    tail : array_like of shape (n_tail,)
-        The eigenvalues at or above xmin.
-    xmin : float
-        Where the tail begins.
-
-    Returns
-    -------
-    dict
-        For each of `ALTERNATIVES`: the log-likelihood of the power law minus that of the
-        alternative, and a two-sided p-value of the hypothesis that this ratio is zero. A positive
-        ratio favours the power law. Vuong (1989), Econometrica 57, as in Clauset et al. (2009),
-        section 5. For the truncated power law, which contains the power law, the p-value is that of
-        Wilks' chi-square. NaN if the tail has fewer than 3 distinct eigenvalues.
-
-    Raises
-    ------
-    ValueError
-        If the eigenvalues are invalid, or one is below xmin.
-
-    Notes
-    -----
-    The power law is a limit of the lognormal and of the stretched exponential. If that limit is the
-    best fit of the alternative, the ratio is 0 and p is 1.
-    """
-    x = checked_eigenvalues(tail)
-    if not (xmin > 0 and (not len(x) or x[0] >= xmin)):
-        raise ValueError(f"xmin is {xmin}: expected a positive number, no eigenvalue below it")
-    y = np.log(x) - math.log(xmin)
-    if np.count_nonzero(np.diff(y) > TIE) < 2:
-        return dict.fromkeys(ALTERNATIVES, (math.nan, math.nan))
-    beta = 1 / y.mean()
-    power_law = math.log(beta) - beta * y
-    growth = np.expm1(y)
-    fits = {
-        "lognormal": _curved(y, np.square),
-        "exponential": -math.log(growth.mean()) + y - growth / growth.mean(),
-        "truncated_power_law": _curved(y, np.expm1),
-        "stretched_exponential": _stretched_exponential(y),
-    }
-    return {
-        name: _compare(power_law, fits[name], nested=name == "truncated_power_law")
-        for name in ALTERNATIVES
-    }
-
-
-def _compare(power_law: Array, other: Array, *, nested: bool) -> tuple[float, float]:
-    difference = power_law - other
-    ratio = float(difference.sum())
-    spread = float(difference.std())
-    if abs(ratio) < 1e-6 or spread == 0:  # the alternative is the power law, except for rounding
-        return 0.0, 1.0
-    if nested:
-        return ratio, math.erfc(math.sqrt(abs(ratio)))
-    return ratio, math.erfc(abs(ratio) / (spread * math.sqrt(2 * len(difference))))
-
-
-def _curved(y: Array, curve: Callable[[Array], Array]) -> Array:
-    """Return log-densities of y under its best exp(-a y - b curve(y)) / Z on y >= 0, with b >= 0.
-
-    With curve(y) = y^2 this is the lognormal, cut at xmin; with curve(y) = e^y - 1 it is the power
-    law with exponential cut-off. If the likelihood is largest at b <= 0, the power law itself is
-    the best of the family.
-    """
-    mean, moments = y.mean(), exponential_family(y, curve)
-    # b > 0 lowers the mean of curve(y); that of the data is not below that of the power law.
-    if moments(np.array([1.0, 1e-9]))[1][1] <= 1:
-        return -math.log(mean) - y / mean
-    theta = maximise(moments)
-    return -(theta[0] * y / mean + theta[1] * curve(y) / curve(y).mean()) - moments(theta)[0]
-
-
-def exponential_family(y: Array, curve: Callable[[Array], Array]) -> Moments:
-    """Return the moments of the family exp(-theta . (y / mean, curve(y) / its mean)) / Z, y >= 0.
-
-    Given theta, they are log Z, the means of the two statistics, and their covariance, by Simpson's
-    rule. The power law has theta = (1, 0), and at the maximum of the likelihood both means are 1.
-    """
-    mean = y.mean()
-    grid = np.linspace(0, 40 * mean, 8001)  # beyond 40 means, a log-concave density is negligible
-    with np.errstate(over="ignore"):
-        statistics = np.stack([grid, np.minimum(curve(grid), 1e300)])
-    statistics /= np.array([mean, curve(y).mean()])[:, None]
-    simpson = np.tile([2.0, 4.0], 4001)[:-1] * grid[1] / 3
-    simpson[[0, -1]] /= 2
-
-    def moments(theta: Array) -> tuple[float, Array, Array]:
-        exponent = -(theta @ statistics)
-        top = exponent.max()
-        weight = np.exp(exponent - top)
-        weight *= simpson
-        total = weight.sum()
-        first = statistics @ weight / total
-        second = (statistics * weight) @ statistics.T / total
-        log_z = top + math.log(total)
-        return log_z, first, second - np.outer(first, first)
-
-    return moments
-
-
-def maximise(moments: Moments) -> Array:
-    """Return the natural parameters whose expected statistics are all 1, by damped Newton steps.
-
-    The log-likelihood of an exponential family is concave (Boyd & Vandenberghe 2004, section 9.5).
-    The Newton decrement is twice the log-likelihood that is still to be gained, a value: the search
-    ends where that is only rounding of the log-likelihood.
-    """
-    theta = np.array([1.0, 1e-3])
-    value, first, covariance = moments(theta)
-    shrink = 1.0
-    for _ in range(EVALUATIONS - 1):
-        gradient = first - 1  # of the mean log-likelihood -(theta . 1) - log Z
-        step = np.linalg.solve(covariance + 1e-12 * np.eye(2), gradient)
-        height = -theta.sum() - value
-        if gradient @ step <= ROUNDING * max(1.0, abs(height)):
-            break
-        trial = theta + shrink * step
-        at_trial = moments(trial) if trial[1] > 0 else None
-        if at_trial and -trial.sum() - at_trial[0] >= height:
-            theta, (value, first, covariance) = trial, at_trial
-            shrink = 1.0
-        else:
-            shrink /= 2
-    return theta
-
-
-def _stretched_exponential(y: Array) -> Array:
-    """Return log-densities of y under its best Weibull tail, c b exp(c y - b (exp(c y) - 1)).
-
-    Given the shape c, b = 1 / mean(exp(c y) - 1); c is searched on a grid that is refined three
-    times. As c goes to 0, the density becomes the power law.
-    """
-
-    def log_density(c: Array) -> Array:
-        growth = np.expm1(c[:, None] * y)
-        b = 1 / growth.mean(axis=1)
-        return np.log(c * b)[:, None] + c[:, None] * y - b[:, None] * growth
-
-    low, high = 1e-4 / y.mean(), min(50 / y.mean(), 300 / y.max())
-    for level in range(4):
-        shapes = np.geomspace(low, high, 40)
-        best = int(log_density(shapes).sum(axis=1).argmax())
-        if level == best == 0:
-            return -math.log(y.mean()) - y / y.mean()
-        low, high = shapes[max(best - 1, 0)], shapes[min(best + 1, 39)]
-    best_density: Array = log_density(shapes[[best]])[0]
-    return best_density
