@@ -99,7 +99,7 @@ def alpha(
         Compare each layer with random matrices and tell the kind of its tail, or do neither: 'none'
         measures alpha and its interval alone, in half of the time, and gives no verdicts.
     gof : bool
-        Test the fit of the power law above `xmin_ks`, alone and against other tails, a third slower.
+        Test the fit of the power law above `xmin_ks`, alone and against others, a third slower.
     repeats : bool
         Estimate `alpha_repeat_sd`, the scatter of alpha if the rows of each matrix were drawn
         again. It is off by default, because it takes 17 times as long as the eigenvalues.
