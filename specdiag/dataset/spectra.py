@@ -102,7 +102,7 @@ def alpha(
         Test the fit of the power law above `xmin_ks`, alone and against others, a third slower.
     repeats : bool
         Estimate `alpha_repeat_sd`, the scatter of alpha if the rows of each matrix were drawn
-        again. It is off by default, because it takes 17 times as long as the eigenvalues.
+        again. It is off by default, because it takes 16 times as long as the eigenvalues.
     seed : int
         Random seed for bootstrap, sign flips and repeats.
     names : sequence of str, optional

@@ -145,7 +145,8 @@ def measure_weight(
         if fit["status"] == "fit" and method == "specdiag" and has_null:
             fit |= _tests(weight, read, resolved, fit, null=null, gof=gof, seed=seed)
             if repeats:
-                fit["alpha_repeat_sd"] = repeat_sd(read(), weight.dtype, seed=seed)
+                alpha = fit["posterior"].mean
+                fit["alpha_repeat_sd"] = repeat_sd(read(), weight.dtype, alpha=alpha, seed=seed)
     except NoWeight as error:
         return record_of(weight, status="skipped", reason=str(error))
     except MemoryError:

@@ -40,7 +40,9 @@ SHARE = (math.sqrt(5) - 1) / 2  # of the rows, in a subsample
 PAIRS = 8  # the estimate scatters by about 30 %, of which 1 / sqrt(2 PAIRS) = 25 % are due to them
 
 
-def repeat_sd(W: ArrayLike, dtype: DTypeLike | None = None, *, seed: int = 0) -> float:
+def repeat_sd(
+    W: ArrayLike, dtype: DTypeLike | None = None, *, alpha: float | None = None, seed: int = 0
+) -> float:
     """Return the standard deviation that alpha would have if the rows of W were drawn again.
 
     Parameters
@@ -50,6 +52,8 @@ def repeat_sd(W: ArrayLike, dtype: DTypeLike | None = None, *, seed: int = 0) ->
         unit if there are more of them.
     dtype : dtype_like, optional
         Type that W was stored in; it sets the rank gate. Default: that of W.
+    alpha : float, optional
+        Posterior mean of W, if it is known.
     seed : int
         Decides which rows are in which subsample.
 
@@ -67,7 +71,8 @@ def repeat_sd(W: ArrayLike, dtype: DTypeLike | None = None, *, seed: int = 0) ->
         return _log_exponent(W.take(rows, axis), dtype)
 
     variance = paired_variance(statistic, W.shape[axis], PAIRS, seed=seed)
-    return math.exp(_log_exponent(W, dtype)) * math.sqrt(variance)
+    log_exponent = _log_exponent(W, dtype) if alpha is None else math.log(alpha - 1)
+    return math.exp(log_exponent) * math.sqrt(variance)
 
 
 def paired_variance(

@@ -29,6 +29,12 @@ def test_the_same_seed_gives_the_same_number_and_another_seed_another():
     assert repeat_sd(MATRIX, seed=3) == repeat_sd(MATRIX, seed=3) != repeat_sd(MATRIX, seed=4)
 
 
+def test_a_known_alpha_is_not_measured_again():
+    known = alpha_posterior(eigenvalues(MATRIX)).mean
+    assert repeat_sd(MATRIX, alpha=known) == repeat_sd(MATRIX)
+    assert repeat_sd(MATRIX, alpha=2 * known - 1) == pytest.approx(2 * repeat_sd(MATRIX))
+
+
 def test_a_transposed_matrix_has_the_same_number_unless_it_is_square():
     square = MATRIX[:40]
     assert repeat_sd(MATRIX.T) == pytest.approx(repeat_sd(MATRIX), rel=1e-6)
