@@ -26,8 +26,8 @@ from benchmarks._results import write
 def made_up(folder, checkpoints, layers):
     """Write the spectra of checkpoints with 64, 128 or 256 eigenvalues a layer."""
     from specdiag.checkpoint.reader import open_checkpoint
+    from specdiag.dataset.build import build
     from specdiag.dataset.netcdf import save_spectra
-    from specdiag.dataset.spectra import build
     from specdiag.htsr.layers import measure_weight
     from specdiag.htsr.selection import matrices
 

@@ -145,7 +145,7 @@ def _check_distinct(files: Sequence[Path]) -> None:
 
 
 def _print_comparisons(compared: "Compared") -> None:
-    from specdiag.dataset.spectra import unique_names
+    from specdiag.dataset.build import unique_names
     from specdiag.show.comparison import as_table, legend, summary_lines
     from specdiag.show.table import aligned
     from specdiag.wording import printable

@@ -183,7 +183,7 @@ def alpha(
     failed = len(checkpoints) < len(files)
     if checkpoints and (output or plot):  # first, as stdout may be closed before its end
         from specdiag.checkpoint.remote.path import pinned
-        from specdiag.dataset.spectra import build
+        from specdiag.dataset.build import build
         from specdiag.plot.drawings import draw_all
 
         settings["initialisation"] = [str(pinned(file)) for file in initialisation]

@@ -17,15 +17,14 @@ from specdiag.comparison.pairs import Pair, pair_up
 from specdiag.compute.device import Device
 from specdiag.compute.leading import load_solver
 from specdiag.compute.machine import using
+from specdiag.dataset.build import build, unique_names
 from specdiag.dataset.schema import COMPARISON, labelled
 from specdiag.dataset.spectra import (
     Progress,
-    build,
     check_texts,
     check_whole_numbers,
     measure_checkpoint,
     recorded,
-    unique_names,
 )
 from specdiag.htsr.layers import Layer
 from specdiag.htsr.selection import MIN_EIGENVALUES

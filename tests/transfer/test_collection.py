@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import specdiag
-from specdiag.dataset import netcdf, spectra
+from specdiag.dataset import build, netcdf
 from specdiag.dataset.schema import COLLECTION, FEATURES, SCHEMA, as_markdown
 from specdiag.features.conditioning import FeatureSpectrum
 from specdiag.htsr.layers import Layer
@@ -587,7 +587,7 @@ def made_up(i, layers, marks):
         Layer(name=n, shape=(9, 9), dtype="float32", status="fit", eigenvalues=marks[i, n])
         for n in layers
     ]
-    one = spectra.build([specdiag.open_checkpoint({"w": np.ones((2, 2))})], [measured], {})
+    one = build.build([specdiag.open_checkpoint({"w": np.ones((2, 2))})], [measured], {})
     entry = Entry(name=f"e{i}", scale="desk", group="g", recipe="r")
     made = {**factors(entry, None), "state": "ok", "sha256": "", "how": "", "n_changed": np.nan}
     return collection.Row(factors=made, spectra=one if layers else None, reason="", evaluation={})
