@@ -14,6 +14,7 @@ is damaged, is left out. Layers that failed are not kept, because the reason may
 import base64
 import hashlib
 import json
+import logging
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +30,8 @@ from specdiag.checkpoint.weights.weight import Weight
 from specdiag.files import File
 from specdiag.htsr.layers import Layer
 from specdiag.outputs import UNFINISHED, lock_open
+
+_log = logging.getLogger(__name__)
 
 MARK = b"specdiag journal 1\n"
 _KEY = 64  # characters of a key
@@ -60,8 +63,13 @@ class Journal:
 
     def _open(self) -> None:
         try:
-            self._file = _opened(self.path)
-            self._read(self._file)
+            file = _opened(self.path)
+            try:
+                self._read(file)
+            except (OSError, ValueError):
+                file.close()
+                raise
+            self._file = file
         except (OSError, ValueError) as error:
             self._stop(error)
 
@@ -81,7 +89,11 @@ class Journal:
                 self._end += len(line)
         file.truncate(self._end)
         if not self._end:
-            self._append(MARK)
+            try:
+                self._append(file, MARK)
+            except OSError:
+                self.path.unlink(missing_ok=True)
+                raise
 
     def of(self, files: Iterable[File], settings: Mapping[str, Any]) -> "Network":
         """Return the part of the journal for a network in these files, measured with settings."""
@@ -113,30 +125,31 @@ class Journal:
         with self._mutex:
             if self._file is None and not self.problem:
                 self._open()
+            if self._file is None:
+                return
             try:
-                self._append(digest + b" " + text + b"\n")
+                self._append(self._file, digest + b" " + text + b"\n")
             except OSError as error:
-                if self._file:
-                    with suppress(OSError):
-                        self._file.truncate(self._end)
+                with suppress(OSError):
+                    self._file.truncate(self._end)
                 self._stop(error)
 
-    def _append(self, line: bytes) -> None:
-        if self._file:
-            view = memoryview(line)
-            while view:
-                view = view[os.write(self._file.fileno(), view) :]
-            self._end += len(line)
+    def _append(self, file: IO[bytes], line: bytes) -> None:
+        view = memoryview(line)
+        while view:
+            view = view[os.write(file.fileno(), view) :]
+        self._end += len(line)
 
     def _stop(self, error: Exception) -> None:
         reason = error.strerror if isinstance(error, OSError) else None
         self.problem = reason or str(error) or type(error).__name__
+        _log.warning("finished layers are not kept for another run: %s", self.problem)
         self.close()
 
     def close(self, *, remove: bool = False) -> None:
-        """Close the journal; remove it if the output is written."""
+        """Close the journal; remove it if the output is written, or if it has no layers."""
         if self._file:
-            if remove:
+            if remove or self._end <= len(MARK):
                 self.path.unlink(missing_ok=True)
             self._file.close()
             self._file = None

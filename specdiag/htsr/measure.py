@@ -26,6 +26,7 @@ def measure(
     done: Callable[[Weight], object] = lambda _: None,
     through: Through | None = None,
     ahead: Callable[[Weight], object] | None = None,
+    elsewhere: Callable[[Weight], Layer] | None = None,
     **options: Any,
 ) -> Iterator[Layer]:
     """Yield one record for each weight, in order; `verdict.with_verdicts` adds the verdicts.
@@ -38,8 +39,9 @@ def measure(
 
     `done` is called with each weight as soon as it is skipped or measured. `through` is given the
     function that measures a weight, and the weight, and returns its layer: from elsewhere, if it
-    has it. `ahead` is called with the weight that is the next to be measured, meanwhile. The other
-    settings are those of `specdiag.alpha`.
+    has it. `ahead` is called with the weight that is the next to be measured, meanwhile.
+    `elsewhere` measures a weight on another machine, instead of this one. The other settings are
+    those of `specdiag.alpha`.
     """
     weights = list(weights)
     digests: dict[str, str] = {}
@@ -47,7 +49,7 @@ def measure(
     jobs = [w for w in weights if not reasons[w.name]]
     if used := device.in_use():
         options["device"] = used
-    function: Callable[[Weight], Layer] = functools.partial(
+    function: Callable[[Weight], Layer] = elsewhere or functools.partial(
         measure_weight,
         min_eigenvalues=min_eigenvalues,
         method=method,
@@ -57,8 +59,8 @@ def measure(
     completed = in_parallel(
         functools.partial(through, function) if through else function,
         [(w, peak_bytes(w, repeats)) for w in jobs],
-        alone=lambda w: min(w.shape[:2]) > ALONE and not device.of_shape(w.shape),
-        ahead=ahead,
+        alone=lambda w: min(w.shape[:2]) > ALONE and not (elsewhere or device.of_shape(w.shape)),
+        ahead=None if elsewhere else ahead,
     )
     measured: dict[str, Layer] = {}
     spectra: dict[bytes, list[Weight]] = {}

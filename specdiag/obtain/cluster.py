@@ -27,6 +27,8 @@ from specdiag.obtain.build import Outcome, Settings, make, skipped_for_parent, w
 from specdiag.obtain.job import TERMINATED
 from specdiag.obtain.plan import Step
 
+_POLL = 0.5  # seconds after which a thread that waits looks whether the command ends
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -68,6 +70,57 @@ def map(  # noqa: A001 - as the built-in, for functions that run on a cluster
         task = ray.remote(num_cpus=1)(_applied)
         for ref in [task.remote(function, job) for job in jobs]:
             yield functools.partial(_result, ray, ref)
+
+
+class Workers:
+    """The workers of a cluster, which call functions for threads that wait.
+
+    Attributes
+    ----------
+    n : int
+        How many calls they do at once: one for each core.
+    """
+
+    def __init__(self, ray: Any) -> None:
+        self._ray, self._task = ray, ray.remote(num_cpus=1)(_called)
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [node for node in alive if node.get("CPU", 0) >= 1]
+        self.n = max(1, int(sum(node["CPU"] for node in nodes)))
+        # Ray would wait for more memory than the largest node has for ever.
+        self._memory = max((node.get("memory", 0) for node in nodes), default=0)
+        self._ends = threading.Event()
+
+    def call(self, function: Callable[..., Result], *arguments: Any, n_bytes: float) -> Result:
+        """Return the result of a function on a node that has so much memory, or raise its error.
+
+        Every node must be able to import the modules of the function and of its arguments.
+        """
+        task = self._task.options(memory=int(min(n_bytes, self._memory)))
+        ref = task.remote(function, arguments)
+        while not self._ray.wait([ref], timeout=_POLL)[0]:
+            if self._ends.is_set():
+                raise ConnectionError("the cluster was left")
+        result: Result = _result(self._ray, ref)
+        return result
+
+    def leave(self) -> None:
+        """Let all threads that wait for a result raise ConnectionError."""
+        self._ends.set()
+
+
+@contextmanager
+def workers(address: str | None) -> Iterator[Workers]:
+    """Yield the workers of a cluster; `address` and the errors are those of `run`."""
+    with _connected(address) as ray:
+        made = Workers(ray)
+        try:
+            yield made
+        finally:
+            made.leave()
+
+
+def _called(function: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
+    return function(*arguments)
 
 
 def _applied(function: Callable[[Job], Result], job: Job) -> Result:

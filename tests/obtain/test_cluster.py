@@ -8,14 +8,18 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from specdiag.lock.lockfile import load
 from specdiag.obtain import cluster as on_cluster
 from specdiag.obtain.build import Outcome
 from support import toy
 from support.commands import change, run
+from support.kills import stopped
 from support.paths import ROOT
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
@@ -220,3 +224,41 @@ def test_an_unreadable_file_gives_the_same_message_on_a_cluster(cluster, tmp_pat
     here, there = (run(tmp_path, "alpha", "no.safetensors", *how) for how in ((), on_cluster))
     assert here[0] == 1
     assert there[2].splitlines()[-1] == here[2].splitlines()[-1]
+
+
+def test_the_layers_of_one_file_are_spread_over_the_nodes(cluster, tmp_path, rng):
+    """The output has the same bytes as here, for several files and with a journal, too."""
+    for number in range(2):
+        shapes = [(80 + 10 * i, 70) for i in range(6)]
+        values = {f"{i}.weight": rng.standard_t(4, shape) for i, shape in enumerate(shapes)}
+        values["bad.weight"] = np.full((60, 60), np.nan)
+        values["copy.weight"] = values["0.weight"].copy()
+        save_file(values, tmp_path / f"{number}.safetensors")
+    on_cluster = ("--engine", "ray", "--address", cluster.address)
+    for files in (("0.safetensors",), ("0.safetensors", "1.safetensors")):
+        here = run(tmp_path, "alpha", *files, "-o", "here.nc")
+        there = run(tmp_path, "alpha", *files, "-o", "there.nc", *on_cluster)
+        assert (here[0], there[0]) == (0, 0), there[2]
+        assert there[1] == here[1]
+        assert (tmp_path / "there.nc").read_bytes() == (tmp_path / "here.nc").read_bytes()
+    command = ("alpha", "0.safetensors", "-o", "new.nc", *on_cluster)
+    assert stopped(tmp_path, command, 2, signal.SIGTERM) == 143
+    kept = (tmp_path / ".new.nc.journal.specdiag").read_bytes().count(b"\n") - 1
+    status, _, err = run(tmp_path, *command)
+    assert (status, f"0: {kept} layers of an interrupted run" in err) == (0, True)
+    assert run(tmp_path, "alpha", "0.safetensors", "-o", "here.nc")[0] == 0
+    assert (tmp_path / "new.nc").read_bytes() == (tmp_path / "here.nc").read_bytes()
+
+
+def test_workers_do_calls_of_several_threads_at_the_same_time(cluster, tmp_path):
+    """Each of two calls opens one end of a pipe, which waits until the other one is open."""
+    os.mkfifo(tmp_path / "pipe")
+    with on_cluster.workers(cluster.address) as workers, ThreadPoolExecutor(2) as pool:
+        assert workers.n == 2
+        ends = [
+            pool.submit(workers.call, os.open, tmp_path / "pipe", flag, n_bytes=1e12)
+            for flag in (os.O_RDONLY, os.O_WRONLY)
+        ]
+        assert all(end.result() > 2 for end in ends)
+        with pytest.raises(FileNotFoundError):
+            workers.call(os.stat, tmp_path / "missing", n_bytes=0)

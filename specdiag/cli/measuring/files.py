@@ -3,14 +3,14 @@
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from specdiag.cli.measuring.cluster import on_cluster
 from specdiag.cli.measuring.journal import finished_layers
 from specdiag.cli.options import ERRORS, complain, errors_of, say
 from specdiag.cli.reading import READING, open_with
@@ -18,6 +18,7 @@ from specdiag.cli.reading import READING, open_with
 if TYPE_CHECKING:
     from specdiag.checkpoint.reader import Checkpoint
     from specdiag.checkpoint.tensor import Tensor
+    from specdiag.checkpoint.weights.weight import Weight
     from specdiag.dataset.journal import Journal
     from specdiag.htsr.layers import Layer
 
@@ -73,28 +74,21 @@ def measure_all(
     journal: "Journal | None",
 ) -> tuple[list["Checkpoint"], list[list["Layer"]]]:
     """Return the files that can be measured, and their layers; print the errors of the others."""
-    from specdiag.files import DistantPath
-
-    function = partial(_open_and_measure, pattern=pattern, settings=settings)
-    results: Iterable[Callable[[], Any]] = (
-        partial(function, file, journal=journal) for file in files
-    )
-    if engine == "ray":
-        from specdiag.obtain import cluster
-
-        results = cluster.map(function, [file.absolute() for file in files], address=address)
-    checkpoints, measured = [], []
-    for file, result in zip(files, results, strict=True):
-        try:
-            with errors_of(file):
-                checkpoint, layers = result()
-        except ERRORS as error:
-            complain(error)
-        else:
-            if not isinstance(file, DistantPath):  # a cluster is given absolute paths
-                checkpoint = replace(checkpoint, path=file)
-            checkpoints.append(checkpoint)
-            measured.append(layers)
+    function = partial(_open_and_measure, pattern=pattern, settings=settings, journal=journal)
+    with ExitStack() as stack:
+        results: Iterable[Callable[[], Any]] = (partial(function, file) for file in files)
+        if engine == "ray":
+            results = stack.enter_context(on_cluster(function, files, address, pattern, settings))
+        checkpoints, measured = [], []
+        for file, result in zip(files, results, strict=True):
+            try:
+                with errors_of(file):
+                    checkpoint, layers = result()
+            except ERRORS as error:
+                complain(error)
+            else:
+                checkpoints.append(checkpoint)
+                measured.append(layers)
     return checkpoints, measured
 
 
@@ -102,14 +96,18 @@ def _open_and_measure(
     file: Path,
     pattern: str | None,
     settings: dict[str, Any],
-    journal: "Journal | None" = None,
+    journal: "Journal | None",
+    elsewhere: "Callable[[Path], Callable[[Weight], Layer]] | None" = None,
 ) -> tuple["Checkpoint", list["Layer"]]:
     from specdiag.dataset.spectra import measure_checkpoint
-    from specdiag.files import found_files
+    from specdiag.files import DistantPath, found_files
 
     with found_files() as files:
         checkpoint = open_with(file, settings)
     measurement = {name: value for name, value in settings.items() if name not in READING}
+    if elsewhere:
+        path = checkpoint.path if isinstance(checkpoint.path, DistantPath) else file.absolute()
+        measurement["elsewhere"] = elsewhere(path)
     if journal:
         measurement["journal"] = finished_layers(journal, checkpoint, pattern, files, settings)
     return checkpoint, measure_checkpoint(checkpoint, pattern, with_progress, **measurement)

@@ -62,8 +62,6 @@ def close_journal(
         for layer in layers
         if isinstance(checkpoint.path, DistantPath)
     )
-    if journal.problem:
-        say(f"finished layers are not kept for another run: {journal.problem}")
-    elif n:
+    if n and not journal.problem:
         say(f"{counted(n, 'layer')} could not be read; the same command measures them alone")
     journal.close(remove=not (failed or n))

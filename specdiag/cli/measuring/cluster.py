@@ -1,0 +1,91 @@
+"""The layers of files, measured by the workers of a Ray cluster."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import copy_context
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from specdiag.cli.reading import READING, open_with
+
+if TYPE_CHECKING:
+    from specdiag.checkpoint.weights.weight import Weight
+    from specdiag.compute.device import Device
+    from specdiag.htsr.layers import Layer
+    from specdiag.obtain.cluster import Workers
+
+Result = TypeVar("Result")
+
+_FILES = 8  # that are opened at once; each then has as many layers on the cluster as there are
+_WORKER = 3e8  # bytes of a process that has loaded the libraries
+
+
+@contextmanager
+def on_cluster(
+    function: Callable[..., Result],
+    files: Sequence[Path],
+    address: str | None,
+    pattern: str | None,
+    settings: Mapping[str, Any],
+) -> Iterator[list[Callable[[], Result]]]:
+    """Yield, for each file, a function that waits for the result of `function`.
+
+    It is called with the file and `elsewhere`: given the path at which a node finds the file, this
+    returns what measures a weight of it on the cluster. The layers of all files are spread over all
+    nodes, which must have the files at the same paths.
+    """
+    from specdiag.compute.machine import current, using
+    from specdiag.obtain.cluster import workers
+
+    with workers(address) as cluster, using(jobs=cluster.n, memory=2**62):
+        pool = ThreadPoolExecutor(_FILES)
+        try:
+            there = partial(_layer_of, pattern, settings, current().device)
+            elsewhere = partial(partial, _send, cluster, settings["repeats"], there)
+            call = partial(function, elsewhere=elsewhere)
+            results = [pool.submit(copy_context().run, call, file) for file in files]
+            yield [result.result for result in results]
+        finally:
+            cluster.leave()  # before the threads are waited for
+            pool.shutdown(cancel_futures=True)
+
+
+def _send(
+    cluster: "Workers",
+    repeats: bool,
+    function: Callable[[Path, str], "Layer"],
+    file: Path,
+    weight: "Weight",
+) -> "Layer":
+    from specdiag.htsr.layers import peak_bytes
+
+    n_bytes = peak_bytes(weight, repeats) + _WORKER
+    return cluster.call(function, file, weight.name, n_bytes=n_bytes)
+
+
+def _layer_of(
+    pattern: str | None,
+    settings: Mapping[str, Any],
+    device: "str | Device | None",
+    file: Path,
+    name: str,
+) -> "Layer":
+    """Measure one weight of a file; this runs on a worker, with the limits of its machine."""
+    from specdiag.compute.machine import using
+    from specdiag.htsr.measure import measure
+
+    weight = _weights(file, pattern, tuple(settings[key] for key in READING))[name]
+    others = {key: settings[key] for key in settings.keys() - {*READING, "untrained"}}
+    with using(device=device):
+        (layer,) = measure([weight], **others)
+    return layer
+
+
+@lru_cache(maxsize=2)
+def _weights(file: Path, pattern: str | None, reading: tuple[Any, ...]) -> dict[str, "Weight"]:
+    from specdiag.htsr.selection import matrices
+
+    checkpoint = open_with(file, dict(zip(READING, reading, strict=True)))
+    return {weight.name: weight for weight in matrices(checkpoint, pattern)}
