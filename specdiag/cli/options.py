@@ -65,7 +65,8 @@ engine_option = click.option(
     type=click.Choice(["process", "ray"]),
     default="process",
     show_default=True,
-    help="With process, one checkpoint is done after another; with ray, many at a time by Ray.",
+    help="With process, one checkpoint is done after another; with ray, many at a time by Ray, and "
+    "by alpha the layers of each.",
 )
 address_option = click.option(
     "--address",

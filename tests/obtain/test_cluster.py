@@ -256,9 +256,9 @@ def test_workers_do_calls_of_several_threads_at_the_same_time(cluster, tmp_path)
     with on_cluster.workers(cluster.address) as workers, ThreadPoolExecutor(2) as pool:
         assert workers.n == 2
         ends = [
-            pool.submit(workers.call, os.open, tmp_path / "pipe", flag, n_bytes=1e12)
+            pool.submit(workers.call, os.open, tmp_path / "pipe", flag, n_bytes=1e6)
             for flag in (os.O_RDONLY, os.O_WRONLY)
         ]
         assert all(end.result() > 2 for end in ends)
         with pytest.raises(FileNotFoundError):
-            workers.call(os.stat, tmp_path / "missing", n_bytes=0)
+            workers.call(os.stat, tmp_path / "missing", n_bytes=1e15)
