@@ -54,6 +54,7 @@ class Layout(NamedTuple):
     ends: NDArray[np.int64]  # e_0 ... e_J
     length: NDArray[np.int64]  # [t, u - 1]: spacings from e_t to e_u, 0 if e_u <= e_t
     passage: Array  # [L, t, u - 1]: P(from e_t to e_u), 0 if e_u <= e_t
+    shared: Array  # [t, u - 1]: log Gamma(1 + spacings from e_t to e_u), -inf if e_u <= e_t
     log_prior: Array  # of every end of the tail
     log_gamma: Array  # [i]: log Gamma(1 + i), i = 0 ... m + 1
 
@@ -84,14 +85,13 @@ def tail_ends(e: Array) -> tuple[NDArray[np.int64], Array]:
         Log prior of each end plus the log evidence Q of everything below it. The evidence of the
         tail itself is not included: `posterior` and `kind` have different models of it.
     """
-    ends, length, passage, log_prior, log_gamma = layout(len(e))
+    ends, length, passage, shared, log_prior, _ = layout(len(e))
     if len(ends) == 1:
         return ends, log_prior
     total = np.concatenate([[0.0], np.cumsum(e)])[ends]
     below = np.maximum(total[1:] - total[:-1, None], 0)  # negative below the diagonal
     s = scale(e)
     log_g = [math.log(r * s / len(RATES)) - (1 + length) * np.log(r * s + below) for r in RATES]
-    shared = np.where(length > 0, log_gamma[length], -math.inf)
     # Relative to one segment for each bin, whose evidence is known, the numbers fit into doubles;
     bins = functools.reduce(np.logaddexp, [np.diagonal(g) for g in log_g])
     base = np.append(np.cumsum((bins + np.diagonal(shared))[::-1])[::-1], 0.0)
@@ -144,4 +144,5 @@ def layout(n_spacings: int) -> Layout:
         p[:] = np.where(length, go_on * change, 0)
     log_gamma = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n_spacings + 2)))])
     log_prior = np.log(np.append(octaves, NO_BODY))
-    return Layout(e, length, passage, log_prior, log_gamma)
+    shared = np.where(length > 0, log_gamma[length], -math.inf)
+    return Layout(e, length, passage, shared, log_prior, log_gamma)
