@@ -5,6 +5,7 @@ and the lognormal and the power law with exponential cut-off are its extensions 
 statistic, y^2 or e^y - 1: exponential families of two parameters.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -27,9 +28,14 @@ Profile = Callable[[Array], tuple[Array, Array, Array]]
 
 _REACH = np.geomspace(1e-9, 1e6, 192)  # in means: where the density may become negligible
 _PANELS = 8
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
-_NODES = ((np.arange(_PANELS)[:, None] + (_NODES + 1) / 2) / _PANELS).ravel()  # on 0 .. 1
-_WEIGHTS = np.tile(_WEIGHTS / 2 / _PANELS, _PANELS)
+
+
+@functools.cache
+def _quadrature() -> tuple[Array, Array]:
+    """Return nodes and weights on 0 ... 1: Gauss-Legendre of 24 points in each of the panels."""
+    x, weights = np.polynomial.legendre.leggauss(24)  # imported only here: it takes long
+    nodes = ((np.arange(_PANELS)[:, None] + (x + 1) / 2) / _PANELS).ravel()
+    return nodes, np.tile(weights / 2 / _PANELS, _PANELS)
 
 
 class Curve(NamedTuple):
@@ -143,10 +149,11 @@ def exponential_family(y: Array, curve: Curve) -> Moments:
         widths = [reach[min(right, len(reach) - 1)]]
         if mode:
             widths.append(-min(mode, reach[min(left, len(reach) - 1)]))
-        x = np.concatenate([mode + width * _NODES for width in widths])
+        nodes, weights = _quadrature()
+        x = np.concatenate([mode + width * nodes for width in widths])
         known = statistics(x)
         weight = np.exp(-(theta @ known) - top)
-        weight *= np.concatenate([abs(width) * _WEIGHTS for width in widths])
+        weight *= np.concatenate([abs(width) * weights for width in widths])
         total = weight.sum()
         weight /= total
         first = known @ weight
