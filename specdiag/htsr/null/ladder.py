@@ -24,7 +24,7 @@ from specdiag.compute.gram import half_gram
 from specdiag.htsr import esd
 from specdiag.htsr.null import law
 from specdiag.htsr.null.draws import rank_p
-from specdiag.htsr.null.scales import ROWS, Single, balance, fourth_moment, slices_of
+from specdiag.htsr.null.scales import Single, balance, fourth_moment, in_blocks, slices_of
 from specdiag.htsr.tail.change_points import MIN_SPACINGS
 from specdiag.htsr.tail.posterior import posterior_mean
 from specdiag.htsr.tail.power_law import TIE
@@ -148,15 +148,14 @@ def _law_p(slices: Single, dtype: DTypeLike) -> float:
 
 def _flipped_p(slices: Single, dtype: DTypeLike, rng: "np.random.Generator") -> float:
     """Return the p-value from copies with random signs; the slices are those of W, and change."""
-    _, n, m = slices.shape
     alpha = _alpha(balance(slices.copy()).slices, dtype)
     if math.isnan(alpha):
         return math.nan
     drawn = np.empty(FLIPS)
     for i in range(FLIPS):
         for part in slices:
-            for start in range(0, n, ROWS):  # signs are drawn as integers of 64 bits
-                part[start : start + ROWS] *= rng.choice(SIGNS, (min(ROWS, n - start), m))
+            for some in in_blocks(part):  # signs are drawn as integers of 64 bits
+                some[...] *= rng.choice(SIGNS, some.shape)
         drawn[i] = math.log(_alpha(balance(slices.copy()).slices, dtype) - 1)
     y, drawn = math.log(alpha - 1), drawn[np.isfinite(drawn)]
     if math.isinf(y) or len(drawn) < FLIPS / 2:

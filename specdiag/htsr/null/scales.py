@@ -16,6 +16,7 @@ Gaussian matrix shows; row and column means, which are subtracted afterwards, li
 Gaussian matrix stays nearly as it is, and real scales and offsets are removed nearly in full.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ ROUNDS = 3  # of scales and means, at most
 SMALL_MEANS = 0.01  # mean square of the means; with more, there is another round
 DEAD = 1e-10  # of the largest value: rows and columns below it, of unused channels, are zeros
 ZERO = 1e-16  # of the largest value: smaller ones are zeros
-ROWS = 256  # that are looked at together, for little memory
+TOGETHER = 2**18  # values whose sizes or signs are in memory at once
 RANGE = (1e-30, 1e30)  # of squared scales: their inverses stay within that of float32
 
 Array = NDArray[np.float64]
@@ -127,15 +128,21 @@ def _slices(W: NDArray[np.generic]) -> Single:
     dtype = np.float32 if W.dtype.itemsize <= 4 else np.float64
     np.divide(parts, dtype(largest), out=copy, dtype=dtype, casting="same_kind")
     for part in copy:
-        rows = [part[start : start + ROWS] for start in range(0, len(part), ROWS)]
         columns = np.zeros(part.shape[1], np.float32)
-        for some in rows:
+        for some in in_blocks(part):
             sizes = np.abs(some)
             np.maximum(columns, sizes.max(axis=0), out=columns)
             some[sizes.max(axis=1) < DEAD] = 0
             some[sizes < ZERO] = 0
         part[:, columns < DEAD] = 0
     return copy
+
+
+def in_blocks(part: Single) -> Iterator[Single]:
+    """Yield the rows of a matrix, views of about `TOGETHER` values."""
+    step = max(1, TOGETHER // part.shape[1])
+    for start in range(0, len(part), step):
+        yield part[start : start + step]
 
 
 def _without_zeros(slices: Single) -> Single:
