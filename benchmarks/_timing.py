@@ -20,6 +20,11 @@ from benchmarks._pages import table
 
 # One BLAS thread each: two stall where other work keeps the cores busy.
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# With bytecode, as an installed package has it, even where the environment writes none.
+BYTECODE = {
+    "PYTHONDONTWRITEBYTECODE": "",
+    "PYTHONPYCACHEPREFIX": str(Path(__file__).parents[1] / "build" / "bytecode"),
+}
 SPECDIAG = str(Path(sys.executable).with_name("specdiag"))
 
 
@@ -76,9 +81,9 @@ def ratio_of(what, first, second, pairs, *, warm=True, **fields):
 
 
 def seconds_of(what, run, times, **fields):
-    """Return the row of the seconds that a run takes, itself the median over several runs."""
+    """Return the row of the seconds that a run takes: the median, without the first run."""
     try:
-        seconds = [run() for _ in range(times)]
+        seconds = [run() for _ in range(times + 1)][1:]
     except RuntimeError as error:
         return Measured(what=what, **fields | {"note": str(error).splitlines()[-1]})
     row = {"value": median(seconds), "low": min(seconds), "high": max(seconds)}
@@ -120,7 +125,7 @@ def _run(command, environment):
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | ONE_THREAD | environment,
+            env=os.environ | ONE_THREAD | BYTECODE | environment,
             cwd=folder,
         )
         _, status, usage = os.wait4(process.pid, 0)
