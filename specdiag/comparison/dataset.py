@@ -161,7 +161,8 @@ def measure_and_compare(
     checkpoints = aligned(opened, rename)
     n_vectors = N_LEADING if len(sources) == len(groups) else 0
     if n_vectors:
-        load_solver(max(min(t.shape[:2], default=0) for c in checkpoints for t in c.tensors))
+        sizes = (min(t.shape[:2]) for c in checkpoints for t in c.tensors if len(t.shape) > 1)
+        load_solver(max(sizes, default=0))
     for source, checkpoint in zip(sources, checkpoints, strict=True):
         with errors_of(source):
             measured.append(

@@ -14,6 +14,7 @@ exactly one relation:
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,7 @@ def pair_up(
     names = list(dict.fromkeys([*tensors[0], *tensors[1]]))
 
     def paired(name: str) -> Pair:
-        a, b = (side.get(name) for side in tensors)
+        a, b = (t and replace(t, read=cache(t.read)) for t in (side.get(name) for side in tensors))
         sides = [side.get(name, NOT_WALKED) for side in layers]
         pair = replace(relate(name, a, b), first=sides[0], second=sides[1])
         return _compare(pair, a, b, min_eigenvalues) if a and b and pair.is_measured else pair
@@ -143,11 +144,11 @@ def pair_up(
 
 
 def _peak_bytes(a: Tensor | None, b: Tensor | None) -> float:
-    """Return how much memory comparing two tensors takes: that of six matrices in float64.
+    """Return how much memory comparing two tensors takes: that of eight matrices in float64.
 
-    They are the two, their difference, and Gram matrices.
+    They are the two, as stored and in float64, their difference, and Gram matrices.
     """
-    return 8 * 6 * max(math.prod(t.shape) for t in (a, b) if t)
+    return 8 * 8 * max(math.prod(t.shape) for t in (a, b) if t)
 
 
 def relate(name: str, a: Tensor | None, b: Tensor | None) -> Pair:
