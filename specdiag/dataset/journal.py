@@ -101,15 +101,15 @@ class Journal:
 
     def layer(self, key: str, weight: Weight) -> Layer | None:
         """Return the finished layer of a weight, or None if there is none, or no valid one."""
-        if self._file is None or key not in self._places:
-            return None
-        start, end = self._places[key]
-        with self._mutex:
-            self._file.seek(start)
-            text = self._file.read(end - start)
+        start, end = self._places.get(key, (0, 0))
         try:
+            with self._mutex:  # `keep` moves the position of the file, and may close it
+                if self._file is None or not end:
+                    return None
+                os.lseek(self._file.fileno(), start, os.SEEK_SET)
+                text = os.read(self._file.fileno(), end - start)
             layer: Layer = _decoded(Layer, json.loads(text))
-        except (ValueError, TypeError, RecursionError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
         told = (weight.name, weight.shape, weight.dtype)
         return layer if (layer.name, layer.shape, layer.dtype) == told else None

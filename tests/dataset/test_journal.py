@@ -120,6 +120,21 @@ def test_the_journal_returns_every_layer_bit_by_bit(made, kept):
             assert (first.dtype, first.tobytes()) == (second.dtype, second.tobytes())
 
 
+def test_layers_are_taken_while_others_are_kept(tmp_path):
+    """Some lie in the buffer of a read before, and some are longer than that."""
+    rng = np.random.default_rng(0)
+    arrays = {f"{i}.weight": rng.standard_normal((500 + 60 * i, 400)) for i in range(8)}
+    weights = open_weights(arrays).tensors
+    layers = list(measure(weights, null="none"))
+    for done in ((0, 1, 2, 4, 5, 6), range(8)):
+        journal, measured = Journal(tmp_path / "out.nc"), []
+        network = journal.of([], SETTINGS)
+        for i in done:
+            network(lambda _, i=i: measured.append(i) or layers[i], weights[i])
+        journal.close()
+    assert measured == [3, 7]
+
+
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_a_journal_that_was_cut_at_any_byte_keeps_its_whole_lines(made, kept, data):
