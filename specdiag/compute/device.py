@@ -246,7 +246,7 @@ def _has_gpu() -> bool:
 
 
 def of_torch(name: str) -> Device | None:
-    """Return the one device of torch of this name, if it solves a small matrix as NumPy does.
+    """Return the one device of torch of this name, if it works and solves as NumPy does.
 
     One thread is first: torch loads its solvers when they are called first, which fails in several
     threads at once (pytorch/pytorch issue 90613).
@@ -257,7 +257,12 @@ def of_torch(name: str) -> Device | None:
 
 @functools.cache
 def _right_one(name: str) -> Device | None:
-    device = Device(name)
+    try:
+        device = Device(name)
+    except RuntimeError as error:  # such as that another process has all of it
+        reason = str(error).partition("\n")[0]
+        _warn_once(f"{name}: {reason}: the processor measures")
+        return None
     W = np.cos(np.arange(96 * 80, dtype=np.float64) ** 2).reshape(1, 96, 80)
     values, expected = device.eigenvalues(W), np.linalg.eigvalsh(W[0].T @ W[0] / 96)
     if values is not None and np.abs(values - expected).max() <= ROUNDING * expected[-1]:

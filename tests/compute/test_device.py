@@ -186,6 +186,17 @@ def test_threads_share_one_device_that_one_of_them_makes():
     assert devices[0].works
 
 
+def test_a_device_that_cannot_be_started_is_left_out(monkeypatch, caplog):
+    def fail(name):
+        raise RuntimeError("CUDA error: all devices are busy or unavailable\nCUDA kernel errors")
+
+    monkeypatch.setattr("specdiag.compute.device.Device", fail)
+    assert of_torch("busy") is None
+    assert of_torch("busy") is None
+    line = "busy: CUDA error: all devices are busy or unavailable: the processor measures"
+    assert caplog.messages == [line]
+
+
 def test_what_the_memory_of_the_device_cannot_hold_is_not_tried():
     device = Device("cpu")
     device.memory = 8e6
