@@ -165,14 +165,27 @@ def rank_gate(eigenvalues: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) 
     return max(arithmetic, storage_floor(values, shape, dtype), own)
 
 
-def count_distinct(resolved: Array, gate: float, most: int) -> int:
-    """Return how many values rounding leaves apart among eigenvalues above a gate, up to `most`.
+def separation(eigenvalues: Array, shape: tuple[int, ...], dtype: DTypeLike) -> float:
+    """Return how far rounding can move two equal singular values apart, over sqrt(N).
 
-    It is the number of intervals that hold all singular values, each as wide as rounding can move
-    two of them apart. Weyl's inequality: an error E of W moves no singular value by more than |E|;
-    the gate of `rank_gate` allows errors up to |E|^2 / N.
+    Weyl's inequality: an error E of W moves no singular value by more than |E|, and |E|^2 / N is
+    here the largest of the floors of `rank_gate`, but for the arithmetic of the network: its bound
+    is for the worst case, in which all errors add up. Errors of N products mostly grow like
+    sqrt(N) eps instead (Higham & Mary 2019, SIAM J. Sci. Comput. 41(5)); eight times that is taken.
     """
-    singular, width = np.sort(np.sqrt(resolved)), 2 * math.sqrt(gate)
+    N, largest = max(shape[:2]), float(eigenvalues.max())
+    eps = min(precision(dtype)[0], 2.0**-23)
+    arithmetic = largest * (min(N, 8 * math.sqrt(N)) * eps) ** 2
+    own = largest * N * 2.0**-52
+    return 2 * math.sqrt(max(arithmetic, storage_floor(eigenvalues, shape, dtype), own))
+
+
+def count_distinct(resolved: Array, width: float, most: int) -> int:
+    """Return how many values rounding leaves apart among eigenvalues, up to `most`.
+
+    It is the number of intervals that hold all square roots, each as wide as `separation`.
+    """
+    singular = np.sort(np.sqrt(resolved))
     n = start = 0
     while start < len(singular) and n < most:
         start = int(np.searchsorted(singular, singular[start] + width, side="right"))

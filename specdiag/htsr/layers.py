@@ -132,15 +132,16 @@ def measure_weight(
         spectrum, leading = esd.eigenvalues_and_vectors(_values(weight, read), n_vectors)
         gate = esd.rank_gate(spectrum, weight.shape, weight.dtype)
         resolved = spectrum[spectrum > gate]
+        width = esd.separation(spectrum, weight.shape, weight.dtype)
         common = _describe(weight, spectrum, resolved, exponent) | {"leading": leading}
-        if reason := _few_values(resolved, gate):
+        if reason := _few_values(resolved, width):
             fit: dict[str, Any] = {"status": "degenerate", "reason": reason}
         elif method == "wwj":
             fit = weightwatcher.fit_wwj(read())
         elif method == "weightwatcher":
             fit = weightwatcher.fit_weightwatcher(weight.shape, spectrum)
         else:
-            fit = _fit(resolved, gate, min_eigenvalues)
+            fit = _fit(resolved, width, min_eigenvalues)
         has_null = weight.rank is None  # that of a product of two matrices is another one
         if fit["status"] == "fit" and method == "specdiag" and has_null:
             fit |= _tests(weight, read, resolved, fit, null=null, gof=gof, seed=seed)
@@ -200,22 +201,22 @@ def _describe(weight: Weight, spectrum: Array, resolved: Array, exponent: int) -
     }
 
 
-def _few_values(resolved: Array, gate: float) -> str:
+def _few_values(resolved: Array, width: float) -> str:
     """Return why so many equal eigenvalues have no exponent, or an empty string."""
-    n = esd.count_distinct(resolved, gate, MIN_SPACINGS + 1)
+    n = esd.count_distinct(resolved, width, MIN_SPACINGS + 1)
     is_fit = n == 1 or n > MIN_SPACINGS or len(resolved) <= MIN_SPACINGS  # or has other reasons
     return "" if is_fit else f"its eigenvalues are only {n} values, to rounding"
 
 
-def _fit(resolved: Array, gate: float, min_eigenvalues: int) -> dict[str, Any]:
+def _fit(resolved: Array, width: float, min_eigenvalues: int) -> dict[str, Any]:
     if len(resolved) < min_eigenvalues:
         reason = f"rank {len(resolved)}: fewer than {min_eigenvalues} eigenvalues above rounding"
         return {"status": "degenerate", "reason": reason}
     tail = fit_alpha(resolved)
-    # Weyl's inequality: an error E of W moves no eigenvalue by more than 2 s_1 |E|, s_1 the largest
-    # singular value of W; the gate allows errors up to |E| = sqrt(gate).
+    # If rounding moves two singular values apart by the width, then their squares by at most 2 s_1
+    # times half of it each, s_1 the largest one.
     spread = resolved[0] - resolved[tail.n_tail - 1] if tail.n_tail else 0.0
-    if spread <= 2 * math.sqrt(resolved[0]) * math.sqrt(gate):
+    if spread <= math.sqrt(resolved[0]) * width:
         reason = "the eigenvalues of its tail differ by no more than rounding"
         return {"status": "degenerate", "reason": reason}
     return {"status": "fit", "tail": tail, "posterior": alpha_posterior(resolved)}

@@ -75,6 +75,14 @@ def test_a_spectrum_of_few_distinct_values_has_no_exponent(rng, method, values):
         )
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_eigenvalues_of_a_wide_random_matrix_are_distinct(rng, dtype):
+    W = rng.standard_normal((60, 60_000)).astype(dtype)
+    layer = one(W, min_eigenvalues=50)
+    assert (layer.status, layer.reason, layer.verdict) == ("fit", "", "")
+    assert layer.gaussian_p > 0.05
+
+
 def numbers(layer):
     """Return all numbers of a layer that must not depend on its scale or orientation."""
     ratios = {f"{k} {i}": x for k, v in layer.likelihood_ratios.items() for i, x in enumerate(v)}
