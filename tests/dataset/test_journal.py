@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import signal
+from functools import partial
 
 import numpy as np
 import pytest
@@ -130,7 +131,8 @@ def test_layers_are_taken_while_others_are_kept(tmp_path):
         journal, measured = Journal(tmp_path / "out.nc"), []
         network = journal.of([], SETTINGS)
         for i in done:
-            network(lambda _, i=i: measured.append(i) or layers[i], weights[i])
+            layer = partial(lambda kept, i, _: kept.append(i) or layers[i], measured, i)
+            network(layer, weights[i])
         journal.close()
     assert measured == [3, 7]
 
