@@ -29,6 +29,8 @@ from specdiag.obtain.plan import Step
 
 _POLL = 0.5  # seconds after which a thread that waits looks whether the command ends
 
+LOST = "its worker or node died four times; run it without --engine ray to see the reason"
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -70,6 +72,10 @@ def map(  # noqa: A001 - as the built-in, for functions that run on a cluster
         task = ray.remote(num_cpus=1)(_applied)
         for ref in [task.remote(function, job) for job in jobs]:
             yield functools.partial(_result, ray, ref)
+
+
+class LostError(RuntimeError):
+    """A worker died, and so did those that tried it again, such as for lack of memory."""
 
 
 class Workers:
@@ -132,6 +138,8 @@ def _result(ray: Any, ref: Any) -> Any:
         return ray.get(ref)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
+    except ray.exceptions.RayError as error:
+        raise LostError(LOST) from error
 
 
 def _outcomes(
@@ -238,7 +246,7 @@ def _outcome(ray: Any, ref: Any, entry: Entry, debug: bool) -> Outcome:
     except ray.exceptions.RayError as error:
         if debug:
             raise
-        text = "its worker or node died four times; run it without --engine ray to see the reason"
+        text = LOST
         if isinstance(error, ray.exceptions.RayTaskError):
             text = f"{type(error.cause).__name__}: {' '.join(str(error.cause).split())}"
         return Outcome(entry, "failed", text)

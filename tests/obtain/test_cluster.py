@@ -9,11 +9,15 @@ import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from specdiag.checkpoint.weights.find import open_weights
+from specdiag.cli.measuring.cluster import _send
+from specdiag.htsr.measure import measure
 from specdiag.lock.lockfile import load
 from specdiag.obtain import cluster as on_cluster
 from specdiag.obtain.build import Outcome
@@ -262,3 +266,12 @@ def test_workers_do_calls_of_several_threads_at_the_same_time(cluster, tmp_path)
         assert all(end.result() > 2 for end in ends)
         with pytest.raises(FileNotFoundError):
             workers.call(os.stat, tmp_path / "missing", n_bytes=1e15)
+
+
+def test_a_layer_whose_worker_dies_costs_no_other_one(cluster, tmp_path, rng):
+    weights = open_weights({"a.weight": rng.standard_normal((60, 60))}).tensors
+    with on_cluster.workers(cluster.address) as workers:
+        dies = partial(_send, workers, False, lambda *_: os._exit(1), tmp_path)
+        (layer,) = measure(weights, elsewhere=dies)
+        assert workers.call(os.path.exists, tmp_path, n_bytes=1e6)
+    assert (layer.status, layer.reason) == ("failed", on_cluster.LOST)

@@ -59,10 +59,14 @@ def _send(
     file: Path,
     weight: "Weight",
 ) -> "Layer":
-    from specdiag.htsr.layers import peak_bytes
+    from specdiag.htsr.layers import peak_bytes, record_of
+    from specdiag.obtain.cluster import LostError
 
     n_bytes = peak_bytes(weight, repeats) + _WORKER
-    return cluster.call(function, file, weight.name, n_bytes=n_bytes)
+    try:
+        return cluster.call(function, file, weight.name, n_bytes=n_bytes)
+    except LostError as error:
+        return record_of(weight, status="failed", reason=str(error))
 
 
 def _layer_of(
