@@ -6,6 +6,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import copy_context
 from itertools import zip_longest
+from threading import RLock
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
@@ -14,6 +15,10 @@ from specdiag.compute.machine import current
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+_mutex = RLock()  # a generator can be closed by its own thread at any time
+_wanted: list[int] = []  # threads of BLAS, of each `in_parallel` that runs
+_limits: list[threadpool_limits] = []  # that were set since none did
 
 
 def in_parallel(
@@ -50,14 +55,34 @@ def in_parallel(
     others = sorted(set(range(len(jobs))) - set(single), key=lambda i: (-jobs[i][1], i))
     with _next_job(ahead) as for_next:
         if single:
-            with threadpool_limits(current().n_jobs, user_api="blas"):
+            with _blas_threads(current().n_jobs):
                 for i, later in zip_longest(single, [*single[1:], *others[:1]]):
                     if later is not None:
                         for_next(jobs[later][0])
                     yield i, function(jobs[i][0])
         if others:
-            with threadpool_limits(1, user_api="blas"):
+            with _blas_threads(1):
                 yield from _together(function, jobs, deque(others), for_next)
+
+
+@contextmanager
+def _blas_threads(n: int) -> Iterator[None]:
+    """Let BLAS use n threads, or fewer if others who do so at the same time want fewer.
+
+    The number is one for the whole process. It is as before when the last of them has left.
+    """
+    with _mutex:
+        _wanted.append(n)
+        _limits.append(threadpool_limits(min(_wanted), user_api="blas"))
+    try:
+        yield
+    finally:
+        with _mutex:
+            _wanted.remove(n)
+            if _wanted:
+                _limits.append(threadpool_limits(min(_wanted), user_api="blas"))
+            while _limits and not _wanted:
+                _limits.pop().restore_original_limits()
 
 
 @contextmanager

@@ -8,7 +8,9 @@ import sys
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from threadpoolctl import threadpool_info, threadpool_limits
 
+from specdiag.compute.parallel import in_parallel
 from support import toy
 from support.commands import run_forked
 from support.paths import ROOT
@@ -86,3 +88,18 @@ def test_each_thread_of_a_pool_has_one_blas_thread(command, folder):
     assert {n for _, n in threads} == {1}
     if command.startswith("compare"):  # SciPy brings a second library
         assert len(threads) >= 2
+
+
+def test_threads_of_blas_are_those_of_before_in_whatever_order_computations_end():
+    with threadpool_limits(2, user_api="blas"):
+        for order in ((0, 1), (1, 0)):
+            running = [in_parallel(abs, [(i, 1.0) for i in range(3)]) for _ in range(2)]
+            assert [next(each)[1] for each in running] == [0, 0]
+            for i in order:
+                assert {x["num_threads"] for x in blas()} == {1}
+                running[i].close()
+            assert {x["num_threads"] for x in blas()} == {2}
+
+
+def blas():
+    return [x for x in threadpool_info() if x["user_api"] == "blas"]
