@@ -1,1 +1,1 @@
-"""How a command measures files: one after another, and gone on with after an interruption."""
+"""How a command measures files: here or on a cluster, and without what an interrupted run has."""

@@ -33,11 +33,7 @@ Array = NDArray[np.float64]
 
 NULLS = ("ladder", "none")  # settings of `specdiag.alpha`
 LEVEL = 0.05  # a rung that is not beaten ends the ladder
-PARTS = (
-    4,
-    2,
-    1,
-)  # every fourth row or column, whichever are fewer, is tested first, then every other
+PARTS = 4, 2, 1  # every fourth of the rows or columns, whichever are fewer; every second; all
 LEAST_PART = 64  # of them: smaller parts are not tested
 NARROW = 12  # rows or columns of a kernel's positions: with fewer, their scales are mostly noise
 FLIPS = 39  # of the signs of a very sparse or narrow matrix
