@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from specdiag.checkpoint.reader import Checkpoint
 from specdiag.checkpoint.weights.find import open_weights
 from specdiag.checkpoint.weights.split import texts_of
+from specdiag.checkpoint.weights.weight import Weight
 from specdiag.comparison.conclusion import summarise_pairs
 from specdiag.comparison.groups import check_distinct, group_layers, pair_up_groups, seed_alphas
 from specdiag.comparison.matrices import N_LEADING
 from specdiag.comparison.pairing import renamed, replace_names
-from specdiag.comparison.pairs import Pair, pair_up
+from specdiag.comparison.pairs import MEASURED, Pair, pair_up, same_bits
 from specdiag.compute.device import Device
 from specdiag.compute.leading import load_solver
 from specdiag.compute.machine import using
@@ -27,7 +28,8 @@ from specdiag.dataset.spectra import (
     recorded,
 )
 from specdiag.htsr.layers import Layer
-from specdiag.htsr.selection import MIN_EIGENVALUES
+from specdiag.htsr.measure import Through
+from specdiag.htsr.selection import MIN_EIGENVALUES, matrices
 from specdiag.wording import counted, shown, some
 
 if TYPE_CHECKING:
@@ -163,11 +165,12 @@ def measure_and_compare(
     if n_vectors:
         sizes = (min(t.shape[:2]) for c in checkpoints for t in c.tensors if len(t.shape) > 1)
         load_solver(max(sizes, default=0))
+    once: dict[str, Any] = {"n_vectors": n_vectors, **settings}
     for source, checkpoint in zip(sources, checkpoints, strict=True):
         with errors_of(source):
-            measured.append(
-                measure_checkpoint(checkpoint, layers, progress, n_vectors=n_vectors, **settings)
-            )
+            measured.append(measure_checkpoint(checkpoint, layers, progress, **once))
+        if n_vectors and len(measured) == 1:
+            once["through"] = _unless_equal(checkpoints[0], measured[0])
     index = [i for i, group in enumerate(groups) for _ in group]
     if len(sources) == len(groups):
         names, comparisons = _compare_networks(checkpoints, measured, settings["min_eigenvalues"])
@@ -176,6 +179,31 @@ def measure_and_compare(
     settings |= {"layers": layers, "rename": dict(rename)} if rename else {"layers": layers}
     settings |= {**reading, "base": recorded(reading.get("base"))}
     return Compared(checkpoints, measured, index, names, comparisons, settings)
+
+
+def _unless_equal(checkpoint: Checkpoint, layers: Sequence[Layer]) -> Through:
+    """Return what measures a weight, unless this network has it measured: same name, same bits."""
+    weights = {weight.name: weight for weight in matrices(checkpoint)}
+    known = {layer.name: layer for layer in layers if layer.status in MEASURED}
+
+    def through(function: Callable[[Weight], Layer], weight: Weight) -> Layer:
+        layer = known.get(weight.name)
+        if layer and _is_equal(weights[weight.name], weight):
+            return layer
+        return function(weight)
+
+    return through
+
+
+def _is_equal(a: Weight, b: Weight) -> bool:
+    if (a.shape, a.dtype, a.rank) != (b.shape, b.dtype, b.rank):
+        return False
+    try:
+        if a.read_rows and b.read_rows and not same_bits(a.read_rows(0, 1), b.read_rows(0, 1)):
+            return False
+        return same_bits(a.read(), b.read())
+    except (ValueError, OSError, MemoryError):  # reported when it is measured
+        return False
 
 
 def _compare_networks(

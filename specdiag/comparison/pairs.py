@@ -167,7 +167,7 @@ def relate(name: str, a: Tensor | None, b: Tensor | None) -> Pair:
 
 
 def _relate_values(name: str, x: NDArray[Any], y: NDArray[Any]) -> Pair:
-    if x.dtype == y.dtype and _same_bits(x, y):
+    if x.dtype == y.dtype and same_bits(x, y):
         return Pair(name=name, relation="identical", distance=0.0)
     if x.dtype.kind in "iubc" or y.dtype.kind in "iubc":
         relation = "equal" if np.array_equal(x, y) else "different"
@@ -189,8 +189,9 @@ def _relate_values(name: str, x: NDArray[Any], y: NDArray[Any]) -> Pair:
     return Pair(name=name, relation=relation, distance=0.0 if relation == "equal" else distance)
 
 
-def _same_bits(x: NDArray[Any], y: NDArray[Any]) -> bool:
-    a, b = x.view(np.uint8), y.view(np.uint8)
+def same_bits(x: NDArray[Any], y: NDArray[Any]) -> bool:
+    """Return whether two arrays of one dtype and shape have the same bits."""
+    a, b = (np.ascontiguousarray(v).reshape(-1).view(np.uint8) for v in (x, y))
     return np.array_equal(a[:_START], b[:_START]) and np.array_equal(a, b)
 
 

@@ -229,7 +229,8 @@ def measure_checkpoint(
     checkpoint has no matrix, or none whose name matches the shell pattern.
     """
     tensors = matrices(checkpoint, pattern)
-    settings["through"] = journal
+    if journal:
+        settings["through"] = journal
     if isinstance(checkpoint.path, DistantPath):
         settings["ahead"] = partial(_transfer, journal)
     with progress(tensors, checkpoint.name) if progress else nullcontext(lambda _: None) as done:

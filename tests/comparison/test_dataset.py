@@ -457,3 +457,25 @@ def test_a_trained_encoder_with_new_tokens_has_a_frozen_core(minilm, tmp_path, r
         "same spectrum by construction: all 37 measured matrices are bit-identical, so no alpha "
         "can differ; what differs: embeddings.word_embeddings"
     )
+
+
+def test_equal_weights_are_measured_once_and_give_the_same_dataset(rng, tmp_path):
+    state = {f"{i}.weight": rng.standard_normal((80, 60 + i)) for i in range(6)}
+    state["kernel.weight"] = rng.standard_normal((40, 30, 3, 3))
+    other = {name: W.copy() for name, W in state.items()}
+    other["0.weight"][79, 59] += 1e-9
+    other["1.weight"] = other["1.weight"].astype(np.float32)
+    changed = specdiag.compare(state, other)
+    for name, network in (("first", state), ("second", other)):
+        alone = specdiag.alpha(network)
+        i = ("first", "second").index(name)
+        for variable in ("alpha", "alpha_ci", "null_p", "null_q", "verdict", "rank", "tail_slope"):
+            np.testing.assert_array_equal(
+                changed[variable].values[i], alone[variable].values[0], err_msg=variable
+            )
+        np.testing.assert_array_equal(
+            specdiag.spectrum(changed.isel(checkpoint=[i]), "5.weight"),
+            specdiag.spectrum(alone, "5.weight"),
+        )
+    assert changed.relation.sel(layer="5.weight").item() == "identical"
+    assert changed.relation.sel(layer="0.weight").item() == "different"
