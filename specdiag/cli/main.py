@@ -4,8 +4,10 @@ Heavy libraries are imported when a command runs, so that `specdiag --help` answ
 """
 
 import logging
+import os
 import signal
 import sys
+import threading
 from importlib import import_module
 from typing import Any
 
@@ -69,8 +71,15 @@ class Interruptible(click.Group):
         except (KeyboardInterrupt, SystemExit) as error:
             status = error.code if isinstance(error, SystemExit) else 128 + signal.SIGINT
             if status in INTERRUPTED:
-                click.echo("interrupted: run it again to go on", err=True)
+                click.echo(_interrupted(ctx.invoked_subcommand), err=True)
             raise SystemExit(status) from None
+
+
+def _interrupted(command: str | None) -> str:
+    if command == "alpha" and not any(x.startswith(("-o", "--output")) for x in sys.argv):
+        return "interrupted; with -o FILE, finished layers are kept for the next run"
+    keeps = command in ("alpha", "fetch", "spectra", "train")
+    return "interrupted: run it again to go on" if keeps else "interrupted"
 
 
 @click.group(cls=Interruptible, context_settings={"help_option_names": ["-h", "--help"]})
@@ -91,3 +100,12 @@ def main() -> None:
     except ERRORS as error:
         complain(error)
         sys.exit(1)
+    except SystemExit as error:
+        if error.code in INTERRUPTED and any(map(_measures, threading.enumerate())):
+            sys.stdout.flush()
+            os._exit(int(error.code))  # Python would wait for the matrices that are being measured
+        raise
+
+
+def _measures(thread: threading.Thread) -> bool:
+    return thread.name.startswith("specdiag-job") and thread.is_alive()

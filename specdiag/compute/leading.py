@@ -1,5 +1,6 @@
 """Gram matrix -> its leading eigenvectors, by a solver that computes no others."""
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -13,6 +14,7 @@ from specdiag.compute.gram import fill
 Array = NDArray[np.float64]
 
 ORDINARY = 1e-140, 1e140  # beyond them, LAPACK scales a matrix before it computes eigenvalues
+MOST = 300  # restarts of the Lanczos iterations, before a reduction is faster
 ITERATED = 768  # rows from which on Lanczos iterations are faster than a reduction, measured
 
 
@@ -68,11 +70,13 @@ def _iterated(gram: Array, k: int) -> Array:
     from scipy.sparse.linalg import ArpackError, eigsh
 
     fill(gram)
+    _, exponent = math.frexp(np.diagonal(gram).max())
+    scaled = np.ldexp(gram, -exponent)  # ARPACK takes small eigenvalues for converged
     if 4 * k < len(gram):
         with suppress(ArpackError):  # it did not converge
-            vectors: Array = eigsh(gram, k, which="LA", v0=np.ones(len(gram)))[1]
+            vectors: Array = eigsh(scaled, k, which="LA", v0=np.ones(len(gram)), maxiter=MOST)[1]
             return vectors
-    return _reduced(gram.copy(), k)[1]
+    return _reduced(scaled, k)[1]
 
 
 def _reduced(gram: Array, k: int) -> tuple[Array, Array]:

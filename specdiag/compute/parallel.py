@@ -13,6 +13,8 @@ from threadpoolctl import threadpool_limits
 
 from specdiag.compute.machine import current
 
+THREADS = "specdiag-job"  # names of threads begin with it
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -111,7 +113,7 @@ def _together(
 ) -> Iterator[tuple[int, Result]]:
     """Yield the results of the jobs whose numbers wait, the largest first, in threads."""
     n_jobs, left = current().n_jobs, current().n_bytes
-    pool = ThreadPoolExecutor(n_jobs)
+    pool, is_stopped = ThreadPoolExecutor(n_jobs, THREADS), False
     running: dict[Future[Result], int] = {}
 
     def start() -> None:
@@ -139,5 +141,8 @@ def _together(
             start()  # before the results are used, which may take long
             for done, i in finished:
                 yield i, done.result()
+    except (KeyboardInterrupt, SystemExit):
+        is_stopped = True  # a matrix may take minutes more
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=not is_stopped, cancel_futures=True)

@@ -89,7 +89,7 @@ def alpha(
         that are the same count once.
     null : {'ladder', 'none'}
         Compare each layer with random matrices and tell the kind of its tail, or do neither: 'none'
-        measures alpha and its interval alone, in half of the time, and gives no verdicts.
+        measures alpha and its interval alone: it is a fifth faster, and gives no verdicts.
     gof : bool
         Test the fit of the power law above `xmin_ks`, alone and against others, a third slower.
     repeats : bool

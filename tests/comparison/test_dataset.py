@@ -477,5 +477,5 @@ def test_equal_weights_are_measured_once_and_give_the_same_dataset(rng, tmp_path
             specdiag.spectrum(changed.isel(checkpoint=[i]), "5.weight"),
             specdiag.spectrum(alone, "5.weight"),
         )
-    assert changed.relation.sel(layer="5.weight").item() == "identical"
-    assert changed.relation.sel(layer="0.weight").item() == "different"
+    assert changed.relation.sel(tensor="5.weight").item() == "identical"
+    assert changed.relation.sel(tensor="0.weight").item() == "different"
