@@ -50,8 +50,9 @@ def in_parallel(
         Whether a job runs before the others and by itself, with as many BLAS threads as there are
         cores. All others have one each.
     ahead : function of a job, optional
-        It is called, in a thread of its own, for the job that is the next to begin, such as to
-        transfer what that job reads. Its errors are left to the job.
+        It is called, in a thread of its own, for the job that is the next to begin, if that fits
+        into the memory that is left, such as to transfer what that job reads. Its errors are left
+        to the job.
     """
     single = [i for i, (job, _) in enumerate(jobs) if alone(job)]
     others = sorted(set(range(len(jobs))) - set(single), key=lambda i: (-jobs[i][1], i))
@@ -127,7 +128,7 @@ def _together(
                 break
             left -= jobs[i][1]
             running[pool.submit(copy_context().run, function, jobs[i][0])] = i
-        if waiting:
+        if waiting and jobs[waiting[0]][1] <= left:
             ahead(jobs[waiting[0]][0])
 
     try:

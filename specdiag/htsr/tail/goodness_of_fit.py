@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specdiag.htsr.tail.change_points import MIN_SPACINGS
-from specdiag.htsr.tail.power_law import TIE, Array, checked_eigenvalues
+from specdiag.htsr.tail.power_law import ROUNDING, TIE, Array, checked_eigenvalues
 
 REPLICATES = 300  # the smallest p-value is 1 / 301
 STOP_AFTER = 20  # sampling stops when so many replicates are as far from their fit as the data
@@ -80,7 +80,7 @@ def _best_fit(logs: Array, sizes: NDArray[np.int64]) -> tuple[float, float, int]
     (least,), (rates,) = _bounds(logs[None], sizes)
     best, beta, chosen = 1.0, math.nan, int(sizes[0])
     for j in np.argsort(least, kind="stable"):
-        if not least[j] <= best:
+        if not least[j] <= best * (1 + ROUNDING):
             break
         k = int(sizes[j])
         distance = float(_distances(logs[None], k, rates[[j]])[0])

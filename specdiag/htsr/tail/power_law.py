@@ -17,6 +17,7 @@ Array = NDArray[np.float64]
 # Eigenvalues whose logarithms differ by less are one repeated value. The eigensolver rounds at
 # about 1e-13, and distinct eigenvalues of real matrices are this close in one of 10^5 spectra.
 TIE = 1e-9
+ROUNDING = 1e-12  # relative, of a distance
 
 # Rows of the (xmin, eigenvalue) table that are computed at a time, so that they fit into the cache.
 _BLOCK = 32
@@ -99,7 +100,8 @@ def fit_alpha(eigenvalues: ArrayLike) -> TailFit:
     alpha = 1 + n[candidates] / excess[candidates]
     least = _ks_distances(logs, candidates, alpha, _STEP)
     likely = np.sort(np.argsort(least)[:_BLOCK])
-    near = np.flatnonzero(least <= _ks_distances(logs, candidates[likely], alpha[likely]).min())
+    found = _ks_distances(logs, candidates[likely], alpha[likely]).min()
+    near = np.flatnonzero(least <= found * (1 + ROUNDING))
     distance = _ks_distances(logs, candidates[near], alpha[near])
     nearest = int(np.argmin(distance))
     best = near[nearest]
