@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, KeysView, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,7 +25,8 @@ from specdiag.dataset.spectra import (
     Progress,
     check_texts,
     check_whole_numbers,
-    measure_checkpoint,
+    measured_layers,
+    network_of,
     recorded,
 )
 from specdiag.htsr.layers import Layer
@@ -151,12 +153,12 @@ def measure_and_compare(
     """Return the comparison of the first group with each of the others; no xarray is needed.
 
     Each source is opened and measured within `errors_of(source)`. `layers`, `progress` and the
-    settings are those of `measure_checkpoint`; `reading` has the options of `open_weights`. Groups
+    settings are those of `measured_layers`; `reading` has the options of `open_weights`. Groups
     of one network each are plain networks.
     """
     settings["gof"] = False
     sources = [source for group in groups for source in group]
-    opened, measured = [], []
+    opened = []
     for source in sources:
         with errors_of(source):
             opened.append(open_weights(source, **reading))
@@ -165,12 +167,18 @@ def measure_and_compare(
     if n_vectors:
         sizes = (min(t.shape[:2]) for c in checkpoints for t in c.tensors if len(t.shape) > 1)
         load_solver(max(sizes, default=0))
-    once: dict[str, Any] = {"n_vectors": n_vectors, **settings}
+    networks = []
     for source, checkpoint in zip(sources, checkpoints, strict=True):
         with errors_of(source):
-            measured.append(measure_checkpoint(checkpoint, layers, progress, **once))
-        if n_vectors and len(measured) == 1:
-            once["through"] = _unless_equal(checkpoints[0], measured[0])
+            networks.append(network_of(checkpoint, layers))
+    once: dict[str, Any] = {"progress": progress, "n_vectors": n_vectors, **settings}
+    if n_vectors:
+        first, *others = networks
+        measured = measured_layers([first], **once)
+        through = _unless_equal(checkpoints[0], measured[0])
+        measured += measured_layers([replace(x, through=through) for x in others], **once)
+    else:
+        measured = measured_layers(networks, **once)
     index = [i for i, group in enumerate(groups) for _ in group]
     if len(sources) == len(groups):
         names, comparisons = _compare_networks(checkpoints, measured, settings["min_eigenvalues"])

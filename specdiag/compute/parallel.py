@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
 
-from specdiag.compute.machine import current
+from specdiag.compute.machine import current, n_cores
 
 THREADS = "specdiag-job"  # names of threads begin with it
 
@@ -47,8 +47,9 @@ def in_parallel(
     jobs : sequence of (job, bytes)
         Each with the memory that it takes.
     alone : function of a job
-        Whether a job runs before the others and by itself, with as many BLAS threads as there are
-        cores. All others have one each.
+        Whether a job runs before the others and by itself, with as many BLAS threads as the process
+        may use cores, whatever the limit of jobs is: the last bits depend on their number. All
+        others have one each.
     ahead : function of a job, optional
         It is called, in a thread of its own, for the job that is the next to begin, if that fits
         into the memory that is left, such as to transfer what that job reads. Its errors are left
@@ -58,9 +59,10 @@ def in_parallel(
     others = sorted(set(range(len(jobs))) - set(single), key=lambda i: (-jobs[i][1], i))
     with _next_job(ahead) as for_next:
         if single:
-            with _blas_threads(current().n_jobs):
+            with _blas_threads(n_cores()):
                 for i, later in zip_longest(single, [*single[1:], *others[:1]]):
-                    if later is not None:
+                    fits = later is not None and jobs[i][1] + jobs[later][1] <= current().n_bytes
+                    if later is not None and fits:
                         for_next(jobs[later][0])
                     yield i, function(jobs[i][0])
         if others:

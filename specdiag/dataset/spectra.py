@@ -5,7 +5,7 @@ Dataset is built or opened.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,7 @@ from specdiag.compute.machine import using
 from specdiag.dataset.build import build
 from specdiag.files import DistantPath
 from specdiag.htsr.layers import Layer
-from specdiag.htsr.measure import measure
+from specdiag.htsr.measure import Network, measure_networks
 from specdiag.htsr.null.initialisation import (
     Untrained,
     check_recipe,
@@ -41,9 +41,9 @@ from specdiag.wording import counted
 if TYPE_CHECKING:
     import xarray as xr
 
-    from specdiag.dataset.journal import Network
+    from specdiag.dataset.journal import Network as Finished
 
-# Of tensors and the name of their network: a context whose value is called with each that is done.
+# Of tensors and the name of their networks: a context whose value is called with each that is done.
 Progress = Callable[[Sequence[Tensor], str], AbstractContextManager[Callable[[Tensor], object]]]
 
 _log = logging.getLogger(__name__)
@@ -156,12 +156,10 @@ def alpha(
     _check_recipes(networks, checkpoints, layers)
     with using(jobs=jobs, memory=memory, device=device):
         quick = settings | {"null": "none", "gof": False, "repeats": False}
-        alphas, note = untrained_alphas([measure_checkpoint(c, layers, **quick) for c in networks])
+        alphas, note = untrained_alphas(measure_checkpoints(networks, layers, **quick))
         if note:
             _log.warning("%s", note)
-        measured = [
-            measure_checkpoint(c, layers, untrained=alphas, **settings) for c in checkpoints
-        ]
+        measured = measure_checkpoints(checkpoints, layers, untrained=alphas, **settings)
         settings |= {"layers": layers, "which": which, "base": recorded(base), "splits": splits}
         settings["initialisation"] = list(map(_path, networks))
         return build(checkpoints, measured, settings)
@@ -214,31 +212,61 @@ def recorded(source: Any) -> str | None:
 
 
 def measure_checkpoint(
-    checkpoint: Checkpoint,
-    pattern: str | None = None,
+    checkpoint: Checkpoint, pattern: str | None = None, **settings: Any
+) -> list[Layer]:
+    """Return the measured layers of one checkpoint, as `measure_checkpoints` does of several."""
+    (layers,) = measure_checkpoints([checkpoint], pattern, **settings)
+    return layers
+
+
+def measure_checkpoints(
+    checkpoints: Iterable[Checkpoint], pattern: str | None = None, **settings: Any
+) -> list[list[Layer]]:
+    """Return the measured layers of each checkpoint, with their verdicts; no xarray is needed.
+
+    Raise ValueError if one has no matrix, or none whose name matches the shell pattern. The
+    settings are those of `measured_layers`.
+    """
+    return measured_layers([network_of(c, pattern) for c in checkpoints], **settings)
+
+
+def network_of(
+    checkpoint: Checkpoint, pattern: str | None = None, journal: "Finished | None" = None
+) -> Network:
+    """Return what of a checkpoint is to be measured; `journal` has the layers that are finished.
+
+    While a matrix of a distant checkpoint is measured, the next one is transferred. Raise
+    ValueError if it has no matrix, or none whose name matches the shell pattern.
+    """
+    is_distant = isinstance(checkpoint.path, DistantPath)
+    return Network(
+        weights=matrices(checkpoint, pattern),
+        name=checkpoint.name,
+        through=journal,
+        ahead=partial(_transfer, journal) if is_distant else None,
+    )
+
+
+def measured_layers(
+    networks: Sequence[Network],
     progress: Progress | None = None,
     untrained: Untrained = MappingProxyType({}),
-    journal: "Network | None" = None,
     **settings: Any,
-) -> list[Layer]:
-    """Return the measured layers of one checkpoint, with their verdicts; no xarray is needed.
+) -> list[list[Layer]]:
+    """Return the measured layers of each network, with their verdicts.
 
-    The settings are those of `specdiag.htsr.measure.measure`. `untrained` has the alphas of
-    untrained networks, from `untrained_alphas`; `journal` the layers that are finished. While a
-    matrix of a distant checkpoint is measured, the next one is transferred. Raise ValueError if the
-    checkpoint has no matrix, or none whose name matches the shell pattern.
+    The settings are those of `specdiag.htsr.measure.measure_networks`. `untrained` has the alphas
+    of untrained networks, from `untrained_alphas`.
     """
-    tensors = matrices(checkpoint, pattern)
-    if journal:
-        settings["through"] = journal
-    if isinstance(checkpoint.path, DistantPath):
-        settings["ahead"] = partial(_transfer, journal)
-    with progress(tensors, checkpoint.name) if progress else nullcontext(lambda _: None) as done:
-        layers = with_initialisation(measure(tensors, done=done, **settings), untrained)
-    return with_verdicts(layers, null=settings.get("null", "ladder"))
+    weights = [weight for network in networks for weight in network.weights]
+    label = networks[0].name if len(networks) == 1 else counted(len(networks), "network")
+    with progress(weights, label) if progress else nullcontext(lambda _: None) as done:
+        measured = list(measure_networks(networks, done=done, **settings))
+    null = settings.get("null", "ladder")
+    return [with_verdicts(with_initialisation(x, untrained), null=null) for x in measured]
 
 
-def _transfer(journal: "Network | None", weight: Weight) -> None:
+def _transfer(journal: "Finished | None", weight: Weight) -> None:
     """Read a weight that is not finished; its bytes are kept for the one that measures it."""
     if journal is None or not journal.count([weight]):
         weight.read()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_info
 
-from specdiag.compute.machine import using
+from specdiag.compute.machine import n_cores, using
 from specdiag.compute.parallel import in_parallel
 
 
@@ -99,14 +99,15 @@ def test_an_error_of_a_job_ends_the_others_that_wait():
     assert len(ran) < 50
 
 
-def test_each_job_has_one_blas_thread_and_one_that_is_alone_has_all():
+@pytest.mark.parametrize("jobs", [1, 2, 50])
+def test_each_job_has_one_blas_thread_and_one_that_is_alone_has_all(jobs):
     before = blas_threads()
-    with using(jobs=2):
+    with using(jobs=jobs):
         results = in_parallel(
             lambda _: blas_threads(), [(i, 1.0) for i in range(4)], alone=lambda job: job == 2
         )
         threads = dict(results)
-    assert threads == {0: {1}, 1: {1}, 2: {2}, 3: {1}}
+    assert threads == {0: {1}, 1: {1}, 2: {n_cores()}, 3: {1}}
     assert blas_threads() == before
 
 
@@ -121,3 +122,11 @@ def test_arrays_of_finished_jobs_are_freed():
     with using(jobs=1):
         for done, _ in enumerate(in_parallel(large, [(i, 1.0) for i in range(5)]), start=1):
             assert sum(ref() is not None for ref in live[:done]) == 0
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_only_what_fits_beside_the_running_job_is_read_ahead(alone):
+    needs, read = [90, 80, 5], []
+    with using(jobs=1, memory=100):
+        list(in_parallel(id, list(enumerate(needs)), alone=lambda _: alone, ahead=read.append))
+    assert read == [2]

@@ -3,10 +3,10 @@
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from specdiag.checkpoint.weights.weight import Weight
     from specdiag.dataset.journal import Journal
     from specdiag.htsr.layers import Layer
+    from specdiag.htsr.measure import Network
+
+Result = TypeVar("Result")
 
 # Number of multiplications in about two seconds; for less work a progress bar would only flicker.
 _LONG = 5e10
@@ -55,11 +58,11 @@ def alphas_of_untrained(
     for file in files:
         with errors_of(file):
             check_recipe(matrices(open_with(file, quick), pattern), wanted)
-    networks = []
+    opened = []
     for file in files:
         with errors_of(file):
-            networks.append(_open_and_measure(file, pattern, quick, journal)[1])
-    alphas, note = untrained_alphas(networks)
+            opened.append(_opened(file, pattern, quick, journal))
+    alphas, note = untrained_alphas(_measured([network for _, network in opened], quick))
     if note:
         say(note)
     return alphas
@@ -74,43 +77,61 @@ def measure_all(
     journal: "Journal | None",
 ) -> tuple[list["Checkpoint"], list[list["Layer"]]]:
     """Return the files that can be measured, and their layers; print the errors of the others."""
-    function = partial(_open_and_measure, pattern=pattern, settings=settings, journal=journal)
-    with ExitStack() as stack:
-        results: Iterable[Callable[[], Any]] = (partial(function, file) for file in files)
-        if engine == "ray":
-            results = stack.enter_context(on_cluster(function, files, address, pattern, settings))
-        checkpoints, measured = [], []
-        for file, result in zip(files, results, strict=True):
-            try:
-                with errors_of(file):
-                    checkpoint, layers = result()
-            except ERRORS as error:
-                complain(error)
-            else:
-                checkpoints.append(checkpoint)
-                measured.append(layers)
-    return checkpoints, measured
+    function = partial(_opened, pattern=pattern, settings=settings, journal=journal)
+    if engine != "ray":
+        opened = list(_of_each(files, (partial(function, file) for file in files)))
+        return [c for c, _ in opened], _measured([network for _, network in opened], settings)
+    there = partial(_measured_elsewhere, function, settings)
+    with on_cluster(there, files, address, pattern, settings) as results:
+        done = list(_of_each(files, results))
+    return [c for c, _ in done], [layers for _, layers in done]
 
 
-def _open_and_measure(
-    file: Path,
-    pattern: str | None,
-    settings: dict[str, Any],
-    journal: "Journal | None",
-    elsewhere: "Callable[[Path], Callable[[Weight], Layer]] | None" = None,
-) -> tuple["Checkpoint", list["Layer"]]:
-    from specdiag.dataset.spectra import measure_checkpoint
-    from specdiag.files import DistantPath, found_files
+def _of_each(files: Iterable[Path], results: Iterable[Callable[[], Result]]) -> Iterator[Result]:
+    """Yield the result for each file; print the errors of those that have none."""
+    for file, result in zip(files, results, strict=True):
+        try:
+            with errors_of(file):
+                found = result()
+        except ERRORS as error:
+            complain(error)
+        else:
+            yield found
+
+
+def _opened(
+    file: Path, pattern: str | None, settings: dict[str, Any], journal: "Journal | None"
+) -> tuple["Checkpoint", "Network"]:
+    from specdiag.dataset.spectra import network_of
+    from specdiag.files import found_files
 
     with found_files() as files:
         checkpoint = open_with(file, settings)
+    finished = finished_layers(journal, checkpoint, pattern, files, settings) if journal else None
+    return checkpoint, network_of(checkpoint, pattern, finished)
+
+
+def _measured(
+    networks: Sequence["Network"], settings: dict[str, Any], **how: Any
+) -> list[list["Layer"]]:
+    from specdiag.dataset.spectra import measured_layers
+
     measurement = {name: value for name, value in settings.items() if name not in READING}
-    if elsewhere:
-        path = checkpoint.path if isinstance(checkpoint.path, DistantPath) else file.absolute()
-        measurement["elsewhere"] = elsewhere(path)
-    if journal:
-        measurement["journal"] = finished_layers(journal, checkpoint, pattern, files, settings)
-    return checkpoint, measure_checkpoint(checkpoint, pattern, with_progress, **measurement)
+    return measured_layers(networks, with_progress, **measurement, **how)
+
+
+def _measured_elsewhere(
+    function: Callable[[Path], tuple["Checkpoint", "Network"]],
+    settings: dict[str, Any],
+    file: Path,
+    elsewhere: "Callable[[Path], Callable[[Weight], Layer]]",
+) -> tuple["Checkpoint", list["Layer"]]:
+    from specdiag.files import DistantPath
+
+    checkpoint, network = function(file)
+    path = checkpoint.path if isinstance(checkpoint.path, DistantPath) else file.absolute()
+    (layers,) = _measured([network], settings, elsewhere=elsewhere(path))
+    return checkpoint, layers
 
 
 @contextmanager
@@ -123,10 +144,13 @@ def with_progress(
     """
     from specdiag.wording import printable
 
-    costs = {t.name: math.prod(t.shape) * min(t.shape[:2], default=0) for t in tensors}
-    total = sum(costs.values())
+    total = sum(map(_cost, tensors))
     if total < _LONG or not sys.stderr.isatty():
         yield lambda _: None
         return
     with click.progressbar(length=total, label=printable(label), file=sys.stderr) as progress:
-        yield lambda tensor: progress.update(costs[tensor.name])
+        yield lambda tensor: progress.update(_cost(tensor))
+
+
+def _cost(tensor: "Tensor") -> int:
+    return math.prod(tensor.shape) * min(tensor.shape[:2], default=0)

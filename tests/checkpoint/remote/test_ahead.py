@@ -16,7 +16,7 @@ from specdiag.checkpoint.weights.find import open_weights
 from specdiag.cli.main import cli
 from specdiag.compute.machine import using
 from specdiag.dataset.journal import journal_path
-from specdiag.dataset.spectra import measure_checkpoint
+from specdiag.dataset.spectra import measured_layers, network_of
 from support.hub import REPO
 
 HUB = f"hf://{REPO}"
@@ -58,7 +58,7 @@ def test_the_next_matrix_is_transferred_while_one_is_measured_on_one_core(hub, v
 
     checkpoint = replace(checkpoint, tensors=tuple(map(watched, checkpoint.tensors)))
     with using(jobs=1):
-        layers = measure_checkpoint(checkpoint, journal=WithoutJournal(through))
+        (layers,) = measured_layers([network_of(checkpoint, journal=WithoutJournal(through))])
     assert [layer.status for layer in layers] == ["fit"] * len(ROWS)
     assert order == [f"layer.{i}.weight" for i in range(1, len(ROWS))]
     assert hub.sent <= len(save(values)) + 2 * len(ROWS) * kept.BLOCK  # nothing came twice
