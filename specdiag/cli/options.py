@@ -88,6 +88,10 @@ def check_engine(engine: str, address: str | None) -> None:
             )
     if address and engine != "ray":
         raise click.UsageError("--address needs --engine ray")
+    from specdiag.compute.machine import current
+
+    if engine == "ray" and (current().jobs or current().memory):
+        raise click.UsageError("--jobs and --memory limit this machine; --engine ray has its own")
     if engine == "ray":
         from specdiag.compute.machine import current, using
 

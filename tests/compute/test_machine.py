@@ -89,3 +89,12 @@ def test_no_limit_changes_a_result(tmp_path):
     assert [layer["status"] for layer in json.loads(outputs[0])["checkpoints"][0]["layers"]] == [
         "fit"
     ] * 6
+
+
+@pytest.mark.parametrize("limit", [("--jobs", "2"), ("--memory", "1G")])
+def test_limits_of_this_machine_are_refused_for_a_cluster(limit, tmp_path):
+    path = tmp_path / "W.npy"
+    np.save(path, np.eye(3, dtype=np.float32))
+    done = CliRunner().invoke(cli, ["alpha", str(path), "--engine", "ray", *limit])
+    assert done.exit_code == 2
+    assert "--jobs and --memory limit this machine; --engine ray has its own" in done.output
