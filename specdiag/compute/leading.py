@@ -71,12 +71,14 @@ def _iterated(gram: Array, k: int) -> Array:
 
     fill(gram)
     _, exponent = math.frexp(np.diagonal(gram).max())
-    scaled = np.ldexp(gram, -exponent)  # ARPACK takes small eigenvalues for converged
+    np.ldexp(gram, -exponent, out=gram)  # ARPACK takes small eigenvalues for converged
+    vectors = None
     if 4 * k < len(gram):
         with suppress(ArpackError):  # it did not converge
-            vectors: Array = eigsh(scaled, k, which="LA", v0=np.ones(len(gram)), maxiter=MOST)[1]
-            return vectors
-    return _reduced(scaled, k)[1]
+            vectors = eigsh(gram, k, which="LA", v0=np.ones(len(gram)), maxiter=MOST)[1]
+    found: Array = _reduced(gram.copy(), k)[1] if vectors is None else vectors
+    np.ldexp(gram, exponent, out=gram)
+    return found
 
 
 def _reduced(gram: Array, k: int) -> tuple[Array, Array]:
