@@ -75,7 +75,7 @@ def map(  # noqa: A001 - as the built-in, for functions that run on a cluster
 
 
 class LostError(RuntimeError):
-    """A worker died, and so did those that tried it again, such as for lack of memory."""
+    """A worker died, and so did those that tried it again, or its node has another file."""
 
 
 class Workers:

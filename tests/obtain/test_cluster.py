@@ -16,7 +16,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from specdiag.checkpoint.weights.find import open_weights
-from specdiag.cli.measuring.cluster import _send
+from specdiag.cli.measuring.cluster import _layer_of, _send, _state, _weights
+from specdiag.files import find_file
 from specdiag.htsr.measure import measure
 from specdiag.lock.lockfile import load
 from specdiag.obtain import cluster as on_cluster
@@ -271,7 +272,23 @@ def test_workers_do_calls_of_several_threads_at_the_same_time(cluster, tmp_path)
 def test_a_layer_whose_worker_dies_costs_no_other_one(cluster, tmp_path, rng):
     weights = open_weights({"a.weight": rng.standard_normal((60, 60))}).tensors
     with on_cluster.workers(cluster.address) as workers:
-        dies = partial(_send, workers, False, lambda *_: os._exit(1), tmp_path)
+        dies = partial(_send, workers, False, lambda *_: os._exit(1), tmp_path, set())
         (layer,) = measure(weights, elsewhere=dies)
         assert workers.call(os.path.exists, tmp_path, n_bytes=1e6)
     assert (layer.status, layer.reason) == ("failed", on_cluster.LOST)
+
+
+def test_a_node_with_another_file_measures_none_of_its_layers(tmp_path, rng):
+    path = tmp_path / "net.safetensors"
+    save_file({"a.weight": rng.standard_normal((60, 60))}, path)
+    opened = {find_file(path)}
+    settings = {"which": None, "base": None, "splits": (), "null": "none"}
+    here = _layer_of(None, settings, "cpu", path, _state(opened), "a.weight")
+    assert here.status == "fit"
+    save_file({"a.weight": rng.standard_normal((60, 60))}, tmp_path / "other")
+    (tmp_path / "other").replace(path)
+    stale = _layer_of(None, settings, "cpu", path, _state(opened), "a.weight")
+    assert (stale.status, "changed since it was opened" in stale.reason) == ("failed", True)
+    _weights.cache_clear()  # as in a worker that opens it only now
+    with pytest.raises(on_cluster.LostError, match="changed since it was opened"):
+        _layer_of(None, settings, "cpu", path, _state(opened), "a.weight")

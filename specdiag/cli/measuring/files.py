@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from specdiag.checkpoint.tensor import Tensor
     from specdiag.checkpoint.weights.weight import Weight
     from specdiag.dataset.journal import Journal
+    from specdiag.files import File
     from specdiag.htsr.layers import Layer
     from specdiag.htsr.measure import Network
 
@@ -61,8 +62,8 @@ def alphas_of_untrained(
     opened = []
     for file in files:
         with errors_of(file):
-            opened.append(_opened(file, pattern, quick, journal))
-    alphas, note = untrained_alphas(_measured([network for _, network in opened], quick))
+            opened.append(_opened(file, pattern, quick, journal).network)
+    alphas, note = untrained_alphas(_measured(opened, quick))
     if note:
         say(note)
     return alphas
@@ -80,7 +81,7 @@ def measure_all(
     function = partial(_opened, pattern=pattern, settings=settings, journal=journal)
     if engine != "ray":
         opened = list(_of_each(files, (partial(function, file) for file in files)))
-        return [c for c, _ in opened], _measured([network for _, network in opened], settings)
+        return [x.checkpoint for x in opened], _measured([x.network for x in opened], settings)
     there = partial(_measured_elsewhere, function, settings)
     with on_cluster(there, files, address, pattern, settings) as results:
         done = list(_of_each(files, results))
@@ -99,16 +100,22 @@ def _of_each(files: Iterable[Path], results: Iterable[Callable[[], Result]]) -> 
             yield found
 
 
+class _Opened(NamedTuple):
+    checkpoint: "Checkpoint"
+    network: "Network"
+    files: "set[File]"  # from which it is read
+
+
 def _opened(
     file: Path, pattern: str | None, settings: dict[str, Any], journal: "Journal | None"
-) -> tuple["Checkpoint", "Network"]:
+) -> _Opened:
     from specdiag.dataset.spectra import network_of
     from specdiag.files import found_files
 
     with found_files() as files:
         checkpoint = open_with(file, settings)
     finished = finished_layers(journal, checkpoint, pattern, files, settings) if journal else None
-    return checkpoint, network_of(checkpoint, pattern, finished)
+    return _Opened(checkpoint, network_of(checkpoint, pattern, finished), files)
 
 
 def _measured(
@@ -121,16 +128,16 @@ def _measured(
 
 
 def _measured_elsewhere(
-    function: Callable[[Path], tuple["Checkpoint", "Network"]],
+    function: Callable[[Path], _Opened],
     settings: dict[str, Any],
     file: Path,
-    elsewhere: "Callable[[Path], Callable[[Weight], Layer]]",
+    elsewhere: "Callable[[Path, set[File]], Callable[[Weight], Layer]]",
 ) -> tuple["Checkpoint", list["Layer"]]:
     from specdiag.files import DistantPath
 
-    checkpoint, network = function(file)
+    checkpoint, network, files = function(file)
     path = checkpoint.path if isinstance(checkpoint.path, DistantPath) else file.absolute()
-    (layers,) = _measured([network], settings, elsewhere=elsewhere(path))
+    (layers,) = _measured([network], settings, elsewhere=elsewhere(path, files))
     return checkpoint, layers
 
 
