@@ -113,10 +113,14 @@ def load_module(folder: Path, name: str) -> ModuleType:
     root, folder = folder.parent, inside(folder.parent, folder.name)
     for file in folder.rglob("*"):  # whatever the module imports
         inside(root, file.relative_to(folder.parent))
+    # Bytecode would hide an edit within the second after it was written, if the size is the same.
+    writes_none, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         return importlib.import_module(f"{_package(folder)}.{name.replace('/', '.')}")
     except (Exception, SystemExit) as error:  # a user's program: it may raise anything
         raise RuntimeError(explained(error, folder, name)) from error
+    finally:
+        sys.dont_write_bytecode = writes_none
 
 
 def _package(folder: Path) -> str:
