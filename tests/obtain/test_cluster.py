@@ -112,6 +112,7 @@ def test_a_lost_machine_costs_what_ran_on_it_and_changes_no_weight(cluster, tmp_
     begun = Counter(line.split()[0] for line in toy.log(there) if "begin" in line)
     assert begun.pop(lost) == 2
     assert set(begun.values()) == {1}
+    cluster.machines[1] = cluster.add_node(num_cpus=1)  # for the tests after this one
 
 
 def test_several_devices_get_a_process_of_their_own_and_failures_their_reason(cluster, tmp_path):
@@ -259,7 +260,7 @@ def test_workers_do_calls_of_several_threads_at_the_same_time(cluster, tmp_path)
     """Each of two calls opens one end of a pipe, which waits until the other one is open."""
     os.mkfifo(tmp_path / "pipe")
     with on_cluster.workers(cluster.address) as workers, ThreadPoolExecutor(2) as pool:
-        assert workers.n == 2
+        assert workers.n >= 2  # a lost node counts until Ray has missed it
         ends = [
             pool.submit(workers.call, os.open, tmp_path / "pipe", flag, n_bytes=1e6)
             for flag in (os.O_RDONLY, os.O_WRONLY)
