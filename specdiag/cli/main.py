@@ -108,4 +108,6 @@ def main() -> None:
 
 
 def _measures(thread: threading.Thread) -> bool:
-    return thread.name.startswith("specdiag-job") and thread.is_alive()
+    from specdiag.compute.parallel import THREADS
+
+    return thread.name.startswith(THREADS)

@@ -37,7 +37,6 @@ COMPARABLE = (*SAME, "rounded", "same spectrum", "different")
 MEASURED = ("fit", "degenerate")
 NOT_WALKED = Layer(name="", shape=(), dtype="", status="absent")
 
-
 _CHUNK = 2**16  # number of values that are compared at a time: they stay in the cache
 _START = 2**12  # of them that mostly decide it
 

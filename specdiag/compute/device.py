@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from specdiag.compute.gram import SURE
 from specdiag.compute.machine import current, using
 
 Array = NDArray[np.float64]
@@ -29,7 +30,6 @@ NAMES = ("auto", "cuda", "mps", "cpu")
 WORTH = 4096  # rows and columns: from there on a core takes longer than loading torch does
 AT_ONCE = 4  # matrices on the device
 FULL = 0.9  # of the memory of the device: the rest is torch's own
-SURE = 1e-250, 1e300  # between them, the largest square of a value has all digits of float64
 ROUNDING = 1e-12  # of the largest eigenvalue, at most
 
 _DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of NVIDIA, AMD, and either within Windows

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from specdiag.compute import device
 from specdiag.compute.eigenvalues import eigenvalues_of_gram
-from specdiag.compute.gram import half_gram
+from specdiag.compute.gram import SURE, half_gram
 from specdiag.compute.leading import eigenvalues_and_leading
 from specdiag.htsr.statistics import median
 
@@ -25,7 +25,6 @@ Array = NDArray[np.float64]
 TRACY_WIDOM_95 = 0.9793
 
 LARGEST, SMALLEST = 1e150, 1e-140  # limits of the largest value: its square is a float64
-SURE = 1e-250, LARGEST**2  # sums of squares of values that are within these limits
 _PRECISIONS = {"float64": (2.0**-52, 2.0**-1074), "float32": (2.0**-23, 2.0**-149)}
 _PRECISIONS |= {"float16": (2.0**-10, 2.0**-24), "bfloat16": (2.0**-7, 2.0**-133)}
 EXPONENT = 700  # 2^700 brings float64 values beyond these limits between them
