@@ -18,7 +18,7 @@ Matrix = NDArray[Any]
 # OpenBLAS adds up products of float64 on x86. Other processors may have other last bits.
 BLOCK = 768
 
-SURE = 1e-250, 1e300  # between them, the largest square of a value has all digits of float64
+SURE = 1e-250, 1e150**2  # between them, the largest square of a value has all digits of float64
 
 
 def half_gram(W: NDArray[np.generic], dtype: DTypeLike = np.float64) -> Matrix:
