@@ -15,7 +15,7 @@ from scipy.special import gammaln
 
 from benchmarks import _bodies as bodies
 from benchmarks._results import write
-from specdiag.htsr import weightwatcher
+from specdiag.htsr.others import weightwatcher
 from specdiag.htsr.tail.posterior import NO_POSTERIOR, alpha_posterior, mixture_posterior
 from specdiag.htsr.tail.power_law import fit_alpha
 from specdiag.htsr.verdict import MAX_SHORT_TAIL

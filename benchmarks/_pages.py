@@ -30,7 +30,9 @@ def write_tables(page, tables):
 
 def main():
     """Write the tables of variables into docs/dataset.md."""
-    from specdiag.dataset.schema import COLLECTION, SCHEMA, as_markdown
+    from specdiag.dataset.schema.collection import COLLECTION
+    from specdiag.dataset.schema.layers import SCHEMA
+    from specdiag.dataset.schema.variable import as_markdown
 
     tables = {"schema": as_markdown(SCHEMA), "collection": as_markdown(COLLECTION)}
     write_tables(DOCS / "dataset.md", tables)

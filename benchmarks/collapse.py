@@ -21,9 +21,9 @@ from recipes._published import BASE, adamw, lamb
 from recipes.data.recordings import open_recordings
 from recipes.poyo.run import evaluate_checkpoint
 from recipes.poyo.train import train
-from specdiag.htsr.monitor import SpectralMonitor
 from specdiag.lock.lockfile import load
 from specdiag.lock.recipe import Job
+from specdiag.training.monitor import SpectralMonitor
 
 EVERY, NO_DECAY = 25, {"weight_decay": 0.0}
 ONE, SEVERAL = "cross_subject/t_20130819_scratch", BASE

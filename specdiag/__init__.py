@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from specdiag.features.covariance import attach as attach
     from specdiag.htsr.esd import eigenvalues as eigenvalues
     from specdiag.htsr.esd import resolved_eigenvalues as resolved_eigenvalues
-    from specdiag.htsr.monitor import SpectralMonitor as SpectralMonitor
     from specdiag.htsr.tail.alternatives import likelihood_ratios as likelihood_ratios
     from specdiag.htsr.tail.goodness_of_fit import goodness_of_fit as goodness_of_fit
     from specdiag.htsr.tail.posterior import alpha_posterior as alpha_posterior
     from specdiag.htsr.tail.power_law import fit_alpha as fit_alpha
+    from specdiag.training.monitor import SpectralMonitor as SpectralMonitor
     from specdiag.transfer.collection import collect as collect
     from specdiag.transfer.link import link as link
     from specdiag.transfer.verification import verify as verify
@@ -40,7 +40,7 @@ _NAMES = {
     "htsr.esd": "eigenvalues resolved_eigenvalues",
     "htsr.tail.alternatives": "likelihood_ratios",
     "htsr.tail.goodness_of_fit": "goodness_of_fit",
-    "htsr.monitor": "SpectralMonitor",
+    "training.monitor": "SpectralMonitor",
     "htsr.tail.posterior": "alpha_posterior",
     "htsr.tail.power_law": "fit_alpha",
     "transfer.collection": "collect",

@@ -21,10 +21,11 @@ LAYERS = (
     {"show"},
     {"transfer"},
     {"obtain", "comparison", "plot"},
+    {"features", "training"},
     {"dataset"},
     {"htsr"},
     {"checkpoint", "lock"},
-    {"features", "outputs"},
+    {"outputs"},
     {"compute"},
     {"files"},
     {"notebook"},
@@ -34,7 +35,7 @@ LAYERS = (
 RECIPES_FILES = [p for p in RECIPES.rglob("*.py") if "pipelines" not in p.parts]
 FOR_RECIPES = {
     *("numpy", "scipy", "h5py", "torch", "torch_brain", "lightning", "tqdm", OWN),
-    *("specdiag.checkpoint", "specdiag.features", "specdiag.files", "specdiag.htsr.monitor"),
+    *("specdiag.checkpoint", "specdiag.features", "specdiag.files", "specdiag.training.monitor"),
     *(
         "specdiag.lock",
         "specdiag.outputs",

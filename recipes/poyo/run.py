@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from specdiag.htsr.monitor import SpectralMonitor
 from specdiag.lock.recipe import Job
+from specdiag.training.monitor import SpectralMonitor
 from specdiag.transfer.evaluation import write_evaluation
 
 from ..data.arrays import to_arrays

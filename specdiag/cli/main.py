@@ -23,14 +23,14 @@ COMMANDS = {
     "export": "export",
     "fetch": "locks.make",
     "figures": "show",
-    "link": "findings",
+    "link": "locks.findings",
     "list": "locks.declare",
     "lock": "locks.declare",
     "report": "show",
-    "simulate": "simulate",
-    "spectra": "findings",
+    "simulate": "locks.simulate",
+    "spectra": "locks.findings",
     "train": "locks.make",
-    "verify": "findings",
+    "verify": "locks.findings",
     "weights": "export",
 }
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)

@@ -20,7 +20,8 @@ from specdiag.compute.device import Device
 from specdiag.compute.leading import load_solver
 from specdiag.compute.machine import using
 from specdiag.dataset.build import build, unique_names
-from specdiag.dataset.schema import COMPARISON, labelled
+from specdiag.dataset.schema.comparison import COMPARISON
+from specdiag.dataset.schema.variable import labelled
 from specdiag.dataset.spectra import (
     Progress,
     check_texts,

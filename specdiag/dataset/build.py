@@ -15,7 +15,8 @@ import numpy as np
 
 from specdiag.checkpoint.reader import Checkpoint
 from specdiag.compute.device import Device, of_shape
-from specdiag.dataset.schema import SCHEMA, SCHEMA_VERSION, labelled, layer_value
+from specdiag.dataset.schema.layers import SCHEMA, SCHEMA_VERSION, layer_value
+from specdiag.dataset.schema.variable import labelled
 from specdiag.htsr.layers import Layer
 from specdiag.htsr.tail.alternatives import ALTERNATIVES
 from specdiag.wording import numbered

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.dataset.schema import Variable
+from specdiag.dataset.schema.variable import Variable
 from specdiag.htsr.null.verdicts import VERDICTS
 from specdiag.htsr.tail.alternatives import ALTERNATIVES
 from specdiag.wording import is_text, shown, some

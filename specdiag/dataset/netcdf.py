@@ -13,7 +13,9 @@ import numpy as np
 from specdiag.checkpoint.formats.hdf5.flat import check_flat
 from specdiag.dataset.checks import check_layout, check_type, check_values
 from specdiag.dataset.escaped import escaped
-from specdiag.dataset.schema import ADDED, SCHEMA, labelled
+from specdiag.dataset.schema.collection import ADDED
+from specdiag.dataset.schema.layers import SCHEMA
+from specdiag.dataset.schema.variable import labelled
 from specdiag.dataset.versions import (
     check_dataset,
     check_version,

@@ -33,9 +33,9 @@ from specdiag.htsr.null.initialisation import (
     with_initialisation,
 )
 from specdiag.htsr.null.ladder import NULLS
+from specdiag.htsr.others.weightwatcher import METHODS
 from specdiag.htsr.selection import MIN_EIGENVALUES, matrices
 from specdiag.htsr.verdict import with_verdicts
-from specdiag.htsr.weightwatcher import METHODS
 from specdiag.wording import counted
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def alpha(
     include_embeddings : bool
         Measure lookup tables, too (see `specdiag.htsr.selection.skip_reason`).
     method : {'specdiag', 'weightwatcher', 'wwj'}
-        Rules for alpha and its interval; see `specdiag.htsr.weightwatcher`.
+        Rules for alpha and its interval; see `specdiag.htsr.others.weightwatcher`.
     initialisation : sequence
         Untrained networks of the same recipe, as `sources`: how often their alphas are as low is
         one more null (`initialisation_p`). From 19 networks on it is part of `null_p`. Networks

@@ -12,17 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.dataset.schema import (
-    ADDED,
-    COLLECTION,
-    COLLECTION_VERSION,
-    COMPARISON,
-    SCHEMA,
-    SCHEMA_VERSION,
-    Variable,
-    labelled,
-    missing_values,
-)
+from specdiag.dataset.schema.collection import ADDED, COLLECTION, COLLECTION_VERSION
+from specdiag.dataset.schema.comparison import COMPARISON
+from specdiag.dataset.schema.layers import SCHEMA, SCHEMA_VERSION
+from specdiag.dataset.schema.variable import Variable, labelled, missing_values
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -21,8 +21,9 @@ from specdiag.checkpoint.weights.weight import Weight
 from specdiag.compute import device
 from specdiag.compute.eigenvalues import solver_bytes
 from specdiag.compute.gram import gram_bytes
-from specdiag.htsr import esd, weightwatcher
+from specdiag.htsr import esd
 from specdiag.htsr.null.ladder import null_test
+from specdiag.htsr.others import weightwatcher
 from specdiag.htsr.repeat import SHARE, repeat_sd
 from specdiag.htsr.selection import MIN_EIGENVALUES
 from specdiag.htsr.tail.alternatives import likelihood_ratios

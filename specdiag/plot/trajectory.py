@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.htsr.monitor import Reading, read_readings
+from specdiag.training.monitor import Reading, read_readings
 from specdiag.wording import counted
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ TITLE = "Spectra while training"
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the columns of a table that `specdiag.htsr.monitor.SpectralMonitor` wrote, as arrays.
+    """Return the columns of a table that `specdiag.SpectralMonitor` wrote, as arrays.
 
     Raises
     ------

@@ -9,7 +9,7 @@ from specdiag.comparison.dataset import Compared, Comparison, pair_value
 from specdiag.comparison.matrices import N_LEADING, NO_DIFFERENCE
 from specdiag.comparison.pairs import MEASURED, SAME, Pair
 from specdiag.dataset.build import unique_names
-from specdiag.dataset.schema import COMPARISON
+from specdiag.dataset.schema.comparison import COMPARISON
 from specdiag.htsr.layers import Layer
 from specdiag.htsr.verdict import MAX_Q, is_meaningful
 from specdiag.show.layers import layer_row

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from specdiag.checkpoint.weights.find import weights
 from specdiag.checkpoint.weights.weight import Weight
 from specdiag.dataset.build import unique_names
-from specdiag.dataset.schema import SCHEMA, layer_value
+from specdiag.dataset.schema.layers import SCHEMA, layer_value
 from specdiag.htsr.layers import Layer
 from specdiag.htsr.null.verdicts import HEAVIER, VERDICTS
 from specdiag.htsr.statistics import MIN_LAYERS

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from specdiag.dataset.schema import LINK
+from specdiag.dataset.schema.link import LINK
 from specdiag.dataset.spectrum import WITHOUT_VERDICTS
 from specdiag.htsr.statistics import MIN_LAYERS
 from specdiag.show.table import aligned

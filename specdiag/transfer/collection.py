@@ -20,14 +20,9 @@ import numpy as np
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.checkpoint.tensor import Tensor
 from specdiag.checkpoint.weights.find import weights
-from specdiag.dataset.schema import (
-    COLLECTION,
-    COLLECTION_VERSION,
-    FEATURES,
-    SCHEMA,
-    labelled,
-    missing_values,
-)
+from specdiag.dataset.schema.collection import COLLECTION, COLLECTION_VERSION, FEATURES
+from specdiag.dataset.schema.layers import SCHEMA
+from specdiag.dataset.schema.variable import labelled, missing_values
 from specdiag.dataset.versions import check_dataset
 from specdiag.files import OutsideError
 from specdiag.htsr.tail.alternatives import ALTERNATIVES

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specdiag.dataset.checks import check_range
-from specdiag.dataset.schema import ADDED, COLLECTION, FEATURES
+from specdiag.dataset.schema.collection import ADDED, COLLECTION, FEATURES
 from specdiag.files import read_file
 from specdiag.outputs import write_output
 from specdiag.wording import is_text, one_line, shown, without_nan

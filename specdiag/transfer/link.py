@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.dataset.schema import LINK, LINK_VERSION, labelled
+from specdiag.dataset.schema.link import LINK, LINK_VERSION
+from specdiag.dataset.schema.variable import labelled
 from specdiag.dataset.spectra import check_whole_numbers
 from specdiag.dataset.spectrum import (
     fingerprints,

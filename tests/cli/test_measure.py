@@ -20,10 +20,10 @@ from specdiag.checkpoint.weights.find import open_weights
 from specdiag.cli.main import COMMANDS, cli
 from specdiag.htsr.measure import measure
 from specdiag.htsr.null.verdicts import MEANINGFUL, VERDICTS
+from specdiag.htsr.others.weightwatcher import METHODS
 from specdiag.htsr.selection import MIN_EIGENVALUES, matrices
 from specdiag.htsr.statistics import alpha_mean_interval
 from specdiag.htsr.verdict import with_verdicts
-from specdiag.htsr.weightwatcher import METHODS
 from specdiag.show.layers import summary_lines
 from support.commands import run_forked
 from support.weights import heavy, light

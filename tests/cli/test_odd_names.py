@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 import specdiag
 from specdiag.cli.main import cli
 from specdiag.dataset.escaped import distinct
-from specdiag.htsr.monitor import SpectralMonitor, read_readings
+from specdiag.training.monitor import SpectralMonitor, read_readings
 from specdiag.wording import is_text
 from support.commands import run_forked
 

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 import specdiag
 from specdiag.comparison import matrices
 from specdiag.comparison.conclusion import block
-from specdiag.dataset.schema import COMPARISON
+from specdiag.dataset.schema.comparison import COMPARISON
 from specdiag.htsr import esd
 from specdiag.htsr.null.verdicts import MEANINGFUL
 from specdiag.htsr.tail.posterior import alpha_posterior

@@ -6,7 +6,7 @@ from scipy import stats
 
 import specdiag
 from specdiag.comparison import means
-from specdiag.dataset.schema import COMPARISON
+from specdiag.dataset.schema.comparison import COMPARISON
 from specdiag.htsr.null.verdicts import MEANINGFUL
 from support.weights import heavy, light
 

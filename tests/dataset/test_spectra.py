@@ -6,7 +6,7 @@ import xarray as xr
 
 import specdiag
 from specdiag.dataset import netcdf
-from specdiag.dataset.schema import SCHEMA
+from specdiag.dataset.schema.layers import SCHEMA
 from support.collections_ import as_version_1, read_from_version_1
 
 

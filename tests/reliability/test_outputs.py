@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 import specdiag
 from specdiag.cli.main import cli
-from specdiag.htsr.monitor import SpectralMonitor
+from specdiag.training.monitor import SpectralMonitor
 from specdiag.transfer.evaluation import write_evaluation
 from support import toy
 from support.collections_ import weights

@@ -6,7 +6,8 @@ from functools import cache
 import numpy as np
 
 import specdiag
-from specdiag.dataset.schema import ADDED, COLLECTION, SCHEMA
+from specdiag.dataset.schema.collection import ADDED, COLLECTION
+from specdiag.dataset.schema.layers import SCHEMA
 from specdiag.transfer.collection import Row, build
 from support.weights import heavy, light
 

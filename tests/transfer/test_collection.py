@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 import specdiag
 from specdiag.dataset import build, netcdf
-from specdiag.dataset.schema import COLLECTION, FEATURES, SCHEMA, as_markdown
+from specdiag.dataset.schema.collection import COLLECTION, FEATURES
+from specdiag.dataset.schema.layers import SCHEMA
+from specdiag.dataset.schema.variable import as_markdown
 from specdiag.features.conditioning import FeatureSpectrum
 from specdiag.htsr.layers import Layer
 from specdiag.lock.entry import Entry, Parent

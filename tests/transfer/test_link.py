@@ -10,14 +10,10 @@ from scipy import stats
 import specdiag
 from benchmarks._collection import collection, simulated
 from specdiag.cli.main import cli
-from specdiag.dataset.schema import (
-    COLLECTION,
-    COLLECTION_VERSION,
-    LINK,
-    SCHEMA,
-    SCHEMA_VERSION,
-    missing_values,
-)
+from specdiag.dataset.schema.collection import COLLECTION, COLLECTION_VERSION
+from specdiag.dataset.schema.layers import SCHEMA, SCHEMA_VERSION
+from specdiag.dataset.schema.link import LINK
+from specdiag.dataset.schema.variable import missing_values
 from specdiag.htsr.tail.alternatives import ALTERNATIVES
 from specdiag.lock.lockfile import load
 from specdiag.show.link import lines, sentences

@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import pytest
 
-from specdiag.htsr.monitor import Reading, SpectralMonitor
+from specdiag.training.monitor import Reading, SpectralMonitor
 
 torch = pytest.importorskip("torch")
 

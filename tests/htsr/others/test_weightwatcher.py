@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import specdiag
-from specdiag.htsr import weightwatcher
+from specdiag.htsr.others import weightwatcher
 from support.paths import ROOT
 
 

@@ -1,0 +1,1 @@
+"""Every variable of every Dataset, with its dimensions, dtype and description."""

@@ -1,0 +1,1 @@
+"""Alpha by the rules of others, for comparison."""
