@@ -14,7 +14,7 @@ NETWORKS := basic-pitch g2p-en lpips rxnmapper
 # The lowest versions of what specdiag names itself, and the newest of all others of the day when
 # constraints.txt was made.
 LOWEST := build/lowest
-TESTS_OF_LOWEST := tests/cli/test_every_command.py tests/dataset/test_spectra.py tests/lock tests/plot
+TESTS_OF_LOWEST := tests/cli/test_every_command.py tests/dataset/test_spectra.py tests/lock tests/drawing
 UV := $(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --exclude-newer 2026-11-20
 
 # Another tool that `make bench` times; it needs Python 3.12, and is left out where that is missing.

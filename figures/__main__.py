@@ -21,10 +21,10 @@ from typing import Any
 
 from specdiag.dataset.netcdf import open_spectra
 from specdiag.dataset.spectra import alpha
+from specdiag.drawing import alpha_by_layer, drawings, esd, trajectory
+from specdiag.drawing.drawings import Drawing, drawing
+from specdiag.drawing.style import save_figure, style
 from specdiag.outputs import write_whole
-from specdiag.plot import alpha_by_layer, drawings, esd, trajectory
-from specdiag.plot.drawings import Drawing, drawing
-from specdiag.plot.style import save_figure, style
 
 FOLDER = Path(__file__).parent
 GALLERY = FOLDER / "README.md"

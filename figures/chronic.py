@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from specdiag.plot.seeds import Mean, limits, mean_over_seeds, without_r2
-from specdiag.plot.style import MARKERS, OKABE_ITO, short_title
+from specdiag.drawing.seeds import Mean, limits, mean_over_seeds, without_r2
+from specdiag.drawing.style import MARKERS, OKABE_ITO, short_title
 from specdiag.wording import counted
 
 if TYPE_CHECKING:

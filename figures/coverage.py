@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.plot.style import OKABE_ITO
+from specdiag.drawing.style import OKABE_ITO
 from specdiag.wording import counted
 
 if TYPE_CHECKING:

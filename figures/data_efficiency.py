@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specdiag.plot.seeds import limits, mean_over_seeds, seeds_text, without_r2
-from specdiag.plot.style import MARKERS, OKABE_ITO, arm_color, short_title
+from specdiag.drawing.seeds import limits, mean_over_seeds, seeds_text, without_r2
+from specdiag.drawing.style import MARKERS, OKABE_ITO, arm_color, short_title
 
 from .feature_spectra import level_rank, study
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specdiag.plot.seeds import limits, ranged
-from specdiag.plot.style import OKABE_ITO, arm_color, short_title
+from specdiag.drawing.seeds import limits, ranged
+from specdiag.drawing.style import OKABE_ITO, arm_color, short_title
 from specdiag.wording import counted
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.plot.style import MARKERS, OKABE_ITO, short_title
+from specdiag.drawing.style import MARKERS, OKABE_ITO, short_title
 from specdiag.wording import counted
 
 if TYPE_CHECKING:

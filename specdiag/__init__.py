@@ -48,7 +48,10 @@ _NAMES = {
     "transfer.verification": "verify",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
-_PACKAGES = ("plot", "show")  # their modules are public: `specdiag.plot.esd.plot(dataset, layer)`
+_PACKAGES = (
+    "plot",
+    "show",
+)  # their modules are public: `specdiag.drawing.esd.plot(dataset, layer)`
 _DEPRECATED = {  # until the next minor version: module, name there, what to write instead
     "rank_gate": ("htsr.esd", "rank_gate", "specdiag.resolved_eigenvalues"),
     "save": ("dataset.netcdf", "save_spectra", "specdiag.save_spectra"),

@@ -9,7 +9,7 @@ import pytest
 import specdiag
 from support.paths import ROOT
 
-PACKAGES = ("plot", "show")
+PACKAGES = ("drawing", "show")
 
 
 def test_every_public_name_can_be_imported():
@@ -42,7 +42,7 @@ def test_an_old_name_works_and_names_the_new_one(old, new):
 
 
 def test_drawings_and_the_report_are_reached_without_an_import_of_their_own():
-    code = "import specdiag; specdiag.show.report.report; specdiag.plot.esd.plot; print('there')"
+    code = "import specdiag; specdiag.show.report.report; specdiag.drawing.esd.plot; print('there')"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -20,7 +20,7 @@ LAYERS = (
     {"cli"},
     {"show"},
     {"transfer"},
-    {"obtain", "comparison", "plot"},
+    {"obtain", "comparison", "drawing"},
     {"features", "training"},
     {"dataset"},
     {"htsr"},
@@ -47,7 +47,7 @@ FOR_RECIPES = {
 # Figures of this study draw what others measured.
 FOR_FIGURES = {
     *("numpy", "matplotlib", OWN),
-    *("specdiag.plot", "specdiag.dataset", "specdiag.outputs", "specdiag.wording"),
+    *("specdiag.drawing", "specdiag.dataset", "specdiag.outputs", "specdiag.wording"),
 }
 # Pipelines run without specdiag, in an environment with dandi, torch_brain and its dependencies.
 FOR_PIPELINES = {"h5py", "numpy", "pandas", "pynwb", "ray", "torch_brain", "nlb"}

@@ -102,7 +102,7 @@ def compare(
     if len(files) + len(against) < 2:
         text = "compare needs at least two files; the first is compared with the others"
         raise click.UsageError(text)
-    from specdiag.plot import difference
+    from specdiag.drawing import difference
 
     inputs = [*files, *against, *([settings["base"]] if settings["base"] else [])]
     if output:

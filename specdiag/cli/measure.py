@@ -173,7 +173,7 @@ def alpha(
         check_output(output, inputs, suffixes=[".nc"], force=force)
     if plot:
         check_installed("--plot", "matplotlib")
-        from specdiag.plot.drawings import NAMES
+        from specdiag.drawing.drawings import NAMES
 
         check_figures(plot, inputs, names=NAMES, suffixes=[".png"], option="--plot", force=force)
     journal = journal_beside(output)
@@ -184,7 +184,7 @@ def alpha(
     if checkpoints and (output or plot):  # first, as stdout may be closed before its end
         from specdiag.checkpoint.remote.path import pinned
         from specdiag.dataset.build import build
-        from specdiag.plot.drawings import draw_all
+        from specdiag.drawing.drawings import draw_all
 
         settings["initialisation"] = [str(pinned(file)) for file in initialisation]
         settings["base"] = base and str(pinned(base))

@@ -13,7 +13,7 @@ from specdiag.cli.outputs import check_figures, check_output, force_option, outp
 if TYPE_CHECKING:
     import xarray as xr
 
-    from specdiag.plot.drawings import Drawing
+    from specdiag.drawing.drawings import Drawing
     from specdiag.show.report import Section
 
 _data = click.argument("data", type=existing_file)
@@ -63,7 +63,7 @@ def figures(
       specdiag figures spectra.nc --study checkpoints.lock -o drawings
     """  # noqa: D301
     check_installed("figures", "matplotlib")
-    from specdiag.plot.drawings import CAPTIONS, NAMES, check_names, drawings, write
+    from specdiag.drawing.drawings import CAPTIONS, NAMES, check_names, drawings, write
 
     folder = _study(study)
     known = [*NAMES, *(path.stem for path in folder.glob("[!_]*.py"))] if folder else NAMES
@@ -129,8 +129,8 @@ def report(
 
 def _study(lock_path: Path | None) -> Path | None:
     """Return the folder with the figures of the study of a lock; None if no lock is given."""
+    from specdiag.drawing.drawings import FOLDER
     from specdiag.lock.place import inside
-    from specdiag.plot.drawings import FOLDER
 
     if lock_path is None:
         return None
@@ -179,7 +179,7 @@ def _with_count(drawings: Iterable["Drawing"]) -> Iterator["Drawing"]:
 
 def _read(data: Path, trainings: tuple[Path, ...]) -> tuple["xr.Dataset", dict[str, Any]]:
     from specdiag.dataset.netcdf import load_spectra
-    from specdiag.plot import trajectory
+    from specdiag.drawing import trajectory
 
     tables = {path.name: trajectory.read(path) for path in trainings}
     return load_spectra(data), tables

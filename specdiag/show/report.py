@@ -24,12 +24,12 @@ from specdiag.dataset.spectrum import (
     meaningful_layers,
     n_without_verdicts,
 )
+from specdiag.drawing.drawings import Drawing, drawings, first_of_each, measured
+from specdiag.drawing.style import rendered
 from specdiag.features.conditioning import MOST_APART
 from specdiag.htsr.null.verdicts import HEAVIER, ONE_SCALE, VERDICTS
 from specdiag.htsr.statistics import alpha_mean_interval, known
 from specdiag.htsr.verdict import MAX_Q
-from specdiag.plot.drawings import Drawing, drawings, first_of_each, measured
-from specdiag.plot.style import rendered
 from specdiag.show.layers import REPEATS
 from specdiag.wording import accounting, counted, p_value, printable, rounded_down, short
 
@@ -90,11 +90,11 @@ def report(
     dataset : xarray.Dataset
         From `specdiag.alpha`, `specdiag.compare`, `specdiag.collect` or `specdiag.open_spectra`.
     tables : mapping of str to table, optional
-        Readings of trainings by their names, from `specdiag.plot.trajectory.read`.
+        Readings of trainings by their names, from `specdiag.drawing.trajectory.read`.
     sections : sequence of Section
         Further parts, shown after the summary, such as the conclusions of `specdiag.link`.
     study : Path, optional
-        Folder with the figures of a study, as of `specdiag.plot.drawings.drawings`.
+        Folder with the figures of a study, as of `specdiag.drawing.drawings.drawings`.
 
     Examples
     --------

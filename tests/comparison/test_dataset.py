@@ -10,11 +10,11 @@ import specdiag
 from specdiag.comparison import matrices
 from specdiag.comparison.conclusion import block
 from specdiag.dataset.schema.comparison import COMPARISON
+from specdiag.drawing import difference
+from specdiag.drawing.drawings import drawings
 from specdiag.htsr import esd
 from specdiag.htsr.null.verdicts import MEANINGFUL
 from specdiag.htsr.tail.posterior import alpha_posterior
-from specdiag.plot import difference
-from specdiag.plot.drawings import drawings
 from support.collections_ import as_version_1
 from support.weights import heavy, light
 

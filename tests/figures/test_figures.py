@@ -25,7 +25,7 @@ from figures import (
 )
 from figures.__main__ import FOLDER, GALLERY, RESULTS, read_rows, with_caption
 from specdiag.cli.main import cli
-from specdiag.plot import drawings, style
+from specdiag.drawing import drawings, style
 from support.collections_ import DAYS, collected, row, study, weights
 from support.commands import run_forked as run
 from support.plots import assert_text_is_readable, points, r2_of

@@ -15,8 +15,8 @@ from benchmarks.claims import RESULTS, read_values
 from specdiag.cli.main import cli
 from specdiag.dataset.spectrum import WITHOUT_VERDICTS
 from specdiag.dataset.versions import upgraded
+from specdiag.drawing import alpha_by_layer, trajectory
 from specdiag.htsr.null.verdicts import HEAVIER
-from specdiag.plot import alpha_by_layer, trajectory
 from specdiag.show import claims
 from specdiag.show.layers import REPEATS
 from specdiag.show.report import Section, report

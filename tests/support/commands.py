@@ -16,7 +16,7 @@ LOADED = ("pytest", "xarray", "h5netcdf", "h5py", "httpx2", "safetensors.numpy",
 LOADED += ("matplotlib.figure", "matplotlib.backends.backend_svg", "matplotlib.font_manager")
 LOADED += ("specdiag.cli.main", "specdiag.checkpoint.export", "specdiag.dataset.spectra")
 LOADED += ("specdiag.lock.recipe", "specdiag.obtain.build", "specdiag.obtain.fetch")
-LOADED += ("specdiag.plot.drawings", "specdiag.show.entries")
+LOADED += ("specdiag.drawing.drawings", "specdiag.show.entries")
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(list(LOADED))
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specdiag.plot.style import save_figure, short_title
+from specdiag.drawing.style import save_figure, short_title
 from specdiag.wording import short
 
 if TYPE_CHECKING:

@@ -10,10 +10,7 @@ from scipy import stats
 
 import specdiag
 from specdiag.cli.main import cli
-from specdiag.htsr.null import law
-from specdiag.htsr.null.verdicts import MEANINGFUL
-from specdiag.htsr.statistics import mean_interval
-from specdiag.plot import (
+from specdiag.drawing import (
     alpha_and_r2,
     alpha_by_layer,
     condition_and_r2,
@@ -22,7 +19,10 @@ from specdiag.plot import (
     style,
     trajectory,
 )
-from specdiag.plot.seeds import mean_over_seeds
+from specdiag.drawing.seeds import mean_over_seeds
+from specdiag.htsr.null import law
+from specdiag.htsr.null.verdicts import MEANINGFUL
+from specdiag.htsr.statistics import mean_interval
 from support.collections_ import collected, hostile, readings, row, study, weights
 from support.plots import assert_text_is_readable, points, r2_of
 

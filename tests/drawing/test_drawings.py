@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import specdiag
-from specdiag.plot import alpha_by_layer, difference, esd
-from specdiag.plot.drawings import draw_all
+from specdiag.drawing import alpha_by_layer, difference, esd
+from specdiag.drawing.drawings import draw_all
 from specdiag.wording import short
 from support.weights import heavy
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specdiag.dataset.spectrum import spectrum
+from specdiag.drawing.style import mark_decades, short_title
 from specdiag.htsr.esd import marchenko_pastur_density
-from specdiag.plot.style import mark_decades, short_title
 from specdiag.wording import p_value, short
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from specdiag.drawing.style import MARKERS, arm_color, short_title
 from specdiag.htsr.statistics import mean_interval
-from specdiag.plot.style import MARKERS, arm_color, short_title
 from specdiag.wording import counted
 
 if TYPE_CHECKING:

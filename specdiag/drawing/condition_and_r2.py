@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.plot import seeds
+from specdiag.drawing import seeds
 from specdiag.wording import counted
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specdiag.dataset.spectrum import check_label, layer_counts
+from specdiag.drawing.style import short_title
 from specdiag.htsr.null import law
 from specdiag.htsr.null.verdicts import HEAVIER, MEANINGFUL
 from specdiag.htsr.verdict import MAX_Q, WELL_TRAINED
-from specdiag.plot.style import short_title
 from specdiag.wording import accounting, part, short
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from specdiag.dataset.spectrum import fingerprints
+from specdiag.drawing import alpha_by_layer, esd, trajectory
+from specdiag.drawing.style import save_figure, short_title, slug, style
 from specdiag.lock.recipe import explained, load_module
 from specdiag.outputs import check_output_path, write_output
-from specdiag.plot import alpha_by_layer, esd, trajectory
-from specdiag.plot.style import save_figure, short_title, slug, style
 from specdiag.wording import counted, printable, some
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def drawings(
 def of_whole(dataset: "xr.Dataset", modules: Mapping[str, Any]) -> Iterator[Drawing]:
     """Yield the figures of a whole Dataset: those of specdiag, then those of a study."""
     for name in WHOLE:
-        yield drawing(name, import_module(f"specdiag.plot.{name}"), dataset)
+        yield drawing(name, import_module(f"specdiag.drawing.{name}"), dataset)
     for name, module in modules.items():
         if hasattr(module, "TABLE"):
             continue
