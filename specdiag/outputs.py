@@ -17,7 +17,7 @@ from specdiag.files import DistantPath, File, find_file, open_file
 
 # What a file of each kind has in its first bytes; a PDF in its last.
 _MARKS = {
-    ".csv": re.compile(rb"\Astep,name,norm,rank,alpha,alpha_low,alpha_high\r?\n"),
+    ".csv": re.compile(rb"\Astep,name,norm,rank,alpha,alpha_low,alpha_high(,stable_rank)?\r?\n"),
     ".html": re.compile(
         rb'\A<!DOCTYPE html>\n.*<meta name="generator" content="specdiag">', re.DOTALL
     ),

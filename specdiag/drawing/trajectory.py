@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.training.monitor import Reading, read_readings
+from specdiag.training.readings import Reading, read_readings
 from specdiag.wording import counted
 
 if TYPE_CHECKING:

@@ -14,49 +14,21 @@ small decay, and W shrinks by the factor (1 - learning rate) in every step. Smal
 prevent this: Adam's normalisation scales them up only until they reach its epsilon.
 """
 
-import csv
-import io
 import logging
 import math
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.checkpoint.tensor import Tensor, read_values
-from specdiag.files import read_file
-from specdiag.htsr.esd import eigenvalues, resolved_eigenvalues
+from specdiag.htsr.esd import eigenvalues, resolved_eigenvalues, stable_rank
 from specdiag.htsr.selection import MIN_EIGENVALUES, matrices, skip_reason
 from specdiag.htsr.tail.posterior import NO_POSTERIOR, alpha_posterior
-from specdiag.outputs import write_output
-from specdiag.wording import csv_cell, is_text, printable, shown
+from specdiag.training.collapse import COLLAPSED, NOT_FINITE, how_collapsed
+from specdiag.training.readings import Reading, read_readings, write_readings
+from specdiag.wording import csv_cell, printable
 
 _log = logging.getLogger(__name__)
-
-# The norm of weights that learn changes by small factors. LAMB with a learning rate of 8e-3 and no
-# gradient leaves this share of the norm after 860 steps.
-COLLAPSED = 1e-3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """One matrix after one step: Frobenius norm, rank, posterior mean of alpha, its 95 % interval.
-
-    The norm is NaN if some values are not finite; alpha is NaN also if the rank is too low to fit.
-    """
-
-    step: int
-    name: str
-    norm: float = math.nan
-    rank: int = 0
-    alpha: float = math.nan
-    alpha_low: float = math.nan
-    alpha_high: float = math.nan
-
-
-_KINDS: dict[str, Any] = {field.name: field.type for field in fields(Reading)}
-_LARGEST = 100_000_000  # bytes: a million readings
-_LARGEST_NUMBER = 1e100
 
 
 class SpectralMonitor:
@@ -142,12 +114,9 @@ class SpectralMonitor:
             self._first.setdefault(csv_cell(r.name), r)  # as the log names it
 
     def _how_dead(self, r: Reading) -> str:
-        first = self._first[csv_cell(r.name)]
-        if not r.norm >= self.collapsed * first.norm:
-            return f"its norm fell from {first.norm:.3g} after step {first.step} to {r.norm:.3g}"
-        if r.rank < self.min_eigenvalues <= first.rank:
-            return f"its rank fell from {first.rank} after step {first.step} to {r.rank}"
-        return ""
+        if math.isnan(r.norm):
+            return NOT_FINITE
+        return how_collapsed(self._first[csv_cell(r.name)], r, self.collapsed, self.min_eigenvalues)
 
     def callback(self) -> Any:
         """Return a Lightning callback that reads the module after every training batch."""
@@ -176,62 +145,8 @@ def reading(step: int, tensor: Tensor, min_eigenvalues: int) -> Reading:
         name=tensor.name,
         norm=math.sqrt(max(tensor.shape[:2]) * spectrum.sum()),
         rank=len(resolved),
+        stable_rank=stable_rank(spectrum),
         alpha=posterior.mean,
         alpha_low=posterior.interval[0],
         alpha_high=posterior.interval[1],
     )
-
-
-def write_readings(path: Path, readings: list[Reading]) -> None:
-    """Write readings as CSV: a header, and a row for each; names are those of `csv_cell`.
-
-    A file that is no such table raises FileExistsError.
-    """
-    text = io.StringIO()
-    rows = csv.DictWriter(text, _KINDS)
-    rows.writeheader()
-    rows.writerows(asdict(r) | {"name": csv_cell(r.name)} for r in readings)
-    write_output(path, text.getvalue().encode())
-
-
-def read_readings(path: Path) -> list[Reading]:
-    """Return the readings of a CSV file that `write_readings` wrote.
-
-    Raises
-    ------
-    ValueError
-        If the file is not such a table: in one line that begins with the path.
-    OSError
-        If it cannot be read.
-    """
-    content = read_file(path, _LARGEST)
-    try:
-        return _parsed(content.decode())
-    except (ValueError, csv.Error) as error:
-        raise ValueError(
-            f"{path}: {error}; expected the columns {', '.join(_KINDS)} of a .spectra.csv"
-        ) from None
-
-
-def _parsed(text: str) -> list[Reading]:
-    rows = csv.DictReader(io.StringIO(text))
-    for name in _KINDS:
-        if name not in (rows.fieldnames or ()):
-            raise ValueError(f"column {name} is missing")
-    return [_reading(row, f"line {i}") for i, row in enumerate(rows, 2)]
-
-
-def _reading(row: dict[str, str | None], where: str) -> Reading:
-    values: dict[str, Any] = {}
-    for name, kind in _KINDS.items():
-        text = row[name] or ""
-        try:
-            values[name] = kind(text)
-        except ValueError:
-            raise ValueError(f"{where}: {name} is {shown(text)}, not a number") from None
-        is_missing = kind is float and math.isnan(values[name])
-        if kind is not str and not is_missing and not 0 <= values[name] <= _LARGEST_NUMBER:
-            raise ValueError(f"{where}: {name} is {shown(text)}: no measurement gives that")
-    if not values["name"] or not is_text(values["name"]):
-        raise ValueError(f"{where}: no name of a matrix")
-    return Reading(**values)

@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 import specdiag
 from specdiag.cli.main import cli
 from specdiag.dataset.escaped import distinct
-from specdiag.training.monitor import SpectralMonitor, read_readings
+from specdiag.training.monitor import SpectralMonitor
+from specdiag.training.readings import read_readings
 from specdiag.wording import is_text
 from support.commands import run_forked
 

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 import specdiag
 from specdiag.cli.main import main
-from specdiag.training.monitor import Reading, write_readings
+from specdiag.training.readings import Reading, write_readings
 from support import toy
 from support.hostile_datasets import write_all
 from support.reliability import record

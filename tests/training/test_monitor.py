@@ -6,7 +6,8 @@ import logging
 import numpy as np
 import pytest
 
-from specdiag.training.monitor import Reading, SpectralMonitor
+from specdiag.training.monitor import SpectralMonitor
+from specdiag.training.readings import Reading
 
 torch = pytest.importorskip("torch")
 
@@ -88,7 +89,7 @@ def test_a_matrix_with_values_that_are_not_finite_has_collapsed():
         model["used"].weight[0, 0] = float("nan")
     monitor(2, model)
     assert set(monitor.dead) == {"used.weight"}
-    assert monitor.readings[-2].rank == 0
+    assert np.isnan(monitor.readings[-2].rank)
 
 
 def test_readings_are_those_of_the_measured_checkpoint():
@@ -137,7 +138,7 @@ def test_a_training_without_matrices_is_resumed(tmp_path):
     log = tmp_path / "spectra.csv"
     for step in (1, 2):
         SpectralMonitor(every=1, log=log)(step, {"a.weight": np.eye(3)})
-    assert log.read_text() == "step,name,norm,rank,alpha,alpha_low,alpha_high\n"
+    assert log.read_text() == "step,name,norm,rank,alpha,alpha_low,alpha_high,stable_rank\n"
 
 
 def test_lightning_calls_the_monitor_after_every_batch():

@@ -1,0 +1,21 @@
+"""Two readings of a matrix -> whether it has collapsed between them, and how."""
+
+from specdiag.training.readings import Reading
+
+# The norm of weights that learn changes by small factors. LAMB with a learning rate of 8e-3 and no
+# gradient leaves this share of the norm after 860 steps.
+COLLAPSED = 1e-3
+NOT_FINITE = "some of its values are not finite"
+
+
+def how_collapsed(first: Reading, now: Reading, share: float, min_eigenvalues: int) -> str:
+    """Return how a matrix has collapsed since its first reading, or ''.
+
+    Its norm is below a share of the first norm, or its rank has fallen from `min_eigenvalues` or
+    more to less. What is NaN has not collapsed: values that are not finite are another fault.
+    """
+    if now.norm < share * first.norm:
+        return f"its norm fell from {first.norm:.3g} after step {first.step} to {now.norm:.3g}"
+    if now.rank < min_eigenvalues <= first.rank:
+        return f"its rank fell from {first.rank:g} after step {first.step} to {now.rank:g}"
+    return ""
