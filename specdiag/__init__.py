@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from specdiag.dataset.netcdf import save_spectra as save_spectra
     from specdiag.dataset.spectra import alpha as alpha
     from specdiag.dataset.spectrum import spectrum as spectrum
+    from specdiag.dataset.table import concat as concat
+    from specdiag.dataset.table import summary as summary
     from specdiag.features.covariance import FeatureCovariance as FeatureCovariance
     from specdiag.features.covariance import attach as attach
     from specdiag.htsr.esd import eigenvalues as eigenvalues
@@ -36,6 +38,7 @@ _NAMES = {
     "dataset.netcdf": "open_spectra save_spectra",
     "dataset.spectra": "alpha",
     "dataset.spectrum": "spectrum",
+    "dataset.table": "concat summary",
     "features.covariance": "FeatureCovariance attach",
     "htsr.esd": "eigenvalues resolved_eigenvalues",
     "htsr.tail.alternatives": "likelihood_ratios",
@@ -48,21 +51,25 @@ _NAMES = {
     "transfer.verification": "verify",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
-_PACKAGES = (
-    "plot",
-    "show",
-)  # their modules are public: `specdiag.drawing.esd.plot(dataset, layer)`
+_PACKAGES = ("drawing", "show")  # with all of their modules: `specdiag.show.report.report`
+_MODULES = ("plot",)
 _DEPRECATED = {  # until the next minor version: module, name there, what to write instead
     "rank_gate": ("htsr.esd", "rank_gate", "specdiag.resolved_eigenvalues"),
     "save": ("dataset.netcdf", "save_spectra", "specdiag.save_spectra"),
 }
 
-__all__ = sorted([*_HOME, *_PACKAGES])  # noqa: PLE0605 - derived, so that it cannot fall behind
+__all__ = sorted([*_HOME, *_PACKAGES, *_MODULES, "__version__"])  # noqa: PLE0605 - derived, so that it cannot fall behind
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(f"specdiag.{_HOME[name]}"), name)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("specdiag")
+    if name in _MODULES:
+        return import_module(f"specdiag.{name}")
     if name in _PACKAGES:
         from pkgutil import iter_modules
 

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -13,8 +14,10 @@ PACKAGES = ("drawing", "show")
 
 
 def test_every_public_name_can_be_imported():
-    for name in set(specdiag.__all__) - set(PACKAGES):
+    for name in set(specdiag.__all__) - {*PACKAGES, "plot", "__version__"}:
         assert callable(getattr(specdiag, name))
+    assert all(callable(getattr(specdiag.plot, name)) for name in specdiag.plot.__all__)
+    assert specdiag.__version__ == version("specdiag")
     assert dir(specdiag) == specdiag.__all__
 
 
@@ -42,7 +45,9 @@ def test_an_old_name_works_and_names_the_new_one(old, new):
 
 
 def test_drawings_and_the_report_are_reached_without_an_import_of_their_own():
-    code = "import specdiag; specdiag.show.report.report; specdiag.drawing.esd.plot; print('there')"
+    code = (
+        "import specdiag as s; s.show.report.report; s.drawing.esd.plot; s.plot.esd; print('there')"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -51,7 +56,9 @@ def test_drawings_and_the_report_are_reached_without_an_import_of_their_own():
 
 def test_every_public_name_is_described_on_the_page_of_the_documentation():
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    missing = [n for n in set(specdiag.__all__) - set(PACKAGES) if f":: specdiag.{n}\n" not in page]
+    names = [*set(specdiag.__all__) - {*PACKAGES, "plot", "__version__"}]
+    names += [f"plot.{name}" for name in specdiag.plot.__all__]
+    missing = [n for n in names if f":: specdiag.{n}\n" not in page]
     assert missing == []
 
 

@@ -18,7 +18,7 @@ OWN = "."  # an import with a dot: of the same folder
 # Packages and modules of specdiag, from the top: each imports only from the lines below its own.
 LAYERS = (
     {"cli"},
-    {"show"},
+    {"show", "plot"},
     {"transfer"},
     {"obtain", "comparison", "drawing"},
     {"features", "training"},

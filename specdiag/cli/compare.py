@@ -123,7 +123,7 @@ def compare(
     compared = measure_and_compare(groups, layers, with_progress, errors_of, **settings)
     failed = False
     if output or plot:
-        draw = partial(difference.draw, overwrite=force)
+        draw = partial(difference.draw_all, overwrite=force)
         failed = not write(build_comparison(compared), output, plot, draw, force=force)
     if as_json:
         click.echo(comparison_tables.as_json(compared))

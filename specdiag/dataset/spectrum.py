@@ -36,7 +36,8 @@ def spectrum(
     Raises
     ------
     ValueError
-        If there is no such layer or checkpoint.
+        If there is no such layer or checkpoint, or the eigenvalues of the Dataset were cut or
+        joined by hand, so that those of the layer are not where `row_start` says.
     """
     check_dataset(dataset)
     labels = _labels(dataset, "checkpoint")
@@ -45,10 +46,34 @@ def spectrum(
     wanted = {"checkpoint": labels[0] if checkpoint is None else checkpoint, "layer": layer}
     for dim, label in wanted.items():
         check_label(dataset, dim, label)
-    cell = dataset[["row_start", "row_size"]]
-    cell = cell.sel({dim: label for dim, label in wanted.items() if dim in cell.dims})
-    start = int(cell.row_start)
-    return np.asarray(dataset.eigenvalue[start : start + int(cell.row_size)].values)
+    at = [
+        _labels(dataset, dim).index(label) if dim in dataset.dims else 0
+        for dim, label in wanted.items()
+    ]
+    return row_of(dataset, *at)
+
+
+def row_of(dataset: "xr.Dataset", i: int, j: int) -> NDArray[np.float64]:
+    """Return the eigenvalues of layer j of checkpoint i, descending; see `spectrum`."""
+    names = ("row_start", "row_size", "stable_rank")
+    places = {dim: k for dim, k in (("checkpoint", i), ("layer", j)) if dim in dataset.dims}
+    start, size, stable_rank = (dataset[name].isel(places).values for name in names)
+    if dataset.eigenvalue.dims != ("sample",) or start.ndim:
+        raise ValueError(
+            "the Dataset was joined with xarray, which mixes up the eigenvalues: join Datasets "
+            "with specdiag.concat"
+        )
+    values = np.asarray(dataset.eigenvalue[int(start) : int(start) + int(size)].values)
+    # The stable rank is the sum of a spectrum over its largest value: no other values have it.
+    is_whole = len(values) == size and not np.any(np.diff(values) > 0)
+    if is_whole and size and np.isfinite(stable_rank):
+        is_whole = bool(np.isclose(values.sum(), stable_rank * values[0], rtol=1e-6, atol=0))
+    if not is_whole:
+        raise ValueError(
+            "the eigenvalues of the Dataset were cut or joined by hand, so row_start points to "
+            "others: select layers and checkpoints alone, and join Datasets with specdiag.concat"
+        )
+    return values
 
 
 def check_label(dataset: "xr.Dataset", dim: str, label: str) -> None:

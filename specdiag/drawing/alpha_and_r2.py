@@ -1,5 +1,6 @@
 """Mean alpha and test R² of every entry of a collection, by task and arm."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from specdiag.wording import counted
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TITLE = "Alpha and test R²"
@@ -30,11 +33,16 @@ def _shown(dataset: "xr.Dataset") -> list[Any]:
 
 def plot(dataset: "xr.Dataset") -> "Figure":
     """Return mean alpha against test R², one point per entry, bars over seeds."""
+    return seeds.figure_of(partial(draw, dataset=dataset))
+
+
+def draw(ax: "Axes", dataset: "xr.Dataset") -> list["Artist"]:
+    """Draw what `plot` shows; return the artists of its legend."""
     alpha = mean_over_meaningful_layers(dataset, "alpha")
     at = [(group, seeds.mean_over_seeds(alpha[group]), False) for group in _shown(dataset)]
-    figure = seeds.scatter(dataset, alpha, at)
-    figure.axes[0].set_xlabel("mean of α over the layers where it means something")
-    return figure
+    handles = seeds.scatter(ax, dataset, alpha, at)
+    ax.set_xlabel("mean of α over the layers where it means something")
+    return handles
 
 
 def caption(dataset: "xr.Dataset") -> str:

@@ -13,9 +13,11 @@ from specdiag.wording import accounting, part, short
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TITLE = "Alpha by depth"
+SIZE = (7, 4)
 COLORS = {  # of the verdicts
     "": "#0072b2",
     "power law": "#0072b2",
@@ -39,13 +41,19 @@ def plot(dataset: "xr.Dataset", checkpoint: str | None = None) -> "Figure":
     """
     from matplotlib.figure import Figure
 
+    figure = Figure(figsize=SIZE, layout="constrained")
+    draw(figure.add_subplot(), dataset, checkpoint)
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
+    return figure
+
+
+def draw(ax: "Axes", dataset: "xr.Dataset", checkpoint: str | None = None) -> None:
+    """Draw what `plot` shows, without its legend."""
     name = str(dataset.checkpoint.values[0]) if checkpoint is None else checkpoint
     check_label(dataset, "checkpoint", name)
     one = dataset.drop_dims("sample").sel(checkpoint=name)
     fit = np.flatnonzero(one.status.values == "fit")
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    ax = figure.add_subplot()
     ax.axhspan(*WELL_TRAINED, color="#009e73", alpha=0.12, label="2 to 6", linewidth=0)
     position, low, high = _null_band(one)
     if len(position):
@@ -73,8 +81,6 @@ def plot(dataset: "xr.Dataset", checkpoint: str | None = None) -> "Figure":
             ax.set_ylim(bottom=min(ax.get_ylim()[0], -0.2))
     ax.set(xlabel="position of the matrix in the file", ylabel="α", title=short_title(name))
     ax.set_xlim(-0.7, one.sizes["layer"] - 0.3)
-    figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
-    return figure
 
 
 def _null_band(one: "xr.Dataset") -> tuple[Any, Any, Any]:

@@ -1,6 +1,7 @@
 """Condition number of the features and test R² of every entry of a collection."""
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from specdiag.wording import counted
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TITLE = "Condition number and test R²"
@@ -32,10 +35,15 @@ def plot(dataset: "xr.Dataset") -> "Figure":
     Means and intervals over seeds are those of its logarithm. A single seed has the interval of the
     condition number itself, over blocks of trials or windows. An arrow marks a lower bound.
     """
+    return seeds.figure_of(partial(draw, dataset=dataset))
+
+
+def draw(ax: "Axes", dataset: "xr.Dataset") -> list["Artist"]:
+    """Draw what `plot` shows; return the artists of its legend."""
     at = [(g, _condition(dataset, g), bool(_bound(dataset)[g].any())) for g in _shown(dataset)]
-    figure = seeds.scatter(dataset, dataset.condition_number.values, at, log=True)
-    figure.axes[0].set(xlabel="condition number of the features (largest over smallest eigenvalue)")
-    return figure
+    handles = seeds.scatter(ax, dataset, dataset.condition_number.values, at, log=True)
+    ax.set(xlabel="condition number of the features (largest over smallest eigenvalue)")
+    return handles
 
 
 def _condition(dataset: "xr.Dataset", group: Any) -> seeds.Mean:

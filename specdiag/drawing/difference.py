@@ -1,5 +1,6 @@
 """Alpha of two checkpoints by layer, and its difference."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,11 @@ if TYPE_CHECKING:
 
 _COLORS = ("#0072b2", "#d55e00")
 TITLE = "Alpha of two checkpoints"
+SIZE = (7, 6)
+PANELS = 2
 
 
-def draw(dataset: "xr.Dataset", path: Path, *, overwrite: bool = False) -> list[Path]:
+def draw_all(dataset: "xr.Dataset", path: Path, *, overwrite: bool = False) -> list[Path]:
     """Write the figure of each comparison to its path of `paths`; return these."""
     names = dataset.comparison.values
     written = paths(path, len(names))
@@ -51,6 +54,15 @@ def plot(dataset: "xr.Dataset", comparison: str | None = None) -> "Figure":
     """
     from matplotlib.figure import Figure
 
+    figure = Figure(figsize=SIZE, layout="constrained")
+    draw(figure.subplots(PANELS, sharex=True), dataset, comparison)
+    figure.legend(loc="outside lower center", ncols=3, fontsize="small", frameon=False)
+    return figure
+
+
+def draw(axes: "Sequence[Axes]", dataset: "xr.Dataset", comparison: str | None = None) -> None:
+    """Draw what `plot` shows, without its legend, on two axes."""
+    top, bottom = axes
     second = str(dataset.comparison.values[0]) if comparison is None else comparison
     names = str(dataset.group.values[0]), second
     both = dataset.drop_dims("sample").sel(comparison=second)
@@ -58,8 +70,6 @@ def plot(dataset: "xr.Dataset", comparison: str | None = None) -> "Figure":
     shown = np.flatnonzero(np.isin(both.status.values, ("fit", "degenerate")).any(axis=0))
     both = both.isel(layer=shown)
 
-    figure = Figure(figsize=(7, 6), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True)
     for i, (name, color) in enumerate(zip(names, _COLORS, strict=True)):
         seeds = both.isel(checkpoint=both.group.values == name)
         _draw_alpha(top, seeds, 0.3 * i - 0.15, color, short_title(name, 30))
@@ -69,8 +79,6 @@ def plot(dataset: "xr.Dataset", comparison: str | None = None) -> "Figure":
         xlabel="measured matrices, in the order of the file", ylabel="difference of α, 2 - 1"
     )
     top.set_title(short_title(f"1: {names[0]}   2: {names[1]}", 76))
-    figure.legend(loc="outside lower center", ncols=3, fontsize="small", frameon=False)
-    return figure
 
 
 def _draw_alpha(ax: "Axes", seeds: "xr.Dataset", shift: float, color: str, name: str) -> None:

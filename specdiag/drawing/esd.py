@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TITLE = "Spectrum of a layer"
+SIZE = (5, 4)
 
 
 def chosen(dataset: "xr.Dataset", checkpoint: str, most: int | None) -> list[int]:
@@ -33,18 +34,28 @@ def plot(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) -> "F
     the rank gate are not drawn: the label of the axis counts them.
     """
     from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, layout="constrained")
+    draw(figure.add_subplot(), dataset, layer, checkpoint)
+    figure.legend(loc="outside lower center", ncols=2, fontsize="x-small", frameon=False)
+    return figure
+
+
+def draw(ax: "Axes", dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) -> None:
+    """Draw what `plot` shows, without its legend."""
     from matplotlib.ticker import MaxNLocator, NullLocator
 
     values = spectrum(dataset, layer, checkpoint)
     cell = _cell(dataset, layer, checkpoint)
+    if not cell["rank"] > 0:
+        reason = str(cell.reason.values) or "it has no eigenvalue above rounding"
+        raise ValueError(f"layer {layer!r} is {cell.status.values}: {reason}")
     shown = values[: int(cell["rank"])]
     edges = np.geomspace(shown[-1], shown[0] * 1.0001, max(12, round(2 * len(shown) ** 0.5)))
     counts, _ = np.histogram(shown, edges)
     density = counts / np.diff(edges) / len(values)
     bottom = density[density > 0].min() / 2
 
-    figure = Figure(figsize=(5, 4), layout="constrained")
-    ax = figure.add_subplot()
     ax.stairs(density, edges, fill=True, color="#b3cde3", label=f"{len(values)} eigenvalues")
     ax.fill_between(
         *random_density(cell, values, shown[-1]),
@@ -71,8 +82,6 @@ def plot(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) -> "F
             axis.set_major_locator(MaxNLocator(4))
             axis.set_major_formatter("{x:.3g}")
             axis.set_minor_locator(NullLocator())
-    figure.legend(loc="outside lower center", ncols=2, fontsize="x-small", frameon=False)
-    return figure
 
 
 def _draw_tail(ax: "Axes", cell: "xr.Dataset", values: Any) -> float:

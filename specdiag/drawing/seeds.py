@@ -1,7 +1,7 @@
 """Checkpoints that differ in their seed alone -> means over seeds, drawn as one point each."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,9 +12,11 @@ from specdiag.wording import counted
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+SIZE = (6, 5)
 _EDGE: dict[str, Any] = {"markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.5}
 _FAINT: dict[str, Any] = {"alpha": 0.4, "linewidth": 0.8}
 
@@ -83,12 +85,30 @@ def too_few(groups: Sequence[Any], quantity: str) -> str:
     return "" if n > 1 else text
 
 
+def figure_of(draw: Callable[["Axes"], Sequence["Artist"]]) -> "Figure":
+    """Return a figure with one drawing, and a legend of the artists that `draw` returns."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, layout="constrained")
+    handles = draw(figure.add_subplot())
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=3, fontsize="small", frameon=False
+    )
+    return figure
+
+
 def scatter(
-    dataset: "xr.Dataset", values: Any, at: Sequence[tuple[Any, Mean, bool]], *, log: bool = False
-) -> "Figure":
-    """Return R² against a quantity, one point per entry: colour shows the arm, the marker the task.
+    ax: "Axes",
+    dataset: "xr.Dataset",
+    values: Any,
+    at: Sequence[tuple[Any, Mean, bool]],
+    *,
+    log: bool = False,
+) -> list["Artist"]:
+    """Draw R² against a quantity, one point per entry: colour shows the arm, the marker the task.
 
     Small dots are single seeds. The axes show all points; intervals beyond them are cut off.
+    Returns the artists of the legend.
 
     Parameters
     ----------
@@ -102,10 +122,6 @@ def scatter(
     log : bool
         Whether the axis of the quantity is logarithmic.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 5), layout="constrained")
-    ax = figure.add_subplot()
     labels = [(str(dataset.arm.values[g[0]]), str(dataset.task.values[g[0]])) for g, *_ in at]
     arms, tasks = (list(dict.fromkeys(words)) for words in zip(*labels, strict=True))
     markers = {task: MARKERS[k % len(MARKERS)] for k, task in enumerate(tasks)}
@@ -121,8 +137,7 @@ def scatter(
     ax.set_xlim(limits(values[shown], log=log))
     ax.set_ylim(limits(dataset.r2.values[shown]))
     ax.set_ylabel("test R²")
-    _legend(figure, arms, markers)
-    return figure
+    return _legend(arms, markers)
 
 
 def _point(ax: "Axes", x: Mean, y: Mean, color: str, marker: str) -> None:
@@ -136,19 +151,17 @@ def _arrow(ax: "Axes", start: tuple[float, float], color: str) -> None:
     ax.annotate("", start, (16, 0), textcoords="offset points", arrowprops=look)
 
 
-def _legend(figure: "Figure", arms: Sequence[str], markers: Mapping[str, str]) -> None:
+def _legend(arms: Sequence[str], markers: Mapping[str, str]) -> list["Artist"]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    handles: list[Any] = [
+    handles: list[Artist] = [
         Patch(color=arm_color(arm), label=short_title(arm, 30) or "arm unknown") for arm in arms
     ]
     for task, marker in markers.items():
         label = short_title(task, 30) or "task unknown"
         handles += [Line2D([], [], linestyle="", marker=marker, color="#777777", label=label)]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=3, fontsize="small", frameon=False
-    )
+    return handles
 
 
 def ranged(values: Any) -> str:

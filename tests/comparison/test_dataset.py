@@ -429,7 +429,7 @@ def test_a_comparison_of_the_first_version_is_read_and_drawn(first, rng, tmp_pat
         assert read.group.values.tolist() == ["model#1", "model#2"]
         assert (read.n_first_seeds, read.n_comparable) == (1, dataset.n_compared)
         assert read.seed_basis.item() == "assuming an intraclass correlation of 0.5"
-        assert len(difference.draw(read, tmp_path / "pair.svg")) == 1
+        assert len(difference.draw_all(read, tmp_path / "pair.svg")) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,162 @@
+"""A Dataset -> a drawing on your own axes, or on new ones.
+
+    fig, (left, right) = plt.subplots(1, 2)
+    specdiag.plot.esd(dataset, "encoder.layer.0.weight", ax=left)
+    specdiag.plot.alpha_by_layer(dataset, ax=right)
+
+Every function returns the axes that it drew on. Without `ax`, it makes a figure with pyplot, which
+a notebook shows. Colours and fonts are those of your matplotlib settings. `specdiag figures` draws
+the same, with captions.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from specdiag.drawing import alpha_and_r2 as _alpha_and_r2
+from specdiag.drawing import alpha_by_layer as _alpha_by_layer
+from specdiag.drawing import condition_and_r2 as _condition_and_r2
+from specdiag.drawing import difference as _difference
+from specdiag.drawing import esd as _esd
+from specdiag.drawing import seeds as _seeds
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+
+__all__ = ["alpha_and_r2", "alpha_by_layer", "condition_and_r2", "difference", "esd"]
+
+
+def esd(
+    dataset: "xr.Dataset", layer: str, checkpoint: str | None = None, *, ax: "Axes | None" = None
+) -> "Axes":
+    """Draw the eigenvalue density of one layer with its power law, xmin and Marchenko-Pastur edge.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        Of `specdiag.alpha`, `compare` or `collect`.
+    layer, checkpoint : str
+        Coordinate values; the checkpoint may be omitted if there is only one.
+    ax : matplotlib.axes.Axes, optional
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer or checkpoint.
+    """
+    (ax,) = _axes(ax, _esd.SIZE)
+    _esd.draw(ax, dataset, layer, checkpoint)
+    ax.legend(fontsize="x-small", frameon=False)
+    return ax
+
+
+def alpha_by_layer(
+    dataset: "xr.Dataset", checkpoint: str | None = None, *, ax: "Axes | None" = None
+) -> "Axes":
+    """Draw alpha of every fitted layer of a checkpoint with its interval and verdict.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        Of `specdiag.alpha`, `compare` or `collect`.
+    checkpoint : str, optional
+        By default the first one.
+    ax : matplotlib.axes.Axes, optional
+
+    Raises
+    ------
+    ValueError
+        If there is no such checkpoint.
+    """
+    (ax,) = _axes(ax, _alpha_by_layer.SIZE)
+    _alpha_by_layer.draw(ax, dataset, checkpoint)
+    ax.legend(fontsize="small", frameon=False)
+    return ax
+
+
+def difference(
+    dataset: "xr.Dataset", comparison: str | None = None, *, ax: "Sequence[Axes] | None" = None
+) -> "Sequence[Axes]":
+    """Draw alpha of two checkpoints by layer on the first axes, and its difference on the second.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        Of `specdiag.compare`.
+    comparison : str, optional
+        Name of the second checkpoint or group; by default that of the first comparison.
+    ax : two matplotlib.axes.Axes, optional
+
+    Raises
+    ------
+    ValueError
+        If the Dataset is no comparison, or `ax` is not two axes.
+    """
+    _check(_difference, dataset)
+    axes = _axes(ax, _difference.SIZE, _difference.PANELS)
+    _difference.draw(axes, dataset, comparison)
+    for one in axes:
+        one.legend(fontsize="small", frameon=False)
+    return axes
+
+
+def alpha_and_r2(dataset: "xr.Dataset", *, ax: "Axes | None" = None) -> "Axes":
+    """Draw mean alpha and test R² of every entry of a collection, with bars over seeds.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        Of `specdiag.collect`.
+    ax : matplotlib.axes.Axes, optional
+
+    Raises
+    ------
+    ValueError
+        If fewer than two checkpoints have both.
+    """
+    return _with_r2(_alpha_and_r2, dataset, ax)
+
+
+def condition_and_r2(dataset: "xr.Dataset", *, ax: "Axes | None" = None) -> "Axes":
+    """Draw the condition number of the features and test R² of every entry of a collection.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        Of `specdiag.collect`.
+    ax : matplotlib.axes.Axes, optional
+
+    Raises
+    ------
+    ValueError
+        If fewer than two checkpoints have both.
+    """
+    return _with_r2(_condition_and_r2, dataset, ax)
+
+
+def _with_r2(module: Any, dataset: "xr.Dataset", ax: "Axes | None") -> "Axes":
+    _check(module, dataset)
+    (ax,) = _axes(ax, _seeds.SIZE)
+    ax.legend(handles=module.draw(ax, dataset), fontsize="small", frameon=False)
+    return ax
+
+
+def _check(module: Any, dataset: "xr.Dataset") -> None:
+    if reason := module.reason_not_drawn(dataset):
+        raise ValueError(reason)
+
+
+def _axes(given: Any, size: tuple[float, float], n: int = 1) -> "Sequence[Axes]":
+    """Return the given axes as a list, or those of a new figure."""
+    from matplotlib.axes import Axes
+
+    if given is None:
+        from matplotlib import pyplot as plt
+
+        figure = plt.figure(figsize=size, layout="constrained")
+        return list(figure.subplots(n, sharex=True, squeeze=False).flat)
+    axes = [given] if n == 1 else list(given) if hasattr(given, "__iter__") else [given]
+    if len(axes) != n or not all(isinstance(one, Axes) for one in axes):
+        expected = "matplotlib axes" if n == 1 else f"a list of {n} matplotlib axes"
+        raise ValueError(f"ax is {given!r}: expected {expected}")
+    return axes
