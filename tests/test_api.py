@@ -1,6 +1,8 @@
 """Public names of the package, deprecated ones, and what type checkers see of both."""
 
 import ast
+import inspect
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -60,6 +62,15 @@ def test_every_public_name_is_described_on_the_page_of_the_documentation():
     names += [f"plot.{name}" for name in specdiag.plot.__all__]
     missing = [n for n in names if f":: specdiag.{n}\n" not in page]
     assert missing == []
+
+
+def test_every_record_that_a_public_function_returns_is_described_there_too():
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    functions = [getattr(specdiag, n) for n in {*specdiag._HOME}]
+    returned = [str(inspect.signature(function).return_annotation) for function in functions]
+    records = {name for text in returned for name in re.findall(r"specdiag\.[\w.]+", text)}
+    assert {r for r in records if f"autoclass:: {r}\n" not in page} == set()
+    assert records
 
 
 @pytest.mark.parametrize(

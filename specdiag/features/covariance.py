@@ -307,7 +307,7 @@ def attach(
 
     Examples
     --------
-    >>> with torch.no_grad(), attach(model, "readout") as features:
+    >>> with torch.no_grad(), specdiag.attach(model, "readout") as features:
     ...     for batch in batches:
     ...         features.expect(groups=batch["session"], mask=batch["output_mask"])
     ...         model(**batch["inputs"])

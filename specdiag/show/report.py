@@ -98,8 +98,8 @@ def report(
 
     Examples
     --------
-    >>> page = report(specdiag.alpha("model.safetensors"))
-    >>> Path("report.html").write_text(page, encoding="utf-8")
+    >>> page = specdiag.show.report.report(specdiag.alpha("model.safetensors"))
+    >>> Path("report.html").write_text(page, encoding="utf-8")  # from pathlib
     """
     import jinja2
     from markupsafe import Markup

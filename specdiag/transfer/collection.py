@@ -97,8 +97,8 @@ def collect(
 
     Examples
     --------
-    >>> dataset = specdiag.collect("checkpoints.lock", scale="desk")
-    >>> dataset.r2.sel(checkpoint="base/poyo_mp_converged")
+    >>> dataset = specdiag.collect("checkpoints.lock", scale="desk")  # doctest: +SKIP
+    >>> dataset.r2.sel(checkpoint="base/poyo_mp_converged")  # doctest: +SKIP
     """
     absolute = (Path(lock).absolute() for lock in locks)
     paths = list(dict.fromkeys(path.parent.resolve() / path.name for path in absolute))

@@ -54,7 +54,7 @@ def likelihood_ratios(tail: ArrayLike, xmin: float) -> dict[str, tuple[float, fl
 
     Parameters
     ----------
-    tail : array_like of shape (n_tail,)
+    tail : array_like of shape (n,)
         The eigenvalues at or above xmin.
     xmin : float
         Where the tail begins.
