@@ -26,9 +26,10 @@ from ._published import (
     r2,
 )
 from ._tasks import SESSION_BATCH, reaching
+from .poyo.features import measure
 from .poyo.run import train_and_evaluate as build
 
-__all__ = ["build", "entries"]
+__all__ = ["build", "entries", "measure"]
 
 TASK = reaching("t_20130819_center_out_reaching")
 

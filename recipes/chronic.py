@@ -9,9 +9,10 @@ from specdiag.lock.entry import Entry
 
 from ._published import BASE, SCALES, declare, r2
 from ._tasks import BASE_SECONDS, CHRONIC_SESSIONS, reaching
+from .poyo.features import measure
 from .poyo.run import evaluate_parent as build
 
-__all__ = ["build", "entries"]
+__all__ = ["build", "entries", "measure"]
 
 # R² in the order of the lines of chronic_results.jsonl, which is that of the sessions.
 R2 = (

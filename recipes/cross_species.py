@@ -9,9 +9,10 @@ from specdiag.lock.entry import Entry, Reported
 
 from ._published import ARMS, finetuned, published, r2
 from ._tasks import foraging
+from .poyo.features import measure
 from .poyo.run import train_and_evaluate as build
 
-__all__ = ["build", "entries"]
+__all__ = ["build", "entries", "measure"]
 
 WINDOWS = {"of_24365_2": 496, "of_24666_1": 1858, "of_25127_1": 1867}  # of training
 BATCH = {"of_24365_2": 32, "of_24666_1": 64, "of_25127_1": 64}  # by the rule for one session

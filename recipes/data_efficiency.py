@@ -11,9 +11,10 @@ from specdiag.lock.entry import Entry
 
 from ._published import ARMS, finetuned, r2
 from ._tasks import AREA2
+from .poyo.features import measure
 from .poyo.run import train_and_evaluate as build
 
-__all__ = ["build", "entries"]
+__all__ = ["build", "entries", "measure"]
 
 # R² in the order of the lines of dataeff_results.jsonl: pretrained and scratch alternate.
 R2 = {

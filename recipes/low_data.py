@@ -9,9 +9,10 @@ from specdiag.lock.entry import Entry, Reported
 
 from ._published import features, finetuned, r2
 from ._tasks import reaching
+from .poyo.features import measure
 from .poyo.run import train_and_evaluate as build
 
-__all__ = ["build", "entries"]
+__all__ = ["build", "entries", "measure"]
 
 TASK = reaching("t_20130819_center_out_reaching")
 LEVELS = ("off", "standard", "aggressive")

@@ -29,9 +29,10 @@ from ._published import (
     unit_dropout,
 )
 from ._tasks import BASE_SECONDS, CHRONIC_SESSIONS, POYO_MP_SESSIONS, reaching
+from .poyo.features import measure
 from .poyo.run import train_and_evaluate as build
 
-__all__ = ["build", "entries"]
+__all__ = ["build", "entries", "measure"]
 
 SESSIONS = reaching(*POYO_MP_SESSIONS, desk_sessions=CHRONIC_SESSIONS, seconds=BASE_SECONDS)
 

@@ -9,9 +9,10 @@ from specdiag.lock.entry import Entry
 
 from ._published import ARMS, finetuned
 from ._tasks import FULL_TRIAL, PRODUCED_INTERVAL, timing
+from .poyo.features import measure
 from .poyo.run import train_and_evaluate as build
 
-__all__ = ["build", "entries"]
+__all__ = ["build", "entries", "measure"]
 
 TASK = timing(PRODUCED_INTERVAL, FULL_TRIAL)
 

@@ -15,9 +15,10 @@ from specdiag.lock.entry import Entry
 
 from ._published import ARMS, BAYES, CARD, DEGENERATE, ROPE, finetuned, published, r2
 from ._tasks import AREA2, FROM_SET, PRODUCED_INTERVAL, timing
+from .poyo.features import measure
 from .poyo.run import train_and_evaluate as build
 
-__all__ = ["build", "entries"]
+__all__ = ["build", "entries", "measure"]
 
 TASKS = {  # task, epochs and level of UnitDropout
     "area2_ft": (AREA2, 100, "standard"),

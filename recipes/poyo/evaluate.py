@@ -55,10 +55,8 @@ def evaluate(
     arrays = batches.arrays
     with attach(model, "readout") as features:
 
-        def expect(batch: Batch) -> None:  # windows of one interval overlap and form one group
-            pairs = zip(batch.session, batch.interval, strict=True)
-            groups = [f"{arrays.sessions[s]}/{i}" for s, i in pairs]
-            features.expect(groups=groups, mask=batch.mask)
+        def expect(batch: Batch) -> None:
+            features.expect(groups=groups_of(batch, batches.arrays), mask=batch.mask)
 
         stitched = predict(model, batches, split, step=step, device=device, before=expect)
     by_session = r2_by_session(*stitched, arrays, split)
@@ -67,6 +65,12 @@ def evaluate(
         by_session=by_session,
         features=features.result(),
     )
+
+
+def groups_of(batch: Batch, arrays: Arrays) -> list[str]:
+    """Return the group of each window: windows of one interval of a session overlap."""
+    pairs = zip(batch.session, batch.interval, strict=True)
+    return [f"{arrays.sessions[session]}/{interval}" for session, interval in pairs]
 
 
 def predict(

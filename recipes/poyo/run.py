@@ -43,7 +43,7 @@ def train_and_evaluate(job: Job) -> Metrics:
         import torch
 
         torch.set_num_threads(1)  # more threads change the last bits and save little time
-    sessions = _recordings(job)
+    sessions = recordings(job)
     monitor = SpectralMonitor(log=job.folder / "spectra.csv", every=MONITOR_EVERY[job.scale])
     train(job, sessions, on_step=monitor)
     if job.node > 0:
@@ -55,13 +55,17 @@ def evaluate_parent(job: Job) -> Metrics:
     """Return the test R² of the parent without further training."""
     if job.parent is None:
         raise ValueError(f"{job.name}: an evaluation needs a parent; declare one")
-    return _metrics(job, evaluate_checkpoint(job, _recordings(job), job.parent))
+    return _metrics(job, evaluate_checkpoint(job, recordings(job), job.parent))
 
 
 def evaluate_checkpoint(job: Job, sessions: list[Any], checkpoint: Path) -> Evaluation:
     """Return the evaluation of a checkpoint on the test split of recordings."""
-    import torch
+    model, batches = loaded(job, sessions, checkpoint)
+    return evaluate(model, batches, "test", step=job.params["data"]["eval_step"], device=device())
 
+
+def loaded(job: Job, sessions: list[Any], checkpoint: Path) -> tuple[Any, Batches]:
+    """Return the model of a checkpoint, on its device, and its batches of the recordings."""
     arrays = to_arrays(sessions, job.params)
     model = build({"model": job.params["model"]}, arrays, checkpoint)
     batches = Batches(
@@ -71,12 +75,18 @@ def evaluate_checkpoint(job: Job, sessions: list[Any], checkpoint: Path) -> Eval
         unit_dropout={"level": "off"},
         seed=0,
     )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    step = job.params["data"]["eval_step"]
-    return evaluate(model.to(device), batches, "test", step=step, device=device)
+    return model.to(device()), batches
 
 
-def _recordings(job: Job) -> list[Any]:
+def device() -> Any:
+    """Return the device on which a model is evaluated: a GPU if there is one."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def recordings(job: Job) -> list[Any]:
+    """Return the recordings of an entry; at desk scale missing ones are simulated."""
     folder = RECORDINGS if job.scale == "desk" else None
     return list(open_recordings(job.params, folder).values())
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "alpha": "measure",
     "compare": "compare",
     "export": "export",
+    "features": "features",
     "fetch": "locks.make",
     "figures": "show",
     "link": "locks.findings",

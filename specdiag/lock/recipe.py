@@ -2,11 +2,14 @@
 
 A recipe is a module with two functions: `entries()` returns the entries that it declares, and
 `build(job)` makes one of them and returns its metrics. A module without `build` declares entries
-that cannot be built here yet. Recipes import each other with a dot, ``from ._tasks import AREA2``,
-since the package has another name for each lock. Recipes are programs of the lock's author:
-`specdiag train` and `specdiag lock` run them, `specdiag verify` runs the claims beside them, and
-`specdiag simulate` the simulation. No other command runs a program of a lock, unless `figures` or
-`report` are given the lock as --study: then they run the modules in figures/ beside it.
+that cannot be built here yet. A third function, `measure(job, layers)`, is optional: it runs the
+model of an entry, and returns the features of its layers (`specdiag.transfer.features`). Recipes
+import each other with a dot, ``from ._tasks import AREA2``, since the package has another name for
+each lock. Recipes are programs of the lock's author: `specdiag train` and `specdiag lock` run them,
+`specdiag features` does if it is given layers or sessions, `specdiag verify` runs the claims beside
+them, and `specdiag simulate` the simulation. No other command runs a program of a lock, unless
+`figures` or `report` are given the lock as --study: then they run the modules in figures/ beside
+it.
 """
 
 import hashlib
@@ -47,7 +50,8 @@ class Job:
         A folder for this build that is kept if the build is interrupted: save the states to
         resume from there. CSV and JSON files in it are kept beside the finished checkpoint.
     output : Path
-        Path of the checkpoint to write, in that folder. An evaluation writes no checkpoint.
+        Path of the checkpoint to write, in that folder. An evaluation writes no checkpoint. For
+        `measure`: path of the finished checkpoint, which is only read.
     cost : Cost or None
         As declared.
     devices, precision : int and str, or None

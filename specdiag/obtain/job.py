@@ -130,7 +130,12 @@ def _prepared(
 ) -> tuple[Entry, Job, str | None]:
     """Return the entry with its inputs verified, the job of its recipe, and the parent's sha256."""
     root = path.parent
-    inputs, entry = _inputs(path, entry, allow_local)
+    inputs, verified = verified_inputs(root, entry, allow_local=allow_local)
+    if verified != entry.inputs:
+        old = entry.inputs
+        entry = amend(
+            path, entry.key, lambda e: replace(e, inputs=verified) if e.inputs == old else e
+        )
     lock = load(path)
     parent = parent_sha256(root, lock, entry)
     target = inside(root, entry.path)
@@ -233,9 +238,13 @@ def _made(entry: Entry, output: Path, parent: str) -> dict[str, Any]:
     return {"sha256": sha256_of(output), "size": size, "tensors": tensors}
 
 
-def _inputs(path: Path, entry: Entry, allow_local: bool) -> tuple[dict[str, Path], Entry]:
-    """Return the verified inputs of an entry, and the entry with their hashes recorded."""
-    root = path.parent
+def verified_inputs(
+    root: Path, entry: Entry, *, allow_local: bool = False
+) -> tuple[dict[str, Path], tuple[Input, ...]]:
+    """Return the files of the inputs of an entry by their `id`, and the inputs with their hashes.
+
+    Missing files are downloaded. A file that is not the recorded one raises ValueError.
+    """
     files: dict[str, Path] = {}
     verified = []
     for item in entry.inputs:
@@ -250,10 +259,7 @@ def _inputs(path: Path, entry: Entry, allow_local: bool) -> tuple[dict[str, Path
             verified.append(_verified(files[item.id], item))
         else:
             verified.append(item)  # a brainset: the recipe looks for it
-    if tuple(verified) != entry.inputs:
-        old, new = entry.inputs, tuple(verified)
-        entry = amend(path, entry.key, lambda e: replace(e, inputs=new) if e.inputs == old else e)
-    return files, entry
+    return files, tuple(verified)
 
 
 def _fetched(path: Path, url: str, item: Input) -> Input:

@@ -204,7 +204,7 @@ def _spectra(target: Path) -> tuple["xr.Dataset | None", str]:
         return None, one_line(error)
 
 
-def _check_table(path: Path, sha256: str | None) -> None:
+def check_table(path: Path, sha256: str | None) -> None:
     """Raise ValueError if a table is not the one of the receipt, where that has its digest."""
     if sha256 not in (None, sha256_of(path)):
         raise ValueError(
@@ -225,7 +225,7 @@ def _evaluation(target: Path, receipt: Receipt, unreadable: list[str]) -> dict[s
         return {"r2": r2}
     try:
         path = table_path(target, "evaluation.json")
-        _check_table(path, receipt.tables.get("evaluation.json"))
+        check_table(path, receipt.tables.get("evaluation.json"))
         evaluation = read_evaluation(path)
     except (ValueError, OSError) as error:
         _log.warning("%s", one_line(error))

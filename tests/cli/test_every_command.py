@@ -66,6 +66,12 @@ def test_alpha(weights, tmp_path):
     assert "layers.1.weight" in json.dumps(rows)
 
 
+def test_features(folder):
+    assert "of 60 directions" in printed(folder, "features", "base/net", "--layer", "out")
+    rows = json.loads(printed(folder, "features", "base/net", "--layers", "a", "--json"))
+    assert rows["features"][0]["layer"] == "a"
+
+
 def test_weights(weights, tmp_path):
     assert "layers.2.weight" in printed(tmp_path, "weights", "net.safetensors")
 

@@ -46,6 +46,7 @@ FORMS = {
         "train base/net --lock ?",
         "spectra --lock ? -o out.nc",
         "simulate out --lock ?",
+        "features base/net --lock ?",
         "verify spectra.nc --lock ?",
     ),
     "nc": ("figures ? -o out", "report ? -o out.html", "link ?", "verify ?"),

@@ -49,6 +49,10 @@ COMMANDS = {
     "list --json": (),
     "fetch": (),
     "spectra -o c.nc": (),
+    "features base/net": (),
+    "features judged/net": (),
+    "features base/net --layer out": ("recipes/",),
+    "features judged/net --sessions a": ("recipes/",),
     "link spectra.nc": (),
     "figures spectra.nc -o drawn": (),
     "figures spectra.nc --study checkpoints.lock -o study": ("figures/",),
@@ -113,7 +117,13 @@ def test_a_command_runs_the_programs_that_it_names_and_no_others(folder, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "command", ["lock --check", "verify spectra.nc", "train child/net0 --force"]
+    "command",
+    [
+        "lock --check",
+        "verify spectra.nc",
+        "train child/net0 --force",
+        "features base/net --layer a",
+    ],
 )
 def test_the_programs_that_a_command_names_do_run(folder, tmp_path, command):
     ran, *_ = marks_of(folder, tmp_path, *command.split())

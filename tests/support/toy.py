@@ -57,6 +57,20 @@ def build(job):
     return {"r2": (float(np.tanh(start[0, 0])), 1e-6)}
 
 
+def measure(job, layers):
+    """Return the features of the network for random inputs: those that a recipe chose are named."""
+    from specdiag.features.covariance import FeatureCovariance
+
+    log(job, "measure")
+    weight = load_file(job.output)["weight"]
+    measured = {}
+    for layer in layers or ["out"]:
+        measured[layer] = FeatureCovariance()
+        inputs = np.random.default_rng(0).normal(size=(400, 60))
+        measured[layer].update(inputs @ weight.astype(float), groups=np.arange(400))
+    return measured
+
+
 def log(job, text):
     with (Path(__file__).parent / "log").open("a") as file:
         file.write(f"{job.name} {text}\\n")

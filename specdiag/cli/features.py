@@ -1,0 +1,94 @@
+"""The command that measures the features of networks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from specdiag.cli.measure import print_lines, terminal_width
+from specdiag.cli.options import json_option, lock_option, scale_option
+
+if TYPE_CHECKING:
+    from specdiag.lock.entry import Scale
+    from specdiag.show.features import Measured
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="NAME...")
+@click.option(
+    "--layer",
+    "--layers",
+    "layers",
+    multiple=True,
+    metavar="GLOB",
+    help="Run the model of each NAME, and measure the input of the modules with this name, such as "
+    "readout or '*'; repeatable. Runs a program of the lock.",
+)
+@click.option(
+    "--sessions",
+    multiple=True,
+    metavar="GLOB",
+    help="Run the model of each NAME on these of its sessions only; repeatable. Runs a program of "
+    "the lock.",
+)
+@scale_option("The scale of a NAME that the lock has twice.", default=None)
+@json_option
+@lock_option
+def features(
+    sources: tuple[str, ...],
+    layers: tuple[str, ...],
+    sessions: tuple[str, ...],
+    scale: "Scale | None",
+    as_json: bool,
+    lock_path: Path | None,
+) -> None:
+    """Measure how many directions the features of a network use: of trained entries of the lock.
+
+    Features are the input of a layer, one row for each token or sample. The command shows the
+    effective rank of their covariance, its condition number and more, with 95 % intervals. Without
+    --layer and --sessions it reads what training measured, the input of the readout. With them it
+    runs the recipe of the entry, a program that comes with the lock: do so only if you trust it.
+
+    Several layers, such as --layers '*', give a row each, in the order of the forward pass.
+
+    \b
+    Examples:
+      specdiag features base/poyo_mp_converged
+      specdiag features base/poyo_mp_converged --layers '*'
+      specdiag features base/poyo_mp_converged --layer proc_layers.0 --sessions 'c_2013*'
+    """  # noqa: D301
+    from specdiag.show.features import as_json as json_of
+    from specdiag.show.features import as_text
+
+    measured = []
+    for source in sources:
+        measured += _of_entry(source, layers, sessions, scale, lock_path)
+    if as_json:
+        click.echo(json_of(measured))
+        return
+    for title, lines in as_text(measured, terminal_width()):
+        print_lines(title, lines)
+
+
+def _of_entry(
+    name: str,
+    layers: Sequence[str],
+    sessions: Sequence[str],
+    scale: "Scale | None",
+    lock_path: Path | None,
+) -> list["Measured"]:
+    """Return the spectra of the layers of an entry, in the order of the forward pass."""
+    from specdiag.cli.locks.features import entry_features
+    from specdiag.features.covariance import FeatureCovariance
+    from specdiag.show.features import Measured
+
+    found = entry_features(name, lock_path=lock_path, scale=scale, layers=layers, sessions=sessions)
+    measured = []
+    for layer, one in found.items():
+        try:
+            spectrum = one.result() if isinstance(one, FeatureCovariance) else one
+        except ValueError as error:  # too few samples
+            raise ValueError(f"{name}: {layer}: {error}") from error
+        measured.append(Measured(name, layer, spectrum))
+    return measured
