@@ -32,6 +32,7 @@ COMMANDS = {
     "spectra": "locks.findings",
     "train": "locks.make",
     "verify": "locks.findings",
+    "watch": "watch",
     "weights": "export",
 }
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
@@ -77,9 +78,11 @@ class Interruptible(click.Group):
 
 
 def _interrupted(command: str | None) -> str:
-    if command == "alpha" and not any(x.startswith(("-o", "--output")) for x in sys.argv):
+    if command in ("alpha", "watch") and not any(
+        x.startswith(("-o", "--output")) for x in sys.argv
+    ):
         return "interrupted; with -o FILE, finished layers are kept for the next run"
-    keeps = command in ("alpha", "fetch", "spectra", "train")
+    keeps = command in ("alpha", "fetch", "spectra", "train", "watch")
     return "interrupted: run it again to go on" if keeps else "interrupted"
 
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from specdiag.drawing.drawings import Drawing
     from specdiag.show.report import Section
+    from specdiag.training.trajectory import Trajectory
 
 _data = click.argument("data", type=existing_file)
 _trainings = click.argument("trainings", nargs=-1, type=existing_file, metavar="[CSV]...")
@@ -54,7 +55,7 @@ def figures(
     """Draw every figure for which DATA has values, ready for print.
 
     DATA is a file that `specdiag spectra`, `alpha` or `compare` writes with -o. A CSV is the file
-    .spectra.csv beside a trained checkpoint.
+    .spectra.csv beside a trained checkpoint, or the metrics.csv of a logger of Lightning.
 
     \b
     Examples:
@@ -177,7 +178,7 @@ def _with_count(drawings: Iterable["Drawing"]) -> Iterator["Drawing"]:
         click.echo(err=True)
 
 
-def _read(data: Path, trainings: tuple[Path, ...]) -> tuple["xr.Dataset", dict[str, Any]]:
+def _read(data: Path, trainings: tuple[Path, ...]) -> tuple["xr.Dataset", dict[str, "Trajectory"]]:
     from specdiag.dataset.netcdf import load_spectra
     from specdiag.drawing import trajectory
 

@@ -18,6 +18,7 @@ from specdiag.drawing import alpha_by_layer, esd, trajectory
 from specdiag.drawing.style import save_figure, short_title, slug, style
 from specdiag.lock.recipe import explained, load_module
 from specdiag.outputs import check_output_path, write_output
+from specdiag.training.trajectory import Trajectory
 from specdiag.wording import counted, printable, some
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ class Drawing(NamedTuple):
 
 
 def drawings(
-    dataset: "xr.Dataset",
-    tables: Mapping[str, Mapping[str, Any]] | None = None,
+    dataset: "xr.Dataset | None",
+    tables: Mapping[str, Trajectory] | None = None,
     *,
     spectra_of: Sequence[str] | None = None,
     most: int | None = None,
@@ -53,9 +54,9 @@ def drawings(
 
     Parameters
     ----------
-    dataset : xarray.Dataset
+    dataset : xarray.Dataset, optional
         Of `specdiag.alpha`, `specdiag.compare` or `specdiag.collect`.
-    tables : mapping of str to table, optional
+    tables : mapping of str to Trajectory, optional
         Of `trajectory.read`, by the name of the training.
     spectra_of : sequence of str, optional
         Checkpoints whose layers are drawn one by one; by default the first that was measured.
@@ -72,15 +73,17 @@ def drawings(
     RuntimeError
         If a module of the study fails: in one line that begins with its file.
     """
-    check_names(dataset, spectra_of or ())
+    if dataset is not None:
+        check_names(dataset, spectra_of or ())
     modules = study_modules(study) if study else {}
     with style():
-        yield from _of_weights(dataset, spectra_of, most)
-        yield from of_whole(dataset, modules)
         for i, (name, table) in enumerate((tables or {}).items()):
             title = f"{trajectory.TITLE}: {short_title(name)}"
             figure = trajectory.plot(table)
             yield Drawing(f"trajectory_{i:02d}", title, trajectory.caption(table), figure)
+        if dataset is not None:
+            yield from _of_weights(dataset, spectra_of, most)
+            yield from of_whole(dataset, modules)
 
 
 def of_whole(dataset: "xr.Dataset", modules: Mapping[str, Any]) -> Iterator[Drawing]:

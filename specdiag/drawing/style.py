@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
 
 from specdiag.outputs import write_output
 from specdiag.wording import short
@@ -84,6 +85,40 @@ def rendered(figure: "Figure", kind: str) -> bytes:
             figure.set_layout_engine(None)
         figure.savefig(content, format=kind, dpi=150, metadata=metadata)
     return content.getvalue()
+
+
+def inline_svg(content: bytes, label: str, prefix: str) -> str:
+    """Return an SVG of matplotlib for use inside a page.
+
+    The label becomes its alternative text. Ids get the prefix, so that they are unique in the page.
+    Black and white become the colours of the page. The style sheet is removed, because it would
+    apply to the whole page.
+    """
+    root = ET.fromstring(content)  # noqa: S314 - our own
+    for parent in root.iter():
+        for child in list(parent):
+            if child.tag.endswith("}metadata") or child.find("{*}style") is not None:
+                parent.remove(child)
+    for node in root.iter():
+        node.tag = node.tag.rpartition("}")[2]
+        node.attrib = {key.rpartition("}")[2]: value for key, value in node.attrib.items()}
+        for key, value in node.attrib.items():
+            node.attrib[key] = _page_value(key, value, prefix)
+    width = root.attrib.pop("width")
+    del root.attrib["height"]
+    root.attrib |= {"role": "img", "aria-label": label, "style": f"max-width: {width}"}
+    return ET.tostring(root, encoding="unicode")
+
+
+def _page_value(key: str, value: str, prefix: str) -> str:
+    if key == "id":
+        return prefix + value
+    if key == "href":
+        return value.replace("#", f"#{prefix}", 1)
+    value = value.replace("url(#", f"url(#{prefix}")
+    if key == "style":
+        value = value.replace("#000000", "currentColor").replace("#ffffff", "var(--paper)")
+    return value
 
 
 def mark_decades(axis: "Axis") -> None:

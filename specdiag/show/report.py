@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from xml.etree import ElementTree as ET
 
 import numpy as np
 
@@ -25,12 +24,13 @@ from specdiag.dataset.spectrum import (
     n_without_verdicts,
 )
 from specdiag.drawing.drawings import Drawing, drawings, first_of_each, measured
-from specdiag.drawing.style import rendered
+from specdiag.drawing.style import inline_svg, rendered
 from specdiag.features.conditioning import MOST_APART
 from specdiag.htsr.null.verdicts import HEAVIER, ONE_SCALE, VERDICTS
 from specdiag.htsr.statistics import alpha_mean_interval, known
 from specdiag.htsr.verdict import MAX_Q
 from specdiag.show.layers import REPEATS
+from specdiag.training.trajectory import Trajectory
 from specdiag.wording import accounting, counted, p_value, printable, rounded_down, short
 
 if TYPE_CHECKING:
@@ -75,11 +75,12 @@ class _Cell(NamedTuple):
 
 
 def report(
-    dataset: "xr.Dataset",
+    dataset: "xr.Dataset | None",
     *,
-    tables: Mapping[str, Mapping[str, Any]] | None = None,
+    tables: Mapping[str, Trajectory] | None = None,
     sections: Sequence[Section] = (),
     study: Path | None = None,
+    title: str = "",
 ) -> str:
     """Return an HTML page of a Dataset: summary, figures, layers and provenance.
 
@@ -87,14 +88,17 @@ def report(
 
     Parameters
     ----------
-    dataset : xarray.Dataset
+    dataset : xarray.Dataset, optional
         From `specdiag.alpha`, `specdiag.compare`, `specdiag.collect` or `specdiag.open_spectra`.
-    tables : mapping of str to table, optional
+        Without one, the page has the tables and sections alone.
+    tables : mapping of str to Trajectory, optional
         Readings of trainings by their names, from `specdiag.drawing.trajectory.read`.
     sections : sequence of Section
         Further parts, shown after the summary, such as the conclusions of `specdiag.link`.
     study : Path, optional
         Folder with the figures of a study, as of `specdiag.drawing.drawings.drawings`.
+    title : str, optional
+        By default it names the checkpoints.
 
     Examples
     --------
@@ -117,21 +121,31 @@ def report(
     )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html").render(
-        title=_title(dataset),
-        lead=_lead(dataset),
-        conclusions=_conclusions(dataset),
-        summary={"header": _summary_header(dataset), "rows": list(_summary_rows(dataset))},
+        **_of_dataset(dataset, title),
         sections=sections,
         most=_MOST,
         figures=list(_shown_figures(drawn)),
         not_drawn=[drawing for drawing in drawn if drawing.figure is None],
-        layers=_layers(dataset),
-        provenance=list(_provenance(dataset)),
         # Text of this package, not of the Dataset: only this is not escaped.
         style=Markup(style),  # noqa: S704
         script=Markup(script),  # noqa: S704
         script_hash=f"sha256-{digest}",
     )
+
+
+def _of_dataset(dataset: "xr.Dataset | None", title: str) -> dict[str, Any]:
+    """Return the parts of the page that are of a Dataset; they are empty without one."""
+    if dataset is None:
+        names = ("lead", "conclusions", "summary", "layers", "provenance")
+        return {"title": short(title, 80)} | dict.fromkeys(names, ())
+    return {
+        "title": short(title, 80) or _title(dataset),
+        "lead": _lead(dataset),
+        "conclusions": _conclusions(dataset),
+        "summary": {"header": _summary_header(dataset), "rows": list(_summary_rows(dataset))},
+        "layers": _layers(dataset),
+        "provenance": list(_provenance(dataset)),
+    }
 
 
 def _title(dataset: "xr.Dataset") -> str:
@@ -288,40 +302,6 @@ def _shown_figures(drawn: Sequence[Drawing]) -> Iterator[dict[str, Any]]:
             "caption": drawing.caption,
             "svg": Markup(svg),  # noqa: S704 - serialised from a tree, which escapes text
         }
-
-
-def inline_svg(content: bytes, label: str, prefix: str) -> str:
-    """Return an SVG of matplotlib for use inside a page.
-
-    The label becomes its alternative text. Ids get the prefix, so that they are unique in the page.
-    Black and white become the colours of the page. The style sheet is removed, because it would
-    apply to the whole page.
-    """
-    root = ET.fromstring(content)  # noqa: S314 - our own
-    for parent in root.iter():
-        for child in list(parent):
-            if child.tag.endswith("}metadata") or child.find("{*}style") is not None:
-                parent.remove(child)
-    for node in root.iter():
-        node.tag = node.tag.rpartition("}")[2]
-        node.attrib = {key.rpartition("}")[2]: value for key, value in node.attrib.items()}
-        for key, value in node.attrib.items():
-            node.attrib[key] = _page_value(key, value, prefix)
-    width = root.attrib.pop("width")
-    del root.attrib["height"]
-    root.attrib |= {"role": "img", "aria-label": label, "style": f"max-width: {width}"}
-    return ET.tostring(root, encoding="unicode")
-
-
-def _page_value(key: str, value: str, prefix: str) -> str:
-    if key == "id":
-        return prefix + value
-    if key == "href":
-        return value.replace("#", f"#{prefix}", 1)
-    value = value.replace("url(#", f"url(#{prefix}")
-    if key == "style":
-        value = value.replace("#000000", "currentColor").replace("#ffffff", "var(--paper)")
-    return value
 
 
 def _provenance(dataset: "xr.Dataset") -> Iterator[tuple[str, str]]:

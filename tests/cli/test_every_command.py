@@ -96,6 +96,14 @@ def test_report(spectra, folder):
     assert "base/net" in (folder / "report.html").read_text()
 
 
+def test_watch(weights, tmp_path):
+    for step in (1, 2):
+        save_file(weights, tmp_path / f"step-{step}.safetensors")
+    out = printed(tmp_path, "watch", "step-1.safetensors", "step-2.safetensors", "-o", "run.html")
+    assert "2 matrices at 2 steps from 1 to 2: none has collapsed" in out
+    assert (tmp_path / "run.html").exists()
+
+
 def test_verify(spectra, folder):
     assert "Children differ" in printed(folder, "verify", "spectra.nc")
 

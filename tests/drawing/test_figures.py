@@ -160,9 +160,33 @@ def test_a_training_is_drawn_with_a_line_a_matrix(table):
     np.testing.assert_allclose(bottom.get_lines()[-1].get_ydata(), [1, 1, 2 / 64, 2 / 64])
     assert trajectory.caption(table) == (
         "Posterior mean of α with its 95 % interval, Frobenius norm and rank of 5 matrices at 4 "
-        "steps from 1 to 300; norm and rank are relative to the first reading. 1 lost their α on "
-        "the way (red): their rank fell below the gate."
+        "steps from 1 to 300; norm and rank are relative to the first reading. 1 collapsed or not "
+        "finite at the end (red); 1 lost their α on the way (cross), as their rank fell below the "
+        "gate."
     )
+
+
+@pytest.mark.parametrize("n", [1, 2, 40, 90])
+def test_the_names_of_a_training_are_readable_and_in_the_order_of_the_last_alphas(n, tmp_path):
+    path = tmp_path / "run.csv"
+    names = [f"encoder.layer.{i // 6}.attention.self.matrix{i % 6}.weight" for i in range(n)]
+    path.write_text(readings(names=names))
+    found = trajectory.read(path)
+    with style.style():
+        figure = trajectory.plot(found)
+        assert_text_is_readable(figure)
+    shown = list(figure.axes[-1].texts)
+    assert len(shown) == min(n, 60)
+    heights = [text.get_position()[1] for text in shown]
+    assert heights == sorted(heights, reverse=True)
+    assert shown[-1].get_color() == trajectory.RED
+    assert ("Names of 60" in trajectory.caption(found)) == (n == 90)
+
+
+def test_steps_that_crowd_at_the_beginning_have_a_logarithmic_scale(tmp_path):
+    path = tmp_path / "run.csv"
+    path.write_text(readings(steps=(1, 2, 4, 8, 512, 1000)))
+    assert trajectory.plot(trajectory.read(path)).axes[0].get_xscale() == "symlog"
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ FORMS = {
         "compare ok.safetensors ?",
         "compare ? ok.safetensors",
         "compare ok.safetensors --against ?",
+        "watch ? ok.safetensors",
     ),
     "lock": (
         "list --lock ?",
@@ -50,7 +51,7 @@ FORMS = {
         "verify spectra.nc --lock ?",
     ),
     "nc": ("figures ? -o out", "report ? -o out.html", "link ?", "verify ?"),
-    "csv": ("figures alpha.nc ? -o out", "report alpha.nc ? -o out.html"),
+    "csv": ("figures alpha.nc ? -o out", "report alpha.nc ? -o out.html", "watch ?"),
     "json": ("report spectra.nc --claims ? -o out.html",),
 }
 CELLS = [(kind, form) for kind, forms in FORMS.items() for form in forms]

@@ -43,6 +43,8 @@ COMMANDS = {
     "weights child/net1": (),
     "compare hostile.pt base/net": (),
     "compare base/net child/net0 -o b.nc --plot b.svg": (),
+    "watch hostile.pt base/net": (),
+    "watch checkpoints/desk/child -o d.html": (),
     "export hostile.pt a.safetensors": (),
     "export base/net b.safetensors": (),
     "list": (),

@@ -267,13 +267,36 @@ def _subfolders(folder: Path) -> list[str]:
     ]
 
 
+def holds_network(folder: Path, *, below: bool = False) -> bool:
+    """Return whether a folder holds a file that could be a network, by their names.
+
+    With `below`, a file in one of its subfolders counts, too.
+    """
+    return _holds(folder) or (below and bool(_subfolders(folder)))
+
+
 def _holds(folder: Path) -> bool:
-    """Return whether a folder holds a file that could be a network, by their names."""
+    """Return whether one of the files in a folder could be a network, by their names."""
     return any(
         METADATA.fullmatch(name) or any(re.fullmatch(kind, name) for kind in _KINDS[:5])
         for name in _names(folder)
         if not _NOT_WEIGHTS.fullmatch(name)
     )
+
+
+def whole_networks(names: Sequence[str]) -> list[str]:
+    """Return the names of files that could each be a network, and not a shard of one.
+
+    Files of one network in several formats are all among them, those of the preferred format first.
+    """
+    parts = (_SHARD, _PROCESS, _PARALLEL, _ZERO, _PIPELINE, GGUF_SHARD, _NOT_WEIGHTS)
+    whole = [name for name in names if not any(part.fullmatch(name) for part in parts)]
+    return [
+        name
+        for kind in _KINDS[:-1]
+        for name in whole
+        if re.fullmatch(kind, name) and not name.endswith(".index.json")
+    ]
 
 
 def _folders(folder: Path) -> list[Path]:

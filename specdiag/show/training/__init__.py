@@ -1,0 +1,1 @@
+"""A training run -> a table, JSON, and a page."""
