@@ -9,7 +9,7 @@ a notebook shows. Colours and fonts are those of your matplotlib settings. `spec
 the same, with captions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from specdiag.drawing import alpha_and_r2 as _alpha_and_r2
@@ -17,13 +17,16 @@ from specdiag.drawing import alpha_by_layer as _alpha_by_layer
 from specdiag.drawing import condition_and_r2 as _condition_and_r2
 from specdiag.drawing import difference as _difference
 from specdiag.drawing import esd as _esd
+from specdiag.drawing import features as _features
 from specdiag.drawing import seeds as _seeds
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
-__all__ = ["alpha_and_r2", "alpha_by_layer", "condition_and_r2", "difference", "esd"]
+    from specdiag.features.conditioning import FeatureSpectrum
+
+__all__ = ["alpha_and_r2", "alpha_by_layer", "condition_and_r2", "depth", "difference", "esd"]
 
 
 def esd(
@@ -132,6 +135,32 @@ def condition_and_r2(dataset: "xr.Dataset", *, ax: "Axes | None" = None) -> "Axe
         If fewer than two checkpoints have both.
     """
     return _with_r2(_condition_and_r2, dataset, ax)
+
+
+def depth(
+    spectra: "Mapping[str, FeatureSpectrum]", *, ax: "Sequence[Axes] | None" = None
+) -> "Sequence[Axes]":
+    """Draw the effective rank of the features of layers on the first axes, and below conditioning.
+
+    Parameters
+    ----------
+    spectra : mapping of str to FeatureSpectrum
+        By layer, in the order of the forward pass: the `result()` of `specdiag.attach` with
+        several layers.
+    ax : two matplotlib.axes.Axes, optional
+
+    Raises
+    ------
+    ValueError
+        If there are no layers, or `ax` is not two axes.
+    """
+    if not spectra:
+        raise ValueError("no layers: expected the result of attach with several layers")
+    axes = _axes(ax, _features.DEPTH_SIZE, _features.PANELS)
+    _features.draw_depth(axes, spectra)
+    for one in axes:
+        one.legend(fontsize="small", frameon=False)
+    return axes
 
 
 def _with_r2(module: Any, dataset: "xr.Dataset", ax: "Axes | None") -> "Axes":

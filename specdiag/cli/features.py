@@ -7,11 +7,22 @@ from typing import TYPE_CHECKING
 import click
 
 from specdiag.cli.measure import print_lines, terminal_width
-from specdiag.cli.options import json_option, lock_option, scale_option
+from specdiag.cli.options import (
+    ERRORS,
+    check_installed,
+    complain,
+    json_option,
+    lock_option,
+    say,
+    scale_option,
+)
+from specdiag.cli.outputs import check_output, force_option, target_type
 
 if TYPE_CHECKING:
     from specdiag.lock.entry import Scale
     from specdiag.show.features import Measured
+
+KINDS = (".png", ".pdf", ".svg")
 
 
 @click.command()
@@ -32,6 +43,14 @@ if TYPE_CHECKING:
     help="Run the model of each NAME on these of its sessions only; repeatable. Runs a program of "
     "the lock.",
 )
+@click.option(
+    "--plot",
+    type=target_type(),
+    metavar="FILE",
+    help="Draw effective rank and condition number by depth, of several layers, as PNG, PDF or "
+    "SVG.",
+)
+@force_option
 @scale_option("The scale of a NAME that the lock has twice.", default=None)
 @json_option
 @lock_option
@@ -39,6 +58,8 @@ def features(
     sources: tuple[str, ...],
     layers: tuple[str, ...],
     sessions: tuple[str, ...],
+    plot: Path | None,
+    force: bool,
     scale: "Scale | None",
     as_json: bool,
     lock_path: Path | None,
@@ -55,20 +76,44 @@ def features(
     \b
     Examples:
       specdiag features base/poyo_mp_converged
-      specdiag features base/poyo_mp_converged --layers '*'
+      specdiag features base/poyo_mp_converged --layers '*' --plot depth.pdf
       specdiag features base/poyo_mp_converged --layer proc_layers.0 --sessions 'c_2013*'
     """  # noqa: D301
+    if plot:
+        check_installed("--plot", "matplotlib")
+        if len(sources) > 1:
+            raise click.UsageError("--plot draws the layers of one NAME")
+        check_output(plot, suffixes=KINDS, option="--plot", force=force)
     from specdiag.show.features import as_json as json_of
     from specdiag.show.features import as_text
 
-    measured = []
+    measured: list[Measured] = []
     for source in sources:
         measured += _of_entry(source, layers, sessions, scale, lock_path)
+    failed = plot is not None and not _drawn(measured, plot, force=force)
     if as_json:
         click.echo(json_of(measured))
-        return
-    for title, lines in as_text(measured, terminal_width()):
-        print_lines(title, lines)
+    else:
+        for title, lines in as_text(measured, terminal_width()):
+            print_lines(title, lines)
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def _drawn(measured: Sequence["Measured"], path: Path, *, force: bool) -> bool:
+    """Return whether the layers could be drawn; print the error if not, and go on."""
+    from specdiag.drawing.features import depth
+    from specdiag.drawing.style import save_figure, style
+
+    try:
+        with style():
+            figure = depth({one.layer: one.spectrum for one in measured}, measured[0].source)
+        save_figure(figure, path, overwrite=force)
+        say(f"drew {path}")
+    except ERRORS as error:
+        complain(error)
+        return False
+    return True
 
 
 def _of_entry(

@@ -68,8 +68,11 @@ def test_alpha(weights, tmp_path):
 
 def test_features(folder):
     assert "of 60 directions" in printed(folder, "features", "base/net", "--layer", "out")
-    rows = json.loads(printed(folder, "features", "base/net", "--layers", "a", "--json"))
-    assert rows["features"][0]["layer"] == "a"
+    layers = ("--layer", "a", "--layer", "b")
+    rows = json.loads(printed(folder, "features", "base/net", *layers, "--json"))
+    assert [row["layer"] for row in rows["features"]] == ["a", "b"]
+    printed(folder, "features", "base/net", *layers, "--plot", "depth.pdf")
+    assert (folder / "depth.pdf").stat().st_size > 0
 
 
 def test_weights(weights, tmp_path):

@@ -27,6 +27,7 @@ COMMANDS = {
     "compare --plot pdf": (("compare", NET, OTHER, "--plot"), "out.pdf"),
     "compare --plot png": (("compare", NET, OTHER, "--plot"), "out.png"),
     "spectra -o": (("spectra", "-o"), "out.nc"),
+    "features --plot": (("features", "base/net", "--layer", "out", "--plot"), "out.svg"),
     "figures -o": (
         ("figures", "data.nc", "--study", "checkpoints.lock", "-o"),
         "drawn/captions.txt",

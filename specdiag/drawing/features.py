@@ -1,0 +1,103 @@
+"""Spectra of the features of layers -> effective rank and condition number by depth."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from specdiag.drawing.style import OKABE_ITO, mark_decades, short_title
+from specdiag.features.conditioning import FeatureSpectrum
+from specdiag.wording import short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DEPTH_SIZE = (7, 5)
+PANELS = 2  # of the drawing by depth
+LONGEST = 60  # layers whose names are written
+_NAME = 28  # characters of such a name
+_RANK, _RATIO, _CONDITION = OKABE_ITO[:3]
+
+
+def depth(spectra: Mapping[str, FeatureSpectrum], title: str = "") -> "Figure":
+    """Return the effective rank and the condition number of the features of layers, in their order.
+
+    Both panels have a dot and a 95 % interval for each layer. The rank is a share of the width. A
+    triangle is a condition number that is only known to be at least so much.
+    """
+    from matplotlib.figure import Figure
+
+    width = max(DEPTH_SIZE[0], 0.17 * len(spectra) + 1)
+    figure = Figure(figsize=(width, DEPTH_SIZE[1]), layout="constrained")
+    axes = figure.subplots(PANELS, sharex=True)
+    draw_depth(axes, spectra)
+    axes[0].set_title(short_title(title))
+    for ax in axes:
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(fontsize="small", frameon=False)
+    return figure
+
+
+def draw_depth(axes: "Sequence[Axes]", spectra: Mapping[str, FeatureSpectrum]) -> None:
+    """Draw what `depth` shows on two axes, without legend and title."""
+    ranks, conditions = axes
+    width = np.array([len(one.eigenvalues) for one in spectra.values()])
+    for name, label, color, marker in (
+        ("effective_rank", "effective rank", _RANK, "o"),
+        ("participation_ratio", "participation ratio", _RATIO, "s"),
+    ):
+        value = np.array([getattr(one, name) for one in spectra.values()])
+        ends = np.array([getattr(one, f"{name}_interval") for one in spectra.values()])
+        moves = np.array([one.trace > 0 for one in spectra.values()])
+        at = np.flatnonzero(moves)
+        ranks.vlines(at, *(ends / width[:, None])[at].T, color=color, linewidth=1)
+        ranks.plot(at, (value / width)[at], marker, color=color, markersize=4, label=label)
+    ranks.set_yscale("log")
+    ranks.set(ylabel="share of the width", ylim=(None, 1.2))
+    _draw_conditions(conditions, spectra)
+    conditions.set_xlim(-0.7, len(spectra) - 0.3)
+    _name_layers(conditions, list(spectra))
+
+
+def _draw_conditions(ax: "Axes", spectra: Mapping[str, FeatureSpectrum]) -> None:
+    """Draw condition numbers with their intervals; lower bounds are triangles."""
+    shown: set[str] = set()
+
+    def mark(i: int, value: float, marker: str, label: str, **style: Any) -> None:
+        name = "_" if label in shown else label
+        shown.add(label)
+        ax.plot(i, value, marker, color=_CONDITION, markersize=5, label=name, **style)
+
+    for i, one in enumerate(spectra.values()):
+        low, high = one.condition_number_interval
+        if math.isinf(high) and low > 0:
+            mark(i, low, "^", "at least so much", markerfacecolor="none")
+        elif low > 0:
+            ax.vlines(i, low, high, color=_CONDITION, linewidth=1)
+            mark(i, one.condition_number, "o", "estimate")
+        elif one.condition_number > 0:
+            mark(i, one.condition_number, "x", "of the sample, without an interval")
+    ax.set_yscale("log")
+    ax.set_ylabel("condition number")
+    mark_decades(ax.yaxis)
+
+
+def _name_layers(ax: "Axes", names: Sequence[str]) -> None:
+    if len(names) > LONGEST:
+        ax.set_xlabel("layer, in the order of the forward pass")
+        return
+    labels = [short(name, _NAME).replace("$", r"\$") for name in names]
+    ax.set_xticks(range(len(names)), labels, rotation=90, fontsize="x-small")
+
+
+def depth_caption(spectra: Mapping[str, FeatureSpectrum]) -> str:
+    """Return what `depth` shows."""
+    bounds = sum(math.isinf(one.condition_number_interval[1]) for one in spectra.values())
+    text = (
+        f"Features of {len(spectra)} layers in the order of the forward pass. Above: effective "
+        "rank and participation ratio as shares of the width. Below: condition number. Bars are "
+        "95 % intervals."
+    )
+    return text + f" {bounds} condition numbers are lower bounds, at triangles." * bool(bounds)
