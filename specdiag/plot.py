@@ -10,6 +10,8 @@ the same, with captions.
 """
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specdiag.drawing import alpha_and_r2 as _alpha_and_r2
@@ -19,14 +21,17 @@ from specdiag.drawing import difference as _difference
 from specdiag.drawing import esd as _esd
 from specdiag.drawing import features as _features
 from specdiag.drawing import seeds as _seeds
+from specdiag.drawing import trajectory as _trajectory
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
     from specdiag.features.conditioning import FeatureSpectrum
+    from specdiag.training.trajectory import Trajectory
 
 __all__ = ["alpha_and_r2", "alpha_by_layer", "condition_and_r2", "depth", "difference", "esd"]
+__all__ += ["trajectory"]
 
 
 def esd(
@@ -160,6 +165,31 @@ def depth(
     _features.draw_depth(axes, spectra)
     for one in axes:
         one.legend(fontsize="small", frameon=False)
+    return axes
+
+
+def trajectory(
+    source: "str | PathLike[str] | Trajectory", *, ax: "Sequence[Axes] | None" = None
+) -> "Sequence[Axes]":
+    """Draw alpha, norm and rank of the matrices of a training by step, each on axes of its own.
+
+    Parameters
+    ----------
+    source : path or specdiag.training.trajectory.Trajectory
+        The table of a monitor, `.spectra.csv` or `metrics.csv` of Lightning, or its content.
+    ax : three matplotlib.axes.Axes, optional
+
+    Raises
+    ------
+    ValueError
+        If the file is no such table, or `ax` is not three axes.
+    OSError
+        If it cannot be read.
+    """
+    found = _trajectory.read(Path(source)) if isinstance(source, str | PathLike) else source
+    axes = _axes(ax, _trajectory.SIZE, _trajectory.PANELS)
+    _trajectory.draw(axes, found)
+    axes[0].legend(fontsize="xx-small", frameon=False, ncols=1 + len(found.histories) // 12)
     return axes
 
 

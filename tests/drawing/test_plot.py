@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import specdiag
-from support.collections_ import study
+from support.collections_ import readings, study
 
 pyplot = pytest.importorskip("matplotlib.pyplot")
 
@@ -52,6 +52,16 @@ def test_the_drawings_of_a_study_are_functions_too(name, collection):
     assert getattr(specdiag.plot, name)(collection, ax=ax) is ax
     assert ax.get_ylabel() == "test R²"
     assert ax.get_legend().get_texts()
+
+
+def test_a_training_is_drawn_on_three_axes(tmp_path):
+    path = tmp_path / "run.csv"
+    path.write_text(readings())
+    _, axes = pyplot.subplots(3, 1)
+    assert specdiag.plot.trajectory(path, ax=axes) == list(axes)
+    assert axes[0].get_ylabel() == "α (posterior mean)"
+    assert len(axes[0].get_legend().get_texts()) == 5
+    assert len(specdiag.plot.trajectory(str(path))) == 3
 
 
 def test_without_axes_a_new_figure_of_pyplot_is_made(compared):
