@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from specdiag.dataset.spectrum import spectrum as spectrum
     from specdiag.dataset.table import concat as concat
     from specdiag.dataset.table import summary as summary
+    from specdiag.features.attach import attach as attach
     from specdiag.features.covariance import FeatureCovariance as FeatureCovariance
-    from specdiag.features.covariance import attach as attach
     from specdiag.htsr.esd import eigenvalues as eigenvalues
     from specdiag.htsr.esd import resolved_eigenvalues as resolved_eigenvalues
     from specdiag.htsr.tail.alternatives import likelihood_ratios as likelihood_ratios
@@ -39,7 +39,8 @@ _NAMES = {
     "dataset.spectra": "alpha",
     "dataset.spectrum": "spectrum",
     "dataset.table": "concat summary",
-    "features.covariance": "FeatureCovariance attach",
+    "features.attach": "attach",
+    "features.covariance": "FeatureCovariance",
     "htsr.esd": "eigenvalues resolved_eigenvalues",
     "htsr.tail.alternatives": "likelihood_ratios",
     "htsr.tail.goodness_of_fit": "goodness_of_fit",

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.features.conditioning import FeatureSpectrum
-from specdiag.features.covariance import attach
+from specdiag.features.attach import attach
 
 from ..data.arrays import Arrays, Floats
 from ..data.batches import Batch, Batches

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from typing import Any
 
-from specdiag.features.covariance import attach
+from specdiag.features.attach import attach
 from specdiag.lock.recipe import Job
 
 from ..data.batches import Batch
@@ -44,7 +44,7 @@ def measure(job: Job, layers: Sequence[str]) -> Mapping[str, Any]:
     step, where = job.params["data"]["eval_step"], device()
     with torch.no_grad(), ExitStack() as stack:
         attached = {
-            name: stack.enter_context(attach(model, called(model, name)))
+            name: stack.enter_context(attach(model, called(model, name), feature_axis=-1))
             for name in chosen(model, layers or ["readout"])
         }
         for batch in batches.evaluation("test", BATCH, step):

@@ -6,7 +6,7 @@ Blocks are independent of each other; the samples within a block may depend on e
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +33,27 @@ def merged(a: Moments, b: Moments) -> Moments:
     """
     count = a.count + b.count
     delta = b.mean - a.mean
-    between = np.outer(delta, delta * (a.count * b.count / count))
+    between = delta[:, None] * (delta * (a.count * b.count / count))
     mean = a.mean + delta * (b.count / count)
     return Moments(count=count, mean=mean, scatter=a.scatter + b.scatter + between)
+
+
+def extended(known: Moments | None, rows: Any) -> Moments:
+    """Return the moments of the samples of both, for rows of shape (n + 1, d) without the last.
+
+    Rows and moments are arrays of NumPy, or tensors of one device; the rows are overwritten. The
+    last one becomes the term between both means (see `merged`), so that one product of matrices
+    gives the scatter of all.
+    """
+    n, mean = len(rows) - 1, rows[:-1].mean(0)
+    rows[:-1] -= mean
+    if known is None:
+        return Moments(count=n, mean=mean, scatter=rows[:-1].T @ rows[:-1])
+    count, delta = known.count + n, mean - known.mean
+    rows[-1] = delta * math.sqrt(known.count * n / count)
+    scatter = rows.T @ rows
+    scatter += known.scatter
+    return Moments(count=count, mean=known.mean + delta * (n / count), scatter=scatter)
 
 
 class Blocks(NamedTuple):

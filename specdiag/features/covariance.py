@@ -1,22 +1,29 @@
-"""Features of a network -> their covariance, computed while the network runs.
+"""Rows of features -> their covariance, batch by batch.
 
-Features are the input of the model's readout, one row for each token or sample. `FeatureCovariance`
-keeps the count, mean and scatter matrix of blocks of dependent rows in float64, and never the
-features. `attach` feeds it from a PyTorch module during ordinary inference.
+Features are the input of a layer of a network, one row for each token or sample.
+`FeatureCovariance` keeps the count, mean and scatter matrix of blocks of dependent rows in float64,
+and never the features; `specdiag.features.attach` feeds it while a network runs.
 """
 
-import difflib
-import hashlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.features.blocks import Array, Moments, merged
+from specdiag.features.blocks import Array, Moments, extended, merged
 from specdiag.features.conditioning import EPS, FeatureSpectrum, feature_spectrum
+from specdiag.features.rows import (
+    LARGEST,
+    by_content,
+    by_label,
+    float64,
+    joined,
+    kept,
+    of_samples,
+    on_host,
+    placed,
+)
 
 # Number of blocks kept for the intervals: 64 d^2 numbers (8 MB for d = 128). The t quantile of 63
 # degrees of freedom is 2 % above that of infinitely many; docs/features.md has the coverage.
@@ -40,9 +47,11 @@ class FeatureCovariance:
 
     Notes
     -----
-    Memory is 8 d^2 bytes for each of at most 64 blocks, and about 80 bytes for each group. With
-    more than 64 groups, a block is all groups whose blake2 hash is equal modulo 64. That depends
-    only on the labels, so the order of batches and of merged accumulators does not matter.
+    Memory is 8 d^2 bytes for each of at most 64 blocks, a quarter of that for rows that wait to be
+    added together, and about 80 bytes for each group; it is on the device that the first features
+    were on. With more than 64 groups, a block is all groups whose blake2 hash is equal modulo 64.
+    That depends only on the labels, so the order of batches and of merged accumulators does not
+    matter.
     """
 
     def __init__(self, *, precision: str | None = None) -> None:
@@ -50,14 +59,22 @@ class FeatureCovariance:
             raise ValueError(f"precision is {precision!r}: expected one of {', '.join(EPS)}")
         self._fixed = precision is not None
         self._precision = precision or "float64"
+        self._max_blocks = MAX_BLOCKS
         self._groups: set[int] = set()
         self._blocks: dict[int, Moments] = {}
-        self._origin: Array | None = None  # one sample; means relative to it keep all digits
+        self._origin: Any = None  # one sample; means relative to it keep all digits
+        self._waiting: list[tuple[Any, NDArray[np.uint64]]] = []  # rows, and the group of each
 
     @property
     def n_samples(self) -> int:
         """Number of rows seen so far."""
-        return sum(block.count for block in self._blocks.values())
+        waiting = sum(len(keys) for _, keys in self._waiting)
+        return sum(block.count for block in self._blocks.values()) + waiting
+
+    @property
+    def width(self) -> int:
+        """Number of features of a row; 0 before the first one."""
+        return 0 if self._origin is None else len(self._origin)
 
     def update(self, features: Any, *, groups: Any = None, mask: Any = None) -> None:
         """Add the rows of an array.
@@ -65,15 +82,17 @@ class FeatureCovariance:
         Parameters
         ----------
         features : array or torch.Tensor of shape (..., d)
-            Any floating-point dtype, on any device. A vector is one row.
+            Any floating-point dtype, on any device: rows stay there. A vector is one row.
         groups : sequence or array, optional
             The trial, window or session of each row, because rows of one group are not independent:
             one label for each entry of the first axis, or an array of labels of shape (...). Later
             calls may continue a group. By default each entry of the first axis is a group (a
             window) if there are three or more axes, and with fewer axes each call is one group;
             such groups are identified by their contents.
-        mask : array or torch.Tensor of shape (...), optional
-            True for rows that count; False for padded tokens.
+        mask : array or torch.Tensor, optional
+            True or 1 for rows that count; False or 0 for padded tokens. Of shape (...), of its
+            first axes, or (batch, tokens): for features of shape (batch, heads, tokens, d), and for
+            (batch * tokens, d), which are taken as (batch, tokens, d).
 
         Raises
         ------
@@ -81,30 +100,30 @@ class FeatureCovariance:
             If features have no axes, another width than before, no floating-point dtype, or values
             that are NaN, infinite or beyond 1e150; or if mask or groups have another shape.
         """
-        x, precision = _float64(features)
-        if self._origin is not None and x.shape[-1] != len(self._origin):
-            raise ValueError(
-                f"features have width {x.shape[-1]}: {len(self._origin)} in earlier calls"
-            )
-        lead, d = x.shape[:-1], x.shape[-1]
-        keep = _kept(mask, lead)
-        rows = x[keep]
-        bad = np.count_nonzero(~(np.abs(rows) < 1e150))  # whose squares leave the float64 range
-        if bad:
-            raise ValueError(
-                f"{bad:,} of {rows.size:,} feature values are NaN, infinite or > 1e150"
-            )
-        keys = _labelled(groups, lead)[keep] if groups is not None else _by_content(x, keep)[keep]
+        x, precision = float64(features)
+        d = x.shape[-1]
+        if d != (self.width or d):
+            raise ValueError(f"features have width {d}: {self.width} in earlier calls")
+        x = of_samples(x, mask)
+        lead = tuple(x.shape[:-1])
+        keep = kept(mask, lead)
+        rows = x.reshape(-1, d) if mask is None else x[placed(keep, x)]
         if not len(rows):
             return
+        # A maximum is NaN if a value is.
+        if not (float(rows.max()) < LARGEST and float(rows.min()) > -LARGEST):
+            bad = int((~(abs(rows) < LARGEST)).sum())
+            raise ValueError(
+                f"{bad:,} of {len(rows) * d:,} feature values are NaN, infinite or > 1e150"
+            )
+        keys = by_content(rows, keep) if groups is None else by_label(groups, lead)[keep]
         if self._origin is None:
-            self._origin = rows[0].copy()
+            self._origin = rows[0] + 0.0
         self._saw(precision)
-        self._groups.update(map(int, np.unique(keys)))
-        self._fold()
-        keys = self._block_of(keys)
-        for key in np.unique(keys):
-            self._add(int(key), _moments(rows[keys == key].reshape(-1, d) - self._origin))
+        self._groups.update(np.unique(keys).tolist())
+        self._waiting.append((placed(rows, self._origin) - self._origin, keys))
+        if sum(len(keys) for _, keys in self._waiting) * 4 >= self._max_blocks * d:
+            self._add_waiting()
 
     def merge(self, other: "FeatureCovariance") -> None:
         """Add all rows that another accumulator has seen; the order matters only for rounding.
@@ -118,16 +137,53 @@ class FeatureCovariance:
             return
         if self._origin is None:
             self._origin = other._origin
-        if len(self._origin) != len(other._origin):
-            raise ValueError(
-                f"features have width {len(other._origin)} there and {len(self._origin)} here"
-            )
+        if self.width != other.width:
+            raise ValueError(f"features have width {other.width} there and {self.width} here")
+        other._add_waiting()
+        self._add_waiting()
         self._saw(other._precision)
         self._groups |= other._groups
-        self._fold()
-        moved = other._origin - self._origin
+        self._limit_blocks(other._max_blocks)
+        moved = placed(other._origin, self._origin) - self._origin
         for key, block in list(other._blocks.items()):
-            self._add(self._block_of(key), replace(block, mean=block.mean + moved))
+            mean, scatter = (placed(x, self._origin) for x in (block.mean, block.scatter))
+            self._add(self._block_of(key), replace(block, mean=mean + moved, scatter=scatter))
+
+    def over_ranks(self, group: Any = None) -> "FeatureCovariance":
+        """Return the accumulator of the rows of all processes of `torch.distributed`.
+
+        All of them call it, those without rows, too, and get the same; their own accumulators stay
+        as they are. Without distributed processes it returns a copy.
+
+        Parameters
+        ----------
+        group : torch.distributed.ProcessGroup, optional
+            By default all processes.
+
+        Raises
+        ------
+        ValueError
+            In all processes, if the widths of the features differ.
+        """
+        self._add_waiting()
+        origin, keys = on_host(self._origin), list(self._blocks)
+        ranks = gathered((origin, self._groups, self._precision, self._max_blocks, keys), group)
+        whole = FeatureCovariance(precision=self._precision if self._fixed else None)
+        origins = [origin for origin, *_ in ranks if origin is not None]
+        if len(widths := {len(origin) for origin in origins}) > 1:
+            raise ValueError(f"features have widths {sorted(widths)} in different processes")
+        if not origins:
+            return whole
+        whole._origin = origins[0]
+        for _, groups, precision, count, _ in ranks:
+            whole._saw(precision)
+            whole._groups |= groups
+            whole._limit_blocks(count)
+        whole.merge(self)
+        folded = sorted({whole._block_of(key) for *_, keys in ranks for key in keys})
+        own = [whole._blocks.get(key) for key in folded]
+        whole._blocks = dict(zip(folded, _total(own, whole.width, group), strict=True))
+        return whole
 
     def result(self) -> FeatureSpectrum:
         """Return the spectrum of the covariance of all rows seen, with its intervals.
@@ -139,15 +195,20 @@ class FeatureCovariance:
         """
         if self._origin is None:
             raise ValueError("no samples: a covariance needs at least 2")
-        blocks = [self._blocks[key] for key in sorted(self._blocks)]
+        self._add_waiting()
+        blocks = [
+            replace(block, mean=on_host(block.mean), scatter=on_host(block.scatter))
+            for _, block in sorted(self._blocks.items())
+        ]
+        origin = on_host(self._origin)
         squares = sum(
-            float(np.trace(b.scatter)) + b.count * float(((b.mean + self._origin) ** 2).sum())
+            float(np.trace(b.scatter)) + b.count * float(((b.mean + origin) ** 2).sum())
             for b in blocks
         )
         return feature_spectrum(
             blocks,
             precision=self._precision,
-            second_moment=squares / (self.n_samples * len(self._origin)),
+            second_moment=squares / (self.n_samples * self.width),
             n_groups=len(self._groups),
         )
 
@@ -155,188 +216,82 @@ class FeatureCovariance:
         if not self._fixed:
             self._precision = min(self._precision, precision, key=list(EPS).index)  # the coarser
 
+    def _limit_blocks(self, count: int) -> None:
+        """Keep at most so many blocks, a power of two: merged blocks stay the same groups."""
+        self._max_blocks = min(self._max_blocks, count)
+        self._fold()
+
     def _block_of(self, keys: Any) -> Any:
-        return keys % MAX_BLOCKS if len(self._groups) > MAX_BLOCKS else keys
+        return keys % self._max_blocks if len(self._groups) > self._max_blocks else keys
 
     def _fold(self) -> None:
-        """Merge the blocks of single groups if there are too many; merged blocks stay."""
-        if len(self._groups) <= MAX_BLOCKS:
+        """Merge the blocks of single groups if there are too many."""
+        if len(self._groups) <= self._max_blocks:
             return
         blocks, self._blocks = self._blocks, {}
         for key, block in blocks.items():
             self._add(self._block_of(key), block)
+
+    def _add_waiting(self) -> None:
+        """Add the rows that wait: many at once, so that each block takes one product."""
+        if not self._waiting:
+            return
+        self._fold()
+        rows = joined([rows for rows, _ in self._waiting])
+        keys = self._block_of(np.concatenate([keys for _, keys in self._waiting]))
+        self._waiting = []
+        order = np.argsort(keys, kind="stable")
+        blocks, starts = np.unique(keys[order], return_index=True)
+        for key, own in zip(blocks.tolist(), np.split(order, starts[1:]), strict=True):
+            with_one_more = placed(np.append(own, own[0]), rows)
+            self._blocks[key] = extended(self._blocks.get(key), rows[with_one_more])
 
     def _add(self, key: int, moments: Moments) -> None:
         known = self._blocks.get(key)
         self._blocks[key] = merged(known, moments) if known else moments
 
 
-def _moments(rows: Array) -> Moments:
-    mean = rows.mean(axis=0)
-    centered = rows - mean
-    return Moments(count=len(rows), mean=mean, scatter=centered.T @ centered)
+def gathered(own: Any, group: Any) -> list[Any]:
+    """Return an object of every process, in order of rank: only the own one without others."""
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [own]
+    everyone: list[Any] = [None] * distributed.get_world_size(group)
+    distributed.all_gather_object(everyone, own, group=group)
+    return everyone
 
 
-def _float64(features: Any) -> tuple[Array, str]:
-    """Return features in float64, on the CPU, and the name of their dtype."""
-    if hasattr(features, "detach"):
-        name = str(features.dtype).removeprefix("torch.")
-    else:
-        features = np.asarray(features)
-        name = features.dtype.name
-    if name not in EPS:
-        raise ValueError(f"features are {name}: expected float64, float32, float16 or bfloat16")
-    if features.ndim == 0 or 0 in features.shape[-1:]:
-        raise ValueError(f"features have shape {tuple(features.shape)}: expected (..., d)")
-    if hasattr(features, "detach"):
-        features = features.detach().cpu().double().numpy()
-    return np.atleast_2d(np.asarray(features, dtype=np.float64)), name
+def _total(blocks: list[Moments | None], d: int, group: Any) -> list[Moments]:
+    """Return the moments of the samples of every process, for blocks that all of them list alike.
 
-
-def _plain(values: Any) -> Any:
-    return values.detach().cpu().numpy() if hasattr(values, "detach") else values
-
-
-def _kept(mask: Any, lead: tuple[int, ...]) -> NDArray[np.bool_]:
-    if mask is None:
-        return np.ones(lead, dtype=bool)
-    keep = np.asarray(_plain(mask))
-    if keep.dtype != bool or keep.shape != lead:
-        raise ValueError(
-            f"mask is {keep.dtype} of shape {keep.shape}: expected bool of shape {lead}, True to "
-            "keep"
-        )
-    return keep
-
-
-def _labelled(groups: Any, lead: tuple[int, ...]) -> NDArray[np.uint64]:
-    """Return a hash of the label of each row, in the shape of the leading axes."""
-    groups = _plain(groups)
-    if isinstance(groups, np.ndarray) and groups.ndim > 1:
-        shape, labels = groups.shape, groups.ravel().tolist()
-    elif isinstance(groups, str) or not isinstance(groups, Iterable):
-        raise ValueError(f"groups is {groups!r}: expected one label for every entry of {lead[:1]}")
-    else:
-        labels = list(groups)
-        shape = (len(labels),)
-    if shape not in {lead, lead[:1]}:
-        raise ValueError(f"groups have shape {shape}: expected {lead[:1]} or {lead}")
-    # 3, numpy.int64(3) and torch.tensor(3) are the same label.
-    texts = [repr(label.item() if hasattr(label, "item") else label) for label in labels]
-    hashes = {text: _hash(text.encode()) for text in set(texts)}
-    keys = np.array([hashes[text] for text in texts], dtype=np.uint64)
-    return np.broadcast_to(keys.reshape(shape + (1,) * (len(lead) - len(shape))), lead)
-
-
-def _by_content(x: Array, keep: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    """Return a hash of the window of each row, in the shape of the leading axes."""
-    if keep.ndim < 2:
-        return np.full(keep.shape, _hash(x[keep].tobytes()), dtype=np.uint64)
-    keys = [_hash(window[kept].tobytes()) for window, kept in zip(x, keep, strict=True)]
-    shape = (len(keys),) + (1,) * (keep.ndim - 1)
-    return np.broadcast_to(np.array(keys, dtype=np.uint64).reshape(shape), keep.shape)
-
-
-def _hash(data: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-
-
-class AttachedCovariance(FeatureCovariance):
-    """A covariance that reads the input of a module at each forward call; see `attach`."""
-
-    _groups_next: Any = None
-    _mask_next: Any = None
-
-    def expect(self, *, groups: Any = None, mask: Any = None) -> None:
-        """Set the groups and mask (see `update`) of the next forward call of the whole module."""
-        self._groups_next, self._mask_next = groups, mask
-
-    def _read(self, features: Any) -> None:
-        self.update(features, groups=self._groups_next, mask=self._mask_next)
-        self._saw(_products(features))
-
-
-def _products(features: Any) -> str:
-    """Return the precision in which PyTorch, as set now, computes matrix products of such tensors.
-
-    Features in float32 may be the result of 16-bit products (autocast) or of TF32, with their
-    rounding.
+    The scatter matrices are summed about the mean of all, which subtracts no large sums. Memory is
+    that of one matrix besides, however many processes there are.
     """
+    means = np.zeros((len(blocks), 1 + d))
+    for row, block in zip(means, blocks, strict=True):
+        if block:
+            row[:] = block.count, *(block.count * block.mean)
+    means = _summed(means, group)
+    found = []
+    for block, (count, *weighted) in zip(blocks, means, strict=True):
+        mean = np.array(weighted) / count
+        scatter = np.zeros((d, d))
+        if block:
+            delta = block.mean - mean
+            scatter = block.scatter + np.outer(delta, block.count * delta)
+        found.append(Moments(count=round(count), mean=mean, scatter=_summed(scatter, group)))
+    return found
+
+
+def _summed(values: Array, group: Any) -> Array:
     import torch
+    from torch import distributed
 
-    name, device = str(features.dtype).removeprefix("torch."), features.device.type
-    if name != "float32":
-        return name
-    if torch.is_autocast_enabled(device):
-        return str(torch.get_autocast_dtype(device)).removeprefix("torch.")
-    if device == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32":
-        return "tf32"
-    return name
-
-
-@contextmanager
-def attach(
-    module: Any, name: str = "", *, precision: str | None = None
-) -> Iterator[AttachedCovariance]:
-    """Accumulate the covariance of the input of a submodule while the module runs.
-
-    The input is the first floating-point tensor among the arguments of the submodule, positional
-    ones first. Every call of the submodule counts. Call `module.eval()` first, or dropout changes
-    the features.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        The network.
-    name : str
-        Name of the submodule, as in `named_modules`: 'readout'. Empty for the module itself.
-    precision : str, optional
-        See `FeatureCovariance`. By default the coarsest of the dtype of the features, the dtype of
-        autocast if it is on, and 'tf32' for float32 on CUDA if matrix products use it (as after
-        `torch.set_float32_matmul_precision("medium")`).
-
-    Yields
-    ------
-    AttachedCovariance
-        A `FeatureCovariance`; its method `expect` takes groups and mask of the next forward call.
-
-    Raises
-    ------
-    ValueError
-        If there is no such submodule, or it is called without a floating-point tensor.
-
-    Examples
-    --------
-    >>> with torch.no_grad(), specdiag.attach(model, "readout") as features:
-    ...     for batch in batches:
-    ...         features.expect(groups=batch["session"], mask=batch["output_mask"])
-    ...         model(**batch["inputs"])
-    >>> print(features.result())
-    """
-    covariance = AttachedCovariance(precision=precision)
-
-    def read(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        for value in (*args, *kwargs.values()):
-            if hasattr(value, "detach") and value.is_floating_point():
-                covariance._read(value)
-                return
-        raise ValueError(f"{name or 'the module'} was called without a floating-point tensor")
-
-    hooks = [
-        _submodule(module, name).register_forward_pre_hook(read, with_kwargs=True),
-        module.register_forward_hook(lambda *_: covariance.expect(), always_call=True),
-    ]
-    try:
-        yield covariance
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _submodule(module: Any, name: str) -> Any:
-    try:
-        return module.get_submodule(name)
-    except AttributeError:
-        names = [known for known, _ in module.named_modules() if known]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
-    raise ValueError(f"no submodule {name!r}; near names: {', '.join(near) or 'none'}")
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return values
+    on_cpu = any(name in distributed.get_backend(group) for name in ("gloo", "mpi", "undefined"))
+    device = "cpu" if on_cpu else torch.accelerator.current_accelerator()
+    sums = torch.from_numpy(values).to(device)
+    distributed.all_reduce(sums, group=group)
+    return np.asarray(sums.cpu().numpy(), np.float64)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from specdiag.features.covariance import attach
+from specdiag.features.attach import attach
 from support.features import measured, numbers
 
 
@@ -46,7 +46,7 @@ def test_attach_reads_the_input_of_the_readout(decoder, batches, by_keyword):
 
 
 def test_attach_without_a_name_reads_the_input_of_the_module_itself(decoder, batches):
-    with torch.no_grad(), attach(decoder) as seen:
+    with torch.no_grad(), attach(decoder, feature_axis=-1) as seen:
         decoder(batches[0])
     np.testing.assert_array_equal(numbers(seen.result()), numbers(measured(batches[0])))
 
@@ -77,11 +77,15 @@ def test_a_forward_call_that_fails_discards_its_mask_and_removes_the_hooks(decod
 
 
 def test_autocast_sets_the_precision_also_if_features_stay_float32(decoder, batches):
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), attach(decoder) as seen:
+    with (
+        torch.no_grad(),
+        torch.autocast("cpu", torch.bfloat16),
+        attach(decoder, feature_axis=-1) as seen,
+    ):
         decoder(batches[0])
     assert batches[0].dtype == torch.float32
     assert seen.result().precision == "bfloat16"
-    how = {"precision": "float32"}
+    how = {"precision": "float32", "feature_axis": -1}
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), attach(decoder, **how) as seen:
         decoder(batches[0])
     assert seen.result().precision == "float32"
@@ -98,7 +102,7 @@ def test_a_submodule_called_without_features_is_an_error():
         def forward(self, n):
             return n
 
-    counter = Counter()
+    counter = Counter().eval()
     with attach(counter), pytest.raises(ValueError) as error:
         counter(torch.tensor([3]))
     assert str(error.value) == "the module was called without a floating-point tensor"

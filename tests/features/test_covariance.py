@@ -190,12 +190,17 @@ def test_the_precision_is_the_coarsest_one_seen_unless_it_is_given(rng):
         (
             np.ones((3, 2)),
             {"mask": np.ones(2, dtype=bool)},
-            "mask is bool of shape (2,): expected bool of shape (3,), True to keep",
+            "mask is bool of shape (2,): expected bool or 0 and 1, of shape (3,), true to keep",
         ),
         (
             np.ones((3, 2)),
             {"mask": np.ones(3)},
-            "mask is float64 of shape (3,): expected bool of shape (3,), True to keep",
+            "mask is float64 of shape (3,): expected bool or 0 and 1, of shape (3,), true to keep",
+        ),
+        (
+            np.ones((3, 2)),
+            {"mask": np.array([0, 1, 2])},
+            "mask holds 2: expected bool or 0 and 1, of shape (3,), true to keep",
         ),
         (
             np.ones((3, 4, 2)),

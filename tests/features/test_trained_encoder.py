@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from specdiag.features.attach import attach
 from specdiag.features.conditioning import noise_floor
-from specdiag.features.covariance import attach
 from support.features import depends_on_rounding, measured, numbers, numpy_spectrum
 from support.paths import ROOT
 
@@ -103,7 +103,7 @@ def features(encoders, sentences):
 def test_features_of_a_trained_encoder_have_the_covariance_of_numpy(encoder, sentences):
     tokens, mask = sentences
     features = []
-    with torch.no_grad(), attach(encoder, "readout") as seen:
+    with torch.no_grad(), attach(encoder, "readout", feature_axis=-1) as seen:
         for part, kept in zip(tokens.split(20), mask.split(20), strict=True):
             seen.expect(mask=kept)
             features.append(encoder(part, kept)[kept])
@@ -139,10 +139,10 @@ def test_sentences_padded_and_masked_have_the_spectrum_of_sentences_alone(encode
     tokens, mask = sentences
     padded = torch.nn.functional.pad(tokens, (0, 7))
     kept = torch.nn.functional.pad(mask, (0, 7))
-    with torch.no_grad(), attach(encoder, "readout") as together:
+    with torch.no_grad(), attach(encoder, "readout", feature_axis=-1) as together:
         together.expect(groups=range(40), mask=kept)
         encoder(padded, kept)
-    with torch.no_grad(), attach(encoder, "readout") as alone:
+    with torch.no_grad(), attach(encoder, "readout", feature_axis=-1) as alone:
         for i, (row, real) in enumerate(zip(tokens, mask, strict=True)):
             alone.expect(groups=[i])
             encoder(row[real][None], real[real][None])
