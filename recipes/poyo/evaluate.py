@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.features.conditioning import FeatureSpectrum
 from specdiag.features.attach import attach
+from specdiag.features.conditioning import FeatureSpectrum
 
 from ..data.arrays import Arrays, Floats
 from ..data.batches import Batch, Batches

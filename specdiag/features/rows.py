@@ -148,36 +148,34 @@ def by_label(groups: Any, lead: tuple[int, ...]) -> NDArray[np.uint64]:
 def by_content(rows: Any, keep: NDArray[np.bool_]) -> NDArray[np.uint64]:
     """Return a hash of the window of each of the kept rows (n, d).
 
-    A window is an entry of the first axis of `keep`, or all of it if there are no further axes.
+    A window is an entry of the first axis of `keep`, or all of it if there are no further axes. Of
+    rows that are not on the CPU, a hash of each is copied there.
     """
-    keys = on_host(_hash_of_rows(rows))
-    counts = keep.reshape(len(keep), -1).sum(axis=1) if keep.ndim > 1 else np.array([len(keys)])
-    windows = np.split(keys, np.cumsum(counts)[:-1])
+    counts = keep.reshape(len(keep), -1).sum(axis=1) if keep.ndim > 1 else np.array([len(rows)])
+    content = rows if isinstance(rows, np.ndarray) else on_host(hash_of_rows(rows))
+    windows = np.split(content, np.cumsum(counts)[:-1])
     return np.repeat(np.array([_hash(w.tobytes()) for w in windows], dtype=np.uint64), counts)
 
 
-def _hash_of_rows(rows: Any) -> Any:
-    """Return sum_j c_j y_j modulo 2^64 of each row, where y are the bits of its values, mixed.
+def hash_of_rows(rows: Any) -> Any:
+    """Return sum_j c_j y_j modulo 2^64 of each row of a tensor; y are the bits of values, mixed.
 
     A multilinear hash (Carter & Wegman 1979, J. Comput. Syst. Sci. 18) of integers, which has no
-    rounding: it is the same on every device and in every order of the sum. The upper half of the
-    bits is added to the lower one, which is zero for values that were float32.
+    rounding, so the order of the sum does not matter. The upper half of the bits is added to the
+    lower one, which is zero for values that were float32.
     """
-    if isinstance(rows, np.ndarray):
-        bits = np.ascontiguousarray(rows).view(np.int64)
-    else:
-        import torch
+    import torch
 
-        bits = rows.contiguous().view(torch.int64)
+    bits = rows.contiguous().view(torch.int64)
     mixed = bits >> 32
     mixed &= 0xFFFFFFFF
     mixed ^= bits
-    mixed *= placed(_odd(rows.shape[-1]), rows)
+    mixed *= placed(odd_numbers(rows.shape[-1]), rows)
     return mixed.sum(-1)
 
 
 @functools.lru_cache(maxsize=16)
-def _odd(count: int) -> NDArray[np.int64]:
+def odd_numbers(count: int) -> NDArray[np.int64]:
     numbers = np.random.Generator(np.random.PCG64(0)).integers(2**63, size=count, dtype=np.int64)
     return numbers | 1
 

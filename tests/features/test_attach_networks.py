@@ -12,7 +12,7 @@ import torch
 
 import specdiag.features.attach
 from specdiag.features.attach import attach, block_limits
-from specdiag.features.rows import by_content
+from specdiag.features.rows import hash_of_rows, odd_numbers
 from support.features import measured, numbers
 from support.nets import bert, resnet18
 from support.paths import ROOT
@@ -218,18 +218,21 @@ def test_fewer_blocks_are_the_same_groups_together(rng, monkeypatch):
     assert one.participation_ratio == pytest.approx(many.participation_ratio, rel=0.02)
 
 
-def test_windows_are_known_by_the_same_numbers_on_every_device(rng):
-    rows = rng.standard_normal((60, 5)).astype(np.float32).astype(float)
-    keep = np.ones((20, 3), dtype=bool)
-    keys = by_content(rows, keep)
-    assert len(set(keys.tolist())) == 20
-    assert np.unique(keys % 64, return_counts=True)[1].max() <= 3 * 3
-    on_torch = by_content(torch.tensor(rows), keep)
-    np.testing.assert_array_equal(on_torch, keys)
-    other = rows.copy()
+def test_rows_on_a_device_are_known_by_a_hash_of_the_bits_of_their_values(rng):
+    rows = rng.standard_normal((3000, 5)).astype(np.float32).astype(float)
+    keys = hash_of_rows(torch.tensor(rows)).numpy()
+    assert len(set(keys.tolist())) == 3000
+    odd = [int(x) for x in odd_numbers(5)]
+    for row, key in zip(rows[:50], keys, strict=False):
+        bits = [int(np.float64(x).view(np.uint64)) for x in row]
+        expected = sum(c * (x ^ (x >> 32)) for c, x in zip(odd, bits, strict=True)) % 2**64
+        assert int(key) % 2**64 == expected
+    other = rows[:6].copy()
     other[0, 0] = np.nextafter(other[0, 0], 9)
-    other[3:6] = other[[4, 3, 5]]
-    np.testing.assert_array_equal(by_content(other, keep) == keys, [False] * 6 + [True] * 54)
+    other[1] = -other[1]
+    other[2, [0, 1]] = other[2, [1, 0]]
+    changed = hash_of_rows(torch.tensor(other)).numpy() != keys[:6]
+    np.testing.assert_array_equal(changed, [True] * 3 + [False] * 3)
 
 
 @pytest.mark.slow
