@@ -176,6 +176,7 @@ def hash_of_rows(rows: Any) -> Any:
 
 @functools.lru_cache(maxsize=16)
 def odd_numbers(count: int) -> NDArray[np.int64]:
+    """Return random odd numbers, always the same."""
     numbers = np.random.Generator(np.random.PCG64(0)).integers(2**63, size=count, dtype=np.int64)
     return numbers | 1
 
