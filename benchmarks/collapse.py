@@ -50,7 +50,7 @@ class Watch:
     """Read spectra after steps, and gradients and trust ratios before the optimizer moves."""
 
     def __init__(self, job):
-        self.job, self.monitor, self.rows = job, SpectralMonitor(every=EVERY), []
+        self.job, self.monitor, self.rows = job, SpectralMonitor(every=EVERY, budget=None), []
         self.step, self.about_to = 0, {}
 
     def before(self, optimizer, *_):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from specdiag.htsr.tail.posterior import alpha_posterior as alpha_posterior
     from specdiag.htsr.tail.power_law import fit_alpha as fit_alpha
     from specdiag.training.monitor import SpectralMonitor as SpectralMonitor
+    from specdiag.training.trainers.huggingface import hf_callback as hf_callback
     from specdiag.transfer.collection import collect as collect
     from specdiag.transfer.link import link as link
     from specdiag.transfer.verification import verify as verify
@@ -44,6 +45,7 @@ _NAMES = {
     "htsr.esd": "eigenvalues resolved_eigenvalues",
     "htsr.tail.alternatives": "likelihood_ratios",
     "htsr.tail.goodness_of_fit": "goodness_of_fit",
+    "training.trainers.huggingface": "hf_callback",
     "training.monitor": "SpectralMonitor",
     "htsr.tail.posterior": "alpha_posterior",
     "htsr.tail.power_law": "fit_alpha",

@@ -82,14 +82,29 @@ def test_a_fall_of_the_rank_is_logged():
     assert monitor.dead == {"used.weight": "its rank fell from 64 after step 1 to 40"}
 
 
-def test_a_matrix_with_values_that_are_not_finite_has_collapsed():
+def test_values_that_are_not_finite_are_no_collapse_and_are_logged_once(caplog):
     monitor, model = SpectralMonitor(every=1), network()
     monitor(1, model)
     with torch.no_grad():
         model["used"].weight[0, 0] = float("nan")
-    monitor(2, model)
-    assert set(monitor.dead) == {"used.weight"}
+    with caplog.at_level(logging.WARNING):
+        values = [monitor(step, model) for step in (2, 3)][-1]
+    assert (monitor.dead, monitor.not_finite) == ({}, {"used.weight": 2})
+    assert [r.getMessage() for r in caplog.records] == [
+        "used.weight, step 2: some of its values are not finite"
+    ]
     assert np.isnan(monitor.readings[-2].rank)
+    assert (values["spectral/not_finite"], values["spectral/collapsed"]) == (1, 0)
+    assert "spectral/used.weight/norm" not in values
+
+
+def test_weights_near_the_limits_of_float64_are_finite(rng):
+    W = rng.normal(size=(60, 80))
+    for scale in (1e200, 1e-200):
+        monitor = SpectralMonitor(every=1)
+        monitor(1, {"a.weight": W * scale})
+        assert monitor.not_finite == monitor.dead == {}
+        assert monitor.readings[0].norm == pytest.approx(np.linalg.norm(W) * scale)
 
 
 def test_readings_are_those_of_the_measured_checkpoint():
@@ -113,6 +128,17 @@ def test_readings_are_those_of_the_measured_checkpoint():
             layer.posterior.mean,
             layer.posterior.interval,
         )
+
+
+def test_tied_weights_are_read_once_and_those_of_an_embedding_table_never():
+    model = network()
+    model["head"] = torch.nn.Linear(64, 60, bias=False)
+    model["head"].weight = model["unit_emb"].weight
+    model["again"] = torch.nn.Linear(64, 64, bias=False)
+    model["again"].weight = model["used"].weight
+    monitor = SpectralMonitor()
+    monitor(1, model)
+    assert [r.name for r in monitor.readings] == ["used.weight", "unused.weight"]
 
 
 def test_readings_are_taken_at_the_given_interval_and_written_to_a_file(tmp_path):
@@ -141,20 +167,6 @@ def test_a_training_without_matrices_is_resumed(tmp_path):
     assert log.read_text() == "step,name,norm,rank,alpha,alpha_low,alpha_high,stable_rank\n"
 
 
-def test_lightning_calls_the_monitor_after_every_batch():
-    pytest.importorskip("lightning")
-    from types import SimpleNamespace
-
-    monitor, model = SpectralMonitor(every=2), network()
-    callback = monitor.callback()
-    for step in (1, 2, 3):
-        trainer = SimpleNamespace(is_global_zero=True, global_step=step)
-        callback.on_train_batch_end(trainer, model, None, None, step)
-    trainer = SimpleNamespace(is_global_zero=False, global_step=4)
-    callback.on_train_batch_end(trainer, model, None, None, 4)
-    assert sorted({r.step for r in monitor.readings}) == [1, 2]
-
-
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -162,6 +174,8 @@ def test_lightning_calls_the_monitor_after_every_batch():
         ({"every": 1.5}, "every is 1.5: expected a whole number, at least 1"),
         ({"min_eigenvalues": None}, "min_eigenvalues is None: expected a whole number, at least 2"),
         ({"collapsed": float("nan")}, "collapsed is nan: expected a share from 0 to 1"),
+        ({"budget": 0}, "budget is 0: expected a share of the time up to 1, or None"),
+        ({"budget": 2}, "budget is 2: expected a share of the time up to 1, or None"),
         ({"log": "run.pt"}, "log is 'run.pt': expected a name that ends in .csv"),
     ],
 )

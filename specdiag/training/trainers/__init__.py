@@ -1,0 +1,1 @@
+"""A monitor of spectra within the training loops of other libraries."""
