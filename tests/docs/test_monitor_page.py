@@ -19,7 +19,7 @@ pytestmark = [
 
 
 def test_the_program_for_lightning_logs_every_matrix_of_a_resnet18(tmp_path, monkeypatch):
-    pytest.importorskip("lightning")
+    lightning = pytest.importorskip("lightning.pytorch")
     from training.test_lightning import QUIET, batches, module_of
 
     monkeypatch.chdir(tmp_path)
