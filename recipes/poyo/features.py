@@ -3,9 +3,8 @@
 The model runs over the same windows as in its evaluation.
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from fnmatch import fnmatchcase
 from typing import Any
 
 from specdiag.features.attach import attach
@@ -42,44 +41,19 @@ def measure(job: Job, layers: Sequence[str]) -> Mapping[str, Any]:
     model, batches = loaded(job, recordings(job), job.output)
     model.eval()
     step, where = job.params["data"]["eval_step"], device()
-    with torch.no_grad(), ExitStack() as stack:
-        attached = {
-            name: stack.enter_context(attach(model, called(model, name), feature_axis=-1))
-            for name in chosen(model, layers or ["readout"])
-        }
+    names = {called(name): name for name in layers or ["readout"]}
+    with torch.no_grad(), attach(model, names, feature_axis=-1) as attached:
         for batch in batches.evaluation("test", BATCH, step):
             groups = groups_of(batch, batches.arrays)
             for name, covariance in attached.items():
                 covariance.expect(groups=groups, mask=mask_of(name, batch))
             model(**{key: values.to(where) for key, values in batch.inputs.items()})
-    return attached
+    return {names.get(name, name): covariance for name, covariance in attached.items()}
 
 
-def chosen(model: Any, patterns: Sequence[str]) -> list[str]:
-    """Return the layers of a model that are named, and its Linear layers that match a pattern.
-
-    Raises
-    ------
-    ValueError
-        If none has such a name.
-    """
-    import torch
-
-    modules = dict(model.named_modules())
-    linear = [name for name, module in modules.items() if isinstance(module, torch.nn.Linear)]
-    found: set[str] = set()
-    for pattern in patterns:
-        names = [pattern] if pattern in modules else [n for n in linear if fnmatchcase(n, pattern)]
-        if not names:
-            raise ValueError(f"no layer {pattern}; the model has {', '.join(linear)}")
-        found.update(names)
-    return [name for name in modules if name in found]  # in the order of the forward pass
-
-
-def called(model: Any, name: str) -> str:
-    """Return the first part of a layer that is called: POYO calls the two of a processing layer."""
-    layers = [f"proc_layers.{i}" for i in range(len(model.proc_layers))]
-    return f"{name}.0" if name in layers else f"{name}.0.0" if name == "proc_layers" else name
+def called(layer: str) -> str:
+    """Return the part of a layer that is called first: POYO calls the two of a processing layer."""
+    return f"{layer}.0" if re.fullmatch(r"proc_layers\.\d+", layer) else layer
 
 
 def mask_of(name: str, batch: Batch) -> Any:

@@ -124,16 +124,19 @@ def _of_entry(
     lock_path: Path | None,
 ) -> list["Measured"]:
     """Return the spectra of the layers of an entry, in the order of the forward pass."""
-    from specdiag.cli.locks.features import entry_features
-    from specdiag.features.covariance import FeatureCovariance
+    from specdiag.cli.locks.features import READ, entry_features
+    from specdiag.features.conditioning import FeatureSpectrum
+    from specdiag.features.profile import spectra_of
     from specdiag.show.features import Measured
+    from specdiag.wording import some
 
     found = entry_features(name, lock_path=lock_path, scale=scale, layers=layers, sessions=sessions)
-    measured = []
-    for layer, one in found.items():
-        try:
-            spectrum = one.result() if isinstance(one, FeatureCovariance) else one
-        except ValueError as error:  # too few samples
-            raise ValueError(f"{name}: {layer}: {error}") from error
-        measured.append(Measured(name, layer, spectrum))
-    return measured
+    if isinstance(found, FeatureSpectrum):
+        return [Measured(name, READ, found)]
+    few = [layer for layer, one in found.items() if one.n_samples < 2]
+    if len(few) == len(found):
+        raise ValueError(f"{name}: no samples of {some(few)}: not called, or all was masked")
+    if few:
+        say(f"{name}: without samples, and left out: {some(few)}")
+    measured = {layer: one for layer, one in found.items() if layer not in few}
+    return [Measured(name, layer, spectrum) for layer, spectrum in spectra_of(measured).items()]

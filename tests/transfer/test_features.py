@@ -164,7 +164,7 @@ def test_a_recipe_without_measure_is_named(lock, changed):
         ("{'fc': 3}", "measure() of recipes/net.py returned {'fc': 3}; expected a mapping"),
         ("1 / 0", "recipes/net.py:44: ZeroDivisionError: division by zero"),
         ("exit(3)", "recipes/net.py:44: SystemExit: 3"),
-        ("{'fc': FeatureCovariance()}", "net: fc: no samples: a covariance needs at least 2"),
+        ("{'fc': FeatureCovariance()}", "net: no samples of fc: not called, or all was masked"),
     ],
 )
 def test_a_recipe_that_fails_is_named_in_one_line(lock, changed, body, message):

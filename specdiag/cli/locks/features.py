@@ -23,18 +23,19 @@ def entry_features(
     scale: "Scale | None",
     layers: Sequence[str],
     sessions: Sequence[str],
-) -> "dict[str, FeatureCovariance] | dict[str, FeatureSpectrum]":
+) -> "dict[str, FeatureCovariance] | FeatureSpectrum":
     """Return the features of the model of an entry by layer, in the order of the forward pass.
 
-    Without layers and sessions nothing is run: the spectrum is that of the entry's evaluation. With
-    them the recipe of the entry runs, and what it prints goes to stderr.
+    Without layers and sessions nothing is run: the result is the spectrum in the entry's
+    evaluation, of the layer `READ`. With them the recipe of the entry runs, and what it prints goes
+    to stderr.
     """
     from specdiag.transfer.features import read_features, run_features
 
     path, lock = open_lock(lock_path)
     entry = _only(path, lock, name, scale)
     if not layers and not sessions:
-        return {READ: read_features(path.parent, lock, entry)}
+        return read_features(path.parent, lock, entry)
     with stdout_to_stderr():
         return run_features(path, lock, entry, layers=layers, sessions=sessions)
 
