@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from specdiag.checkpoint.reader import open_checkpoint as open_checkpoint
     from specdiag.checkpoint.reader import tensor_digest as tensor_digest
     from specdiag.comparison.dataset import compare as compare
+    from specdiag.comparison.updates.delta import delta as delta
     from specdiag.dataset.netcdf import open_spectra as open_spectra
     from specdiag.dataset.netcdf import save_spectra as save_spectra
     from specdiag.dataset.spectra import alpha as alpha
@@ -36,6 +37,7 @@ _NAMES = {
     "checkpoint.export": "export",
     "checkpoint.reader": "open_checkpoint tensor_digest",
     "comparison.dataset": "compare",
+    "comparison.updates.delta": "delta",
     "dataset.netcdf": "open_spectra save_spectra",
     "dataset.spectra": "alpha",
     "dataset.spectrum": "spectrum",

@@ -25,6 +25,9 @@ _SHARES = (  # from 0 to 1
     *("initialisation_p", "null_p", "null_q", "gof_p", "log_likelihood_ratio_p", "ks_distance"),
     *("entropy", "top1_fraction", "top1_fraction_ci", "top5_fraction", "top5_fraction_ci"),
     *("alpha_difference_below_0", "subspace_overlap", "added_null_q", "sign_p", "wilcoxon_p"),
+    *("resolved_share", "spectrum_share", "scale_share", "best_match", "cka", "cka_expected"),
+    *("overlap", "overlap_expected", "overlap_limit"),
+    *("leading_share", "leading_share_expected", "leading_share_limit"),
 )
 _POSITIVE = (  # from 0
     *("alpha_sd", "alpha_repeat_sd", "xmin", "n_tail", "n_outliers", "n_windows", "xmin_ks"),
@@ -34,6 +37,8 @@ _POSITIVE = (  # from 0
     *("noise_floor", "numerical_rank", "condition_number", "condition_number_ci"),
     *("effective_rank", "effective_rank_ci", "participation_ratio", "participation_ratio_ci"),
     *("trace", "trace_ci", "relative_distance", "spectral_distance", "n_leading", "added_rank"),
+    *("rounding_floor", "relative_norm", "relative_spectral_norm", "update_effective_rank"),
+    *("spectrum_change", "n_intruders"),
     *("added_stable_rank", "n_first_seeds", "n_second_seeds", "n_comparable", "n_compared"),
 )
 RANGES = {
@@ -47,6 +52,7 @@ WORDS = {
     "verdict": ("", *VERDICTS),
     "state": ("ok", "rebuilt", "drifted", "stale", "missing", "corrupt"),
     "how": ("", "fetched", "trained", "evaluated"),
+    "update_kind": ("", "none", "rounding", "low rank", "full rank", "unresolved"),
 }
 LABELS = {
     "ci_bound": ("lower", "upper"),

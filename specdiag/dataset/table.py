@@ -189,10 +189,10 @@ def _whole(dataset: "xr.Dataset") -> "xr.Dataset":
     check_dataset(dataset)
     if missing := sorted(SCHEMA.keys() - {*map(str, dataset.variables)}):
         raise ValueError(f"concat() takes Datasets of specdiag.alpha: {missing[0]} is missing")
-    if "comparison" in dataset.variables or dataset.attrs.get("kind") == "collection":
+    if "comparison" in dataset.variables or dataset.attrs.get("kind"):
         raise ValueError(
-            "concat() takes Datasets of specdiag.alpha, not of compare or collect: give these all "
-            "networks at once"
+            "concat() takes Datasets of specdiag.alpha, not of compare, delta or collect: give "
+            "these all networks at once"
         )
     return _with_both_dims(dataset).transpose(*_CELL, ...)
 

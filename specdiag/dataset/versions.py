@@ -15,6 +15,7 @@ import numpy as np
 from specdiag.dataset.schema.collection import ADDED, COLLECTION, COLLECTION_VERSION
 from specdiag.dataset.schema.comparison import COMPARISON
 from specdiag.dataset.schema.layers import SCHEMA, SCHEMA_VERSION
+from specdiag.dataset.schema.updates import UPDATES
 from specdiag.dataset.schema.variable import Variable, labelled, missing_values
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ _OF_NULL = {"null_p": "gaussian_p", "null_q": "gaussian_q"}
 def schema_of(dataset: "xr.Dataset") -> dict[str, Variable]:
     """Return the variables that a Dataset of the latest version must have."""
     schema = SCHEMA | COLLECTION if _is_collection(dataset.attrs) else SCHEMA
+    schema = schema | UPDATES if dataset.attrs.get("kind") == "updates" else schema
     return schema | COMPARISON if "comparison" in dataset.dims else schema
 
 

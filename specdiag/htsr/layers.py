@@ -116,6 +116,7 @@ def measure_weight(
     repeats: bool = False,
     seed: int = 0,
     n_vectors: int = 0,
+    floor: float = 0.0,
 ) -> Layer:
     """Return the measured values of one weight; its status is `failed` if it cannot be measured.
 
@@ -123,7 +124,7 @@ def measure_weight(
     tail, both left out if `null` is 'none', a goodness of fit (`gof`), and repeats. A weight of
     known low rank, such as the update of a LoRA, has none of them: the null of its shape is not
     that of a product of two matrices. `n_vectors` leading vectors are kept, see
-    `esd.eigenvalues_and_vectors`.
+    `esd.eigenvalues_and_vectors`. The rank gate is at least `floor`.
     """
     is_small = 8 * math.prod(weight.shape) <= KEPT_BYTES
     read = functools.cache(weight.read) if is_small else weight.read
@@ -131,7 +132,7 @@ def measure_weight(
         read, exponent = _in_range(weight, read)
         # No variable keeps large values.
         spectrum, leading = esd.eigenvalues_and_vectors(_values(weight, read), n_vectors)
-        gate = esd.rank_gate(spectrum, weight.shape, weight.dtype)
+        gate = max(esd.rank_gate(spectrum, weight.shape, weight.dtype), floor)
         resolved = spectrum[spectrum > gate]
         width = esd.separation(spectrum, weight.shape, weight.dtype)
         common = _describe(weight, spectrum, resolved, exponent) | {"leading": leading}
