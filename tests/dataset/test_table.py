@@ -73,7 +73,7 @@ def test_datasets_that_cannot_be_joined_are_named(datasets, networks):
     with pytest.raises(ValueError, match="alpha is missing"):
         specdiag.concat([b, a.drop_vars("alpha")])
     compared = specdiag.compare(*networks.values())
-    with pytest.raises(ValueError, match="not of compare or collect: give these all networks"):
+    with pytest.raises(ValueError, match="not of compare, delta or collect: give these all"):
         specdiag.concat([a, compared])
     other = specdiag.alpha(networks["b"], method="wwj")
     expected = "different settings: method is 'specdiag' and 'wwj'; measure one again"

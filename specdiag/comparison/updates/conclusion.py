@@ -32,7 +32,7 @@ def summarise_updates(updates: Sequence[Update], names: tuple[str, str]) -> dict
         conclusion: one sentence.
     """
     moved = [u for u in updates if u.directions.n_leading]
-    total = sum(map(_energy, updates))
+    shares = _shares(updates)
     summary: dict[str, Any] = {
         "kinds": dict(Counter(u.kind or "not compared" for u in updates)),
         "n_updated": len(moved),
@@ -49,8 +49,8 @@ def summarise_updates(updates: Sequence[Update], names: tuple[str, str]) -> dict
         "n_intruders": int(sum(u.directions.n_intruders[0] for u in moved)),
         "n_leading": sum(u.directions.n_leading for u in moved),
         "n_noise": sum(u.layer.verdict == "no evidence" for u in moved),
-        "roles": _grouped(updates, lambda u: u.role, total),
-        "depths": _grouped([u for u in updates if u.depth >= 0], lambda u: u.depth, total),
+        "roles": _grouped(updates, lambda u: u.role, shares),
+        "depths": _grouped([u for u in updates if u.depth >= 0], lambda u: u.depth, shares),
     }
     return summary | {"conclusion": _conclude(summary, updates, names)}
 
@@ -60,13 +60,17 @@ def _median(values: Sequence[float]) -> float:
     return median(np.array(finite)) if finite else math.nan
 
 
-def _energy(update: Update) -> float:
-    norm = update.layer.frobenius_norm
-    return norm**2 if math.isfinite(norm) and update.layer.rank > 0 else 0.0
+def _shares(updates: Sequence[Update]) -> dict[str, float]:
+    """Return the share of each update above rounding in the sum of their squared norms, by name."""
+    norms = {u.name: u.layer.frobenius_norm for u in updates if u.layer.rank > 0}
+    largest = max(norms.values(), default=math.nan)
+    squares = {name: (norm / largest) ** 2 for name, norm in norms.items()}
+    total = sum(squares.values())
+    return {name: square / total for name, square in squares.items()}
 
 
 def _grouped(
-    updates: Sequence[Update], key: Callable[[Update], Any], total: float
+    updates: Sequence[Update], key: Callable[[Update], Any], shares: dict[str, float]
 ) -> dict[Any, dict[str, Any]]:
     groups: dict[Any, list[Update]] = {}
     for update in updates:
@@ -75,7 +79,7 @@ def _grouped(
         label: {
             "n": len(group),
             "n_updated": sum(u.layer.rank > 0 for u in group),
-            "share": sum(map(_energy, group)) / total if total else math.nan,
+            "share": sum(shares.get(u.name, 0.0) for u in group),
             "ranks": dict(
                 Counter(int(u.layer.rank) for u in group if u.kind == "low rank").most_common()
             ),

@@ -92,8 +92,9 @@ def delta(
 
     Examples
     --------
-    >>> dataset = specdiag.delta("base/", "finetuned/")
-    >>> dataset["rank"].sel(layer="layer.0.attention.self.value.weight").item()
+    >>> dataset = specdiag.delta("pretrained.ckpt", "scratch.ckpt")
+    >>> print(dataset.conclusion)
+    >>> dataset["rank"].sel(layer="layers.0.weight").item()
     """
     if not after:
         raise ValueError("delta() needs a network before and at least one after")
