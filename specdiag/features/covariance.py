@@ -28,6 +28,7 @@ from specdiag.features.rows import (
 # Number of blocks kept for the intervals: 64 d^2 numbers (8 MB for d = 128). The t quantile of 63
 # degrees of freedom is 2 % above that of infinitely many; docs/features.md has the coverage.
 MAX_BLOCKS = 64
+LEAST = 1e-290  # mean square of features; below it products lose digits, or are 0
 
 
 class FeatureCovariance:
@@ -195,22 +196,37 @@ class FeatureCovariance:
         """
         if self._origin is None:
             raise ValueError("no samples: a covariance needs at least 2")
-        self._add_waiting()
-        blocks = [
-            replace(block, mean=on_host(block.mean), scatter=on_host(block.scatter))
-            for _, block in sorted(self._blocks.items())
-        ]
+        blocks = [*self.blocks().values()]
         origin = on_host(self._origin)
+        means = [block.mean + origin for block in blocks]
         squares = sum(
-            float(np.trace(b.scatter)) + b.count * float(((b.mean + origin) ** 2).sum())
-            for b in blocks
+            float(np.trace(b.scatter)) + b.count * float((mean**2).sum())
+            for b, mean in zip(blocks, means, strict=True)
         )
+        moment = squares / (self.n_samples * self.width)
+        if moment < LEAST and (largest := max(float(np.abs(mean).max()) for mean in means)):
+            raise ValueError(
+                f"feature values of about {largest:.1g}, whose squares leave the range of float64: "
+                "multiply them by 1e150"
+            )
         return feature_spectrum(
             blocks,
             precision=self._precision,
-            second_moment=squares / (self.n_samples * self.width),
+            second_moment=moment,
             n_groups=len(self._groups),
         )
+
+    def blocks(self) -> dict[int, Moments]:
+        """Return the moments of the blocks of groups, as arrays of NumPy, by a number.
+
+        Means are relative to one row. Accumulators that have seen the same groups have the same
+        numbers: blocks of the same groups.
+        """
+        self._add_waiting()
+        return {
+            key: replace(block, mean=on_host(block.mean), scatter=on_host(block.scatter))
+            for key, block in sorted(self._blocks.items())
+        }
 
     def _saw(self, precision: str) -> None:
         if not self._fixed:

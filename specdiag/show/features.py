@@ -26,6 +26,7 @@ class Measured(NamedTuple):
     source: str  # the name of an entry or a path
     layer: str  # or the name of an array
     spectrum: FeatureSpectrum
+    grouping: str = ""  # what its groups are, if that is not known from elsewhere
 
 
 def as_json(measured: Sequence[Measured]) -> str:
@@ -61,7 +62,11 @@ def as_text(measured: Sequence[Measured], width: int | None = None) -> list[tupl
     Of one layer these are a headline and all numbers; of several a table with a row a layer, in the
     order of the forward pass, and what the profile shows.
     """
-    return [(source, _lines(spectra, width)) for source, spectra in _by_source(measured).items()]
+    groupings = {one.source: one.grouping for one in measured}
+    return [
+        (source, [*_lines(spectra, width), *filter(None, [groupings[source]])])
+        for source, spectra in _by_source(measured).items()
+    ]
 
 
 def _lines(spectra: Mapping[str, FeatureSpectrum], width: int | None) -> list[str]:

@@ -35,12 +35,24 @@ _HEADER = re.compile(
 _LENGTHS = {1: 2, 2: 4, 3: 4}
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
+    """Where the elements of an array begin in its file, and how they lie there."""
+
     start: int
     shape: tuple[int, ...]
-    dtype: np.dtype
+    dtype: np.dtype  # object if it is not read
     fortran: bool
     name: str  # of the dtype
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the elements are texts of a fixed length."""
+        return self.dtype.kind in "SU"
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the elements are numbers or texts that are read."""
+        return self.dtype.kind != "O"
 
 
 def read_npy(file: File) -> tuple[list[Tensor], dict[str, Any], list[str]]:
@@ -105,6 +117,28 @@ def _tensor(
 ) -> Tensor:
     """Return the tensor whose file of `size` bytes starts with `head`."""
     where = f"{where}: {shown(name)}"
+    layout = layout_of(head, size, where)
+    if not layout.is_read or layout.is_text:
+        problem = f"dtype {layout.name} is not supported"
+        if layout.name == "object":
+            problem = "Python objects in a pickle, which is not read: save each array by itself"
+        return unreadable(name, layout.shape, layout.name, problem)
+    return Tensor(
+        name=name,
+        shape=layout.shape,
+        dtype=layout.name,
+        read=partial(_read, read, layout, where),
+    )
+
+
+def layout_of(head: bytes, size: int, where: str) -> Layout:
+    """Return the layout of the array whose file of `size` bytes starts with `head`.
+
+    Raises
+    ------
+    ValueError
+        If the header is invalid, or the data do not fit their shape.
+    """
     n_length = _LENGTHS.get(head[6], 0) if head.startswith(MAGIC) and len(head) >= 12 else 0
     if not n_length:
         raise ValueError(f"{where}: not a NumPy array of a known version")
@@ -114,32 +148,17 @@ def _tensor(
     if start > min(len(head), size) or match is None:
         raise ValueError(f"{where}: the header of the array is invalid, or not as NumPy writes it")
     shape = [int(n) for n in re.findall(r"\d+", match["shape"])]
-    code = match["code"] or "structured"
-    dtype, dtype_name = _dtype(code)
-    if dtype is None:
-        problem = f"dtype {dtype_name} is not supported"
-        if dtype_name == "object":
-            problem = "Python objects in a pickle, which is not read: save each array by itself"
-        return unreadable(name, checked_shape(shape, 1, where), dtype_name, problem)
-    layout = _Layout(
-        start,
-        checked_shape(shape, dtype.itemsize, where),
-        dtype,
-        match["fortran"] == "True",
-        dtype_name,
-    )
-    if size - start != prod(layout.shape) * dtype.itemsize:
+    dtype, name = _dtype(match["code"] or "structured")
+    itemsize = 1 if dtype.kind == "O" else dtype.itemsize
+    checked = checked_shape(shape, itemsize, where)
+    layout = Layout(start, checked, dtype, match["fortran"] == "True", name)
+    if layout.is_read and size - start != prod(layout.shape) * itemsize:
         raise ValueError(f"{where}: its data do not fit its shape; the file is damaged")
-    return Tensor(
-        name=name,
-        shape=layout.shape,
-        dtype=dtype_name,
-        read=partial(_read, read, layout, where),
-    )
+    return layout
 
 
-def _dtype(code: str) -> tuple[np.dtype | None, str]:
-    """Return the dtype of the elements, None if it is not read, and its name.
+def _dtype(code: str) -> tuple[np.dtype, str]:
+    """Return the dtype of the elements, object if it is not read, and its name.
 
     NumPy writes bfloat16 as two bytes without a name, and no other dtype of two bytes so.
     """
@@ -152,12 +171,24 @@ def _dtype(code: str) -> tuple[np.dtype | None, str]:
     if dtype.name in PLAIN_DTYPES:
         return dtype, dtype.name
     kind = code.lstrip("<>|=")
-    return None, "object" if kind == "O" else shown(kind, quote=False)
+    name = "object" if kind == "O" else shown(kind, quote=False)
+    return dtype if dtype.kind in "SU" else np.dtype(object), name
 
 
-def _read(read: Callable[[int, int], np.ndarray], layout: _Layout, where: str) -> np.ndarray:
+def _read(read: Callable[[int, int], np.ndarray], layout: Layout, where: str) -> np.ndarray:
     data = read(layout.start, prod(layout.shape) * layout.dtype.itemsize)
+    return elements(data, layout, layout.shape, where)
+
+
+def elements(data: np.ndarray, layout: Layout, shape: tuple[int, ...], where: str) -> np.ndarray:
+    """Return bytes of a file as a C-contiguous array of a shape, in the order of this machine.
+
+    Raises
+    ------
+    ValueError
+        If they are invalid elements of their dtype.
+    """
     check_bytes(data, layout.name, where)
-    values = data.view(layout.dtype).reshape(layout.shape, order="F" if layout.fortran else "C")
+    values = data.view(layout.dtype).reshape(shape, order="F" if layout.fortran else "C")
     values = np.array(values, dtype=layout.dtype.newbyteorder("="), order="C")
-    return values.view(numpy_dtype(layout.name))
+    return values if layout.is_text else values.view(numpy_dtype(layout.name))

@@ -7,7 +7,7 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -255,6 +255,37 @@ def read_record(stream: BinaryIO, record: Record, where: str) -> np.ndarray:
         data = read_array(stream, record.offset, record.size, where)
     _check_crc(zlib.crc32(data.data), record, where)
     return data
+
+
+def stream_record(stream: BinaryIO, record: Record, where: str) -> Iterator[bytes]:
+    """Yield the bytes of a record in pieces, however large it is; verify its checksum at the end.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be decompressed, or has another size or checksum than its header says.
+    """
+    place = f"{where}: record {shown(record.name)}"
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS) if record.deflated else None
+    crc, left = 0, record.size
+    for start in range(0, record.packed, CHUNK):
+        length = min(CHUNK, record.packed - start)
+        piece = read_bytes(stream, record.offset + start, length, where)
+        while piece:
+            data, piece = piece, b""
+            if inflater:
+                try:
+                    data = inflater.decompress(data, CHUNK)
+                except zlib.error as error:
+                    raise ValueError(f"{place}: cannot be decompressed ({error})") from None
+                piece = inflater.unconsumed_tail
+            crc, left = zlib.crc32(data, crc), left - len(data)
+            if left < 0:
+                break
+            yield data
+    if left or (inflater and not inflater.eof):
+        raise ValueError(f"{place}: does not decompress to {record.size:,} bytes")
+    _check_crc(crc, record, where)
 
 
 def verify_stored(stream: BinaryIO, record: Record, where: str) -> None:

@@ -164,6 +164,9 @@ def _tensor(dataset: Any, links: tuple[bytes, ...], address: int, walk: _Walk) -
         dtype=dtype,
         identity=(walk.where, address) if n_bytes else None,
         read=partial(_read, walk.opened, link, dtype, f"{walk.where}: {shown(name)}"),
+        read_rows=partial(_read_rows, walk.opened, link, dtype, f"{walk.where}: {shown(name)}")
+        if shape
+        else None,
     )
 
 
@@ -206,10 +209,20 @@ def _dtype(dataset: Any, address: int, stream: BinaryIO) -> str:
 
 
 def _read(opened: Opener, link: bytes, dtype: str, where: str) -> np.ndarray:
+    return _read_part(opened, link, dtype, where, ())
+
+
+def _read_rows(
+    opened: Opener, link: bytes, dtype: str, where: str, start: int, stop: int
+) -> np.ndarray:
+    return _read_part(opened, link, dtype, where, slice(start, stop))
+
+
+def _read_part(opened: Opener, link: bytes, dtype: str, where: str, part: Any) -> np.ndarray:
     import h5py
 
     with errors(where), opened() as stream, opened_root(stream) as root:
-        values = np.asarray(h5py.Dataset(h5py.h5o.open(root, link))[()])
+        values = np.asarray(h5py.Dataset(h5py.h5o.open(root, link))[part])
     values = values.view(numpy_dtype(dtype)) if dtype in ML_DTYPES else values.astype(dtype)
     check_bytes(values.reshape(-1).view(np.uint8), dtype, where)
     return np.array(values, order="C")

@@ -1,0 +1,54 @@
+"""netCDF-4 and HDF5 files -> arrays that are read in pieces, without following a link out of them.
+
+Texts, such as the names of trials, are read only of a file whose texts are all where they should be
+(`specdiag.checkpoint.formats.hdf5.flat`).
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from specdiag.checkpoint.formats.hdf5.flat import check_flat
+from specdiag.checkpoint.formats.hdf5.read import errors, read_hdf5
+from specdiag.checkpoint.tensor import UNKNOWN, Tensor
+from specdiag.features.files.array import Array, of_tensor
+from specdiag.files import File, open_file
+
+
+def read_nc(file: File) -> list[Array]:
+    """Return the arrays of a netCDF-4 or HDF5 file, by their names with slashes.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, or of netCDF before 4.
+    """
+    with open_file(file) as stream:
+        if stream.read(3) == b"CDF":
+            raise ValueError(
+                f"{file.name}: netCDF of version 3, which is not read; write netCDF-4, in xarray "
+                "with to_netcdf(path, engine='h5netcdf')"
+            )
+    content = read_hdf5(partial(open_file, file), file.size, file.name)
+    return [_array(file, tensor) for tensor in content.datasets]
+
+
+def _array(file: File, tensor: Tensor) -> Array:
+    if tensor.dtype in ("object", UNKNOWN) or tensor.dtype.startswith(("bytes", "str")):
+        pieces = partial(_texts, file, tensor.name)
+        return Array(tensor.name, tensor.shape, "text", pieces)
+    return of_tensor(tensor)
+
+
+def _texts(file: File, name: str, n: int) -> Iterator[np.ndarray]:
+    """Yield the texts of an array, n at a time."""
+    import h5py
+
+    with open_file(file) as stream:
+        check_flat(stream, file.size, file.name)
+        with errors(file.name), h5py.File(stream, "r") as content:
+            found: Any = content[name]
+            values = np.asarray(found.asstr()[()], dtype=object)
+    yield from (values[i : i + n] for i in range(0, len(values), n))
