@@ -22,7 +22,16 @@ MAX_LEVELS = 50  # of the JSON of the provenance
 _ROUNDING = 1e-6
 _SHARES = (  # from 0 to 1
     *("alpha_below_2", "rope_probability", "gaussian_p", "gaussian_q", "scales_p"),
-    *("initialisation_p", "null_p", "null_q", "gof_p", "log_likelihood_ratio_p", "ks_distance"),
+    *(
+        "initialisation_p",
+        "null_p",
+        "null_q",
+        "gof_p",
+        "mp_distance",
+        "spike_p",
+        "log_likelihood_ratio_p",
+        "ks_distance",
+    ),
     *("entropy", "top1_fraction", "top1_fraction_ci", "top5_fraction", "top5_fraction_ci"),
     *("alpha_difference_below_0", "subspace_overlap", "added_null_q", "sign_p", "wilcoxon_p"),
     *("resolved_share", "spectrum_share", "scale_share", "best_match", "cka", "cka_expected"),
@@ -32,7 +41,16 @@ _SHARES = (  # from 0 to 1
 _POSITIVE = (  # from 0
     *("alpha_sd", "alpha_repeat_sd", "xmin", "n_tail", "n_outliers", "n_windows", "xmin_ks"),
     *("n_tail_ks", "rank", "stable_rank", "spectral_norm", "frobenius_norm", "tail_slope_sd"),
-    *("mp_edge", "n_spikes", "row_size", "row_start", "eigenvalue", "n_changed", "n_fit"),
+    *(
+        "mp_edge",
+        "n_spikes",
+        "erg_count",
+        "row_size",
+        "row_start",
+        "eigenvalue",
+        "n_changed",
+        "n_fit",
+    ),
     *("n_degenerate", "n_skipped", "n_failed", "n_samples", "n_effective", "n_groups", "n_blocks"),
     *("noise_floor", "numerical_rank", "condition_number", "condition_number_ci"),
     *("effective_rank", "effective_rank_ci", "participation_ratio", "participation_ratio_ci"),

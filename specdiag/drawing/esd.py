@@ -6,7 +6,7 @@ import numpy as np
 
 from specdiag.dataset.spectrum import spectrum
 from specdiag.drawing.style import mark_decades, short_title
-from specdiag.htsr.esd import marchenko_pastur_density
+from specdiag.htsr.bulk.marchenko_pastur import marchenko_pastur_density
 from specdiag.wording import p_value, short
 
 if TYPE_CHECKING:

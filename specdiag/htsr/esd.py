@@ -1,11 +1,10 @@
-"""Weight matrix -> eigenvalues of its correlation matrix, and random-matrix quantities of them.
+"""Weight matrix -> eigenvalues of its correlation matrix, those above rounding, and ranks.
 
 Plain arrays in and out. For a matrix W of shape (n, m), N = max(n, m) and M = min(n, m). The
 empirical spectral density (ESD) is the distribution of the M eigenvalues of the smaller of W'W / N
 and WW' / N. Martin & Mahoney (2021), JMLR 22(165), section 2.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -16,13 +15,8 @@ from specdiag.compute import device
 from specdiag.compute.eigenvalues import eigenvalues_of_gram
 from specdiag.compute.gram import SURE, half_gram
 from specdiag.compute.leading import eigenvalues_and_leading
-from specdiag.htsr.statistics import median
 
 Array = NDArray[np.float64]
-
-# 95 % quantile of the Tracy-Widom law of real matrices (beta = 1): Johnstone (2001), Annals of
-# Statistics 29, table 1.
-TRACY_WIDOM_95 = 0.9793
 
 LARGEST, SMALLEST = 1e150, 1e-140  # limits of the largest value: its square is a float64
 _PRECISIONS = {"float64": (2.0**-52, 2.0**-1074), "float32": (2.0**-23, 2.0**-149)}
@@ -259,57 +253,16 @@ def spectral_entropy(eigenvalues: Array) -> float:
     return float(-(p * np.log(p)).sum() / math.log(len(p)))
 
 
-def marchenko_pastur_edge(eigenvalues: Array, shape: tuple[int, ...]) -> float:
-    """Return the upper edge of the Marchenko-Pastur law fitted to the bulk of the spectrum.
+def erg_count(eigenvalues: Array) -> int:
+    """Return how many of the largest eigenvalues have a product below 1, over their mean.
 
-    The variance of the bulk is the median eigenvalue over the median of the law with unit variance,
-    so a heavy tail does not change it: up to half of the eigenvalues may be signal. Gavish & Donoho
-    (2014), IEEE Trans. Inf. Theory 60(8), section III-E. The edge is variance * (1 + sqrt(M/N))^2.
-    Pass all eigenvalues that `eigenvalues` returns for W, zeros included, and the shape of W.
+    It is the smallest such number: the tail that an exact renormalisation group (ERG) keeps is as
+    long if its volume is preserved, det X = 1. Martin & Hinrichs (2025), arXiv:2507.17912;
+    WeightWatcher calls it `detX_num`, and its difference from the length of a power-law tail
+    `ERG_gap`. The product is one of logarithms here: that of the eigenvalues of a large matrix
+    leaves the range of float64. Of equal eigenvalues, whose product never falls below 1, all are
+    counted.
     """
-    ratio = min(shape[:2]) / max(shape[:2])
-    variance = median(eigenvalues) / _marchenko_pastur_median(ratio)
-    return variance * (1 + math.sqrt(ratio)) ** 2
-
-
-def marchenko_pastur_density(x: ArrayLike, variance: float, ratio: float) -> Array:
-    """Return the density of the eigenvalues of a large random matrix at x.
-
-    Entries are independent with mean zero and the given variance, and ratio = M / N <= 1. The
-    eigenvalues are those of W'W / N, so their mean is the variance. Marchenko & Pastur (1967),
-    Math. USSR-Sb. 1(4).
-    """
-    x = np.asarray(x, dtype=np.float64) / variance  # products of tiny variances would be 0
-    low, high = ((1 + sign * math.sqrt(ratio)) ** 2 for sign in (-1, 1))
-    inside = np.maximum((high - x) * (x - low), 0)
-    return np.sqrt(inside) / (2 * np.pi * ratio * x) / variance
-
-
-@functools.lru_cache(maxsize=1024)
-def _marchenko_pastur_median(ratio: float) -> float:
-    """Return the median of the Marchenko-Pastur law of unit variance, ratio = M / N <= 1.
-
-    With x = 1 + ratio + 2 sqrt(ratio) cos(phi) the density is 2 sin(phi)^2 / (pi x) dphi. It is
-    smooth, so the trapezoidal rule on 4,001 points has an error below 1e-7.
-    """
-    phi = np.linspace(0, np.pi, 4001)[:-1]
-    x = 1 + ratio + 2 * math.sqrt(ratio) * np.cos(phi)
-    density = 2 * np.sin(phi) ** 2 / (np.pi * x)
-    upper_tail = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2 * phi[1])])
-    return float(np.interp(0.5, upper_tail, x))
-
-
-def count_spikes(eigenvalues: Array, shape: tuple[int, ...]) -> int:
-    """Return how many eigenvalues are larger than a random matrix with the same bulk would have.
-
-    The threshold is the 95 % Tracy-Widom quantile of the largest eigenvalue of a Gaussian matrix
-    with the variance of the bulk: Johnstone (2001), Annals of Statistics 29, theorem 1.1. A
-    Gaussian matrix has a spike in 5 % of cases.
-    """
-    N, M = max(shape[:2]), min(shape[:2])
-    roots = math.sqrt(N - 1) + math.sqrt(M)
-    spread = roots * (1 / math.sqrt(N - 1) + 1 / math.sqrt(M)) ** (1 / 3) if N > 1 else 0.0
-    edge = marchenko_pastur_edge(eigenvalues, shape)
-    variance = edge / (1 + math.sqrt(M / N)) ** 2
-    threshold = variance * (roots**2 + TRACY_WIDOM_95 * spread) / N
-    return int(np.count_nonzero(eigenvalues > threshold))
+    with np.errstate(divide="ignore"):
+        below = np.cumsum(np.log(eigenvalues / eigenvalues.mean())) < 0
+    return int(below.argmax()) + 1 if below.any() else len(eigenvalues)

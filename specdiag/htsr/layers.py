@@ -22,6 +22,7 @@ from specdiag.compute import device
 from specdiag.compute.eigenvalues import solver_bytes
 from specdiag.compute.gram import gram_bytes
 from specdiag.htsr import esd
+from specdiag.htsr.bulk import marchenko_pastur, tracy_widom
 from specdiag.htsr.null.ladder import null_test
 from specdiag.htsr.others import weightwatcher
 from specdiag.htsr.repeat import SHARE, repeat_sd
@@ -59,7 +60,10 @@ class Layer:
     frobenius_norm: float = math.nan
     entropy: float = math.nan
     mp_edge: float = math.nan
+    mp_distance: float = math.nan
     n_spikes: float = math.nan
+    spike_p: float = math.nan
+    erg_count: float = math.nan
     tail: TailFit = NO_FIT
     posterior: Posterior = field(default=NO_POSTERIOR, repr=False)
     alpha_repeat_sd: float = math.nan
@@ -188,8 +192,10 @@ def _describe(weight: Weight, spectrum: Array, resolved: Array, exponent: int) -
     spectral, frobenius = np.where(np.isfinite(norms), norms, math.nan).tolist()
     factors = f"divided by 2^{exponent}: multiply eigenvalues and xmin by 2^{2 * exponent}"
     reason = factors if exponent else ""
-    bulk = len(resolved) > len(spectrum) / 2  # else the median, and so the edge, is only rounding
-    return {
+    bulk: dict[str, float] = {}
+    if len(resolved) > len(spectrum) / 2:  # else the median, and so the edge, is only rounding
+        bulk = _describe_bulk(spectrum, weight.shape)
+    return bulk | {
         "exponent": exponent,
         "reason": reason,
         "eigenvalues": spectrum,
@@ -198,8 +204,17 @@ def _describe(weight: Weight, spectrum: Array, resolved: Array, exponent: int) -
         "spectral_norm": spectral,
         "frobenius_norm": frobenius,
         "entropy": esd.spectral_entropy(resolved),
-        "mp_edge": esd.marchenko_pastur_edge(spectrum, weight.shape) if bulk else math.nan,
-        "n_spikes": esd.count_spikes(spectrum, weight.shape) if bulk else math.nan,
+        "erg_count": esd.erg_count(spectrum) if len(resolved) else math.nan,
+    }
+
+
+def _describe_bulk(spectrum: Array, shape: tuple[int, ...]) -> dict[str, float]:
+    variance = marchenko_pastur.bulk_variance(spectrum, shape)
+    return {
+        "mp_edge": marchenko_pastur.marchenko_pastur_edge(variance, shape),
+        "mp_distance": marchenko_pastur.marchenko_pastur_distance(spectrum, variance, shape),
+        "n_spikes": tracy_widom.count_spikes(spectrum, variance, shape),
+        "spike_p": float(tracy_widom.spike_p(spectrum[0], variance, shape)),
     }
 
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import integrate
 
 from specdiag.htsr import esd
 
@@ -117,49 +116,26 @@ def test_stable_rank_and_entropy_have_their_closed_forms():
     assert math.isnan(esd.spectral_entropy(np.array([2.0])))
 
 
-@pytest.mark.parametrize("ratio", [1.0, 0.5, 1 / 16, 0.01])
-def test_half_of_the_marchenko_pastur_law_lies_below_its_median(ratio):
-    low, high = (1 - math.sqrt(ratio)) ** 2, (1 + math.sqrt(ratio)) ** 2
-
-    def density(x):
-        return math.sqrt(max((high - x) * (x - low), 0)) / (2 * math.pi * ratio * x)
-
-    median = esd._marchenko_pastur_median(ratio)
-    above, _ = integrate.quad(density, median, high)
-    assert above == pytest.approx(0.5, abs=1e-6)
+def test_the_product_of_the_largest_eigenvalues_falls_below_one():
+    assert esd.erg_count(np.array([4.0, 2.0, 1.0, 1.0])) == 4  # over their mean of 2: 2, 2, 1, 1/2
+    assert esd.erg_count(np.array([9.0, 1.0, 1.0, 1.0])) == 3  # over 3: 3, 1, 1/3
+    assert esd.erg_count(np.array([2.0, 0.0])) == 2
+    assert esd.erg_count(np.full(5, 3.0)) == 5
 
 
-@pytest.mark.parametrize("shape", [(200, 200), (800, 200), (150, 600)])
-def test_the_edge_of_a_gaussian_matrix_is_that_of_its_variance(rng, shape):
-    W = rng.normal(scale=3, size=shape)
-    ratio = min(shape) / max(shape)
-    edge = esd.marchenko_pastur_edge(esd.eigenvalues(W), shape)
-    assert edge == pytest.approx(9 * (1 + math.sqrt(ratio)) ** 2, rel=0.03)
+def test_the_product_is_that_of_weightwatcher_where_it_stays_in_range(rng):
+    from weightwatcher.RMT_Util import detX_constraint
+
+    for size in (20, 60, 120):
+        values = esd.eigenvalues(rng.standard_t(3, (size, 2 * size)))
+        count, _ = detX_constraint(values[::-1])
+        assert esd.erg_count(values) == count
 
 
-def test_a_gaussian_matrix_has_a_spike_in_about_five_percent_of_cases(rng):
-    hits = 0
-    for _ in range(400):
-        W = rng.standard_normal((300, 75))
-        hits += esd.count_spikes(esd.eigenvalues(W), W.shape) > 0
-    assert 5 <= hits <= 40  # 20 expected; the variance of the bulk is estimated too
-
-
-def test_planted_spikes_are_counted(rng):
-    W = rng.standard_normal((400, 100))
-    U, _, V = np.linalg.svd(rng.standard_normal((400, 100)), full_matrices=False)
-    W += U[:, :4] @ np.diag([60.0, 70.0, 80.0, 90.0]) @ V[:4]
-    assert esd.count_spikes(esd.eigenvalues(W), W.shape) == 4
-
-
-def test_the_marchenko_pastur_density_is_that_of_random_matrices(rng):
-    n, m = 600, 240
-    values = esd.eigenvalues(2 * rng.standard_normal((n, m)))
-    edges = np.linspace(0.5, 10.7, 13)
-    counts, _ = np.histogram(values, edges)
-    x = np.linspace(0.5, 10.7, 6001)
-    density = esd.marchenko_pastur_density(x, 4.0, m / n)
-    assert np.trapezoid(density, x) == pytest.approx(1, abs=1e-3)
-    assert np.trapezoid(x * density, x) == pytest.approx(4, abs=1e-2)
-    expected = [np.trapezoid(part, dx=x[1] - x[0]) for part in np.split(density[:-1], 12)]
-    np.testing.assert_allclose(counts / m, expected, atol=0.01)
+def test_the_product_of_a_large_matrix_is_exact():
+    logs = np.linspace(4, -4, 5001)
+    values = np.exp(logs)
+    mean = math.log(values.mean())
+    expected = next(k for k in range(1, 5002) if math.fsum(logs[:k]) < k * mean)
+    assert esd.erg_count(values) == expected
+    assert logs[: expected // 2].sum() > math.log(np.finfo(float).max)  # the product overflows

@@ -2,7 +2,7 @@
 
 from specdiag.dataset.schema.variable import Variable
 
-COLLECTION_VERSION = 4
+COLLECTION_VERSION = 5
 _ONE = ("checkpoint",)
 _CI = ("checkpoint", "ci_bound")
 
@@ -71,6 +71,7 @@ ADDED = (
     *("gaussian_p", "gaussian_q", "scales_p", "initialisation_p"),
     *("row_scale_sd", "column_scale_sd", "offset_share"),
     *("kind_log10_factor", "tail_slope", "tail_slope_sd"),
+    *("mp_distance", "spike_p", "erg_count"),
     *("how", "n_changed", "n_effective", "alpha_repeat_sd", "n_outliers"),
 )
 

@@ -7,7 +7,7 @@ from specdiag.dataset.schema.variable import Variable
 from specdiag.htsr.layers import Layer
 from specdiag.htsr.tail.alternatives import ALTERNATIVES
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _LAYER = ("checkpoint", "layer")
 
 SCHEMA: dict[str, Variable] = {
@@ -84,8 +84,17 @@ SCHEMA: dict[str, Variable] = {
     "alpha_hat": Variable(_LAYER, "f", "alpha times log10 of the squared spectral norm"),
     "entropy": Variable(_LAYER, "f", "normalised entropy of the spectrum"),
     "mp_edge": Variable(_LAYER, "f", "upper Marchenko-Pastur edge fitted to the bulk"),
+    "mp_distance": Variable(
+        _LAYER, "f", "Kolmogorov-Smirnov distance of the spectrum from the Marchenko-Pastur law"
+    ),
     "n_spikes": Variable(
-        _LAYER, "f", "number of eigenvalues beyond the bulk's Tracy-Widom 95 % limit"
+        _LAYER, "f", "number of eigenvalues larger than those of a random matrix with that bulk"
+    ),
+    "spike_p": Variable(
+        _LAYER, "f", "probability that the largest eigenvalue of a Gaussian matrix is as large"
+    ),
+    "erg_count": Variable(
+        _LAYER, "f", "number of largest eigenvalues, over the mean, whose product falls below 1"
     ),
     "row_size": Variable(_LAYER, "i", "number of the layer's eigenvalues in `eigenvalue`"),
     "row_start": Variable(_LAYER, "i", "index in `eigenvalue` of the layer's first"),
