@@ -166,7 +166,7 @@ def test_a_save_that_fails_leaves_the_old_file(dataset, tmp_path):
         (lambda d: d.drop_vars("alpha"), "variable alpha is missing"),
         (
             lambda d: d.assign_attrs(schema_version=99),
-            "schema_version is 99: this specdiag reads 2",
+            "schema_version is 99: this specdiag reads 3",
         ),
         (
             lambda d: d.isel(sample=slice(10)),

@@ -168,7 +168,7 @@ def test_without_the_file_of_its_parent_nothing_is_known_to_have_changed(lock):
 
 def test_a_collection_of_the_first_version_is_read(dataset, tmp_path):
     old = as_version_1(dataset)
-    with pytest.raises(ValueError, match="schema_version is 1, not 4"):
+    with pytest.raises(ValueError, match="schema_version is 1, not 5"):
         specdiag.save_spectra(old, tmp_path / "old.nc")
     old.to_netcdf(tmp_path / "old.nc", engine="h5netcdf")
     with specdiag.open_spectra(tmp_path / "old.nc") as opened:
@@ -394,10 +394,10 @@ def to_file(change):
     [
         (lambda _, path: path.write_bytes(path.read_bytes()[:3000]), "truncated file"),
         (lambda _, path: path.write_text("no file"), "not an HDF5 file"),
-        (to_file(lambda _: xr.Dataset({"a": 1})), "schema_version is None: this specdiag reads 2"),
+        (to_file(lambda _: xr.Dataset({"a": 1})), "schema_version is None: this specdiag reads 3"),
         (
-            to_file(lambda d: d.assign_attrs(schema_version=3)),
-            "schema_version is 3: this specdiag reads 2",
+            to_file(lambda d: d.assign_attrs(schema_version=4)),
+            "schema_version is 4: this specdiag reads 3",
         ),
         (to_file(lambda d: d.drop_vars("alpha")), "'alpha'"),
         (
