@@ -549,7 +549,7 @@ def ragged(names, data):
         for i, layers in enumerate(names)
         for name in layers
     }
-    marks = {key: np.arange(n) + 10.0 * i for i, (key, n) in enumerate(sizes.items())}
+    marks = {key: np.arange(n)[::-1] + 10.0 * i for i, (key, n) in enumerate(sizes.items())}
     rows = [made_up(i, layers, marks) for i, layers in enumerate(names)]
     return collection.build(rows, []), marks
 
