@@ -74,6 +74,7 @@ bench: .venv/dev  ## every bar of time and memory in one run, about half an hour
 		$(DIFFRACT) -m pip install --quiet --disable-pip-version-check diffract-core==0.3.1 safetensors )
 	$(BIN)/python -m benchmarks.bars "$(MODEL)/model.safetensors" --diffract $(DIFFRACT)
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.monitor
 
 clean:
 	rm -rf .venv demo

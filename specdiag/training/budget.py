@@ -13,7 +13,8 @@ from specdiag.checkpoint.weights.weight import Weight
 from specdiag.compute.machine import current
 
 FREE = 1.0  # seconds that readings may take before the share allows as much
-SLOW = 1e-10  # seconds for each unit of work, until a reading has measured it
+SLOW = 1e-10  # seconds for each unit of work, until a reading has measured it:
+DOUBT = 4  # times as long on a busy machine
 OVERHEAD = 4e7  # units of work of the smallest matrix
 
 
@@ -29,7 +30,8 @@ class Budget:
     def __init__(self, share: float | None) -> None:
         self.share = share
         self.spent = self.before = 0.0  # seconds; `before` is the training before it was resumed
-        self.rates: dict[str, float] = {}  # seconds for each unit of work, by name of the matrix
+        # Seconds on one core and units of work of the last measurement of each matrix, by name.
+        self.known: dict[str, tuple[float, float]] = {}
         self._began: float | None = None
 
     def begin(self) -> None:
@@ -60,12 +62,16 @@ class Budget:
 
     def expected(self, weight: Weight) -> float:
         """Return the seconds that a matrix will take on one core."""
-        rate = self.rates.get(weight.name, max(self.rates.values(), default=SLOW))
-        return rate * work(weight)
+        if weight.name in self.known:
+            return self.known[weight.name][0]
+        if not self.known:
+            return DOUBT * SLOW * work(weight)
+        seconds, units = (sum(values) for values in zip(*self.known.values(), strict=True))
+        return seconds / units * work(weight)
 
     def learn(self, weight: Weight, seconds: float) -> None:
         """Remember how long a matrix took on one core."""
-        self.rates[weight.name] = seconds / work(weight)
+        self.known[weight.name] = seconds, work(weight)
 
     def affordable(self, weights: Sequence[Weight], left: float) -> list[Weight]:
         """Return the first of the weights that can be measured together in the seconds left.

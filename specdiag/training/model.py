@@ -103,6 +103,6 @@ def norm_reading(step: int, weight: Weight) -> Reading:
     with np.errstate(invalid="ignore"):
         for start in range(0, len(values), _BLOCK):
             block = divided(values[start : start + _BLOCK].astype(np.float64), exponent)
-            square += float(block @ block)
+            square += float(np.einsum("i,i", block, block))  # BLAS would start threads
     norm = math.sqrt(square) * 2.0**exponent if math.isfinite(square) else math.nan
     return Reading(step=step, name=weight.name, norm=norm)
