@@ -1,7 +1,9 @@
 """What the spectra of several layers show about depth."""
 
 import numpy as np
+import pytest
 
+from specdiag.features.attach import attach
 from specdiag.features.covariance import FeatureCovariance
 from specdiag.features.profile import profile, spectra_of
 
@@ -67,3 +69,21 @@ def test_spectra_that_are_computed_on_all_cores_are_those_computed_one_by_one():
     assert list(spectra) == list(covariances)
     for name, one in spectra.items():
         np.testing.assert_allclose(one.eigenvalues, covariances[name].result().eigenvalues, 1e-12)
+
+
+def test_the_rank_of_an_untrained_resnet_falls_with_depth():
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from support.nets import resnet18
+
+    net = resnet18().eval()
+    with torch.no_grad(), attach(net, "encoder.*") as features:
+        net(torch.randn(16, 3, 64, 64, generator=torch.manual_seed(1)))
+    spectra = features.result()
+    shares = [one.effective_rank / len(one.eigenvalues) for one in spectra.values()]
+    assert shares[0] > 0.8
+    assert shares[-1] < 0.05
+    found = profile(spectra)
+    assert found.narrowest.startswith("encoder.stages.3.")
+    assert found.widest == "encoder.stages.0.layers.0.layer.0.convolution"
+    assert found.narrowest_is_distinct

@@ -76,6 +76,8 @@ COMMANDS = (
     "train base/net --force",
     "lock",
     "figures data.nc --study checkpoints.lock -o drawn",
+    "features base/net",
+    "features child/net0 --layer out",
 )
 
 

@@ -175,6 +175,21 @@ def test_a_recipe_that_fails_is_named_in_one_line(lock, changed, body, message):
     assert message in err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("option", ["--layer", "--sessions"])
+def test_an_empty_name_is_a_usage_error(lock, option):
+    status, out, err = run(lock.parent, "features", "net", option, "")
+    assert (status, out) == (2, "")
+    assert err.endswith("Error: --layer or --sessions: the name is empty\n")
+
+
+def test_layers_without_samples_are_left_out_and_told(lock, changed):
+    changed("return {layer: measured", "return {'unused': FeatureCovariance()} | {layer: measured")
+    status, out, err = run(lock.parent, "features", "net", "--layer", "fc")
+    assert status == 0
+    assert err.splitlines()[-1] == "net: without samples, and left out: unused"
+    assert "fc: the features use about" in out
+
+
 def test_what_a_recipe_prints_does_not_get_into_the_json(lock, changed):
     changed("return {layer: measured", "print('hello')\n    return {layer: measured")
     status, out, err = run(lock.parent, "features", "net", "--layer", "fc", "--json")

@@ -32,6 +32,8 @@ def entry_features(
     """
     from specdiag.transfer.features import read_features, run_features
 
+    if "" in (*layers, *sessions):
+        raise click.UsageError("--layer or --sessions: the name is empty")
     path, lock = open_lock(lock_path)
     entry = _only(path, lock, name, scale)
     if not layers and not sessions:
