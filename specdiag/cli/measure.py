@@ -90,10 +90,12 @@ class _Alpha(ManyFilesCommand):
 @reading_options
 @click.option(
     "--method",
-    type=click.Choice(["specdiag", "weightwatcher", "wwj"]),
+    type=click.Choice(["specdiag", "weightwatcher", "wwj", "median", "peak", "farms"]),
     default="specdiag",
     show_default=True,
-    help="Use the rules of specdiag, of weightwatcher, or of the published POYO model card (wwj).",
+    help="Use the rules of specdiag, weightwatcher, the published POYO model card (wwj), or of "
+    "papers that allocate by alpha: xmin at the median of the spectrum (TempBalance, AlphaLoRA), "
+    "near its peak (AlphaPruning), or at the median of windows of one aspect ratio (FARMS).",
 )
 @click.option(
     "--initialisation",
@@ -160,7 +162,7 @@ def alpha(
       specdiag alpha model.safetensors
       specdiag alpha last.ckpt --layers '*.to_qkv.*' --plot figures
       specdiag alpha a.pt b.pt -o both.nc
-      specdiag alpha base.ckpt --method wwj
+      specdiag alpha base.ckpt --method median --json
       specdiag alpha gpt2/ --split '*.c_attn.weight=q,k,v/12'
       specdiag alpha hf://sentence-transformers/all-MiniLM-L6-v2 --layers '*layer.0.*'
     """  # noqa: D301

@@ -33,7 +33,7 @@ from specdiag.htsr.null.initialisation import (
     with_initialisation,
 )
 from specdiag.htsr.null.ladder import NULLS
-from specdiag.htsr.others.weightwatcher import METHODS
+from specdiag.htsr.others.methods import METHODS
 from specdiag.htsr.selection import MIN_EIGENVALUES, matrices
 from specdiag.htsr.verdict import with_verdicts
 from specdiag.wording import counted
@@ -81,8 +81,8 @@ def alpha(
         degenerate. The default is 50, because with fewer a heavy tail is a handful of points.
     include_embeddings : bool
         Measure lookup tables, too (see `specdiag.htsr.selection.skip_reason`).
-    method : {'specdiag', 'weightwatcher', 'wwj'}
-        Rules for alpha and its interval; see `specdiag.htsr.others.weightwatcher`.
+    method : {'specdiag', 'weightwatcher', 'wwj', 'median', 'peak', 'farms'}
+        Rules for alpha and its interval; see `specdiag.htsr.others.weightwatcher` and `allocation`.
     initialisation : sequence
         Untrained networks of the same recipe, as `sources`: how often their alphas are as low is
         one more null (`initialisation_p`). From 19 networks on it is part of `null_p`. Networks

@@ -64,7 +64,7 @@ def draw(ax: "Axes", dataset: "xr.Dataset", layer: str, checkpoint: str | None =
         linewidth=0,
         label="random matrix of this shape and norm",
     )
-    if np.isfinite(cell.alpha):
+    if np.isfinite(cell.xmin):  # farms has none: its tail is that of windows
         bottom = min(bottom, _draw_tail(ax, cell, values))
     if np.isfinite(cell.mp_edge):
         edge = float(cell.mp_edge)
@@ -123,9 +123,10 @@ def caption(dataset: "xr.Dataset", layer: str, checkpoint: str | None = None) ->
         "them above rounding"
     )
     if np.isfinite(cell.alpha):
+        interval = f", 95 % interval {low:.2f} to {high:.2f}" if np.isfinite(low) else ""
         text += (
-            f"; α = {float(cell.alpha):.2f}, 95 % interval {low:.2f} to {high:.2f}, "
-            f"{float(cell.n_tail):.0f} eigenvalues in the tail"
+            f"; α = {float(cell.alpha):.2f}{interval}, {float(cell.n_tail):.0f} eigenvalues in the "
+            "tail"
         )
     if np.isfinite(cell.null_q):
         text += f", q against random matrices {p_value(float(cell.null_q))}"

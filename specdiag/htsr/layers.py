@@ -24,7 +24,7 @@ from specdiag.compute.gram import gram_bytes
 from specdiag.htsr import esd
 from specdiag.htsr.bulk import marchenko_pastur, tracy_widom
 from specdiag.htsr.null.ladder import null_test
-from specdiag.htsr.others import weightwatcher
+from specdiag.htsr.others.methods import fit_by
 from specdiag.htsr.repeat import SHARE, repeat_sd
 from specdiag.htsr.selection import MIN_EIGENVALUES
 from specdiag.htsr.tail.alternatives import likelihood_ratios
@@ -83,7 +83,7 @@ class Layer:
 
     @property
     def alpha(self) -> float:
-        """Posterior mean of the tail's exponent; by the method `weightwatcher`, its estimate."""
+        """Posterior mean of the tail's exponent; by methods without a posterior, its estimate."""
         return self.posterior.mean
 
     @property
@@ -142,12 +142,10 @@ def measure_weight(
         common = _describe(weight, spectrum, resolved, exponent) | {"leading": leading}
         if reason := _few_values(resolved, width):
             fit: dict[str, Any] = {"status": "degenerate", "reason": reason}
-        elif method == "wwj":
-            fit = weightwatcher.fit_wwj(read())
-        elif method == "weightwatcher":
-            fit = weightwatcher.fit_weightwatcher(weight.shape, spectrum)
-        else:
+        elif method == "specdiag":
             fit = _fit(resolved, width, min_eigenvalues)
+        else:
+            fit = fit_by(method, weight.shape, spectrum, read)
         has_null = weight.rank is None  # that of a product of two matrices is another one
         if fit["status"] == "fit" and method == "specdiag" and has_null:
             fit |= _tests(weight, read, resolved, fit, null=null, gof=gof, seed=seed)

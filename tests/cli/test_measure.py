@@ -20,7 +20,7 @@ from specdiag.checkpoint.weights.find import open_weights
 from specdiag.cli.main import COMMANDS, cli
 from specdiag.htsr.measure import measure
 from specdiag.htsr.null.verdicts import MEANINGFUL, VERDICTS
-from specdiag.htsr.others.weightwatcher import METHODS
+from specdiag.htsr.others.methods import METHODS
 from specdiag.htsr.selection import MIN_EIGENVALUES, matrices
 from specdiag.htsr.statistics import alpha_mean_interval
 from specdiag.htsr.verdict import with_verdicts
@@ -230,7 +230,7 @@ def test_files_of_untrained_networks_are_checked_before_any_is_measured(file, rn
 def test_the_mean_of_a_method_without_a_null_says_that_nothing_was_compared(rng, tmp_path):
     path = tmp_path / "net.safetensors"
     save_file({f"{i}.weight": light(rng, (90, 60)).astype(np.float32) for i in range(4)}, path)
-    for method in ("weightwatcher", "wwj"):
+    for method in METHODS[1:]:
         out = run("alpha", path, "--method", method)[1]
         assert re.search(
             r"\nmean alpha .* over all 4 measured layers, which were not compared with random "

@@ -17,8 +17,6 @@ from specdiag.compute.gram import half_gram
 from specdiag.htsr.tail.posterior import NO_POSTERIOR, Posterior, mixture_posterior
 from specdiag.htsr.tail.power_law import NO_FIT, TIE, Array, TailFit, fit_alpha
 
-METHODS = ("specdiag", "weightwatcher", "wwj")
-
 WEIGHTWATCHER_FLOOR = 1e-5  # absolute, on eigenvalues of W'W
 WWJ_FLOOR = 1e-9  # of the largest eigenvalue
 WWJ_MIN_TAIL = 50
@@ -28,13 +26,20 @@ WWJ_PRIOR = 1e-3  # shape and rate of the Gamma prior of alpha - 1
 def weightwatcher(squared_singular_values: Array) -> tuple[TailFit, Posterior]:
     """Return the fit of weightwatcher 0.7.7, from the eigenvalues of W'W (not divided by N).
 
-    Eigenvalues above 1e-5 are fitted as in `fit_alpha`. The method has no posterior: its mean is
-    alpha, its standard deviation sigma, its interval alpha +- 1.96 sigma, its tail that of the fit,
-    and its other fields are NaN.
+    Eigenvalues above 1e-5 are fitted as in `fit_alpha`.
     """
     fit = fit_alpha(squared_singular_values[squared_singular_values > WEIGHTWATCHER_FLOOR])
+    return fit, estimate(fit)
+
+
+def estimate(fit: TailFit) -> Posterior:
+    """Return the estimate of a method without a posterior in the place of one.
+
+    The mean is alpha, the standard deviation sigma, the interval alpha +- 1.96 sigma, the tail that
+    of the fit, and the other fields are NaN.
+    """
     reach = 1.96 * fit.sigma
-    return fit, Posterior(
+    return Posterior(
         mean=fit.alpha,
         sd=fit.sigma,
         interval=(fit.alpha - reach, fit.alpha + reach),
@@ -52,9 +57,8 @@ def fit_weightwatcher(shape: tuple[int, ...], spectrum: Array) -> dict[str, Any]
     if not tail.n_tail:
         reason = "weightwatcher finds no fit, and reports alpha -1"
         return {"status": "degenerate", "reason": reason}
-    xmin = tail.xmin / scale
-    fit = {"tail": replace(tail, xmin=xmin), "posterior": replace(posterior, xmin=xmin)}
-    return {"status": "fit", **fit}
+    tail = tail.scaled(1 / scale)
+    return {"status": "fit", "tail": tail, "posterior": replace(posterior, xmin=tail.xmin)}
 
 
 def wwj(W: NDArray[np.generic]) -> tuple[TailFit, Posterior, int]:

@@ -5,7 +5,7 @@ x >= xmin.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -52,11 +52,17 @@ class TailFit:
         """Standard error of alpha if xmin were known, so too small: (alpha - 1) / sqrt(n_tail)."""
         return (self.alpha - 1) / math.sqrt(self.n_tail) if self.n_tail else math.nan
 
+    def scaled(self, factor: float) -> "TailFit":
+        """Return the fit of eigenvalues that are larger by a factor."""
+        return replace(self, xmin=self.xmin * factor)
+
 
 NO_FIT = TailFit(alpha=math.nan, xmin=math.nan, ks_distance=math.nan, n_tail=0)
 
 
-def fit_alpha(eigenvalues: ArrayLike) -> TailFit:
+def fit_alpha(
+    eigenvalues: ArrayLike, between: tuple[float, float] = (-math.inf, math.inf)
+) -> TailFit:
     """Return the power law whose tail is nearest to the eigenvalues, over all possible xmin.
 
     Every distinct eigenvalue with another one above it is tried as xmin. Over the n eigenvalues of
@@ -74,6 +80,8 @@ def fit_alpha(eigenvalues: ArrayLike) -> TailFit:
     ----------
     eigenvalues : array_like of shape (n_eigenvalues,)
         Positive, in any order; pass those of `resolved_eigenvalues`.
+    between : tuple of float
+        The smallest and the largest xmin to try.
 
     Returns
     -------
@@ -94,7 +102,8 @@ def fit_alpha(eigenvalues: ArrayLike) -> TailFit:
     n = np.arange(len(x), 0, -1)
     excess = np.cumsum(logs[::-1])[::-1] - n * logs
     first_of_ties = np.diff(logs, prepend=-np.inf) > TIE
-    candidates = np.flatnonzero(first_of_ties & (n >= 2) & (excess > n * TIE))
+    allowed = (x >= between[0]) & (x <= between[1])
+    candidates = np.flatnonzero(first_of_ties & allowed & (n >= 2) & (excess > n * TIE))
     if not len(candidates):
         return NO_FIT
     alpha = 1 + n[candidates] / excess[candidates]
@@ -112,6 +121,30 @@ def fit_alpha(eigenvalues: ArrayLike) -> TailFit:
         ks_distance=float(distance[nearest]),
         n_tail=int(n[i]),
     )
+
+
+def fit_above(eigenvalues: ArrayLike, first: int) -> TailFit:
+    """Return the power law of Hill's estimator, whose xmin is the eigenvalue at an index.
+
+    Parameters
+    ----------
+    eigenvalues : array_like of shape (n_eigenvalues,)
+        In any order; those of the tail are positive.
+    first : int
+        Index of xmin among them in ascending order.
+
+    Returns
+    -------
+    TailFit
+        As of `fit_alpha`; all NaN with n_tail 0 if all eigenvalues of the tail are equal.
+    """
+    x = checked_eigenvalues(np.sort(np.asarray(eigenvalues, dtype=np.float64))[first:])
+    logs = np.log(x) - math.log(x[0])
+    if not logs.sum() > len(x) * TIE:
+        return NO_FIT
+    alpha = 1 + len(x) / logs.sum()
+    (distance,) = _ks_distances(logs, np.zeros(1, np.intp), np.array([alpha]))
+    return TailFit(alpha=float(alpha), xmin=float(x[0]), ks_distance=float(distance), n_tail=len(x))
 
 
 def checked_eigenvalues(eigenvalues: ArrayLike) -> Array:
