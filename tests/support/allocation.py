@@ -6,8 +6,8 @@ github.com/haiquanlu/AlphaPruning (commit 5f0e984) with fix_fingers 'xmin_mid' a
 `net_esd_estimator_farms` of LLM_Pruning/lib/esd_utils_farms.py in github.com/HUST-AI-HYZ/FARMS
 (commit 8e07c3f) with both, num_row_samples 2000, Q_ratio 1 and sampling_ops_per_dim 10; and once
 with xmin_mid, 40, 2 and 4. Of the latter, `.cpu().numpy()` after np.concatenate, which raises an
-error for convolutions, was removed. Each weight was that of a torch.nn.Linear or Conv2d. TempBalance
-(github.com/YefanZhou/TempBalance, commit 9f0d9c7) has the same lines as AlphaPruning.
+error for convolutions, was removed. Each weight was that of a torch.nn.Linear or Conv2d.
+TempBalance (github.com/YefanZhou/TempBalance, commit 9f0d9c7) has the same lines as AlphaPruning.
 """
 
 import json
