@@ -75,6 +75,7 @@ bench: .venv/dev  ## every bar of time and memory in one run, about half an hour
 	$(BIN)/python -m benchmarks.bars "$(MODEL)/model.safetensors" --diffract $(DIFFRACT)
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.monitor
+	$(BIN)/python -m benchmarks.attach
 
 clean:
 	rm -rf .venv demo

@@ -13,6 +13,8 @@ SECTION = PAGE[PAGE.index("## On the command line") : PAGE.index("## Fields of t
 DEPTH = PAGE[PAGE.index("## Depth profile") : PAGE.index("## The noise floor")]
 TRAINED = ROOT / "checkpoints" / "desk" / "base" / "poyo_mp_converged.ckpt"
 
+LAYERS = PAGE[PAGE.index("## Layers of any torch model") : PAGE.index("## On the command line")]
+
 
 def blocks(text, kind):
     """Return the contents of the fenced blocks of a kind, in order."""
@@ -32,6 +34,16 @@ def test_the_recipe_of_the_page_measures_what_the_page_shows(tmp_path):
     assert (status, err) == (0, "")
     (expected,) = blocks(SECTION, "text")
     assert words(out) == words(expected)
+
+
+@pytest.mark.realdata
+def test_the_encoder_of_the_page_has_the_ranks_that_the_page_shows(minilm, capsys):
+    pytest.importorskip("transformers")
+    text = ROOT.joinpath("LICENSE").read_text(encoding="utf-8")
+    sentences = [one for one in re.split(r"[.;:]\s", text) if len(one.split()) > 10][:40]
+    exec(blocks(LAYERS, "python")[0], {"folder": minilm.parent, "sentences": sentences})
+    (expected,) = blocks(LAYERS, "text")
+    assert words(capsys.readouterr().out) == words(expected)
 
 
 def words(text):

@@ -224,6 +224,9 @@ def test_other_invalid_arguments_are_refused_with_their_reason(rng):
         FeatureCovariance(precision="fp8")
     expected = "expected one of bfloat16, float16, tf32, float32, float64"
     assert str(error.value) == f"precision is 'fp8': {expected}"
+    with pytest.raises(ValueError) as error:
+        FeatureCovariance(max_blocks=12)
+    assert str(error.value) == "max_blocks is 12: expected 8, 16, 32 or 64"
     a, b = FeatureCovariance(), FeatureCovariance()
     for seen, message in ((a, "no samples"), (b, "1 sample")):
         with pytest.raises(ValueError) as error:
