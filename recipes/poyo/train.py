@@ -10,13 +10,11 @@ The loop uses Lightning Fabric, not the Trainer: the Trainer does not resume exa
 handling of devices, precision and processes is needed here.
 """
 
-import csv
 import functools
-import io
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,12 +22,12 @@ import numpy as np
 
 from specdiag.checkpoint.reader import tensor_digest
 from specdiag.lock.recipe import Job
-from specdiag.outputs import write_whole
 
 from ..data.arrays import Arrays, to_arrays
 from ..data.batches import Batches, batch_size, n_steps
 from . import checkpoints
 from .evaluate import predict, r2_by_session
+from .logs import Log
 from .model import build, embedding_rows, parameter_groups
 from .signals import TERMINATED, progress_line, terminated
 
@@ -37,10 +35,9 @@ _log = logging.getLogger(__name__)
 
 VALIDATIONS = 10  # in one training; each takes a pass over the validation windows
 LOG_LINES = 1000
-COLUMNS = ("step", "loss", "learning_rate", "kept_units", "valid_r2")
 PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
 
-OnStep = Callable[[int, Any], object]
+OnStep = Callable[[int, Any], Mapping[str, float] | None]
 
 
 def train(
@@ -67,6 +64,7 @@ def train(
         Time between saved states. SIGTERM saves a state and raises SystemExit(143).
     on_step : callable, optional
         Called in the first process after each step, with the number of steps done and the model.
+        A mapping of names to numbers that it returns is logged.
 
     Returns
     -------
@@ -136,10 +134,10 @@ class Training:
     stepper: Any
     schedule: Any
     beginning: str
+    log: Log
     step: int = 0
     loss: float = math.nan
     best: dict[str, Any] = field(default_factory=lambda: {"r2": -math.inf, "step": 0})
-    log: list[list[float]] = field(default_factory=list)
 
 
 def _run(fabric: Any, *, job: Job, arrays: Arrays, save_seconds: float, on_step: Any) -> Any:
@@ -149,10 +147,15 @@ def _run(fabric: Any, *, job: Job, arrays: Arrays, save_seconds: float, on_step:
     torch.set_float32_matmul_precision(job.params["training"]["matmul_precision"])
     training = _begin(fabric, job, arrays)
     _resume(training)
-    with terminated(processes=fabric.world_size) as stop:
-        _loop(training, save_seconds, on_step, stop)
-    if fabric.is_global_zero:
-        _write_checkpoint(training)
+    try:
+        if fabric.is_global_zero:
+            training.log.begin(training.step)
+        with terminated(processes=fabric.world_size) as stop:
+            _loop(training, save_seconds, on_step, stop)
+        if fabric.is_global_zero:
+            _write_checkpoint(training)
+    finally:
+        training.log.end()
     fabric.barrier()
     return {
         "valid_r2": training.best["r2"],
@@ -193,6 +196,7 @@ def _begin(fabric: Any, job: Job, arrays: Arrays) -> Training:
         stepper=stepper,
         schedule=schedule,
         beginning=beginning,
+        log=Log(job, total),
     )
 
 
@@ -213,9 +217,11 @@ def _loop(t: Training, save_seconds: float, on_step: Any, stop: list[bool]) -> N
                 valid_r2 = _validate(t)
             if first and (t.step % log_every == 0 or not math.isnan(valid_r2)):
                 t.loss = float(loss)
-                t.log.append([t.step, t.loss, rate, kept, valid_r2])
-            if first and on_step:
-                on_step(t.step, t.core)
+                t.log.row(t.step, t.loss, rate, kept, valid_r2)
+            if first and on_step and (numbers := on_step(t.step, t.core)):
+                t.log.metrics(t.step, numbers)
+            if first:
+                t.log.line(t.step, loss, rate, valid_r2, t.best["r2"])
             if first and (stopped or stop or time.monotonic() - saved >= save_seconds):
                 _save(t)
                 saved = time.monotonic()
@@ -283,10 +289,11 @@ def _save(t: Training) -> None:
         "optimizer": t.optimizer.state_dict(),
         "schedule": t.schedule.state_dict(),
         "best": t.best,
-        "log": t.log,
+        "log": t.log.rows,
+        "versions": t.log.versions,
     }
     checkpoints.save(t.job.folder, t.step, state)
-    _write_log(t)
+    t.log.write()
 
 
 def _resume(t: Training) -> None:
@@ -301,7 +308,8 @@ def _resume(t: Training) -> None:
     t.core.load_state_dict(state["model"])
     t.optimizer.load_state_dict(state["optimizer"])
     t.schedule.load_state_dict(state["schedule"])
-    t.step, t.loss, t.best, t.log = (state[k] for k in ("step", "loss", "best", "log"))
+    t.step, t.loss, t.best, t.log.rows = (state[k] for k in ("step", "loss", "best", "log"))
+    t.log.versions = state.get("versions", {})
     _log.info("%s: resumed after step %d of %d", t.job.name, t.step, t.total)
 
 
@@ -331,10 +339,4 @@ def _write_checkpoint(t: Training) -> None:
             },
         },
     )
-    _write_log(t)
-
-
-def _write_log(t: Training) -> None:
-    text = io.StringIO()
-    csv.writer(text).writerows([COLUMNS, *t.log])
-    write_whole(t.job.folder / "log.csv", text.getvalue().encode())
+    t.log.write()

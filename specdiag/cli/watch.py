@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from specdiag.training.trajectory import Trajectory
 
 _TABLE = "spectra.csv"  # of the monitor of a recipe, in the folder of the build
+_LOGGED = "metrics.csv"  # of Lightning's logger
+_OF_CHECKPOINTS = {
+    "which": "--which",
+    "base": "--base",
+    "splits": "--split",
+    "include_embeddings": "--include-embeddings",
+}
 _SUFFIXES = (".html", ".csv", ".nc")
 _DRAWN = (".png", ".svg", ".pdf")
 
@@ -166,26 +173,38 @@ def watch(
 def _read(
     run: tuple[Path, ...], layers: str | None, settings: dict[str, Any], output: Path | None
 ) -> _Source:
-    if len(run) == 1 and run[0].suffix.lower() == ".csv":
-        return _table(run[0], layers, output)
-    return _checkpoints(_run(run), layers, settings, output)
+    from specdiag.training.steps import run_in, run_of
+
+    first = run[0]
+    if len(run) > 1 or (first.suffix.lower() != ".csv" and not first.is_dir()):
+        return _checkpoints(run_of(run), layers, settings, output)
+    if not first.is_dir():
+        return _table(first, layers, settings, output)
+    if (first / _TABLE).is_file():  # of a build, which keeps its last states alone
+        return _table(first / _TABLE, layers, settings, output)
+    try:
+        found = run_in(first)
+    except FileNotFoundError:
+        if not (first / _LOGGED).is_file():
+            raise
+        return _table(first / _LOGGED, layers, settings, output)
+    return _checkpoints(found, layers, settings, output)
 
 
-def _table(path: Path, layers: str | None, output: Path | None) -> _Source:
+def _table(
+    path: Path, layers: str | None, settings: dict[str, Any], output: Path | None
+) -> _Source:
     from fnmatch import fnmatchcase
 
     from specdiag.training.logged import read_table
 
     if output and output.suffix == ".nc":
         raise click.UsageError(f"-o {output}: a table has no spectra; give .html or .csv")
+    for name, option in _OF_CHECKPOINTS.items():
+        if settings[name]:
+            raise click.UsageError(f"{option} is for checkpoints, and {path} is a table")
     readings = read_table(path)
     return _Source("step", [r for r in readings if not layers or fnmatchcase(r.name, layers)])
-
-
-def _run(run: tuple[Path, ...]) -> "Run":
-    from specdiag.training.steps import run_in, run_of
-
-    return run_in(run[0]) if len(run) == 1 and run[0].is_dir() else run_of(run)
 
 
 def _checkpoints(

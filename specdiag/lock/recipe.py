@@ -62,6 +62,10 @@ class Job:
         number of this one. Node 0 leads; the others take part in the training and write nothing.
     yes : bool
         Whether to start a training that takes very long.
+    log : {'csv', 'tensorboard', 'wandb'} or None
+        The logger to which the training should write its numbers while it runs.
+    logs : Path or None
+        A folder for its files, which stays beside the checkpoint; it may not exist yet.
     """
 
     name: str
@@ -77,6 +81,8 @@ class Job:
     node: int = 0
     precision: str | None = None
     yes: bool = False
+    log: str | None = None
+    logs: Path | None = None
 
 
 def start(path: Path | None) -> tuple[Path, Path]:

@@ -5,6 +5,7 @@ Beside NAME.ckpt, whose SHA-256 begins with DIGEST, lie
 - NAME.ckpt.DIGEST.json, its receipt (`specdiag.obtain.state`);
 - NAME.ckpt.DIGEST.nc, the Dataset of its spectra;
 - NAME.ckpt.TABLE, each CSV or JSON file that its recipe left, such as ``evaluation.json``;
+- NAME.ckpt.logs, the folder of the logger that `train --log` names;
 - NAME.ckpt.BUILD.run, the folder of an unfinished build.
 
 DIGEST and BUILD are 16 hexadecimal digits. A file that is not ours and has such a name is moved
@@ -61,6 +62,11 @@ def build_folder(target: Path, declaration: str, parent: str | None) -> Path:
     """Return the folder of a build; one of the same declaration and parent resumes there."""
     digest = hashlib.sha256(f"{declaration} {parent}".encode()).hexdigest()
     return beside(target, f"{target.name}.{digest[:16]}.run")
+
+
+def logs_path(target: Path) -> Path:
+    """Return the path of the folder of a training's logger."""
+    return beside(target, f"{target.name}.logs")
 
 
 def finished_path(folder: Path) -> Path:

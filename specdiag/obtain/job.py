@@ -20,7 +20,14 @@ from specdiag.lock.entry import Entry, Input, Metric
 from specdiag.lock.lockfile import amend, declaration_digest, find, load
 from specdiag.lock.place import check_local, file_lock, inside
 from specdiag.lock.recipe import FOLDER, Job, explained, load_recipe
-from specdiag.obtain.beside import arriving_path, build_folder, finished_path, move_aside, sha256_of
+from specdiag.obtain.beside import (
+    arriving_path,
+    build_folder,
+    finished_path,
+    logs_path,
+    move_aside,
+    sha256_of,
+)
 from specdiag.obtain.fetch import fetch_url
 from specdiag.obtain.provenance import environment, provenance
 from specdiag.obtain.publish import tables
@@ -71,6 +78,8 @@ def build(
     except (ValueError, RuntimeError):
         _discard(job)
         raise
+    if job.logs and entry.kind == "checkpoint" and not job.logs.is_dir():
+        _log.warning("%s: its recipe has no logger: --log has no effect", entry.name)
     used = {k: v for k, v in options.items() if k in ("devices", "nodes", "precision")}
     receipt = Receipt(
         how="evaluated" if entry.kind == "evaluation" else "trained",
@@ -154,6 +163,7 @@ def _prepared(
         folder=folder,
         output=folder / target.name,
         cost=entry.cost,
+        logs=logs_path(target) if options.get("log") else None,
         **options,
     )
     return entry, job, parent

@@ -38,7 +38,7 @@ class Run(NamedTuple):
     Attributes
     ----------
     unit : str
-        What their numbers count: ``'step'``, ``'epoch'``, or ``'place'`` among the files given.
+        What their numbers count: ``'step'``, ``'epoch'``, or ``'checkpoint'``: the files as given.
     checkpoints : list of (int, Path)
         Number and path, in the order of the numbers.
     notes : list of str
@@ -90,7 +90,7 @@ def run_of(paths: Sequence[Path]) -> Run:
     names = {path: _name(path, paths) for path in paths}
     unit, numbers = _numbers(names)
     if not numbers:
-        return Run("place", list(enumerate(dict.fromkeys(paths), 1)), [])
+        return Run("checkpoint", list(enumerate(dict.fromkeys(paths), 1)), [])
     return _ordered(unit, numbers, [path for path in paths if path not in numbers])
 
 

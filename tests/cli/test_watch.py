@@ -124,6 +124,19 @@ def test_the_table_of_a_monitor_gives_a_page_without_spectra(tmp_path):
     )
 
 
+def test_a_folder_with_a_table_alone_is_read_by_its_table(tmp_path):
+    for name in ("spectra.csv", "metrics.csv"):
+        folder = tmp_path / name.removesuffix(".csv")
+        folder.mkdir()
+        (folder / name).write_text(readings())
+        assert "5 matrices at 4 steps" in watched(tmp_path, folder)[0]
+    status, _, err = run(tmp_path, "watch", "spectra", "--which", "ema")
+    assert status == 2
+    assert err.splitlines()[-1] == (
+        "Error: --which is for checkpoints, and spectra/spectra.csv is a table"
+    )
+
+
 def test_a_checkpoint_that_is_being_written_costs_the_others_nothing(trained):
     content = (trained / "step-1000.safetensors").read_bytes()
     (trained / "step-2000.safetensors").write_bytes(content[: len(content) // 2])

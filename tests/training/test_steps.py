@@ -118,5 +118,5 @@ def test_files_may_differ_in_their_folders_alone(tmp_path):
 def test_files_without_numbers_are_counted_as_they_are_given(tmp_path):
     made(tmp_path, "init.pt", "end.pt")
     run = run_of([tmp_path / "init.pt", tmp_path / "end.pt"])
-    assert run.unit == "place"
+    assert run.unit == "checkpoint"
     assert [(step, path.name) for step, path in run.checkpoints] == [(1, "init.pt"), (2, "end.pt")]

@@ -110,6 +110,12 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool, allow_loc
     type=click.Choice(["float32", "bfloat16", "float16"]),
     help="Number format of the training, if not as declared; results may differ from the record.",
 )
+@click.option(
+    "--log",
+    type=click.Choice(["csv", "tensorboard", "wandb"]),
+    help="Also write loss, R² and spectra with this logger while it trains, into the folder "
+    "CHECKPOINT.logs; a training that is resumed goes on there.",
+)
 @click.option("--yes", is_flag=True, help="Also start trainings that take very long here.")
 @_local_option
 @engine_option
@@ -145,6 +151,7 @@ def train(
       specdiag train --missing
       specdiag train transfer/area2_ft_pretrained --scale desk
       specdiag train --missing --scale paper --dry-run
+      specdiag train base/poyo_mp_converged --log tensorboard
       specdiag train --all --group published --seed 43
     """  # noqa: D301
     if names and group:
@@ -156,6 +163,7 @@ def train(
     if dry_run and as_json:
         raise click.UsageError("--json prints outcomes, and --dry-run has none: leave one out")
     check_engine(engine, address)
+    _check_logger(options["log"])
     options = {k: v for k, v in options.items() if v}
     if engine == "ray" and "nodes" in options:
         raise click.UsageError("--nodes and --engine ray exclude each other")
@@ -178,6 +186,15 @@ def train(
         return
     settings = {"force": forced, "prefer": prefer, "options": options, "allow_local": allow_local}
     _report(steps, _outcomes(path, steps, engine, address, settings), as_json)
+
+
+def _check_logger(kind: str | None) -> None:
+    """Raise a usage error if the package of a logger is not installed."""
+    from importlib.util import find_spec
+
+    packages = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}.get(kind or "")
+    if packages and not any(map(find_spec, packages)):
+        raise click.UsageError(f"--log {kind} needs {packages[0]}: pip install {packages[0]}")
 
 
 def _with_build(path: Path, steps: list["Step"]) -> list["Step"]:
