@@ -224,3 +224,47 @@ def test_the_collapse_of_the_page_is_that_of_a_training(tmp_path):
         f"{last * (1 - 8e-3) ** -100:.3g}"
     )
     assert lines[-2] in page
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Lightning: few workers, few batches
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_metrics_of_lightning_are_those_of_its_checkpoints(tmp_path):
+    torch = pytest.importorskip("torch")
+    lightning = pytest.importorskip("lightning.pytorch")
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.loggers import CSVLogger
+
+    class Net(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.Sequential(torch.nn.Linear(60, 64), torch.nn.Linear(64, 60))
+
+        def training_step(self, batch, _):
+            return (self.layers(batch) - batch).square().mean()
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters())
+
+    torch.manual_seed(0)
+    monitor = specdiag.SpectralMonitor(every=4, budget=None)
+    saver = ModelCheckpoint(tmp_path / "checkpoints", save_top_k=-1, every_n_train_steps=4)
+    trainer = lightning.Trainer(
+        max_epochs=2,
+        logger=CSVLogger(tmp_path, name="", version="log"),
+        callbacks=[monitor, saver],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        accelerator="cpu",
+    )
+    trainer.fit(Net(), torch.utils.data.DataLoader(torch.randn(48, 60), batch_size=8))
+    measured, logged = (
+        json.loads(watched(tmp_path, word, "--json")[0]) for word in ("checkpoints", "log")
+    )
+    assert [step["step"] for step in measured["steps"]] == [4, 8, 12]
+    assert [step["step"] for step in logged["steps"]][-3:] == [4, 8, 12]
+    for one, two in zip(measured["matrices"], logged["matrices"], strict=True):
+        assert one["name"] == two["name"]
+        for name in ("alpha", "norm", "rank", "stable_rank"):
+            theirs = [row[name] for row in two["readings"][-3:]]
+            np.testing.assert_allclose([row[name] for row in one["readings"]], theirs, rtol=1e-5)
