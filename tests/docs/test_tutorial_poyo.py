@@ -42,6 +42,18 @@ def test_the_commands_of_the_tutorial_print_the_output_that_it_shows(clone):
     status, out, _ = run(clone, "compare", "mine/two_days", "mine/frozen")
     assert status == 0
     assert out.splitlines()[-2] in TEXT
+    assert "features mine/frozen --layers '*'" in TEXT
+    before = {path: path.read_bytes() for path in clone.rglob("*.ckpt*") if path.is_file()}
+    status, out, _ = run(clone, "features", "mine/frozen", "--layers", "*")
+    assert status == 0
+    layers = [line.split()[0] for line in out.splitlines()[3:6]]
+    assert layers == ["enc_atn.to_q", "enc_atn.to_kv", "enc_atn.to_out"]
+    read, ran = (
+        run(clone, "features", "mine/frozen", *more)[1].splitlines()[1].split(";")[0]
+        for more in ((), ("--layer", "readout"))
+    )
+    assert read == ran
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_an_entry_whose_recording_is_missing_fails_alone_and_leaves_no_file(clone):
