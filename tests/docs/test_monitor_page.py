@@ -29,7 +29,7 @@ def test_the_program_for_lightning_logs_every_matrix_of_a_resnet18(tmp_path, mon
     names = {"module": module, "batches": batches(1, (2, 3, 32, 32))}
     exec(PROGRAMS[0], names)
     logged = names["trainer"].callback_metrics
-    assert sum(name.endswith("/alpha") for name in logged) == 20
+    assert sum(name.endswith("/norm") for name in logged) == 20
 
 
 def test_the_program_for_transformers_logs_every_matrix_of_a_bert(tmp_path):
@@ -45,7 +45,7 @@ def test_the_program_for_transformers_logs_every_matrix_of_a_bert(tmp_path):
     (logged,) = [
         entry for entry in names["trainer"].state.log_history if "spectral/median_alpha" in entry
     ]
-    assert sum(name.endswith("/alpha") for name in logged) == 13
+    assert sum(name.endswith("/norm") for name in logged) == 13
 
 
 def test_the_loop_prints_the_readings_and_writes_the_table(tmp_path, monkeypatch, capsys):

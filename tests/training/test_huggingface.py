@@ -55,7 +55,7 @@ def test_a_trainer_calls_the_monitor_and_its_reports_get_the_numbers(tmp_path, m
     from training.test_lightning import scalars
 
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
-    callback = specdiag.hf_callback(every=3)
+    callback = specdiag.hf_callback(every=3, budget=None)
     trainer = trainer_of(tmp_path, [callback], max_steps=7, report_to=["tensorboard"])
     trainer.train()
 
@@ -75,7 +75,7 @@ def test_a_trainer_calls_the_monitor_and_its_reports_get_the_numbers(tmp_path, m
 
 
 def test_a_step_of_accumulated_gradients_is_read_once(tmp_path):
-    callback = specdiag.hf_callback(every=1, pattern="*.query.weight")
+    callback = specdiag.hf_callback(every=1, pattern="*.query.weight", budget=None)
     trainer_of(tmp_path, [callback], max_steps=3, gradient_accumulation_steps=4).train()
     assert [r.step for r in callback.monitor.readings] == [1, 1, 2, 2, 3, 3]
 
@@ -83,7 +83,7 @@ def test_a_step_of_accumulated_gradients_is_read_once(tmp_path):
 @pytest.mark.parametrize("restore", [False, True])
 def test_a_resumed_training_goes_on_with_the_first_norms_and_the_table(tmp_path, restore):
     log = tmp_path / "run.spectra.csv"
-    settings = {"every": 2, "log": log, "pattern": "*.query.weight"}
+    settings = {"every": 2, "log": log, "pattern": "*.query.weight", "budget": None}
     first = specdiag.hf_callback(**settings)
     saving = {"save_strategy": "steps", "save_steps": 4}
     trainer_of(tmp_path, [first], max_steps=6, **saving).train()

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from specdiag.training.model import is_sharded
 from specdiag.training.monitor import SpectralMonitor
 from support.nets import resnet18
 
@@ -79,7 +80,7 @@ def test_a_trainer_calls_the_monitor_and_its_loggers_get_the_numbers(lightning, 
         loggers.CSVLogger(tmp_path, name="csv"),
         loggers.TensorBoardLogger(tmp_path, name="board"),
     ]
-    monitor = SpectralMonitor(every=3)
+    monitor = SpectralMonitor(every=3, budget=None)
     trainer = trainer_of(lightning, tmp_path, monitor, logger=logs)
     trainer.fit(module_of(lightning, small_net()), batches(7))
 
@@ -113,7 +114,7 @@ def scalars(folder):
 
 
 def test_a_step_of_accumulated_gradients_is_read_once(lightning, tmp_path):
-    monitor = SpectralMonitor(every=1)
+    monitor = SpectralMonitor(every=1, budget=None)
     trainer = trainer_of(lightning, tmp_path, monitor, accumulate_grad_batches=3)
     trainer.fit(module_of(lightning, small_net()), batches(9))
     assert [r.step for r in monitor.readings if r.name == "net.0.weight"] == [1, 2, 3]
@@ -122,7 +123,7 @@ def test_a_step_of_accumulated_gradients_is_read_once(lightning, tmp_path):
 def test_a_resumed_training_keeps_first_norms_collapsed_matrices_and_the_table(lightning, tmp_path):
     table = tmp_path / "run.spectra.csv"
     net = small_net()
-    first = SpectralMonitor(every=2, log=table, collapsed=0.5)
+    first = SpectralMonitor(every=2, log=table, collapsed=0.5, budget=None)
     trainer = trainer_of(lightning, tmp_path, first, max_steps=4, max_epochs=-1)
     trainer.fit(module_of(lightning, net), batches(9))
     trainer.save_checkpoint(tmp_path / "half.ckpt")
@@ -131,7 +132,7 @@ def test_a_resumed_training_keeps_first_norms_collapsed_matrices_and_the_table(l
 
     with torch.no_grad():
         net[0].weight *= 0.1
-    again = SpectralMonitor(every=2, log=table, collapsed=0.5)
+    again = SpectralMonitor(every=2, log=table, collapsed=0.5, budget=None)
     trainer = trainer_of(lightning, tmp_path, again, max_steps=8, max_epochs=-1)
     checkpoint = torch.load(tmp_path / "half.ckpt", weights_only=True)
     checkpoint["state_dict"]["net.0.weight"] *= 0.1
@@ -153,14 +154,14 @@ def test_a_resumed_training_keeps_first_norms_collapsed_matrices_and_the_table(l
 
 
 def test_the_state_alone_keeps_the_first_norms(lightning, tmp_path):
-    first = SpectralMonitor(every=2)
+    first = SpectralMonitor(every=2, budget=None)
     trainer = trainer_of(lightning, tmp_path, first, max_steps=4, max_epochs=-1)
     trainer.fit(module_of(lightning, small_net()), batches(9))
     trainer.save_checkpoint(tmp_path / "half.ckpt")
     state = torch.load(tmp_path / "half.ckpt", weights_only=True)["callbacks"]
     assert list(state) == [first.state_key] == ["SpectralMonitor{'pattern': None}"]
 
-    again = SpectralMonitor(every=2)
+    again = SpectralMonitor(every=2, budget=None)
     again.load_state_dict(state[again.state_key])
     assert again.state_dict()["first"] == first.state_dict()["first"]
     assert again.clock.spent == first.clock.spent
@@ -211,7 +212,7 @@ def test_a_monitor_made_before_lightning_is_imported_is_a_callback_too(package, 
 import sys, warnings
 warnings.simplefilter("ignore")
 from specdiag import SpectralMonitor
-monitor = SpectralMonitor(every=1)
+monitor = SpectralMonitor(every=1, budget=None)
 assert not any("lightning" in name and "specdiag" not in name for name in sys.modules)
 assert "torch" not in sys.modules
 import {package} as L, torch
@@ -250,10 +251,27 @@ def test_other_attributes_are_missing_as_of_any_object():
 def test_the_first_process_alone_measures(lightning):
     from types import SimpleNamespace
 
-    monitor = SpectralMonitor(every=1)
+    monitor = SpectralMonitor(every=1, budget=None)
     trainer = SimpleNamespace(is_global_zero=False, global_step=1)
     monitor.on_train_batch_end(trainer, small_net(), None, None, 0)
     assert monitor.readings == []
+
+
+@pytest.mark.parametrize("mark", ["_fsdp_flattened", "_is_flat_param", "ds_tensor"])
+def test_parameters_that_fsdp_1_or_deepspeed_have_cut_are_sharded(mark):
+    net = small_net()
+    assert not is_sharded(net)
+    setattr(net[2].weight, mark, True)
+    assert is_sharded(net)
+
+
+def test_a_module_of_fsdp_1_is_never_asked_for_its_state_dict():
+    class FullyShardedDataParallel(torch.nn.Linear):
+        def state_dict(self):
+            raise AssertionError("it waits for other processes")
+
+    monitor = SpectralMonitor(every=1, budget=None)
+    assert monitor(1, torch.nn.Sequential(FullyShardedDataParallel(60, 60))) == {}
 
 
 def test_sharded_parameters_are_refused_in_one_line(caplog, tmp_path):
@@ -264,7 +282,7 @@ def test_sharded_parameters_are_refused_in_one_line(caplog, tmp_path):
     init_process_group("gloo", init_method=f"file://{tmp_path}/rank", rank=0, world_size=1)
     try:
         net = fully_shard(small_net(), mesh=init_device_mesh("cpu", (1,)))
-        monitor = SpectralMonitor(every=1)
+        monitor = SpectralMonitor(every=1, budget=None)
         with caplog.at_level(logging.WARNING):
             assert [monitor(step, net) for step in (1, 2)] == [{}, {}]
     finally:

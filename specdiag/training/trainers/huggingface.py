@@ -98,4 +98,4 @@ def _saved(state: Any, monitor: SpectralMonitor) -> list[dict[str, Any]]:
     """Return the state of the monitor in the checkpoint that a training goes on from, if any."""
     found = state.stateful_callbacks.get(_NAME, [])
     states = [s["attributes"]["saved"] for s in (found if isinstance(found, list) else [found])]
-    return [s for s in states if s["key"] == monitor.state_key and s["step"] is not None][:1]
+    return [s for s in states if s["key"] == monitor.state_key and s["step"] is not None][-1:]
