@@ -174,6 +174,7 @@ def _read(
     run: tuple[Path, ...], layers: str | None, settings: dict[str, Any], output: Path | None
 ) -> _Source:
     from specdiag.training.steps import run_in, run_of
+    from specdiag.wording import counted
 
     first = run[0]
     if len(run) > 1 or (first.suffix.lower() != ".csv" and not first.is_dir()):
@@ -182,13 +183,34 @@ def _read(
         return _table(first, layers, settings, output)
     if (first / _TABLE).is_file():  # of a build, which keeps its last states alone
         return _table(first / _TABLE, layers, settings, output)
+    logged = _logged(first / _LOGGED, layers, settings, output)
     try:
         found = run_in(first)
     except FileNotFoundError:
-        if not (first / _LOGGED).is_file():
+        if not logged:
             raise
-        return _table(first / _LOGGED, layers, settings, output)
+        return logged
+    if logged and len({r.step for r in logged.readings}) > len(found.checkpoints):
+        n = counted(len(found.checkpoints), "checkpoint")
+        note = f"read from {_LOGGED}, which has more steps than the {n} that could be measured"
+        return logged._replace(notes=[note])
     return _checkpoints(found, layers, settings, output)
+
+
+def _logged(
+    path: Path, layers: str | None, settings: dict[str, Any], output: Path | None
+) -> _Source | None:
+    """Return what the table of a logger in the folder of a run has, or None if it has nothing."""
+    from specdiag.training.logged import is_logged
+
+    of_spectra = any(settings[name] for name in _OF_CHECKPOINTS) or _is_dataset(output)
+    if of_spectra or not path.is_file() or not is_logged(path):
+        return None
+    return _table(path, layers, settings, output)
+
+
+def _is_dataset(output: Path | None) -> bool:
+    return output is not None and output.suffix.lower() == ".nc"
 
 
 def _table(
@@ -198,7 +220,7 @@ def _table(
 
     from specdiag.training.logged import read_table
 
-    if output and output.suffix == ".nc":
+    if _is_dataset(output):
         raise click.UsageError(f"-o {output}: a table has no spectra; give .html or .csv")
     for name, option in _OF_CHECKPOINTS.items():
         if settings[name]:

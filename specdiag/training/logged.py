@@ -6,14 +6,21 @@ import math
 from pathlib import Path
 from typing import Any
 
-from specdiag.files import read_file
+from specdiag.files import find_file, open_file, read_file
 from specdiag.training.readings import Reading, read_readings
 from specdiag.wording import is_text, shown
 
 _LARGEST = 500_000_000  # bytes
+_LONGEST_HEADER = 50_000_000
 _LARGEST_NUMBER = 1e100
 _PREFIX = "spectral/"  # of the columns of `SpectralMonitor`: spectral/LAYER/QUANTITY
 _QUANTITIES = ("norm", "rank", "alpha", "alpha_low", "alpha_high", "stable_rank")
+
+
+def is_logged(path: Path) -> bool:
+    """Return whether a file has a column of a matrix in its header, as loggers write it."""
+    with open_file(find_file(path)) as stream:
+        return _PREFIX.encode() in stream.readline(_LONGEST_HEADER)
 
 
 def read_table(path: Path) -> list[Reading]:
@@ -26,10 +33,9 @@ def read_table(path: Path) -> list[Reading]:
     OSError
         If it cannot be read.
     """
-    content = read_file(path, _LARGEST)
-    first = content.split(b"\n", 1)[0]
-    if _PREFIX.encode() not in first:
+    if not is_logged(path):
         return read_readings(path)
+    content = read_file(path, _LARGEST)
     try:
         return _parsed(content.decode())
     except (ValueError, csv.Error) as error:

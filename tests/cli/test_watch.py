@@ -15,6 +15,10 @@ from support.paths import ROOT
 
 FROZEN, MOVED = "blocks.0.weight", "blocks.1.weight"
 
+LOGGED = "step,spectral/a/alpha,spectral/a/norm,spectral/a/rank\n" + "".join(
+    f"{step},3,1,64\n" for step in (1, 2, 4, 8)
+)
+
 
 @pytest.fixture
 def trained(tmp_path):
@@ -128,13 +132,28 @@ def test_a_folder_with_a_table_alone_is_read_by_its_table(tmp_path):
     for name in ("spectra.csv", "metrics.csv"):
         folder = tmp_path / name.removesuffix(".csv")
         folder.mkdir()
-        (folder / name).write_text(readings())
-        assert "5 matrices at 4 steps" in watched(tmp_path, folder)[0]
+        content = readings() if name == "spectra.csv" else LOGGED
+        (folder / name).write_text(content)
+        found = "5 matrices at 4 steps" if name == "spectra.csv" else "1 matrix at 4 steps"
+        assert found in watched(tmp_path, folder)[0]
     status, _, err = run(tmp_path, "watch", "spectra", "--which", "ema")
     assert status == 2
     assert err.splitlines()[-1] == (
         "Error: --which is for checkpoints, and spectra/spectra.csv is a table"
     )
+
+
+def test_the_table_of_a_logger_is_read_if_it_has_more_steps_than_there_are_checkpoints(trained):
+    (trained / "metrics.csv").write_text(LOGGED)
+    out, err = watched(trained, ".")
+    assert "1 matrix at 4 steps from 1 to 8" in out
+    assert err == (
+        "read from metrics.csv, which has more steps than the 3 checkpoints that could be "
+        "measured\n"
+    )
+    assert "2 matrices at 3 steps" in watched(trained, ".", "-o", "run.nc")[0]
+    (trained / "metrics.csv").write_text("step,loss\n1,2\n")
+    assert "2 matrices at 3 steps" in watched(trained, ".")[0]
 
 
 def test_a_checkpoint_that_is_being_written_costs_the_others_nothing(trained):

@@ -135,6 +135,21 @@ def test_a_recipe_without_a_logger_says_so(tmp_path):
     assert "specdiag: base/net: its recipe has no logger: --log has no effect" in err
 
 
+def test_a_folder_of_logs_that_leads_out_of_the_lock_is_refused(tmp_path):
+    root, outside = tmp_path / "lock", tmp_path / "outside"
+    root.mkdir()
+    outside.mkdir()
+    toy.make(root, children=1)
+    assert run(root, "lock", "--init")[0] == 0
+    beside = root / "checkpoints" / "desk" / "base"
+    beside.mkdir(parents=True)
+    (beside / "net.ckpt.logs").symlink_to(outside)
+    status, out, _ = run(root, "train", "base/net", "--log", "csv")
+    assert status == 1
+    assert "net.ckpt.logs leads out of the lock's folder by a link" in out
+    assert list(outside.iterdir()) == []
+
+
 def test_a_logger_that_is_not_installed_is_a_usage_error(tmp_path):
     from importlib.util import find_spec
 
