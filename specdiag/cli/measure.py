@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from specdiag.cli.measuring.adapters import lines_of_adapter, rows_of_adapters
 from specdiag.cli.measuring.files import alphas_of_untrained, measure_all
 from specdiag.cli.measuring.journal import close_journal, journal_beside
 from specdiag.cli.options import (
@@ -154,6 +155,9 @@ def alpha(
     The interval of alpha takes the eigenvalues for independent draws. It is not how far alpha moves
     when rows are drawn again (--repeats), nor when a network is trained again (compare --against).
 
+    Of an adapter, such as a LoRA, it also shows the rank that each update uses, its effective rank
+    and how much of it is noise; with --base, what it adds to the base, as compare --delta.
+
     With -o, a journal beside the output keeps every layer as soon as it is measured. The same
     command goes on with it after an interruption, measures the other layers, and removes it.
 
@@ -163,6 +167,7 @@ def alpha(
       specdiag alpha last.ckpt --layers '*.to_qkv.*' --plot figures
       specdiag alpha a.pt b.pt -o both.nc
       specdiag alpha base.ckpt --method median --json
+      specdiag alpha adapter/ --base base/
       specdiag alpha gpt2/ --split '*.c_attn.weight=q,k,v/12'
       specdiag alpha hf://sentence-transformers/all-MiniLM-L6-v2 --layers '*layer.0.*'
     """  # noqa: D301
@@ -194,24 +199,30 @@ def alpha(
         failed |= not write(dataset, output, plot, partial(draw_all, overwrite=force), force=force)
     if journal:
         close_journal(journal, failed, checkpoints, measured)
-    _print(checkpoints, measured, "json" if as_json else "csv" if as_csv else columns)
+    kind = "json" if as_json else "csv" if as_csv else columns
+    _print(checkpoints, measured, kind, base, settings)
     if failed:
         raise click.exceptions.Exit(1)
 
 
 def _print(
-    checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence["Layer"]], kind: str
+    checkpoints: Sequence["Checkpoint"],
+    measured: Sequence[Sequence["Layer"]],
+    kind: str,
+    base: Path | None,
+    settings: dict[str, Any],
 ) -> None:
     """Print the layers as 'json', as 'csv', or as tables with the 'default' columns or 'all'."""
     from specdiag.show.layers import as_csv, as_json, as_table, summary_lines
 
     if kind == "json":
-        click.echo(as_json(checkpoints, measured))
+        click.echo(as_json(checkpoints, measured, rows_of_adapters(checkpoints, base, settings)))
     elif kind == "csv":
         click.echo(as_csv(checkpoints, measured), nl=False)
     else:
         for checkpoint, layers in zip(checkpoints, measured, strict=True):
             lines = as_table(layers, terminal_width(), kind) + summary_lines(checkpoint, layers)
+            lines += lines_of_adapter(checkpoint, base, settings, terminal_width())
             print_lines(str(checkpoint.path), lines)
 
 

@@ -180,7 +180,8 @@ class Network:
         return _digest([self._common, *told])
 
 
-_NOT_TOLD = {"read", "read_rows", "identity"}  # functions, and addresses in memory
+# Functions, addresses in memory, and what the other attributes tell.
+_NOT_TOLD = {"read", "read_rows", "identity", "factors", "added", "adapter"}
 
 
 def journal_path(output: Path) -> Path:

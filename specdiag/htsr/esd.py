@@ -66,6 +66,35 @@ def eigenvalues_and_vectors(W: ArrayLike, k: int) -> tuple[Array, Array]:
     return _solved(np.asarray(W), k)
 
 
+def eigenvalues_of_product(left: ArrayLike, right: ArrayLike, positions: int = 1) -> Array:
+    """Return what `eigenvalues` does of left @ right, without forming the product.
+
+    The singular values of B A are those of R S', where B = Q R and A' = P S are QR decompositions:
+    a matrix of the rank at most (Golub & Van Loan, section 5.4.5, on the same step of the SVD).
+
+    Parameters
+    ----------
+    left : array_like of shape (n, r)
+    right : array_like of shape (r, m * positions)
+        Of a kernel, the positions are its last axis.
+    """
+    B, A = (np.asarray(x, dtype=np.float64) for x in (left, right))
+    for x in (B, A):
+        if not np.isfinite(x).all():
+            bad = np.count_nonzero(~np.isfinite(x))
+            raise ValueError(f"{bad:,} of {x.size:,} values of a factor are NaN or infinite")
+    n, m = len(B), A.shape[1] // positions
+    R = np.linalg.qr(B)[1]
+    values = np.zeros((positions, min(n, m)))
+    for i, part in enumerate(np.moveaxis(A.reshape(len(A), m, positions), 2, 0)):
+        singular = np.linalg.svd(R @ np.linalg.qr(part.T)[1].T, compute_uv=False)
+        found = np.square(singular[: min(n, m)]) / max(n, m)
+        values[i, : len(found)] = found
+    pooled = values.ravel()
+    pooled[::-1].sort()
+    return pooled
+
+
 def _solved(W: NDArray[np.generic], n_vectors: int) -> tuple[Array, Array]:
     if W.ndim < 2 or W.size == 0:
         raise ValueError(

@@ -102,6 +102,8 @@ def peak_bytes(weight: Weight, repeats: bool) -> float:
     stay in memory as they are stored.
     """
     values, (n, m) = math.prod(weight.shape), weight.shape[:2]
+    if weight.factors and weight.rank:
+        return 4 * 8 * weight.rank * (n + values // n)
     stored = values * (8 if weight.dtype == "float64" else 4)
     kept = stored * (8 * values <= KEPT_BYTES)
     formed = stored * (1 + SHARE * repeats) + gram_bytes(n, m, weight.dtype)
@@ -135,7 +137,7 @@ def measure_weight(
     try:
         read, exponent = _in_range(weight, read)
         # No variable keeps large values.
-        spectrum, leading = esd.eigenvalues_and_vectors(_values(weight, read), n_vectors)
+        spectrum, leading = _spectrum(weight, read, n_vectors)
         gate = max(esd.rank_gate(spectrum, weight.shape, weight.dtype), floor)
         resolved = spectrum[spectrum > gate]
         width = esd.separation(spectrum, weight.shape, weight.dtype)
@@ -162,6 +164,16 @@ def measure_weight(
     except Exception as error:  # noqa: BLE001 - one layer never costs the others
         return record_of(weight, status="failed", reason=f"{type(error).__name__}: {error}")
     return record_of(weight, **(common | fit))
+
+
+def _spectrum(
+    weight: Weight, read: Callable[[], np.ndarray], n_vectors: int
+) -> tuple[Array, Array]:
+    if weight.factors and not n_vectors and weight.dtype != "float64":
+        left, right, _ = weight.factors()
+        positions = math.prod(weight.shape[2:])
+        return esd.eigenvalues_of_product(left, right, positions), np.empty((0, 0))
+    return esd.eigenvalues_and_vectors(_values(weight, read), n_vectors)
 
 
 class NoWeight(Exception):  # noqa: N818 - it is no error

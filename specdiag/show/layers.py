@@ -62,8 +62,15 @@ _DROPPED = (
 )
 
 
-def as_json(checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence[Layer]]) -> str:
-    """Return all values but the eigenvalues as one JSON object; NaN and infinity become null."""
+def as_json(
+    checkpoints: Sequence["Checkpoint"],
+    measured: Sequence[Sequence[Layer]],
+    more: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """Return all values but the eigenvalues as one JSON object; NaN and infinity become null.
+
+    `more` has further keys of each checkpoint.
+    """
     rows = [
         {
             "name": name,
@@ -72,9 +79,14 @@ def as_json(checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence[Lay
             "summary": summarise(layers),
             "not_matrices": [w.name for w in weights(checkpoint) if not w.is_matrix],
             "notes": checkpoint.notes,
+            **keys,
         }
-        for name, checkpoint, layers in zip(
-            unique_names(checkpoints), checkpoints, measured, strict=True
+        for name, checkpoint, layers, keys in zip(
+            unique_names(checkpoints),
+            checkpoints,
+            measured,
+            more or [{}] * len(measured),
+            strict=True,
         )
     ]
     return json.dumps({"checkpoints": without_nan(rows)}, indent=2, allow_nan=False)

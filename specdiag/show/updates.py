@@ -2,9 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
+from specdiag.comparison.updates.adapters import AdapterUpdate
 from specdiag.comparison.updates.delta import Added
 from specdiag.comparison.updates.roles import ROLES
 from specdiag.comparison.updates.rounding import KINDS
@@ -153,3 +157,70 @@ def _depths(depths: Mapping[int, Mapping[str, Any]]) -> list[str]:
         f"{part[0][0]} to {part[-1][0]}: {sum(share for _, share in part):.0%}" for part in parts
     )
     return [f"by depth, {counted(n, 'block')}: {listed}"]
+
+
+def adapter_row(
+    adapter: Sequence[AdapterUpdate], added: tuple[Sequence[Update], Mapping[str, Any]] | None
+) -> dict[str, Any]:
+    """Return the values of an adapter for JSON; without its base, what it adds to that is None."""
+    row: dict[str, Any] = {"ranks": [asdict(update) for update in adapter]}
+    if added is None:
+        return row | {"conclusion": None, "whole": None, "updates": None}
+    updates, summary = added
+    whole = {k: v for k, v in summary.items() if k != "conclusion"}
+    rows = [row_of(update) for update in updates]
+    return row | {"conclusion": summary["conclusion"], "whole": whole, "updates": rows}
+
+
+def adapter_lines(adapter: Sequence[AdapterUpdate], width: int | None = None) -> list[str]:
+    """Return the table of an adapter, and lines that sum it up."""
+    cells = [
+        {
+            "shape": "x".join(map(str, update.shape)),
+            "r": number(update.max_rank, ".0f"),
+            "rank": number(update.rank, ".0f"),
+            "effective rank": number(update.effective_rank, ".1f"),
+            "stable rank": number(update.stable_rank, ".1f"),
+            "noise rank": number(update.noise_rank, ".0f"),
+            "norm": number(update.frobenius_norm, ".3g"),
+            "adapter": update.kind + ", dead" * (update.rank == 0),
+        }
+        for update in adapter
+    ]
+    styles = [{"fg": "yellow"} if update.rank == 0 else {} for update in adapter]
+    dropped = (({"stable rank", "norm"}, 24), ({"shape"}, 8))
+    table = render([update.name for update in adapter], cells, styles, dropped, width)
+    legend = "  noise rank: directions of the factor that began as zeros that noise would have, too"
+    lines = [*table, legend, _about_adapter(adapter)]
+    if failed := [f"{update.name} ({update.reason})" for update in adapter if update.reason]:
+        lines.append(f"not measured: {some(failed)}")
+    return [printable(line) if i >= len(table) else line for i, line in enumerate(lines)]
+
+
+def _about_adapter(adapter: Sequence[AdapterUpdate]) -> str:
+    measured = [update for update in adapter if not math.isnan(update.rank)]
+    used = [update for update in measured if update.rank]
+    dead = [update.name for update in measured if not update.rank]
+    kinds = ", ".join(dict.fromkeys(update.kind for update in adapter))
+    parts = [f"adapter of {counted(len(adapter), 'update')} ({kinds})"]
+    if used:
+        parts.append(f"rank used {_range(used, lambda u: u.rank, '.0f')} of")
+        parts[-1] += f" {_range(used, lambda u: u.max_rank, '.0f')}"
+        parts.append(f"effective rank {_range(used, lambda u: u.effective_rank, '.1f')}")
+        noise = [update for update in used if not math.isnan(update.noise_rank)]
+        if noise:
+            whole = sum(update.noise_rank == update.rank for update in noise)
+            parts.append(f"noise rank {_range(noise, lambda u: u.noise_rank, '.0f')}")
+            parts.append(f"nothing but noise in {whole} of {len(noise)}")
+    parts.append(f"dead (a factor is zero): {some(dead) if dead else 'none'}")
+    return ", ".join(parts)
+
+
+def _range(
+    adapter: Sequence[AdapterUpdate], value: Callable[[AdapterUpdate], float], form: str
+) -> str:
+    """Return the median of values and, if they differ, the smallest and the largest one."""
+    values = np.array([value(update) for update in adapter])
+    low, high = (number(float(x), form) for x in (values.min(), values.max()))
+    middle = number(float(np.median(values)), form)
+    return middle if low == high else f"{middle} ({low} to {high})"

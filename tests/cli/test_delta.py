@@ -83,3 +83,54 @@ def test_only_matrices_that_match_are_measured(files):
     status, out, _ = run("compare", *files, "--delta", "--layers", "h.0.*")
     assert status == 0
     assert "h.1." not in out
+
+
+@pytest.fixture
+def adapter(rng, tmp_path):
+    """Return the folder of an adapter of the values, of which one is dead, and its base."""
+    base = tmp_path / "base.safetensors"
+    names = [f"h.{i}.attn.{role}_proj" for i in range(2) for role in "qv"]
+    save_file({f"{n}.weight": heavy(rng, (80, 64), 2.5).astype(np.float32) for n in names}, base)
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    factors = {}
+    for i in range(2):
+        stem = f"base_model.model.h.{i}.attn.v_proj"
+        factors[f"{stem}.lora_A.weight"] = rng.normal(size=(4, 64)).astype(np.float32)
+        factors[f"{stem}.lora_B.weight"] = (i * rng.normal(size=(80, 4))).astype(np.float32)
+    save_file(factors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 0.4}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder, base
+
+
+def test_alpha_of_an_adapter_shows_the_ranks_that_it_uses(adapter):
+    status, out, _ = run("alpha", adapter[0])
+    assert status == 0
+    (line,) = [line for line in out.splitlines() if line.startswith("adapter of")]
+    assert line.startswith("adapter of 2 updates (LoRA), rank used 4 of 4, effective rank 3.")
+    assert "noise rank 4, nothing but noise in 1 of 1" in line
+    assert line.endswith("dead (a factor is zero): base_model.model.h.0.attn.v_proj.lora_update")
+
+
+def test_alpha_of_an_adapter_and_its_base_shows_what_is_added(adapter):
+    folder, base = adapter
+    status, out, _ = run("alpha", folder, "--base", base)
+    assert status == 0
+    assert out.strip().endswith(
+        "an update of rank 4 in 1 of 2 value projections, nothing in 3 of 4 matrices"
+    )
+    found = json.loads(run("alpha", folder, "--base", base, "--json")[1])["checkpoints"][0]
+    alone = json.loads(run("alpha", folder, "--json")[1])["checkpoints"][0]
+    assert found["adapter"].keys() == alone["adapter"].keys()
+    assert [row["rank"] for row in found["adapter"]["ranks"]] == [0, 4]
+    assert alone["adapter"]["updates"] is None
+    assert found["adapter"]["conclusion"] in out
+    kinds = {row["layer"]: row["update_kind"] for row in found["adapter"]["updates"]}
+    assert kinds["h.1.attn.v_proj.weight"] == "low rank"
+    assert list(kinds.values()).count("none") == 3
+
+
+def test_alpha_of_a_network_without_an_adapter_has_no_such_key(adapter):
+    (row,) = json.loads(run("alpha", adapter[1], "--json")[1])["checkpoints"]
+    assert "adapter" not in row

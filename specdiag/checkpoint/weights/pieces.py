@@ -49,6 +49,7 @@ def piece(
         identity=weight.identity and (weight.identity, axis, start, stop, size),
         read=read,
         read_rows=read_rows,
+        factors=None,
         n_read=0 if weight.read_rows else _n_read(weight),
     )
 
@@ -80,6 +81,7 @@ def slices(weight: Weight, axis: int) -> list[Weight]:
                 axis,
             ),
             read_rows=None,
+            factors=None,
             n_read=0 if weight.read_rows else _n_read(weight),
         )
         for i in range(n)
@@ -119,6 +121,7 @@ def reshaped(
         identity=weight.identity and (weight.identity, split, tuple(axes), tuple(shape)),
         read=read,
         read_rows=None,
+        factors=None,
         n_read=_n_read(weight),
     )
 

@@ -1,14 +1,25 @@
 """One weight: the tensors that it is composed of, the rule, and how to compute its values."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from specdiag.checkpoint.tensor import UNKNOWN, Tensor, read_values
 
 Tensors = Mapping[str, Tensor]  # by name
+
+
+class Factors(NamedTuple):
+    """Two matrices whose product is a weight, a kernel (out, in, ...) as a matrix of out rows.
+
+    `start` is the one of the two that an adapter begins with as zeros.
+    """
+
+    left: np.ndarray
+    right: np.ndarray
+    start: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +50,12 @@ class Weight(Tensor):
         Whether a vector of the length of its outputs lies beside it, under the name of its bias.
     table : str
         What tells that it is a lookup table, such as its class or name; empty if it is none.
+    adapter : str
+        Kind of the adapter, such as ``'LoRA'``, if the weight is its update alone.
+    factors : callable or None
+        Returns the factors that an update is a product of, in float64.
+    added : Weight or None
+        The update alone, if the weight is a base with the update of an adapter.
     """
 
     tensors: tuple[str, ...] = ()
@@ -48,6 +65,9 @@ class Weight(Tensor):
     n_read: int = 0
     has_bias: bool = False
     table: str = ""
+    adapter: str = ""
+    factors: Callable[[], Factors] | None = field(default=None, repr=False)
+    added: "Weight | None" = field(default=None, repr=False)
 
     @property
     def is_matrix(self) -> bool:
@@ -97,6 +117,11 @@ def composed(
         read_rows=None,
         **about,
     )
+
+
+def values_of(parts: Sequence[Tensor]) -> list[np.ndarray]:
+    """Return the values of tensors, in float64."""
+    return [read_values(part).astype(np.float64) for part in parts]
 
 
 def names_of(parts: Sequence[Tensor]) -> tuple[str, ...]:

@@ -88,12 +88,17 @@ def not_compared(weight: Weight, reason: str) -> Update:
     return Update(layer=record_of(weight, status="skipped", reason=reason))
 
 
+def unchanged(weight: Weight) -> Update:
+    """Return the record of a weight to which nothing was added."""
+    reason = "the same numbers in both: nothing was added"
+    return replace(not_compared(weight, reason), kind="none", relative_norm=0.0)
+
+
 def measure_update(before: Weight, after: Weight, **settings: Any) -> Update:
     """Return what was added to a weight. The settings are those of `measure_weight`."""
     pair = relate(before.name, before, after)
     if pair.relation in SAME:
-        reason = "the same numbers in both: nothing was added"
-        return replace(not_compared(after, reason), kind="none", relative_norm=0.0)
+        return unchanged(after)
     if pair.relation in ("other shape", "unreadable"):
         return not_compared(after, f"{pair.relation}: {pair.reason}")
     for weight in (before, after):
@@ -139,6 +144,7 @@ def _measured(
         rule="W' - W",
         whole="",
         rank=None,
+        factors=None,
         read=lambda: D,
         read_rows=None,
         identity=None,

@@ -32,6 +32,7 @@ from specdiag.checkpoint.weights.weight import Tensors, Weight, not_measured, pl
 from specdiag.files import confine, limit_of
 from specdiag.wording import counted, shown
 
+REPLACED = "of the adapter, which replaces that of the base"
 _STACK = "its LoRA updates a stack of matrices: not computed"
 _CHECKPOINTS = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin")
 
@@ -143,9 +144,8 @@ def with_base(
     for name, tensor in _without(tensors, found).items():
         old = next((by_key[key] for key in _moved(name, prefixes) if key in by_key), None)
         if old and len(old.shape) == len(tensor.shape):
-            rule = "of the adapter, which replaces that of the base"
             parts = (*old.tensors, name)
-            new[old.name] = plain(tensor, name=old.name, tensors=parts, rule=rule)
+            new[old.name] = plain(tensor, name=old.name, tensors=parts, rule=REPLACED)
         else:
             others.append(plain(tensor))
     n_replaced = len(new) - len(fits)

@@ -26,7 +26,7 @@ import numpy as np
 
 from specdiag.checkpoint.tensor import Tensor
 from specdiag.checkpoint.weights.adapters.update import Array, Update, factor_of, pattern_not_read
-from specdiag.checkpoint.weights.weight import Tensors
+from specdiag.checkpoint.weights.weight import Factors, Tensors
 
 # The components of a diffusion pipeline, as diffusers, kohya, LyCORIS and ComfyUI write them. Their
 # loaders take alpha as the rank where a file has none (in ComfyUI, comfy/weight_adapter/lora.py).
@@ -228,16 +228,28 @@ def _update(
         factor = _adaptive_factor(stem, config, is_divided=bool(by_rank))
         formula = f"{formula} / ranknum" if by_rank else formula
 
-    def product(down: Array, up: Array, *more: Array) -> Array:
-        rest = iter(more)
-        number = float(next(rest).item()) / rank if alpha else 1.0
-        down = down * next(rest).reshape(-1, *[1] * (down.ndim - 1)) if numbers else down
-        number /= float(next(rest).item()) + 1e-5 if by_rank else 1.0
+    def multiplied(down: Array, up: Array, *more: Array) -> tuple[float, Array, Array, Array]:
+        """Return the number, the factors as matrices, and the core or another tensor."""
+        rest = [*more]
+        number = float(rest.pop(0).item()) / rank if alpha else 1.0
+        down = down * rest.pop(0).reshape(-1, *[1] * (down.ndim - 1)) if numbers else down
+        number /= float(rest.pop(0).item()) + 1e-5 if by_rank else 1.0
         first, last = up.reshape(len(up), -1), down.reshape(len(down), -1)
+        return number, first, last, rest[0] if core else first
+
+    def product(*arrays: Array) -> Array:
+        number, first, last, middle = multiplied(*arrays)
         if core:
-            return number * np.einsum("oa,ab...,bi->oi...", first, next(rest), last)
+            return number * np.einsum("oa,ab...,bi->oi...", first, middle, last)
         update = number * (first @ last)
         return update.T if is_transposed else update.reshape(shape)
+
+    def factors(*arrays: Array) -> Factors:
+        number, first, last, _ = multiplied(*arrays)
+        start = last.T if is_table else first  # the others begin at random
+        if is_transposed:
+            return Factors(number * last.T, first.T, start)
+        return Factors(number * first, last, start)
 
     return Update(
         kind="AdaLoRA" if numbers else "LoRA",
@@ -245,6 +257,7 @@ def _update(
         label=label,
         parts=tuple(part for part in (down, up, alpha, numbers, by_rank, core) if part),
         product=product,
+        factors=None if core else factors,
         formula=f"{formula} with a core" if core else formula,
         factor=factor,
         shape=shape[::-1] if is_transposed else shape,

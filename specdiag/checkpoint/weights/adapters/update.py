@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 
 from specdiag.checkpoint.tensor import Tensor
-from specdiag.checkpoint.weights.weight import Weight, composed, not_measured
+from specdiag.checkpoint.weights.weight import (
+    Factors,
+    Weight,
+    composed,
+    not_measured,
+    values_of,
+)
 
 Array = np.ndarray
 
@@ -28,6 +34,8 @@ class Update:
     parts : tuple of Tensor
         Tensors that `product` gets the values of, and returns the update without its factor.
     product : callable
+    factors : callable or None
+        Returns the two matrices that the product consists of, if it is one of two.
     formula : str
         What the product is, such as ``'B A'``.
     factor : float or None
@@ -51,6 +59,7 @@ class Update:
     label: str = ""
     parts: tuple[Tensor, ...]
     product: Callable[..., Array]
+    factors: Callable[..., Factors] | None = None
     formula: str
     factor: float | None
     shape: tuple[int, ...]
@@ -145,7 +154,13 @@ def update_alone(update: Update, name: str) -> Weight:
     # A product is not rounded to the dtype of its factors.
     dtype = "float64" if update.parts[0].dtype == "float64" else "float32"
     like = replace(update.parts[0], shape=update.shape, dtype=dtype)
-    return composed(name, update.tensors, rule, values, like=like, rank=update.rank)
+    weight = composed(name, update.tensors, rule, values, like=like, rank=update.rank)
+
+    def factors() -> Factors:
+        left, right, start = update.factors(*values_of(update.parts))  # type: ignore[misc]
+        return Factors(factor * left, right, start)
+
+    return replace(weight, adapter=update.kind, factors=factors if update.factors else None)
 
 
 def merged(update: Update, base: Weight, name: str) -> Weight:
@@ -178,7 +193,7 @@ def merged(update: Update, base: Weight, name: str) -> Weight:
     if base.rule:
         rule = f"{rule}; W: {base.rule}"
     weight = composed(name, parts, rule, values, like=base)
-    return replace(weight, tensors=tensors, role=base.role)
+    return replace(weight, tensors=tensors, role=base.role, added=update_alone(update, name))
 
 
 def shaper_of(update: Update, shape: tuple[int, ...]) -> Callable[[Array], Array] | None:
@@ -216,4 +231,4 @@ def in_shape_of(update: Update, shape: tuple[int, ...]) -> Update:
 
     # The rows of a position are from k rows of the matrix each.
     rank = rank and rank * shape[2]
-    return replace(update, product=kernel, shape=shape, rank=rank)
+    return replace(update, product=kernel, factors=None, shape=shape, rank=rank)
