@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specdiag.checkpoint.weights.adapters.base import REPLACED
 from specdiag.cli.options import ERRORS, complain
 
 if TYPE_CHECKING:
@@ -89,4 +88,6 @@ def _added(
 
 
 def _is_changed(tensor: "Tensor") -> bool:
+    from specdiag.checkpoint.weights.adapters.base import REPLACED
+
     return getattr(tensor, "added", None) is not None or tensor.rule == REPLACED

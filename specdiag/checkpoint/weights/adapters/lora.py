@@ -228,6 +228,42 @@ def _update(
         factor = _adaptive_factor(stem, config, is_divided=bool(by_rank))
         formula = f"{formula} / ranknum" if by_rank else formula
 
+    product, factors = _products(
+        (alpha, numbers, by_rank, core), rank, shape, is_table=is_table, is_transposed=is_transposed
+    )
+    return Update(
+        kind="AdaLoRA" if numbers else "LoRA",
+        stem=stem,
+        label=label,
+        parts=tuple(part for part in (down, up, alpha, numbers, by_rank, core) if part),
+        product=product,
+        factors=None if core else factors,
+        formula=f"{formula} with a core" if core else formula,
+        factor=factor,
+        shape=shape[::-1] if is_transposed else shape,
+        rank=None if core else rank,
+        magnitude=beside("lora_magnitude_vector", "dora_scale"),
+        axis=int(is_transposed),
+        reason=_not_computed("KaSA") if is_kasa else _reason(pair, core, config),
+        apart=_ALORA if config.get("alora_invocation_tokens") else pattern_not_read(factor, config),
+    )
+
+
+def _products(
+    beside: tuple[Tensor | None, ...],
+    rank: int,
+    shape: tuple[int, ...],
+    *,
+    is_table: bool,
+    is_transposed: bool,
+) -> tuple[Callable[..., Array], Callable[..., Factors]]:
+    """Return the functions of the factors, and of the tensors beside them, to update and factors.
+
+    These are alpha, the numbers of AdaLoRA, the rank that divides them, and the core, where a file
+    has them.
+    """
+    alpha, numbers, by_rank, core = beside
+
     def multiplied(down: Array, up: Array, *more: Array) -> tuple[float, Array, Array, Array]:
         """Return the number, the factors as matrices, and the core or another tensor."""
         rest = [*more]
@@ -251,22 +287,7 @@ def _update(
             return Factors(number * last.T, first.T, start)
         return Factors(number * first, last, start)
 
-    return Update(
-        kind="AdaLoRA" if numbers else "LoRA",
-        stem=stem,
-        label=label,
-        parts=tuple(part for part in (down, up, alpha, numbers, by_rank, core) if part),
-        product=product,
-        factors=None if core else factors,
-        formula=f"{formula} with a core" if core else formula,
-        factor=factor,
-        shape=shape[::-1] if is_transposed else shape,
-        rank=None if core else rank,
-        magnitude=beside("lora_magnitude_vector", "dora_scale"),
-        axis=int(is_transposed),
-        reason=_not_computed("KaSA") if is_kasa else _reason(pair, core, config),
-        apart=_ALORA if config.get("alora_invocation_tokens") else pattern_not_read(factor, config),
-    )
+    return product, factors
 
 
 def _adaptive_factor(stem: str, config: Mapping[str, Any], *, is_divided: bool) -> float | None:
