@@ -192,3 +192,13 @@ def test_a_reading_has_plain_numbers(rng):
     assert isinstance(r, Reading)
     np.testing.assert_allclose(r.rank, 60)
     assert r.alpha_low < r.alpha < r.alpha_high
+
+
+def test_a_reading_changes_neither_weights_nor_random_numbers_nor_threads():
+    model = network()
+    before = {name: values.clone() for name, values in model.state_dict().items()}
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    SpectralMonitor()(1, model)
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.get_num_threads() == threads
+    assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
