@@ -178,7 +178,7 @@ def _write_names(
     labels = _short_names([h.name for h in named])
     for history, place, label in zip(named, places, labels, strict=True):
         color = color_of[history.name]
-        ax.text(0.14, place, label, color=color, fontsize=7, va="center", parse_math=False)
+        ax.text(0.14, place, label, color=color, fontsize=7, va="center")
         if math.isfinite(_last_alpha(history)):
             line = ConnectionPatch(
                 (history.spectra[-1].step, _last_alpha(history)),

@@ -183,6 +183,17 @@ def test_the_names_of_a_training_are_readable_and_in_the_order_of_the_last_alpha
     assert ("Names of 60" in trajectory.caption(found)) == (n == 90)
 
 
+def test_names_of_a_training_are_no_mathematics_and_no_control_characters(tmp_path):
+    path = tmp_path / "run.csv"
+    path.write_text(readings(names=["a.$x$.weight", r"a.$\frac{1$", "a.\x1b[31m"]))
+    figure = trajectory.plot(trajectory.read(path))
+    with style.style():
+        content = style.rendered(figure, "svg")
+    text = "".join(ET.fromstring(content).itertext())
+    for name in ("$x$", r"$\frac{1$", r"\x1b[31m"):
+        assert name in text
+
+
 def test_steps_that_crowd_at_the_beginning_have_a_logarithmic_scale(tmp_path):
     path = tmp_path / "run.csv"
     path.write_text(readings(steps=(1, 2, 4, 8, 512, 1000)))
