@@ -20,8 +20,8 @@ from specdiag.cli.options import (
 from specdiag.cli.outputs import check_output, force_option, target_type
 
 if TYPE_CHECKING:
+    from specdiag.features.comparison.compare import Measured
     from specdiag.lock.entry import Scale
-    from specdiag.show.features import Measured
 
 KINDS = (".png", ".pdf", ".svg")
 
@@ -178,9 +178,9 @@ def _of_file(
     source: str, names: Sequence[str], groups: str, precision: str | None
 ) -> list["Measured"]:
     """Return the spectra of the features in a file."""
+    from specdiag.features.comparison.compare import Measured
     from specdiag.features.files.measure import accumulated, open_features
     from specdiag.features.profile import spectra_of
-    from specdiag.show.features import Measured
 
     opened = {one.array.name: one for one in open_features(Path(source), names, groups)}
     found = {name: accumulated(one, precision) for name, one in opened.items()}
@@ -189,7 +189,7 @@ def _of_file(
             raise ValueError(f"{source}: {name}: 1 sample: a covariance needs at least 2")
     with errors_of(Path(source)):
         return [
-            Measured(source, name, spectrum, opened[name].grouping)
+            Measured(source, name, spectrum, found[name], opened[name])
             for name, spectrum in spectra_of(found).items()
         ]
 
@@ -203,10 +203,10 @@ def _of_entry(
 ) -> list["Measured"]:
     """Return the spectra of the layers of an entry, in the order of the forward pass."""
     from specdiag.cli.locks.features import READ, entry_features
+    from specdiag.features.comparison.compare import Measured
     from specdiag.features.conditioning import FeatureSpectrum
     from specdiag.features.profile import spectra_of
     from specdiag.lock.lockfile import find_lock
-    from specdiag.show.features import Measured
     from specdiag.wording import some
 
     if lock_path is None:
@@ -223,4 +223,7 @@ def _of_entry(
     if few:
         say(f"{name}: without samples, and left out: {some(few)}")
     measured = {layer: one for layer, one in found.items() if layer not in few}
-    return [Measured(name, layer, spectrum) for layer, spectrum in spectra_of(measured).items()]
+    return [
+        Measured(name, layer, spectrum, measured[layer])
+        for layer, spectrum in spectra_of(measured).items()
+    ]

@@ -133,7 +133,7 @@ class AttachedLayers(Layers):
         self._of = {known: self._of[known] for known in (*before, name, *after)}
         limits = block_limits({known: self._of[known].width for known in (*before, name)})
         for known, count in limits.items():
-            self._of[known]._limit_blocks(count)
+            self._of[known].limit_blocks(count)
 
 
 def block_limits(widths: Mapping[str, int]) -> dict[str, int]:

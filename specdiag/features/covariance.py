@@ -150,7 +150,7 @@ class FeatureCovariance:
         self._add_waiting()
         self._saw(other._precision)
         self._groups |= other._groups
-        self._limit_blocks(other._max_blocks)
+        self.limit_blocks(other._max_blocks)
         moved = placed(other._origin, self._origin) - self._origin
         for key, block in list(other._blocks.items()):
             mean, scatter = (placed(x, self._origin) for x in (block.mean, block.scatter))
@@ -185,7 +185,7 @@ class FeatureCovariance:
         for _, groups, precision, count, _ in ranks:
             whole._saw(precision)
             whole._groups |= groups
-            whole._limit_blocks(count)
+            whole.limit_blocks(count)
         whole.merge(self)
         folded = sorted({whole._block_of(key) for *_, keys in ranks for key in keys})
         own = [whole._blocks.get(key) for key in folded]
@@ -238,7 +238,7 @@ class FeatureCovariance:
         if not self._fixed:
             self._precision = min(self._precision, precision, key=list(EPS).index)  # the coarser
 
-    def _limit_blocks(self, count: int) -> None:
+    def limit_blocks(self, count: int) -> None:
         """Keep at most so many blocks, a power of two: merged blocks stay the same groups."""
         self._max_blocks = min(self._max_blocks, count)
         self._fold()

@@ -84,7 +84,7 @@ def estimates(blocks: Sequence[Moments], total: Moments, floor: float) -> dict[s
     """
     scale = float(np.trace(total.scatter)) / (total.count - 1)
     sums = scaled(blocks, total)
-    jackknife = _Jackknife(sums.size)
+    jackknife = Jackknife(sums.size)
     both = spectra(sums)
     slack = jackknife.quantile * curvature(sums)
     ratio, ratios, n_effective = _participation_ratio(sums, both, slack, jackknife)
@@ -102,7 +102,23 @@ def estimates(blocks: Sequence[Moments], total: Moments, floor: float) -> dict[s
     }
 
 
-class _Jackknife:
+def replicates(blocks: Sequence[Moments], total: Moments) -> dict[str, Array]:
+    """Return logarithms of three summaries, of all blocks and without each: shape (1 + k,).
+
+    They show how the estimates of two networks vary together over the same blocks.
+    """
+    both = spectra(sums := scaled(blocks, total))
+    jackknife = Jackknife(sums.size)
+    slack = jackknife.quantile * curvature(sums)
+    _, ratios, _ = _participation_ratio(sums, both, slack, jackknife)
+    return {
+        "condition_number": _log_ratio(both.sample[:, 0], both.sample[:, -1]),
+        "effective_rank": np.asarray(_entropy(_between(both, ratios)), np.float64),
+        "participation_ratio": np.log(ratios),
+    }
+
+
+class Jackknife:
     """Errors of values of shape (1 + k,): an estimate, and the same without each of k blocks.
 
     The delete-m_j jackknife, for blocks of unequal size: Busing, Meijer & van der Leeden (1999),
@@ -138,18 +154,34 @@ class _Jackknife:
         further = (1 + 2 * self.quantile**2) / (6 * math.sqrt(len(self._share)))
         return error * (self.quantile + further * max(skewness, 0.0))
 
-    def _error_and_skewness(self, values: Array) -> tuple[float, float]:
-        if not np.isfinite(values).all():
-            return math.inf, 0.0
+    def correction(self, values: Array) -> float:
+        """Return what removes the bias of order 1 / n from values[0]."""
+        return float(((1 - self._share) * (values[0] - values[1:])).sum())
+
+    def correlation(self, a: Array, b: Array) -> float:
+        """Return the correlation of two estimates over the same blocks, 0 if one has no error."""
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            return 0.0
+        x, y = self._parts(a), self._parts(b)
+        norm = math.sqrt(float(x @ x) * float(y @ y))
+        return float(x @ y) / norm if norm > 0 else 0.0
+
+    def _parts(self, values: Array) -> Array:
+        """Return what each block adds to an estimate; the error is their root mean square."""
         h = 1 / self._share
         center = len(h) * values[0] - ((1 - self._share) * values[1:]).sum()
         pseudo = h * values[0] - (h - 1) * values[1:]
-        parts = (pseudo - center) / np.sqrt(h - 1)
+        return np.asarray((pseudo - center) / np.sqrt(h - 1), np.float64)
+
+    def _error_and_skewness(self, values: Array) -> tuple[float, float]:
+        if not np.isfinite(values).all():
+            return math.inf, 0.0
+        parts = self._parts(values)
         error = math.sqrt(float((parts**2).mean()))
         return error, float(((parts / error) ** 3).mean()) if error > 0 else 0.0
 
 
-def _trace(blocks: Blocks, scale: float, jackknife: _Jackknife) -> Estimate:
+def _trace(blocks: Blocks, scale: float, jackknife: Jackknife) -> Estimate:
     """Return tr(S) in units of `scale`; all of its interval is positive."""
     logs = _log_ratio(trace(blocks), 1.0)
     value = scale * math.exp(logs[0])
@@ -158,7 +190,7 @@ def _trace(blocks: Blocks, scale: float, jackknife: _Jackknife) -> Estimate:
 
 
 def _participation_ratio(
-    blocks: Blocks, both: Spectra, slack: float, jackknife: _Jackknife
+    blocks: Blocks, both: Spectra, slack: float, jackknife: Jackknife
 ) -> tuple[Estimate, Array, float]:
     """Return tr(S)^2 / tr(S^2), its values with and without each block, and `n_effective`.
 
@@ -198,7 +230,7 @@ def _between(both: Spectra, ratios: Array) -> Array:
 
 
 def _effective_rank(
-    both: Spectra, between: Array, ratio: Estimate, slack: float, jackknife: _Jackknife
+    both: Spectra, between: Array, ratio: Estimate, slack: float, jackknife: Jackknife
 ) -> Estimate:
     """Return exp(-sum p log p), which is never below the participation ratio (Rényi 1961).
 
@@ -219,7 +251,7 @@ def _effective_rank(
 
 
 def _fraction(
-    count: int, both: Spectra, between: Array, ratio: Estimate, jackknife: _Jackknife
+    count: int, both: Spectra, between: Array, ratio: Estimate, jackknife: Jackknife
 ) -> Estimate:
     """Return the share of the variance of the `count` largest eigenvalues."""
     above, below = (
@@ -234,7 +266,7 @@ def _fraction(
 
 
 def _condition_number(
-    both: Spectra, between: Array, floor: float, n_effective: float, jackknife: _Jackknife
+    both: Spectra, between: Array, floor: float, n_effective: float, jackknife: Jackknife
 ) -> Estimate:
     """Return lambda_1 / lambda_d, without an upper end if lambda_d may be as small as the floor."""
     largest, smallest = both.sample[:, 0], both.sample[:, -1]

@@ -5,8 +5,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
+from specdiag.features.comparison.compare import Measured
 from specdiag.features.conditioning import FeatureSpectrum
 from specdiag.features.profile import profile
 from specdiag.show.table import render
@@ -18,15 +19,6 @@ _DROPPED = (
     ({"participation ratio", "rank"}, 16),
     ({"samples"}, 8),
 )
-
-
-class Measured(NamedTuple):
-    """The spectrum of the features of one layer, or of one array, of a source."""
-
-    source: str  # the name of an entry or a path
-    layer: str  # or the name of an array
-    spectrum: FeatureSpectrum
-    grouping: str = ""  # what its groups are, if that is not known from elsewhere
 
 
 def as_json(measured: Sequence[Measured]) -> str:

@@ -9,7 +9,7 @@ from scipy import stats
 
 from specdiag.features import blocks
 from specdiag.features.blocks import Moments
-from specdiag.features.estimators import SUMMARIES, _between, _Jackknife, estimates
+from specdiag.features.estimators import SUMMARIES, Jackknife, _between, estimates
 from support.features import measured, numpy_spectrum
 
 seeds = st.integers(0, 2**32 - 1)
@@ -192,7 +192,7 @@ def test_every_interval_is_possible_and_contains_its_estimate(
 def test_of_equal_blocks_the_jackknife_is_that_of_a_mean_and_allows_for_skewness(seed, k):
     x = np.random.default_rng(seed).pareto(3, k)
     values = np.append(x.mean(), (x.sum() - x) / (k - 1))
-    jackknife, q = _Jackknife(np.full(k, 7.0)), stats.t.ppf(0.975, k - 1)
+    jackknife, q = Jackknife(np.full(k, 7.0)), stats.t.ppf(0.975, k - 1)
     error, skewness = stats.sem(x), stats.skew(x)
     assert jackknife.reach(values) == pytest.approx(q * error)
     edgeworth = (2 * q**2 + 1) * skewness / (6 * math.sqrt(k))

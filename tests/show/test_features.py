@@ -5,8 +5,9 @@ import json
 import click
 import numpy as np
 
+from specdiag.features.comparison.compare import Measured
 from specdiag.features.covariance import FeatureCovariance
-from specdiag.show.features import Measured, as_json, as_text
+from specdiag.show.features import as_json, as_text
 
 
 def measured(source, layer, deviations, n=1000, *, grouped=True):

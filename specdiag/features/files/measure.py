@@ -32,14 +32,20 @@ class Features(NamedTuple):
             return "each entry of the first axis is a group"
         return "runs of consecutive samples are groups; --groups names trials or sessions"
 
-    def pieces(self) -> Iterator[tuple[np.ndarray, Labels]]:
-        """Yield the values of entries of the first axis, as floats, and their labels.
+    def same_groups(self, other: "Features") -> bool:
+        """Return whether the rows of features of the same shape have the same groups."""
+        if self.labels is None or other.labels is None:
+            return self.labels is other.labels and self.each == other.each
+        return np.array_equal(self.labels, other.labels)
+
+    def pieces(self, count: int = 0) -> Iterator[tuple[np.ndarray, Labels]]:
+        """Yield the values of `count` entries of the first axis, as floats, and their labels.
 
         Whole numbers become float64.
         """
         start, total = 0, self.array.shape[0]
         try:
-            for piece in self.array.pieces(self.array.entries):
+            for piece in self.array.pieces(count or self.array.entries):
                 stop = start + len(piece)
                 values = piece.astype(np.float64) if piece.dtype.kind in "iu" else piece
                 if self.labels is not None:
