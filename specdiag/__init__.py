@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from specdiag.dataset.table import concat as concat
     from specdiag.dataset.table import summary as summary
     from specdiag.features.attach import attach as attach
+    from specdiag.features.comparison.dataset import measure_features as measure_features
     from specdiag.features.covariance import FeatureCovariance as FeatureCovariance
     from specdiag.htsr.esd import eigenvalues as eigenvalues
     from specdiag.htsr.esd import resolved_eigenvalues as resolved_eigenvalues
@@ -43,6 +44,7 @@ _NAMES = {
     "dataset.spectrum": "spectrum",
     "dataset.table": "concat summary",
     "features.attach": "attach",
+    "features.comparison.dataset": "measure_features",
     "features.covariance": "FeatureCovariance",
     "htsr.esd": "eigenvalues resolved_eigenvalues",
     "htsr.tail.alternatives": "likelihood_ratios",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from specdiag.training.trajectory import Trajectory
 
 __all__ = ["alpha_and_r2", "alpha_by_layer", "condition_and_r2", "depth", "difference", "esd"]
-__all__ += ["trajectory"]
+__all__ += ["feature_spectrum", "trajectory"]
 
 
 def esd(
@@ -165,6 +165,34 @@ def depth(
     _features.draw_depth(axes, spectra)
     for one in axes:
         one.legend(fontsize="small", frameon=False)
+    return axes
+
+
+def feature_spectrum(
+    dataset: "xr.Dataset", layer: str | None = None, *, ax: "Sequence[Axes] | None" = None
+) -> "Sequence[Axes]":
+    """Draw the eigenvalues of features on the first axes, and the cumulative variance beside them.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        Of `specdiag.measure_features`, or of a file of `specdiag features -o`.
+    layer : str, optional
+        By default the first of each checkpoint.
+    ax : two matplotlib.axes.Axes, optional
+
+    Raises
+    ------
+    ValueError
+        If the Dataset has no features or no such layer, or `ax` is not two axes.
+    """
+    if "feature_eigenvalue" not in dataset or "layer" not in dataset.n_samples.dims:
+        raise ValueError("expected a Dataset of specdiag.measure_features")
+    if layer is not None and layer not in dataset.layer.values:
+        raise ValueError(f"no layer {layer!r} in the Dataset")
+    axes = _axes(ax, _features.SPECTRUM_SIZE, _features.PANELS)
+    _features.draw_spectrum(axes, dataset, layer)
+    axes[0].legend(fontsize="small", frameon=False)
     return axes
 
 

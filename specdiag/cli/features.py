@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from specdiag.cli.measure import print_lines, terminal_width
+from specdiag.cli.measure import netcdf_option, print_lines, terminal_width
 from specdiag.cli.options import (
     ERRORS,
     check_installed,
@@ -20,7 +20,10 @@ from specdiag.cli.options import (
 from specdiag.cli.outputs import check_output, force_option, target_type
 
 if TYPE_CHECKING:
-    from specdiag.features.comparison.compare import Measured
+    import xarray as xr
+
+    from specdiag.features.comparison.compare import FeatureComparison
+    from specdiag.features.comparison.measured import Measured
     from specdiag.lock.entry import Scale
 
 KINDS = (".png", ".pdf", ".svg")
@@ -69,9 +72,10 @@ KINDS = (".png", ".pdf", ".svg")
     "--plot",
     type=target_type(),
     metavar="FILE",
-    help="Draw effective rank and condition number by depth, of several layers, as PNG, PDF or "
-    "SVG.",
+    help="Draw the eigenvalues and the cumulative variance of one layer of each source, or the "
+    "effective rank and the condition number of several layers by depth (.png, .pdf or .svg).",
 )
+@netcdf_option
 @force_option
 @scale_option("The scale of a NAME that the lock has twice.", default=None)
 @json_option
@@ -84,6 +88,7 @@ def features(
     layers: tuple[str, ...],
     sessions: tuple[str, ...],
     plot: Path | None,
+    output: Path | None,
     force: bool,
     scale: "Scale | None",
     as_json: bool,
@@ -99,24 +104,22 @@ def features(
     --sessions the command reads what training measured, the input of the readout. With them it runs
     the recipe of the entry, a program that comes with the lock: do so only if you trust it.
 
-    Several layers, such as --layers '*', give a row each, in the order of the forward pass.
+    Several layers, such as --layers '*', give a row each, in the order of the forward pass. The
+    first of several sources is compared with each of the others: how far their numbers differ, and
+    how alike their leading directions are. FILE:ARRAY names an array of a file.
 
     \b
     Examples:
       specdiag features features.npy
       specdiag features run.npz --name hidden --groups session
       specdiag features features.npy --groups trials.csv:trial --precision tf32
+      specdiag features before.npy after.npy -o both.nc --plot spectra.pdf
       specdiag features base/poyo_mp_converged
       specdiag features base/poyo_mp_converged --layers '*' --plot depth.pdf
       specdiag features base/poyo_mp_converged --layer proc_layers.0 --sessions 'c_2013*'
     """  # noqa: D301
-    if plot:
-        check_installed("--plot", "matplotlib")
-        if len(sources) > 1:
-            raise click.UsageError("--plot draws the layers of one NAME")
-        check_output(plot, suffixes=KINDS, option="--plot", force=force)
-    from specdiag.show.features import as_json as json_of
-    from specdiag.show.features import as_text
+    _check_outputs(sources, output, plot, force=force)
+    from specdiag.features.comparison.compare import comparisons
 
     measured: list[Measured] = []
     for source in sources:
@@ -126,37 +129,105 @@ def features(
         else:
             _check_entry_options(source, names, groups, precision)
             measured += _of_entry(source, layers, sessions, scale, lock_path)
-    failed = plot is not None and not _drawn(measured, plot, force=force)
-    if as_json:
-        click.echo(json_of(measured))
-    else:
-        for title, lines in as_text(measured, terminal_width()):
-            print_lines(title, lines)
+    compared = comparisons(measured) if len(sources) > 1 else []
+    failed = not _written(measured, compared, output, plot, force=force)
+    _print(measured, compared, as_json)
     if failed:
         raise click.exceptions.Exit(1)
 
 
-def _drawn(measured: Sequence["Measured"], path: Path, *, force: bool) -> bool:
-    """Return whether the layers could be drawn; print the error if not, and go on."""
-    from specdiag.drawing.features import depth
-    from specdiag.drawing.style import save_figure, style
+def _check_outputs(
+    sources: Sequence[str], output: Path | None, plot: Path | None, *, force: bool
+) -> None:
+    """Check what the command may write, before anything is measured."""
+    inputs = [path for source in sources if (path := _split(source)[0]).exists()]
+    if twice := [source for source in sources if sources.count(source) > 1]:
+        raise click.UsageError(f"{twice[0]} is given twice")
+    if output:
+        check_output(output, inputs, suffixes=[".nc"], force=force)
+    if plot:
+        check_installed("--plot", "matplotlib")
+        check_output(plot, inputs, suffixes=KINDS, option="--plot", force=force)
+
+
+def _print(
+    measured: Sequence["Measured"], compared: Sequence["FeatureComparison"], as_json: bool
+) -> None:
+    from specdiag.show import features as tables
+
+    if as_json:
+        click.echo(tables.as_json(measured, compared))
+        return
+    width = terminal_width()
+    for title, lines in (
+        *tables.as_text(measured, width),
+        *tables.comparison_lines(compared, width),
+    ):
+        print_lines(title, lines)
+
+
+def _written(
+    measured: Sequence["Measured"],
+    compared: Sequence["FeatureComparison"],
+    output: Path | None,
+    plot: Path | None,
+    *,
+    force: bool,
+) -> bool:
+    """Return whether all files could be written; print the error if not, and go on."""
+    if not (output or plot):
+        return True
+    from specdiag.dataset.netcdf import save_spectra
+    from specdiag.features.comparison.dataset import as_dataset
 
     try:
-        with style():
-            figure = depth({one.layer: one.spectrum for one in measured}, measured[0].source)
-        save_figure(figure, path, overwrite=force)
-        say(f"drew {path}")
+        dataset = as_dataset(measured, compared)
+        if output:
+            save_spectra(dataset, output, overwrite=force)
+            say(f"wrote {output}")
+        if plot:
+            _draw(measured, dataset, plot, force=force)
+            say(f"drew {plot}")
     except ERRORS as error:
         complain(error)
         return False
     return True
 
 
+def _draw(
+    measured: Sequence["Measured"], dataset: "xr.Dataset", path: Path, *, force: bool
+) -> None:
+    """Draw one layer of each source by rank of the eigenvalues, or several layers by depth."""
+    from specdiag.drawing.features import depth, spectrum
+    from specdiag.drawing.style import save_figure, style
+
+    layers = {one.layer: one.spectrum for one in measured if one.source == measured[0].source}
+    sources = {one.source for one in measured}
+    with style():
+        if len(sources) == len(measured):
+            figure = spectrum(dataset)
+        elif len(sources) == 1:
+            figure = depth(layers, measured[0].source)
+        else:
+            raise ValueError("--plot draws the layers of one source, or one layer of several")
+        save_figure(figure, path, overwrite=force)
+
+
+def _split(source: str) -> tuple[Path, str]:
+    """Return the file and the array that a source names: FILE, or FILE:ARRAY."""
+    from specdiag.features.files.open import SUFFIXES
+
+    name, colon, array = source.rpartition(":")
+    if colon and not Path(source).exists() and Path(name).suffix.lower() in SUFFIXES:
+        return Path(name), array
+    return Path(source), ""
+
+
 def _is_file(source: str) -> bool:
     """Return whether a source is a file of features, and not the name of an entry."""
     from specdiag.features.files.open import SUFFIXES
 
-    path = Path(source)
+    path, _ = _split(source)
     return bool(source) and (path.exists() or path.suffix.lower() in SUFFIXES)
 
 
@@ -178,20 +249,13 @@ def _of_file(
     source: str, names: Sequence[str], groups: str, precision: str | None
 ) -> list["Measured"]:
     """Return the spectra of the features in a file."""
-    from specdiag.features.comparison.compare import Measured
-    from specdiag.features.files.measure import accumulated, open_features
-    from specdiag.features.profile import spectra_of
+    from specdiag.features.comparison.dataset import measured_of
+    from specdiag.features.files.measure import open_features
 
-    opened = {one.array.name: one for one in open_features(Path(source), names, groups)}
-    found = {name: accumulated(one, precision) for name, one in opened.items()}
-    for name, covariance in found.items():
-        if covariance.n_samples < 2:
-            raise ValueError(f"{source}: {name}: 1 sample: a covariance needs at least 2")
-    with errors_of(Path(source)):
-        return [
-            Measured(source, name, spectrum, found[name], opened[name])
-            for name, spectrum in spectra_of(found).items()
-        ]
+    path, array = _split(source)
+    opened = open_features(path, [array] if array else names, groups or None)
+    with errors_of(path):
+        return measured_of(source, opened, precision)
 
 
 def _of_entry(
@@ -203,7 +267,7 @@ def _of_entry(
 ) -> list["Measured"]:
     """Return the spectra of the layers of an entry, in the order of the forward pass."""
     from specdiag.cli.locks.features import READ, entry_features
-    from specdiag.features.comparison.compare import Measured
+    from specdiag.features.comparison.measured import Measured
     from specdiag.features.conditioning import FeatureSpectrum
     from specdiag.features.profile import spectra_of
     from specdiag.lock.lockfile import find_lock

@@ -34,6 +34,7 @@ _SHARES = (  # from 0 to 1
     ),
     *("entropy", "top1_fraction", "top1_fraction_ci", "top5_fraction", "top5_fraction_ci"),
     *("alpha_difference_below_0", "subspace_overlap", "added_null_q", "sign_p", "wilcoxon_p"),
+    *("subspace_overlap_ci", "subspace_overlap_chance", "cka_ci", "cka_biased"),
     *("resolved_share", "spectrum_share", "scale_share", "best_match", "cka", "cka_expected"),
     *("overlap", "overlap_expected", "overlap_limit"),
     *("leading_share", "leading_share_expected", "leading_share_limit"),
@@ -54,6 +55,9 @@ _POSITIVE = (  # from 0
     *("n_degenerate", "n_skipped", "n_failed", "n_samples", "n_effective", "n_groups", "n_blocks"),
     *("noise_floor", "numerical_rank", "condition_number", "condition_number_ci"),
     *("effective_rank", "effective_rank_ci", "participation_ratio", "participation_ratio_ci"),
+    *("condition_number_ratio", "condition_number_ratio_ci", "effective_rank_ratio"),
+    *("effective_rank_ratio_ci", "participation_ratio_ratio", "participation_ratio_ratio_ci"),
+    *("feature_eigenvalue", "shrunken_eigenvalue", "n_features"),
     *("trace", "trace_ci", "relative_distance", "spectral_distance", "n_leading", "added_rank"),
     *("rounding_floor", "relative_norm", "relative_spectral_norm", "update_effective_rank"),
     *("spectrum_change", "n_intruders"),
@@ -102,6 +106,8 @@ def check_layout(dataset: "xr.Dataset") -> None:
         if not index.is_unique:
             twice = str(index[index.duplicated()][0])
             raise ValueError(f"{name} {shown(twice)} occurs twice")
+    if "row_start" not in dataset.variables:  # of features, whose eigenvalues are a matrix
+        return
     starts, sizes = dataset.row_start.values, dataset.row_size.values
     n = dataset.sizes["sample"]
     if np.any(starts < 0) or np.any(sizes < 0) or np.any(sizes > n) or np.any(starts > n - sizes):

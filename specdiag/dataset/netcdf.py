@@ -18,6 +18,7 @@ from specdiag.dataset.schema.layers import SCHEMA
 from specdiag.dataset.schema.variable import labelled
 from specdiag.dataset.versions import (
     check_dataset,
+    check_has_weights,
     check_version,
     completed,
     former_names,
@@ -143,12 +144,14 @@ def load_spectra(path: str | os.PathLike[str], *, eigenvalues: bool = True) -> "
     """Return a Dataset that `save_spectra` wrote, in memory, with checked values.
 
     Without `eigenvalues`, these are read when they are used. Raises as `open_spectra`, and
-    ValueError if a value is one that no measurement gives (`specdiag.dataset.checks`).
+    ValueError if it has features and no weights, or if a value is one that no measurement gives
+    (`specdiag.dataset.checks`).
     """
     path = Path(path)
     dataset = open_spectra(path)
     try:
         with _errors(path):
+            check_has_weights(dataset)
             schema = schema_of(dataset)
             names = [name for name in schema if eigenvalues or name != "eigenvalue"]
             check_values(dataset, {name: schema[name] for name in names})

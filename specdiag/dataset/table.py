@@ -32,7 +32,7 @@ def summary(dataset: "xr.Dataset") -> "pd.DataFrame":
     Parameters
     ----------
     dataset : xarray.Dataset
-        Of `specdiag.alpha`, `compare`, `collect` or `open_spectra`.
+        Of `specdiag.alpha`, `compare`, `collect`, `measure_features` or `open_spectra`.
 
     Returns
     -------
@@ -72,10 +72,17 @@ def summary(dataset: "xr.Dataset") -> "pd.DataFrame":
     shape = tuple(whole.sizes[dim] for dim in _CELL)
     labels = np.meshgrid(*(whole[dim].values for dim in _CELL), indexing="ij")
     columns = dict(zip(_CELL, labels, strict=True)) | by_layer | by_checkpoint
-    present = whole.status.transpose(*_CELL).values != "absent"
+    present = _present(whole)
     return pd.DataFrame(
         {name: np.broadcast_to(_two_axes(v), shape)[present] for name, v in columns.items()}
     )
+
+
+def _present(dataset: "xr.Dataset") -> Any:
+    """Return where a checkpoint has a layer: of features, where it has samples."""
+    if "status" in dataset.variables:
+        return dataset.status.transpose(*_CELL).values != "absent"
+    return dataset.n_samples.transpose(*_CELL).values > 0
 
 
 def _with_both_dims(dataset: "xr.Dataset") -> "xr.Dataset":
@@ -112,7 +119,8 @@ def _of_comparison(dataset: "xr.Dataset") -> "xr.Dataset":
     compared = dataset[[n for n, v in dataset.variables.items() if "comparison" in v.dims]]
     rest = dataset.drop_dims("comparison")
     moved = compared.drop_vars("comparison").assign_coords(comparison=dataset.comparison.values)
-    moved = moved.reindex(comparison=rest.group.values).rename(comparison="checkpoint")
+    seconds = rest["group" if "group" in rest else "checkpoint"].values
+    moved = moved.reindex(comparison=seconds).rename(comparison="checkpoint")
     return rest.assign(moved.assign_coords(checkpoint=rest.checkpoint.values).variables)
 
 

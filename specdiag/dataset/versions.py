@@ -14,6 +14,7 @@ import numpy as np
 
 from specdiag.dataset.schema.collection import ADDED, COLLECTION, COLLECTION_VERSION
 from specdiag.dataset.schema.comparison import COMPARISON
+from specdiag.dataset.schema.features import COMPARED, FEATURES_SCHEMA, FEATURES_VERSION, KIND
 from specdiag.dataset.schema.layers import SCHEMA, SCHEMA_VERSION
 from specdiag.dataset.schema.updates import UPDATES
 from specdiag.dataset.schema.variable import Variable, labelled, missing_values
@@ -34,6 +35,8 @@ _OF_NULL = {"null_p": "gaussian_p", "null_q": "gaussian_q"}
 
 def schema_of(dataset: "xr.Dataset") -> dict[str, Variable]:
     """Return the variables that a Dataset of the latest version must have."""
+    if _is_features(dataset.attrs):
+        return FEATURES_SCHEMA | (COMPARED if "comparison" in dataset.dims else {})
     schema = SCHEMA | COLLECTION if _is_collection(dataset.attrs) else SCHEMA
     schema = schema | UPDATES if dataset.attrs.get("kind") == "updates" else schema
     return schema | COMPARISON if "comparison" in dataset.dims else schema
@@ -43,8 +46,23 @@ def _is_collection(attrs: Mapping[Any, Any]) -> bool:
     return attrs.get("kind") == "collection"
 
 
+def _is_features(attrs: Mapping[Any, Any]) -> bool:
+    return attrs.get("kind") == KIND
+
+
+def check_has_weights(dataset: "xr.Dataset") -> None:
+    """Raise ValueError if a Dataset has features alone, where one of weights is needed."""
+    if _is_features(dataset.attrs):
+        raise ValueError(
+            "a Dataset of features, without weights; specdiag.plot.feature_spectrum and "
+            "`specdiag features --plot` draw features"
+        )
+
+
 def latest_version(attrs: Mapping[Any, Any]) -> int:
     """Return the version of the Datasets of this kind that this specdiag writes."""
+    if _is_features(attrs):
+        return FEATURES_VERSION
     return COLLECTION_VERSION if _is_collection(attrs) else SCHEMA_VERSION
 
 
@@ -70,6 +88,8 @@ def check_version(attrs: Mapping[Any, Any]) -> None:
 
 def former_names(attrs: Mapping[Any, Any]) -> dict[str, str]:
     """Return the names, in a file with these attributes, of variables that have another one now."""
+    if _is_features(attrs):
+        return {}
     first = 4 if _is_collection(attrs) else 2  # the first version with the present names
     return {} if attrs["schema_version"] >= first else _FORMER
 

@@ -11,11 +11,14 @@ from specdiag.features.conditioning import FeatureSpectrum
 from specdiag.wording import short
 
 if TYPE_CHECKING:
+    import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DEPTH_SIZE = (7, 5)
-PANELS = 2  # of the drawing by depth
+SPECTRUM_SIZE = (8, 3.6)
+PANELS = 2  # of both drawings
+_FAR = 1e-4  # a noise floor further below the smallest eigenvalue is not drawn
 LONGEST = 60  # layers whose names are written
 _NAME = 28  # characters of such a name
 _RANK, _RATIO, _CONDITION = OKABE_ITO[:3]
@@ -90,6 +93,67 @@ def _name_layers(ax: "Axes", names: Sequence[str]) -> None:
         return
     labels = [short(name, _NAME).replace("$", r"\$") for name in names]
     ax.set_xticks(range(len(names)), labels, rotation=90, fontsize="x-small")
+
+
+def spectrum(dataset: "xr.Dataset") -> "Figure":
+    """Return the eigenvalues of features by rank, and the cumulative variance beside them.
+
+    One colour for each checkpoint of a Dataset of features, of its first layer with samples.
+    Eigenvalues of the sample are thin; those corrected for the spread that sampling adds thick; the
+    noise floor is dotted where it is near, and a circle is the effective rank.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SPECTRUM_SIZE, layout="constrained")
+    axes = figure.subplots(1, PANELS)
+    draw_spectrum(axes, dataset)
+    axes[0].legend(fontsize="x-small", frameon=False)
+    return figure
+
+
+def draw_spectrum(axes: "Sequence[Axes]", dataset: "xr.Dataset", layer: str | None = None) -> None:
+    """Draw what `spectrum` shows on two axes, without its legend."""
+    values, shares = axes
+    is_drawn = False
+    for i, name in enumerate(dataset.checkpoint.values):
+        one = dataset.sel(checkpoint=name)
+        at = int(np.flatnonzero(one.n_samples.values > 0)[0]) if layer is None else None
+        one = one.isel(layer=at) if layer is None else one.sel(layer=layer)
+        color, d = OKABE_ITO[i % len(OKABE_ITO)], int(one.n_features)
+        rank = np.arange(1, d + 1)
+        sample, shrunken = (
+            one[f"{kind}_eigenvalue"].values[:d] for kind in ("feature", "shrunken")
+        )
+        best = sample if np.isnan(shrunken).any() else shrunken
+        values.plot(rank, _positive(best), color=color, label=short_title(str(name), _NAME))
+        values.plot(
+            rank,
+            _positive(sample),
+            color=color,
+            linewidth=0.7,
+            label="of the sample" if i == 0 else "_",
+        )
+        floor = float(one.noise_floor)
+        if floor > _FAR * float(best.min()):
+            values.axhline(
+                floor, color=color, linestyle=":", label="_" if is_drawn else "noise floor"
+            )
+            is_drawn = True
+        if best.sum() > 0:
+            share = np.cumsum(best) / best.sum()
+            shares.plot(rank, share, color=color)
+            effective = float(one.effective_rank)
+            height = np.interp(effective, rank, share)
+            shares.plot(effective, height, "o", color=color, markerfacecolor="none")
+    values.set(xscale="log", yscale="log", xlabel="rank", ylabel="eigenvalue of the covariance")
+    shares.set(
+        xscale="log", xlabel="rank", ylabel="cumulative share of the variance", ylim=(0, 1.02)
+    )
+    mark_decades(values.yaxis)
+
+
+def _positive(values: Any) -> Any:
+    return np.where(values > 0, values, np.nan)
 
 
 def depth_caption(spectra: Mapping[str, FeatureSpectrum]) -> str:

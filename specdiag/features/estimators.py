@@ -107,15 +107,25 @@ def replicates(blocks: Sequence[Moments], total: Moments) -> dict[str, Array]:
 
     They show how the estimates of two networks vary together over the same blocks.
     """
-    both = spectra(sums := scaled(blocks, total))
-    jackknife = Jackknife(sums.size)
-    slack = jackknife.quantile * curvature(sums)
-    _, ratios, _ = _participation_ratio(sums, both, slack, jackknife)
+    both, ratios = _ratios(blocks, total)
     return {
         "condition_number": _log_ratio(both.sample[:, 0], both.sample[:, -1]),
         "effective_rank": np.asarray(_entropy(_between(both, ratios)), np.float64),
         "participation_ratio": np.log(ratios),
     }
+
+
+def shrunken_shares(blocks: Sequence[Moments], total: Moments) -> Array:
+    """Return the shares of variance, descending, of which the estimates of a network are."""
+    return np.asarray(_between(*_ratios(blocks, total))[0], np.float64)
+
+
+def _ratios(blocks: Sequence[Moments], total: Moments) -> tuple[Spectra, Array]:
+    """Return both spectra, and the participation ratios of all blocks and without each."""
+    sums = scaled(blocks, total)
+    both, jackknife = spectra(sums), Jackknife(sums.size)
+    slack = jackknife.quantile * curvature(sums)
+    return both, _participation_ratio(sums, both, slack, jackknife)[1]
 
 
 class Jackknife:

@@ -5,7 +5,7 @@ import json
 import click
 import numpy as np
 
-from specdiag.features.comparison.compare import Measured
+from specdiag.features.comparison.measured import Measured
 from specdiag.features.covariance import FeatureCovariance
 from specdiag.show.features import as_json, as_text
 

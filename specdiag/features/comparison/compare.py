@@ -5,39 +5,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from specdiag.features.blocks import Moments, merged
+from specdiag.features.comparison.measured import Measured, blocks_of, by_source
 from specdiag.features.comparison.subspaces import overlap, similarity
 from specdiag.features.conditioning import FeatureSpectrum, Interval
 from specdiag.features.covariance import MAX_BLOCKS, FeatureCovariance
 from specdiag.features.estimators import Estimate, Jackknife, refusal, replicates
-from specdiag.features.files.measure import Features
 from specdiag.notebook import record_html
 from specdiag.wording import some
 
 RATIOS = ("condition_number", "effective_rank", "participation_ratio")
 MEMORY = 2 * 2**30  # bytes of the moments of both networks' features together
-
-
-class Measured(NamedTuple):
-    """The spectrum of the features of one layer, or of one array, of a source.
-
-    The covariance and the rows are missing for a spectrum that was read from a table.
-    """
-
-    source: str  # the name of an entry or a path
-    layer: str  # or the name of an array
-    spectrum: FeatureSpectrum
-    covariance: FeatureCovariance | None = None
-    features: Features | None = None
-
-    @property
-    def grouping(self) -> str:
-        """What the groups of the rows are, if that is not known from elsewhere."""
-        return self.features.grouping if self.features else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +89,7 @@ def compare_features(first: Measured, second: Measured) -> FeatureComparison:
     ValueError
         If the rows of a file cannot be read again.
     """
-    blocks = [_blocks(one) for one in (first, second)]
+    blocks = [blocks_of(one) for one in (first, second)]
     paired = _are_paired(*blocks)
     correlations = _correlations(*blocks) if paired else dict.fromkeys(RATIOS, 0.0)
     values: dict[str, Any] = {}
@@ -127,13 +109,6 @@ def compare_features(first: Measured, second: Measured) -> FeatureComparison:
         conclusion=_conclusion(first.source, second.source, values),
         **values,
     )
-
-
-def _blocks(one: Measured) -> dict[int, Moments]:
-    """Return the blocks of groups that intervals resample; none if there are no intervals."""
-    blocks = one.covariance.blocks() if one.covariance else {}
-    counts = [block.count for block in blocks.values()]
-    return {} if refusal(len(counts), max(counts, default=1) / max(sum(counts), 1)) else blocks
 
 
 def _without_intervals(one: Measured) -> str:
@@ -200,8 +175,10 @@ def _directions(
     count, found = 0, Estimate(math.nan)
     if widths[0] != widths[1]:
         notes.append(f"no overlap of directions: {widths[0]} and {widths[1]} features")
-    elif not all(blocks) or not min(first.spectrum.trace, second.spectrum.trace) > 0:
-        notes.append("no overlap of directions: it needs five groups of samples of both")
+    elif not all(blocks):
+        notes.append(
+            "no overlap of directions: it needs five groups of samples of both, which vary"
+        )
     else:
         count, found = overlap(*(list(one.values()) for one in blocks), paired=paired)
         if not count:
@@ -276,10 +253,7 @@ def comparisons(measured: Sequence[Measured]) -> list[FeatureComparison]:
     ValueError
         If two sources have no layer in common, or rows cannot be read again.
     """
-    by_source: dict[str, list[Measured]] = {}
-    for one in measured:
-        by_source.setdefault(one.source, []).append(one)
-    first, *others = by_source.values()
+    first, *others = by_source(measured).values()
     return list(chain.from_iterable(_pairs(first, other) for other in others))
 
 
@@ -347,5 +321,5 @@ def _likeness(values: Mapping[str, Any]) -> list[str]:
         )
     if not math.isnan(values["cka"]):
         low, high = values["cka_interval"]
-        lines.append(f"CKA is {values['cka']:.2f} ({low:.2f} to {high:.2f})")
+        lines.append(f"CKA is {values['cka']:.3f} ({low:.3f} to {high:.3f})")
     return lines

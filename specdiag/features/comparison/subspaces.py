@@ -149,9 +149,23 @@ def similarity(blocks: Sequence[Moments], d: int) -> Similarity:
     if min(first.min(), second.min()) <= 0:  # too few samples: errors exceed the traces
         return Similarity(Estimate(math.nan), biased)
     values = (whole - first - second) / 2 / np.sqrt(first * second)
-    reach = Jackknife(sums.size).reach(values)
-    ends = values[0], values[0] - reach, values[0] + reach
-    return Similarity(Estimate(*(min(max(float(x), 0.0), 1.0) for x in ends)), biased)
+    low, high = _interval(values, Jackknife(sums.size))
+    return Similarity(Estimate(*(min(max(x, 0.0), 1.0) for x in (values[0], low, high))), biased)
+
+
+def _interval(values: Array, tool: Jackknife) -> tuple[float, float]:
+    """Return the widest ends of two intervals: of the values, and of their log odds.
+
+    Near 1, where errors are skewed, the second is right; near 0 the first.
+    """
+    value, reach = float(values[0]), tool.reach(values)
+    low, high = value - reach, value + reach
+    if values.min() > 0 and values.max() < 1:
+        logits = np.log(values) - np.log1p(-values)
+        apart = tool.reach(logits)
+        low = min(low, 1 / (1 + math.exp(apart - logits[0])))
+        high = max(high, 1 / (1 + math.exp(-apart - logits[0])))
+    return low, high
 
 
 def _part(sums: Blocks, own: slice) -> Blocks:

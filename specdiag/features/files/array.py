@@ -8,6 +8,7 @@ import numpy as np
 
 from specdiag.checkpoint.tensor import ITEMSIZE, Tensor
 
+NAMELESS = "features"  # an array without a name in its file
 PIECE = 32 * 2**20  # bytes of a piece in float64
 
 

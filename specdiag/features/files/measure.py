@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from specdiag.features.covariance import FeatureCovariance
-from specdiag.features.files.array import Array
+from specdiag.features.files.array import NAMELESS, Array, is_features
 from specdiag.features.files.labels import ROW, Labels, read_labels, runs
 from specdiag.features.files.open import chosen, open_arrays
 from specdiag.wording import one_line, shown
@@ -61,7 +61,35 @@ class Features(NamedTuple):
             ) from None
 
 
-def open_features(path: Path, names: Sequence[str] = (), groups: str = "") -> list[Features]:
+def features_of(values: Any, source: str, groups: Any = None) -> Features:
+    """Return an array or tensor in memory as features; groups are labels, 'row' or None.
+
+    Raises
+    ------
+    ValueError
+        If it has fewer than two axes, or another number of labels than rows.
+    """
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        precision = str(values.dtype).removeprefix("torch.")
+        values = values.double().numpy() if precision == "bfloat16" else values.numpy()
+    else:
+        values = np.asarray(values)
+        precision = values.dtype.name
+    array = Array(
+        NAMELESS,
+        values.shape,
+        precision,
+        lambda n: (values[i : i + n] for i in range(0, len(values), n)),
+    )
+    if not is_features(array) or 0 in array.shape:
+        raise ValueError(f"{source}: {array}: features have shape (samples, d) or more axes")
+    if groups is None or (isinstance(groups, str) and groups == ROW):
+        return Features(source, array, None, each=groups is not None)
+    return _labelled(source, [array], np.asarray(groups))[0]
+
+
+def open_features(path: Path, names: Sequence[str] = (), groups: Any = None) -> list[Features]:
     """Return the features in a file, without reading them yet.
 
     Parameters
@@ -69,9 +97,9 @@ def open_features(path: Path, names: Sequence[str] = (), groups: str = "") -> li
     path : Path
     names : sequence of str
         Names or patterns of arrays in the file; without any, the only one with features.
-    groups : str
+    groups : str or array, optional
         What the groups of the rows are: an array in the file, another file, or 'row' if every row
-        is independent of all others. Without, see `Features.grouping`.
+        is independent of all others; or labels. Without, see `Features.grouping`.
 
     Raises
     ------
@@ -83,17 +111,26 @@ def open_features(path: Path, names: Sequence[str] = (), groups: str = "") -> li
     """
     where = shown(str(path), quote=False, limit=200)
     arrays = open_arrays(path)
-    found = chosen(arrays, names, groups, where)
-    if not groups or (groups == ROW and ROW not in {array.name for array in arrays}):
-        return [Features(str(path), array, None, each=bool(groups)) for array in found]
-    labels = read_labels(groups, arrays, where)
+    named = groups if isinstance(groups, str) else ""
+    found = chosen(arrays, names, named, where)
+    if groups is None or _is_row(named, arrays) or (isinstance(groups, str) and not groups):
+        return [Features(str(path), array, None, each=bool(named)) for array in found]
+    labels = read_labels(named, arrays, where) if named else np.asarray(groups)
+    return _labelled(str(path), found, labels)
+
+
+def _is_row(groups: str, arrays: Sequence[Array]) -> bool:
+    return groups == ROW and ROW not in {array.name for array in arrays}
+
+
+def _labelled(source: str, found: Sequence[Array], labels: Labels) -> list[Features]:
     for array in found:
         if labels.shape not in {array.shape[:-1], array.shape[:1]}:
             raise ValueError(
-                f"{where}: --groups has labels of shape {labels.shape}, and {shown(array.name)} "
-                f"rows of shape {array.shape[:-1]}"
+                f"{shown(source, quote=False, limit=200)}: the groups have labels of shape "
+                f"{labels.shape}, and {shown(array.name)} rows of shape {array.shape[:-1]}"
             )
-    return [Features(str(path), array, labels) for array in found]
+    return [Features(source, array, labels) for array in found]
 
 
 def accumulated(features: Features, precision: str | None = None) -> FeatureCovariance:

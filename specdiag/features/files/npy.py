@@ -9,7 +9,7 @@ import numpy as np
 from specdiag.checkpoint.formats.arrays import MAX_HEADER, Layout, elements, layout_of
 from specdiag.checkpoint.torchfile import archive
 from specdiag.checkpoint.torchfile.archive import Record
-from specdiag.features.files.array import Array
+from specdiag.features.files.array import NAMELESS, Array
 from specdiag.files import File, open_file, read_array
 from specdiag.wording import shown
 
@@ -25,7 +25,7 @@ def read_npy(file: File) -> list[Array]:
     with open_file(file) as stream:
         head = stream.read(MAX_HEADER + 12)
     layout = layout_of(head, file.size, file.name)
-    return [_array(file.path.stem, layout, partial(_pieces, file, layout))]
+    return [_array(NAMELESS, layout, partial(_pieces, file, layout))]
 
 
 def read_npz(file: File) -> list[Array]:

@@ -18,7 +18,7 @@ import numpy as np
 from specdiag.checkpoint.safetensors import parse_json
 from specdiag.checkpoint.tensor import PLAIN_DTYPES, checked_shape
 from specdiag.checkpoint.torchfile.archive import MAX_GROWN, MAX_RATIO
-from specdiag.features.files.array import Array
+from specdiag.features.files.array import NAMELESS, Array
 from specdiag.files import library, read_file
 from specdiag.wording import one_line, shown
 
@@ -86,7 +86,7 @@ def _metadata(path: Path, where: str) -> dict[str, Any] | None:
 
 
 def _array(folder: Path, path: Path, about: dict[str, Any], size: int, where: str) -> Array:
-    name = path.relative_to(folder).as_posix() if path != folder else folder.stem
+    name = path.relative_to(folder).as_posix() if path != folder else NAMELESS
     place = f"{where}: {shown(name)}"
     shape = checked_shape(about.get("shape"), 1, place)
     problem = _problem(about)
