@@ -19,6 +19,8 @@ def hf_callback(
 ) -> Any:
     """Return a callback for the Trainer of transformers that measures the model's matrices.
 
+    In a program::
+
         trainer = Trainer(model, args, train_dataset=data, callbacks=[specdiag.hf_callback()])
 
     What the Trainer reports to (TensorBoard, W&B, MLflow, ...) and its `state.log_history` get
