@@ -83,6 +83,9 @@ def test_compare(folder):
     out = printed(folder, "compare", "child/net0", "child/net1", "-o", "pair.nc")
     assert "weight" in out
     assert (folder / "pair.nc").stat().st_size > 0
+    out = printed(folder, "compare", "child/net0", "child/net1", "--delta", "-o", "added.nc")
+    assert "unrelated matrices share up to" in out
+    assert (folder / "added.nc").stat().st_size > 0
 
 
 def test_spectra_and_link(spectra, folder):

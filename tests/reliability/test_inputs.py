@@ -37,6 +37,7 @@ FORMS = {
         "compare ok.safetensors ?",
         "compare ? ok.safetensors",
         "compare ok.safetensors --against ?",
+        "compare ok.safetensors ? --delta",
         "watch ? ok.safetensors",
     ),
     "lock": (

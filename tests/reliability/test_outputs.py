@@ -23,6 +23,7 @@ COMMANDS = {
     "alpha --plot": (("alpha", NET, "--plot"), "drawn/alpha_by_layer.png"),
     "alpha --plot of two": (("alpha", NET, OTHER, "--plot"), "drawn/00_net/alpha_by_layer.png"),
     "compare -o": (("compare", NET, OTHER, "-o"), "out.nc"),
+    "compare --delta -o": (("compare", NET, OTHER, "--delta", "-o"), "out.nc"),
     "compare --plot svg": (("compare", NET, OTHER, "--plot"), "out.svg"),
     "compare --plot pdf": (("compare", NET, OTHER, "--plot"), "out.pdf"),
     "compare --plot png": (("compare", NET, OTHER, "--plot"), "out.png"),

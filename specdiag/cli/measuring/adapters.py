@@ -83,7 +83,8 @@ def _added(
     except ERRORS as error:
         complain(error)
         return None
-    updates += [unchanged(w) for w in matrices(first) if w.name not in names and not w.reason]
+    others = (w for w in matrices(first) if w.name not in names and not w.reason)
+    updates += [unchanged(w) for w in others if w.dtype.startswith(("float", "bfloat"))]
     return updates, summarise_updates(updates, (first.name, checkpoint.name))
 
 

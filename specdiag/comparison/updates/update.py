@@ -96,14 +96,14 @@ def unchanged(weight: Weight) -> Update:
 
 def measure_update(before: Weight, after: Weight, **settings: Any) -> Update:
     """Return what was added to a weight. The settings are those of `measure_weight`."""
+    for weight in (before, after):
+        if not weight.dtype.startswith(("float", "bfloat")):
+            return not_compared(after, f"{weight.dtype} values, not real weights")
     pair = relate(before.name, before, after)
     if pair.relation in SAME:
         return unchanged(after)
     if pair.relation in ("other shape", "unreadable"):
         return not_compared(after, f"{pair.relation}: {pair.reason}")
-    for weight in (before, after):
-        if not weight.dtype.startswith(("float", "bfloat")):
-            return not_compared(after, f"{weight.dtype} values, not real weights")
     try:
         A, B = (unfolded(weight.read()) for weight in (before, after))
         return _measured(before, after, (A, B), settings)
