@@ -163,11 +163,19 @@ def watch(
         raise ValueError(f"{run[0]}: no reading of a matrix; see specdiag alpha")
     for note in source.notes:
         say(note)
-    name = run[0].absolute().name if len(run) == 1 else f"{run[0].name} to {run[-1].name}"
+    name = _name(run)
     _write(output, plot, source, found, name, settings | {"layers": layers}, force=force)
     _print(name, source, found, as_json)
     if source.n_failed:
         raise click.exceptions.Exit(1)
+
+
+def _name(run: tuple[Path, ...]) -> str:
+    """Return the name of a run; that of a table is often the same in every folder."""
+    if len(run) > 1:
+        return f"{run[0].name} to {run[-1].name}"
+    path = run[0].absolute()
+    return f"{path.parent.name}/{path.name}" if path.name in (_TABLE, _LOGGED) else path.name
 
 
 def _read(

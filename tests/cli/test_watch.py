@@ -205,7 +205,9 @@ def test_an_entry_of_a_lock_names_the_table_of_its_training(tmp_path):
     build = beside / f"net.ckpt.{'0' * 16}.run"
     build.mkdir(parents=True)
     (build / "spectra.csv").write_text(readings(steps=(1, 2)))
-    assert "5 matrices at 2 steps" in watched(tmp_path, "base/net")[0]
+    out, _ = watched(tmp_path, "base/net")
+    assert out.splitlines()[0] == f"{build.name}/spectra.csv"
+    assert "5 matrices at 2 steps" in out
     shutil.rmtree(build)
     assert run(tmp_path, "train", "base/net")[0] == 0
     (beside / "net.ckpt.spectra.csv").write_text(readings())
