@@ -123,7 +123,13 @@ class _Alpha(ManyFilesCommand):
     is_flag=True,
     help="Estimate how far alpha would scatter if the rows of each matrix were drawn again (slow).",
 )
-@seed_option("Random seed for bootstrap, sign flips and repeats.")
+@click.option(
+    "--traps",
+    is_flag=True,
+    help="Also permute the elements of each matrix and count the eigenvalues that still stand out "
+    "(correlation traps), and measure how localised the leading singular vectors are.",
+)
+@seed_option("Random seed for bootstrap, sign flips, repeats and permutations.")
 @machine_options
 @engine_option
 @address_option
@@ -168,6 +174,7 @@ def alpha(
       specdiag alpha a.pt b.pt -o both.nc
       specdiag alpha base.ckpt --method median --json
       specdiag alpha adapter/ --base base/
+      specdiag alpha base.ckpt --traps --columns all
       specdiag alpha gpt2/ --split '*.c_attn.weight=q,k,v/12'
       specdiag alpha hf://sentence-transformers/all-MiniLM-L6-v2 --layers '*layer.0.*'
     """  # noqa: D301

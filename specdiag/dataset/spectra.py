@@ -59,6 +59,7 @@ def alpha(
     null: str = "ladder",
     gof: bool = False,
     repeats: bool = False,
+    traps: bool = False,
     seed: int = 0,
     names: Sequence[str] | None = None,
     which: str | None = None,
@@ -95,8 +96,12 @@ def alpha(
     repeats : bool
         Estimate `alpha_repeat_sd`, the scatter of alpha if the rows of each matrix were drawn
         again. It is off by default, because it takes 16 times as long as the eigenvalues.
+    traps : bool
+        Permute the elements of each matrix and count the eigenvalues that still stand out
+        (`n_traps`), and measure how localised the leading singular vectors are (`n_localised`). It
+        takes twice as long as the eigenvalues. See `specdiag.htsr.bulk.traps` and `localisation`.
     seed : int
-        Random seed for bootstrap, sign flips and repeats.
+        Random seed for bootstrap, sign flips, repeats and permutations.
     names : sequence of str, optional
         Names of the sources in the Dataset, instead of those of their files.
     which : str, optional
@@ -150,12 +155,13 @@ def alpha(
         "null": null,
         "gof": gof,
         "repeats": repeats,
+        "traps": traps,
         "seed": seed,
     }
     networks = [open_weights(source, splits=splits) for source in initialisation]
     _check_recipes(networks, checkpoints, layers)
     with using(jobs=jobs, memory=memory, device=device):
-        quick = settings | {"null": "none", "gof": False, "repeats": False}
+        quick = settings | {"null": "none", "gof": False, "repeats": False, "traps": False}
         alphas, note = untrained_alphas(measure_checkpoints(networks, layers, **quick))
         if note:
             _log.warning("%s", note)

@@ -23,6 +23,8 @@ from specdiag.compute.eigenvalues import solver_bytes
 from specdiag.compute.gram import gram_bytes
 from specdiag.htsr import esd
 from specdiag.htsr.bulk import marchenko_pastur, tracy_widom
+from specdiag.htsr.bulk.localisation import NO_LOCALISATION, Localisation, localisation
+from specdiag.htsr.bulk.traps import NO_TRAPS, Traps, permuted_traps
 from specdiag.htsr.null.ladder import null_test
 from specdiag.htsr.others.methods import fit_by
 from specdiag.htsr.repeat import SHARE, repeat_sd
@@ -64,6 +66,8 @@ class Layer:
     n_spikes: float = math.nan
     spike_p: float = math.nan
     erg_count: float = math.nan
+    traps: Traps = NO_TRAPS
+    localisation: Localisation = NO_LOCALISATION
     tail: TailFit = NO_FIT
     posterior: Posterior = field(default=NO_POSTERIOR, repr=False)
     alpha_repeat_sd: float = math.nan
@@ -93,20 +97,21 @@ class Layer:
         return self.alpha * 2 * math.log10(self.spectral_norm) if has_alpha else math.nan
 
 
-def peak_bytes(weight: Weight, repeats: bool) -> float:
+def peak_bytes(weight: Weight, repeats: bool, traps: bool = False) -> float:
     """Return how much memory measuring a weight takes; 5 % are added for the buffers of BLAS.
 
     It is the largest of these steps: all that is read for it, in float32, and a copy; the matrix as
-    stored, a part of it in repeats, and its Gram matrix; for the null test, two copies in float32
-    if it is sparse, with their squares, or while the Gram matrix of one is solved. Small matrices
-    stay in memory as they are stored.
+    stored, a part of it in repeats, or a permuted copy, and its Gram matrix; for the null test, two
+    copies in float32 if it is sparse, with their squares, or while the Gram matrix of one is
+    solved. Small matrices stay in memory as they are stored.
     """
     values, (n, m) = math.prod(weight.shape), weight.shape[:2]
     if weight.factors and weight.rank:
         return 4 * 8 * weight.rank * (n + values // n)
     stored = values * (8 if weight.dtype == "float64" else 4)
     kept = stored * (8 * values <= KEPT_BYTES)
-    formed = stored * (1 + SHARE * repeats) + gram_bytes(n, m, weight.dtype)
+    beside = max(SHARE * repeats, traps)
+    formed = stored * (1 + beside) + gram_bytes(n, m, weight.dtype)
     null = max(4 * values, 4 * min(n, m) ** 2 + solver_bytes(min(n, m)))
     return 1.05 * max(4 * (weight.n_read + values), formed, kept + 8 * values + null)
 
@@ -120,6 +125,7 @@ def measure_weight(
     null: str = "ladder",
     gof: bool = False,
     repeats: bool = False,
+    traps: bool = False,
     seed: int = 0,
     n_vectors: int = 0,
     floor: float = 0.0,
@@ -129,8 +135,8 @@ def measure_weight(
     The settings are those of `specdiag.alpha`. Only the method 'specdiag' has a null and a kind of
     tail, both left out if `null` is 'none', a goodness of fit (`gof`), and repeats. A weight of
     known low rank, such as the update of a LoRA, has none of them: the null of its shape is not
-    that of a product of two matrices. `n_vectors` leading vectors are kept, see
-    `esd.eigenvalues_and_vectors`. The rank gate is at least `floor`.
+    that of a product of two matrices. Every method has `traps` and localisation. `n_vectors`
+    leading vectors are kept, see `esd.eigenvalues_and_vectors`. The rank gate is at least `floor`.
     """
     is_small = 8 * math.prod(weight.shape) <= KEPT_BYTES
     read = functools.cache(weight.read) if is_small else weight.read
@@ -142,6 +148,7 @@ def measure_weight(
         resolved = spectrum[spectrum > gate]
         width = esd.separation(spectrum, weight.shape, weight.dtype)
         common = _describe(weight, spectrum, resolved, exponent) | {"leading": leading}
+        common |= _traps(read, spectrum, seed) if traps else {}
         if reason := _few_values(resolved, width):
             fit: dict[str, Any] = {"status": "degenerate", "reason": reason}
         elif method == "specdiag":
@@ -157,7 +164,7 @@ def measure_weight(
     except NoWeight as error:
         return record_of(weight, status="skipped", reason=str(error))
     except MemoryError:
-        size = peak_bytes(weight, repeats) / 1e9
+        size = peak_bytes(weight, repeats, traps) / 1e9
         return record_of(weight, status="failed", reason=f"not enough memory: needs {size:.1f} GB")
     except (ValueError, OSError, np.linalg.LinAlgError) as error:
         return record_of(weight, status="failed", reason=str(error))
@@ -225,6 +232,13 @@ def _describe_bulk(spectrum: Array, shape: tuple[int, ...]) -> dict[str, float]:
         "mp_distance": marchenko_pastur.marchenko_pastur_distance(spectrum, variance, shape),
         "n_spikes": tracy_widom.count_spikes(spectrum, variance, shape),
         "spike_p": float(tracy_widom.spike_p(spectrum[0], variance, shape)),
+    }
+
+
+def _traps(read: Callable[[], np.ndarray], spectrum: Array, seed: int) -> dict[str, Any]:
+    return {
+        "traps": permuted_traps(read(), spectrum, seed=seed),
+        "localisation": localisation(read()),
     }
 
 

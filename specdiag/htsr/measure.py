@@ -56,6 +56,7 @@ def measure_networks(
     include_embeddings: bool = False,
     method: str = "specdiag",
     repeats: bool = False,
+    traps: bool = False,
     done: Callable[[Weight], object] = lambda _: None,
     elsewhere: Callable[[Weight], Layer] | None = None,
     **options: Any,
@@ -81,12 +82,13 @@ def measure_networks(
         min_eigenvalues=min_eigenvalues,
         method=method,
         repeats=repeats,
+        traps=traps,
         **options,
     )
     is_ahead = not elsewhere and any(network.ahead for network in networks)
     completed = in_parallel(
         lambda job: job[0].layer(function, job[1]),
-        [((plan, w), peak_bytes(w, repeats)) for plan, w in jobs],
+        [((plan, w), peak_bytes(w, repeats, traps)) for plan, w in jobs],
         alone=lambda job: is_alone(job[1]) and not elsewhere,
         ahead=(lambda job: job[0].ahead(job[1])) if is_ahead else None,
     )

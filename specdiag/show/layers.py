@@ -53,12 +53,14 @@ _STYLES: dict[str, dict[str, Any]] = {
     "skipped": {"dim": True},
 }
 _OF_KS_FIT = {"alpha_ks", "n_tail_ks", "KS"}
+_OF_TRAPS = {"traps", "soft rank", "localised"}
+_MORE_OF_TRAPS = {"trap p", "trap ratio", "beyond", "ipr out", "ipr in"}
 _OF_EVIDENCE = {"gaussian p", "scales p", "row sd", "column sd", "offset", "log10 factor"}
 # Columns that a narrow terminal drops, in this order, and the characters that names then need.
 _DROPPED = (
-    ({*_OF_KS_FIT, *_OF_EVIDENCE, "stable rank", "spectral norm"}, 24),
+    ({*_OF_KS_FIT, *_OF_EVIDENCE, *_MORE_OF_TRAPS, "stable rank", "spectral norm"}, 24),
     ({"P(1.9-2.1)", "n_tail"}, 20),
-    ({"gof p", "null q"}, 8),
+    ({"gof p", "null q", *_OF_TRAPS}, 8),
 )
 
 
@@ -124,10 +126,12 @@ def as_table(
 
     Of `columns`, 'all' adds to those of 'default' the p-values of the nulls, the scales and the
     offset that the second one takes out, the evidence for a constant exponent, and the fit of least
-    Kolmogorov-Smirnov distance. The goodness of fit and `alpha_repeat_sd` are shown where they were
-    measured.
+    Kolmogorov-Smirnov distance. The goodness of fit, `alpha_repeat_sd`, and traps and localisation
+    are shown where they were measured.
     """
-    left_out = set() if columns == "all" else _OF_KS_FIT | _OF_EVIDENCE
+    left_out = set() if columns == "all" else _OF_KS_FIT | _OF_EVIDENCE | _MORE_OF_TRAPS
+    if all(math.isnan(layer.traps.n) for layer in layers):
+        left_out = left_out | _OF_TRAPS | _MORE_OF_TRAPS
     for column, attribute in (("gof p", "gof_p"), ("repeat sd", "alpha_repeat_sd")):
         if all(math.isnan(getattr(layer, attribute)) for layer in layers):
             left_out = left_out | {column}
@@ -160,6 +164,14 @@ def _cells(layer: Layer) -> dict[str, str]:
         "log10 factor": number(layer.kind.log10_factor, "+z.1f"),
         "stable rank": number(layer.stable_rank, ".1f"),
         "spectral norm": number(layer.spectral_norm, "#.3g"),
+        "traps": number(layer.traps.n, ".0f"),
+        "trap p": p_value(layer.traps.p),
+        "trap ratio": number(layer.traps.ratio, ".2f"),
+        "soft rank": number(layer.traps.soft_rank, ".2f"),
+        "beyond": number(layer.traps.n_beyond, ".0f"),
+        "localised": number(layer.localisation.n, ".0f"),
+        "ipr out": number(layer.localisation.ipr_output, ".1f"),
+        "ipr in": number(layer.localisation.ipr_input, ".1f"),
         "verdict": layer.verdict or layer.status,
     }
 
@@ -170,7 +182,7 @@ def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str
     all_weights = weights(checkpoint)
     n_vectors = sum(not w.is_matrix for w in all_weights)
     selected = len(layers) + n_vectors < len(all_weights)  # by --layers
-    lines = _alpha_lines(summary, selected) + _verdict_lines(summary)
+    lines = _alpha_lines(summary, selected) + _verdict_lines(summary) + _trap_lines(layers)
     if summary["n_tested"] and all(math.isnan(layer.gof_p) for layer in layers):
         lines.append("not tested: how well a power law fits above xmin_ks (--gof)")
     if summary["n_fit"]:
@@ -217,6 +229,24 @@ def _alpha_lines(summary: Mapping[str, Any], selected: bool) -> list[str]:
             f"{summary['n_undecided']}; probability {summary['rope_fraction']:.1%} on average"
         )
     return lines
+
+
+def _trap_lines(layers: Sequence[Layer]) -> list[str]:
+    """Return which layers have traps, and which localised vectors, if that was measured."""
+    tested = [layer for layer in layers if not math.isnan(layer.traps.n)]
+    if not tested:
+        return []
+    trapped = [f"{layer.name} ({layer.traps.n:.0f})" for layer in tested if layer.traps.n]
+    local = [f"{x.name} ({x.localisation.n:.0f})" for x in tested if x.localisation.n > 0]
+    kinds = {
+        "traps, eigenvalues that a permuted copy of the elements has": trapped,
+        "leading singular vectors that are localised": local,
+    }
+    return [
+        f"{len(names)} of {counted(len(tested), 'layer')} {'has' if len(tested) == 1 else 'have'} "
+        f"{what}; of random matrices, 1 in 100 has" + f": {some(names)}" * bool(names)
+        for what, names in kinds.items()
+    ]
 
 
 def _averaged(summary: Mapping[str, Any], selected: bool) -> str:

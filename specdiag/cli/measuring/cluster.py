@@ -45,7 +45,7 @@ def on_cluster(
         pool = ThreadPoolExecutor(_FILES)
         try:
             there = partial(_layer_of, pattern, settings, current().device)
-            elsewhere = partial(partial, _send, cluster, settings["repeats"], there)
+            elsewhere = partial(partial, _send, cluster, settings, there)
             call = partial(function, elsewhere=elsewhere)
             results = [pool.submit(copy_context().run, call, file) for file in files]
             yield [result.result for result in results]
@@ -56,7 +56,7 @@ def on_cluster(
 
 def _send(
     cluster: "Workers",
-    repeats: bool,
+    settings: Mapping[str, Any],
     function: Callable[[Path, State, str], "Layer"],
     file: Path,
     opened: "set[File]",
@@ -65,7 +65,7 @@ def _send(
     from specdiag.htsr.layers import peak_bytes, record_of
     from specdiag.obtain.cluster import LostError
 
-    n_bytes = peak_bytes(weight, repeats) + _WORKER
+    n_bytes = peak_bytes(weight, settings["repeats"], settings["traps"]) + _WORKER
     try:
         return cluster.call(function, file, _state(opened), weight.name, n_bytes=n_bytes)
     except LostError as error:

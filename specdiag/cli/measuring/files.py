@@ -54,7 +54,7 @@ def alphas_of_untrained(
     for file in trained:
         with suppress(*ERRORS):  # reported when the file is measured
             wanted += matrices(open_with(file, settings), pattern)
-    quick = settings | {"null": "none", "gof": False, "repeats": False}
+    quick = settings | {"null": "none", "gof": False, "repeats": False, "traps": False}
     quick |= {"which": None, "base": None}
     for file in files:
         with errors_of(file):

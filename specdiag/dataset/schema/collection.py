@@ -72,6 +72,8 @@ ADDED = (
     *("row_scale_sd", "column_scale_sd", "offset_share"),
     *("kind_log10_factor", "tail_slope", "tail_slope_sd"),
     *("mp_distance", "spike_p", "erg_count"),
+    *("n_traps", "trap_p", "trap_ratio", "soft_rank", "n_beyond_permuted", "permuted_distance"),
+    *("n_localised", "localised_p", "ipr_output", "ipr_input"),
     *("how", "n_changed", "n_effective", "alpha_repeat_sd", "n_outliers"),
 )
 

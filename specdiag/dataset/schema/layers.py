@@ -96,6 +96,33 @@ SCHEMA: dict[str, Variable] = {
     "erg_count": Variable(
         _LAYER, "f", "number of largest eigenvalues, over the mean, whose product falls below 1"
     ),
+    "n_traps": Variable(
+        _LAYER, "f", "number of eigenvalues of a permuted copy beyond those of a random matrix"
+    ),
+    "trap_p": Variable(_LAYER, "f", "probability that a random matrix has one as large"),
+    "trap_ratio": Variable(
+        _LAYER, "f", "largest eigenvalue of the permuted copy over that of a random matrix"
+    ),
+    "soft_rank": Variable(
+        _LAYER, "f", "largest eigenvalue of the permuted copy over that of the matrix"
+    ),
+    "n_beyond_permuted": Variable(
+        _LAYER, "f", "number of eigenvalues larger than all of the permuted copy"
+    ),
+    "permuted_distance": Variable(
+        _LAYER, "f", "Kolmogorov-Smirnov distance of the spectra of the matrix and that copy"
+    ),
+    "n_localised": Variable(
+        _LAYER, "f", "leading pairs of singular vectors more localised than random ones, of ten"
+    ),
+    "localised_p": Variable(_LAYER, "f", "smallest p-value of those vectors, times their number"),
+    "ipr_output": Variable(
+        _LAYER,
+        "f",
+        "largest inverse participation ratio of the leading left singular vectors, over that of a "
+        "random vector",
+    ),
+    "ipr_input": Variable(_LAYER, "f", "the same of the right singular vectors"),
     "row_size": Variable(_LAYER, "i", "number of the layer's eigenvalues in `eigenvalue`"),
     "row_start": Variable(_LAYER, "i", "index in `eigenvalue` of the layer's first"),
     "eigenvalue": Variable(("sample",), "f", "eigenvalues of W'W / N, descending by layer"),
@@ -112,6 +139,16 @@ _IN_LAYER = {
     "alpha_ks": ("tail", "alpha"),
     "xmin_ks": ("tail", "xmin"),
     "ks_distance": ("tail", "ks_distance"),
+    "n_traps": ("traps", "n"),
+    "trap_p": ("traps", "p"),
+    "trap_ratio": ("traps", "ratio"),
+    "soft_rank": ("traps", "soft_rank"),
+    "n_beyond_permuted": ("traps", "n_beyond"),
+    "permuted_distance": ("traps", "distance"),
+    "n_localised": ("localisation", "n"),
+    "localised_p": ("localisation", "p"),
+    "ipr_output": ("localisation", "ipr_output"),
+    "ipr_input": ("localisation", "ipr_input"),
     "kind_log10_factor": ("kind", "log10_factor"),
     "tail_slope": ("kind", "slope"),
     "tail_slope_sd": ("kind", "slope_sd"),
