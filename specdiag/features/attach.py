@@ -46,7 +46,7 @@ class AttachedCovariance(FeatureCovariance):
             raise ValueError(f"no samples of {self._name}: it was not called, or all was masked")
         return super().result()
 
-    def _read(self, layer: Any, value: Any, feature_axis: int | None) -> None:
+    def _read(self, layer: Any, value: Any, feature_axis: int | None, n_samples: int) -> None:
         if value is None:
             raise ValueError(f"{self._name} was called without a floating-point tensor")
         try:
@@ -57,6 +57,8 @@ class AttachedCovariance(FeatureCovariance):
             )  # padding puts samples first, whatever a layer takes
             features = value if is_arranged else arranged(layer, value, feature_axis)
             mask = _fitted(self._mask_next, tokens, features)
+            if features.ndim == 2 and len(features) == n_samples:
+                features = features[:, None]  # a row a sample, each of them a group
             self.update(features, groups=self._groups_next, mask=mask)
         except ValueError as error:
             raise ValueError(f"{self._name}: {error}") from None
@@ -217,7 +219,8 @@ def attach(
     Which axis holds features is known by class: the last one for Linear, attention, recurrent
     layers and LayerNorm, that of the channels for convolutions, pooling and other norms. The rows
     of a convolution are the positions of its samples. Samples are the first axis, and the second
-    one for attention and recurrent layers without `batch_first`; without groups, each is a group.
+    one for attention and recurrent layers without `batch_first`; without groups, each is a group,
+    also in layers that have one row for each sample of the network, as after pooling.
 
     Parameters
     ----------
@@ -276,13 +279,14 @@ def attach(
     chosen = chosen_layers(module, [layers] if isinstance(layers, str) else layers)
     attached = {name: AttachedCovariance(name, precision=precision) for name in chosen}
     features = AttachedLayers(attached) if several else next(iter(attached.values()))
-    training = _Training(module)
+    training, samples = _Training(module), _Samples()
 
     def hook(name: str) -> Any:
         def read(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             one = attached[name]
             is_known = one.width
-            one._read(layer, _first_tensor((*args, *kwargs.values())), feature_axis)
+            value = _first_tensor((*args, *kwargs.values()))
+            one._read(layer, value, feature_axis, samples.count)
             training.warn_once(layer)
             if one.width and not is_known and isinstance(features, AttachedLayers):
                 features._called_first(name)
@@ -293,12 +297,30 @@ def attach(
         layer.register_forward_pre_hook(hook(name), with_kwargs=True)
         for name, layer in chosen.items()
     ]
+    hooks.append(module.register_forward_pre_hook(samples.read, with_kwargs=True, prepend=True))
     hooks.append(module.register_forward_hook(lambda *_: features.expect(), always_call=True))
     try:
         yield features
     finally:
         for one in hooks:
             one.remove()
+
+
+class _Samples:
+    """Number of samples that a module was called with last: images, windows, sequences of tokens.
+
+    A matrix of floating-point numbers may be a single sequence, so it counts as none.
+    """
+
+    count = 0
+
+    def read(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.count = 0
+        for value in (*args, *kwargs.values()):
+            if hasattr(value, "detach") and not value.is_nested:
+                is_several = value.ndim > (2 if value.is_floating_point() else 1)
+                self.count = len(value) if is_several else 0
+                return
 
 
 class _Training:

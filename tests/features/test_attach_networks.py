@@ -84,6 +84,28 @@ def test_the_mask_of_a_tokenizer_holds_for_every_layer_of_a_bert(sentences):
         np.testing.assert_array_equal(numbers(one.result()), numbers(expected))
 
 
+def test_a_layer_with_one_row_a_sample_has_each_sample_as_a_group(images, sentences):
+    pooled = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())
+    model = torch.nn.Sequential(pooled, torch.nn.Linear(12, 2)).eval()
+    with torch.no_grad(), attach(model, "1") as seen:
+        model(images)
+        model(images[:3])
+    x = pooled(images)
+    assert (seen.n_samples, seen.result().n_groups) == (9, 6)
+    expected = measured(torch.cat([x, x[:3]]), groups=[*range(6), *range(3)])
+    np.testing.assert_allclose(
+        seen.result().eigenvalues, expected.eigenvalues, rtol=1e-9, atol=1e-15
+    )
+    encoder = bert().eval()
+    with torch.no_grad(), attach(encoder, "pooler.dense") as seen:
+        encoder(*sentences)
+    assert seen.result().n_groups == 8
+    head = torch.nn.Sequential(torch.nn.Linear(12, 3), torch.nn.Linear(3, 2)).eval()
+    with torch.no_grad(), attach(head, "1") as seen:
+        head(x)  # these may be the tokens of one sequence
+    assert seen.result().n_groups == 1
+
+
 def test_layers_have_masks_of_their_own_and_the_next_call_has_none(sentences):
     tokens, mask = sentences
     model = bert().eval()
