@@ -183,8 +183,9 @@ def _write_names(
             line = ConnectionPatch(
                 (history.spectra[-1].step, _last_alpha(history)),
                 (0.12, place),
-                axes[0].transData,
-                ax.transData,
+                "data",
+                axesA=axes[0],
+                axesB=ax,
                 color=color,
                 linewidth=0.4,
                 alpha=0.6,
