@@ -139,7 +139,7 @@ def comparison_lines(
 
 def _compared(pairs: Sequence[FeatureComparison], width: int | None) -> list[str]:
     cells = [_compared_cells(one) for one in pairs]
-    names = [one.first_layer if one.first_layer == one.second_layer else "" for one in pairs]
+    names = [" / ".join(dict.fromkeys((one.first_layer, one.second_layer))) for one in pairs]
     header, *rows = render(names, cells, [{}] * len(cells), _COMPARED_DROPPED, width)
     lines = [header.replace("matrix", "layer ", 1), *rows]
     notes = list(dict.fromkeys(note for one in pairs for note in one.notes))

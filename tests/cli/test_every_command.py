@@ -75,6 +75,21 @@ def test_features(folder):
     assert (folder / "depth.pdf").stat().st_size > 0
 
 
+def test_features_of_files(tmp_path):
+    x = np.random.default_rng(0).normal(size=(300, 5))
+    np.savez(tmp_path / "a.npz", x=x, trial=np.arange(300) // 5)
+    np.savez(tmp_path / "b.npz", x=x[:, ::-1] ** 3, trial=np.arange(300) // 5)
+    out = printed(
+        *(tmp_path, "features", "a.npz", "b.npz", "--groups", "trial"),
+        *("-o", "both.nc", "--plot", "both.svg"),
+    )
+    assert "CKA is" in out
+    assert {"both.nc", "both.svg"} <= {p.name for p in tmp_path.iterdir()}
+    content = json.loads(printed(tmp_path, "features", "a.npz:x", "b.npz:x", "--json"))
+    assert content["comparisons"][0]["paired"]
+    assert [row["source"] for row in content["features"]] == ["a.npz:x", "b.npz:x"]
+
+
 def test_weights(weights, tmp_path):
     assert "layers.2.weight" in printed(tmp_path, "weights", "net.safetensors")
 

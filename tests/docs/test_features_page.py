@@ -4,12 +4,16 @@ import re
 
 import pytest
 
+import specdiag
+from specdiag.dataset.schema.features import COMPARED, FEATURES_SCHEMA
+from specdiag.dataset.schema.variable import as_markdown
 from support.commands import run_forked as run
 from support.paths import ROOT
 
 PAGE = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
 LOCK_PAGE = (ROOT / "docs" / "lockfile.md").read_text(encoding="utf-8")
-SECTION = PAGE[PAGE.index("## On the command line") : PAGE.index("## Fields of the result")]
+SECTION = PAGE[PAGE.index("## On the command line") : PAGE.index("## Files of features")]
+FILES = PAGE[PAGE.index("## Files of features") : PAGE.index("### How two are compared")]
 DEPTH = PAGE[PAGE.index("## Depth profile") : PAGE.index("## The noise floor")]
 TRAINED = ROOT / "checkpoints" / "desk" / "base" / "poyo_mp_converged.ckpt"
 
@@ -34,6 +38,24 @@ def test_the_recipe_of_the_page_measures_what_the_page_shows(tmp_path):
     assert (status, err) == (0, "")
     (expected,) = blocks(SECTION, "text")
     assert words(out) == words(expected)
+
+
+def test_the_files_of_the_page_are_compared_as_the_page_shows(tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    exec(blocks(FILES, "python")[0], {})
+    (command,) = blocks(FILES, "")
+    status, out, _ = run(tmp_path, *command.split()[1:])
+    assert status == 0
+    (expected,) = blocks(FILES, "text")
+    assert words(out[out.index("1: digits") :]) == words(expected)
+    assert (tmp_path / "digits.svg").exists()
+    assert specdiag.open_spectra(tmp_path / "digits.nc").sizes["comparison"] == 1
+
+
+def test_the_page_lists_the_variables_of_the_dataset():
+    for schema in (FEATURES_SCHEMA, COMPARED):
+        assert as_markdown(schema) in PAGE, "run python -m benchmarks._pages"
 
 
 @pytest.mark.realdata

@@ -283,7 +283,8 @@ def _conclusion(first: str, second: str, values: Mapping[str, Any]) -> str:
     condition = _times(values, "condition_number_ratio")
     words = {"more": "is larger", "less": "is smaller", "": "does not differ clearly"}
     way = _way(values["condition_number_ratio_interval"])
-    parts.append(f"its condition number {words[way]} ({condition})")
+    text = f"its condition number {words[way]} ({condition})"
+    parts.append("how its condition number differs is unknown" if condition == "unknown" else text)
     return "; ".join(parts + _likeness(values))
 
 
