@@ -107,7 +107,7 @@ def compare(
       specdiag compare base.ckpt finetuned.ckpt --plot difference.pdf
       specdiag compare base.ckpt a.ckpt b.ckpt c.ckpt -o all.nc
       specdiag compare base/ finetuned/ --delta
-      specdiag compare model/ adapter/ --base model/ --delta -o updates.nc
+      specdiag compare base/ adapter/ --delta -o updates.nc
       specdiag compare model/ adapter/ --base model/
       specdiag compare a.ckpt b.ckpt --which ema --split '*.qkv.weight=q,k,v'
       specdiag compare a1.pt a2.pt a3.pt --against b1.pt b2.pt b3.pt

@@ -14,6 +14,7 @@ from specdiag.wording import counted
 
 KEPT_SPECTRUM = 0.01  # change of the singular values at the median weight
 KEPT_DIRECTIONS = 0.95  # overlap of the leading subspaces at the median weight
+MOST_ROLES = 3  # that the sentence names
 SCALED = 0.99  # share of the update along the weight itself
 
 
@@ -142,17 +143,26 @@ def _matrices(n: int) -> str:
     return counted(n, "matrix", "matrices")
 
 
+def _where(found: Sequence[Update], updates: Sequence[Update]) -> str:
+    """Return how many weights of each role are among those that were found; of many roles, all."""
+    compared = [u for u in updates if u.kind]
+    roles = Counter(u.role for u in found)
+    if len(roles) > MOST_ROLES:
+        return f"{len(found)} of {_matrices(len(compared))}"
+    return " and ".join(
+        f"{roles[role]} of {sum(u.role == role for u in compared)} {words}"
+        for role, words in ROLES.items()
+        if role in roles
+    )
+
+
 def _what(updates: Sequence[Update], compared: int) -> list[str]:
     """Return what was added: ranks by role, or how many matrices have an update of full rank."""
     parts = []
     low = [u for u in updates if u.kind == "low rank"]
     for rank, _ in Counter(int(u.layer.rank) for u in low).most_common(3):
-        roles = Counter(u.role for u in low if u.layer.rank == rank)
-        listed = " and ".join(
-            f"{n} of {sum(u.role == role for u in updates)} {ROLES[role]}"
-            for role, n in sorted(roles.items(), key=lambda item: list(ROLES).index(item[0]))
-        )
-        parts.append(f"an update of rank {rank} in {listed}")
+        of_rank = [u for u in low if u.layer.rank == rank]
+        parts.append(f"an update of rank {rank} in {_where(of_rank, updates)}")
     others = len({int(u.layer.rank) for u in low}) - 3
     if others > 0:
         parts.append(f"updates of {counted(others, 'other low rank')}")
@@ -164,7 +174,7 @@ def _what(updates: Sequence[Update], compared: int) -> list[str]:
         noise = sum(u.layer.verdict == "no evidence" for u in found)
         about = f" (as of noise in {noise})" * (noise > 0)
         if found:
-            parts.append(f"{text}{about} in {len(found)} of {_matrices(compared)}")
+            parts.append(f"{text}{about} in {_where(found, updates)}")
     same = sum(u.kind in ("none", "rounding") for u in updates)
     if same:
         parts.append(f"nothing in {same} of {_matrices(compared)}")

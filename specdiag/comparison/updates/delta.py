@@ -65,7 +65,8 @@ def delta(
     Parameters
     ----------
     before, *after : path, torch.nn.Module, or mapping of names to arrays or tensors
-        Anything that `open_checkpoint` reads. An adapter, such as a LoRA, is merged with `base`.
+        Anything that `open_checkpoint` reads. An adapter, such as a LoRA, is merged with `base`, or
+        with the network before.
     layers : str, optional
         Shell pattern: only matrices whose name matches it are measured.
     min_eigenvalues : int
@@ -122,11 +123,15 @@ def measure_updates(
     """Return what was added to the first source to become each of the others.
 
     Each source is opened within `errors_of(source)`; `reading` has the options of `open_weights`.
+    The first source is the base of adapters that have no other one.
     """
-    opened = []
+    opened: list[Checkpoint] = []
     for source in sources:
         with errors_of(source):
-            opened.append(open_weights(source, **reading))
+            checkpoint = open_weights(source, **reading)
+            if opened and any(getattr(tensor, "adapter", "") for tensor in checkpoint.tensors):
+                checkpoint = open_weights(source, **{**reading, "base": sources[0]})
+            opened.append(checkpoint)
     first, *others = aligned(opened, rename)
     with errors_of(sources[0]):
         matrices(first, pattern)
