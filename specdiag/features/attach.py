@@ -9,14 +9,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
 from specdiag.compute.machine import free_memory
 from specdiag.features.conditioning import FeatureSpectrum
 from specdiag.features.covariance import MAX_BLOCKS, FeatureCovariance, gathered
-from specdiag.features.layers import arranged, chosen_layers, is_glob, layer_input, padded
+from specdiag.features.layers import (
+    arranged,
+    chosen_layers,
+    first_tensor,
+    is_glob,
+    layer_input,
+    padded,
+)
 from specdiag.features.profile import spectra_of
-from specdiag.features.rows import kept, on_host
+from specdiag.features.rows import of_layer
 
 # Bytes of the blocks of all layers together, above which wide layers keep fewer blocks.
 MEMORY = 2 * 2**30
@@ -56,7 +61,7 @@ class AttachedCovariance(FeatureCovariance):
                 known and known.batch
             )  # padding puts samples first, whatever a layer takes
             features = value if is_arranged else arranged(layer, value, feature_axis)
-            mask = _fitted(self._mask_next, tokens, features)
+            mask = of_layer(self._mask_next, tokens, features)
             if features.ndim == 2 and len(features) == n_samples:
                 features = features[:, None]  # a row a sample, each of them a group
             self.update(features, groups=self._groups_next, mask=mask)
@@ -162,28 +167,6 @@ def block_limits(widths: Mapping[str, int]) -> dict[str, int]:
     return limits
 
 
-def _fitted(mask: Any, tokens: Any, features: Any) -> Any:
-    """Return the mask for features of a layer.
-
-    Parameters
-    ----------
-    mask : array, torch.Tensor or None
-        As given to `expect`.
-    tokens : torch.Tensor or None
-        Of shape (batch, tokens), True for tokens, if the features are sequences of unequal length.
-    features : torch.Tensor of shape (batch, ..., d)
-    """
-    if mask is None:
-        return tokens
-    shape = tuple(np.shape(on_host(mask)))
-    if len(shape) != 2 or (tokens is None and (features.ndim, shape[0]) != (2, len(features))):
-        return mask
-    keep = kept(mask, shape)
-    if tokens is None:  # a row a sample
-        return keep.any(axis=1)
-    return keep[:, : tokens.shape[1]] & tokens.numpy()
-
-
 def _products(features: Any) -> str:
     """Return the precision in which PyTorch, as set now, computes matrix products of such tensors.
 
@@ -285,7 +268,7 @@ def attach(
         def read(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             one = attached[name]
             is_known = one.width
-            value = _first_tensor((*args, *kwargs.values()))
+            value = first_tensor((*args, *kwargs.values()))
             one._read(layer, value, feature_axis, samples.count)
             training.warn_once(layer)
             if one.width and not is_known and isinstance(features, AttachedLayers):
@@ -351,15 +334,3 @@ def _is_noisy(layer: Any) -> bool:
         return True
     share = getattr(layer, "p" if "Dropout" in type(layer).__name__ else "dropout", 0)
     return isinstance(share, float) and share > 0
-
-
-def _first_tensor(values: Iterable[Any]) -> Any:
-    """Return the first floating-point tensor or packed sequence; None without one."""
-    from torch.nn.utils.rnn import PackedSequence
-
-    for value in values:
-        if isinstance(value, PackedSequence):
-            return value
-        if hasattr(value, "detach") and value.is_floating_point():
-            return value
-    return None

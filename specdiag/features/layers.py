@@ -154,6 +154,18 @@ def arranged(layer: Any, x: Any, feature_axis: int | None) -> Any:
     return x.flatten(-len(axes)) if len(axes) > 1 else x
 
 
+def first_tensor(values: Iterable[Any]) -> Any:
+    """Return the first floating-point tensor or packed sequence; None without one."""
+    from torch.nn.utils.rnn import PackedSequence
+
+    for value in values:
+        if isinstance(value, PackedSequence):
+            return value
+        if hasattr(value, "detach") and value.is_floating_point():
+            return value
+    return None
+
+
 def padded(x: Any) -> tuple[Any, Any]:
     """Return sequences of unequal length as (batch, tokens, ...), and a mask of their tokens.
 

@@ -97,6 +97,28 @@ def kept(mask: Any, lead: tuple[int, ...]) -> NDArray[np.bool_]:
     return fitted
 
 
+def of_layer(mask: Any, tokens: Any, features: Any) -> Any:
+    """Return the mask for features of a layer.
+
+    Parameters
+    ----------
+    mask : array, torch.Tensor or None
+        As given to `expect`.
+    tokens : torch.Tensor or None
+        Of shape (batch, tokens), True for tokens, if the features are sequences of unequal length.
+    features : torch.Tensor of shape (batch, ..., d)
+    """
+    if mask is None:
+        return tokens
+    shape = tuple(np.shape(on_host(mask)))
+    if len(shape) != 2 or (tokens is None and (features.ndim, shape[0]) != (2, len(features))):
+        return mask
+    keep = kept(mask, shape)
+    if tokens is None:  # a row a sample
+        return keep.any(axis=1)
+    return keep[:, : tokens.shape[1]] & tokens.numpy()
+
+
 def fit(values: NDArray[Any], lead: tuple[int, ...]) -> NDArray[Any] | None:
     """Return values of samples, or of samples and tokens, for each row; None if none fit.
 

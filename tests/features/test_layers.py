@@ -79,7 +79,7 @@ def test_a_norm_over_several_axes_has_all_of_them_as_features():
     norm = nn.LayerNorm((3, 2)).eval()
     with torch.no_grad(), attach(norm) as seen:
         norm(x)
-    np.testing.assert_array_equal(numbers(seen.result()), numbers(measured(x.flatten(1))))
+    np.testing.assert_array_equal(numbers(seen.result()), numbers(measured(x.flatten(1)[:, None])))
 
 
 @pytest.mark.parametrize("layer", [nn.Conv1d(6, 4, 3), nn.Conv2d(6, 4, 3)])
