@@ -51,8 +51,16 @@ FORMS = {
         "features base/net --lock ?",
         "verify spectra.nc --lock ?",
     ),
-    "nc": ("figures ? -o out", "report ? -o out.html", "link ?", "verify ?"),
-    "csv": ("figures alpha.nc ? -o out", "report alpha.nc ? -o out.html", "watch ?"),
+    "npy": ("features ?", "features ok.npy ?", "features ok.npy --groups ? -o out.nc"),
+    "npz": ("features ?", "features ? --name *", "features ok.npy --groups ?"),
+    "h5": ("features ?", "features ok.npy --groups ?"),
+    "nc": ("features ?", "figures ? -o out", "report ? -o out.html", "link ?", "verify ?"),
+    "csv": (
+        "figures alpha.nc ? -o out",
+        "report alpha.nc ? -o out.html",
+        "watch ?",
+        "features ok.npy --groups ?",
+    ),
     "json": ("report spectra.nc --claims ? -o out.html",),
 }
 CELLS = [(kind, form) for kind, forms in FORMS.items() for form in forms]
@@ -94,6 +102,7 @@ def study(tmp_path_factory):
     save_file(lora, "adapter.safetensors")
     specdiag.save_spectra(specdiag.alpha("ok.safetensors", "ok.safetensors"), "alpha.nc")
     write_readings(Path("run.csv"), [Reading(step=1, name="a", norm=1.0, rank=3, alpha=2.0)])
+    np.save("ok.npy", rng.standard_normal((30, 3)))
     yield folder
     os.chdir(before)
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -29,6 +30,8 @@ COMMANDS = {
     "compare --plot png": (("compare", NET, OTHER, "--plot"), "out.png"),
     "spectra -o": (("spectra", "-o"), "out.nc"),
     "features --plot": (("features", "base/net", "--layer", "out", "--plot"), "out.svg"),
+    "features -o": (("features", "features.npy", "-o"), "out.nc"),
+    "features --plot, of a file": (("features", "features.npy", "--plot"), "out.pdf"),
     "figures -o": (
         ("figures", "data.nc", "--study", "checkpoints.lock", "-o"),
         "drawn/captions.txt",
@@ -100,6 +103,7 @@ def study(tmp_path_factory):
             assert done.exit_code == 0, done.output
         done = CliRunner().invoke(cli, ["spectra", "-o", "data.nc"], catch_exceptions=False)
         assert done.exit_code == 0, done.output
+    np.save(root / "features.npy", np.random.default_rng(0).normal(size=(50, 3)))
     (root / "recipes" / "_claims.py").write_text(CLAIMS)
     (root / "figures").mkdir()
     (root / "figures" / "drawn.py").write_text(FIGURE)
@@ -151,7 +155,8 @@ def cells(root, words, output):
     if "out.json" in output:
         given = path.with_suffix(".safetensors")
     forces = ([], ["--force"])
-    targets = kept(root) | ({"input": root / "data.nc"} if "data.nc" in words else {})
+    read = {"data.nc", "features.npy"} & {*words}
+    targets = kept(root) | ({"input": root / read.pop()} if read else {})
     for name, target in targets.items():
         for force in forces:
             if folder != "drawn" and given == path:

@@ -116,19 +116,23 @@ def open_features(path: Path, names: Sequence[str] = (), groups: Any = None) -> 
     if groups is None or _is_row(named, arrays) or (isinstance(groups, str) and not groups):
         return [Features(str(path), array, None, each=bool(named)) for array in found]
     labels = read_labels(named, arrays, where) if named else np.asarray(groups)
-    return _labelled(str(path), found, labels)
+    return _labelled(str(path), found, labels, named)
 
 
 def _is_row(groups: str, arrays: Sequence[Array]) -> bool:
     return groups == ROW and ROW not in {array.name for array in arrays}
 
 
-def _labelled(source: str, found: Sequence[Array], labels: Labels) -> list[Features]:
+def _labelled(
+    source: str, found: Sequence[Array], labels: Labels, named: str = ""
+) -> list[Features]:
+    where, groups = (shown(text, quote=False, limit=200) for text in (source, named))
     for array in found:
-        if labels.shape not in {array.shape[:-1], array.shape[:1]}:
+        rows = array.shape[:-1]
+        if labels.shape not in {rows, array.shape[:1]}:
             raise ValueError(
-                f"{shown(source, quote=False, limit=200)}: the groups have labels of shape "
-                f"{labels.shape}, and {shown(array.name)} rows of shape {array.shape[:-1]}"
+                f"{where}: the groups {groups} have labels of shape {labels.shape}, and "
+                f"{shown(array.name)} rows of shape {rows}"
             )
     return [Features(source, array, labels) for array in found]
 
