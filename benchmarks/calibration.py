@@ -26,6 +26,7 @@ from benchmarks import (
     kind,
     null_ladder,
     null_law,
+    traps,
 )
 from benchmarks._pages import DOCS, table, write_tables
 
@@ -40,7 +41,7 @@ STAGES = {
 }
 MODULES = (
     *(_coverage_tables, null_law, null_ladder, _verdicts),
-    *(_repeat, _goodness_of_fit, kind, _minilm),
+    *(_repeat, _goodness_of_fit, kind, _minilm, traps),
 )
 
 _log = logging.getLogger(__name__)

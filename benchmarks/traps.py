@@ -105,6 +105,9 @@ def _percent(share):
     return f"{100 * share:.1f}"
 
 
+TABLES = {"traps": by_family}
+
+
 def main():
     """Draw the matrices, and write the page if asked to."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -121,7 +124,7 @@ def main():
     if options.full:
         write("traps", rows)
     if options.write_docs:
-        write_tables(PAGE, {"traps": by_family()})
+        write_tables(PAGE, {name: make() for name, make in TABLES.items()})
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def peak_bytes(weight: Weight, repeats: bool, traps: bool = False) -> float:
     solved. Small matrices stay in memory as they are stored.
     """
     values, (n, m) = math.prod(weight.shape), weight.shape[:2]
-    if weight.factors and weight.rank:
+    if weight.factors and weight.rank and not traps:
         return 4 * 8 * weight.rank * (n + values // n)
     stored = values * (8 if weight.dtype == "float64" else 4)
     kept = stored * (8 * values <= KEPT_BYTES)

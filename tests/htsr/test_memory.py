@@ -23,7 +23,8 @@ def peak(W, folder, **settings):
     layer = measure_weight(weight, **settings)
     _, used = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return used, peak_bytes(weight, settings.get("repeats", False)), layer
+    planned = peak_bytes(weight, settings.get("repeats", False), settings.get("traps", False))
+    return used, planned, layer
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -41,3 +42,12 @@ def test_a_sparse_matrix_takes_no_more_memory_than_is_planned(rng, tmp_path):
     used, planned, layer = peak(W.astype(np.float32), tmp_path)
     assert layer.scales_p >= 0
     assert used <= planned + SMALL
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(9000, 250), (1500, 1450), (1100, 240, 3, 3)], ids=str)
+def test_traps_take_no_more_memory_than_is_planned(rng, tmp_path, shape, dtype):
+    W = (0.1 * rng.standard_normal(shape)).astype(dtype)
+    used, planned, layer = peak(W, tmp_path, traps=True, null="none")
+    assert layer.traps.n == 0
+    assert planned / 3 <= used <= planned + SMALL

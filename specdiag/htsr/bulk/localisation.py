@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 PAIRS = 10  # of leading vectors: a fixed number, so that layers can be compared
 RATE = 0.01  # of Gaussian matrices have a pair that counts as localised
 FEWEST = 16  # components of a vector that is tested
-_BLOCK = 2**22  # elements that are converted to float64 at once
+_BLOCK = 2**17  # elements that are converted to float64 at once, in the cache
 
 
 @dataclass(frozen=True)

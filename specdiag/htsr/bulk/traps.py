@@ -34,7 +34,7 @@ from specdiag.htsr.bulk.tracy_widom import largest_of_gaussian, tracy_widom_tail
 Array = NDArray[np.float64]
 
 RATE = 0.01  # of matrices without large elements have a trap
-_BLOCK = 2**22  # elements that are converted to float64 at once
+_BLOCK = 2**17  # elements that are converted to float64 at once, in the cache
 _PASSES = 30  # over the elements, each leaving out larger ones; three or four are enough
 _EQUAL = 1e-28  # variance over the squared largest value, below which values are equal to rounding
 
