@@ -64,7 +64,13 @@ def write_zarr(path, version=3):
         group.create_array(name, data=values)
 
 
+def write_torch(path):
+    torch = pytest.importorskip("torch")
+    torch.save({"x": torch.from_numpy(X), "trial": torch.from_numpy(TRIAL)}, path)
+
+
 WRITERS = {
+    "a.pt": write_torch,
     "a.npy": write_npy,
     "fortran.npy": write_fortran,
     "a.npz": write_npz,
@@ -76,7 +82,7 @@ WRITERS = {
     "two.zarr": lambda path: write_zarr(path, 2),
 }
 WITH_TRIALS = {"a.h5": "net/trial"} | dict.fromkeys(
-    ("a.npz", "deflated.npz", "a.safetensors", "a.nc", "a.zarr", "two.zarr"), "trial"
+    ("a.npz", "deflated.npz", "a.safetensors", "a.nc", "a.pt", "a.zarr", "two.zarr"), "trial"
 )
 
 

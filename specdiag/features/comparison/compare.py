@@ -175,6 +175,10 @@ def _directions(
     count, found = 0, Estimate(math.nan)
     if widths[0] != widths[1]:
         notes.append(f"no overlap of directions: {widths[0]} and {widths[1]} features")
+    elif not (first.covariance and second.covariance):
+        notes.append(
+            "no overlap of directions: an evaluation has none; --layer NAME runs the model"
+        )
     elif not all(blocks):
         notes.append(
             "no overlap of directions: it needs five groups of samples of both, which vary"
@@ -281,10 +285,11 @@ def _conclusion(first: str, second: str, values: Mapping[str, Any]) -> str:
     }[way]
     parts = [f"{uses} (effective rank {rank})"]
     condition = _times(values, "condition_number_ratio")
-    words = {"more": "is larger", "less": "is smaller", "": "does not differ clearly"}
+    words = {"more": "is larger", "less": "is smaller", "": "is not clearly different"}
     way = _way(values["condition_number_ratio_interval"])
-    text = f"its condition number {words[way]} ({condition})"
-    parts.append("how its condition number differs is unknown" if condition == "unknown" else text)
+    text = f"the condition number of {second} {words[way]} ({condition})"
+    unknown = "how the condition numbers differ is unknown"
+    parts.append(unknown if condition == "unknown" else text)
     return "; ".join(parts + _likeness(values))
 
 

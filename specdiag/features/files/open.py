@@ -4,13 +4,15 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.checkpoint.safetensors import read_header
 from specdiag.checkpoint.tensor import MAX_DIMENSIONS
-from specdiag.features.files.array import Array, is_features, of_tensor
+from specdiag.features.files.array import NAMELESS, Array, is_features, of_tensor
 from specdiag.files import File, find_file
 from specdiag.wording import shown, some
 
-_FILES = (".npy", ".npz", ".safetensors", ".nc", ".h5", ".hdf5")
+_FILES = (".npy", ".npz", ".safetensors", ".nc", ".h5", ".hdf5", ".pt", ".pth")
+ALONE = "tensor"  # name of a tensor that was saved by itself
 SUFFIXES = (*_FILES, ".zarr")
 
 
@@ -43,13 +45,21 @@ def _readers() -> dict[str, Callable[[File], list[Array]]]:
     from specdiag.features.files.hdf5 import read_nc
     from specdiag.features.files.npy import read_npy, read_npz
 
-    readers = (read_npy, read_npz, _read_safetensors, read_nc, read_nc, read_nc)
+    readers = [read_npy, read_npz, _read_safetensors, *3 * [read_nc], *2 * [_read_torch]]
     return dict(zip(_FILES, readers, strict=True))
 
 
 def _read_safetensors(file: File) -> list[Array]:
     tensors, _ = read_header(file)
     return [of_tensor(tensor) for tensor in tensors]
+
+
+def _read_torch(file: File) -> list[Array]:
+    """Return the tensors of a file of torch.save, whose pickle is read and never run."""
+    arrays = [of_tensor(tensor) for tensor in open_checkpoint(file.path).tensors]
+    if len(arrays) == 1 and arrays[0].name == ALONE:
+        return [arrays[0]._replace(name=NAMELESS)]
+    return arrays
 
 
 def chosen(arrays: Sequence[Array], names: Sequence[str], groups: str, where: str) -> list[Array]:
