@@ -104,8 +104,8 @@ def _conclude(summary: dict[str, Any], updates: Sequence[Update], names: tuple[s
         if kinds.get("none", 0) == compared:
             return f"nothing was added: all {compared} matrices hold the same numbers"
         return (
-            f"nothing was added but rounding: in {kinds.get('rounding', 0)} of "
-            f"{_matrices(compared)}, and the others are the same"
+            f"nothing was added above rounding: {kinds.get('rounding', 0)} of "
+            f"{_matrices(compared)} differ by no more, and the others are the same"
         )
     parts = [_spectra(summary), _directions(summary), *_what(updates, compared)]
     return ", ".join(parts)
@@ -175,7 +175,7 @@ def _what(updates: Sequence[Update], compared: int) -> list[str]:
         about = f" (as of noise in {noise})" * (noise > 0)
         if found:
             parts.append(f"{text}{about} in {_where(found, updates)}")
-    same = sum(u.kind in ("none", "rounding") for u in updates)
-    if same:
-        parts.append(f"nothing in {same} of {_matrices(compared)}")
+    for kind, text in (("rounding", "nothing above rounding"), ("none", "nothing")):
+        if n := sum(u.kind == kind for u in updates):
+            parts.append(f"{text} in {n} of {_matrices(compared)}")
     return parts

@@ -17,7 +17,7 @@ from specdiag.htsr.tail.power_law import Array
 
 KINDS = {
     "none": "the same numbers in both",
-    "rounding": "nothing but the rounding of the stored numbers",
+    "rounding": "the numbers differ, but no direction is above their rounding",
     "low rank": "of the given rank exactly: the rest is rounding",
     "full rank": "at least 90 % of all directions are above rounding",
     "unresolved": "at least of the given rank: the rest is below rounding, or lost in it",
@@ -25,6 +25,8 @@ KINDS = {
 GAP = 2.0  # an exact rank ends in a gap: the next eigenvalue is at most half of the last
 WIDE_GAP = 100.0
 LEFT = 0.9  # share of the expected rounding that is left, unless small updates were rounded away
+MORE = 1.2  # the same, from above: more is an update that rounding hides
+RESOLVED = 0.9  # share of the update in an exact rank
 FULL = 0.9  # share of the directions
 
 
@@ -35,12 +37,12 @@ class Rounding(NamedTuple):
     ----------
     floor : float
         Value that an eigenvalue of the update must exceed to be more than rounding.
-    energy : float
-        Expected sum of the eigenvalues that the rounding of the second matrix adds.
+    energy : tuple of float
+        Expected sum of the eigenvalues that the rounding of the second matrix adds, and of both.
     """
 
     floor: float
-    energy: float
+    energy: tuple[float, float]
 
 
 def rounding(A: Array, B: Array, dtypes: tuple[str, str]) -> Rounding:
@@ -57,7 +59,8 @@ def rounding(A: Array, B: Array, dtypes: tuple[str, str]) -> Rounding:
     both = first + second
     norm = math.sqrt(both.sum(axis=0).max()) + math.sqrt(both.sum(axis=1).max())
     N = max(A.shape)
-    return Rounding(floor=norm**2 / N, energy=float(second.sum()) / N)
+    energy = float(second.sum()) / N, float(both.sum()) / N
+    return Rounding(floor=norm**2 / N, energy=energy)
 
 
 def _variance(W: Array, dtype: str) -> Array:
@@ -70,8 +73,9 @@ def _variance(W: Array, dtype: str) -> Array:
 def kind_of(spectrum: Array, shape: tuple[int, ...], added: Rounding) -> tuple[str, int]:
     """Return the kind of an update, one of `KINDS`, and how many eigenvalues are above rounding.
 
-    An exact low rank ends in a gap, and leaves as much rounding as was to be expected. Where less
-    is left, small elements of the update were rounded away, and its rank with them.
+    An exact low rank has most of the update, ends in a gap, and leaves as much rounding as was to
+    be expected. Where less is left, small elements of the update were rounded away, and its rank
+    with them; where more is left, a part of it is below the floor.
     """
     floor = max(added.floor, esd.rank_gate(spectrum, shape, np.float64))
     rank = int(np.count_nonzero(spectrum > floor))
@@ -80,6 +84,8 @@ def kind_of(spectrum: Array, shape: tuple[int, ...], added: Rounding) -> tuple[s
     if rank >= FULL * len(spectrum):
         return "full rank", rank
     last, rest = float(spectrum[rank - 1]), spectrum[rank:]
-    is_gap = last >= GAP * rest[0]
-    is_whole = last >= WIDE_GAP * rest[0] or rest.sum() >= LEFT * added.energy
-    return ("low rank" if is_gap and is_whole else "unresolved"), rank
+    if last >= WIDE_GAP * rest[0]:
+        return "low rank", rank
+    is_rounding = LEFT * added.energy[0] <= rest.sum() <= MORE * added.energy[1]
+    is_most = spectrum[:rank].sum() >= RESOLVED * spectrum.sum()
+    return ("low rank" if last >= GAP * rest[0] and is_rounding and is_most else "unresolved"), rank

@@ -95,7 +95,7 @@ def sentence(before, after):
 def test_the_sentence_of_a_copy_of_rounding_and_of_scaling(base):
     assert sentence(base, dict(base)) == ("nothing was added: all 9 matrices hold the same numbers")
     rounded = mapped(base, lambda W: W.astype(ml_dtypes.bfloat16))
-    assert sentence(base, rounded).startswith("nothing was added but rounding: in 9 of 9 matrices")
+    assert sentence(base, rounded).startswith("nothing was added above rounding: 9 of 9 matrices")
     scaled = sentence(base, mapped(base, lambda W: (1.1 * W).astype(np.float32)))
     assert scaled.startswith("spectra scaled (singular values moved by 0.1 of their norm)")
     assert "directions kept (overlap 1;" in scaled
