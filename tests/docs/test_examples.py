@@ -55,6 +55,9 @@ def folder(tmp_path_factory):
         else:
             torch = pytest.importorskip("torch")
             torch.save({n: torch.from_numpy(W) for n, W in network.items()}, folder / name)
+    for name in ("before", "after"):
+        np.save(folder / f"{name}.npy", rng.standard_normal((120, 6)))
+    np.save(folder / "trials.npy", np.repeat(np.arange(12), 10))
     arms = {"base": "base", "tuned": "pretrained", "scratch": "scratch"}
     rows = [
         row(name, arm=arm, seed=seed, r2=r2 + 0.001 * seed)

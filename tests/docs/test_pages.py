@@ -53,4 +53,6 @@ def test_the_tables_of_a_page_are_made_of_the_stored_results(page):
         pytest.skip(f"no benchmarks/results/{file}: its benchmark has not stored results yet")
     marked = r"<!-- ([\w-]+) -->\n(.*?)\n?<!-- end -->"
     stored = dict(re.findall(marked, (DOCS / page).read_text(encoding="utf-8"), re.DOTALL))
-    assert stored == tables(), "run the benchmark with --write-docs"
+    expected = tables()
+    shown = {name: stored.get(name) for name in expected}  # tables of variables have other tests
+    assert shown == expected, "run the benchmark with --write-docs"
