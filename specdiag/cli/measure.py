@@ -61,6 +61,25 @@ class _Alpha(ManyFilesCommand):
             formatter.write_dl(list(VERDICTS.items()))
 
 
+def _packages(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[str, ...]:
+    """Return the packages of `--beside`; another name, or one not installed, is a usage error."""
+    from specdiag.htsr.others.packages import check_packages
+
+    names = tuple(dict.fromkeys(name.strip() for name in value.split(","))) if value else ()
+    try:
+        check_packages(names)
+    except ValueError as error:
+        raise click.UsageError(f"--{error}") from error
+    return names
+
+
+def _check_options(two_formats: bool, beside: tuple[str, ...], method: str) -> None:
+    if two_formats:
+        raise click.UsageError("--json and --csv exclude each other")
+    if beside and method != "specdiag":
+        raise click.UsageError("--beside compares alpha_ks: it needs --method specdiag")
+
+
 @click.command(cls=_Alpha)
 @files_argument
 @json_option
@@ -129,6 +148,14 @@ class _Alpha(ManyFilesCommand):
     help="Also permute the elements of each matrix and count the eigenvalues that still stand out "
     "(correlation traps), and measure how localised the leading singular vectors are.",
 )
+@click.option(
+    "--beside",
+    metavar="PACKAGE,...",
+    default="",
+    callback=_packages,
+    help="Also run weightwatcher, powerlaw or both (weightwatcher,powerlaw) on the same matrices, "
+    "in processes of their own: columns with what they find, and why it differs (slow).",
+)
 @seed_option("Random seed for bootstrap, sign flips, repeats and permutations.")
 @machine_options
 @engine_option
@@ -146,6 +173,7 @@ def alpha(
     initialisation: tuple[Path, ...],
     engine: str,
     address: str | None,
+    beside: tuple[str, ...],
     lock_path: Path | None,  # noqa: ARG001 - CheckpointType uses it
     **settings: Any,
 ) -> None:
@@ -175,11 +203,11 @@ def alpha(
       specdiag alpha base.ckpt --method median --json
       specdiag alpha adapter/ --base base/
       specdiag alpha base.ckpt --traps --columns all
+      specdiag alpha model.safetensors --beside weightwatcher,powerlaw
       specdiag alpha gpt2/ --split '*.c_attn.weight=q,k,v/12'
       specdiag alpha hf://sentence-transformers/all-MiniLM-L6-v2 --layers '*layer.0.*'
     """  # noqa: D301
-    if as_json and as_csv:
-        raise click.UsageError("--json and --csv exclude each other")
+    _check_options(as_json and as_csv, beside, settings["method"])
     check_engine(engine, address)
     base: Path | None = settings["base"]
     inputs = [*files, *initialisation, *([base] if base else [])]
@@ -195,6 +223,8 @@ def alpha(
     measurement = settings | {"untrained": untrained, "base": base and base.absolute()}
     checkpoints, measured = measure_all(files, layers, measurement, engine, address, journal)
     failed = len(checkpoints) < len(files)
+    if beside:
+        measured = _beside(checkpoints, measured, layers, beside, settings)
     if checkpoints and (output or plot):  # first, as stdout may be closed before its end
         from specdiag.checkpoint.remote.path import pinned
         from specdiag.dataset.build import build
@@ -210,6 +240,21 @@ def alpha(
     _print(checkpoints, measured, kind, base, settings)
     if failed:
         raise click.exceptions.Exit(1)
+
+
+def _beside(
+    checkpoints: Sequence["Checkpoint"],
+    measured: Sequence[Sequence["Layer"]],
+    layers: str | None,
+    names: tuple[str, ...],
+    settings: dict[str, Any],
+) -> list[list["Layer"]]:
+    """Return the layers with what packages find, and note their names in the settings."""
+    from specdiag.htsr.others.packages import beside_packages
+
+    settings["beside"] = list(names)
+    say(f"running {' and '.join(names)} on the same matrices")
+    return beside_packages(checkpoints, measured, layers, names)
 
 
 def _print(

@@ -8,6 +8,7 @@ selected or reordered.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from specdiag.checkpoint.reader import Checkpoint
 from specdiag.compute.device import Device, of_shape
+from specdiag.dataset.schema.beside import BESIDE
 from specdiag.dataset.schema.layers import SCHEMA, SCHEMA_VERSION, layer_value
 from specdiag.dataset.schema.variable import labelled
 from specdiag.htsr.layers import Layer
@@ -55,13 +57,24 @@ def build(
     for name in SCHEMA.keys() - columns.keys():
         column = np.array([layer_value(cell, name) for cell in cells], dtype=object)
         columns[name] = column.reshape([sizes[dim] for dim in SCHEMA[name].dims])
-    data = labelled(SCHEMA, columns)
+    data = labelled(SCHEMA, columns) | _of_packages(cells, (sizes["checkpoint"], sizes["layer"]))
     data["row_size"].attrs["sample_dimension"] = "sample"
     solved = [x.shape for layers in measured for x in layers if x.status in ("fit", "degenerate")]
     attributes = _attributes(checkpoints, settings, {of_shape(shape) for shape in solved} - {None})
     return xr.Dataset(data, attrs=attributes).set_coords(
         ["status", "reason", "verdict", "shape", "stored_dtype"]
     )
+
+
+def _of_packages(cells: Sequence[Layer], shape: tuple[int, int]) -> dict[str, Any]:
+    """Return the variables of packages that were asked beside specdiag."""
+    names = [name for name in BESIDE if any(name in cell.beside for cell in cells)]
+    columns = {}
+    for name in names:
+        missing = "" if BESIDE[name].dtype == "O" else math.nan
+        column = np.array([cell.beside.get(name, missing) for cell in cells], dtype=object)
+        columns[name] = column.reshape(shape)
+    return labelled({name: BESIDE[name] for name in names}, columns)
 
 
 def unique_names(checkpoints: Sequence[Checkpoint]) -> list[str]:

@@ -34,6 +34,7 @@ from specdiag.htsr.null.initialisation import (
 )
 from specdiag.htsr.null.ladder import NULLS
 from specdiag.htsr.others.methods import METHODS
+from specdiag.htsr.others.packages import beside_packages, check_packages
 from specdiag.htsr.selection import MIN_EIGENVALUES, matrices
 from specdiag.htsr.verdict import with_verdicts
 from specdiag.wording import counted
@@ -61,6 +62,7 @@ def alpha(
     repeats: bool = False,
     traps: bool = False,
     seed: int = 0,
+    beside: Sequence[str] = (),
     names: Sequence[str] | None = None,
     which: str | None = None,
     base: Any = None,
@@ -102,6 +104,9 @@ def alpha(
         takes twice as long as the eigenvalues. See `specdiag.htsr.bulk.traps` and `localisation`.
     seed : int
         Random seed for bootstrap, sign flips, repeats and permutations.
+    beside : sequence of {'weightwatcher', 'powerlaw'}
+        Packages that are run on the same matrices, each in a process of its own; what they find are
+        the further variables of `specdiag.dataset.schema.beside`.
     names : sequence of str, optional
         Names of the sources in the Dataset, instead of those of their files.
     which : str, optional
@@ -144,6 +149,7 @@ def alpha(
     check_whole_numbers(min_eigenvalues=(min_eigenvalues, 2), seed=(seed, 0))
     check_texts(layers=layers, which=which)
     _check_choices(method=(method, METHODS), null=(null, NULLS))
+    check_packages(beside, method)
     if len(initialisation) and null == "none":
         raise ValueError("initialisation is one more null: it needs null='ladder'")
     splits = texts_of(split)
@@ -161,14 +167,23 @@ def alpha(
     networks = [open_weights(source, splits=splits) for source in initialisation]
     _check_recipes(networks, checkpoints, layers)
     with using(jobs=jobs, memory=memory, device=device):
-        quick = settings | {"null": "none", "gof": False, "repeats": False, "traps": False}
-        alphas, note = untrained_alphas(measure_checkpoints(networks, layers, **quick))
-        if note:
-            _log.warning("%s", note)
+        alphas = _of_untrained(networks, layers, settings)
         measured = measure_checkpoints(checkpoints, layers, untrained=alphas, **settings)
+        measured = beside_packages(checkpoints, measured, layers, beside)
+        settings |= {"beside": list(beside)} if beside else {}
         settings |= {"layers": layers, "which": which, "base": recorded(base), "splits": splits}
         settings["initialisation"] = list(map(_path, networks))
         return build(checkpoints, measured, settings)
+
+
+def _of_untrained(
+    networks: Sequence[Checkpoint], layers: str | None, settings: Mapping[str, Any]
+) -> Untrained:
+    quick = {**settings, "null": "none", "gof": False, "repeats": False, "traps": False}
+    alphas, note = untrained_alphas(measure_checkpoints(networks, layers, **quick))
+    if note:
+        _log.warning("%s", note)
+    return alphas
 
 
 def _check_choices(**arguments: tuple[str, Sequence[str]]) -> None:

@@ -84,6 +84,7 @@ class Layer:
     gof_p: float = math.nan
     likelihood_ratios: dict[str, tuple[float, float]] = field(default_factory=dict)
     verdict: str = ""
+    beside: dict[str, Any] = field(default_factory=dict)  # of other packages, if they were asked
 
     @property
     def alpha(self) -> float:

@@ -13,6 +13,8 @@ from specdiag.dataset.build import unique_names
 from specdiag.dataset.schema.layers import SCHEMA, layer_value
 from specdiag.htsr.layers import Layer
 from specdiag.htsr.null.verdicts import HEAVIER, VERDICTS
+from specdiag.htsr.others.disagreements import disagreements
+from specdiag.htsr.others.packages import PACKAGES
 from specdiag.htsr.statistics import MIN_LAYERS
 from specdiag.htsr.tail.alternatives import ALTERNATIVES
 from specdiag.htsr.verdict import MAX_Q, summarise
@@ -56,6 +58,7 @@ _OF_KS_FIT = {"alpha_ks", "n_tail_ks", "KS"}
 _OF_TRAPS = {"traps", "soft rank", "localised"}
 _MORE_OF_TRAPS = {"trap p", "trap ratio", "beyond", "ipr out", "ipr in"}
 _OF_EVIDENCE = {"gaussian p", "scales p", "row sd", "column sd", "offset", "log10 factor"}
+_OF_PACKAGES = {f"{name} {field}" for name in PACKAGES for field in ("xmin", "D")}
 # Columns that a narrow terminal drops, in this order, and the characters that names then need.
 _DROPPED = (
     ({*_OF_KS_FIT, *_OF_EVIDENCE, *_MORE_OF_TRAPS, "stable rank", "spectral norm"}, 24),
@@ -101,6 +104,7 @@ def as_csv(checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence[Laye
     """
     text = io.StringIO()
     header = [column for columns in _COLUMNS.values() for column in columns]
+    header += dict.fromkeys(name for layers in measured for x in layers for name in x.beside)
     writer = csv.DictWriter(text, ["checkpoint", "layer", *header], lineterminator="\n")
     writer.writeheader()
     for name, layers in zip(unique_names(checkpoints), measured, strict=True):
@@ -111,12 +115,15 @@ def as_csv(checkpoints: Sequence["Checkpoint"], measured: Sequence[Sequence[Laye
 
 
 def layer_row(layer: Layer) -> dict[str, Any]:
-    """Return the name of a layer and all its values in the schema; an interval has two columns."""
+    """Return the name of a layer and all its values in the schema; an interval has two columns.
+
+    The values of other packages follow, if they were asked.
+    """
     row = {"layer": layer.name}
     for name, columns in _COLUMNS.items():
         value = layer_value(layer, name)
         row |= zip(columns, value if len(columns) > 1 else [value], strict=True)
-    return row
+    return row | layer.beside
 
 
 def as_table(
@@ -127,7 +134,8 @@ def as_table(
     Of `columns`, 'all' adds to those of 'default' the p-values of the nulls, the scales and the
     offset that the second one takes out, the evidence for a constant exponent, and the fit of least
     Kolmogorov-Smirnov distance. The goodness of fit, `alpha_repeat_sd`, and traps and localisation
-    are shown where they were measured.
+    are shown where they were measured. Of packages that were asked beside specdiag, alpha is shown,
+    beside `alpha_ks`, which is by the same rule; 'all' adds their xmin and distance.
     """
     left_out = set() if columns == "all" else _OF_KS_FIT | _OF_EVIDENCE | _MORE_OF_TRAPS
     if all(math.isnan(layer.traps.n) for layer in layers):
@@ -135,7 +143,9 @@ def as_table(
     for column, attribute in (("gof p", "gof_p"), ("repeat sd", "alpha_repeat_sd")):
         if all(math.isnan(getattr(layer, attribute)) for layer in layers):
             left_out = left_out | {column}
-    rows = [_cells(layer) for layer in layers]
+    if any(layer.beside for layer in layers):
+        left_out = left_out - {"alpha_ks"} | (set() if columns == "all" else _OF_PACKAGES)
+    rows = [_with_packages(layer) for layer in layers]
     cells = [{name: text for name, text in row.items() if name not in left_out} for row in rows]
     styles = [_STYLES.get(layer.status, {}) for layer in layers]
     table = render([layer.name for layer in layers], cells, styles, _DROPPED, width)
@@ -176,6 +186,18 @@ def _cells(layer: Layer) -> dict[str, str]:
     }
 
 
+def _with_packages(layer: Layer) -> dict[str, str]:
+    """Return the cells of a layer, with those of other packages before the verdict."""
+    cells = _cells(layer)
+    last = cells.pop("verdict")
+    for name in PACKAGES:
+        for field, form in (("alpha", ".2f"), ("xmin", "#.3g"), ("D", ".3f")):
+            if f"{name}_{field}" in layer.beside:
+                title = name if field == "alpha" else f"{name} {field}"
+                cells[title] = number(layer.beside[f"{name}_{field}"], form)
+    return cells | {"verdict": last}
+
+
 def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str]:
     """Return the summary of a checkpoint: alphas over measured layers, and the accounting."""
     summary = summarise(layers)
@@ -191,6 +213,7 @@ def summary_lines(checkpoint: "Checkpoint", layers: Sequence[Layer]) -> list[str
     lines.append(accounting(summary) + ignored * bool(n_vectors))
     lines += [f"  {r['status']}: {r['reason']}: {some(r['layers'])}" for r in summary["reasons"]]
     lines += _composed_lines(all_weights, {layer.name for layer in layers})
+    lines += [f"  {line}" for line in disagreements(layers)]
     lines += [f"note: {note}" for note in checkpoint.notes]
     return [printable(line) for line in lines]
 
