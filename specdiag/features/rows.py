@@ -35,7 +35,8 @@ def float64(features: Any) -> tuple[Any, str]:
     if features.ndim == 0 or 0 in features.shape[-1:]:
         raise ValueError(f"features have shape {tuple(features.shape)}: expected (..., d)")
     if on_torch and features.device.type in {"cpu", "mps"}:
-        features = features.cpu().double().numpy()
+        features = features.cpu()  # NumPy has no bfloat16, and converts with one thread
+        features = (features.double() if name == "bfloat16" else features).numpy()
     elif on_torch:
         return (features.double() if features.ndim > 1 else features.double()[None]), name
     return np.atleast_2d(np.asarray(features, dtype=np.float64)), name
