@@ -30,7 +30,8 @@ _RULES = {
         rf"{_ATTENTION}\w*\.(\w+\.)?(output\.dense|dense|out_proj|c_proj|proj|out|output)$",
     ),
     "mlp": (
-        r"(^|\.)(mlp|ffn?|ffwd|feed_?forward|intermediate|dense_relu_dense|experts?)(\.|$|\d)",
+        r"(^|\.)net\.\d+(\.proj)?$",
+        r"(^|\.)(mlp|(\w+_)?ffn?|ffwd|feed_?forward|intermediate|dense_relu_dense|experts?)(\.|$|\d)",
         r"(^|[._])(fc_?[12]|w[123]|lin[12]|linear[12]|(gate|up|down|gate_up)_proj|c_fc)$",
         r"(^|[._])(dense_h_to_4h|dense_4h_to_h|ffn_(up|down|gate)|linear_fc[12])$",
         r"layers?\.\d+\.output\.dense$",
