@@ -29,16 +29,15 @@ def write_tables(page, tables):
 
 
 def main():
-    """Write the tables of variables into docs/dataset.md and docs/features.md."""
+    """Write the tables of variables into docs/dataset.md."""
     from specdiag.dataset.schema.collection import COLLECTION
     from specdiag.dataset.schema.features import COMPARED, FEATURES_SCHEMA
     from specdiag.dataset.schema.layers import SCHEMA
     from specdiag.dataset.schema.variable import as_markdown
 
     tables = {"schema": as_markdown(SCHEMA), "collection": as_markdown(COLLECTION)}
+    tables |= {"features": as_markdown(FEATURES_SCHEMA), "compared": as_markdown(COMPARED)}
     write_tables(DOCS / "dataset.md", tables)
-    tables = {"features": as_markdown(FEATURES_SCHEMA), "compared": as_markdown(COMPARED)}
-    write_tables(DOCS / "features.md", tables)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def measure_features(
     Returns
     -------
     xarray.Dataset
-        The variables of docs/features.md, with dims (checkpoint, layer, feature_rank), and those of
+        The variables of docs/dataset.md, with dims (checkpoint, layer, feature_rank), and those of
         comparisons, with dims (comparison, layer).
 
     Raises
