@@ -101,7 +101,8 @@ def alpha(
     traps : bool
         Permute the elements of each matrix and count the eigenvalues that still stand out
         (`n_traps`), and measure how localised the leading singular vectors are (`n_localised`). It
-        takes twice as long as the eigenvalues. See `specdiag.htsr.bulk.traps` and `localisation`.
+        takes two to four times as long as the eigenvalues. See `specdiag.htsr.bulk.traps` and
+        `localisation`.
     seed : int
         Random seed for bootstrap, sign flips, repeats and permutations.
     beside : sequence of {'weightwatcher', 'powerlaw'}

@@ -15,7 +15,6 @@ ten pairs of vectors are tested, within a factor of 0.8 to 1.7.
 import functools
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -107,7 +106,7 @@ def random_ipr_p(ratio: float, n: int) -> float:
     origin, location, scale = _shifted_lognormal(n)
     if ratio <= origin:
         return 1.0
-    return NormalDist().cdf((location - math.log(ratio - origin)) / scale)
+    return math.erfc((math.log(ratio - origin) - location) / (scale * math.sqrt(2))) / 2
 
 
 @functools.lru_cache(maxsize=1024)

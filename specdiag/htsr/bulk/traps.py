@@ -131,14 +131,14 @@ def _permuted(W: NDArray[Any], seed: int) -> tuple[NDArray[Any], float, float]:
     values: NDArray[Any] = W.astype(np.float64 if W.dtype.itemsize > 4 else np.float32).ravel()
     np.random.default_rng(seed).shuffle(values)
     scale = float(max(values.max(), -values.min()))
-    moments, limit = _Moments(values.size, 0.0, 0.0, -3.0), math.inf
+    moments, limit = _Moments(0, 0.0, 0.0, -3.0), math.inf
     for _ in range(_PASSES if scale else 0):
         new = _moments(values, scale, moments.mean, limit)
         if values.size - new.n > min(W.shape[:2]):
             break
         moments, former = new, moments
         limit = math.sqrt(moments.variance) * math.prod(W.shape[:2]) ** 0.25
-        if moments == former or not moments.variance > _EQUAL:
+        if moments.n == former.n or not moments.variance > _EQUAL:
             break
     values -= np.asarray(moments.mean * scale, values.dtype)
     variance = moments.variance if moments.variance > _EQUAL else 0.0
