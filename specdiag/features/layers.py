@@ -186,7 +186,7 @@ def padded(x: Any) -> tuple[Any, Any]:
 
 def is_glob(name: str) -> bool:
     """Return whether a name chooses several layers."""
-    return "*" in name or "?" in name
+    return any(character in name for character in "*?[")
 
 
 def chosen_layers(module: Any, layers: Iterable[str]) -> dict[str, Any]:

@@ -205,6 +205,8 @@ def test_a_glob_takes_layers_with_matrices_and_no_norms_containers_or_embeddings
         assert list(features) == ["fc", "att", "conv", "wrapped", "list.0", "list.1"]
     with attach(nn.ModuleDict(layers), ["c*", "norm"]) as features:
         assert list(features) == ["conv", "norm"]
+    with attach(nn.ModuleDict(layers), "[a-c]*") as features:
+        assert list(features) == ["att", "conv"]
 
 
 def test_an_adapter_reads_the_input_of_the_layer_that_it_adapts():
