@@ -205,3 +205,15 @@ def test_a_package_that_is_not_installed_is_one_line(monkeypatch, tmp_path, rng)
 def test_the_documentation_has_every_variable():
     page = (ROOT / "docs" / "definitions.md").read_text(encoding="utf-8")
     assert as_markdown(BESIDE) in page
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_every_difference_on_a_trained_network_has_its_cause(minilm):
+    dataset = specdiag.alpha(minilm, layers="*layer.0.*", null="none", beside=PACKAGES).squeeze()
+    theirs = dataset.weightwatcher_alpha.values
+    np.testing.assert_allclose(theirs, dataset.alpha_ks.values, rtol=1e-5)
+    steep = dataset.alpha_ks.values > 3
+    np.testing.assert_allclose(dataset.powerlaw_alpha.values[~steep], theirs[~steep], rtol=1e-5)
+    assert steep.sum() == 3
+    assert np.all(dataset.powerlaw_alpha.values[steep] <= 3)
