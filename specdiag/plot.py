@@ -14,6 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from specdiag.dataset.versions import check_has_weights
 from specdiag.drawing import alpha_and_r2 as _alpha_and_r2
 from specdiag.drawing import alpha_by_layer as _alpha_by_layer
 from specdiag.drawing import condition_and_r2 as _condition_and_r2
@@ -52,6 +53,7 @@ def esd(
     ValueError
         If there is no such layer or checkpoint.
     """
+    check_has_weights(dataset)
     (ax,) = _axes(ax, _esd.SIZE)
     _esd.draw(ax, dataset, layer, checkpoint)
     ax.legend(fontsize="x-small", frameon=False)
@@ -76,6 +78,7 @@ def alpha_by_layer(
     ValueError
         If there is no such checkpoint.
     """
+    check_has_weights(dataset)
     (ax,) = _axes(ax, _alpha_by_layer.SIZE)
     _alpha_by_layer.draw(ax, dataset, checkpoint)
     ax.legend(fontsize="small", frameon=False)
@@ -186,9 +189,9 @@ def feature_spectrum(
     ValueError
         If the Dataset has no features or no such layer, or `ax` is not two axes.
     """
-    if "feature_eigenvalue" not in dataset or "layer" not in dataset.n_samples.dims:
+    if dataset.attrs.get("kind") != "features":
         raise ValueError("expected a Dataset of specdiag.measure_features")
-    if layer is not None and layer not in dataset.layer.values:
+    if layer is not None and layer not in dataset.layer.values.ravel():
         raise ValueError(f"no layer {layer!r} in the Dataset")
     axes = _axes(ax, _features.SPECTRUM_SIZE, _features.PANELS)
     _features.draw_spectrum(axes, dataset, layer)

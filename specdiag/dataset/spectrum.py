@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.dataset.versions import check_dataset
+from specdiag.dataset.versions import check_dataset, check_has_weights
 from specdiag.htsr.null.verdicts import MEANINGFUL
 from specdiag.htsr.statistics import MIN_LAYERS
 from specdiag.wording import some
@@ -40,6 +40,7 @@ def spectrum(
         joined by hand, so that those of the layer are not where `row_start` says.
     """
     check_dataset(dataset)
+    check_has_weights(dataset)
     labels = _labels(dataset, "checkpoint")
     if checkpoint is None and len(labels) > 1:
         raise ValueError(f"several checkpoints: name one of {', '.join(labels)}")

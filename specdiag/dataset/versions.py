@@ -54,8 +54,8 @@ def check_has_weights(dataset: "xr.Dataset") -> None:
     """Raise ValueError if a Dataset has features alone, where one of weights is needed."""
     if _is_features(dataset.attrs):
         raise ValueError(
-            "a Dataset of features, without weights; specdiag.plot.feature_spectrum and "
-            "`specdiag features --plot` draw features"
+            "a Dataset of features, without weights; specdiag.summary makes it a table, and "
+            "specdiag.plot.feature_spectrum and `specdiag features --plot` draw it"
         )
 
 

@@ -115,10 +115,15 @@ def draw_spectrum(axes: "Sequence[Axes]", dataset: "xr.Dataset", layer: str | No
     """Draw what `spectrum` shows on two axes, without its legend."""
     values, shares = axes
     is_drawn = False
+    for dim in ("checkpoint", "layer"):
+        if dim not in dataset.dims:  # one was selected
+            dataset = dataset.expand_dims(dim)
     for i, name in enumerate(dataset.checkpoint.values):
         one = dataset.sel(checkpoint=name)
-        at = int(np.flatnonzero(one.n_samples.values > 0)[0]) if layer is None else None
-        one = one.isel(layer=at) if layer is None else one.sel(layer=layer)
+        present = one.layer.values[one.n_samples.values > 0]
+        if (layer is None and not len(present)) or (layer is not None and layer not in present):
+            continue
+        one = one.sel(layer=present[0] if layer is None else layer)
         color, d = OKABE_ITO[i % len(OKABE_ITO)], int(one.n_features)
         rank = np.arange(1, d + 1)
         sample, shrunken = (

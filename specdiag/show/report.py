@@ -23,6 +23,7 @@ from specdiag.dataset.spectrum import (
     meaningful_layers,
     n_without_verdicts,
 )
+from specdiag.dataset.versions import check_has_weights
 from specdiag.drawing.drawings import Drawing, drawings, first_of_each, measured
 from specdiag.drawing.style import inline_svg, rendered
 from specdiag.features.conditioning import MOST_APART
@@ -108,6 +109,8 @@ def report(
     import jinja2
     from markupsafe import Markup
 
+    if dataset is not None:
+        check_has_weights(dataset)
     drawn = list(drawings(dataset, tables, most=_MOST, study=study))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("specdiag.show", ""),

@@ -13,6 +13,7 @@ from specdiag.features.comparison.measured import Measured
 from specdiag.features.comparison.subspaces import overlap, similarity
 from specdiag.features.covariance import FeatureCovariance
 from specdiag.features.files.measure import features_of
+from specdiag.show.report import report
 
 
 def covariance_of(x, groups):
@@ -322,3 +323,24 @@ class TestDataset:
         dataset = as_dataset(rows, [])
         np.testing.assert_array_equal(dataset.n_samples.values, [[50, 50], [np.nan, 50]])
         assert len(specdiag.summary(dataset)) == 3
+
+    def test_functions_of_weights_refuse_it_and_its_own_drawing_takes_it(self, files, tmp_path):
+        import matplotlib as mpl
+
+        mpl.use("agg")
+        dataset = specdiag.measure_features(*files, groups="trial")
+        specdiag.save_spectra(dataset, tmp_path / "f.nc")
+        for wrong in (
+            lambda: specdiag.spectrum(dataset, "x"),
+            lambda: specdiag.plot.esd(dataset, "x"),
+            lambda: specdiag.plot.alpha_by_layer(dataset),
+            lambda: report(dataset),
+        ):
+            with pytest.raises(ValueError, match="a Dataset of features, without weights"):
+                wrong()
+        for taken in (dataset, dataset.isel(checkpoint=0), dataset.isel(layer=0)):
+            left, right = specdiag.plot.feature_spectrum(taken, "x")
+            assert len(left.lines) >= 2
+            assert right.get_ylim()[1] > 1
+        with pytest.raises(ValueError, match="no layer 'y'"):
+            specdiag.plot.feature_spectrum(dataset, "y")
