@@ -193,6 +193,7 @@ def test_a_file_without_clear_features_is_refused_in_one_line(content, message, 
         ("trial.npy", r"labels of shape \(399,\), and 'x' rows of shape \(400,\)"),
         ("two.csv", "it has columns"),
         ("two.csv:c", "no column 'c'; it has a, b"),
+        ("long.csv:a", "not a table: field larger than field limit"),
         ("gap.npy", "a label is missing"),
         ("objects.npy", "cannot be read: Python objects in a pickle"),
     ],
@@ -204,6 +205,7 @@ def test_wrong_labels_are_refused_in_one_line(groups, message, tmp_path, monkeyp
     np.save(tmp_path / "gap.npy", np.where(TRIAL, TRIAL, np.nan))
     np.save(tmp_path / "objects.npy", np.array([{}] * N), allow_pickle=True)
     (tmp_path / "two.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "long.csv").write_text(f"a,b\n{'x' * 200_000},2\n")
     with pytest.raises(ValueError, match=message):
         measured(tmp_path / "x.npz", ["x"], groups)
 
@@ -299,6 +301,19 @@ class TestZarr:
     def test_large_chunks(self, folder):
         self.change(folder, chunks=[10**12, D])
         with pytest.raises(ValueError, match="chunks of"):
+            measured(folder, ["x"])
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {"filters": 5},
+            {"filters": {"id": 5}},
+            {"chunks": None, "chunk_grid": {"configuration": 5}},
+        ],
+    )
+    def test_something_else_in_the_place_of_a_table_or_a_list(self, folder, values):
+        self.change(folder, **values)
+        with pytest.raises(ValueError, match="'x' cannot be read"):
             measured(folder, ["x"])
 
     def test_nothing_in_it(self, tmp_path):

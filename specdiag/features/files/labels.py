@@ -83,13 +83,16 @@ def _of_text(path: Path, column: str) -> list[str]:
         if any("," in line or "\t" in line for line in lines[:100]):
             raise ValueError(f"{path}: it has columns; --groups {path}:COLUMN tells which")
         return lines
-    rows = csv.reader(io.StringIO(text), delimiter="\t" if "\t" in text[:10_000] else ",")
-    header = next(rows, [])
+    delimiter = "\t" if "\t" in text[:10_000] else ","
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row]
+    except csv.Error as error:
+        raise ValueError(f"{path}: not a table: {error}") from None
+    header, found = (rows[0], rows[1:]) if rows else ([], [])
     if header.count(column) != 1:
         known = some([shown(name, quote=False) for name in header], 8) or "nothing"
         raise ValueError(f"{path}: no column {shown(column)}; it has {known}")
     at = header.index(column)
-    found = [row for row in rows if row]
     if any(len(row) <= at for row in found):
         raise ValueError(f"{path}: a line has no column {shown(column)}")
     return [row[at] for row in found]

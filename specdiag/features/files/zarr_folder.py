@@ -89,7 +89,10 @@ def _array(folder: Path, path: Path, about: dict[str, Any], size: int, where: st
     name = path.relative_to(folder).as_posix() if path != folder else NAMELESS
     place = f"{where}: {shown(name)}"
     shape = checked_shape(about.get("shape"), 1, place)
-    problem = _problem(about)
+    try:
+        problem = _problem(about)
+    except (AttributeError, TypeError):  # something else in the place of a table or a list
+        problem = "its metadata are damaged"
     if problem:
         return Array(name, shape, "unknown", lambda _: iter(()), problem)
     with _errors(place):
