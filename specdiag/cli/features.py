@@ -119,7 +119,7 @@ def features(
       specdiag features base/poyo_mp_converged --layers '*' --plot depth.pdf
       specdiag features base/poyo_mp_converged --layer proc_layers.0 --sessions 'c_2013*'
     """  # noqa: D301
-    _check_outputs(sources, output, plot, force=force)
+    _check_outputs(sources, groups, output, plot, force=force)
     from specdiag.features.comparison.compare import comparisons
 
     measured: list[Measured] = []
@@ -138,10 +138,11 @@ def features(
 
 
 def _check_outputs(
-    sources: Sequence[str], output: Path | None, plot: Path | None, *, force: bool
+    sources: Sequence[str], groups: str, output: Path | None, plot: Path | None, *, force: bool
 ) -> None:
     """Check what the command may write, before anything is measured."""
-    inputs = [path for source in sources if (path := _split(source)[0]).exists()]
+    named = [*sources, groups] if groups else sources
+    inputs = [path for name in named if (path := _split(name)[0]).exists()]
     if twice := [source for source in sources if sources.count(source) > 1]:
         raise click.UsageError(f"{twice[0]} is given twice")
     if output:

@@ -88,6 +88,12 @@ def test_features_of_files(tmp_path):
     content = json.loads(printed(tmp_path, "features", "a.npz:x", "b.npz:x", "--json"))
     assert content["comparisons"][0]["paired"]
     assert [row["source"] for row in content["features"]] == ["a.npz:x", "b.npz:x"]
+    labels = ("--groups", "both.nc:n_samples", "-o", "both.nc", "--force")
+    status, _, err = run(tmp_path, "features", "a.npz:x", *labels)
+    assert (status, err.splitlines()[-1]) == (
+        2,
+        "Error: -o both.nc: it is one of the files to read",
+    )
 
 
 def test_weights(weights, tmp_path):
