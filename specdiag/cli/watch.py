@@ -150,7 +150,7 @@ def watch(
     if plot:
         check_installed("--plot", "matplotlib")
         check_output(plot, run, suffixes=_DRAWN, option="--plot", force=force)
-    if output and output.suffix == ".html":
+    if output and output.suffix.lower() == ".html":
         check_installed("-o", "matplotlib", "jinja2")
     source = _read(run, layers, settings, output)
     from specdiag.training.trajectory import trajectory
@@ -286,11 +286,12 @@ def _write(
         say(f"drew {plot}")
     if output is None:
         return
-    if output.suffix == ".csv":
+    suffix = output.suffix.lower()
+    if suffix == ".csv":
         from specdiag.training.readings import write_readings
 
         write_readings(output, found.readings, overwrite=force)
-    elif output.suffix == ".nc":
+    elif suffix == ".nc":
         from specdiag.dataset.netcdf import save_spectra
 
         save_spectra(_dataset(source.measured, settings), output, overwrite=force)

@@ -121,6 +121,8 @@ def test_the_table_of_a_monitor_gives_a_page_without_spectra(tmp_path):
     page = (tmp_path / "run.html").read_text()
     assert "layers.4.weight" in page
     assert 'id="layers"' not in page
+    watched(tmp_path, "run.csv", "-o", "RUN.CSV")
+    assert len(read_readings(tmp_path / "RUN.CSV")) == readings().count("layers.")
     status, _, err = run(tmp_path, "watch", "run.csv", "-o", "run.nc")
     assert (status, err.splitlines()[-1]) == (
         2,
