@@ -173,7 +173,7 @@ def _with_sessions(entry: Entry, patterns: Sequence[str]) -> dict[str, Any]:
 
 
 def _checked(entry: Entry, result: Any) -> dict[str, FeatureCovariance]:
-    """Return what `features` of a recipe returned: a mapping of layers to covariances."""
+    """Return what `measure` of a recipe returned: a mapping of layers to covariances."""
     if (
         not isinstance(result, Mapping)
         or not result
