@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DEPTH_SIZE = (7, 5)
 SPECTRUM_SIZE = (8, 3.6)
 PANELS = 2  # of both drawings
-_FAR = 1e-4  # a noise floor further below the smallest eigenvalue is not drawn
+_FAR = 1e-4  # a noise floor further below the smallest eigenvalue is only named
 LONGEST = 60  # layers whose names are written
 _NAME = 28  # characters of such a name
 _RANK, _RATIO, _CONDITION = OKABE_ITO[:3]
@@ -100,7 +100,7 @@ def spectrum(dataset: "xr.Dataset") -> "Figure":
 
     One colour for each checkpoint of a Dataset of features, of its first layer with samples.
     Eigenvalues of the sample are thin; those corrected for the spread that sampling adds thick; the
-    noise floor is dotted where it is near, and a circle is the effective rank.
+    noise floor is dotted, or named if it is far below, and a circle is the effective rank.
     """
     from matplotlib.figure import Figure
 
@@ -114,7 +114,6 @@ def spectrum(dataset: "xr.Dataset") -> "Figure":
 def draw_spectrum(axes: "Sequence[Axes]", dataset: "xr.Dataset", layer: str | None = None) -> None:
     """Draw what `spectrum` shows on two axes, without its legend."""
     values, shares = axes
-    is_drawn = False
     for dim in ("checkpoint", "layer"):
         if dim not in dataset.dims:  # one was selected
             dataset = dataset.expand_dims(dim)
@@ -139,11 +138,10 @@ def draw_spectrum(axes: "Sequence[Axes]", dataset: "xr.Dataset", layer: str | No
             label="of the sample" if i == 0 else "_",
         )
         floor = float(one.noise_floor)
-        if floor > _FAR * float(best.min()):
-            values.axhline(
-                floor, color=color, linestyle=":", label="_" if is_drawn else "noise floor"
-            )
-            is_drawn = True
+        is_far = floor < _FAR * float(best.min())  # it would press the eigenvalues together
+        at = [] if is_far else [floor, floor]
+        label = "_" if i else f"noise floor, {floor:.1g}" + ", below" * is_far
+        values.plot([1, d] if at else [], at, color=color, linestyle=":", label=label)
         if best.sum() > 0:
             share = np.cumsum(best) / best.sum()
             shares.plot(rank, share, color=color)
