@@ -33,8 +33,8 @@ def measure_features(
     Parameters
     ----------
     *sources : path or array of shape (samples, d) or (trials, tokens, d)
-        Files .npy, .npz, .safetensors, .nc, .h5, .pt or folders .zarr, or arrays or torch tensors. The
-        first is compared with each of the others.
+        Files .npy, .npz, .safetensors, .nc, .h5, .pt or folders .zarr, or arrays or torch tensors.
+        The first is compared with each of the others.
     name : str or sequence of str
         Names or patterns of the arrays in each file. By default the only one with features.
     groups : str or sequence, optional
