@@ -130,6 +130,8 @@ class AttachedLayers(Layers):
 
         `features["fc"].expect(...)` afterwards sets others for one layer.
         """
+        if isinstance(groups, Iterator):  # every layer reads the labels
+            groups = list(groups)
         for one in self._of.values():
             one.expect(groups=groups, mask=mask)
 

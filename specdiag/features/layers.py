@@ -221,8 +221,9 @@ def _submodule(module: Any, name: str, known: Mapping[str, Any]) -> Any:
     except AttributeError:
         raise ValueError(f"no submodule {name!r}; {_near(name, known)}") from None
     if _is_embedding(layer):
+        where = name or "the module"
         raise ValueError(
-            f"{name} is an embedding, which takes indices: attach the layer that follows it"
+            f"{where} is an embedding, which takes indices: attach the layer that follows it"
         )
     if _is_inside_attention(name, known):
         parent = name.rpartition(".")[0] or "the module itself"

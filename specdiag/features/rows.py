@@ -28,6 +28,8 @@ def float64(features: Any) -> tuple[Any, str]:
         If they have no axes, no width or no floating-point dtype.
     """
     on_torch = hasattr(features, "detach")
+    if np.ma.isMaskedArray(features):
+        raise ValueError("features are a masked array: give the values, and mask= for rows to keep")
     features = features.detach() if on_torch else np.asarray(features)
     name = str(features.dtype).removeprefix("torch.")
     if name not in EPS:
@@ -86,6 +88,8 @@ def kept(mask: Any, lead: tuple[int, ...]) -> NDArray[np.bool_]:
     if mask is None:
         return np.ones(lead, dtype=bool)
     keep = np.asarray(on_host(mask))
+    if not keep.ndim:
+        raise ValueError(f"mask is {mask!r}: expected an array of shape {lead}, true to keep")
     expected = f"expected bool or 0 and 1, of shape {lead}, true to keep"
     if keep.dtype.kind not in "biu":
         raise ValueError(f"mask is {keep.dtype} of shape {keep.shape}: {expected}")

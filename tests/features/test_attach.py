@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+import specdiag
 from specdiag.features.attach import attach
 from support.features import measured, numbers
 
@@ -106,3 +107,19 @@ def test_a_submodule_called_without_features_is_an_error():
     with attach(counter), pytest.raises(ValueError) as error:
         counter(torch.tensor([3]))
     assert str(error.value) == "the module was called without a floating-point tensor"
+
+
+def test_a_mask_that_is_no_array_is_named():
+    model = torch.nn.Linear(8, 2).eval()
+    with specdiag.attach(model) as features, torch.no_grad():
+        features.expect(mask=True)
+        with pytest.raises(ValueError, match=r"^the module: mask is True: expected an array"):
+            model(torch.randn(20, 8))
+
+
+def test_labels_of_a_generator_reach_every_layer():
+    model = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.Linear(6, 2)).eval()
+    with specdiag.attach(model, "*") as features, torch.no_grad():
+        features.expect(groups=(i // 2 for i in range(20)))
+        model(torch.randn(20, 8))
+    assert [one.n_groups for one in features.result().values()] == [10, 10]

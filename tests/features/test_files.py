@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+import specdiag
 from specdiag.features.covariance import FeatureCovariance
 from specdiag.features.files import array as pieces
 from specdiag.features.files.measure import accumulated, open_features
@@ -328,3 +329,44 @@ def test_values_whose_squares_are_zero_are_refused():
     covariance.update(X.astype(np.float64) * 2e-309, groups=np.arange(N))
     with pytest.raises(ValueError, match="whose squares leave the range of float64"):
         covariance.result()
+
+
+@pytest.mark.parametrize("kind", ["nc", "zarr"])
+def test_packed_values_are_the_numbers_that_they_stand_for(tmp_path, rng, kind):
+    x = rng.standard_normal((120, 4))
+    dataset = xr.Dataset({"h": (("sample", "feature"), x)})
+    packed = {"h": {"dtype": "i2", "scale_factor": 0.001, "add_offset": 2.0}}
+    path = tmp_path / f"packed.{kind}"
+    if kind == "nc":
+        dataset.to_netcdf(path, engine="h5netcdf", encoding=packed)
+    else:
+        pytest.importorskip("zarr")
+        dataset.to_zarr(path, encoding=packed, zarr_format=2, consolidated=False)
+    measured = specdiag.measure_features(path)
+    assert measured.trace.item() == pytest.approx(np.trace(np.cov(x.T)), rel=0.01)
+
+
+def test_missing_values_of_netcdf_are_refused(tmp_path, rng):
+    x = rng.standard_normal((120, 4))
+    x[:2] = np.nan
+    path = tmp_path / "missing.nc"
+    encoding = {"h": {"_FillValue": -9999.0}}
+    xr.Dataset({"h": (("sample", "feature"), x)}).to_netcdf(path, encoding=encoding)
+    with pytest.raises(ValueError, match=r"missing.nc: 'h': 8 of 480 feature values are NaN"):
+        specdiag.measure_features(path)
+
+
+def test_masked_arrays_are_refused(rng):
+    x = rng.standard_normal((40, 3))
+    masked = np.ma.masked_array(x, x > 1)
+    with pytest.raises(ValueError, match=r"^array 1: a masked array"):
+        specdiag.measure_features(masked)
+    with pytest.raises(ValueError, match=r"^features are a masked array: give the values, and"):
+        specdiag.FeatureCovariance().update(masked)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_a_tensor_in_memory_keeps_its_precision(dtype):
+    torch = pytest.importorskip("torch")
+    features = torch.randn(40, 5).to(getattr(torch, dtype))
+    assert specdiag.measure_features(features).precision.item() == dtype

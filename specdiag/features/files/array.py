@@ -1,7 +1,7 @@
 """One array of a file, whose entries along the first axis are read in pieces."""
 
-from collections.abc import Callable, Iterator
-from math import prod
+from collections.abc import Callable, Iterator, Mapping
+from math import isnan, nan, prod
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +9,8 @@ import numpy as np
 from specdiag.checkpoint.tensor import ITEMSIZE, Tensor
 
 NAMELESS = "features"  # an array without a name in its file
+MISSING = ("_FillValue", "missing_value")
+PACKING = (*MISSING, "scale_factor", "add_offset")  # attributes of netCDF that change the numbers
 PIECE = 32 * 2**20  # bytes of a piece in float64
 
 
@@ -45,6 +47,22 @@ class Array(NamedTuple):
             raise ValueError(f"{self.name} cannot be read: {self.problem}")
         pieces = list(self.pieces(self.entries))
         return np.concatenate(pieces) if pieces else np.empty(self.shape)
+
+
+def unpacked(values: np.ndarray, packing: Mapping[str, float]) -> np.ndarray:
+    """Return stored values as the numbers that they stand for, with NaN for missing ones.
+
+    CF conventions 1.12, sections 2.5.1 and 8.1: ``_FillValue`` and ``missing_value`` stand for a
+    missing value; others are multiplied by ``scale_factor``, and ``add_offset`` is added.
+    """
+    missing = [packing[name] for name in MISSING if not isnan(packing.get(name, nan))]
+    scale, offset = packing.get("scale_factor", 1.0), packing.get("add_offset", 0.0)
+    if not missing and (scale, offset) == (1.0, 0.0):
+        return values
+    stored = values.dtype if values.dtype.kind == "f" else np.dtype(np.float64)
+    numbers = values.astype(np.float64) * scale + offset
+    numbers[np.isin(values, np.array(missing).astype(values.dtype))] = np.nan
+    return numbers.astype(stored) if (scale, offset) == (1.0, 0.0) else numbers
 
 
 def of_tensor(tensor: Tensor) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 from specdiag.checkpoint.formats.hdf5.flat import check_flat
 from specdiag.checkpoint.formats.hdf5.read import errors, read_hdf5
 from specdiag.checkpoint.tensor import UNKNOWN, Tensor
-from specdiag.features.files.array import Array, of_tensor
+from specdiag.features.files.array import PACKING, Array, of_tensor, unpacked
 from specdiag.files import File, open_file
 
 
@@ -37,9 +37,27 @@ def read_nc(file: File) -> list[Array]:
 
 def _array(file: File, tensor: Tensor) -> Array:
     if tensor.dtype in ("object", UNKNOWN) or tensor.dtype.startswith(("bytes", "str")):
-        pieces = partial(_texts, file, tensor.name)
-        return Array(tensor.name, tensor.shape, "text", pieces)
-    return of_tensor(tensor)
+        return Array(tensor.name, tensor.shape, "text", partial(_texts, file, tensor.name))
+    array = of_tensor(tensor)
+
+    def pieces(n: int) -> Iterator[np.ndarray]:
+        packing = _packing(file, tensor.name)
+        return (unpacked(values, packing) for values in array.pieces(n))
+
+    return array._replace(pieces=pieces)
+
+
+def _packing(file: File, name: str) -> dict[str, float]:
+    """Return the attributes of an array that change what its numbers stand for."""
+    import h5py
+
+    found = {}
+    with open_file(file) as stream, errors(file.name), h5py.File(stream, "r") as content:
+        attributes = content[name].attrs
+        for key in PACKING:
+            if key in attributes and attributes.get_id(key).dtype.kind in "fiu":
+                found[key] = float(np.ravel(attributes[key])[0])
+    return found
 
 
 def _texts(file: File, name: str, n: int) -> Iterator[np.ndarray]:

@@ -72,7 +72,14 @@ def features_of(values: Any, source: str, groups: Any = None) -> Features:
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         precision = str(values.dtype).removeprefix("torch.")
-        values = values.double().numpy() if precision == "bfloat16" else values.numpy()
+        if precision == "bfloat16":  # a dtype that torch does not hand over to NumPy
+            from ml_dtypes import bfloat16
+
+            values = values.float().numpy().astype(bfloat16)
+        else:
+            values = values.numpy()
+    elif np.ma.isMaskedArray(values):
+        raise ValueError(f"{source}: a masked array; give only the samples that count")
     else:
         values = np.asarray(values)
         precision = values.dtype.name

@@ -18,7 +18,7 @@ import numpy as np
 from specdiag.checkpoint.safetensors import parse_json
 from specdiag.checkpoint.tensor import PLAIN_DTYPES, checked_shape
 from specdiag.checkpoint.torchfile.archive import MAX_GROWN, MAX_RATIO
-from specdiag.features.files.array import NAMELESS, Array
+from specdiag.features.files.array import NAMELESS, PACKING, Array, unpacked
 from specdiag.files import library, read_file
 from specdiag.wording import one_line, shown
 
@@ -152,8 +152,15 @@ def _opened(path: Path) -> Any:
 def _pieces(path: Path, where: str, n: int) -> Iterator[np.ndarray]:
     with _errors(where):
         array = _opened(path)
+        packing = {
+            name: float(array.attrs[name])
+            for name in PACKING
+            if isinstance(array.attrs.get(name), int | float)
+        }
         for i in range(0, array.shape[0], n):
             values = np.asarray(array[i : i + n])
+            if values.dtype.kind in "fiu":
+                values = unpacked(values, packing)
             yield values.astype(object) if values.dtype.kind in "SUOT" else values
 
 
