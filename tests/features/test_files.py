@@ -335,7 +335,7 @@ def test_values_whose_squares_are_zero_are_refused():
 def test_packed_values_are_the_numbers_that_they_stand_for(tmp_path, rng, kind):
     x = rng.standard_normal((120, 4))
     dataset = xr.Dataset({"h": (("sample", "feature"), x)})
-    packed = {"h": {"dtype": "i2", "scale_factor": 0.001, "add_offset": 2.0}}
+    packed = {"h": {"dtype": "i2", "scale_factor": 0.001, "add_offset": 2.0, "_FillValue": -32768}}
     path = tmp_path / f"packed.{kind}"
     if kind == "nc":
         dataset.to_netcdf(path, engine="h5netcdf", encoding=packed)
