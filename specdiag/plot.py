@@ -193,7 +193,7 @@ def feature_spectrum(
         raise ValueError("expected a Dataset of specdiag.measure_features")
     if layer is not None and layer not in dataset.layer.values.ravel():
         raise ValueError(f"no layer {layer!r} in the Dataset")
-    axes = _axes(ax, _features.SPECTRUM_SIZE, _features.PANELS)
+    axes = _axes(ax, _features.SPECTRUM_SIZE, _features.PANELS, beside=True)
     _features.draw_spectrum(axes, dataset, layer)
     axes[0].legend(fontsize="small", frameon=False)
     return axes
@@ -236,15 +236,18 @@ def _check(module: Any, dataset: "xr.Dataset") -> None:
         raise ValueError(reason)
 
 
-def _axes(given: Any, size: tuple[float, float], n: int = 1) -> "Sequence[Axes]":
-    """Return the given axes as a list, or those of a new figure."""
+def _axes(
+    given: Any, size: tuple[float, float], n: int = 1, *, beside: bool = False
+) -> "Sequence[Axes]":
+    """Return the given axes as a list, or those of a new figure: below or beside each other."""
     from matplotlib.axes import Axes
 
     if given is None:
         from matplotlib import pyplot as plt
 
         figure = plt.figure(figsize=size, layout="constrained")
-        return list(figure.subplots(n, sharex=True, squeeze=False).flat)
+        shape = (1, n) if beside else (n, 1)
+        return list(figure.subplots(*shape, sharex=True, squeeze=False).flat)
     axes = [given] if n == 1 else list(given) if hasattr(given, "__iter__") else [given]
     if len(axes) != n or not all(isinstance(one, Axes) for one in axes):
         expected = "matplotlib axes" if n == 1 else f"a list of {n} matplotlib axes"

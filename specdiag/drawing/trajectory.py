@@ -93,9 +93,8 @@ def draw(axes: "Sequence[Axes]", found: Trajectory) -> None:
             top.plot(when[last], alpha[last], "x", color=RED, label="_lost")
     top.set(ylabel="α (posterior mean)")
     middle.set(ylabel="norm / first norm")
-    if middle.get_ylim()[0] < 0.1 and _shrinks(
-        found.histories
-    ):  # far more than weights that learn do
+    # Far more than the norms of weights that learn do.
+    if middle.get_ylim()[0] < 0.1 and _shrinks(found.histories):
         middle.set_yscale("log")
     bottom.set(ylabel="rank / first rank", xlabel=f"training {found.unit}")
     bottom.set_ylim(bottom=0)

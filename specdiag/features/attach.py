@@ -57,9 +57,7 @@ class AttachedCovariance(FeatureCovariance):
         try:
             value, tokens = padded(value)
             known = layer_input(layer) if tokens is not None else None
-            is_arranged = (
-                known and known.batch
-            )  # padding puts samples first, whatever a layer takes
+            is_arranged = known and known.batch  # padding puts samples first in any layer
             features = value if is_arranged else arranged(layer, value, feature_axis)
             mask = of_layer(self._mask_next, tokens, features)
             if features.ndim == 2 and len(features) == n_samples:

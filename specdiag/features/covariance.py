@@ -40,7 +40,6 @@ class FeatureCovariance:
         Precision of the forward pass: 'float64', 'float32', 'tf32', 'bfloat16' or 'float16'. By
         default the coarsest dtype among the features seen. That is wrong for float32 features whose
         matrix products were rounded to TF32 or bfloat16: give the precision then.
-
     max_blocks : int
         Number of blocks kept at most, 8, 16, 32 or 64. Fewer take less memory, and give
         wider intervals: 8 are 1.2 times as wide as 64, by the t quantile.

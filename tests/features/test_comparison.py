@@ -342,5 +342,6 @@ class TestDataset:
             left, right = specdiag.plot.feature_spectrum(taken, "x")
             assert len(left.lines) >= 2
             assert right.get_ylim()[1] > 1
+            assert right.get_position().x0 > left.get_position().x1
         with pytest.raises(ValueError, match="no layer 'y'"):
             specdiag.plot.feature_spectrum(dataset, "y")
