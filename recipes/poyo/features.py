@@ -20,7 +20,7 @@ CONTEXT = ("norm_context", "to_kv")
 
 
 def measure(job: Job, layers: Sequence[str]) -> Mapping[str, Any]:
-    """Return the covariance of the input of each layer, by name; without layers of the readout.
+    """Return the covariance of the input of each layer by name; of the readout if none is named.
 
     Windows of one interval of a session overlap and form a group. Padding does not count.
 

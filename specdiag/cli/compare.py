@@ -20,7 +20,7 @@ from specdiag.cli.options import (
     json_option,
     lock_option,
 )
-from specdiag.cli.outputs import check_output, force_option, target_type
+from specdiag.cli.outputs import FIGURES, check_output, force_option, target_type
 from specdiag.cli.reading import (
     READING,
     CheckpointType,
@@ -120,9 +120,8 @@ def compare(
         check_output(output, inputs, suffixes=[".nc"], force=force)
     if plot:
         check_installed("--plot", "matplotlib")
-        kinds = (".png", ".pdf", ".svg")
         for path in difference.paths(plot, 1 if against else len(files) - 1):
-            check_output(path, inputs, suffixes=kinds, option="--plot", force=force)
+            check_output(path, inputs, suffixes=FIGURES, option="--plot", force=force)
     if len(files) + len(against) > 2 and against:
         _check_distinct([*files, *against])
     settings["rename"] = dict(rename)

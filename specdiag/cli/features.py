@@ -17,7 +17,7 @@ from specdiag.cli.options import (
     say,
     scale_option,
 )
-from specdiag.cli.outputs import check_output, force_option, target_type
+from specdiag.cli.outputs import FIGURES, check_output, force_option, target_type
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from specdiag.features.comparison.compare import FeatureComparison
     from specdiag.features.comparison.measured import Measured
     from specdiag.lock.entry import Scale
-
-KINDS = (".png", ".pdf", ".svg")
 
 
 @click.command()
@@ -149,7 +147,7 @@ def _check_outputs(
         check_output(output, inputs, suffixes=[".nc"], force=force)
     if plot:
         check_installed("--plot", "matplotlib")
-        check_output(plot, inputs, suffixes=KINDS, option="--plot", force=force)
+        check_output(plot, inputs, suffixes=FIGURES, option="--plot", force=force)
 
 
 def _print(

@@ -11,6 +11,8 @@ import click
 
 from specdiag.cli.options import Command
 
+FIGURES = (".png", ".pdf", ".svg")  # kinds of figures that one is written as
+
 
 def output_option(
     text: str, *, is_folder: bool = False, **settings: Any

@@ -9,7 +9,7 @@ import click
 from specdiag.cli.measure import print_lines, terminal_width
 from specdiag.cli.measuring.journal import journal_beside
 from specdiag.cli.options import check_installed, json_option, lock_option, open_lock, say
-from specdiag.cli.outputs import check_output, force_option, output_option, target_type
+from specdiag.cli.outputs import FIGURES, check_output, force_option, output_option, target_type
 from specdiag.cli.reading import (
     CheckpointType,
     include_embeddings_option,
@@ -34,7 +34,6 @@ _OF_CHECKPOINTS = {
     "include_embeddings": "--include-embeddings",
 }
 _SUFFIXES = (".html", ".csv", ".nc")
-_DRAWN = (".png", ".svg", ".pdf")
 
 
 class _Source(NamedTuple):
@@ -98,7 +97,7 @@ def _tables_of(name: str, lock_path: Path | None) -> list[Path]:
     "--plot",
     type=target_type(),
     metavar="FILE",
-    help="Draw alpha, norm and rank of every matrix by step (.png, .svg or .pdf).",
+    help="Draw alpha, norm and rank of every matrix by step (.png, .pdf or .svg).",
 )
 @click.option(
     "--collapsed",
@@ -149,7 +148,7 @@ def watch(
         check_output(output, run, suffixes=_SUFFIXES, force=force)
     if plot:
         check_installed("--plot", "matplotlib")
-        check_output(plot, run, suffixes=_DRAWN, option="--plot", force=force)
+        check_output(plot, run, suffixes=FIGURES, option="--plot", force=force)
     if output and output.suffix.lower() == ".html":
         check_installed("-o", "matplotlib", "jinja2")
     source = _read(run, layers, settings, output)

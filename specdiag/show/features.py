@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from specdiag.features.comparison.compare import RATIOS, FeatureComparison
-from specdiag.features.comparison.measured import Measured
+from specdiag.features.comparison.measured import Measured, by_source
 from specdiag.features.conditioning import FeatureSpectrum
 from specdiag.features.files.array import NAMELESS
 from specdiag.features.profile import profile
@@ -39,19 +39,15 @@ def as_json(measured: Sequence[Measured], compared: Sequence[FeatureComparison] 
 
 
 def _profiles(measured: Sequence[Measured]) -> list[dict[str, Any]]:
-    by_source = _by_source(measured)
     return [
-        {"source": source, **asdict(profile(spectra))}
-        for source, spectra in by_source.items()
-        if len(spectra) > 1
+        {"source": source, **asdict(profile(_spectra(layers)))}
+        for source, layers in by_source(measured).items()
+        if len(layers) > 1
     ]
 
 
-def _by_source(measured: Sequence[Measured]) -> dict[str, dict[str, FeatureSpectrum]]:
-    found: dict[str, dict[str, FeatureSpectrum]] = {}
-    for one in measured:
-        found.setdefault(one.source, {})[one.layer] = one.spectrum
-    return found
+def _spectra(layers: Sequence[Measured]) -> dict[str, FeatureSpectrum]:
+    return {one.layer: one.spectrum for one in layers}
 
 
 def as_text(measured: Sequence[Measured], width: int | None = None) -> list[tuple[str, list[str]]]:
@@ -60,10 +56,9 @@ def as_text(measured: Sequence[Measured], width: int | None = None) -> list[tupl
     Of one layer these are a headline and all numbers; of several a table with a row a layer, in the
     order of the forward pass, and what the profile shows.
     """
-    groupings = {one.source: one.grouping for one in measured}
     return [
-        (source, [*_lines(spectra, width), *filter(None, [groupings[source]])])
-        for source, spectra in _by_source(measured).items()
+        (source, [*_lines(_spectra(layers), width), *filter(None, [layers[-1].grouping])])
+        for source, layers in by_source(measured).items()
     ]
 
 
