@@ -66,9 +66,11 @@ class SpectralMonitor(LightningHooks):
         CSV file with one row for each reading. Rows of earlier steps are kept, so a resumed
         training compares with the same first reading.
     collapsed : float
-        Share of the first norm below which a matrix has collapsed.
+        Share of the first norm below which a matrix has collapsed. Weights that learn change their
+        norm by small factors; 1e-3 is what LAMB at a learning rate of 8e-3 leaves of a matrix
+        without a gradient after 860 steps.
     min_eigenvalues : int
-        A matrix of lower rank has no alpha.
+        A matrix of lower rank has no alpha. The default is that of `specdiag alpha`.
     budget : float or None
         Largest share of the training's time that all readings so far may take, but for the first
         second of them. A reading that may not take long enough has the norm of every matrix, which

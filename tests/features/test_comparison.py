@@ -312,6 +312,12 @@ class TestDataset:
         with pytest.raises(ValueError, match=message):
             specdiag.measure_features(*arguments)
 
+    def test_a_file_that_is_given_twice_is_refused(self, tmp_path):
+        path = tmp_path / "x.npy"
+        np.save(path, np.eye(9))
+        with pytest.raises(ValueError, match=r"x\.npy is given twice"):
+            specdiag.measure_features(path, f"{tmp_path}/./x.npy")
+
     def test_features_that_do_not_vary_are_measured(self):
         dataset = specdiag.measure_features(np.ones((50, 3)), np.eye(50)[:, :3])
         assert float(dataset.trace.values[0, 0]) == 0

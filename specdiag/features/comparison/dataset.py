@@ -53,7 +53,8 @@ def measure_features(
     Raises
     ------
     ValueError
-        If a source is no file of features or is damaged, or if labels do not fit its rows.
+        If a source is no file of features, is damaged or given twice, or if labels do not fit its
+        rows.
     OSError
         If a file cannot be read.
 
@@ -69,6 +70,8 @@ def measure_features(
     for i, source in enumerate(sources):
         if isinstance(source, str | Path):
             labels = groups if groups is None or isinstance(groups, str) else np.asarray(groups)
+            if str(Path(source)) in {one.source for one in measured}:
+                raise ValueError(f"{source} is given twice")
             opened = open_features(Path(source), names, labels)
         else:
             opened = [features_of(source, f"array {i + 1}", groups)]

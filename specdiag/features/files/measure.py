@@ -133,12 +133,13 @@ def _is_row(groups: str, arrays: Sequence[Array]) -> bool:
 def _labelled(
     source: str, found: Sequence[Array], labels: Labels, named: str = ""
 ) -> list[Features]:
-    where, groups = (shown(text, quote=False, limit=200) for text in (source, named))
+    where = shown(source, quote=False, limit=200)
+    groups = f"{shown(named, quote=False, limit=200)} " if named else ""
     for array in found:
         rows = array.shape[:-1]
         if labels.shape not in {rows, array.shape[:1]}:
             raise ValueError(
-                f"{where}: the groups {groups} have labels of shape {labels.shape}, and "
+                f"{where}: the groups {groups}have labels of shape {labels.shape}, and "
                 f"{shown(array.name)} rows of shape {rows}"
             )
     return [Features(source, array, labels) for array in found]
