@@ -43,10 +43,10 @@ MOST_CRASHES = 3  # in a row
 _MODULE = "specdiag.htsr.others.in_process"
 
 
-def check_packages(names: Sequence[str], method: str = "specdiag") -> None:
+def check_packages(names: Sequence[str], method: str) -> None:
     """Raise ValueError if a name is none of `PACKAGES`, or its package is not installed.
 
-    So is any package beside another method, which has no `alpha_ks` to compare with.
+    It is raised for every name beside another method, which has no `alpha_ks` to compare with.
     """
     if names and method != "specdiag":
         raise ValueError("beside compares alpha_ks: it needs the method specdiag")

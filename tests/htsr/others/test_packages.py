@@ -181,7 +181,7 @@ def test_wrong_words_are_usage_errors(rng, tmp_path):
         (["--beside", "scipy"], "--beside is 'scipy': expected weightwatcher or powerlaw"),
         (
             ["--beside", "powerlaw", "--method", "median"],
-            "--beside compares alpha_ks: it needs --method specdiag",
+            "--beside compares alpha_ks: it needs the method specdiag",
         ),
     ):
         status, _, err = run(tmp_path, "alpha", path, *words)
