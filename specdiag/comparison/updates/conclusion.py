@@ -26,13 +26,14 @@ def summarise_updates(updates: Sequence[Update], names: tuple[str, str]) -> dict
     dict
         kinds: how many weights have each kind of update; n_updated: how many have one above
         rounding; over these, medians of relative_norm, spectrum_change, spectrum_share,
-        scale_share, overlap (of outputs and of inputs) with its limits for unrelated directions,
-        and cka; n_intruders: of their outputs, of n_leading that were looked at; n_noise: how many
-        have an alpha that random matrices have as well; roles and depths: number of weights and
+        scale_share, scale, overlap (of outputs and of inputs) with its limits for unrelated
+        directions, and cka; n_intruders: of their outputs, of n_leading that were looked at;
+        n_noise: how many have an alpha that random matrices have as well; roles and depths: number
+        of weights and
         of updated ones, share of the sum of all squared norms, and the ranks of low-rank updates;
         conclusion: one sentence.
     """
-    moved = [u for u in updates if u.directions.n_leading]
+    moved = [u for u in updates if u.layer.rank > 0]
     shares = _shares(updates)
     summary: dict[str, Any] = {
         "kinds": dict(Counter(u.kind or "not compared" for u in updates)),
@@ -41,13 +42,16 @@ def summarise_updates(updates: Sequence[Update], names: tuple[str, str]) -> dict
         "spectrum_change": _median([u.directions.spectrum_change for u in moved]),
         "spectrum_share": _median([u.directions.spectrum_share for u in moved]),
         "scale_share": _median([u.directions.scale_share for u in moved]),
+        "scale": _median([u.directions.scale for u in moved]),
         "overlap": tuple(_median([u.directions.overlap[i] for u in moved]) for i in (0, 1)),
         "overlap_limit": tuple(
             _median([u.directions.overlap_chance[i].limit for u in moved]) for i in (0, 1)
         ),
         "cka": _median([u.directions.cka for u in moved]),
         "cka_expected": _median([u.directions.cka_chance for u in moved]),
-        "n_intruders": int(sum(u.directions.n_intruders[0] for u in moved)),
+        "n_intruders": int(
+            sum(u.directions.n_intruders[0] for u in moved if u.directions.n_leading)
+        ),
         "n_leading": sum(u.directions.n_leading for u in moved),
         "n_noise": sum(u.layer.verdict == "no evidence" for u in moved),
         "roles": _grouped(updates, lambda u: u.role, shares),
@@ -94,7 +98,13 @@ def _order(label: Any) -> int:
 
 
 def _conclude(summary: dict[str, Any], updates: Sequence[Update], names: tuple[str, str]) -> str:
-    """Return the sentence: spectra, directions, and the updates by rank and role."""
+    """Return the sentence: spectra, directions, the updates by rank and role, what is missing."""
+    sentence = _of_compared(summary, updates, names)
+    n = summary["kinds"].get("not compared", 0)
+    return f"{sentence}; {n} of {_matrices(len(updates))} not compared" if n else sentence
+
+
+def _of_compared(summary: dict[str, Any], updates: Sequence[Update], names: tuple[str, str]) -> str:
     before, after = names
     kinds = summary["kinds"]
     compared = sum(n for kind, n in kinds.items() if kind != "not compared")
@@ -113,13 +123,17 @@ def _conclude(summary: dict[str, Any], updates: Sequence[Update], names: tuple[s
 
 def _spectra(summary: dict[str, Any]) -> str:
     change = summary["spectrum_change"]
+    if math.isnan(change):
+        return "spectra of weights that were zero before"
     word = "kept" if change <= KEPT_SPECTRUM else "changed"
     if summary["scale_share"] >= SCALED:
-        word = "scaled"
+        word = f"scaled by {summary['scale']:.3g}"
     return f"spectra {word} (singular values moved by {change:.2g} of their norm)"
 
 
 def _directions(summary: dict[str, Any]) -> str:
+    if math.isnan(summary["overlap"][0]):
+        return "directions unknown (a weight is zero before or after)"
     words = [
         _word(*both) for both in zip(summary["overlap"], summary["overlap_limit"], strict=True)
     ]

@@ -41,6 +41,8 @@ class Directions:
         singular vectors of W.
     scale_share : float
         Share of the squared norm of D that is along W itself: 1 if W is scaled.
+    scale : float
+        The factor of W in W' by least squares: <W, W'> / <W, W>.
     n_leading : int
         Number k of leading singular directions.
     overlap : tuple of float
@@ -64,6 +66,7 @@ class Directions:
     spectrum_change: float = math.nan
     spectrum_share: float = math.nan
     scale_share: float = math.nan
+    scale: float = math.nan
     n_leading: int = 0
     overlap: Sides = _NONE
     overlap_chance: tuple[Chance, Chance] = (Chance(*_NONE), Chance(*_NONE))
@@ -107,6 +110,7 @@ def directions(A: Array, B: Array, dtypes: tuple[str, str], spectrum: Array) -> 
         "spectrum_change": change,
         "spectrum_share": share,
         "scale_share": _scale_share(A, B - A),
+        "scale": float(np.vdot(A, B) / np.vdot(A, A)) if largest else math.nan,
         "n_leading": k,
         "cka": cka,
         "cka_chance": cka_chance,

@@ -34,6 +34,7 @@ UPDATES: dict[str, Variable] = {
     "scale_share": Variable(
         _LAYER, "f", "share of the squared norm of the update along the weight itself"
     ),
+    "scale": Variable(_LAYER, "f", "factor of the weight in the second one, by least squares"),
     "n_leading": Variable(_LAYER, "i", "number of leading singular directions that are compared"),
     "overlap": Variable(_SIDES, "f", "mean squared cosine between the leading singular subspaces"),
     "overlap_expected": Variable(_SIDES, "f", "its expectation for unrelated directions"),

@@ -97,7 +97,7 @@ def test_the_sentence_of_a_copy_of_rounding_and_of_scaling(base):
     rounded = mapped(base, lambda W: W.astype(ml_dtypes.bfloat16))
     assert sentence(base, rounded).startswith("nothing was added above rounding: 9 of 9 matrices")
     scaled = sentence(base, mapped(base, lambda W: (1.1 * W).astype(np.float32)))
-    assert scaled.startswith("spectra scaled (singular values moved by 0.1 of their norm)")
+    assert scaled.startswith("spectra scaled by 1.1 (singular values moved by 0.1 of their norm)")
     assert "directions kept (overlap 1;" in scaled
 
 

@@ -1,0 +1,41 @@
+"""The sentence about updates, where a weight is zero, scaled, or not compared."""
+
+import numpy as np
+import pytest
+
+import specdiag
+
+
+@pytest.fixture(scope="module")
+def weights():
+    rng = np.random.default_rng(0)
+    return {f"l{i}.weight": rng.standard_normal((80, 60)) for i in range(4)}
+
+
+def conclusion(before, after):
+    return specdiag.delta(before, after).conclusion
+
+
+@pytest.mark.parametrize("is_after", [True, False])
+def test_a_weight_that_is_zero_on_one_side_has_an_update_of_full_rank(weights, is_after):
+    zero = {name: 0 * W for name, W in weights.items()}
+    pair = (weights, zero) if is_after else (zero, weights)
+    sentence = conclusion(*pair)
+    assert "an update of full rank" in sentence
+    assert "directions unknown (a weight is zero before or after)" in sentence
+
+
+@pytest.mark.parametrize(("factor", "text"), [(-1.0, "-1"), (1.1, "1.1"), (0.25, "0.25")])
+def test_the_factor_of_scaled_weights_is_named(weights, factor, text):
+    scaled = {name: factor * W for name, W in weights.items()}
+    dataset = specdiag.delta(weights, scaled)
+    assert dataset.conclusion.startswith(f"spectra scaled by {text} (")
+    np.testing.assert_allclose(dataset["scale"].values, factor)
+
+
+def test_matrices_that_could_not_be_compared_are_counted(weights):
+    after = weights | {"l0.weight": np.full((80, 60), np.nan), "l1.weight": np.ones((3, 60))}
+    expected = (
+        "nothing was added: all 2 matrices hold the same numbers; 2 of 4 matrices not compared"
+    )
+    assert conclusion(weights, after) == expected
