@@ -213,11 +213,13 @@ def trajectory(
     Raises
     ------
     ValueError
-        If the file is no such table, or `ax` is not three axes.
+        If the file is no such table, if there are no readings, or if `ax` is not three axes.
     OSError
         If it cannot be read.
     """
     found = _trajectory.read(Path(source)) if isinstance(source, str | PathLike) else source
+    if not found.histories:
+        raise ValueError("no readings: expected those of at least one matrix")
     axes = _axes(ax, _trajectory.SIZE, _trajectory.PANELS)
     _trajectory.draw(axes, found)
     axes[0].legend(fontsize="xx-small", frameon=False, ncols=1 + len(found.histories) // 12)

@@ -90,6 +90,8 @@ class SpectralMonitor(LightningHooks):
     ------
     ValueError
         If a setting is invalid, or at the first reading if `log` is a file of another kind.
+    OSError
+        At a reading, if `log` cannot be read or written; its folder must exist.
     """
 
     def __init__(

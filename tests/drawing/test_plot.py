@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import specdiag
+from specdiag.training.trajectory import Trajectory
 from support.collections_ import readings, study
 
 pyplot = pytest.importorskip("matplotlib.pyplot")
@@ -90,3 +91,5 @@ def test_what_cannot_be_drawn_is_named(compared, collection):
         specdiag.plot.difference(compared, ax=ax)
     with pytest.raises(ValueError, match=r"^ax is 'left': expected matplotlib axes"):
         specdiag.plot.alpha_and_r2(collection, ax="left")
+    with pytest.raises(ValueError, match=r"^no readings: expected those of at least one matrix"):
+        specdiag.plot.trajectory(Trajectory([]))
