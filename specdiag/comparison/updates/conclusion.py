@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from specdiag.comparison.updates.roles import ROLES
-from specdiag.comparison.updates.update import Update
+from specdiag.comparison.updates.update import NO_WEIGHT, Update
 from specdiag.htsr.statistics import median
 from specdiag.wording import counted
 
@@ -29,9 +29,8 @@ def summarise_updates(updates: Sequence[Update], names: tuple[str, str]) -> dict
         scale_share, scale, overlap (of outputs and of inputs) with its limits for unrelated
         directions, and cka; n_intruders: of their outputs, of n_leading that were looked at;
         n_noise: how many have an alpha that random matrices have as well; roles and depths: number
-        of weights and
-        of updated ones, share of the sum of all squared norms, and the ranks of low-rank updates;
-        conclusion: one sentence.
+        of weights and of updated ones, share of the sum of all squared norms, and the ranks of
+        low-rank updates; conclusion: one sentence.
     """
     moved = [u for u in updates if u.layer.rank > 0]
     shares = _shares(updates)
@@ -100,7 +99,7 @@ def _order(label: Any) -> int:
 def _conclude(summary: dict[str, Any], updates: Sequence[Update], names: tuple[str, str]) -> str:
     """Return the sentence: spectra, directions, the updates by rank and role, what is missing."""
     sentence = _of_compared(summary, updates, names)
-    n = summary["kinds"].get("not compared", 0)
+    n = sum(not u.kind and not u.layer.reason.endswith(NO_WEIGHT) for u in updates)
     return f"{sentence}; {n} of {_matrices(len(updates))} not compared" if n else sentence
 
 

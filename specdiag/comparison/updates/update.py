@@ -16,6 +16,7 @@ from specdiag.htsr import esd
 from specdiag.htsr.layers import Layer, measure_weight, record_of
 from specdiag.htsr.tail.power_law import Array
 
+NO_WEIGHT = "not real weights"
 SIDES = ("output", "input")
 _CHANCE = {"overlap": "overlap_chance", "leading_share": "leading_chance"}
 
@@ -98,7 +99,7 @@ def measure_update(before: Weight, after: Weight, **settings: Any) -> Update:
     """Return what was added to a weight. The settings are those of `measure_weight`."""
     for weight in (before, after):
         if not weight.dtype.startswith(("float", "bfloat")):
-            return not_compared(after, f"{weight.dtype} values, not real weights")
+            return not_compared(after, f"{weight.dtype} values, {NO_WEIGHT}")
     pair = relate(before.name, before, after)
     if pair.relation in SAME:
         return unchanged(after)
