@@ -145,7 +145,8 @@ def watch(
       specdiag watch run/step-*.pt --layers '*attn*' --json
     """  # noqa: D301
     if output:
-        check_output(output, run, suffixes=_SUFFIXES, force=force)
+        tables = [path / _TABLE for path in run if path.is_dir()]
+        check_output(output, [*run, *tables], suffixes=_SUFFIXES, force=force)
     if plot:
         check_installed("--plot", "matplotlib")
         check_output(plot, run, suffixes=FIGURES, option="--plot", force=force)

@@ -123,6 +123,10 @@ def test_the_table_of_a_monitor_gives_a_page_without_spectra(tmp_path):
     assert 'id="layers"' not in page
     watched(tmp_path, "run.csv", "-o", "RUN.CSV")
     assert len(read_readings(tmp_path / "RUN.CSV")) == readings().count("layers.")
+    (tmp_path / "spectra.csv").write_text(readings())
+    status, _, err = run(tmp_path, "watch", ".", "--layers", "layers.1.*", "-o", "spectra.csv")
+    wrong = "Error: -o spectra.csv: it is one of the files to read"
+    assert (status, err.splitlines()[-1]) == (2, wrong)
     status, _, err = run(tmp_path, "watch", "run.csv", "-o", "run.nc")
     assert (status, err.splitlines()[-1]) == (
         2,
