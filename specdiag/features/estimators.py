@@ -62,8 +62,8 @@ def refusal(n_blocks: int, largest_share: float) -> str:
     """Return why blocks allow no intervals, by the share of samples in the largest one, or ''."""
     if n_blocks < MIN_BLOCKS:
         return (
-            f"{n_blocks} of the {MIN_BLOCKS} groups they need (groups= of update names the trial "
-            "of each sample; independent samples: groups=np.arange(n))"
+            f"{n_blocks} of the {MIN_BLOCKS} groups they need (groups are the trials of samples; "
+            "independent samples are a group each)"
         )
     # The jackknife approximates small changes.
     return "more than half of the samples are in one block" if largest_share > 0.5 else ""

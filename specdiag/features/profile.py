@@ -101,6 +101,8 @@ def _sentences(
 
     def place(name: str) -> str:
         one = spectra[name]
+        if not one.trace > 0:
+            return f"no variance in {name}"
         return f"{one.effective_rank:.3g} of {len(one.eigenvalues)} directions in {name}"
 
     difference = "" if is_distinct else "; their 95 % intervals overlap, or one is missing"

@@ -168,6 +168,19 @@ class TestComparison:
         assert np.isnan(found.effective_rank_ratio_interval).all()
         assert any("no intervals" in note for note in found.notes)
         assert any("3 and 2 features" in note for note in found.notes)
+        assert found.conclusion.startswith(
+            "whether b uses more directions than a is unknown (effective rank 0.6"
+        )
+        assert "how the condition numbers differ is unknown (" in found.conclusion
+        assert found.conclusion.count(" times, without an interval)") == 2
+
+    def test_how_features_that_do_not_vary_differ_is_unknown(self):
+        x = np.random.default_rng(0).normal(size=(100, 3))
+        found = compare_features(measured(x), measured(np.ones((100, 3)), source="b"))
+        assert found.conclusion == (
+            "whether b uses more directions than a is unknown; "
+            "how the condition numbers differ is unknown"
+        )
 
     def test_rows_that_are_not_the_same_samples_have_no_alignment(self):
         x = np.random.default_rng(0).normal(size=(500, 3))

@@ -135,8 +135,8 @@ def test_fewer_than_five_groups_have_no_intervals_and_the_text_says_why(rng):
         "the numbers are those of the sample, whose ranks are too low and condition number too high"
     )
     assert str(result).endswith(
-        "no intervals: 4 of the 5 groups they need (groups= of update names the trial of each "
-        f"sample; independent samples: groups=np.arange(n)); {why}"
+        "no intervals: 4 of the 5 groups they need (groups are the trials of samples; "
+        f"independent samples are a group each); {why}"
     )
     assert result.condition_number_text.endswith(" (of the sample)")
     assert math.isnan(result.n_effective)

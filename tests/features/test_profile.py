@@ -54,6 +54,7 @@ def test_a_layer_that_does_not_vary_is_told_and_never_the_narrowest():
     found = profile({"still": still, "a": spectrum([1, 0.1, 0.1]), "b": spectrum(np.ones(3))})
     assert found.narrowest == "a"
     assert found.sentences[-1] == "without any variance: still"
+    assert found.sentences[1].startswith("from the first layer to the last: no variance in still, ")
     nothing = profile({"x": still, "y": still})
     assert nothing.sentences == ("the features of no layer vary",)
     assert np.isnan(nothing.narrowest_share)

@@ -276,20 +276,25 @@ def _pairs(first: Sequence[Measured], second: Sequence[Measured]) -> list[Featur
 
 def _conclusion(first: str, second: str, values: Mapping[str, Any]) -> str:
     """Return the comparison in one sentence."""
-    rank = _times(values, "effective_rank_ratio")
-    way = _way(values["effective_rank_ratio_interval"])
+    rank, condition = (
+        _times(values, f"{name}_ratio") for name in ("effective_rank", "condition_number")
+    )
     uses = {
         "more": f"{second} uses more directions than {first}",
         "less": f"{second} uses fewer directions than {first}",
-        "": f"{second} and {first} use as many directions, as far as the samples tell",
-    }[way]
-    parts = [f"{uses} (effective rank {rank})"]
-    condition = _times(values, "condition_number_ratio")
-    words = {"more": "is larger", "less": "is smaller", "": "is not clearly different"}
-    way = _way(values["condition_number_ratio_interval"])
-    text = f"the condition number of {second} {words[way]} ({condition})"
-    unknown = "how the condition numbers differ is unknown"
-    parts.append(unknown if condition == "unknown" else text)
+        "same": f"{second} and {first} use as many directions, as far as the samples tell",
+        "unknown": f"whether {second} uses more directions than {first} is unknown",
+    }[_way(values["effective_rank_ratio_interval"])]
+    differs = {
+        "more": f"the condition number of {second} is larger",
+        "less": f"the condition number of {second} is smaller",
+        "same": f"the condition number of {second} is not clearly different",
+        "unknown": "how the condition numbers differ is unknown",
+    }[_way(values["condition_number_ratio_interval"])]
+    parts = [
+        uses + ("" if rank == "unknown" else f" (effective rank {rank})"),
+        differs + ("" if condition == "unknown" else f" ({condition})"),
+    ]
     return "; ".join(parts + _likeness(values))
 
 
@@ -298,7 +303,8 @@ def _times(values: Mapping[str, Any], name: str) -> str:
     value, (low, high) = values[name], values[f"{name}_interval"]
     text = "unknown" if math.isnan(value) else f"{value:.3g} times"
     if math.isnan(low) or (low <= 0 and math.isinf(high)):
-        return text if math.isnan(low) and not math.isnan(value) else "unknown"
+        is_bare = math.isnan(low) and not math.isnan(value)
+        return f"{text}, without an interval" if is_bare else "unknown"
     if math.isinf(high):
         return f"at least {low:.2g} times"
     if low <= 0:
@@ -311,9 +317,11 @@ def _times(values: Mapping[str, Any], name: str) -> str:
 
 
 def _way(interval: Interval) -> str:
-    """Return in which direction a ratio is known to differ from 1, or ''."""
+    """Return in which direction a ratio is known to differ from 1, 'same' or 'unknown'."""
     low, high = interval
-    return "more" if low > 1 else "less" if high < 1 else ""
+    if math.isnan(low) or (low <= 0 and math.isinf(high)):
+        return "unknown"
+    return "more" if low > 1 else "less" if high < 1 else "same"
 
 
 def _likeness(values: Mapping[str, Any]) -> list[str]:

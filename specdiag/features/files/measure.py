@@ -29,7 +29,7 @@ class Features(NamedTuple):
         if self.each:
             return "each sample is a group"
         if len(self.array.shape) > 2:
-            return "each entry of the first axis is a group"
+            return "each entry of the first axis is a group; --groups row makes each sample one"
         return "runs of consecutive samples are groups; --groups names trials or sessions"
 
     def same_groups(self, other: "Features") -> bool:
