@@ -64,7 +64,8 @@ class SpectralMonitor(LightningHooks):
         `min_eigenvalues` on their smaller side, are left out, as in `specdiag alpha`.
     log : path, optional
         CSV file with one row for each reading. Rows of earlier steps are kept, so a resumed
-        training compares with the same first reading.
+        training compares with the same first reading; those of later steps are removed, so a
+        training that begins anew needs another file.
     collapsed : float
         Share of the first norm below which a matrix has collapsed. Weights that learn change their
         norm by small factors; 1e-3 is what LAMB at a learning rate of 8e-3 leaves of a matrix

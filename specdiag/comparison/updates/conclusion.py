@@ -111,7 +111,7 @@ def _of_compared(summary: dict[str, Any], updates: Sequence[Update], names: tupl
         return f"no matrix of {before} could be compared with one of {after}"
     if not summary["n_updated"]:
         if kinds.get("none", 0) == compared:
-            return f"nothing was added: all {compared} matrices hold the same numbers"
+            return f"nothing was added: {_matrices(compared)} with the same numbers in both"
         return (
             f"nothing was added above rounding: {kinds.get('rounding', 0)} of "
             f"{_matrices(compared)} differ by no more, and the others are the same"

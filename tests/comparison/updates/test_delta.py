@@ -93,7 +93,9 @@ def sentence(before, after):
 
 
 def test_the_sentence_of_a_copy_of_rounding_and_of_scaling(base):
-    assert sentence(base, dict(base)) == ("nothing was added: all 9 matrices hold the same numbers")
+    assert sentence(base, dict(base)) == (
+        "nothing was added: 9 matrices with the same numbers in both"
+    )
     rounded = mapped(base, lambda W: W.astype(ml_dtypes.bfloat16))
     assert sentence(base, rounded).startswith("nothing was added above rounding: 9 of 9 matrices")
     scaled = sentence(base, mapped(base, lambda W: (1.1 * W).astype(np.float32)))
