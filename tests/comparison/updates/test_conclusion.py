@@ -36,6 +36,6 @@ def test_the_factor_of_scaled_weights_is_named(weights, factor, text):
 def test_matrices_that_could_not_be_compared_are_counted(weights):
     after = weights | {"l0.weight": np.full((80, 60), np.nan), "l1.weight": np.ones((3, 60))}
     expected = (
-        "nothing was added: all 2 matrices hold the same numbers; 2 of 4 matrices not compared"
+        "nothing was added: 2 matrices with the same numbers in both; 2 of 4 matrices not compared"
     )
     assert conclusion(weights, after) == expected
