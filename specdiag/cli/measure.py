@@ -66,16 +66,17 @@ def _packages(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple
     return tuple(dict.fromkeys(name.strip() for name in value.split(","))) if value else ()
 
 
-def _check_options(two_formats: bool, beside: tuple[str, ...], method: str) -> None:
+def _check_options(two_formats: bool, beside: tuple[str, ...], settings: dict[str, Any]) -> None:
     if two_formats:
         raise click.UsageError("--json and --csv exclude each other")
-    if beside:
-        from specdiag.htsr.others.packages import check_packages
+    from specdiag.htsr.others.methods import check_method
+    from specdiag.htsr.others.packages import check_packages
 
-        try:
-            check_packages(beside, method)
-        except ValueError as error:
-            raise click.UsageError(f"--{error}") from error
+    try:
+        check_method(settings["method"], gof=settings["gof"], repeats=settings["repeats"])
+        check_packages(beside, settings["method"])
+    except ValueError as error:
+        raise click.UsageError(f"--{error}") from error
 
 
 @click.command(cls=_Alpha)
@@ -205,7 +206,7 @@ def alpha(
       specdiag alpha gpt2/ --split '*.c_attn.weight=q,k,v/12'
       specdiag alpha hf://sentence-transformers/all-MiniLM-L6-v2 --layers '*layer.0.*'
     """  # noqa: D301
-    _check_options(as_json and as_csv, beside, settings["method"])
+    _check_options(as_json and as_csv, beside, settings)
     check_engine(engine, address)
     base: Path | None = settings["base"]
     inputs = [*files, *initialisation, *([base] if base else [])]

@@ -33,7 +33,7 @@ from specdiag.htsr.null.initialisation import (
     with_initialisation,
 )
 from specdiag.htsr.null.ladder import NULLS
-from specdiag.htsr.others.methods import METHODS
+from specdiag.htsr.others.methods import METHODS, check_method
 from specdiag.htsr.others.packages import beside_packages, check_packages
 from specdiag.htsr.selection import MIN_EIGENVALUES, matrices
 from specdiag.htsr.verdict import with_verdicts
@@ -150,6 +150,7 @@ def alpha(
     check_whole_numbers(min_eigenvalues=(min_eigenvalues, 2), seed=(seed, 0))
     check_texts(layers=layers, which=which)
     _check_choices(method=(method, METHODS), null=(null, NULLS))
+    check_method(method, gof=gof, repeats=repeats)
     check_packages(beside, method)
     if len(initialisation) and null == "none":
         raise ValueError("initialisation is one more null: it needs null='ladder'")

@@ -212,7 +212,7 @@ def _about_adapter(adapter: Sequence[AdapterUpdate]) -> str:
             whole = sum(update.noise_rank == update.rank for update in noise)
             parts.append(f"noise rank {_range(noise, lambda u: u.noise_rank, '.0f')}")
             parts.append(f"nothing but noise in {whole} of {len(noise)}")
-    parts.append(f"dead (a factor is zero): {some(dead) if dead else 'none'}")
+    parts.append(f"dead (nothing is added): {some(dead) if dead else 'none'}")
     return ", ".join(parts)
 
 

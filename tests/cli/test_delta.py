@@ -110,7 +110,7 @@ def test_alpha_of_an_adapter_shows_the_ranks_that_it_uses(adapter):
     (line,) = [line for line in out.splitlines() if line.startswith("adapter of")]
     assert line.startswith("adapter of 2 updates (LoRA), rank used 4 of 4, effective rank 3.")
     assert "noise rank 4, nothing but noise in 1 of 1" in line
-    assert line.endswith("dead (a factor is zero): base_model.model.h.0.attn.v_proj.lora_update")
+    assert line.endswith("dead (nothing is added): base_model.model.h.0.attn.v_proj.lora_update")
 
 
 def test_alpha_of_an_adapter_and_its_base_shows_what_is_added(adapter):

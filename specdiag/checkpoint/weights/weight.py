@@ -14,12 +14,12 @@ Tensors = Mapping[str, Tensor]  # by name
 class Factors(NamedTuple):
     """Two matrices whose product is a weight, a kernel (out, in, ...) as a matrix of out rows.
 
-    `start` is the one of the two that an adapter begins with as zeros.
+    `start` is the one of the two that an adapter begins with as zeros; None if it is neither.
     """
 
     left: np.ndarray
     right: np.ndarray
-    start: np.ndarray
+    start: np.ndarray | None
 
 
 @dataclass(frozen=True, kw_only=True)

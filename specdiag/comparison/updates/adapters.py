@@ -32,13 +32,14 @@ class AdapterUpdate:
     max_rank : float
         The rank that it can have, r.
     rank : float
-        Number of its singular values above rounding: the rank that it uses. 0 if it is dead: one of
-        its factors is zero.
+        Number of its singular values above rounding: the rank that it uses. 0 if it is dead: a
+        factor or its scale is zero, or their product is below all numbers.
     effective_rank : float
         Exponential of the entropy of its normalised squared singular values (Roy & Vetterli 2007).
     stable_rank, spectral_norm, frobenius_norm : float
     noise_rank : float
-        See `noise_rank`; NaN if it is no product of two factors.
+        See `noise_rank`; NaN if it is dead, or no product of two factors of which one begins as
+        zeros (AdaLoRA).
     reason : str
         Why it was not measured.
     """
@@ -95,7 +96,7 @@ def _measured(name: str, update: Weight) -> AdapterUpdate:
         "stable_rank": esd.stable_rank(spectrum),
         "spectral_norm": math.sqrt(max(n, m) * float(spectrum[0])),
         "frobenius_norm": math.sqrt(max(n, m) * float(spectrum.sum())),
-        "noise_rank": math.nan if start is None else noise_rank(start),
+        "noise_rank": noise_rank(start) if start is not None and len(resolved) else math.nan,
     }
     return AdapterUpdate(**known, **found)  # type: ignore[arg-type]
 

@@ -13,6 +13,15 @@ from specdiag.htsr.tail.power_law import Array
 METHODS = ("specdiag", "weightwatcher", "wwj", "median", "peak", "farms")
 
 
+def check_method(method: str, **others: bool) -> None:
+    """Raise ValueError if one of the options is asked for beside another method than specdiag's."""
+    for name, is_wanted in others.items():
+        if is_wanted and method != "specdiag":
+            raise ValueError(
+                f"{name} belongs to the method specdiag, not to {method}: leave it out"
+            )
+
+
 def fit_by(
     method: str,
     shape: tuple[int, ...],

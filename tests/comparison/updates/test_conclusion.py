@@ -1,9 +1,14 @@
 """The sentence about updates, where a weight is zero, scaled, or not compared."""
 
+import json
+
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import specdiag
+from specdiag.checkpoint.weights.find import open_weights
+from specdiag.comparison.updates.adapters import adapter_updates
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +44,19 @@ def test_matrices_that_could_not_be_compared_are_counted(weights):
         "nothing was added: 2 matrices with the same numbers in both; 2 of 4 matrices not compared"
     )
     assert conclusion(weights, after) == expected
+
+
+def test_the_noise_rank_of_adalora_is_missing(rng, tmp_path):
+    factors = {
+        "h.0.lora_A": rng.standard_normal((4, 60)).astype(np.float32),
+        "h.0.lora_B": rng.standard_normal((80, 4)).astype(np.float32),
+        "h.0.lora_E": np.array([[3.0], [2.0], [1.0], [0.5]], dtype=np.float32),
+    }
+    config = {"peft_type": "ADALORA", "lora_alpha": 4, "r": 4, "init_r": 4}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    tensors = {f"base_model.model.{name}": W for name, W in factors.items()}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    (update,) = adapter_updates(open_weights(tmp_path).tensors)
+    assert update.kind == "AdaLoRA"
+    assert update.rank == 4
+    assert np.isnan(update.noise_rank)

@@ -136,3 +136,12 @@ def test_xmin_is_an_eigenvalue_by_every_method(weights, method):
         eps = np.finfo(np.float32 if method == "wwj" else np.float64).eps
         for xmin in (cell.xmin.item(), cell.xmin_ks.item()):
             assert np.abs(values - xmin).min() < 10 * eps * values[0]
+
+
+@pytest.mark.parametrize("option", ["gof", "repeats"])
+def test_what_only_specdiag_measures_is_refused_beside_other_methods(option, rng):
+    network = {"w": rng.standard_normal((60, 80))}
+    with pytest.raises(
+        ValueError, match=f"^{option} belongs to the method specdiag, not to median"
+    ):
+        specdiag.alpha(network, method="median", **{option: True})

@@ -282,7 +282,9 @@ def _products(
 
     def factors(*arrays: Array) -> Factors:
         number, first, last, _ = multiplied(*arrays)
-        start = last.T if is_table else first  # the others begin at random
+        start: Array | None = last.T if is_table else first  # the others begin at random
+        if numbers:  # of AdaLoRA, only these numbers begin as zeros
+            start = None
         if is_transposed:
             return Factors(number * last.T, first.T, start)
         return Factors(number * first, last, start)
