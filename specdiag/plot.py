@@ -14,7 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specdiag.dataset.versions import check_has_weights
+from specdiag.dataset.versions import check_dataset, check_has_weights
 from specdiag.drawing import alpha_and_r2 as _alpha_and_r2
 from specdiag.drawing import alpha_by_layer as _alpha_by_layer
 from specdiag.drawing import condition_and_r2 as _condition_and_r2
@@ -53,7 +53,7 @@ def esd(
     ValueError
         If there is no such layer or checkpoint.
     """
-    check_has_weights(dataset)
+    _check_weights(dataset)
     (ax,) = _axes(ax, _esd.SIZE)
     _esd.draw(ax, dataset, layer, checkpoint)
     ax.legend(fontsize="x-small", frameon=False)
@@ -78,7 +78,7 @@ def alpha_by_layer(
     ValueError
         If there is no such checkpoint.
     """
-    check_has_weights(dataset)
+    _check_weights(dataset)
     (ax,) = _axes(ax, _alpha_by_layer.SIZE)
     _alpha_by_layer.draw(ax, dataset, checkpoint)
     ax.legend(fontsize="small", frameon=False)
@@ -162,6 +162,12 @@ def depth(
     ValueError
         If there are no layers, or `ax` is not two axes.
     """
+    if not isinstance(spectra, Mapping) or hasattr(spectra, "data_vars"):
+        raise ValueError(
+            f"spectra is a {type(spectra).__name__}: expected the result of attach with several "
+            "layers; feature_spectrum draws a Dataset of features, and `specdiag features --plot` "
+            "the layers of a file by depth"
+        )
     if not spectra:
         raise ValueError("no layers: expected the result of attach with several layers")
     axes = _axes(ax, _features.DEPTH_SIZE, _features.PANELS)
@@ -189,6 +195,7 @@ def feature_spectrum(
     ValueError
         If the Dataset has no features or no such layer, or `ax` is not two axes.
     """
+    check_dataset(dataset)
     if dataset.attrs.get("kind") != "features":
         raise ValueError("expected a Dataset of specdiag.measure_features")
     if layer is not None and layer not in dataset.layer.values.ravel():
@@ -233,7 +240,16 @@ def _with_r2(module: Any, dataset: "xr.Dataset", ax: "Axes | None") -> "Axes":
     return ax
 
 
+def _check_weights(dataset: "xr.Dataset") -> None:
+    """Raise an error if this is no Dataset of weights."""
+    check_dataset(dataset)
+    check_has_weights(dataset)
+    if not {"layer", "checkpoint", "status"} <= set(dataset.variables):
+        raise ValueError("expected a Dataset of specdiag.alpha, compare or collect")
+
+
 def _check(module: Any, dataset: "xr.Dataset") -> None:
+    _check_weights(dataset)
     if reason := module.reason_not_drawn(dataset):
         raise ValueError(reason)
 

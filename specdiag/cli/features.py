@@ -97,11 +97,11 @@ def features(
     Features are the input of a layer, one row for each token or sample. The command shows the
     effective rank of their covariance, its condition number and more, with 95 % intervals.
 
-    FILE holds features of shape (samples, d) or (trials, tokens, d), of any size: .npy, .npz,
-    .safetensors, .nc, .h5, .pt or a folder .zarr. NAME is a trained entry of the lock. Without
-    --layer and --sessions the command reads what training measured, the input of the readout. With
-    them it runs the recipe of the entry, a program that comes with the lock: do so only if you
-    trust it.
+    FILE holds features of shape (samples, d) or (trials, tokens, d), with any number of samples:
+    .npy, .npz, .safetensors, .nc, .h5, .pt or a folder .zarr. NAME is a trained entry of the lock.
+    Without --layer and --sessions the command reads what training measured, the input of the
+    readout. With them it runs the recipe of the entry, a program that comes with the lock: do so
+    only if you trust it.
 
     Several layers, such as --layers '*', give a row each, in the order of the forward pass. The
     first of several sources is compared with each of the others: how far their numbers differ, and

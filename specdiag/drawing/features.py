@@ -1,14 +1,14 @@
 """Spectra of the features of layers -> effective rank and condition number by depth."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from specdiag.drawing.style import OKABE_ITO, mark_decades, short_title
 from specdiag.features.conditioning import FeatureSpectrum
-from specdiag.wording import short
+from specdiag.wording import short, shown, some
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -21,6 +21,7 @@ PANELS = 2  # of both drawings
 _FAR = 1e-4  # a noise floor further below the smallest eigenvalue is only named
 LONGEST = 60  # layers whose names are written
 _NAME = 28  # characters of such a name
+_STILL = "features do not vary, so there is nothing to draw"
 _RANK, _RATIO, _CONDITION = OKABE_ITO[:3]
 
 
@@ -46,6 +47,8 @@ def depth(spectra: Mapping[str, FeatureSpectrum], title: str = "") -> "Figure":
 def draw_depth(axes: "Sequence[Axes]", spectra: Mapping[str, FeatureSpectrum]) -> None:
     """Draw what `depth` shows on two axes, without legend and title."""
     ranks, conditions = axes
+    if not any(one.trace > 0 for one in spectra.values()):
+        raise ValueError(f"{_named(spectra)}: {_STILL}")
     width = np.array([len(one.eigenvalues) for one in spectra.values()])
     for name, label, color, marker in (
         ("effective_rank", "effective rank", _RANK, "o"),
@@ -112,11 +115,19 @@ def spectrum(dataset: "xr.Dataset") -> "Figure":
 
 
 def draw_spectrum(axes: "Sequence[Axes]", dataset: "xr.Dataset", layer: str | None = None) -> None:
-    """Draw what `spectrum` shows on two axes, without its legend."""
+    """Draw what `spectrum` shows on two axes, without its legend.
+
+    Raises
+    ------
+    ValueError
+        If no features vary.
+    """
     values, shares = axes
     for dim in ("checkpoint", "layer"):
         if dim not in dataset.dims:  # one was selected
             dataset = dataset.expand_dims(dim)
+    if not (dataset.trace.values > 0).any():
+        raise ValueError(f"{_named(dataset.checkpoint.values)}: {_STILL}")
     for i, name in enumerate(dataset.checkpoint.values):
         one = dataset.sel(checkpoint=name)
         present = one.layer.values[one.n_samples.values > 0]
@@ -153,6 +164,10 @@ def draw_spectrum(axes: "Sequence[Axes]", dataset: "xr.Dataset", layer: str | No
         xscale="log", xlabel="rank", ylabel="cumulative share of the variance", ylim=(0, 1.02)
     )
     mark_decades(values.yaxis)
+
+
+def _named(names: Iterable[Any]) -> str:
+    return some([shown(str(name), quote=False) for name in names])
 
 
 def _positive(values: Any) -> Any:

@@ -127,13 +127,17 @@ def mark_decades(axis: "Axis") -> None:
     The parser of mathematics in matplotlib takes a third of the time of a figure, and many small
     ticks as much: an axis of four decades and more has none.
     """
-    from matplotlib.ticker import NullFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
     axis.set_major_formatter(_power_of_ten)
     axis.set_minor_formatter(NullFormatter())
     low, high = axis.get_view_interval()
     if high > 1e4 * low:
         axis.set_minor_locator(NullLocator())
+    if low < high * 1e-100:  # matplotlib asks for ticks beyond the numbers of float64
+        first, last = (round(math.log10(min(max(end, 1e-300), 1e300))) for end in (low, high))
+        decades = range(first, last + 1, (last - first) // 6)
+        axis.set_major_locator(FixedLocator([10.0**decade for decade in decades]))
 
 
 def _power_of_ten(value: float, _position: float = 0) -> str:

@@ -5,6 +5,8 @@ import pytest
 
 import specdiag
 from specdiag.drawing.features import LONGEST, depth, depth_caption
+from specdiag.drawing.features import spectrum as drawn
+from specdiag.drawing.style import save_figure
 from specdiag.features.covariance import FeatureCovariance
 from support.plots import assert_text_is_readable, points, texts
 
@@ -70,6 +72,20 @@ def test_names_from_strangers_are_no_mathematics(spectra):
     figure.draw_without_rendering()
     labels = {text for text, _ in texts(figure)}
     assert {r"\$a_1\$", r"\$x\$"} <= labels
+
+
+@pytest.mark.parametrize("scales", [(1e140, 1.0), (1e140, 1e-140), (1e-140, 1.0)])
+def test_features_of_very_different_sizes_are_drawn(scales, tmp_path, rng):
+    dataset = specdiag.measure_features(*(rng.normal(size=(300, 8)) * one for one in scales))
+    save_figure(drawn(dataset), tmp_path / "x.png")
+    assert (tmp_path / "x.png").stat().st_size > 1000
+
+
+def test_features_that_do_not_vary_are_named_and_not_drawn(spectra):
+    with pytest.raises(ValueError, match=r"^array 1: features do not vary"):
+        drawn(specdiag.measure_features(np.ones((20, 3))))
+    with pytest.raises(ValueError, match=r"^still: features do not vary"):
+        depth({"still": spectra["still"]})
 
 
 def test_depth_is_drawn_on_the_axes_of_the_caller(spectra):

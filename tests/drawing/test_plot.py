@@ -85,6 +85,15 @@ def test_what_cannot_be_drawn_is_named(compared, collection):
         specdiag.plot.esd(one, "l9")
     with pytest.raises(ValueError, match="no comparison in the Dataset"):
         specdiag.plot.difference(one)
+    features = specdiag.measure_features(np.eye(8)[:, :3])
+    for name in ("difference", "alpha_by_layer", "alpha_and_r2", "condition_and_r2"):
+        with pytest.raises(ValueError, match="a Dataset of features, without weights"):
+            getattr(specdiag.plot, name)(features)
+        with pytest.raises(ValueError, match=r"expected a Dataset of specdiag.alpha, compare"):
+            getattr(specdiag.plot, name)(features.assign_attrs(kind="other"))
+    for given in (features, [features]):
+        with pytest.raises(ValueError, match=r"expected the result of attach with several layers"):
+            specdiag.plot.depth(given)
     with pytest.raises(ValueError, match="no test R² in the Dataset"):
         specdiag.plot.alpha_and_r2(compared)
     with pytest.raises(ValueError, match=r"expected a list of 2 matplotlib axes"):

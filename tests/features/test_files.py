@@ -356,6 +356,46 @@ def test_missing_values_of_netcdf_are_refused(tmp_path, rng):
         specdiag.measure_features(path)
 
 
+@pytest.mark.skipif(not hasattr(np, "float128"), reason="no long double of 16 bytes")
+def test_a_long_double_is_not_called_f16(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((20, 4), np.float128))
+    with pytest.raises(ValueError, match="20x4 float128"):
+        specdiag.measure_features(tmp_path / "x.npy")
+
+
+def test_texts_of_a_file_with_links_are_refused_with_what_to_do(tmp_path):
+    path = tmp_path / "l.h5"
+    with h5py.File(path, "w") as file:
+        file["x"], file["lab"] = X, SESSION.astype("S4")
+        file["ext"] = h5py.ExternalLink("other.h5", "/x")
+    with pytest.raises(ValueError, match=r"'lab' are read only of a file of arrays alone: write"):
+        specdiag.measure_features(path, name="x", groups="lab")
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ("session", "array 1: groups is 'session': expected labels of its rows, or 'row'"),
+        (range(39), r"array 1: the groups have labels of shape \(39,\), and"),
+    ],
+)
+def test_wrong_groups_of_an_array_are_refused(groups, message, rng):
+    with pytest.raises(ValueError, match=message):
+        specdiag.measure_features(rng.normal(size=(40, 5)), groups=groups)
+
+
+def test_features_whose_covariance_takes_more_than_the_memory_are_named(monkeypatch, tmp_path):
+    resource = pytest.importorskip("resource")
+    np.save(tmp_path / "wide.npy", np.ones((4, 60_000), np.float32) * np.arange(4)[:, None])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (20 * 2**30, hard))
+    try:
+        with pytest.raises(ValueError, match=r"wide.npy: features has 60,000 features: too little"):
+            specdiag.measure_features(tmp_path / "wide.npy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
 def test_masked_arrays_are_refused(rng):
     x = rng.standard_normal((40, 3))
     masked = np.ma.masked_array(x, x > 1)

@@ -171,7 +171,9 @@ def _dtype(code: str) -> tuple[np.dtype, str]:
     if dtype.name in PLAIN_DTYPES:
         return dtype, dtype.name
     kind = code.lstrip("<>|=")
-    name = "object" if kind == "O" else shown(kind, quote=False)
+    # A long double, "f16" in bytes, is no float16.
+    known = {"O": "object", "f16": "float128", "f12": "float96", "f10": "float80"}
+    name = known.get(kind) or shown(kind, quote=False)
     return dtype if dtype.kind in "SU" else np.dtype(object), name
 
 

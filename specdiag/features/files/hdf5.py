@@ -15,6 +15,7 @@ from specdiag.checkpoint.formats.hdf5.read import errors, read_hdf5
 from specdiag.checkpoint.tensor import UNKNOWN, Tensor
 from specdiag.features.files.array import PACKING, Array, of_tensor, unpacked
 from specdiag.files import File, open_file
+from specdiag.wording import shown
 
 
 def read_nc(file: File) -> list[Array]:
@@ -65,7 +66,13 @@ def _texts(file: File, name: str, n: int) -> Iterator[np.ndarray]:
     import h5py
 
     with open_file(file) as stream:
-        check_flat(stream, file.size, file.name)
+        try:
+            check_flat(stream, file.size, file.name)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; texts such as {shown(name)} are read only of a file of arrays alone: "
+                "write them to another file"
+            ) from None
         with errors(file.name), h5py.File(stream, "r") as content:
             found: Any = content[name]
             values = np.asarray(found.asstr()[()], dtype=object)

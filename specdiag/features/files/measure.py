@@ -93,7 +93,10 @@ def features_of(values: Any, source: str, groups: Any = None) -> Features:
         raise ValueError(f"{source}: {array}: features have shape (samples, d) or more axes")
     if groups is None or (isinstance(groups, str) and groups == ROW):
         return Features(source, array, None, each=groups is not None)
-    return _labelled(source, [array], np.asarray(groups))[0]
+    labels = np.asarray(groups)
+    if not labels.ndim:
+        raise ValueError(f"{source}: groups is {groups!r}: expected labels of its rows, or 'row'")
+    return _labelled(source, [array], labels)[0]
 
 
 def open_features(path: Path, names: Sequence[str] = (), groups: Any = None) -> list[Features]:
