@@ -160,9 +160,12 @@ def block_limits(widths: Mapping[str, int]) -> dict[str, int]:
                 limits[name] //= 2
                 size[name] //= 2
     if sum(size.values()) > max(MEMORY, free_memory()):
+        need = f"{sum(size.values()) / 1e9:.1f} GB"
+        if len(widths) == 1:
+            raise ValueError(f"the covariance of {max(widths.values()):,} features needs {need}")
         raise ValueError(
-            f"the covariances of {len(widths)} layers need {sum(size.values()) / 1e9:.1f} GB: "
-            "attach fewer layers at once, or narrower ones"
+            f"the covariances of {len(widths)} layers need {need}: attach fewer layers at once, or "
+            "narrower ones"
         )
     return limits
 
@@ -237,8 +240,8 @@ def attach(
 
     Notes
     -----
-    Sums stay on the device of the features. Several layers together keep at most 64 blocks each,
-    and the widest ones fewer, down to 8, while all take more than 2 GiB.
+    Sums stay on the device of the features. Layers keep at most 64 blocks each, and the widest ones
+    fewer, down to 8, while all take more than 2 GiB: that is so for a layer of over 2,048 features.
 
     Examples
     --------
@@ -271,8 +274,12 @@ def attach(
             value = first_tensor((*args, *kwargs.values()))
             one._read(layer, value, feature_axis, samples.count)
             training.warn_once(layer)
-            if one.width and not is_known and isinstance(features, AttachedLayers):
+            if is_known or not one.width:
+                return
+            if isinstance(features, AttachedLayers):
                 features._called_first(name)
+            else:
+                one.limit_blocks(block_limits({name: one.width})[name])
 
         return read
 
@@ -302,8 +309,9 @@ class _Samples:
         for value in (*args, *kwargs.values()):
             if hasattr(value, "detach") and not value.is_nested:
                 is_several = value.ndim > (2 if value.is_floating_point() else 1)
-                self.count = len(value) if is_several else 0
-                return
+                if is_several:
+                    self.count = len(value)
+                    return
 
 
 class _Training:

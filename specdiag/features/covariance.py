@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specdiag.compute.machine import free_memory
 from specdiag.features.blocks import Array, Moments, extended, merged
 from specdiag.features.conditioning import EPS, FeatureSpectrum, feature_spectrum
 from specdiag.features.rows import (
@@ -28,6 +29,7 @@ from specdiag.features.rows import (
 # Number of blocks kept for the intervals: 64 d^2 numbers (8 MB for d = 128). The t quantile of 63
 # degrees of freedom is 2 % above that of infinitely many; docs/features.md has the coverage.
 MAX_BLOCKS = 64
+AT_LEAST = 2**29  # bytes that are asked for without a look at the memory that is free
 LEAST = 1e-290  # mean square of features; below it products lose digits, or are 0
 
 
@@ -263,6 +265,9 @@ class FeatureCovariance:
         self._waiting = []
         order = np.argsort(keys, kind="stable")
         blocks, starts = np.unique(keys[order], return_index=True)
+        _check_memory(
+            len(set(blocks.tolist()) | set(self._blocks)), len(self._blocks), self._origin
+        )
         for key, own in zip(blocks.tolist(), np.split(order, starts[1:]), strict=True):
             with_one_more = placed(np.append(own, own[0]), rows)
             self._blocks[key] = extended(self._blocks.get(key), rows[with_one_more])
@@ -270,6 +275,17 @@ class FeatureCovariance:
     def _add(self, key: int, moments: Moments) -> None:
         known = self._blocks.get(key)
         self._blocks[key] = merged(known, moments) if known else moments
+
+
+def _check_memory(n_blocks: int, n_held: int, like: Any) -> None:
+    """Refuse blocks on the CPU that, with as much again for the result, exceed the free memory."""
+    one = 8 * len(like) ** 2
+    need = (2 * n_blocks - n_held) * one
+    if need > AT_LEAST and isinstance(like, np.ndarray) and need > (free := free_memory()):
+        raise ValueError(
+            f"a covariance of {len(like):,} features takes {one / 1e9:.1f} GB a block: {n_blocks} "
+            f"of them and the result need {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+        )
 
 
 def gathered(own: Any, group: Any) -> list[Any]:

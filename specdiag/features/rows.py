@@ -121,7 +121,10 @@ def of_layer(mask: Any, tokens: Any, features: Any) -> Any:
     keep = kept(mask, shape)
     if tokens is None:  # a row a sample
         return keep.any(axis=1)
-    return keep[:, : tokens.shape[1]] & tokens.numpy()
+    keep = keep[:, : tokens.shape[1]]
+    if keep.shape != tuple(tokens.shape):
+        raise ValueError(f"mask has shape {shape}: expected {tuple(tokens.shape)}, true to keep")
+    return keep & tokens.numpy()
 
 
 def fit(values: NDArray[Any], lead: tuple[int, ...]) -> NDArray[Any] | None:
@@ -168,7 +171,8 @@ def by_label(groups: Any, lead: tuple[int, ...]) -> NDArray[np.uint64]:
     hashes = {text: _hash(text.encode()) for text in set(texts)}
     keys = fit(np.array([hashes[text] for text in texts], dtype=np.uint64).reshape(shape), lead)
     if keys is None:
-        raise ValueError(f"groups have shape {shape}: expected {lead[:1]} or {lead}")
+        expected = " or ".join(map(str, dict.fromkeys((lead[:1], lead))))
+        raise ValueError(f"groups have shape {shape}: expected {expected}")
     return keys
 
 

@@ -226,6 +226,36 @@ def test_wide_layers_keep_fewer_blocks_while_memory_is_short(monkeypatch):
     )
 
 
+def test_a_layer_that_does_not_fit_into_memory_is_refused_at_once():
+    layer = torch.nn.Linear(10**6, 1, bias=False).eval()
+    with torch.no_grad(), attach(layer) as seen, pytest.raises(ValueError) as error:
+        layer(torch.randn(2, 3, 10**6))
+    assert str(error.value) == "the covariance of 1,000,000 features needs 64000.0 GB"
+    with pytest.raises(
+        ValueError, match=r"^a covariance of 1,000,000 features takes 8000.0 GB a b"
+    ):
+        seen.result()
+
+
+def test_sequences_of_unequal_length_refuse_a_mask_of_fewer_tokens():
+    layer, x = torch.nn.GRU(5, 2).eval(), torch.randn(3, 5, 5)
+    packed = torch.nn.utils.rnn.pack_padded_sequence(x, [5, 4, 2], batch_first=True)
+    with torch.no_grad(), attach(layer) as seen:
+        seen.expect(mask=np.ones((3, 4), dtype=bool))
+        with pytest.raises(ValueError) as error:
+            layer(packed)
+    text = "the module: mask has shape (3, 4): expected (3, 5), true to keep"
+    assert str(error.value) == text
+
+
+def test_samples_are_known_if_a_mask_of_floats_comes_first(sentences):
+    tokens, mask = sentences
+    model = bert().eval()
+    with torch.no_grad(), attach(model, "pooler.dense") as seen:
+        model(attention_mask=mask.float(), input_ids=tokens)
+    assert seen.result().n_groups == 8
+
+
 def test_fewer_blocks_are_the_same_groups_together(rng, monkeypatch):
     x = torch.tensor(rng.standard_normal((300, 4, 5)))
     monkeypatch.setattr(specdiag.features.attach, "MEMORY", 1000)

@@ -207,6 +207,7 @@ def test_the_precision_is_the_coarsest_one_seen_unless_it_is_given(rng):
             {"groups": [0, 1]},
             "groups have shape (2,): expected (3,) or (3, 4)",
         ),
+        (np.ones((3, 2)), {"groups": [0, 1]}, "groups have shape (2,): expected (3,)"),
     ],
 )
 def test_invalid_rows_are_refused_with_their_reason_and_change_nothing(rng, features, how, message):
