@@ -404,3 +404,13 @@ def test_a_tensor_in_memory_keeps_its_precision(dtype):
     torch = pytest.importorskip("torch")
     features = torch.randn(40, 5).to(getattr(torch, dtype))
     assert specdiag.measure_features(features).precision.item() == dtype
+
+
+def test_each_row_of_three_axes_can_be_a_group(tmp_path, rng):
+    x = rng.standard_normal((3, 50, 6))
+    np.save(tmp_path / "x.npy", x)
+    rows = specdiag.measure_features(x.reshape(-1, 6), groups="row")
+    for source in (x, tmp_path / "x.npy"):
+        measured = specdiag.measure_features(source, groups="row")
+        assert measured.n_groups.item() == 150
+        assert measured.effective_rank.item() == pytest.approx(rows.effective_rank.item())

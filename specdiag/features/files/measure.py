@@ -1,6 +1,7 @@
 """Files of features -> accumulated covariances, one for each array."""
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ class Features(NamedTuple):
     source: str
     array: Array
     labels: Labels | None  # of the rows, or of the entries of the first axis; None without any
-    each: bool = False  # whether each entry of the first axis is a group
+    each: bool = False  # whether each row is a group
 
     @property
     def grouping(self) -> str:
@@ -50,7 +51,11 @@ class Features(NamedTuple):
                 values = piece.astype(np.float64) if piece.dtype.kind in "iu" else piece
                 if self.labels is not None:
                     yield values, self.labels[start:stop]
-                elif self.each or values.ndim > 2:
+                elif self.each:
+                    size = prod(values.shape[1:-1])
+                    numbers = np.arange(start * size, stop * size)
+                    yield values, numbers.reshape(values.shape[:-1])
+                elif values.ndim > 2:
                     yield values, np.arange(start, stop)
                 else:
                     yield values, runs(start, stop, total)
