@@ -14,6 +14,7 @@ _LARGEST = 500_000_000  # bytes
 _LONGEST_HEADER = 50_000_000
 _LARGEST_NUMBER = 1e100
 _PREFIX = "spectral/"  # of the columns of `SpectralMonitor`: spectral/LAYER/QUANTITY
+_NOT_FINITE = f"{_PREFIX}not_finite"
 _QUANTITIES = ("norm", "rank", "alpha", "alpha_low", "alpha_high", "stable_rank")
 
 
@@ -52,11 +53,26 @@ def _parsed(text: str) -> list[Reading]:
         raise ValueError(f"no column such as {_PREFIX}LAYER/alpha, which the monitor logs")
     found: dict[tuple[int, str], dict[str, float]] = {}
     for i, row in enumerate(rows, 2):
+        for layer in _not_finite(row, columns, f"line {i}"):
+            found.setdefault((_step(row["step"], f"line {i}"), layer), {})
         for column, (layer, quantity) in columns.items():
             if text := row[column] or "":
                 step = _step(row["step"], f"line {i}")
                 found.setdefault((step, layer), {})[quantity] = _value(text, f"line {i}: {column}")
     return [_reading(step, layer, values) for (step, layer), values in found.items()]
+
+
+def _not_finite(row: dict[str, str], columns: dict[str, tuple[str, str]], where: str) -> set[str]:
+    """Return the layers whose values were not finite: they alone have no number in a reading.
+
+    The monitor logs the norm of every other matrix, and how many were not finite so far.
+    """
+    n = row.get(_NOT_FINITE) or ""
+    if not n:
+        return set()
+    layers = {layer for layer, _ in columns.values()}
+    without = layers - {place[0] for column, place in columns.items() if row[column]}
+    return without if len(without) <= _value(n, f"{where}: {_NOT_FINITE}") else set()
 
 
 def _place(column: str) -> tuple[str, str] | None:

@@ -19,6 +19,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,20 @@ class SpectralMonitor(LightningHooks):
                 self._last_step = self.readings[-1].step
         self._begun = True
         if self._last_step is not None and step < self._last_step:
-            self.readings = [r for r in self.readings if r.step < step]
+            self._go_back(step)
+
+    def _go_back(self, step: int) -> None:
+        """Forget what was found from `step` on: a state is restored, or another training begins."""
+        known = [r for r in self.readings if r.step < step]
+        self.dead, self.readings = {}, []
+        self.not_finite = {name: at for name, at in self.not_finite.items() if at < step}
+        for readings in self._states().values():
+            for name in [name for name, r in readings.items() if r.step >= step]:
+                del readings[name]
+        self._remember(known)
+        for r in known:
+            if how := self._collapse(r):
+                self.dead.setdefault(r.name, how)
 
     def _read(self, step: int, model: Any) -> list[Reading]:
         """Return the readings of a step: of all matrices, or of those that the budget allows."""
@@ -221,17 +235,17 @@ class SpectralMonitor(LightningHooks):
                     self.not_finite[r.name] = r.step
                     _log.warning("%s, step %d: %s", printable(r.name), r.step, NOT_FINITE)
                 continue
-            name = csv_cell(r.name)
-            how = how_collapsed(
-                self._first[name],
-                r,
-                self.collapsed,
-                self.min_eigenvalues,
-                ranked=self._ranked.get(name),
-            )
+            how = self._collapse(r)
             if how and r.name not in self.dead:
                 self.dead[r.name] = how
                 _log.warning("%s has collapsed by step %d: %s", printable(r.name), r.step, how)
+
+    def _collapse(self, r: Reading) -> str:
+        """Return how a matrix has collapsed since its first reading, or ''."""
+        name = csv_cell(r.name)
+        first = self._first.get(name, r)
+        ranked = self._ranked.get(name)
+        return how_collapsed(first, r, self.collapsed, self.min_eigenvalues, ranked=ranked)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training needs: plain numbers and texts, no tensors."""
@@ -251,11 +265,17 @@ class SpectralMonitor(LightningHooks):
         """Go on with the first readings, the collapsed matrices and the times of a state."""
         self._last_step = state_dict["step"]
         self.clock.before, self.clock.spent = state_dict["elapsed"], state_dict["spent"]
-        self.dead, self.not_finite = dict(state_dict["dead"]), dict(state_dict["not_finite"])
+        self.dead, self.not_finite = (
+            {name: found for name, found in state_dict[kind].items() if self._is_mine(name)}
+            for kind in ("dead", "not_finite")
+        )
         for kind, readings in self._states().items():
             readings.clear()
-            for values in state_dict[kind]:
+            for values in filter(lambda values: self._is_mine(values["name"]), state_dict[kind]):
                 readings[csv_cell(values["name"])] = Reading(**values)
+
+    def _is_mine(self, name: str) -> bool:
+        return not self.pattern or fnmatchcase(name, self.pattern)
 
     def _states(self) -> dict[str, dict[str, Reading]]:
         return {"first": self._first, "ranked": self._ranked, "latest": self._latest}

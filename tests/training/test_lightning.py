@@ -153,6 +153,19 @@ def test_a_resumed_training_keeps_first_norms_collapsed_matrices_and_the_table(l
     assert f"from {of_first['net.0.weight'].norm:.3g} after step 1" in again.dead["net.0.weight"]
 
 
+def test_a_training_resumed_with_another_pattern_keeps_the_first_norms(lightning, tmp_path):
+    first = SpectralMonitor(every=2, budget=None)
+    trainer = trainer_of(lightning, tmp_path, first, max_steps=4, max_epochs=-1)
+    trainer.fit(module_of(lightning, small_net()), batches(9))
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    again = SpectralMonitor(every=2, budget=None, pattern="net.2*")
+    trainer = trainer_of(lightning, tmp_path, again, max_steps=6, max_epochs=-1)
+    trainer.fit(module_of(lightning, small_net()), batches(9), ckpt_path=tmp_path / "half.ckpt")
+    assert {r.name: r.step for r in again.readings} == {"net.2.weight": 6}
+    assert list(again._first.values()) == [first._first["net.2.weight"]]
+    assert list(again._latest) == ["net.2.weight"]
+
+
 def test_the_state_alone_keeps_the_first_norms(lightning, tmp_path):
     first = SpectralMonitor(every=2, budget=None)
     trainer = trainer_of(lightning, tmp_path, first, max_steps=4, max_epochs=-1)

@@ -160,6 +160,33 @@ def test_a_resumed_training_compares_with_the_first_reading(tmp_path):
     assert [r.step for r in again._first.values()] == [1, 1]
 
 
+def test_another_training_has_its_own_first_readings(rng):
+    one = {"a.weight": rng.normal(size=(60, 80)), "b.weight": np.full((60, 80), np.nan)}
+    other = {"a.weight": 1e-6 * one["a.weight"], "b.weight": rng.normal(size=(60, 80))}
+    monitor = SpectralMonitor(every=1, budget=None)
+    for step, model in ((1, one), (2, one), (1, other), (2, other)):
+        values = monitor(step, model)
+    assert (monitor.dead, monitor.not_finite) == ({}, {})
+    assert values["spectral/collapsed"] == values["spectral/not_finite"] == 0
+    np.testing.assert_allclose(
+        monitor._first["a.weight"].norm, float(np.linalg.norm(other["a.weight"]))
+    )
+
+
+def test_a_collapse_after_an_earlier_state_was_restored_is_logged_again(rng, caplog):
+    whole = {"a.weight": rng.normal(size=(60, 80))}
+    gone = {"a.weight": 1e-6 * whole["a.weight"]}
+    monitor = SpectralMonitor(every=1, budget=None)
+    for step, model in ((1, whole), (2, gone), (3, gone), (2, whole)):
+        values = monitor(step, model)
+    assert (monitor.dead, values["spectral/collapsed"]) == ({}, 0)
+    for step, model in ((3, gone), (4, gone)):
+        monitor(step, model)
+    assert [" by step " in r.getMessage() for r in caplog.records] == [True, True]
+    monitor(4, gone)
+    assert list(monitor.dead) == ["a.weight"]
+
+
 def test_a_training_without_matrices_is_resumed(tmp_path):
     log = tmp_path / "spectra.csv"
     for step in (1, 2):

@@ -105,6 +105,15 @@ def test_the_metrics_of_a_logger_are_readings(tmp_path):
     )
 
 
+def test_a_matrix_without_numbers_is_not_finite_if_the_logger_counted_one(tmp_path):
+    path = tmp_path / "metrics.csv"
+    header = "step,spectral/a/norm,spectral/a/alpha,spectral/b/norm,spectral/not_finite,loss\n"
+    path.write_text(f"{header}1,2,3,4,0,\n2,,,,,7\n8,,,4,1,\n9,,,,1,\n")
+    a, b = trajectory(read_table(path)).histories
+    assert (a.state, [event.step for event in a.events]) == ("not finite", [8])
+    assert (b.state, b.last.step) == ("ok", 8)  # one is counted, so two were not read
+
+
 @pytest.mark.parametrize(
     ("old", "new", "wrong"),
     [

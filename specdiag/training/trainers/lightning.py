@@ -13,6 +13,8 @@ from specdiag.training.budget import Budget
 
 _MODULES = ("lightning.pytorch.callbacks.callback", "pytorch_lightning.callbacks.callback")
 
+_STATE = "SpectralMonitor"  # what the names of its states in a checkpoint begin with
+
 
 class LightningHooks:
     """What a Trainer calls, beside the hooks of `Callback` that do nothing."""
@@ -23,6 +25,10 @@ class LightningHooks:
 
     def __call__(self, step: int, model: Any) -> dict[str, float]:
         """Take the readings that are due after a step, and return the numbers to log."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with a state of a monitor."""
         raise NotImplementedError
 
     def __new__(cls, *_: object, **__: object) -> Any:
@@ -39,7 +45,24 @@ class LightningHooks:
     @property
     def state_key(self) -> str:
         """Name of the monitor's state in a checkpoint: one for each pattern of names."""
-        return f"SpectralMonitor{ ({'pattern': self.pattern})!r}"
+        return f"{_STATE}{ ({'pattern': self.pattern})!r}"
+
+    def on_load_checkpoint(
+        self,
+        trainer: Any,  # noqa: ARG002 - of Lightning
+        pl_module: Any,  # noqa: ARG002
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Go on with the state of a monitor of another pattern, if there is none of this one.
+
+        First norms are those of the first training, too, if a training is resumed with another
+        pattern. Of several states it is the one with most matrices. Lightning loads a state of
+        this pattern by itself.
+        """
+        states = checkpoint.get("callbacks") or {}
+        others = [state for key, state in states.items() if str(key).startswith(_STATE)]
+        if others and self.state_key not in states:
+            self.load_state_dict(max(others, key=lambda state: len(state["first"])))
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002 - of Lightning
         """Start the clock that the budget is a share of."""
