@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _TABLE = "spectra.csv"  # of the monitor of a recipe, in the folder of the build
 _LOGGED = "metrics.csv"  # of Lightning's logger
+_UNLOGGED = "no readings of SpectralMonitor in it, and no checkpoints beside it"
 _OF_CHECKPOINTS = {
     "which": "--which",
     "base": "--base",
@@ -195,9 +196,12 @@ def _read(
     try:
         found = run_in(first)
     except FileNotFoundError:
-        if not logged:
+        tables = sorted(first.glob(f"*.{_TABLE}"))
+        if logged or len(tables) == 1:
+            return logged or _table(tables[0], layers, settings, output)
+        if not (first / _LOGGED).is_file():
             raise
-        return logged
+        raise ValueError(f"{first / _LOGGED}: {_UNLOGGED}") from None
     if logged and len({r.step for r in logged.readings}) > len(found.checkpoints):
         n = counted(len(found.checkpoints), "checkpoint")
         note = f"read from {_LOGGED}, which has more steps than the {n} that could be measured"

@@ -41,6 +41,11 @@ _SHARDED = (
     "so they are not measured while training; measure its checkpoints: specdiag alpha FILE"
 )
 
+_EMPTY = (
+    "SpectralMonitor measures nothing at step %d: the model has no matrix that matches pattern= "
+    "and has min_eigenvalues= or more; specdiag weights FILE says why for a checkpoint"
+)
+
 
 class SpectralMonitor(LightningHooks):
     """Measure the matrices of a model every `every` steps, and warn when one collapses.
@@ -128,7 +133,9 @@ class SpectralMonitor(LightningHooks):
         self._latest: dict[str, Reading] = {}
         self._last_step: int | None = None
         self._next = 0.0  # seconds that the least next reading takes
-        self._begun = self._said_partial = self._refused = False
+        self._begun = self._said_partial = self._said_left_out = self._said_empty = (
+            self._refused
+        ) = False
 
     def __call__(self, step: int, model: Any) -> dict[str, float]:
         """Measure a torch module or state dict after step `step`, if a reading is due.
@@ -140,7 +147,10 @@ class SpectralMonitor(LightningHooks):
         self._go_on(step)
         last, self._last_step = self._last_step, step
         is_due = last is None or step // self.every != last // self.every
-        if not is_due or self._refused or self._next > self.clock.left:
+        if not is_due or self._refused:
+            return {}
+        if self._next > self.clock.left:
+            self._say_left_out(step)
             return {}
         if is_sharded(model):
             self._refused = True
@@ -149,6 +159,9 @@ class SpectralMonitor(LightningHooks):
         _wait_for_gpus()
         with self.clock.spending():
             readings = self._read(step, model)
+            if not readings and not self._said_empty:
+                self._said_empty = True
+                _log.warning(_EMPTY, step)
             self._remember(readings)
             if self.table:
                 write_readings(self.table, self.readings)
@@ -214,6 +227,17 @@ class SpectralMonitor(LightningHooks):
                 len(weights) - len(waiting),
                 len(weights),
                 100 * self.clock.share,
+            )
+
+    def _say_left_out(self, step: int) -> None:
+        """Log once that readings are left out: nothing is seen in their steps."""
+        if not self._said_left_out:
+            self._said_left_out = True
+            _log.warning(
+                "SpectralMonitor takes no reading at step %d: those so far took %.3g s of the %.3g "
+                "s of the training; the next ones come when that is below %.3g %% (budget=None "
+                "leaves none out)",
+                *(step, self.clock.spent, self.clock.elapsed, 100 * (self.clock.share or 1)),
             )
 
     def _remember(self, readings: Sequence[Reading]) -> None:

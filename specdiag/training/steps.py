@@ -27,8 +27,14 @@ _WORDS = (
     (r"(?<![a-z])(?:checkpoint|ckpt)", "step"),
     (r"(?<![a-z])ep(?:ochs?)?", "epoch"),
 )
-_NUMBER = r"[-_=. ]*(\d{1,15})([km](?![a-z0-9]))?(?!\d)"
-_LAST = re.compile(r".*(?<!\d)(?<!\d\.)(\d{1,15})([km](?![a-z0-9]))?(?!\d|\.\d)", re.DOTALL)
+_NUMBER = r"[-_=. ]*(?<!=-)(\d{1,15})([km](?![a-z0-9]))?(?!\d)"
+_LAST = re.compile(r".*(?<!\d)(?<!\d\.)(?<!=-)(\d{1,15})([km](?![a-z0-9]))?(?!\d|\.\d)", re.DOTALL)
+_COMMA = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")  # 1,000
+_DATE = re.compile(
+    r"(?<!\d)((?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:[0-2]\d|3[01]))"
+    r"(?:[-_t. ](?:[01]\d|2[0-3])[-_.:]?[0-5]\d[-_.:]?[0-5]\d)?(?!\d)"
+)
+_COPY = re.compile(r"-v\d+$")  # of Lightning, beside a file of the same step
 _THOUSANDS = {"k": 1_000, "m": 1_000_000}
 
 
@@ -128,8 +134,9 @@ def _ordered(unit: str, numbers: dict[Path, int], others: Sequence[Path]) -> Run
             by_number[number] = new
             repeated.append(old)
     notes = []
+    an = "an" if unit == "epoch" else "a"
     if numbers and others:
-        notes.append(f"not read, without a number of a {unit}: {_listed(others)}")
+        notes.append(f"not read, without a number of {an} {unit}: {_listed(others)}")
     if repeated:
         notes.append(f"not read, of the same {unit} as a later file: {_listed(repeated)}")
     return Run(unit, sorted(by_number.items()), notes)
@@ -140,6 +147,13 @@ def _numbers(names: dict[Path, str]) -> tuple[str, dict[Path, int]]:
 
     A word counts if most of its numbers differ: in `checkpoint_2_500` it is not the first one.
     """
+    names = {path: _COMMA.sub("", name) for path, name in names.items()}
+    dates = [match[1] for name in names.values() if (match := _DATE.search(name))]
+    if len(dates) == len(names) and len(set(dates)) > 1:  # a date, with its time, is one number
+        names = {
+            path: _DATE.sub(lambda match: re.sub(r"\D", "", match[0]), name)
+            for path, name in names.items()
+        }
     schemes = [(_after(word), unit) for word, unit in _WORDS]
     found = [(unit, _found(number_in, names)) for number_in, unit in schemes]
     telling = [
@@ -147,9 +161,16 @@ def _numbers(names: dict[Path, str]) -> tuple[str, dict[Path, int]]:
         for unit, numbers in found
         if numbers and len(set(numbers.values())) > _SHARE * (len(numbers) - 1)
     ]
-    if telling:
-        return max(telling, key=lambda pair: len(pair[1]))  # of equals the first
-    return "step", _found(_last, names)
+    if not telling:
+        return "step", _found(_last, names)
+    unit, numbers = max(telling, key=lambda pair: len(pair[1]))  # of equals the first
+    last = _found(_last, {path: _COPY.sub("", names[path]) for path in numbers})
+    differ = len(set(last.values())) == len(numbers) and set(last.values()).isdisjoint(
+        numbers.values()
+    )
+    if len(set(numbers.values())) < len(numbers) and differ:
+        return "step", last
+    return unit, numbers
 
 
 def _found(number_in: Callable[[str], int | None], names: dict[Path, str]) -> dict[Path, int]:

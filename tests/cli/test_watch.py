@@ -149,6 +149,23 @@ def test_a_folder_with_a_table_alone_is_read_by_its_table(tmp_path):
     )
 
 
+def test_a_folder_with_one_table_of_a_monitor_is_that_table(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "my.spectra.csv").write_text(readings())
+    assert "5 matrices at 4 steps" in watched(tmp_path, "run")[0]
+
+
+def test_a_logger_without_readings_is_told(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.csv").write_text("step,loss\n1,2\n")
+    status, _, err = run(tmp_path, "watch", "run")
+    assert status == 1
+    assert err == (
+        "specdiag: run/metrics.csv: no readings of SpectralMonitor in it, and no checkpoints "
+        "beside it\n"
+    )
+
+
 def test_the_table_of_a_logger_is_read_if_it_has_more_steps_than_there_are_checkpoints(trained):
     (trained / "metrics.csv").write_text(LOGGED)
     out, err = watched(trained, ".")

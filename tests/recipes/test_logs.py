@@ -127,6 +127,12 @@ def losses(made, kind):
     return [(event.step, event.value) for event in events.Scalars("loss")]
 
 
+def test_two_loggers_are_refused(tmp_path):
+    status, _, err = run(tmp_path, "train", "base/net", "--log", "csv", "--log", "tensorboard")
+    assert status == 2
+    assert err.splitlines()[-1] == "Error: --log csv and --log tensorboard: a run has one logger"
+
+
 def test_a_recipe_without_a_logger_says_so(tmp_path):
     toy.make(tmp_path, children=1)
     assert run(tmp_path, "lock", "--init")[0] == 0

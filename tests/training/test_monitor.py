@@ -187,6 +187,14 @@ def test_a_collapse_after_an_earlier_state_was_restored_is_logged_again(rng, cap
     assert list(monitor.dead) == ["a.weight"]
 
 
+def test_a_model_without_matrices_is_told_once(rng, caplog):
+    monitor = SpectralMonitor(every=1)
+    for step in (1, 2):
+        monitor(step, {"a.weight": rng.normal(size=(3, 3))})
+    (record,) = caplog.records
+    assert record.getMessage().startswith("SpectralMonitor measures nothing at step 1: the model")
+
+
 def test_a_training_without_matrices_is_resumed(tmp_path):
     log = tmp_path / "spectra.csv"
     for step in (1, 2):

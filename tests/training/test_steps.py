@@ -48,6 +48,16 @@ def found(folder):
         (["100/", "20/"], "step", [20, 100]),
         (["step_0.npz", "step_8.npz"], "step", [0, 8]),
         (["checkpoint_500", "checkpoint_1000"], "step", [500, 1000]),  # of Flax
+        (["ckpt-1-100.pt", "ckpt-1-200.pt"], "step", [100, 200]),
+        (["ckpt_20240105_101500.pt", "ckpt_20240105_111500.pt"], "step", [101500, 111500]),
+        (["model_2024-01-31.pt", "model_2024-02-01.pt"], "step", [20240131, 20240201]),
+        (
+            ["m_2024-01-31_10-15-00.pt", "m_2024-02-01_09-15-00.pt"],
+            "step",
+            [20240131101500, 20240201091500],
+        ),
+        (["step_1,000.pt", "step_2,000.pt"], "step", [1000, 2000]),
+        (["step=1.pt", "step=-1.pt"], "step", [1]),
         (["step-1.ckpt", "optimizer-1.pt", "rng_state_0.pth", "step-2.log"], "step", [1]),
     ],
 )
@@ -59,6 +69,16 @@ def test_the_steps_of_a_run_are_read_from_names(names, unit, steps, tmp_path):
 def test_a_checkpoint_without_a_number_is_left_out_and_named(tmp_path):
     run = run_in(made(tmp_path, "step=10.ckpt", "step=20.ckpt", "last.ckpt"))
     assert run.notes == ["not read, without a number of a step: 1 checkpoint (last.ckpt)"]
+
+
+def test_a_note_on_epochs_has_its_article(tmp_path):
+    run = run_in(made(tmp_path, "epoch=1.ckpt", "epoch=2.ckpt", "last.ckpt"))
+    assert run.notes == ["not read, without a number of an epoch: 1 checkpoint (last.ckpt)"]
+
+
+def test_copies_of_a_step_are_no_steps(tmp_path):
+    run = run_in(made(tmp_path, "epoch=0-step=9-v1.ckpt", "epoch=0-step=9-v2.ckpt"))
+    assert [step for step, _ in run.checkpoints] == [9]
 
 
 def test_of_two_checkpoints_of_a_step_the_later_one_is_read(tmp_path):

@@ -36,6 +36,16 @@ _local_option = click.option(
 )
 
 
+def _one_logger(
+    ctx: click.Context,  # noqa: ARG001 - of click
+    param: click.Parameter,  # noqa: ARG001
+    kinds: tuple[str, ...],
+) -> str | None:
+    if len(kinds) > 1:
+        raise click.UsageError(f"--log {kinds[0]} and --log {kinds[1]}: a run has one logger")
+    return next(iter(kinds), None)
+
+
 @click.command()
 @names_argument
 @lock_option
@@ -113,6 +123,8 @@ def fetch(names: tuple[str, ...], lock_path: Path | None, force: bool, allow_loc
 @click.option(
     "--log",
     type=click.Choice(["csv", "tensorboard", "wandb"]),
+    multiple=True,
+    callback=_one_logger,
     help="Also write loss, R² and spectra with this logger while it trains, into the folder "
     "CHECKPOINT.logs; a training that is resumed goes on there.",
 )
