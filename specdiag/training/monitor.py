@@ -96,9 +96,11 @@ class SpectralMonitor(LightningHooks):
     Raises
     ------
     ValueError
-        If a setting is invalid, or at the first reading if `log` is a file of another kind.
+        If a setting is invalid, the folder of `log` is missing, or at the first reading if `log` is
+        a file of another kind.
     OSError
-        At a reading, if `log` cannot be read or written; its folder must exist.
+        At the first reading, if `log` cannot be read. If it cannot be written later, as on a full
+        disk, a warning says so, and the training goes on without it.
     """
 
     def __init__(
@@ -118,6 +120,8 @@ class SpectralMonitor(LightningHooks):
             raise ValueError(f"collapsed is {collapsed!r}: expected a share from 0 to 1")
         if log and Path(log).suffix != ".csv":
             raise ValueError(f"log is {str(log)!r}: expected a name that ends in .csv")
+        if log and not Path(log).parent.is_dir():
+            raise ValueError(f"log is {str(log)!r}: there is no folder {str(Path(log).parent)!r}")
         if budget is not None and not (isinstance(budget, int | float) and 0 < budget <= 1):
             raise ValueError(f"budget is {budget!r}: expected a share of the time up to 1, or None")
         self.every, self.pattern, self.table = every, pattern, Path(log) if log else None
@@ -164,9 +168,19 @@ class SpectralMonitor(LightningHooks):
                 _log.warning(_EMPTY, step)
             self._remember(readings)
             if self.table:
-                write_readings(self.table, self.readings)
+                self._write(self.table)
             self._warn(readings)
         return metrics(readings, self._latest.values(), self.dead, self.not_finite)
+
+    def _write(self, table: Path) -> None:
+        """Write the table; a full disk costs the table, never the training."""
+        try:
+            write_readings(table, self.readings)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            self.table = None
+            _log.warning("%s is not written any more: %s", printable(str(table)), error)
 
     def _go_on(self, step: int) -> None:
         """Read the table of a training that is resumed, and forget what was read after `step`."""

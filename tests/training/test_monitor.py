@@ -237,3 +237,22 @@ def test_a_reading_changes_neither_weights_nor_random_numbers_nor_threads():
     assert torch.equal(state, torch.get_rng_state())
     assert torch.get_num_threads() == threads
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
+
+
+def test_a_table_that_cannot_be_written_costs_no_training(rng, tmp_path, caplog):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    monitor = SpectralMonitor(every=1, log=folder / "x.spectra.csv", budget=None)
+    model = {"w": rng.standard_normal((60, 60))}
+    monitor(1, model)
+    (folder / "x.spectra.csv").unlink()
+    folder.rmdir()
+    assert monitor(2, model)
+    assert monitor(3, model)
+    assert [r.step for r in monitor.readings] == [1, 2, 3]
+    assert caplog.text.count("x.spectra.csv is not written any more") == 1
+
+
+def test_a_missing_folder_of_the_table_is_named_at_once(tmp_path):
+    with pytest.raises(ValueError, match=r"^log is '.*x\.csv': there is no folder '.*none'"):
+        SpectralMonitor(log=tmp_path / "none" / "x.csv")
