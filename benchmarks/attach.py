@@ -3,11 +3,13 @@
     python -m benchmarks.attach [--pairs 2] [--device cuda]
 
 The bar is 5 %. Weights are random, tokens too. A side is as many batches as it takes until the rows
-that wait are added to the sums, so that all work is counted; sides take turns. On the CPU times are
-processor time, elsewhere seconds on the clock between two synchronisations. Nothing here is a test.
+that wait are added to the sums, so that all work is counted; sides take turns batch by batch, in
+alternating order. On the CPU times are processor time, elsewhere seconds on the clock between two
+synchronisations. Nothing here is a test.
 """
 
 import argparse
+import copy
 import time
 
 from benchmarks._timing import as_table, processor_time, ratio_of
@@ -49,19 +51,21 @@ def row(model, batch, tokens, pairs, device):
     batches = batches.to(device)
     seconds = processor_time if device == "cpu" else clocked
 
-    def bare():
-        with torch.no_grad():
-            for one in batches:
-                model(one)
+    other = copy.deepcopy(model)
+    passed = {}
 
-    def attached():
-        with attach(model, LAYER):
-            bare()
+    def both():
+        passed.update({id(model): 0.0, id(other): 0.0})
+        with torch.no_grad(), attach(model, LAYER):
+            for i, one in enumerate(batches):
+                for network in (model, other) if i % 2 else (other, model):
+                    passed[id(network)] += seconds(lambda network=network, one=one: network(one))
+        return passed[id(model)]
 
     return ratio_of(
         f"{device}, {batch} x {tokens} tokens",
-        lambda: seconds(attached),
-        lambda: seconds(bare),
+        both,
+        lambda: passed[id(other)],
         pairs,
         warm=device != "cpu",
         bar=BAR,
