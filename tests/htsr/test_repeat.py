@@ -98,5 +98,5 @@ def test_the_dataset_has_the_number_only_when_it_is_asked_for():
     plain, asked = (specdiag.alpha(arrays, gof=False, repeats=x, seed=7) for x in (False, True))
     assert np.isnan(plain.alpha_repeat_sd.item())
     assert asked.alpha_repeat_sd.item() == repeat_sd(arrays["a.weight"], seed=7)
-    other = specdiag.alpha(arrays, method="weightwatcher", repeats=True)
-    assert np.isnan(other.alpha_repeat_sd.item())
+    with pytest.raises(ValueError, match=r"^repeats belongs to the method specdiag, not to weight"):
+        specdiag.alpha(arrays, method="weightwatcher", repeats=True)

@@ -83,18 +83,14 @@ def measured_of(source: str, opened: Sequence[Any], precision: str | None = None
     """Return the spectra of the features in one source."""
     files = {one.array.name: one for one in opened}
     found: dict[str, FeatureCovariance] = {}
+    for name, one in files.items():
+        found[name] = accumulated(one, precision)
+        if found[name].n_samples < 2:
+            raise ValueError(f"{source}: {name}: 1 sample: a covariance needs at least 2")
     try:
-        for name, one in files.items():
-            found[name] = accumulated(one, precision)
-            if found[name].n_samples < 2:
-                raise ValueError(f"{source}: {name}: 1 sample: a covariance needs at least 2")
         spectra = spectra_of(found)
-    except MemoryError:
-        widest = max(files.values(), key=lambda one: one.array.shape[-1]).array
-        raise ValueError(
-            f"{source}: {widest.name} has {widest.shape[-1]:,} features: too little memory for "
-            f"their covariance, of {8 * widest.shape[-1] ** 2 / 2**30:,.1f} GiB"
-        ) from None
+    except (ValueError, MemoryError) as error:
+        raise ValueError(f"{source}: {str(error) or 'too little memory'}") from None
     return [
         Measured(source, name, spectrum, found[name], files[name])
         for name, spectrum in spectra.items()

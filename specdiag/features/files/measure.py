@@ -166,6 +166,6 @@ def accumulated(features: Features, precision: str | None = None) -> FeatureCova
     for values, labels in features.pieces():
         try:
             covariance.update(values, groups=labels)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
+        except (ValueError, MemoryError) as error:
+            raise ValueError(f"{where}: {str(error) or 'too little memory'}") from None
     return covariance
