@@ -273,7 +273,8 @@ def test_workers_do_calls_of_several_threads_at_the_same_time(cluster, tmp_path)
 def test_a_layer_whose_worker_dies_costs_no_other_one(cluster, tmp_path, rng):
     weights = open_weights({"a.weight": rng.standard_normal((60, 60))}).tensors
     with on_cluster.workers(cluster.address) as workers:
-        dies = partial(_send, workers, False, lambda *_: os._exit(1), tmp_path, set())
+        settings = {"repeats": False, "traps": False}
+        dies = partial(_send, workers, settings, lambda *_: os._exit(1), tmp_path, set())
         (layer,) = measure(weights, elsewhere=dies)
         assert workers.call(os.path.exists, tmp_path, n_bytes=1e6)
     assert (layer.status, layer.reason) == ("failed", on_cluster.LOST)
