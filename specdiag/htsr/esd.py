@@ -282,6 +282,18 @@ def spectral_entropy(eigenvalues: Array) -> float:
     return float(-(p * np.log(p)).sum() / math.log(len(p)))
 
 
+def effective_rank(eigenvalues: Array) -> float:
+    """Return exp(-sum(p log p)), where p = lambda / sum(lambda); NaN without eigenvalues.
+
+    It is between 1 and their number. Pass only the eigenvalues above the rank gate. Roy & Vetterli
+    (2007), EUSIPCO.
+    """
+    if not len(eigenvalues):
+        return math.nan
+    p = eigenvalues / eigenvalues.sum()
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
 def erg_count(eigenvalues: Array) -> int:
     """Return how many of the largest eigenvalues have a product below 1, over their mean.
 

@@ -116,6 +116,12 @@ def test_stable_rank_and_entropy_have_their_closed_forms():
     assert math.isnan(esd.spectral_entropy(np.array([2.0])))
 
 
+def test_the_effective_rank_counts_equal_eigenvalues():
+    assert esd.effective_rank(np.full(7, 3.0)) == pytest.approx(7)
+    assert esd.effective_rank(np.array([2.0, 1.0, 1.0])) == pytest.approx(2**1.5)
+    assert math.isnan(esd.effective_rank(np.empty(0)))
+
+
 def test_the_product_of_the_largest_eigenvalues_falls_below_one():
     assert esd.erg_count(np.array([4.0, 2.0, 1.0, 1.0])) == 4  # over their mean of 2: 2, 2, 1, 1/2
     assert esd.erg_count(np.array([9.0, 1.0, 1.0, 1.0])) == 3  # over 3: 3, 1, 1/3

@@ -89,10 +89,9 @@ def _measured(name: str, update: Weight) -> AdapterUpdate:
     except (ValueError, OSError, MemoryError, np.linalg.LinAlgError) as error:
         return AdapterUpdate(**known, reason=str(error) or "not enough memory")  # type: ignore[arg-type]
     resolved = spectrum[spectrum > esd.rank_gate(spectrum, (n, m), update.dtype)]
-    p = resolved / resolved.sum() if len(resolved) else resolved
     found: Mapping[str, float] = {
         "rank": float(len(resolved)),
-        "effective_rank": float(np.exp(-(p * np.log(p)).sum())) if len(p) else math.nan,
+        "effective_rank": esd.effective_rank(resolved),
         "stable_rank": esd.stable_rank(spectrum),
         "spectral_norm": math.sqrt(max(n, m) * float(spectrum[0])),
         "frobenius_norm": math.sqrt(max(n, m) * float(spectrum.sum())),

@@ -63,11 +63,7 @@ class Update:
     def effective_rank(self) -> float:
         """Exponential of the entropy of the eigenvalues above rounding."""
         values = self.layer.eigenvalues
-        values = values[values > self.rounding_floor]
-        if not len(values):
-            return math.nan
-        p = values / values.sum()
-        return float(np.exp(-(p * np.log(p)).sum()))
+        return esd.effective_rank(values[values > self.rounding_floor])
 
 
 def value_of(update: Update, name: str) -> Any:
